@@ -1,0 +1,125 @@
+// Package socket hands one status document to whoever connects to a unix socket: the caller connects, reads JSON to
+// the end of the stream, and that is all. The plugin meshsync and the sidecar serve with it and read each other with
+// it. Nothing is ever read from a client, so nothing can be injected.
+package socket
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// timeout bounds one exchange on either side: a reader that hangs must not hold a writer, nor the reverse.
+const timeout = 2 * time.Second
+
+// Server answers on one unix socket until closed.
+type Server struct {
+	listener net.Listener
+	open     sync.WaitGroup
+}
+
+// Path takes the path out of "unix:///run/mesh/x.sock", the form of the configurations.
+func Path(url string) (string, error) {
+	path, ok := strings.CutPrefix(url, "unix://")
+	if !ok || !strings.HasPrefix(path, "/") {
+		return "", fmt.Errorf("%q is not a unix socket: write unix:///absolute/path", url)
+	}
+	if len(path) > 107 {
+		return "", fmt.Errorf("%q: a unix socket's path has at most 107 bytes", path)
+	}
+	return path, nil
+}
+
+// Serve listens at path and gives every client the document that current returns. A socket left behind by a process
+// that died is replaced; one that answers is not, and that is an error.
+func Serve(path string, current func() any) (*Server, error) {
+	if err := clearStale(path); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, err
+	}
+	s := &Server{listener: l}
+	s.open.Go(func() { s.accept(current) })
+	return s, nil
+}
+
+// Close stops answering and removes the socket.
+func (s *Server) Close() error {
+	err := s.listener.Close()
+	s.open.Wait()
+	return err
+}
+
+func (s *Server) accept(current func() any) {
+	slots := make(chan struct{}, 16) // a flood of clients waits; it costs no memory
+	for {
+		conn, err := s.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // out of descriptors: the next one may fit
+			continue
+		}
+		slots <- struct{}{}
+		s.open.Go(func() {
+			defer func() { conn.Close(); <-slots }()
+			conn.SetDeadline(time.Now().Add(timeout))
+			json.NewEncoder(conn).Encode(current())
+		})
+	}
+}
+
+// clearStale removes a socket that nobody answers on.
+func clearStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("%s exists and is not a socket", path)
+	}
+	if conn, err := net.DialTimeout("unix", path, timeout); err == nil {
+		conn.Close()
+		return fmt.Errorf("%s: another process answers on it", path)
+	}
+	return os.Remove(path)
+}
+
+// Read fetches the document served at path into v, a pointer to one of status's types.
+func Read(ctx context.Context, path string, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	data, err := io.ReadAll(io.LimitReader(conn, status.MaxBytes+1))
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return status.Decode(data, v)
+}

@@ -1,0 +1,209 @@
+// Package status is what the plugin, the sidecar and meshctl tell each other: versioned JSON documents, one way each.
+//
+//	meshsync ── Node ──► sidecar ── Confirmation, Sidecar ──► meshctl
+//	sidecar  ── Clock ─► meshsync
+//
+// It is pure: types and strict, bounded decoding. internal/socket and the sidecar's admin plane move the bytes. A
+// document of an unknown version is refused; an unknown field is not, so that a newer node can say more.
+package status
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+)
+
+// Version is the version of every document in this package.
+const Version = 1
+
+// MaxBytes bounds a document: 100,000 zones fit.
+const MaxBytes = 32 << 20
+
+// Reason is why something is not as one would wish: a fixed code to count and compare, and words for an operator.
+type Reason struct {
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+func (r Reason) String() string { return r.Code + ": " + r.Detail }
+
+// Ref names a release and the instant from which it is the one to answer from; At is zero while none is set.
+type Ref struct {
+	Number uint64       `json:"number"`
+	At     instant.Wall `json:"at_ns,omitempty"`
+}
+
+// Node is what meshsync says of itself on its unix socket.
+type Node struct {
+	Version      int          `json:"version"`
+	Node         string       `json:"node"`
+	Mesh         string       `json:"mesh"`
+	Software     string       `json:"software"`      // DRIFT-1
+	ConfigDigest string       `json:"config_digest"` // SHA-256 of the Corefile, DRIFT-1
+	At           instant.Wall `json:"at_ns"`
+
+	Serving      uint64       `json:"serving"`          // the release answered from; 0 is silent
+	Silent       []Reason     `json:"silent,omitempty"` // why, when Serving is 0 (SYNC-F)
+	Zones        []Zone       `json:"zones,omitempty"`  // of the release served
+	Switched     *Switched    `json:"switched,omitempty"`
+	Staged       uint64       `json:"staged,omitempty"`    // highest release verified, compiled and ready
+	Scheduled    *Ref         `json:"scheduled,omitempty"` // the switchover held durably
+	Floor        uint64       `json:"floor"`               // SYNC-G
+	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
+	Clock        ClockState   `json:"clock"`
+	Depot        Depot        `json:"depot"`
+	Refused      []Refused    `json:"refused,omitempty"`
+	Confirms     Confirms     `json:"confirms"`
+}
+
+// Zone is one zone of a release.
+type Zone struct {
+	Origin string `json:"origin"`
+	Serial uint32 `json:"serial"`
+}
+
+// Switched is the last activation: which release, the instant that was set for it, and how much later than that the
+// swap was made, in nanoseconds by the node's own clock (SYNC-E). At is zero for a release that was already due.
+type Switched struct {
+	Number   uint64        `json:"number"`
+	At       instant.Wall  `json:"at_ns,omitempty"`
+	Done     instant.Wall  `json:"done_ns"`
+	Lateness time.Duration `json:"lateness_ns"`
+}
+
+// Refused is a release that the node could not take, and why (SYNC-D).
+type Refused struct {
+	Number uint64 `json:"number"`
+	Reason Reason `json:"reason"`
+}
+
+// ClockState is the clock as the one who reports it sees it.
+type ClockState struct {
+	Known   bool          `json:"known"`
+	Bound   time.Duration `json:"bound_ns"`
+	Source  string        `json:"source,omitempty"`
+	Assumed bool          `json:"assumed,omitempty"` // on the operator's word: never for production
+	Reason  string        `json:"reason,omitempty"`  // why it is not known
+}
+
+// Depot is how the following of the repository goes.
+type Depot struct {
+	Lease     int64             `json:"lease"` // version of the newest lease verified
+	LastFault *Fault            `json:"last_fault,omitempty"`
+	Faults    map[string]uint64 `json:"faults,omitempty"` // by rule
+}
+
+// Fault is a file of the depot that was refused.
+type Fault struct {
+	File   string       `json:"file"`
+	Rule   string       `json:"rule"`
+	Detail string       `json:"detail"`
+	At     instant.Wall `json:"at_ns"`
+}
+
+// Confirms is what a node gives its word for (SYNC-D): that Staged is verified, compiled and ready, and that Scheduled
+// is held durably and will be kept. Zero values confirm nothing.
+type Confirms struct {
+	Staged    uint64 `json:"staged,omitempty"`
+	Scheduled *Ref   `json:"scheduled,omitempty"`
+}
+
+// Confirmation is what the sidecar hands to the distribution host at /v1/confirmations: the node's word, with what the
+// distribution host needs to judge it.
+type Confirmation struct {
+	Version      int          `json:"version"`
+	Node         string       `json:"node"`
+	Mesh         string       `json:"mesh"`
+	At           instant.Wall `json:"at_ns"`
+	Confirms     Confirms     `json:"confirms"`
+	Serving      uint64       `json:"serving"`
+	Silent       []Reason     `json:"silent,omitempty"`
+	Switched     *Switched    `json:"switched,omitempty"`
+	Floor        uint64       `json:"floor"`
+	Clock        ClockState   `json:"clock"`
+	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
+	Refused      []Refused    `json:"refused,omitempty"`
+	LastFault    *Fault       `json:"last_fault,omitempty"`
+	Software     string       `json:"software"`
+	ConfigDigest string       `json:"config_digest"`
+	Announced    bool         `json:"announced"`
+	Why          []Reason     `json:"why,omitempty"` // why the route is as it is
+}
+
+// ConfirmationOf copies what the distribution host needs from what the node said of itself.
+func ConfirmationOf(n Node) Confirmation {
+	return Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
+		Silent: n.Silent, Switched: n.Switched, Floor: n.Floor, Clock: n.Clock, LeaseExpires: n.LeaseExpires,
+		Refused: n.Refused, LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
+}
+
+// Clock is what the sidecar says of the clock on its unix socket. The sample ages by itself at the reader; State and
+// Reason are for people.
+type Clock struct {
+	Version int            `json:"version"`
+	State   string         `json:"state"` // "synchronised", "holdover" or "unknown"
+	Reason  string         `json:"reason,omitempty"`
+	Sample  instant.Sample `json:"sample"` // the last certified one; its Source is empty when there is none to trust
+}
+
+// Sidecar is what the sidecar says of itself at /v1/status.
+type Sidecar struct {
+	Version   int        `json:"version"`
+	Node      string     `json:"node"`
+	Software  string     `json:"software"`
+	Announced bool       `json:"announced"`
+	Why       []Reason   `json:"why"`
+	Since     time.Time  `json:"since"`
+	Clock     Clock      `json:"clock"`
+	Probes    []Probe    `json:"probes,omitempty"`
+	Sessions  []Session  `json:"sessions,omitempty"`
+	Mirror    *Mirroring `json:"mirror,omitempty"`
+	Meshsync  *Node      `json:"meshsync,omitempty"`
+}
+
+// Probe is one question asked of one shared address over one transport.
+type Probe struct {
+	Address string        `json:"address"`
+	Network string        `json:"network"` // "udp" or "tcp"
+	Zone    string        `json:"zone"`
+	Up      bool          `json:"up"`
+	Reason  string        `json:"reason,omitempty"`
+	Latency time.Duration `json:"latency_ns"`
+}
+
+// Session is one BGP neighbour and what is announced to it.
+type Session struct {
+	Neighbor  string   `json:"neighbor"`
+	State     string   `json:"state"`
+	Announced []string `json:"announced,omitempty"`
+}
+
+// Mirroring is how the mirror of the repository goes.
+type Mirroring struct {
+	URL       string    `json:"url"`
+	LastGood  time.Time `json:"last_good"`
+	LastError string    `json:"last_error,omitempty"`
+}
+
+// Decode reads one document into v, which is a pointer to one of this package's types.
+func Decode(data []byte, v any) error {
+	if len(data) > MaxBytes {
+		return fmt.Errorf("status of %d bytes: at most %d", len(data), MaxBytes)
+	}
+	var head struct {
+		Version *int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return fmt.Errorf("status is not JSON: %w", err)
+	}
+	if head.Version == nil {
+		return errors.New("status carries no version")
+	}
+	if *head.Version != Version {
+		return fmt.Errorf("status of version %d: this program speaks %d; upgrade the older one", *head.Version, Version)
+	}
+	return json.Unmarshal(data, v)
+}
