@@ -1,0 +1,136 @@
+package mesh
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// Mode is how the switchover's instant is made safe.
+type Mode string
+
+const (
+	// Confirmed needs every member's word that it has the release, and then that it holds the instant. Safe against
+	// any single fault in between.
+	Confirmed Mode = "confirmed"
+	// Lease waits until every lease that does not name the switchover has ended: safe whatever fails, and late.
+	Lease Mode = "lease"
+)
+
+// DefaultLead is the time between setting a switchover and the switchover, in mode Confirmed.
+const DefaultLead = 10 * time.Second
+
+// Plan is what the distribution host knows when it sets, or reviews, the switchover to release Number (SYNC-E).
+type Plan struct {
+	Mode    Mode
+	Number  uint64
+	Mesh    string
+	Members []string                       // all that must switch
+	Said    map[string]status.Confirmation // by member; one that is missing did not answer
+	Promise instant.Wall                   // E*: the latest end of any lease ever signed that does not name this switchover
+	Epsilon time.Duration                  // ε: the clock error that members must keep
+	Lead    time.Duration                  // from now to the switchover in mode Confirmed; 0: DefaultLead
+	Asked   instant.Wall                   // the instant that the operator asks for; 0: as soon as it is safe
+}
+
+// Missing is a member that does not have what the step needs, and why.
+type Missing struct {
+	Member string        `json:"member"`
+	Why    status.Reason `json:"why"`
+}
+
+func (m Missing) String() string { return m.Member + ": " + m.Why.String() }
+
+// Safe is the earliest switchover that is safe whatever else happens: every node that has not heard of it has lapsed,
+// by its own clock, before any other switches by its own.
+func (p Plan) Safe() instant.Wall { return p.Promise.Add(2 * p.Epsilon) }
+
+// Choose gives the switchover's instant, and what speaks against it: members that lack the release, or an instant
+// asked for that is too early. Whoever sets it against that takes the risk on himself (meshctl schedule --force).
+func (p Plan) Choose(now instant.Wall) (at instant.Wall, against []Missing) {
+	against = p.missing(p.lacksRelease)
+	earliest := now.Add(p.lead())
+	if p.Mode == Lease {
+		earliest = max(earliest, p.Safe())
+	}
+	if p.Asked == 0 {
+		return earliest, against
+	}
+	if p.Asked < earliest {
+		against = append(against, Missing{Member: "switchover", Why: status.Reason{Code: "too-early",
+			Detail: fmt.Sprintf("%v was asked for, %v is the earliest that is safe in mode %s", p.Asked, earliest, p.Mode)}})
+	}
+	return p.Asked, against
+}
+
+// Review says, from what members said after the switchover at was published, whether it may stand. If not, postponed
+// is the instant to publish instead, and missing names the members that did not confirm it. Mode Lease needs nobody's
+// word.
+func (p Plan) Review(at, now instant.Wall) (stands bool, postponed instant.Wall, missing []Missing) {
+	missing = p.missing(func(c status.Confirmation) *status.Reason { return p.lacksSchedule(c, at) })
+	if len(missing) == 0 || p.Mode == Lease {
+		return true, at, missing
+	}
+	return false, max(p.Safe(), now.Add(p.lead())), missing
+}
+
+// Deadline is when every member must have confirmed the switchover at: half the lead before it.
+func (p Plan) Deadline(at instant.Wall) instant.Wall { return at.Add(-p.lead() / 2) }
+
+func (p Plan) lead() time.Duration {
+	if p.Lead > 0 {
+		return p.Lead
+	}
+	return DefaultLead
+}
+
+func (p Plan) missing(lacks func(status.Confirmation) *status.Reason) []Missing {
+	var missing []Missing
+	for _, m := range p.Members {
+		said, ok := p.Said[m]
+		why := &status.Reason{Code: "unreachable", Detail: "it gave no answer"}
+		if ok {
+			why = lacks(said)
+		}
+		if why != nil {
+			missing = append(missing, Missing{Member: m, Why: *why})
+		}
+	}
+	return missing
+}
+
+// lacksRelease is why the member cannot be relied on to switch: nil if it can.
+func (p Plan) lacksRelease(c status.Confirmation) *status.Reason {
+	if c.Mesh != p.Mesh {
+		return &status.Reason{Code: "wrong-mesh", Detail: fmt.Sprintf("it follows mesh %q", c.Mesh)}
+	}
+	if c.Confirms.Staged != p.Number {
+		for _, r := range c.Refused {
+			if r.Number == p.Number {
+				return &r.Reason
+			}
+		}
+		return &status.Reason{Code: NotReady, Detail: fmt.Sprintf("it has release %d staged, not %d", c.Confirms.Staged, p.Number)}
+	}
+	if !c.Clock.Known {
+		return &status.Reason{Code: ClockUnknown, Detail: c.Clock.Reason}
+	}
+	if c.Clock.Bound > p.Epsilon {
+		return &status.Reason{Code: NearSwitchover, Detail: fmt.Sprintf("its clock may be wrong by %v, more than %v", c.Clock.Bound, p.Epsilon)}
+	}
+	return nil
+}
+
+// lacksSchedule is why the member may not switch at the instant set: nil if it gave its word.
+func (p Plan) lacksSchedule(c status.Confirmation, at instant.Wall) *status.Reason {
+	want := status.Ref{Number: p.Number, At: at}
+	if c.Confirms.Scheduled != nil && *c.Confirms.Scheduled == want {
+		return nil
+	}
+	if why := p.lacksRelease(c); why != nil {
+		return why
+	}
+	return &status.Reason{Code: "unconfirmed", Detail: fmt.Sprintf("it has not confirmed the switchover to release %d at %v", p.Number, at)}
+}
