@@ -1,0 +1,54 @@
+package release
+
+import "fmt"
+
+// Rule is one way in which a repository can be wrong. The text is stable: it is a label of metrics and of status.
+type Rule string
+
+// What a repository is refused for.
+const (
+	Missing      Rule = "missing"       // a file that another one names is not there
+	Unreadable   Rule = "unreadable"    // a file is there, but the disk or its permissions keep it from us
+	Torn         Rule = "torn"          // empty, truncated, or not JSON
+	Oversize     Rule = "oversize"      // longer than this kind of file may be
+	Length       Rule = "length"        // not as long as the signed file that names it says
+	Mismatch     Rule = "digest"        // not the content that the signed file that names it says
+	Signature    Rule = "signature"     // not signed by the key that the root gives this role
+	Rollback     Rule = "rollback"      // older than what was verified before
+	Replay       Rule = "replay"        // a version seen before, with other content
+	Format       Rule = "format"        // well-formed and signed, but against the rules of the format
+	NumberReused Rule = "number-reused" // a release number seen before, with other content
+	WrongMesh    Rule = "wrong-mesh"    // the manifest of another mesh
+)
+
+// advice is what an operator does about each rule.
+var advice = map[Rule]string{
+	Missing:      "publish again, or copy the whole repository with its timestamp last",
+	Unreadable:   "check the permissions and the disk of the repository",
+	Torn:         "the copy stopped half-way: copy the file again",
+	Oversize:     "this is not a file that meshctl wrote: find out who put it there",
+	Length:       "the copy stopped half-way or was changed: copy the file again",
+	Mismatch:     "the copy was changed on its way: copy the file again",
+	Signature:    "if the mesh's keys were changed, give the node the new root; otherwise find out who signed this",
+	Rollback:     "an old copy of the repository was put back: publish a higher release number instead",
+	Replay:       "two repositories were signed with the same keys: keep one distribution host",
+	Format:       "find out which program wrote it, and use the meshctl of this version",
+	NumberReused: "releases never change: publish the new content under a higher number",
+	WrongMesh:    "the node is pointed at the repository of another mesh: correct its configuration",
+}
+
+// Error says which file of a repository was refused, by which rule, and what was seen. Callers branch on Rule.
+type Error struct {
+	File   string // path within the repository, or "memory" for what the node itself remembered
+	Rule   Rule
+	Detail string
+}
+
+// Error reads "FILE: RULE: what was seen (what to do)".
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s: %s: %s (%s)", e.File, e.Rule, e.Detail, advice[e.Rule])
+}
+
+func refuse(file string, rule Rule, format string, args ...any) *Error {
+	return &Error{File: file, Rule: rule, Detail: fmt.Sprintf(format, args...)}
+}

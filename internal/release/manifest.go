@@ -1,0 +1,295 @@
+package release
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// ManifestFormat is the only format there is.
+const ManifestFormat = 1
+
+// Bounds of a manifest.
+const (
+	MaxZones     = 100_000
+	MaxMembers   = 100_000
+	MinEpsilonMS = 1
+	MaxEpsilonMS = 10_000
+	// DefaultEpsilonMS is the clock error that members must keep when nothing else is said.
+	DefaultEpsilonMS = 100
+)
+
+// Manifest is what the mesh as a whole is to answer from, and who the mesh is: the one signed statement of a
+// repository. Its encoding is canonical: one line of JSON, keys in the order below, no blanks, a final newline.
+//
+//	{"format":1,"mesh":"jp","epsilon_ms":100,
+//	 "current":{"number":7,"switchover":"2026-11-22T10:00:00Z","zones":[
+//	   {"origin":"example.org.","serial":2026112201,"sha256":"9f86…","length":48213,
+//	    "blob":{"sha256":"60303a…","length":11876}}]},
+//	 "next":{"number":8,"zones":[…]},
+//	 "members":[{"name":"fra","admin":"https://198.51.100.7:8443"}]}
+//
+// (broken into lines here only). current is absent until a first release became current; next is absent when nothing is
+// staged. A manifest whose encoding is not exactly this is refused.
+type Manifest struct {
+	Format    int      `json:"format"`            // ManifestFormat
+	Mesh      string   `json:"mesh"`              // name of the mesh: letters, digits, "-", at most 63
+	EpsilonMS int      `json:"epsilon_ms"`        // ε, the clock error in milliseconds that members must keep
+	Current   *Release `json:"current,omitempty"` // what is answered from until Next's switchover
+	Next      *Release `json:"next,omitempty"`    // what is staged, and what follows from its switchover on
+	Members   []Member `json:"members"`           // by name, each once
+}
+
+// Release is an immutable, numbered set of zones. Only its switchover may change, and only while it is next.
+type Release struct {
+	Number uint64 `json:"number"` // from 1; never used twice
+	// Switchover is the instant at which the mesh moves to this release, UTC, whole microseconds. For a current
+	// release the instant at which it became so; zero for a next one that is staged and not yet scheduled.
+	Switchover time.Time `json:"switchover,omitzero"`
+	Zones      []Zone    `json:"zones"` // by origin in byte order, each once
+}
+
+// Zone is one zone of a release.
+type Zone struct {
+	Origin string `json:"origin"` // lower case, with the final dot
+	Serial uint32 `json:"serial"` // of the SOA
+	SHA256 Digest `json:"sha256"` // of the zone's canonical text, zonefile.Write's output
+	Length int64  `json:"length"` // of that text, in bytes
+	Blob   Blob   `json:"blob"`   // the file that holds it
+}
+
+// Blob is a compressed zone text in the repository.
+type Blob struct {
+	SHA256 Digest `json:"sha256"` // of the compressed bytes; its name
+	Length int64  `json:"length"` // of the compressed bytes
+}
+
+// Member is one node of the mesh.
+type Member struct {
+	Name  string `json:"name"`  // letters, digits, "-", at most 63
+	Admin string `json:"admin"` // its sidecar's administrative plane: https://HOST:PORT
+}
+
+// Epsilon is the clock error that members must keep.
+func (m Manifest) Epsilon() time.Duration { return time.Duration(m.EpsilonMS) * time.Millisecond }
+
+// Encode is the canonical encoding of a valid manifest.
+func (m Manifest) Encode() ([]byte, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return m.encode()
+}
+
+func (m Manifest) encode() ([]byte, error) {
+	if m.Members == nil {
+		m.Members = []Member{}
+	}
+	m.Current, m.Next = m.Current.encodable(), m.Next.encodable()
+	return encodeLine(m)
+}
+
+// encodable is r with an empty list, not null, for no zones.
+func (r *Release) encodable() *Release {
+	if r == nil || r.Zones != nil {
+		return r
+	}
+	copied := *r
+	copied.Zones = []Zone{}
+	return &copied
+}
+
+func encodeLine(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// ParseManifest reads a canonical encoding; anything else is an error.
+func ParseManifest(data []byte) (Manifest, error) {
+	if len(data) > MaxManifestBytes {
+		return Manifest{}, fmt.Errorf("%d bytes, more than %d", len(data), MaxManifestBytes)
+	}
+	var m Manifest
+	if err := decodeStrict(data, &m); err != nil {
+		return Manifest{}, err
+	}
+	if err := m.Validate(); err != nil {
+		return Manifest{}, err
+	}
+	canonical, err := m.encode()
+	if err != nil {
+		return Manifest{}, err
+	}
+	if !bytes.Equal(canonical, data) {
+		return Manifest{}, errors.New("not in canonical encoding")
+	}
+	return m, nil
+}
+
+func decodeStrict(data []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("something follows the JSON value")
+	}
+	return nil
+}
+
+// Validate says which rule of the format m breaks, the first it finds.
+func (m Manifest) Validate() error {
+	if m.Format != ManifestFormat {
+		return fmt.Errorf("format %d, this version reads %d", m.Format, ManifestFormat)
+	}
+	if !ValidName(m.Mesh) {
+		return fmt.Errorf("mesh %q: a name is 1 to 63 lower-case letters, digits and \"-\"", m.Mesh)
+	}
+	if m.EpsilonMS < MinEpsilonMS || m.EpsilonMS > MaxEpsilonMS {
+		return fmt.Errorf("epsilon_ms %d: must be %d to %d", m.EpsilonMS, MinEpsilonMS, MaxEpsilonMS)
+	}
+	if err := validMembers(m.Members); err != nil {
+		return err
+	}
+	if err := m.Current.validate("current"); err != nil {
+		return err
+	}
+	if err := m.Next.validate("next"); err != nil {
+		return err
+	}
+	return m.validOrder()
+}
+
+// validOrder checks current against next.
+func (m Manifest) validOrder() error {
+	if m.Current != nil && m.Current.Switchover.IsZero() {
+		return errors.New("current: switchover is missing")
+	}
+	if m.Current == nil || m.Next == nil {
+		return nil
+	}
+	if m.Next.Number <= m.Current.Number {
+		return fmt.Errorf("next: number %d must be above the current %d", m.Next.Number, m.Current.Number)
+	}
+	if !m.Next.Switchover.IsZero() && !m.Next.Switchover.After(m.Current.Switchover) {
+		return errors.New("next: switchover must come after the current release's")
+	}
+	return nil
+}
+
+func validMembers(members []Member) error {
+	if len(members) > MaxMembers {
+		return fmt.Errorf("%d members, more than %d", len(members), MaxMembers)
+	}
+	for i, m := range members {
+		if !ValidName(m.Name) {
+			return fmt.Errorf("member %q: a name is 1 to 63 lower-case letters, digits and \"-\"", m.Name)
+		}
+		if !validAdmin(m.Admin) {
+			return fmt.Errorf("member %s: admin %q must be https://HOST:PORT", m.Name, m.Admin)
+		}
+		if i > 0 && m.Name <= members[i-1].Name {
+			return fmt.Errorf("member %s: must be sorted by name, each once", m.Name)
+		}
+	}
+	return nil
+}
+
+func (r *Release) validate(which string) error {
+	if r == nil {
+		return nil
+	}
+	if r.Number < 1 {
+		return fmt.Errorf("%s: number must be 1 or more", which)
+	}
+	if !validInstant(r.Switchover) {
+		return fmt.Errorf("%s: switchover %s must be UTC, whole microseconds, between 2000 and 2200", which, r.Switchover)
+	}
+	if len(r.Zones) > MaxZones {
+		return fmt.Errorf("%s: %d zones, more than %d", which, len(r.Zones), MaxZones)
+	}
+	for i, z := range r.Zones {
+		if err := z.validate(); err != nil {
+			return fmt.Errorf("%s: zone %q: %w", which, z.Origin, err)
+		}
+		if i > 0 && z.Origin <= r.Zones[i-1].Origin {
+			return fmt.Errorf("%s: zone %q: must be sorted by origin, each once", which, z.Origin)
+		}
+	}
+	return nil
+}
+
+func (z Zone) validate() error {
+	if !validOrigin(z.Origin) {
+		return errors.New("an origin is a lower-case domain name with its final dot")
+	}
+	if z.Length < 1 || z.Length > MaxZoneBytes {
+		return fmt.Errorf("length %d must be 1 to %d", z.Length, int64(MaxZoneBytes))
+	}
+	if z.Blob.Length < 1 || z.Blob.Length > MaxZoneBytes {
+		return fmt.Errorf("blob length %d must be 1 to %d", z.Blob.Length, int64(MaxZoneBytes))
+	}
+	return nil
+}
+
+// validInstant holds for zero ("none") too.
+func validInstant(t time.Time) bool {
+	if t.IsZero() {
+		return true
+	}
+	_, offset := t.Zone()
+	return offset == 0 && t.Equal(t.Truncate(time.Microsecond)) && t.Year() >= 2000 && t.Year() < 2200
+}
+
+// validOrigin bounds an origin to what the presentation form of a name can be (RFC 1035 5.1); zonefile judges the name.
+func validOrigin(s string) bool {
+	const maxPresentation = 1004 // 251 octets written \DDD
+	if s == "." {
+		return true
+	}
+	if len(s) > maxPresentation || !strings.HasSuffix(s, ".") || strings.HasPrefix(s, ".") || strings.Contains(s, "..") {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' || c >= 'A' && c <= 'Z' {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidName reports whether s can name a mesh or a member.
+func ValidName(s string) bool {
+	if len(s) < 1 || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// validAdmin wants https://HOST:PORT, HOST a name or an address, IPv6 in brackets.
+func validAdmin(s string) bool {
+	hostport, ok := strings.CutPrefix(s, "https://")
+	colon := strings.LastIndexByte(hostport, ':')
+	if !ok || colon < 1 || len(hostport) > 260 {
+		return false
+	}
+	host, port := hostport[:colon], hostport[colon+1:]
+	if len(port) < 1 || len(port) > 5 || strings.Trim(port, "0123456789") != "" {
+		return false
+	}
+	if v6, bracketed := strings.CutPrefix(host, "["); bracketed {
+		v6, closed := strings.CutSuffix(v6, "]")
+		return closed && v6 != "" && strings.Trim(v6, "0123456789abcdef:.") == ""
+	}
+	return strings.Trim(strings.ToLower(host), "abcdefghijklmnopqrstuvwxyz0123456789-.") == ""
+}

@@ -1,0 +1,184 @@
+package release
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// memoryFormat is the only format there is.
+const memoryFormat = 1
+
+// maxKnown bounds the releases that a Memory tells apart by content; lower numbers are refused unseen.
+const maxKnown = 64
+
+// Memory is what a node must keep durably against rollback and replay: the newest root it trusts, the last state that
+// it verified, whole, so that it can start without a repository (Restore), and which releases it has seen, which
+// outlives a change of keys (SYNC-G). Make the first with NewMemory; it is a value, and Verify returns the next one.
+//
+// Its encoding is one line of JSON: {"format":1,"root":BASE64,"timestamp":BASE64,"snapshot":BASE64,"targets":BASE64,
+// "manifest":BASE64,"mesh":"jp","current":7,"known":[{"number":7,"digest":"9f86…"}]}
+type Memory struct {
+	Format    int    `json:"format"`
+	Root      []byte `json:"root"`
+	Timestamp []byte `json:"timestamp,omitempty"`
+	Snapshot  []byte `json:"snapshot,omitempty"`
+	Targets   []byte `json:"targets,omitempty"`
+	Manifest  []byte `json:"manifest,omitempty"`
+
+	Mesh    string  `json:"mesh,omitempty"`    // whose repository this is; learnt with the first manifest
+	Current uint64  `json:"current,omitempty"` // highest number seen as current
+	Known   []Known `json:"known,omitempty"`   // releases seen, by number
+}
+
+// Known is a release that was seen.
+type Known struct {
+	Number uint64 `json:"number"`
+	Digest Digest `json:"digest"` // of its canonical encoding, switchover left out
+}
+
+// NewMemory starts from a root that the operator gave: the bytes of root.json.
+func NewMemory(root []byte) (Memory, error) {
+	if _, err := parseRoot("root.json", root); err != nil {
+		return Memory{}, err
+	}
+	return Memory{Format: memoryFormat, Root: slices.Clone(root)}, nil
+}
+
+// ParseMemory reads what Encode wrote. A memory that is torn is an error: forgetting it silently would let a replayed
+// repository in.
+func ParseMemory(data []byte) (Memory, error) {
+	if len(data) > MaxMemoryBytes {
+		return Memory{}, refuse("memory", Oversize, "%d bytes, more than %d", len(data), MaxMemoryBytes)
+	}
+	var m Memory
+	if err := decodeStrict(data, &m); err != nil {
+		return Memory{}, refuse("memory", Torn, "%v", err)
+	}
+	if m.Format != memoryFormat {
+		return Memory{}, refuse("memory", Format, "format %d, this version reads %d", m.Format, memoryFormat)
+	}
+	if len(m.Known) > maxKnown || !slices.IsSortedFunc(m.Known, byNumber) {
+		return Memory{}, refuse("memory", Format, "known must be sorted by number and at most %d", maxKnown)
+	}
+	if _, err := parseRoot("root", m.Root); err != nil {
+		return Memory{}, inMemory(err)
+	}
+	return m, nil
+}
+
+// Encode is what a node writes to disk.
+func (m Memory) Encode() ([]byte, error) { return encodeLine(m) }
+
+// Verified reports whether m holds a verified state, or a root only.
+func (m Memory) Verified() bool { return len(m.Timestamp) > 0 }
+
+// read hands out the remembered files under the names that the chain asks for.
+func (m Memory) read(name string, max int64) ([]byte, error) {
+	data := map[string][]byte{
+		"timestamp.json": m.Timestamp, "snapshot.json": m.Snapshot, "targets.json": m.Targets, manifestTarget: m.Manifest,
+	}[kindOf(name)]
+	if len(data) == 0 {
+		return nil, refuse(name, Missing, "not remembered")
+	}
+	if int64(len(data)) > max {
+		return nil, refuse(name, Oversize, "more than %d bytes", max)
+	}
+	return data, nil
+}
+
+// kindOf strips directory and version or digest: metadata/3.snapshot.json is a snapshot.json.
+func kindOf(name string) string {
+	base := name[strings.LastIndexByte(name, '/')+1:]
+	if before, kind, ok := strings.Cut(base, "."); ok && before != "timestamp" {
+		return kind
+	}
+	return base
+}
+
+// remember is m after c was verified, or the reason why c contradicts m.
+func (m Memory) remember(c *chain) (Memory, error) {
+	name := ManifestName(DigestOf(c.manifestData))
+	if m.Mesh != "" && c.manifest.Mesh != m.Mesh {
+		return m, refuse(name, WrongMesh, "mesh %q, this node belongs to %q", c.manifest.Mesh, m.Mesh)
+	}
+	known, err := m.learn(name, c.manifest)
+	if err != nil {
+		return m, err
+	}
+	m.Known = known
+	if r := c.manifest.Current; r != nil {
+		m.Current = r.Number
+	}
+	m.Mesh = c.manifest.Mesh
+	m.Root, m.Timestamp, m.Snapshot, m.Targets, m.Manifest =
+		c.root.data, c.timestamp.data, c.snapshot.data, c.targets.data, c.manifestData
+	return m, nil
+}
+
+// learn checks the releases of a manifest against those seen, and adds them. A number that was passed over is not
+// taken later: numbers only rise, and a cancelled release is followed by a higher one.
+func (m Memory) learn(name string, manifest Manifest) ([]Known, error) {
+	if manifest.Current == nil && m.Current > 0 {
+		return nil, refuse(name, Rollback, "no current release, after number %d was current", m.Current)
+	}
+	if manifest.Current != nil && manifest.Current.Number < m.Current {
+		return nil, refuse(name, Rollback, "current release %d, after number %d was current", manifest.Current.Number, m.Current)
+	}
+	known := slices.Clone(m.Known)
+	for _, r := range []*Release{manifest.Current, manifest.Next} {
+		if r == nil {
+			continue
+		}
+		fresh, err := learnOne(name, m.Known, *r)
+		if err != nil {
+			return nil, err
+		}
+		if fresh != nil {
+			known = append(known, *fresh)
+		}
+	}
+	slices.SortFunc(known, byNumber)
+	return prune(known, manifest.Current), nil
+}
+
+// learnOne is the entry to add for r; nil when r was seen, with the same content.
+func learnOne(name string, known []Known, r Release) (*Known, error) {
+	digest, err := r.contentDigest()
+	if err != nil {
+		return nil, refuse(name, Format, "%v", err)
+	}
+	i, seen := slices.BinarySearchFunc(known, Known{Number: r.Number}, byNumber)
+	switch {
+	case seen && known[i].Digest != digest:
+		return nil, refuse(name, NumberReused, "release %d was seen with other zones", r.Number)
+	case seen:
+		return nil, nil
+	case i < len(known):
+		return nil, refuse(name, Rollback, "release %d is new, after number %d was seen", r.Number, known[len(known)-1].Number)
+	}
+	return &Known{Number: r.Number, Digest: digest}, nil
+}
+
+// prune forgets what is below the current release, and cancelled releases in the middle when there are too many.
+func prune(known []Known, current *Release) []Known {
+	if current != nil {
+		known = slices.DeleteFunc(known, func(k Known) bool { return k.Number < current.Number })
+	}
+	if extra := len(known) - maxKnown; extra > 0 {
+		known = slices.Delete(known, 1, 1+extra)
+	}
+	return known
+}
+
+func byNumber(a, b Known) int { return cmp.Compare(a.Number, b.Number) }
+
+// contentDigest covers what may never change about a release: number and zones.
+func (r Release) contentDigest() (Digest, error) {
+	r.Switchover = Release{}.Switchover
+	line, err := encodeLine(r.encodable())
+	if err != nil {
+		return Digest{}, err
+	}
+	return DigestOf(line), nil
+}

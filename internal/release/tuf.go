@@ -1,0 +1,252 @@
+package release
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+)
+
+// Everything that knows The Update Framework's types is in this file (reading) and in make.go (writing).
+
+// root is a verified root: it says which keys speak for which role.
+type root struct {
+	data   []byte
+	signed *metadata.Metadata[metadata.RootType]
+}
+
+func (r *root) version() int64     { return r.signed.Signed.Version }
+func (r *root) expires() time.Time { return r.signed.Signed.Expires }
+
+// signed is one role's verified word.
+type signed struct {
+	data    []byte
+	version int64
+	expires time.Time
+	digest  Digest // of what was signed; blanks and signatures around it may differ
+}
+
+// chain is one verified state of a repository.
+type chain struct {
+	root                         *root
+	timestamp, snapshot, targets signed
+	manifest                     Manifest
+	manifestData                 []byte
+}
+
+// readFile takes a file of a repository by its name.
+type readFile func(name string, max int64) ([]byte, error)
+
+// parseRoot takes a root on trust: it must only be whole, and signed by itself.
+func parseRoot(name string, data []byte) (*root, error) {
+	if err := checkRoot(name, data); err != nil {
+		return nil, err
+	}
+	trusted, err := trustedmetadata.New(data)
+	if err != nil {
+		return nil, refuseTUF(name, err)
+	}
+	return &root{data: data, signed: trusted.Root}, nil
+}
+
+// next takes the root that follows r, signed by r and by itself.
+func (r *root) next(name string, data []byte) (*root, error) {
+	if err := checkRoot(name, data); err != nil {
+		return nil, err
+	}
+	trusted, err := trustedmetadata.New(r.data)
+	if err != nil {
+		return nil, refuseTUF(name, err)
+	}
+	signed, err := trusted.UpdateRoot(data)
+	if err != nil {
+		return nil, refuseTUF(name, err)
+	}
+	return &root{data: data, signed: signed}, nil
+}
+
+// checkRoot makes sure of what the library takes for granted, before it sees the file: every role and key that it will
+// follow a pointer to is there, and every key is one that ed25519 accepts.
+func checkRoot(name string, data []byte) error {
+	if len(data) > maxRootBytes {
+		return refuse(name, Oversize, "more than %d bytes", maxRootBytes)
+	}
+	parsed, err := metadata.Root().FromBytes(data)
+	if err != nil {
+		return refuseTUF(name, err)
+	}
+	if parsed.Signed.Version < 1 || !parsed.Signed.ConsistentSnapshot {
+		return refuse(name, Format, "needs a version of 1 or more and consistent snapshots")
+	}
+	for _, role := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
+		r := parsed.Signed.Roles[role]
+		if r == nil || r.Threshold < 1 || r.Threshold > len(r.KeyIDs) {
+			return refuse(name, Format, "role %s: needs a threshold between 1 and its number of keys", role)
+		}
+		for _, id := range r.KeyIDs {
+			if !isEd25519(parsed.Signed.Keys[id]) {
+				return refuse(name, Format, "role %s: key %.8s is not an ed25519 key of this file", role, id)
+			}
+		}
+	}
+	return nil
+}
+
+func isEd25519(k *metadata.Key) bool {
+	if k == nil || k.Type != metadata.KeyTypeEd25519 || k.Scheme != metadata.KeySchemeEd25519 {
+		return false
+	}
+	public, err := hex.DecodeString(k.Value.PublicKey)
+	return err == nil && len(public) == 32
+}
+
+// chain verifies from the timestamp down to the manifest. Nothing is parsed further before the signature or the digest
+// above it was checked.
+func (r *root) chain(read readFile) (*chain, error) {
+	trusted, err := trustedmetadata.New(r.data)
+	if err != nil {
+		return nil, refuseTUF("root", err)
+	}
+	trusted.RefTime = time.Time{} // nothing has expired yet at the zero time: expiry is not judged here
+	c := &chain{root: r}
+	for _, step := range []func(*trustedmetadata.TrustedMetadata, readFile) error{
+		c.readTimestamp, c.readSnapshot, c.readTargets, c.readManifest,
+	} {
+		if err := step(trusted, read); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (c *chain) readTimestamp(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
+	data, err := read(TimestampName, maxTimestampBytes)
+	if err != nil {
+		return err
+	}
+	md, err := trusted.UpdateTimestamp(data)
+	if err != nil {
+		return refuseTUF(TimestampName, err)
+	}
+	c.timestamp, err = word(TimestampName, data, md.Signed, md.Signed.Version, md.Signed.Expires)
+	return err
+}
+
+func (c *chain) readSnapshot(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
+	want := trusted.Timestamp.Signed.Meta["snapshot.json"]
+	if !pinned(want) {
+		return refuse(TimestampName, Format, "must name snapshot.json by version, length and SHA-256")
+	}
+	name := snapshotName(want.Version)
+	data, err := readPinned(read, name, maxSnapshotBytes, want.Length)
+	if err != nil {
+		return err
+	}
+	md, err := trusted.UpdateSnapshot(data, false)
+	if err != nil {
+		return refuseTUF(name, err)
+	}
+	c.snapshot, err = word(name, data, md.Signed, md.Signed.Version, md.Signed.Expires)
+	return err
+}
+
+func (c *chain) readTargets(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
+	want := trusted.Snapshot.Signed.Meta["targets.json"]
+	if !pinned(want) {
+		return refuse(snapshotName(c.snapshot.version), Format, "must name targets.json by version, length and SHA-256")
+	}
+	name := targetsName(want.Version)
+	data, err := readPinned(read, name, maxTargetsBytes, want.Length)
+	if err != nil {
+		return err
+	}
+	md, err := trusted.UpdateTargets(data)
+	if err != nil {
+		return refuseTUF(name, err)
+	}
+	c.targets, err = word(name, data, md.Signed, md.Signed.Version, md.Signed.Expires)
+	return err
+}
+
+func (c *chain) readManifest(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
+	targets := trusted.Targets[metadata.TARGETS].Signed
+	want := targets.Targets[manifestTarget]
+	if len(targets.Targets) != 1 || want == nil || len(want.Hashes) != 1 || len(want.Hashes["sha256"]) != len(Digest{}) {
+		return refuse(targetsName(c.targets.version), Format, "must name mesh.json, by SHA-256, and nothing else")
+	}
+	name := ManifestName(Digest(want.Hashes["sha256"]))
+	data, err := readPinned(read, name, MaxManifestBytes, want.Length)
+	if err != nil {
+		return err
+	}
+	if err := want.VerifyLengthHashes(data); err != nil {
+		return refuseTUF(name, err)
+	}
+	if c.manifest, err = ParseManifest(data); err != nil {
+		return refuse(name, Format, "%v", err)
+	}
+	c.manifestData = data
+	return nil
+}
+
+// pinned reports whether a file is named so that only one content can be it.
+func pinned(m *metadata.MetaFiles) bool {
+	return m != nil && m.Version >= 1 && m.Length >= 1 && len(m.Hashes) == 1 && len(m.Hashes["sha256"]) == len(Digest{})
+}
+
+// readPinned reads a file whose length is known.
+func readPinned(read readFile, name string, max, length int64) ([]byte, error) {
+	if length > max {
+		return nil, refuse(name, Oversize, "%d bytes are announced, at most %d may be", length, max)
+	}
+	data, err := read(name, max)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) != length {
+		return nil, refuse(name, Length, "%d bytes, %d are announced", len(data), length)
+	}
+	return data, nil
+}
+
+// word keeps of a verified file what later comparisons need.
+func word(name string, data []byte, said any, version int64, expires time.Time) (signed, error) {
+	if version < 1 || !validInstant(expires) || expires.IsZero() {
+		return signed{}, refuse(name, Format, "needs a version of 1 or more and an expiry in UTC between 2000 and 2200")
+	}
+	canonical, err := json.Marshal(said)
+	if err != nil {
+		return signed{}, refuse(name, Format, "%v", err)
+	}
+	return signed{data: data, version: version, expires: expires, digest: DigestOf(canonical)}, nil
+}
+
+// refuseTUF says in our words what the library found.
+func refuseTUF(name string, err error) *Error {
+	return refuse(name, ruleOfTUF(err), "%s", strings.TrimSpace(err.Error()))
+}
+
+func ruleOfTUF(err error) Rule {
+	var (
+		syntax   *json.SyntaxError
+		unsigned *metadata.ErrUnsignedMetadata
+		version  *metadata.ErrBadVersionNumber
+		mismatch *metadata.ErrLengthOrHashMismatch
+	)
+	switch {
+	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF):
+		return Torn
+	case errors.As(err, &unsigned):
+		return Signature
+	case errors.As(err, &version):
+		return Rollback
+	case errors.As(err, &mismatch):
+		return Mismatch
+	}
+	return Format
+}
