@@ -34,6 +34,17 @@ func ManifestName(d Digest) string { return "targets/" + d.String() + "." + mani
 // BlobName is where the blob whose compressed bytes have digest d lies.
 func BlobName(d Digest) string { return "blobs/sha256/" + d.String() }
 
+// MaxBytes bounds the file of metadata or the manifest with this name; what is longer is refused unread.
+func MaxBytes(name string) int64 {
+	switch kindOf(name) {
+	case "root.json":
+		return maxRootBytes
+	case manifestTarget:
+		return MaxManifestBytes
+	}
+	return maxTargetsBytes
+}
+
 // manifestTarget is the only target of a repository.
 const manifestTarget = "mesh.json"
 

@@ -192,4 +192,6 @@ func (s signer) SignMessage(message io.Reader, _ ...signature.SignOption) ([]byt
 	return s.Sign(nil, data, crypto.Hash(0))
 }
 
-func (s signer) PublicKey(...signature.PublicKeyOption) (crypto.PublicKey, error) { return s.Public(), nil }
+func (s signer) PublicKey(...signature.PublicKeyOption) (crypto.PublicKey, error) {
+	return s.Public(), nil
+}

@@ -1,0 +1,193 @@
+package depot
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+const blobDir = "blobs/sha256"
+
+// windowBytes bounds what packing and unpacking keep in memory.
+const windowBytes = 8 << 20
+
+// Content is what a release says of a zone's text.
+type Content struct {
+	SHA256 release.Digest
+	Length int64
+	Blob   release.Blob
+}
+
+// PutBlob stores the text that write produces, packed, and says what a release must say of it. Bounded memory. An
+// error of write comes back as it is, and stores nothing.
+func (d *Dir) PutBlob(write func(io.Writer) error) (Content, error) {
+	f, err := createTemp(d.root, blobDir, 0o644)
+	if err != nil {
+		return Content{}, err
+	}
+	step("write")
+	content, err := pack(f, write)
+	name, err := closeTemp(d.root, f, err)
+	if err != nil {
+		return Content{}, err
+	}
+	return content, rename(d.root, name, release.BlobName(content.Blob.SHA256))
+}
+
+func pack(to io.Writer, write func(io.Writer) error) (Content, error) {
+	text, packed := newMeter(), newMeter()
+	// One goroutine: the same text gives the same bytes, and so the same blob.
+	z, err := zstd.NewWriter(io.MultiWriter(to, packed), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(windowBytes))
+	if err != nil {
+		return Content{}, err
+	}
+	err = write(io.MultiWriter(z, text))
+	if closed := z.Close(); err == nil {
+		err = closed
+	}
+	return Content{text.digest(), text.n, release.Blob{SHA256: packed.digest(), Length: packed.n}}, err
+}
+
+// meter counts and hashes.
+type meter struct {
+	hash.Hash
+	n int64
+}
+
+func newMeter() *meter { return &meter{Hash: sha256.New()} }
+
+func (m *meter) Write(p []byte) (int, error) {
+	m.n += int64(len(p))
+	return m.Hash.Write(p)
+}
+
+func (m *meter) digest() release.Digest { return release.Digest(m.Sum(nil)) }
+
+// CheckBlob reads a blob through and compares it with what was signed: nil, fs.ErrNotExist, or a *release.Error.
+func (d *Dir) CheckBlob(b release.Blob) error {
+	f, err := openRegular(d.root, release.BlobName(b.SHA256))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return checkPacked(f, b)
+}
+
+// HasBlob reports whether a blob is there with its length; what is in it is checked when it is read.
+func (d *Dir) HasBlob(b release.Blob) bool {
+	info, err := d.root.Lstat(release.BlobName(b.SHA256))
+	return err == nil && info.Mode().IsRegular() && info.Size() == b.Length
+}
+
+func checkPacked(r io.Reader, b release.Blob) error {
+	name := release.BlobName(b.SHA256)
+	m := newMeter()
+	if _, err := io.Copy(m, io.LimitReader(r, b.Length+1)); err != nil {
+		return &release.Error{File: name, Rule: release.Unreadable, Detail: err.Error()}
+	}
+	if m.n != b.Length {
+		return &release.Error{File: name, Rule: release.Length, Detail: fmt.Sprintf("%s, %d are announced", atMost(m.n, b.Length), b.Length)}
+	}
+	if m.digest() != b.SHA256 {
+		return &release.Error{File: name, Rule: release.Mismatch, Detail: "the content is " + m.digest().String()}
+	}
+	return nil
+}
+
+func atMost(n, limit int64) string {
+	if n > limit {
+		return fmt.Sprintf("more than %d bytes", limit)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// OpenBlob opens the text of a zone. The packed file was checked against its digest when this returns. The text is
+// checked as it is read: Read ends in io.EOF only when length and digest are those signed, and in a *release.Error
+// otherwise, so use nothing of it before io.EOF. Memory is bounded by the window, whatever the file says.
+func (d *Dir) OpenBlob(z release.Zone) (io.ReadCloser, error) {
+	name := release.BlobName(z.Blob.SHA256)
+	f, err := openRegular(d.root, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &release.Error{File: name, Rule: release.Missing, Detail: "no such file, for zone " + z.Origin}
+	}
+	if err != nil {
+		return nil, &release.Error{File: name, Rule: release.Unreadable, Detail: err.Error()}
+	}
+	r, err := newTextReader(f, z)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func newTextReader(f *os.File, z release.Zone) (*textReader, error) {
+	if err := checkPacked(f, z.Blob); err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	unpacker, err := zstd.NewReader(io.LimitReader(f, z.Blob.Length), zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(windowBytes))
+	if err != nil {
+		return nil, err
+	}
+	return &textReader{file: f, unpacker: unpacker, zone: z, seen: newMeter()}, nil
+}
+
+// textReader unpacks and checks.
+type textReader struct {
+	file     *os.File
+	unpacker *zstd.Decoder
+	zone     release.Zone
+	seen     *meter
+	err      error // what Read said last, once it said one
+}
+
+func (r *textReader) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	n, err := r.unpacker.Read(p)
+	r.seen.Write(p[:n])
+	if r.seen.n > r.zone.Length {
+		r.err = r.refuse(release.Oversize, "unpacks to more than %d bytes", r.zone.Length)
+		return 0, r.err
+	}
+	if err == io.EOF {
+		err = r.verdict()
+	} else if err != nil {
+		err = r.refuse(release.Torn, "%v", err)
+	}
+	r.err = err
+	return n, err
+}
+
+// verdict is io.EOF if the whole text is what was signed.
+func (r *textReader) verdict() error {
+	if r.seen.n != r.zone.Length {
+		return r.refuse(release.Length, "unpacks to %d bytes, %d are announced", r.seen.n, r.zone.Length)
+	}
+	if r.seen.digest() != r.zone.SHA256 {
+		return r.refuse(release.Mismatch, "unpacks to other content than announced for %s", r.zone.Origin)
+	}
+	return io.EOF
+}
+
+func (r *textReader) refuse(rule release.Rule, format string, args ...any) error {
+	return &release.Error{File: release.BlobName(r.zone.Blob.SHA256), Rule: rule, Detail: fmt.Sprintf(format, args...)}
+}
+
+func (r *textReader) Close() error {
+	r.unpacker.Close()
+	return r.file.Close()
+}

@@ -1,0 +1,159 @@
+package depot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// stallAfter is how long a server may send nothing before a download is given up. The part that came stays.
+const stallAfter = 30 * time.Second
+
+// partPrefix marks the part of a blob that came so far.
+const partPrefix = ".part-"
+
+// Fetch downloads a blob from base, the URL of a repository, into d. A download that was cut off goes on where it
+// stopped. No more than the blob's length is taken; the file gets its name only after its digest was checked.
+func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b release.Blob) error {
+	name := release.BlobName(b.SHA256)
+	part := path.Join(blobDir, partPrefix+b.SHA256.String())
+	if err := d.fetchPart(ctx, client, url(base, name), part, b.Length); err != nil {
+		return fmt.Errorf("fetch %s: %w", name, err)
+	}
+	if err := d.checkPart(part, b); err != nil {
+		d.root.Remove(part) // resuming a wrong part would never end
+		return err
+	}
+	return rename(d.root, part, name)
+}
+
+func url(base, name string) string { return strings.TrimSuffix(base, "/") + "/" + name }
+
+// fetchPart appends to part what is missing to length bytes, and syncs it.
+func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, part string, length int64) error {
+	f, have, err := d.openPart(part, length)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if have < length {
+		if err := download(ctx, client, from, f, have, length); err != nil {
+			return err
+		}
+	}
+	step("sync")
+	return f.Sync()
+}
+
+// openPart opens the part for appending, and says how much of it there is. What cannot be a part is removed first.
+func (d *Dir) openPart(part string, length int64) (*os.File, int64, error) {
+	info, err := d.root.Lstat(part)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, 0, err
+	case !info.Mode().IsRegular() || info.Size() > length:
+		if err := d.root.Remove(part); err != nil {
+			return nil, 0, err
+		}
+	}
+	f, err := d.root.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, 0, err
+	}
+	have, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		f.Close()
+	}
+	return f, have, err
+}
+
+// download asks for the bytes from have on, and writes what comes to f.
+func download(ctx context.Context, client *http.Client, from string, f *os.File, have, length int64) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return err
+	}
+	if have > 0 {
+		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
+	}
+	stall := time.AfterFunc(stallAfter, func() { cancel(errStalled) })
+	defer stall.Stop()
+	response, err := client.Do(request)
+	if err != nil {
+		return cause(ctx, err)
+	}
+	defer response.Body.Close()
+	if have, err = startOf(response, f, have); err != nil {
+		return err
+	}
+	n, err := io.Copy(f, io.LimitReader(&lively{response.Body, stall}, length-have))
+	if err != nil {
+		return cause(ctx, err)
+	}
+	if have+n != length {
+		return fmt.Errorf("%w: %d of %d bytes came", io.ErrUnexpectedEOF, have+n, length)
+	}
+	return nil
+}
+
+var errStalled = fmt.Errorf("nothing came for %v", stallAfter)
+
+func cause(ctx context.Context, err error) error {
+	if why := context.Cause(ctx); why != nil {
+		return why
+	}
+	return err
+}
+
+// startOf is the offset that the response's body starts at; f is cut to it.
+func startOf(response *http.Response, f *os.File, have int64) (int64, error) {
+	switch response.StatusCode {
+	case http.StatusPartialContent:
+		if !strings.HasPrefix(response.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", have)) {
+			return 0, fmt.Errorf("the server sent another range: %q", response.Header.Get("Content-Range"))
+		}
+		return have, nil
+	case http.StatusOK:
+		if err := f.Truncate(0); err != nil {
+			return 0, err
+		}
+		_, err := f.Seek(0, io.SeekStart)
+		return 0, err
+	}
+	return 0, fmt.Errorf("the server said %s", response.Status)
+}
+
+// lively puts off the stall with each byte that comes.
+type lively struct {
+	io.Reader
+	stall *time.Timer
+}
+
+func (l *lively) Read(p []byte) (int, error) {
+	n, err := l.Reader.Read(p)
+	if n > 0 {
+		l.stall.Reset(stallAfter)
+	}
+	return n, err
+}
+
+func (d *Dir) checkPart(part string, b release.Blob) error {
+	f, err := openRegular(d.root, part)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return checkPacked(f, b)
+}

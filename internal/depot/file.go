@@ -1,0 +1,199 @@
+package depot
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+)
+
+// step is called before each system call that changes a directory, with its name. The crash tests end the process in
+// it; otherwise it does nothing.
+var step = func(string) {}
+
+// tempPrefix marks files that are not there yet. Sweep removes those that a crash left.
+const tempPrefix = ".tmp-"
+
+// WriteFile makes dir/name hold data, durably: when it returns nil the data survives a power cut, and whatever happens
+// before, the file is the old one or the new one, never a mixture. dir exists; name has no slash.
+func WriteFile(dir, name string, data []byte, perm fs.FileMode) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return replace(root, name, data, perm)
+}
+
+// replace is WriteFile within root; name may have directories, which exist.
+func replace(root *os.Root, name string, data []byte, perm fs.FileMode) error {
+	written, err := writeTemp(root, path.Dir(name), data, perm)
+	if err != nil {
+		return err
+	}
+	return rename(root, written, name)
+}
+
+// rename puts a temporary file that is already on disk in its place, durably.
+func rename(root *os.Root, from, name string) error {
+	step("rename")
+	if err := root.Rename(from, name); err != nil {
+		root.Remove(from)
+		return err
+	}
+	return syncDir(root, path.Dir(name))
+}
+
+// ErrExists is wrapped when a file that is written once is there already, with other content.
+var ErrExists = errors.New("exists with other content")
+
+// create makes name hold data if it does not exist (put if absent: link(2) has one winner). It is nil when the file
+// holds just this data already, so that a writer which was interrupted can repeat itself.
+func create(root *os.Root, name string, data []byte, perm fs.FileMode) error {
+	written, err := writeTemp(root, path.Dir(name), data, perm)
+	if err != nil {
+		return err
+	}
+	defer root.Remove(written)
+	step("link")
+	err = root.Link(written, name)
+	if errors.Is(err, fs.ErrExist) {
+		return sameContent(root, name, data)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(root, path.Dir(name))
+}
+
+func sameContent(root *os.Root, name string, data []byte) error {
+	there, err := readAll(root, name, int64(len(data)))
+	if err != nil || !bytes.Equal(there, data) {
+		return &fs.PathError{Op: "create", Path: name, Err: ErrExists}
+	}
+	return syncDir(root, path.Dir(name))
+}
+
+// writeTemp writes data to a new temporary file in dir and syncs it.
+func writeTemp(root *os.Root, dir string, data []byte, perm fs.FileMode) (string, error) {
+	f, err := createTemp(root, dir, perm)
+	if err != nil {
+		return "", err
+	}
+	step("write")
+	_, err = f.Write(data)
+	return closeTemp(root, f, err)
+}
+
+// temp is a temporary file and its name within the root.
+type temp struct {
+	*os.File
+	name string
+}
+
+func createTemp(root *os.Root, dir string, perm fs.FileMode) (temp, error) {
+	var suffix [8]byte
+	if _, err := rand.Read(suffix[:]); err != nil {
+		return temp{}, err
+	}
+	name := path.Join(dir, tempPrefix+hex.EncodeToString(suffix[:]))
+	step("create")
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, perm)
+	return temp{f, name}, err
+}
+
+// closeTemp syncs and closes a temporary file that was written with the result err, and removes it when that failed.
+func closeTemp(root *os.Root, f temp, err error) (string, error) {
+	if err == nil {
+		step("sync")
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		root.Remove(f.name)
+	}
+	return f.name, err
+}
+
+func syncDir(root *os.Root, dir string) error {
+	step("sync directory")
+	f, err := root.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// mkdirAll makes dir and its parents, durably.
+func mkdirAll(root *os.Root, dir string) error {
+	info, err := root.Stat(dir)
+	if err == nil && info.IsDir() {
+		return nil
+	}
+	if err := mkdirAll(root, path.Dir(dir)); err != nil {
+		return err
+	}
+	step("mkdir")
+	if err := root.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(root, path.Dir(dir))
+}
+
+// openRegular opens a regular file for reading. A link, pipe, socket or device is an error at once.
+func openRegular(root *os.Root, name string) (*os.File, error) {
+	info, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may have been swapped for a pipe just now
+	if err != nil {
+		return nil, err
+	}
+	if info, err = f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
+	}
+	return f, nil
+}
+
+var errNotRegular = errors.New("not a regular file")
+
+// readAll takes a file of at most max bytes.
+func readAll(root *os.Root, name string, max int64) ([]byte, error) {
+	f, err := openRegular(root, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err == nil && int64(len(data)) > max {
+		err = fmt.Errorf("%s: more than %d bytes", name, max)
+	}
+	return data, err
+}
+
+// ReadFile takes dir/name whole, at most max bytes, if it is a regular file.
+func ReadFile(dir, name string, max int64) ([]byte, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return readAll(root, name, max)
+}
+
+func isTemp(name string) bool { return strings.HasPrefix(path.Base(name), tempPrefix) }

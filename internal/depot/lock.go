@@ -1,0 +1,75 @@
+package depot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// lockName is the file that a writer holds locked. It stays when the writer ends: the lock is the kernel's, not the
+// file's, so a writer that was killed holds nothing.
+const lockName = ".lock"
+
+// Lock is the right to write to a directory.
+type Lock struct {
+	f *os.File
+}
+
+// LockedError says who else is writing.
+type LockedError struct {
+	Dir string
+	PID int // 0 when the holder could not be read
+}
+
+func (e *LockedError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("%s is being written by another process", e.Dir)
+	}
+	return fmt.Sprintf("%s is being written by process %d", e.Dir, e.PID)
+}
+
+// LockDir takes the right to write to dir, which exists. It does not wait: held by another process, it is a
+// *LockedError.
+func LockDir(dir string) (*Lock, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(f)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		defer f.Close()
+		return nil, &LockedError{Dir: dir, PID: holder(f)}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	// The pid is for people only, so a failure to write it does not matter.
+	if f.Truncate(0) == nil {
+		fmt.Fprintf(f, "%d\n", os.Getpid())
+	}
+	return &Lock{f}, nil
+}
+
+// Unlock gives the right back.
+func (l *Lock) Unlock() error { return l.f.Close() }
+
+func flock(f *os.File) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+func holder(f *os.File) int {
+	text, _ := io.ReadAll(io.LimitReader(f, 20))
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return pid
+}

@@ -1,0 +1,147 @@
+package depot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// Mirror brings d up to what base, the URL of a repository, says, and reports whether anything was written. Nothing
+// goes in that release.Verify did not accept, and what goes in does so in the order of publishing, the zones first, so
+// that a reader sees the old state or the new one, whole. Keep the returned Memory durably, also with an error (see
+// release.Verify). The caller holds the lock of d.
+//
+// An interrupted Mirror is repeated by calling it again; blobs go on where they stopped.
+func Mirror(ctx context.Context, client *http.Client, base string, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
+	remote := &remoteFS{ctx: ctx, client: client, base: base, mem: mem}
+	view, next, err := release.Verify(remote, mem)
+	if err != nil {
+		return view, next, false, err
+	}
+	fresh := !bytes.Equal(mem.Timestamp, next.Timestamp)
+	fetched, err := d.fetchMissing(ctx, client, base, view.Manifest, fresh)
+	if err != nil {
+		return view, mem, fetched, err
+	}
+	installed, err := d.install(remote.files())
+	if err != nil {
+		return view, mem, fetched, err
+	}
+	if installed {
+		err = d.Collect(view)
+	}
+	return view, next, fetched || installed, err
+}
+
+// fetchMissing fetches the blobs that d lacks. Those that are there are read through when deep is set, otherwise only
+// their length is compared.
+func (d *Dir) fetchMissing(ctx context.Context, client *http.Client, base string, m release.Manifest, deep bool) (bool, error) {
+	fetched := false
+	for _, b := range blobsOf(m) {
+		if d.HasBlob(b) && (!deep || d.CheckBlob(b) == nil) {
+			continue
+		}
+		if err := d.Fetch(ctx, client, base, b); err != nil {
+			return fetched, err
+		}
+		fetched = true
+	}
+	return fetched, nil
+}
+
+// install writes verified files that d does not hold yet, in order. Verified bytes win over what is there.
+func (d *Dir) install(files []release.File) (bool, error) {
+	wrote := false
+	for _, f := range files {
+		if there, err := readAll(d.root, f.Name, int64(len(f.Data))); err == nil && bytes.Equal(there, f.Data) {
+			continue
+		}
+		if err := mkdirAll(d.root, path.Dir(f.Name)); err != nil {
+			return wrote, err
+		}
+		if err := replace(d.root, f.Name, f.Data, 0o644); err != nil {
+			return wrote, err
+		}
+		wrote = true
+	}
+	return wrote, nil
+}
+
+// metadataTimeout bounds the download of one file of metadata or of the manifest.
+const metadataTimeout = 60 * time.Second
+
+// remoteFS reads a repository over HTTP and remembers, in the order of reading, what it read. The manifest that was
+// verified last is taken from memory if it is still the one that is named.
+type remoteFS struct {
+	ctx    context.Context
+	client *http.Client
+	base   string
+	mem    release.Memory
+	read   []release.File
+}
+
+// files is what was read, in the order in which it goes in: what names comes after what is named, and roots first.
+func (r *remoteFS) files() []release.File {
+	var roots, rest []release.File
+	for _, f := range r.read {
+		if strings.HasSuffix(f.Name, ".root.json") {
+			roots = append(roots, f)
+			continue
+		}
+		rest = append([]release.File{f}, rest...)
+	}
+	return append(roots, rest...)
+}
+
+// Open implements fs.FS.
+func (r *remoteFS) Open(name string) (fs.File, error) {
+	data, err := r.get(name)
+	if err != nil {
+		return nil, &fs.PathError{Op: "get", Path: name, Err: err}
+	}
+	r.read = append(r.read, release.File{Name: name, Data: data})
+	return &memFile{name: name, Reader: bytes.NewReader(data)}, nil
+}
+
+func (r *remoteFS) get(name string) ([]byte, error) {
+	if len(r.mem.Manifest) > 0 && name == release.ManifestName(release.DigestOf(r.mem.Manifest)) {
+		return r.mem.Manifest, nil
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, metadataTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url(r.base, name), nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := r.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusNotFound {
+		return nil, fs.ErrNotExist
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the server said %s", response.Status)
+	}
+	// One byte more than any file may have is enough for release to see that this one is too long.
+	return io.ReadAll(io.LimitReader(response.Body, release.MaxBytes(name)+1))
+}
+
+// memFile is a file that was read already.
+type memFile struct {
+	name string
+	*bytes.Reader
+}
+
+func (f *memFile) Close() error               { return nil }
+func (f *memFile) Stat() (fs.FileInfo, error) { return nil, errors.ErrUnsupported }
