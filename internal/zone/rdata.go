@@ -1,0 +1,113 @@
+package zone
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+
+	"github.com/miekg/dns"
+)
+
+// A layout says where the domain names are in the RDATA of a type.
+type layout struct{ offset, names int }
+
+// layouts has the types whose names are folded in the canonical form (RFC 4034 6.2 as changed by RFC 6840 5.1: NSEC is
+// not among them). NAPTR, whose name has no fixed offset, is seen to by namesAt.
+var layouts = map[uint16]layout{
+	dns.TypeNS: {0, 1}, dns.TypeMD: {0, 1}, dns.TypeMF: {0, 1}, dns.TypeCNAME: {0, 1}, dns.TypeSOA: {0, 2},
+	dns.TypeMB: {0, 1}, dns.TypeMG: {0, 1}, dns.TypeMR: {0, 1}, dns.TypePTR: {0, 1}, dns.TypeMINFO: {0, 2},
+	dns.TypeMX: {2, 1}, dns.TypeRP: {0, 2}, dns.TypeAFSDB: {2, 1}, dns.TypeRT: {2, 1}, dns.TypeSIG: {18, 1},
+	dns.TypePX: {2, 2}, dns.TypeNXT: {0, 1}, dns.TypeSRV: {6, 1}, dns.TypeKX: {2, 1}, dns.TypeDNAME: {0, 1},
+	dns.TypeRRSIG: {18, 1},
+}
+
+// namesAt returns the part of the RDATA that consists of names to be folded.
+func namesAt(typ uint16, rdata []byte) (from, to int) {
+	l, ok := layouts[typ]
+	switch {
+	case typ == dns.TypeNAPTR:
+		l = layout{4, 1}
+		for range 3 {
+			if l.offset < len(rdata) {
+				l.offset += 1 + int(rdata[l.offset])
+			}
+		}
+	case !ok:
+		return 0, 0
+	}
+	end := l.offset
+	for range l.names {
+		n := nameLen(rdata, end)
+		if n == 0 {
+			return 0, 0
+		}
+		end += n
+	}
+	return l.offset, end
+}
+
+// nameLen is the length of the name at an offset, 0 if there is none.
+func nameLen(b []byte, offset int) int {
+	for i := offset; i < len(b); i += 1 + int(b[i]) {
+		if b[i] == 0 {
+			return i + 1 - offset
+		}
+		if b[i] > 63 {
+			return 0
+		}
+	}
+	return 0
+}
+
+// canonical is RDATA in canonical form (RFC 4034 6.2): the argument itself when that is what it has already.
+func canonical(typ uint16, rdata []byte) []byte {
+	from, to := namesAt(typ, rdata)
+	for i := from; i < to; i++ {
+		if lower(rdata[i]) != rdata[i] {
+			folded := bytes.Clone(rdata)
+			copy(folded[from:], appendLower(nil, rdata[from:to]))
+			return folded
+		}
+	}
+	return rdata
+}
+
+// compareRdata orders RDATA of one type canonically (RFC 4034 6.3); what differs in letter case only is equal.
+func compareRdata(typ uint16, a, b []byte) int {
+	return bytes.Compare(canonical(typ, a), canonical(typ, b))
+}
+
+// target is the name in the RDATA of a type that makes for additional section processing: NS (RFC 1035 3.3.11),
+// MX (3.3.9), SRV (RFC 2782), SVCB and HTTPS (RFC 9460 4.1). It is nil for other types.
+func target(typ uint16, rdata []byte) []byte {
+	offset := 0
+	switch typ {
+	case dns.TypeNS:
+	case dns.TypeMX, dns.TypeSVCB, dns.TypeHTTPS:
+		offset = 2
+	case dns.TypeSRV:
+		offset = 6
+	default:
+		return nil
+	}
+	return nameIn(rdata, offset)
+}
+
+// nameIn is the name at an offset of RDATA, nil if there is none that is valid.
+func nameIn(rdata []byte, offset int) []byte {
+	n := nameLen(rdata, offset)
+	if n == 0 || n > 255 {
+		return nil
+	}
+	return rdata[offset : offset+n]
+}
+
+// soaNumbers reads serial and minimum from the RDATA of a SOA (RFC 1035 3.3.13).
+func soaNumbers(rdata []byte) (serial, minimum uint32) {
+	numbers := rdata[len(rdata)-20:]
+	return binary.BigEndian.Uint32(numbers), binary.BigEndian.Uint32(numbers[16:])
+}
+
+func genericRR(h dns.RR_Header, rdata []byte) dns.RR {
+	return &dns.RFC3597{Hdr: h, Rdata: hex.EncodeToString(rdata)}
+}
