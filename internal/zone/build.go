@@ -94,6 +94,9 @@ func (b *Builder) Add(rr dns.RR, file string, line int) {
 	b.records = append(b.records, r)
 }
 
+// Report adds a finding of whoever reads the records, so that they all come together and bounded from Build.
+func (b *Builder) Report(f Finding) { b.findings.add(f) }
+
 // Len is the number of records added so far.
 func (b *Builder) Len() int { return len(b.records) }
 

@@ -1,0 +1,408 @@
+// Package zonefile reads zone text (RFC 1035 5, with $TTL of RFC 2308 4, generic records of RFC 3597 5, and BIND's
+// $GENERATE) into an immutable zone, and writes a zone as canonical text. What the records mean is internal/zone's
+// business, and the RDATA of all but the commonest types that of miekg/dns. cmd/meshctl and plugin/meshsync call it.
+//
+// It opens no file but those of $INCLUDE, and these only in the file system it is given. Whatever the text is, its use
+// of memory is bounded by Options.
+package zonefile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// Options say how to read a zone. The zero value is a good one.
+type Options struct {
+	Origin     string // the zone's origin, and the first $ORIGIN; if empty, the SOA's owner, which must be absolute
+	File       string // name in findings
+	Include    fs.FS  // where $INCLUDE finds its files; if nil it is refused (os.Root.FS keeps links inside)
+	MaxRecords int    // of the zone; default 50,000,000
+	MaxEntry   int    // octets of a line and of an entry; default 1 MiB
+}
+
+const (
+	defaultMaxRecords = 50_000_000
+	defaultMaxEntry   = 1 << 20
+	maxIncludeDepth   = 7
+	maxIncludes       = 1000 // files read for one zone
+)
+
+// Parse reads a zone. It returns every finding, syntactical or about the zone, up to zone.MaxFindings, and no zone if one
+// of them is an Error. After an error it goes on with the next line. A file that breaks off, in a parenthesis, a
+// quotation or a line, is an error.
+func Parse(r io.Reader, opts Options) (*zone.Zone, []zone.Finding) {
+	opts.MaxRecords = cmp.Or(opts.MaxRecords, defaultMaxRecords)
+	opts.MaxEntry = cmp.Or(opts.MaxEntry, defaultMaxEntry)
+	p := &parser{opts: opts, b: zone.NewBuilder()}
+	f := file{name: opts.File}
+	if opts.Origin != "" {
+		f.origin = dns.Fqdn(opts.Origin)
+	}
+	p.read(r, &f)
+	z, found := p.b.Build(opts.Origin)
+	slices.SortStableFunc(found, func(a, b zone.Finding) int {
+		if a.File != b.File || a.Line == 0 || b.Line == 0 {
+			return 0
+		}
+		return cmp.Compare(a.Line, b.Line)
+	})
+	return z, found
+}
+
+// parser is the state of reading a zone from one or more files.
+type parser struct {
+	opts     Options
+	b        *zone.Builder
+	ttl       *uint32 // what $TTL said last
+	lastTTL   *uint32 // the last record's TTL, for those that have none (RFC 1035 5.1)
+	includes  int
+	generated int
+	errors    int
+	stopped   bool
+}
+
+// file is the state of reading one file.
+type file struct {
+	name   string
+	depth  int
+	origin string // fully qualified, or empty if not known yet
+	owner  string // of the entry before
+}
+
+// read reads a file to its end or to an error after which it makes no sense to go on.
+func (p *parser) read(r io.Reader, f *file) {
+	s := newScanner(r, p.opts.MaxEntry)
+	for !p.stopped {
+		e, err := s.next()
+		if err == io.EOF {
+			return
+		}
+		if err == nil {
+			err = p.entry(f, e)
+		}
+		if err != nil {
+			p.fail(f, e.line, err)
+		}
+		if errors.Is(err, errFatal) {
+			return
+		}
+	}
+}
+
+// fail reports an error, and stops reading when there are as many as are reported.
+func (p *parser) fail(f *file, line int, err error) {
+	p.b.Report(zone.Finding{File: f.name, Line: line, Rule: "syntax", Detail: err.Error(), Severity: zone.Error})
+	if p.errors++; p.errors >= zone.MaxFindings {
+		p.stopped = true
+	}
+}
+
+func (p *parser) entry(f *file, e *entry) error {
+	if t := e.tokens[0]; !e.inherited && !t.quoted && t.text[0] == '$' {
+		return p.directive(f, e)
+	}
+	return p.record(f, e)
+}
+
+func (p *parser) directive(f *file, e *entry) error {
+	name, args := strings.ToUpper(e.tokens[0].text), e.tokens[1:]
+	want := map[string][2]int{"$ORIGIN": {1, 1}, "$TTL": {1, 1}, "$INCLUDE": {1, 2}, "$GENERATE": {3, 64}}
+	n, known := want[name]
+	if !known {
+		return fmt.Errorf("%s is no directive", e.tokens[0].text)
+	}
+	if len(args) < n[0] || len(args) > n[1] {
+		return fmt.Errorf("%s with %d arguments", name, len(args))
+	}
+	switch name {
+	case "$ORIGIN":
+		origin, err := absolute(args[0].text, f.origin)
+		if err != nil {
+			return err
+		}
+		f.origin = origin
+	case "$TTL":
+		ttl, ok := parseTTL(args[0].text)
+		if !ok {
+			return fmt.Errorf("%s is no TTL", args[0].text)
+		}
+		p.ttl = &ttl
+	case "$INCLUDE":
+		return p.include(f, args)
+	case "$GENERATE":
+		return p.generate(f, e)
+	}
+	return nil
+}
+
+// include reads another file, whose $ORIGIN and owners end with it (RFC 1035 5.1).
+func (p *parser) include(f *file, args []token) error {
+	sub := file{name: args[0].text, depth: f.depth + 1, origin: f.origin, owner: f.owner}
+	if len(args) == 2 {
+		origin, err := absolute(args[1].text, f.origin)
+		if err != nil {
+			return err
+		}
+		sub.origin = origin
+	}
+	if p.includes++; p.includes > maxIncludes {
+		p.stopped = true
+		return fmt.Errorf("more than %d files are included: %w", maxIncludes, errFatal)
+	}
+	switch {
+	case p.opts.Include == nil:
+		return errors.New("$INCLUDE is not allowed here")
+	case sub.depth > maxIncludeDepth:
+		return fmt.Errorf("$INCLUDE goes deeper than %d files; does a file include itself?", maxIncludeDepth)
+	}
+	r, err := p.opts.Include.Open(sub.name)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	p.read(r, &sub)
+	return nil
+}
+
+// record reads an entry: [owner] [TTL] [class] type RDATA, TTL and class in either order.
+func (p *parser) record(f *file, e *entry) error {
+	tokens := e.tokens
+	if !e.inherited {
+		owner, err := absolute(tokens[0].text, f.origin)
+		if err != nil {
+			f.owner = "" // rather no owner than the wrong one for the entries that inherit it
+			return err
+		}
+		f.owner, tokens = owner, tokens[1:]
+	}
+	if f.owner == "" {
+		return errors.New("no owner, and no good one before to inherit")
+	}
+	h := dns.RR_Header{Name: f.owner, Class: dns.ClassINET}
+	rdata, ttl, err := parseHead(&h, tokens)
+	if err != nil {
+		return err
+	}
+	if len(rdata) == 0 {
+		return fmt.Errorf("%s without RDATA", dns.Type(h.Rrtype))
+	}
+	if f.origin == "" && h.Rrtype == dns.TypeSOA {
+		f.origin = f.owner
+	}
+	rr, err := parseRdata(h, rdata, f.origin)
+	if err != nil {
+		return err
+	}
+	if err := p.setTTL(rr, ttl); err != nil {
+		return err
+	}
+	return p.add(f, e, rr)
+}
+
+// parseHead reads what precedes the RDATA, and returns the RDATA and the TTL if there is one.
+func parseHead(h *dns.RR_Header, tokens []token) (rdata []token, ttl *uint32, err error) {
+	haveClass := false
+	for i, t := range tokens {
+		if !t.quoted {
+			word := strings.ToUpper(t.text)
+			if typ, ok := typeOf(word); ok {
+				h.Rrtype = typ
+				return tokens[i+1:], ttl, nil
+			}
+			if class, ok := classOf(word); ok && !haveClass {
+				h.Class, haveClass = class, true
+				continue
+			}
+			if n, ok := parseTTL(t.text); ok && ttl == nil {
+				ttl = &n
+				continue
+			}
+		}
+		return nil, nil, fmt.Errorf("%q is no type, and no TTL or class in its place", t.text)
+	}
+	return nil, nil, errors.New("an entry without a type")
+}
+
+// setTTL sets what the entry, $TTL or the record before says, in this order (RFC 2308 4, RFC 1035 5.1); a SOA that has
+// none of these has its MINIMUM, as BIND does it.
+func (p *parser) setTTL(rr dns.RR, explicit *uint32) error {
+	ttl := cmp.Or(explicit, p.ttl, p.lastTTL)
+	if soa, ok := rr.(*dns.SOA); ok && ttl == nil {
+		ttl = &soa.Minttl
+	}
+	if ttl == nil {
+		return errors.New("no TTL, no $TTL and no record before to take it from")
+	}
+	rr.Header().Ttl = *ttl
+	p.lastTTL = ttl
+	return nil
+}
+
+func (p *parser) add(f *file, e *entry, rr dns.RR) error {
+	if p.b.Len() >= p.opts.MaxRecords {
+		p.stopped = true
+		return fmt.Errorf("more than %d records: %w", p.opts.MaxRecords, errFatal)
+	}
+	p.b.Add(rr, f.name, e.line)
+	return nil
+}
+
+// parseRdata reads the RDATA of the commonest types, which is half the work for a large zone, and leaves the rest to the
+// dns package.
+func parseRdata(h dns.RR_Header, tokens []token, origin string) (dns.RR, error) {
+	if len(tokens) == 1 && !tokens[0].quoted {
+		text := tokens[0].text
+		switch h.Rrtype {
+		case dns.TypeA:
+			if a, err := netip.ParseAddr(text); err == nil && a.Is4() {
+				return &dns.A{Hdr: h, A: a.AsSlice()}, nil
+			}
+		case dns.TypeAAAA:
+			if a, err := netip.ParseAddr(text); err == nil && a.Is6() && a.Zone() == "" {
+				return &dns.AAAA{Hdr: h, AAAA: a.AsSlice()}, nil
+			}
+		case dns.TypeNS:
+			if name, err := absolute(text, origin); err == nil {
+				return &dns.NS{Hdr: h, Ns: name}, nil
+			}
+		case dns.TypeCNAME:
+			if name, err := absolute(text, origin); err == nil {
+				return &dns.CNAME{Hdr: h, Target: name}, nil
+			}
+		}
+	}
+	zp := dns.NewZoneParser(strings.NewReader(join(". 0 IN "+dns.Type(h.Rrtype).String(), tokens)), origin, "")
+	rr, ok := zp.Next()
+	if err := zp.Err(); err != nil {
+		return nil, plain(err)
+	}
+	if !ok {
+		return nil, errors.New("the RDATA is not complete")
+	}
+	*rr.Header() = h
+	return rr, nil
+}
+
+// join writes tokens as a line for the dns package.
+func join(head string, tokens []token) string {
+	var b strings.Builder
+	b.WriteString(head)
+	for i, t := range tokens {
+		if i > 0 || head != "" {
+			b.WriteByte(' ')
+		}
+		if t.quoted {
+			b.WriteString(`"` + t.text + `"`)
+		} else {
+			b.WriteString(t.text)
+		}
+	}
+	b.WriteByte('\n')
+	return b.String()
+}
+
+// plain takes the dns package's prefix and its position, which is that of the line made by join, off an error.
+func plain(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := strings.TrimPrefix(err.Error(), "dns: ")
+	if i := strings.LastIndex(text, " at line: "); i >= 0 {
+		text = text[:i]
+	}
+	return errors.New(text)
+}
+
+// absolute completes a name as written (RFC 1035 5.1) with the origin.
+func absolute(text, origin string) (string, error) {
+	if text == "@" {
+		if origin == "" {
+			return "", errors.New("@ before the origin is known: give $ORIGIN")
+		}
+		return origin, nil
+	}
+	if !dns.IsFqdn(text) {
+		switch origin {
+		case "":
+			return "", fmt.Errorf("the relative name %s before the origin is known: give $ORIGIN, or the SOA an absolute owner", text)
+		case ".":
+			text += "."
+		default:
+			text += "." + origin
+		}
+	}
+	if _, ok := dns.IsDomainName(text); !ok {
+		return "", fmt.Errorf("%s is no domain name (RFC 1035 2.3.4)", text)
+	}
+	return text, nil
+}
+
+// parseTTL reads seconds, or BIND's 1w2d3h4m5s.
+func parseTTL(text string) (uint32, bool) {
+	if text == "" || text[0] < '0' || text[0] > '9' {
+		return 0, false
+	}
+	var total, n uint64
+	for i := 0; i < len(text); i++ {
+		unit := uint64(0)
+		switch c := text[i] | 0x20; {
+		case '0' <= text[i] && text[i] <= '9':
+			n = n*10 + uint64(text[i]-'0')
+		case c == 's':
+			unit = 1
+		case c == 'm':
+			unit = 60
+		case c == 'h':
+			unit = 3600
+		case c == 'd':
+			unit = 86400
+		case c == 'w':
+			unit = 604800
+		default:
+			return 0, false
+		}
+		if unit > 0 {
+			total, n = total+n*unit, 0
+		}
+		if total+n > 1<<32-1 {
+			return 0, false
+		}
+	}
+	return uint32(total + n), true
+}
+
+// typeOf reads a type's mnemonic in upper case, or its generic form (RFC 3597 5).
+func typeOf(word string) (uint16, bool) {
+	if typ, ok := dns.StringToType[word]; ok {
+		return typ, true
+	}
+	return generic(word, "TYPE")
+}
+
+// classOf does the same for classes.
+func classOf(word string) (uint16, bool) {
+	if class, ok := dns.StringToClass[word]; ok {
+		return class, true
+	}
+	return generic(word, "CLASS")
+}
+
+func generic(word, prefix string) (uint16, bool) {
+	digits, ok := strings.CutPrefix(word, prefix)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	return uint16(n), err == nil
+}
