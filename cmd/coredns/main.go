@@ -1,0 +1,91 @@
+// Command coredns is CoreDNS for a node of an anycast mesh: an authoritative server with the plugins that such a node
+// needs, and no resolver or proxy. Its command line is that of CoreDNS. For a CoreDNS with other plugins see the section
+// "Building" of plugin/sharedunicast/README.md.
+package main
+
+// CoreDNS's own listeners would be of MPTCP, which has no IP_MTU_DISCOVER.
+//go:debug multipathtcp=0
+
+import (
+	"log"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/coremain"
+
+	_ "github.com/coredns-anycast/coredns-anycast/plugin/sharedunicast"
+	_ "github.com/coredns/coredns/plugin/any"
+	_ "github.com/coredns/coredns/plugin/bind"
+	_ "github.com/coredns/coredns/plugin/bufsize"
+	_ "github.com/coredns/coredns/plugin/cancel"
+	_ "github.com/coredns/coredns/plugin/chaos"
+	_ "github.com/coredns/coredns/plugin/debug"
+	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/header"
+	_ "github.com/coredns/coredns/plugin/health"
+	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/local"
+	_ "github.com/coredns/coredns/plugin/log"
+	_ "github.com/coredns/coredns/plugin/metadata"
+	_ "github.com/coredns/coredns/plugin/metrics"
+	_ "github.com/coredns/coredns/plugin/minimal"
+	_ "github.com/coredns/coredns/plugin/multisocket"
+	_ "github.com/coredns/coredns/plugin/nsid"
+	_ "github.com/coredns/coredns/plugin/pprof"
+	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/reload"
+	_ "github.com/coredns/coredns/plugin/root"
+	_ "github.com/coredns/coredns/plugin/shed"
+	_ "github.com/coredns/coredns/plugin/timeouts"
+	_ "github.com/coredns/coredns/plugin/transfer"
+	_ "github.com/coredns/coredns/plugin/tsig"
+	_ "github.com/coredns/coredns/plugin/whoami"
+)
+
+// version is set with -ldflags "-X main.version=…". The commit is -X github.com/coredns/coredns/coremain.GitCommit=….
+var version = "dev"
+
+// directives are the plugins in the order in which a query passes them, which is that of CoreDNS's plugin.cfg.
+var directives = []string{
+	"root",
+	"metadata",
+	"cancel",
+	"timeouts",
+	"multisocket",
+	"reload",
+	"nsid",
+	"bufsize",
+	"bind",
+	"debug",
+	"ready",
+	"health",
+	"pprof",
+	"shed",
+	"sharedunicast", // before all that answers, and before prometheus, like shed
+	"prometheus",
+	"errors",
+	"log",
+	"dnstap",
+	"local",
+	"any",
+	"chaos",
+	"loadbalance",
+	"tsig",
+	"acl",
+	"header",
+	"tls",
+	"minimal",
+	"transfer",
+	"meshsync", // where other builds have file
+	"whoami",
+	"view",
+}
+
+func main() {
+	if err := dnsserver.SetDirectives(directives); err != nil {
+		log.Fatal(err)
+	}
+	caddy.AppName = "coredns-anycast"
+	caddy.AppVersion = version + " (CoreDNS " + coremain.CoreVersion + ")"
+	coremain.Run()
+}

@@ -1,0 +1,23 @@
+package sharedunicast
+
+import (
+	"github.com/coredns/coredns/plugin"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// refusedTotal counts what this plugin refused; the reasons are the constants below.
+var refusedTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+	Namespace: plugin.Namespace,
+	Subsystem: "sharedunicast",
+	Name:      "refused_total",
+	Help:      "Counter of requests that were refused, per server, by reason.",
+}, []string{"server", "reason"})
+
+const (
+	reasonTransfer         = "transfer"          // AXFR or IXFR on the shared address
+	reasonOpcode           = "opcode"            // not a QUERY
+	reasonNotAuthoritative = "not_authoritative" // the backend's answer was withheld
+	reasonAdministrative   = "administrative"    // not an authenticated transfer, in a transfer-only block
+)

@@ -1,0 +1,163 @@
+package sharedunicast
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/plugin/pkg/transport"
+)
+
+// coreServer is a *dnsserver.Server or *dnsserver.ServerTLS: a server that makes its own sockets, if it is let.
+type coreServer interface {
+	caddy.GracefulServer
+	caddy.AfterStartup
+}
+
+// server is a server of the core on sockets of ours. A UDP serving loop of our own would stand in ServePacket.
+type server struct {
+	coreServer
+	instance *instance
+	packet   *net.UDPConn   // nil for DNS over TLS
+	listener *drainListener // nil only if open failed
+
+	closers   []func()
+	closeOnce sync.Once
+}
+
+// open takes the sockets of index i at the group's address.
+func (s *server) open(g *group, i int, reusePort bool) error {
+	tcp, err := takeTCP(g.addr, i, reusePort)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() { give(tcp) })
+	s.listener = newDrainListener(tcp)
+	if g.transport == transport.TLS {
+		return nil
+	}
+	if s.packet, err = takeUDP(g.addr, i, reusePort); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() { give(s.packet) })
+	return nil
+}
+
+// close gives the sockets back.
+func (s *server) close() {
+	s.closeOnce.Do(func() {
+		for _, c := range s.closers {
+			c()
+		}
+	})
+}
+
+// Serve implements caddy.TCPServer.
+func (s *server) Serve(net.Listener) error { return s.coreServer.Serve(s.listener) }
+
+// ServePacket implements caddy.UDPServer.
+func (s *server) ServePacket(net.PacketConn) error {
+	if s.packet == nil {
+		return nil
+	}
+	return s.coreServer.ServePacket(s.packet)
+}
+
+// Stop implements caddy.Stopper. Left to itself the core cuts TCP connections that it has accepted, but not yet read a
+// query from; those clients get no answer. So it gets to stop only when the connections are idle.
+func (s *server) Stop() error {
+	end := s.instance.drain()
+	s.listener.wait(end)
+	err := s.coreServer.Stop()
+	s.close()
+	return err
+}
+
+// drainListener is a listener whose connections can be told to come to an end.
+type drainListener struct {
+	net.Listener
+
+	mu    sync.Mutex
+	end   time.Time // not zero once draining
+	conns map[*drainConn]struct{}
+	idle  chan struct{} // closed when draining and without connections
+}
+
+func newDrainListener(l net.Listener) *drainListener {
+	return &drainListener{Listener: l, conns: make(map[*drainConn]struct{}), idle: make(chan struct{})}
+}
+
+// Accept implements net.Listener.
+func (l *drainListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &drainConn{Conn: conn, listener: l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns[c] = struct{}{}
+	return c, nil
+}
+
+// drain stops accepting, and lets the connections read no longer than until end.
+func (l *drainListener) drain(end time.Time) {
+	l.Listener.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end = end
+	for c := range l.conns {
+		c.Conn.SetReadDeadline(end)
+	}
+	l.closeIdle()
+}
+
+// closeIdle is called with l.mu held, after each change of what it looks at.
+func (l *drainListener) closeIdle() {
+	if l.end.IsZero() || len(l.conns) > 0 {
+		return
+	}
+	select {
+	case <-l.idle:
+	default:
+		close(l.idle)
+	}
+}
+
+// wait returns when all connections are closed, or at end.
+func (l *drainListener) wait(end time.Time) {
+	timer := time.NewTimer(time.Until(end))
+	defer timer.Stop()
+	select {
+	case <-l.idle:
+	case <-timer.C:
+	}
+}
+
+// drainConn is a connection of a drainListener.
+type drainConn struct {
+	net.Conn
+	listener *drainListener
+}
+
+// SetReadDeadline implements net.Conn. A server sets it before each read.
+func (c *drainConn) SetReadDeadline(t time.Time) error {
+	l := c.listener
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.end.IsZero() && (t.IsZero() || t.After(l.end)) {
+		t = l.end
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// Close implements net.Conn.
+func (c *drainConn) Close() error {
+	l := c.listener
+	l.mu.Lock()
+	delete(l.conns, c)
+	l.closeIdle()
+	l.mu.Unlock()
+	return c.Conn.Close()
+}

@@ -1,0 +1,180 @@
+package sharedunicast
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+)
+
+// The sockets of the shared addresses belong to the process. A server holds a descriptor of its own; that of the next
+// instance is duplicated from one that is held, so that both read from one kernel socket, and what is queued there is
+// lost to neither. The last to give its descriptor back closes the socket.
+
+// socketID names a socket of the process.
+type socketID struct {
+	network string // "udp" or "tcp"
+	addr    netip.AddrPort
+	index   int // with multisocket, 0 to n-1
+}
+
+// descriptor is a *net.UDPConn or a *net.TCPListener.
+type descriptor interface {
+	Close() error
+	File() (*os.File, error)
+	SyscallConn() (syscall.RawConn, error)
+}
+
+var sockets = struct {
+	sync.Mutex
+	held map[socketID][]descriptor
+}{held: make(map[socketID][]descriptor)}
+
+// takeUDP returns a descriptor of the UDP socket that is so named, and makes the socket if the process has none.
+func takeUDP(addr netip.AddrPort, index int, reusePort bool) (*net.UDPConn, error) {
+	d, err := take(socketID{"udp", addr, index}, reusePort)
+	if err != nil {
+		return nil, err
+	}
+	return d.(*net.UDPConn), nil
+}
+
+// takeTCP does the same for a listening TCP socket.
+func takeTCP(addr netip.AddrPort, index int, reusePort bool) (*net.TCPListener, error) {
+	d, err := take(socketID{"tcp", addr, index}, reusePort)
+	if err != nil {
+		return nil, err
+	}
+	return d.(*net.TCPListener), nil
+}
+
+func take(id socketID, reusePort bool) (descriptor, error) {
+	sockets.Lock()
+	defer sockets.Unlock()
+	d, err := openLocked(id, reusePort)
+	if err != nil {
+		return nil, err
+	}
+	sockets.held[id] = append(sockets.held[id], d)
+	return d, nil
+}
+
+func openLocked(id socketID, reusePort bool) (descriptor, error) {
+	held := sockets.held[id]
+	if len(held) == 0 {
+		return listen(id.network, id.addr, reusePort)
+	}
+	if reusePort {
+		// The socket may be from a time when it was the only one. The kernel lets others join once all agree.
+		if err := setReusePort(held[0]); err != nil {
+			return nil, fmt.Errorf("sharing %s %s: %w", id.network, id.addr, err)
+		}
+	}
+	return duplicate(held[0])
+}
+
+// give returns a descriptor that was taken.
+func give(d descriptor) {
+	sockets.Lock()
+	defer sockets.Unlock()
+	d.Close() // again, if the server has closed it: no harm
+	for id, held := range sockets.held {
+		held = slices.DeleteFunc(held, func(other descriptor) bool { return other == d })
+		if sockets.held[id] = held; len(held) == 0 {
+			delete(sockets.held, id)
+		}
+	}
+}
+
+// probe finds out whether several sockets may be made at addr. With SO_REUSEPORT, which they need, the kernel would let
+// them join those of another process; so try without, unless the address is ours already.
+func probe(addr netip.AddrPort, n int) error {
+	sockets.Lock()
+	defer sockets.Unlock()
+	if n == 1 || len(sockets.held[socketID{"tcp", addr, 0}]) > 0 {
+		return nil
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		d, err := listen(network, addr, false)
+		if err != nil {
+			return err
+		}
+		d.Close()
+	}
+	return nil
+}
+
+// listen makes a socket, sets its options, and binds it.
+func listen(network string, addr netip.AddrPort, reusePort bool) (descriptor, error) {
+	family := "4"
+	if addr.Addr().Is6() {
+		family = "6" // which also makes the net package set IPV6_V6ONLY
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return control(c, func(fd int) error {
+			if reusePort {
+				if err := reusePortOption(fd); err != nil {
+					return err
+				}
+			}
+			return setOptions(fd, network, addr.Addr().Is6())
+		})
+	}}
+	lc.SetMultipathTCP(false) // an MPTCP socket refuses IP_MTU_DISCOVER
+
+	var d any
+	var err error
+	if network == "udp" {
+		d, err = lc.ListenPacket(context.Background(), network+family, addr.String())
+	} else {
+		d, err = lc.Listen(context.Background(), network+family, addr.String())
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%w: stop what holds it, or, if that was this process with other directives before a reload, restart", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d.(descriptor), nil
+}
+
+// duplicate returns another descriptor of the same kernel socket.
+func duplicate(d descriptor) (descriptor, error) {
+	f, err := d.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var dup any
+	if _, ok := d.(*net.UDPConn); ok {
+		dup, err = net.FilePacketConn(f)
+	} else {
+		dup, err = net.FileListener(f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return dup.(descriptor), nil
+}
+
+func setReusePort(d descriptor) error {
+	c, err := d.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return control(c, reusePortOption)
+}
+
+// control runs f on the descriptor of c.
+func control(c syscall.RawConn, f func(fd int) error) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil {
+		return cerr
+	}
+	return err
+}

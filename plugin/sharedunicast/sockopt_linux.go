@@ -1,0 +1,50 @@
+package sharedunicast
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxSegment is the TCP segment size that fits IPv6's minimum MTU of 1280 octets.
+const maxSegment = 1220
+
+// minMTU is IPv6's minimum MTU: what every path carries without asking.
+const minMTU = 1280
+
+type option struct {
+	name                 string
+	level, number, value int
+}
+
+// setOptions prepares a socket of a shared address before it is bound. Path MTU discovery is off on all of them
+// (ROUTE-3): packets leave without DF, and what a router says about the path, perhaps of another node, is not heeded.
+func setOptions(fd int, network string, ipv6 bool) error {
+	options := []option{
+		{"IP_FREEBIND", unix.IPPROTO_IP, unix.IP_FREEBIND, 1},
+		{"IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_OMIT},
+	}
+	if ipv6 {
+		options = []option{
+			{"IPV6_FREEBIND", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1},
+			{"IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_OMIT},
+		}
+	}
+	switch {
+	case network == "tcp":
+		options = append(options, option{"TCP_MAXSEG", unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment})
+	case ipv6:
+		// No router fragments IPv6, so the host must, and without discovery to the size that passes everywhere.
+		options = append(options, option{"IPV6_MTU", unix.IPPROTO_IPV6, unix.IPV6_MTU, minMTU})
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.number, o.value); err != nil {
+			return fmt.Errorf("setting %s: %w", o.name, err)
+		}
+	}
+	return nil
+}
+
+func reusePortOption(fd int) error {
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+}
