@@ -84,23 +84,12 @@ func verified(prev Memory, files []File) ([]File, Memory, error) {
 	if err != nil {
 		return nil, Memory{}, err
 	}
-	c, err := trusted.chain(func(name string, max int64) ([]byte, error) {
+	_, mem, err := accept(trusted, prev, func(name string, max int64) ([]byte, error) {
 		if data, ok := made[name]; ok {
 			return data, nil
 		}
 		return prev.read(name, max)
 	})
-	if err != nil {
-		return nil, Memory{}, err
-	}
-	seen, err := recall(trusted, prev)
-	if err != nil {
-		return nil, Memory{}, err
-	}
-	if err := seen.allows(c); err != nil {
-		return nil, Memory{}, err
-	}
-	mem, err := prev.remember(c)
 	if err != nil {
 		return nil, Memory{}, err
 	}

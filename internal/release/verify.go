@@ -49,22 +49,28 @@ func Verify(repo fs.FS, mem Memory) (View, Memory, error) {
 	if err != nil {
 		return View{}, mem, err
 	}
-	seen, err := recall(trusted, mem)
-	if err != nil {
-		return View{}, mem, err
-	}
-	c, err := trusted.chain(func(name string, max int64) ([]byte, error) { return read(repo, name, max) })
-	if err != nil {
-		return View{}, mem, err
-	}
-	if err := seen.allows(c); err != nil {
-		return View{}, mem, err
-	}
-	next, err := mem.remember(c)
+	c, next, err := accept(trusted, mem, func(name string, max int64) ([]byte, error) { return read(repo, name, max) })
 	if err != nil {
 		return View{}, mem, err
 	}
 	return c.view(), next, nil
+}
+
+// accept verifies a state under a trusted root and against what mem has seen; the Memory is that after it.
+func accept(trusted *root, mem Memory, read readFile) (*chain, Memory, error) {
+	seen, err := recall(trusted, mem)
+	if err != nil {
+		return nil, mem, err
+	}
+	c, err := trusted.chain(read)
+	if err != nil {
+		return nil, mem, err
+	}
+	if err := seen.allows(c); err != nil {
+		return nil, mem, err
+	}
+	next, err := mem.remember(c)
+	return c, next, err
 }
 
 // Restore verifies what mem itself holds, so that a node whose repository is gone or broken can start from what it

@@ -1,0 +1,110 @@
+package release
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestManifestEncodingIsCanonical(t *testing.T) {
+	m := testManifest(testRelease(7, testNow), testRelease(8, testNow.Add(time.Hour)))
+	data, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseManifest(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := got.Encode(); !bytes.Equal(again, data) {
+		t.Fatalf("%s\n%s", data, again)
+	}
+	want := `{"format":1,"mesh":"jp","epsilon_ms":100,"current":{"number":7,"switchover":"2026-11-22T10:00:00Z","zones":[{"origin":"example.net.","serial":7,"sha256":"`
+	if !strings.HasPrefix(string(data), want) {
+		t.Fatalf("got %s", data)
+	}
+}
+
+func TestParseManifestRefusesOtherEncodings(t *testing.T) {
+	data, err := testManifest(testRelease(7, testNow), nil).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func(old, new string) string { return strings.Replace(string(data), old, new, 1) }
+	for name, text := range map[string]string{
+		"no final newline":     strings.TrimSpace(string(data)),
+		"a blank":              replace(`:1,`, `: 1,`),
+		"another order":        replace(`{"format":1,"mesh":"jp",`, `{"mesh":"jp","format":1,`),
+		"a key twice":          replace(`"mesh":"jp",`, `"mesh":"jp","mesh":"jp",`),
+		"upper-case key":       replace(`"mesh"`, `"Mesh"`),
+		"unknown field":        replace(`"mesh"`, `"more":1,"mesh"`),
+		"escapes":              replace(`"jp"`, `"\u006ap"`),
+		"time with offset":     replace(`10:00:00Z`, `10:00:00+00:00`),
+		"time with fraction 0": replace(`10:00:00Z`, `10:00:00.000Z`),
+		"upper-case digest":    strings.ToUpper(string(data[200:260])) + string(data),
+		"null for absent":      replace(`"members"`, `"next":null,"members"`),
+		"null list":            replace(string(data[bytes.Index(data, []byte(`"members"`)):]), "\"members\":null}\n"),
+		"negative":             replace(`"number":7`, `"number":-7`),
+		"half":                 string(data[:len(data)/2]),
+		"twice":                string(data) + string(data),
+		"nothing":              "",
+	} {
+		if text == string(data) {
+			t.Fatalf("%s: the test changes nothing", name)
+		}
+		if _, err := ParseManifest([]byte(text)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestValidateNamesTheRule(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*Manifest)
+		want   string
+	}{
+		"format":                      {func(m *Manifest) { m.Format = 2 }, "format 2"},
+		"mesh":                        {func(m *Manifest) { m.Mesh = "J P" }, "mesh"},
+		"epsilon":                     {func(m *Manifest) { m.EpsilonMS = 0 }, "epsilon_ms 0"},
+		"number 0":                    {func(m *Manifest) { m.Current.Number = 0 }, "1 or more"},
+		"next not above":              {func(m *Manifest) { m.Next.Number = 7 }, "above the current"},
+		"current without switchover":  {func(m *Manifest) { m.Current.Switchover = time.Time{} }, "missing"},
+		"next before current":         {func(m *Manifest) { m.Next.Switchover = testNow }, "must come after"},
+		"nanoseconds":                 {func(m *Manifest) { m.Current.Switchover = testNow.Add(1) }, "microseconds"},
+		"not UTC":                     {func(m *Manifest) { m.Current.Switchover = testNow.In(time.FixedZone("", 3600)) }, "UTC"},
+		"far future":                  {func(m *Manifest) { m.Current.Switchover = testNow.AddDate(500, 0, 0) }, "2200"},
+		"zones not sorted":            {func(m *Manifest) { z := m.Current.Zones; z[0], z[1] = z[1], z[0] }, "sorted by origin"},
+		"zone twice":                  {func(m *Manifest) { m.Current.Zones[1] = m.Current.Zones[0] }, "sorted by origin"},
+		"zone without dot":            {func(m *Manifest) { m.Current.Zones[0].Origin = "example.net" }, "final dot"},
+		"zone in upper case":          {func(m *Manifest) { m.Current.Zones[0].Origin = "A." }, "lower-case"},
+		"zone with an empty label":    {func(m *Manifest) { m.Current.Zones[0].Origin = "a..b." }, "domain name"},
+		"empty zone":                  {func(m *Manifest) { m.Current.Zones[0].Length = 0 }, "length 0"},
+		"zone too long":               {func(m *Manifest) { m.Current.Zones[0].Length = MaxZoneBytes + 1 }, "length"},
+		"empty blob":                  {func(m *Manifest) { m.Current.Zones[0].Blob.Length = 0 }, "blob length 0"},
+		"too many zones":              {func(m *Manifest) { m.Next.Zones = make([]Zone, MaxZones+1) }, "more than"},
+		"too many members":            {func(m *Manifest) { m.Members = make([]Member, MaxMembers+1) }, "more than"},
+		"members not sorted":          {func(m *Manifest) { m.Members[0], m.Members[1] = m.Members[1], m.Members[0] }, "sorted by name"},
+		"member's name":               {func(m *Manifest) { m.Members[0].Name = "-a" }, "a name is"},
+		"member's admin not https":    {func(m *Manifest) { m.Members[0].Admin = "http://a:1" }, "https://HOST:PORT"},
+		"member's admin without port": {func(m *Manifest) { m.Members[0].Admin = "https://a" }, "https://HOST:PORT"},
+		"member's admin with a path":  {func(m *Manifest) { m.Members[0].Admin = "https://a:1/x" }, "https://HOST:PORT"},
+	} {
+		m := testManifest(testRelease(7, testNow), testRelease(8, time.Time{}))
+		if err := m.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		test.change(&m)
+		if err := m.Validate(); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: want %q in %v", name, test.want, err)
+		}
+	}
+}
+
+func TestTheRootZoneIsAZone(t *testing.T) {
+	for origin, want := range map[string]bool{".": true, "jp.": true, `a\.b.c.`: true, "": false, ".jp.": false, "a b.": false} {
+		if validOrigin(origin) != want {
+			t.Errorf("%q: want %v", origin, want)
+		}
+	}
+}
