@@ -98,6 +98,9 @@ type Decision struct {
 	Stage    []uint64        // releases to verify and compile, the most urgent first
 	Keep     []uint64        // releases to hold ready; all others may be dropped
 	Wake     instant.Wall    // when time alone may next change the decision; 0: never
+	Until    instant.Wall    // how long Serve holds if nothing but time changes; 0 when silent
+	Then     status.Ref      // what follows Serve at Until, if that is sure already; Number 0: silence, or not sure
+	Lapse    instant.Wall    // the lease's end as this clock must judge it
 	Confirms status.Confirms // what the node gives its word for
 	Floor    uint64
 	Clock    status.ClockState
@@ -118,6 +121,8 @@ func (n *Node) Decide(now instant.Instant) Decision {
 		want.Floor = max(want.Floor, due.Number)
 		if n.durableFor(t, due) {
 			d.Serve, d.At, n.served = due.Number, due.At, max(n.served, due.Number)
+			d.Lapse = n.view.Expires.Add(-t.e)
+			d.Until, d.Then = n.until(t, d.Lapse)
 		} else {
 			d.Silent = []status.Reason{{Code: NotDurable, Detail: fmt.Sprintf("the floor of release %d is not on disk yet", due.Number)}}
 		}
@@ -196,6 +201,22 @@ func (n *Node) due(t moment) status.Ref {
 func (n *Node) durableFor(t moment, due status.Ref) bool {
 	s := n.durable.Scheduled
 	return n.durable.Floor == due.Number || s != nil && *s == due && t.past(s.At)
+}
+
+// until is how long the due release holds while nothing but time changes, and what follows it. It lets the answer path
+// switch at the very instant, however late the next decision is made.
+func (n *Node) until(t moment, lapse instant.Wall) (instant.Wall, status.Ref) {
+	next := n.view.Next
+	if next.Number == 0 || next.At == 0 || t.past(next.At) || next.At >= lapse {
+		return lapse, status.Ref{}
+	}
+	if t.e > n.view.Epsilon {
+		return next.At.Add(-t.e), status.Ref{}
+	}
+	if s := n.durable.Scheduled; s != nil && *s == next && n.ready[next.Number] {
+		return next.At, next
+	}
+	return next.At, status.Ref{}
 }
 
 // Codes of the reasons for silence (SYNC-F).

@@ -153,7 +153,7 @@ func (w *world) decide() string {
 	w.pending = d.Persist
 	var b strings.Builder
 	if d.Serve != 0 {
-		fmt.Fprintf(&b, "answers from %d\n", d.Serve)
+		fmt.Fprintf(&b, "answers from %d until %s%s\n", d.Serve, seconds(d.Until), then(d.Then))
 	}
 	for _, why := range d.Silent {
 		fmt.Fprintf(&b, "silent: %s: %s\n", why.Code, shorten(why.Detail))
@@ -277,6 +277,13 @@ func ref(label string, r *status.Ref) string {
 		return ""
 	}
 	return fmt.Sprintf("%s %d@%s", label, r.Number, seconds(r.At))
+}
+
+func then(r status.Ref) string {
+	if r.Number == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", then from %d", r.Number)
 }
 
 func seconds(w instant.Wall) string {

@@ -1,0 +1,103 @@
+// Package meshsync is the CoreDNS plugin that answers from signed, numbered releases of zone data and switches from one
+// to the next at the instant set for the whole mesh (RFC 3258 2.3). It never goes back to an earlier release, and
+// ceases to answer when it cannot be right.
+//
+// The handler here only reads one pointer. A follower, shared by all instances of the process and outliving Corefile
+// reloads, watches the repository, verifies (internal/release), compiles (internal/zonefile, internal/zone), asks
+// internal/mesh what to do, and does it. The package must not import sidecar.
+package meshsync
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/metrics"
+	"github.com/coredns/coredns/request"
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// maxUDP is the largest UDP response in octets, whatever the client offers: beyond it a response may be fragmented on
+// its way, and the shared address does no path MTU discovery (ROUTE-3).
+const maxUDP = 1232
+
+// Meshsync is the plugin's handler: one for each server block that holds it.
+type Meshsync struct {
+	Next plugin.Handler
+
+	config   config
+	follower *follower // set at startup; shared with other blocks and instances that follow the same directory
+}
+
+// Name implements plugin.Handler.
+func (m *Meshsync) Name() string { return "meshsync" }
+
+// ServeDNS implements plugin.Handler.
+func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 {
+		return m.others(ctx, w, r, dns.RcodeNotImplemented)
+	}
+	zones := m.follower.zonesAt(instant.WallOf(time.Now()))
+	if zones == nil {
+		silentDrops.WithLabelValues(metrics.WithServer(ctx)).Inc()
+		return dns.RcodeSuccess, drop(w)
+	}
+	question := r.Question[0]
+	name := make([]byte, 255)
+	n, err := dns.PackDomainName(question.Name, name, 0, nil, false)
+	if err != nil {
+		return reply(w, r, dns.RcodeFormatError)
+	}
+	query := zone.Query{Name: name[:n], Type: question.Qtype, Class: question.Qclass}
+	if zones.Find(query.Name, query.Type) == nil || isTransfer(question.Qtype) {
+		return m.others(ctx, w, r, dns.RcodeRefused)
+	}
+	state := request.Request{W: w, Req: r}
+	query.DO = state.Do()
+	answer := zones.Lookup(query)
+	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, limit(&state)))
+}
+
+// others hands what is not ours to the next plugin of the block, if there is one that could know better.
+func (m *Meshsync) others(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, rcode int) (int, error) {
+	if m.Next != nil {
+		return plugin.NextOrFailure(m.Name(), m.Next, ctx, w, r)
+	}
+	return reply(w, r, rcode)
+}
+
+// isTransfer reports whether the question is for a zone transfer, which plugin transfer answers where it is allowed.
+func isTransfer(qtype uint16) bool { return qtype == dns.TypeAXFR || qtype == dns.TypeIXFR }
+
+func reply(w dns.ResponseWriter, r *dns.Msg, rcode int) (int, error) {
+	return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, rcode))
+}
+
+// limit is the largest response for the client, in octets.
+func limit(state *request.Request) int {
+	if state.Proto() == "udp" {
+		return min(state.Size(), maxUDP)
+	}
+	return dns.MaxMsgSize
+}
+
+// drop gives no answer: silence on UDP, the end of the stream elsewhere (SYNC-F). An error or a SERVFAIL would make the
+// server answer.
+func drop(w dns.ResponseWriter) error {
+	if _, datagram := w.RemoteAddr().(*net.UDPAddr); !datagram {
+		w.Close()
+	}
+	return nil
+}
+
+// Ready implements ready.Readiness: true while the node answers.
+func (m *Meshsync) Ready() bool {
+	return m.follower.zonesAt(instant.WallOf(time.Now())) != nil
+}
+
+// CacheBypassZones implements cache.ZoneBypasser: a cached answer would outlive a switchover.
+func (m *Meshsync) CacheBypassZones() []string { return m.config.zones }

@@ -1,0 +1,43 @@
+package meshsync
+
+import (
+	"github.com/coredns/coredns/plugin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// A node is one mesh's member, so the gauges carry no label for it.
+var (
+	activeRelease = gauge("active_release", "Number of the release answered from; 0 while silent.")
+	stagedRelease = gauge("staged_release", "Highest number of a release verified, compiled and ready.")
+	floorRelease  = gauge("floor_release", "Lowest number of a release that may still be answered from.")
+	leaseExpiry   = gauge("lease_expiry_timestamp_seconds", "End of the lease, seconds since the epoch; 0 while there is none.")
+	clockBound    = gauge("clock_error_bound_seconds", "Bound of the clock's error; -1 while it is unknown.")
+	switchovers   = promauto.NewCounter(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
+		Name: "switchovers_total", Help: "Counter of releases that became active."})
+	switchoverLateness = promauto.NewHistogram(prometheus.HistogramOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
+		Name: "switchover_lateness_seconds", Help: "Histogram of the time from the switchover's instant to the swap.",
+		Buckets: prometheus.ExponentialBuckets(10e-6, 4, 10)})
+	silentDrops = promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
+		Name: "silent_drops_total", Help: "Counter of queries given no answer because the node is silent."}, []string{"server"})
+	depotFaults = promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
+		Name: "depot_faults_total", Help: "Counter of looks at the repository that were refused, by the rule that it broke."}, []string{"rule"})
+)
+
+func gauge(name, help string) prometheus.Gauge {
+	return promauto.NewGauge(prometheus.GaugeOpts{Namespace: plugin.Namespace, Subsystem: "meshsync", Name: name, Help: help})
+}
+
+// observe shows the state in the gauges.
+func observe(n *status.Node) {
+	activeRelease.Set(float64(n.Serving))
+	stagedRelease.Set(float64(n.Staged))
+	floorRelease.Set(float64(n.Floor))
+	leaseExpiry.Set(float64(n.LeaseExpires) / 1e9)
+	clockBound.Set(-1)
+	if n.Clock.Known {
+		clockBound.Set(n.Clock.Bound.Seconds())
+	}
+}

@@ -1,0 +1,195 @@
+package meshsync
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/parse"
+	"github.com/coredns/coredns/plugin/pkg/transport"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+)
+
+func init() { plugin.Register("meshsync", register) }
+
+// config is one meshsync block of the Corefile.
+type config struct {
+	dir        string // state, and by default the repository and the status socket
+	repository string
+	root       string // the mesh's root.json
+	clock      clockConfig
+	status     string // path of the status socket
+	node       string // name for the status
+	zones      []string
+	digest     string // of the Corefile
+}
+
+// register sets the plugin up for one server block. What can be wrong is found here, before there is any socket.
+func register(c *caddy.Controller) error {
+	conf, err := parseConfig(c)
+	if err != nil {
+		return plugin.Error("meshsync", err)
+	}
+	if _, err := readRoot(conf.root); err != nil {
+		return plugin.Error("meshsync", c.Errf("root: %v", err))
+	}
+	m := &Meshsync{config: conf}
+	c.OnStartup(func() error {
+		if err := acquire(m); err != nil {
+			return plugin.Error("meshsync", err)
+		}
+		return nil
+	})
+	c.OnRestart(restarting)
+	c.OnRestartFailed(func() error { return restartFailed(m) })
+	c.OnShutdown(func() error { return letGo(m) })
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+		m.Next = next
+		return m
+	})
+	return nil
+}
+
+func parseConfig(c *caddy.Controller) (config, error) {
+	var conf config
+	c.Next() // meshsync
+	args := c.RemainingArgs()
+	if len(args) != 1 {
+		return conf, c.Errf("wants one directory, has %d arguments", len(args))
+	}
+	conf.dir = absolute(c, args[0])
+	seen := map[string]bool{}
+	for c.NextBlock() {
+		property := c.Val()
+		if seen[property] {
+			return conf, c.Errf("property %q is given twice", property)
+		}
+		seen[property] = true
+		if err := parseProperty(c, property, &conf); err != nil {
+			return conf, err
+		}
+	}
+	if c.Next() {
+		return conf, c.Err("meshsync may stand once in a server block")
+	}
+	if !seen["root"] {
+		return conf, c.Err("property root is missing: the mesh's root.json, from the distribution host")
+	}
+	if !seen["clock"] {
+		return conf, c.Err("property clock is missing: clock sidecar unix:///run/mesh/sidecar.sock")
+	}
+	return conf, finish(c, &conf)
+}
+
+func parseProperty(c *caddy.Controller, property string, conf *config) error {
+	args := c.RemainingArgs()
+	if property == "clock" {
+		return parseClock(c, args, &conf.clock)
+	}
+	if !slices.Contains([]string{"repository", "root", "status", "node"}, property) {
+		return c.Errf("unknown property %q: there are clock, node, repository, root and status", property)
+	}
+	if len(args) != 1 {
+		return c.Errf("property %s wants one argument, has %d", property, len(args))
+	}
+	switch property {
+	case "repository":
+		conf.repository = absolute(c, args[0])
+	case "root":
+		conf.root = absolute(c, args[0])
+	case "node":
+		conf.node = args[0]
+	case "status":
+		path, err := socket.Path(args[0])
+		if err != nil {
+			return c.Errf("status: %v", err)
+		}
+		conf.status = path
+	}
+	return nil
+}
+
+func parseClock(c *caddy.Controller, args []string, clock *clockConfig) error {
+	if len(args) != 2 {
+		return c.Err("clock wants: sidecar unix:///PATH, or assume DURATION")
+	}
+	switch args[0] {
+	case "sidecar":
+		path, err := socket.Path(args[1])
+		if err != nil {
+			return c.Errf("clock sidecar: %v", err)
+		}
+		clock.socket = path
+	case "assume":
+		d, err := time.ParseDuration(args[1])
+		if err != nil || d <= 0 || d > time.Minute {
+			return c.Errf("clock assume: %q is not a duration above 0 and up to 1m", args[1])
+		}
+		clock.assume = d
+	default:
+		return c.Errf("clock %q: there are sidecar and assume", args[0])
+	}
+	return nil
+}
+
+// finish fills in what was not said and refuses a transport that cannot be silent.
+func finish(c *caddy.Controller, conf *config) error {
+	if conf.repository == "" {
+		conf.repository = filepath.Join(conf.dir, "repository")
+	}
+	if conf.status == "" {
+		path, err := socket.Path("unix://" + filepath.Join(conf.dir, "meshsync.sock"))
+		if err != nil {
+			return c.Errf("status: %v", err)
+		}
+		conf.status = path
+	}
+	if conf.node == "" {
+		conf.node = hostname()
+	}
+	for _, key := range c.ServerBlockKeys {
+		name, rest := parse.Transport(key)
+		if name == transport.GRPC {
+			return c.Errf("%s: a node that is silent cannot be so over gRPC, which echoes the query", key)
+		}
+		if hosts, _, err := plugin.SplitHostPort(rest); err == nil {
+			conf.zones = append(conf.zones, hosts...)
+		}
+	}
+	for i, z := range conf.zones {
+		conf.zones[i] = plugin.Name(z).Normalize()
+	}
+	conf.digest = corefileDigest()
+	return nil
+}
+
+// absolute makes a path absolute, below the directory of plugin root if there is one.
+func absolute(c *caddy.Controller, path string) string {
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dnsserver.GetConfig(c).Root, path)
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// corefileDigest is the SHA-256 of the Corefile being loaded, which nodes of a mesh compare (DRIFT-1).
+func corefileDigest() string {
+	instances := caddy.Instances()
+	if len(instances) == 0 {
+		return ""
+	}
+	file := instances[len(instances)-1].Caddyfile()
+	if file == nil {
+		return ""
+	}
+	sum := sha256.Sum256(file.Body())
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,158 @@
+package meshsync
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+)
+
+// followers are this process's, by directory. They outlive Corefile reloads: the instance that comes takes hold of what
+// the instance that goes is still using, so no query is lost and nothing is compiled anew.
+var followers = struct {
+	sync.Mutex
+	byDir map[string]*held
+	epoch int // counts restarts begun; tells the holders of an instance that failed to start
+}{byDir: map[string]*held{}}
+
+// held is a follower, who holds it, and how it is set up now.
+type held struct {
+	follower *follower
+	holders  map[*Meshsync]int // with the epoch in which they took hold
+	setup    setup
+	stop     func()         // stops following the clock
+	shown    *socket.Server // the status socket
+}
+
+// setup is what may change with a reload: who certifies the clock, where the status is shown, the Corefile's digest.
+type setup struct {
+	clock  clockConfig
+	status string
+	digest string
+}
+
+func (c config) setup() setup { return setup{c.clock, c.status, c.digest} }
+
+// acquire takes hold of the follower of m's directory, starting it if m is the first.
+func acquire(m *Meshsync) error {
+	followers.Lock()
+	defer followers.Unlock()
+	h := followers.byDir[m.config.dir]
+	if h == nil {
+		var err error
+		if h, err = start(m.config); err != nil {
+			return err
+		}
+		followers.byDir[m.config.dir] = h
+	}
+	old := h.follower.config
+	if old.repository != m.config.repository || old.root != m.config.root || old.node != m.config.node {
+		return fmt.Errorf("repository, root and node of meshsync %s cannot change in a reload: restart the process", m.config.dir)
+	}
+	if err := h.apply(m.config.setup()); err != nil {
+		return err
+	}
+	h.holders[m] = followers.epoch
+	m.follower = h.follower
+	return nil
+}
+
+func start(c config) (*held, error) {
+	f, err := newFollower(c)
+	if err != nil {
+		return nil, err
+	}
+	h := &held{follower: f, holders: map[*Meshsync]int{}, stop: func() {}}
+	if err := h.apply(c.setup()); err != nil {
+		f.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// apply starts the clock's follower and the status socket anew if they are to be others.
+func (h *held) apply(s setup) error {
+	f := h.follower
+	if h.setup.status != s.status {
+		shown, err := socket.Serve(s.status, func() any { return f.shown.Load() })
+		if err != nil {
+			return fmt.Errorf("status socket: %w", err)
+		}
+		if h.shown != nil {
+			h.shown.Close()
+		}
+		h.shown = shown
+	}
+	if h.setup.clock != s.clock {
+		h.stop()
+		h.stop = f.followClock(s.clock)
+	}
+	f.digest.Store(&s.digest)
+	h.setup = s
+	return nil
+}
+
+// followClock fetches samples as c says until the function returned is called.
+func (f *follower) followClock(c clockConfig) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { c.certify(ctx, f.samples) })
+	f.assumed.Store(c.assumed())
+	if c.assumed() {
+		log.Warningf("the clock is %s", c)
+	}
+	return func() {
+		cancel()
+		done.Wait()
+	}
+}
+
+// restarting begins a new epoch: whoever takes hold from now on belongs to the instance that is being started.
+func restarting() error {
+	followers.Lock()
+	defer followers.Unlock()
+	followers.epoch++
+	return nil
+}
+
+// restartFailed lets go of what the instance that failed to start took hold of, which nobody tells it, and sets up what
+// m holds as m wants it.
+func restartFailed(m *Meshsync) error {
+	followers.Lock()
+	defer followers.Unlock()
+	for dir, h := range followers.byDir {
+		for holder, epoch := range h.holders {
+			if epoch > followers.byDir[m.config.dir].holders[m] {
+				delete(h.holders, holder)
+			}
+		}
+		if err := dropUnheld(dir, h); err != nil {
+			return err
+		}
+	}
+	return followers.byDir[m.config.dir].apply(m.config.setup())
+}
+
+// letGo lets m go of its follower; the last one to do so stops it.
+func letGo(m *Meshsync) error {
+	followers.Lock()
+	defer followers.Unlock()
+	h := followers.byDir[m.config.dir]
+	if h == nil {
+		return nil
+	}
+	delete(h.holders, m)
+	return dropUnheld(m.config.dir, h)
+}
+
+// dropUnheld stops a follower that nobody holds.
+func dropUnheld(dir string, h *held) error {
+	if len(h.holders) > 0 {
+		return nil
+	}
+	delete(followers.byDir, dir)
+	h.stop()
+	h.shown.Close()
+	return h.follower.close()
+}
