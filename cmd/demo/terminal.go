@@ -1,0 +1,83 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// terminal tells the story: steps with a number, under each the command that was given, what was seen, and a check
+// with the requirements that it meets.
+type terminal struct {
+	out    io.Writer
+	colour bool
+	step   int
+}
+
+func newTerminal(out *os.File) *terminal {
+	info, err := out.Stat()
+	isTerminal := err == nil && info.Mode()&os.ModeCharDevice != 0
+	return &terminal{out: out, colour: isTerminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+}
+
+const (
+	bold  = "1"
+	dim   = "2"
+	red   = "31"
+	green = "32"
+	cyan  = "36"
+)
+
+func (t *terminal) paint(code, text string) string {
+	if !t.colour {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+func (t *terminal) title(text, under string) {
+	fmt.Fprintf(t.out, "\n  %s\n  %s\n", t.paint(bold, text), t.paint(dim, under))
+}
+
+// begin opens a step.
+func (t *terminal) begin(title string) {
+	t.step++
+	fmt.Fprintf(t.out, "\n%s  %s\n", t.paint(cyan, fmt.Sprintf("%2d", t.step)), t.paint(bold, title))
+}
+
+// command shows a command that a reader could give as well.
+func (t *terminal) command(args ...string) {
+	fmt.Fprintf(t.out, "    %s\n", t.paint(dim, "$ "+strings.Join(args, " ")))
+}
+
+// say shows what was seen, as it is.
+func (t *terminal) say(format string, args ...any) {
+	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
+		fmt.Fprintf(t.out, "      %s\n", strings.TrimRight(line, "\n"))
+	}
+}
+
+// check shows what was seen and is as it should be, with the requirements that it meets.
+func (t *terminal) check(requirements, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if requirements != "" {
+		text = fmt.Sprintf("%-74s", text) + "  " + t.paint(dim, requirements)
+	}
+	fmt.Fprintf(t.out, "    %s %s\n", t.paint(green, "✓"), text)
+}
+
+// fail shows what was not as it should be.
+func (t *terminal) fail(err error) {
+	fmt.Fprintf(t.out, "    %s %s\n", t.paint(red, "✗"), strings.ReplaceAll(err.Error(), "\n", "\n      "))
+}
+
+// log shows the end of a process's log.
+func (t *terminal) log(p *process, lines int) {
+	fmt.Fprintf(t.out, "\n    %s\n", t.paint(bold, p.name+" wrote last:"))
+	for line := range strings.Lines(p.tail(lines)) {
+		fmt.Fprintf(t.out, "      %s\n", t.paint(dim, strings.TrimRight(line, "\n")))
+	}
+}

@@ -1,0 +1,421 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// The mesh of the demo, in addresses and numbers that are set aside for documentation (RFC 5737, 3849, 5398).
+var (
+	shared4 = netip.MustParseAddr("192.0.2.53")
+	shared6 = netip.MustParseAddr("2001:db8:53::53")
+)
+
+const meshASN = 64500 // the mesh's own (ROUTE-1); the routers' are below
+
+// The three sites, nearest to the client first. Their routers stand in a line, so that a path from the client gets
+// longer with each site.
+//
+//	client          dist
+//	   │             │
+//	 r-tyo ─────── r-osa ─────── r-fra
+//	   │             │             │
+//	  tyo           osa           fra      each announces 192.0.2.53 and 2001:db8:53::53
+var siteNames = []string{"tyo", "osa", "fra"}
+
+// routerASN is the AS of the router at site number n, counted from 0.
+func routerASN(n int) uint32 { return uint32(64496 + n) }
+
+// world is where the story takes place: who is where, under which addresses, and what runs.
+type world struct {
+	bin       string // directory of the binaries
+	dir       string // everything that is written goes here
+	v6        bool
+	kernel    bool // namespaces and kernel routes; false: loopback
+	hosts     map[string]*host
+	links     []link
+	nodes     []*node
+	processes []*process // in the order of their start
+	mu        sync.Mutex // guards routes and sessions
+	routes    map[string]map[netip.Prefix]netip.Addr
+	sessions  map[string]map[netip.Addr]string
+}
+
+// host is something with a name that is connected: a router, a node, the distribution host, the client.
+type host struct {
+	name  string
+	place *place
+	admin netip.Addr // of its first link: for all but routers this is the administrative address (HOST-1)
+}
+
+// end is one end of a link.
+type end struct {
+	host   *host
+	v4, v6 netip.Prefix // the address, with the length of the link's network
+}
+
+// link is a cable between a router and something.
+type link struct{ router, other end }
+
+// node is one member of the mesh.
+type node struct {
+	*host
+	site             int
+	dns              []netip.AddrPort // where it answers: the shared addresses; on loopback an address of its own
+	dir              string
+	coredns, sidecar *process
+}
+
+func routerName(site string) string { return "r-" + site }
+
+// newWorld makes the places and the addresses. Close it in any case.
+func newWorld(kernel bool, bin, dir string) (*world, error) {
+	w := &world{bin: bin, dir: dir, kernel: kernel, v6: kernel, hosts: map[string]*host{},
+		routes: map[string]map[netip.Prefix]netip.Addr{}, sessions: map[string]map[netip.Addr]string{}}
+	if err := os.MkdirAll(filepath.Join(dir, "log"), 0o700); err != nil {
+		return w, err
+	}
+	if err := w.makeHosts(); err != nil {
+		return w, err
+	}
+	if kernel {
+		return w, w.wire()
+	}
+	return w, w.addressLoopback()
+}
+
+func (w *world) makeHosts() error {
+	names := []string{"client", "dist"}
+	for _, site := range siteNames {
+		names = append(names, site, routerName(site))
+	}
+	var shared *place
+	if !w.kernel {
+		var err error
+		if shared, err = newPlace("loopback", ""); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		p := shared
+		if w.kernel {
+			var err error
+			if p, err = newPlace(name, fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), name)); err != nil {
+				return err
+			}
+		}
+		w.hosts[name] = &host{name: name, place: p}
+		w.routes[name], w.sessions[name] = map[netip.Prefix]netip.Addr{}, map[netip.Addr]string{}
+	}
+	for i, site := range siteNames {
+		w.nodes = append(w.nodes, &node{host: w.hosts[site], site: i, dir: filepath.Join(w.dir, site)})
+	}
+	return nil
+}
+
+// wire lays the cables of the picture above and gives everything its addresses.
+func (w *world) wire() error {
+	cables := []struct {
+		router, other string
+		v4, v6        string // the network; the router has its first address, the other its second
+	}{
+		{"r-tyo", "r-osa", "203.0.113.0/28", "2001:db8:ff01::/64"},
+		{"r-osa", "r-fra", "203.0.113.16/28", "2001:db8:ff02::/64"},
+		{"r-tyo", "client", "203.0.113.128/28", "2001:db8:c::/64"},
+		{"r-osa", "dist", "198.51.100.0/28", "2001:db8:d::/64"},
+		{"r-tyo", "tyo", "198.51.100.16/28", "2001:db8:1::/64"},
+		{"r-osa", "osa", "198.51.100.32/28", "2001:db8:2::/64"},
+		{"r-fra", "fra", "198.51.100.48/28", "2001:db8:3::/64"},
+	}
+	for _, c := range cables {
+		net4, net6 := netip.MustParsePrefix(c.v4), netip.MustParsePrefix(c.v6)
+		l := link{router: end{host: w.hosts[c.router], v4: nth(net4, 1), v6: nth(net6, 1)},
+			other: end{host: w.hosts[c.other], v4: nth(net4, 2), v6: nth(net6, 2)}}
+		if err := l.lay(); err != nil {
+			return err
+		}
+		w.links = append(w.links, l)
+	}
+	for _, n := range w.nodes {
+		for _, a := range []netip.Addr{shared4, shared6} {
+			if err := n.place.address("lo", netip.PrefixFrom(a, a.BitLen())); err != nil {
+				return err
+			}
+			n.dns = append(n.dns, netip.AddrPortFrom(a, 53))
+		}
+	}
+	return nil
+}
+
+// nth is the address number n of a network, with the network's length.
+func nth(network netip.Prefix, n int) netip.Prefix {
+	a := network.Addr()
+	for range n {
+		a = a.Next()
+	}
+	return netip.PrefixFrom(a, network.Bits())
+}
+
+// lay connects the two ends, gives them their addresses, and makes the router the way out for whoever is no router.
+func (l *link) lay() error {
+	if err := connect(l.router.host.place, l.other.host.place); err != nil {
+		return err
+	}
+	for _, side := range [][2]end{{l.router, l.other}, {l.other, l.router}} {
+		here, there := side[0], side[1]
+		for _, a := range []netip.Prefix{here.v4, here.v6} {
+			if err := here.host.place.address(there.host.name, a); err != nil {
+				return err
+			}
+		}
+	}
+	if isRouter(l.other.host.name) {
+		return nil
+	}
+	l.other.host.admin = l.other.v4.Addr()
+	for _, via := range []netip.Prefix{l.router.v4, l.router.v6} {
+		if err := l.other.host.place.gateway(via.Addr()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isRouter(name string) bool {
+	return slices.ContainsFunc(siteNames, func(site string) bool { return routerName(site) == name })
+}
+
+// addressLoopback gives each host an address of 127.0.0.0/8 that follows from the process id, so that two demos do not
+// meet. A node's stand-in for the shared address is its own, since one machine has each address once.
+func (w *world) addressLoopback() error {
+	pid := os.Getpid()
+	address := func(n int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(64 + pid>>8&63), byte(pid), byte(n)}), 32)
+	}
+	own := map[string]netip.Prefix{}
+	for i, name := range slices.Sorted(maps.Keys(w.hosts)) {
+		own[name] = address(10 + i)
+		w.hosts[name].admin = own[name].Addr()
+	}
+	for _, pair := range [][2]string{{"r-tyo", "r-osa"}, {"r-osa", "r-fra"}, {"r-tyo", "client"}, {"r-osa", "dist"},
+		{"r-tyo", "tyo"}, {"r-osa", "osa"}, {"r-fra", "fra"}} {
+		w.links = append(w.links, link{router: end{host: w.hosts[pair[0]], v4: own[pair[0]]},
+			other: end{host: w.hosts[pair[1]], v4: own[pair[1]]}})
+	}
+	for i, n := range w.nodes {
+		n.dns = []netip.AddrPort{netip.AddrPortFrom(address(53+i).Addr(), 5300)}
+	}
+	return nil
+}
+
+// bgpPort is the port of BGP; an ordinary user has no right to the real one.
+func (w *world) bgpPort() uint16 {
+	if w.kernel {
+		return 179
+	}
+	return 1790
+}
+
+// startRouters starts the router processes, without waiting for their sessions.
+func (w *world) startRouters() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	for i, site := range siteNames {
+		name := routerName(site)
+		config, err := json.Marshal(w.routerConfig(i))
+		if err != nil {
+			return err
+		}
+		events, told := io.Pipe()
+		if _, err := w.start(w.hosts[name], name, bytes.NewReader(config), told, self, "router"); err != nil {
+			return err
+		}
+		go w.follow(name, events)
+	}
+	return nil
+}
+
+func (w *world) routerConfig(site int) routerConfig {
+	name := routerName(siteNames[site])
+	c := routerConfig{ASN: routerASN(site), Port: w.bgpPort(), Kernel: w.kernel}
+	for _, l := range w.links {
+		here, there := l.router, l.other
+		if there.host.name == name {
+			here, there = there, here
+		}
+		if here.host.name != name {
+			continue
+		}
+		c.add(here.v4, there.v4, there.host.name, there == l.other)
+		c.add(here.v6, there.v6, there.host.name, there == l.other)
+	}
+	c.ID = c.Listen[0]
+	if !w.kernel {
+		c.Networks = nil // loopback needs no routes between links
+	}
+	c.Listen = slices.Compact(c.Listen) // on loopback all links end at one address
+	return c
+}
+
+// add takes one end of one link into a router's configuration. The far end of a link calls, the near one waits.
+func (c *routerConfig) add(here, there netip.Prefix, other string, passive bool) {
+	if !here.IsValid() {
+		return
+	}
+	c.Listen = append(c.Listen, here.Addr())
+	c.Networks = append(c.Networks, here.Masked())
+	asn := uint32(meshASN)
+	switch i := slices.IndexFunc(siteNames, func(site string) bool { return routerName(site) == other }); {
+	case i >= 0:
+		asn = routerASN(i)
+	case !slices.Contains(siteNames, other):
+		return // no BGP with the client and the distribution host
+	}
+	c.Neighbors = append(c.Neighbors, neighbor{Address: there.Addr(), Local: here.Addr(), ASN: asn, Passive: passive})
+}
+
+// follow keeps what a router tells.
+func (w *world) follow(router string, events io.Reader) {
+	lines := bufio.NewScanner(events)
+	for lines.Scan() {
+		var e routerEvent
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			continue
+		}
+		w.mu.Lock()
+		switch {
+		case e.Neighbor.IsValid():
+			w.sessions[router][e.Neighbor] = e.State
+		case e.Via.IsValid():
+			w.routes[router][e.Prefix] = e.Via
+		default:
+			delete(w.routes[router], e.Prefix)
+		}
+		w.mu.Unlock()
+	}
+}
+
+// route follows the routers' tables from the router of a site to the node that a shared address leads to from there,
+// naming the routers on the way. The node is nil when there is no way.
+func (w *world) route(site string, shared netip.Addr) (n *node, path []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := routerName(site)
+	for range siteNames {
+		path = append(path, at)
+		via, ok := w.routes[at][netip.PrefixFrom(shared, shared.BitLen())]
+		if !ok {
+			return nil, path
+		}
+		next := w.hostAt(via)
+		if next == nil {
+			return nil, path
+		}
+		if i := slices.Index(siteNames, next.name); i >= 0 {
+			return w.nodes[i], append(path, next.name)
+		}
+		at = next.name
+	}
+	return nil, path
+}
+
+// hostAt is the host that has an address on a link.
+func (w *world) hostAt(a netip.Addr) *host {
+	for _, l := range w.links {
+		for _, e := range []end{l.router, l.other} {
+			if e.v4.Addr() == a || e.v6.Addr() == a {
+				return e.host
+			}
+		}
+	}
+	return nil
+}
+
+// server is where a query for a shared address goes when it is sent at a site. On loopback the routers' tables say to
+// which node; else the kernel's do, on the way.
+func (w *world) server(site string, shared netip.Addr) (netip.AddrPort, bool) {
+	if w.kernel {
+		return netip.AddrPortFrom(shared, 53), true
+	}
+	n, _ := w.route(site, shared)
+	if n == nil {
+		return netip.AddrPort{}, false
+	}
+	return n.dns[0], true
+}
+
+// shared is the mesh's addresses, those of one family on loopback.
+func (w *world) shared() []netip.Addr {
+	if w.v6 {
+		return []netip.Addr{shared4, shared6}
+	}
+	return []netip.Addr{shared4}
+}
+
+// start starts a process at a host; it ends with the world.
+func (w *world) start(h *host, name string, stdin io.Reader, out io.Writer, argv ...string) (*process, error) {
+	p, err := h.place.spawn(name, filepath.Join(w.dir, "log", name+".log"), stdin, out, argv...)
+	if err == nil {
+		w.processes = append(w.processes, p)
+	}
+	return p, err
+}
+
+// close ends every process, the last started first.
+func (w *world) close() {
+	for _, p := range slices.Backward(w.processes) {
+		p.stop()
+	}
+}
+
+// until waits for ok to say yes, asking often, and fails with what it said last when the time is over.
+func until(timeout time.Duration, what string, ok func() (bool, string)) error {
+	deadline := time.Now().Add(timeout)
+	for {
+		yes, said := ok()
+		if yes {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s: not within %v; %s", what, timeout, said)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// routersTalk reports whether all routers have sessions with each other.
+func (w *world) routersTalk() (bool, string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.links {
+		if !isRouter(l.other.host.name) {
+			continue
+		}
+		for _, side := range [][2]end{{l.router, l.other}, {l.other, l.router}} {
+			here, there := side[0], side[1]
+			for _, a := range []netip.Prefix{there.v4, there.v6} {
+				if state := w.sessions[here.host.name][a.Addr()]; a.IsValid() && state != established {
+					return false, fmt.Sprintf("%s says %q of its session with %s at %s", here.host.name, state, there.host.name, a.Addr())
+				}
+			}
+		}
+	}
+	return true, ""
+}
+
+// established is what BGP calls a session that is up.
+const established = "BGP_FSM_ESTABLISHED"
