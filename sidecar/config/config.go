@@ -1,0 +1,123 @@
+// Package config reads the sidecar's configuration: one YAML document, parsed strictly, every error at once as
+// file:line:column: rule. What it returns is right by type and by cross check, so that nothing after it has to check again.
+//
+// It opens the one file it is given and touches nothing else: no network, no certificate, no key. It may import no other
+// package of the sidecar. main calls it; sidecar.example.yaml shows every key.
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+)
+
+// Config is the whole file. Sections that may be left out are pointers.
+type Config struct {
+	Node     string       // the node's name in the mesh
+	Shared   []netip.Addr // shared-unicast addresses (HOST-1), at least one
+	Socket   string       // path of the unix socket on which the clock and the sidecar's status are served; empty: none
+	Meshsync string       // path of the plugin's unix socket; empty: the probe alone tells about the DNS service
+	Identity *Identity
+	Admin    *Admin
+	Metrics  netip.AddrPort // plain HTTP on loopback; zero: none
+	Failure  Failure
+	Clock    Clock
+	Probe    Probe
+	BGP      *BGP
+	Mirror   *Mirror
+}
+
+// Identity is who the node is to the rest of the mesh, for both directions of mutual TLS (DELIV-2).
+type Identity struct {
+	Certificate, Key, CA string // PEM files
+}
+
+// Admin is the administrative plane (HOST-1).
+type Admin struct {
+	Listen netip.AddrPort
+}
+
+// Failure is what becomes of the route when the DNS service fails.
+type Failure struct {
+	Policy           gate.Policy
+	ReadvertiseDelay time.Duration
+}
+
+// ClockSource is who certifies the clock (CLOCK-1).
+type ClockSource string
+
+const (
+	Chrony  ClockSource = "chrony"  // chronyd's command protocol over UDP
+	Kernel  ClockSource = "kernel"  // adjtimex(2), for ntpd and chronyd with rtcsync
+	Assumed ClockSource = "assumed" // the operator's word; never for production
+)
+
+// Clock is the source of the clock's error bound.
+type Clock struct {
+	Source ClockSource
+	Chrony netip.AddrPort // chronyd's command port, for Chrony
+	Bound  time.Duration  // the error that is assumed, for Assumed
+	Limit  time.Duration  // above this bound the status says that the clock is not good enough for a switchover
+}
+
+// Probe is how the shared addresses are asked.
+type Probe struct {
+	Interval time.Duration // from the start of one round to the next
+	Slow     time.Duration // an answer later than this counts as slow
+	Timeout  time.Duration // no answer by then counts as none
+	Rise     int           // good rounds in a row to be up
+	Fall     int           // bad rounds in a row to be down
+	Zones    []string      // zones to ask for; empty: those that meshsync says it serves. Fully qualified, lower case
+}
+
+// BGP is what is announced, and to whom (ROUTE-1).
+type BGP struct {
+	AS        uint32
+	RouterID  netip.Addr
+	Listen    []netip.Addr // addresses on which neighbours may connect; empty: this side connects
+	Port      uint16       // for Listen
+	Prefixes  []netip.Prefix
+	Neighbors []Neighbor
+
+	prefixesWhole bool // every prefix of the file was read; for cross checks
+}
+
+// Neighbor is one router.
+type Neighbor struct {
+	Address      netip.Addr
+	AS           uint32
+	Port         uint16
+	Source       netip.Addr // local end of the session; zero: as routed
+	HoldTime     time.Duration
+	Multihop     uint8 // TTL of the session; 0: directly connected
+	Passive      bool  // the router connects
+	PasswordFile string
+	NextHop4     netip.Addr // next hop of IPv4 prefixes; zero: this side's address in an IPv4 session
+	NextHop6     netip.Addr // next hop of IPv6 prefixes; zero: this side's address in an IPv6 session
+}
+
+// Carries reports whether prefixes of p's family are announced to n: the family of the session always, the other one
+// only where a next hop is given for it.
+func (n Neighbor) Carries(p netip.Prefix) bool {
+	if p.Addr().Is4() {
+		return n.Address.Is4() || n.NextHop4.IsValid()
+	}
+	return n.Address.Is6() || n.NextHop6.IsValid()
+}
+
+// NextHop says what next hop n is given for p; a zero one is this side's address in the session.
+func (n Neighbor) NextHop(p netip.Prefix) netip.Addr {
+	if p.Addr().Is4() {
+		return n.NextHop4
+	}
+	return n.NextHop6
+}
+
+// Mirror is the repository that is followed (DELIV-1 to DELIV-3).
+type Mirror struct {
+	URLs     []string // tried in this order
+	Depot    string   // directory that meshsync reads
+	Root     string   // trusted root of the mesh
+	Interval time.Duration
+}

@@ -1,0 +1,166 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// The shipped example is a configuration, and means what its comments say.
+func TestExampleLoads(t *testing.T) {
+	c, err := Load(filepath.Join(testenv.Top(t), "sidecar.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Node != "tyo1" || len(c.Shared) != 2 || c.Failure.Policy != gate.StopDNS || c.Probe.Interval != time.Second {
+		t.Errorf("the example reads as %+v", c)
+	}
+	n := c.BGP.Neighbors[0]
+	for _, p := range c.BGP.Prefixes {
+		if !n.Carries(p) {
+			t.Errorf("the example does not announce %s to %s", p, n.Address)
+		}
+	}
+	if got, want := n.NextHop(c.BGP.Prefixes[1]), netip.MustParseAddr("2001:db8:100::7"); got != want {
+		t.Errorf("IPv6 next hop %s, want %s", got, want)
+	}
+}
+
+// Every key that is commented out in the example is one that the parser knows: the example lists them all.
+func TestExampleShowsEveryKey(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(testenv.Top(t), "sidecar.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := regexp.MustCompile(`(?m)^ *(?:# |- )*([a-z_0-9]+):`)
+	shown := map[string]bool{}
+	for _, m := range key.FindAllStringSubmatch(string(data), -1) {
+		shown[m[1]] = true
+	}
+	_, err = Parse("x", []byte("nonsense: 1\nidentity: {z: 1}\nadmin: {z: 1}\nfailure: {z: 1}\nclock: {z: 1}\nprobe: {z: 1}\n"+
+		"bgp: {z: 1, neighbors: [{z: 1}]}\nmirror: {z: 1}\n"))
+	may := regexp.MustCompile(`it may hold (.*)`)
+	sections := may.FindAllStringSubmatch(err.Error(), -1)
+	if len(sections) != 9 {
+		t.Fatalf("%d sections said what they may hold, want 9:\n%v", len(sections), err)
+	}
+	for _, m := range sections {
+		for _, k := range strings.Split(m[1], ", ") {
+			if !shown[k] {
+				t.Errorf("the example does not show %q", k)
+			}
+		}
+	}
+}
+
+const small = "node: a\nshared: [192.0.2.53]\nprobe: {zones: [Example.ORG]}\n"
+
+func TestDefaults(t *testing.T) {
+	c, err := Parse("x.yaml", []byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Probe.Zones[0] != "example.org." {
+		t.Errorf("zone %q, want it fully qualified and in lower case", c.Probe.Zones[0])
+	}
+	if c.Clock.Source != Chrony || c.Clock.Chrony.Port() != 323 || c.Failure.Policy != gate.StopDNS || c.BGP != nil {
+		t.Errorf("defaults %+v", c)
+	}
+}
+
+const bgpTail = "  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24]\n  neighbors: [{address: 198.51.100.1, as: 64501}]\n"
+
+// Each bad file gives exactly these lines, so a rule that also fires elsewhere, or at the wrong place, is seen.
+func TestErrors(t *testing.T) {
+	for _, c := range []struct {
+		name, file string
+		want       []string
+	}{
+		{"empty", "", []string{"x.yaml:1:1: the file is empty"}},
+		{"not YAML", "node: [", []string{"x.yaml:1:1: did not find expected node content"}},
+		{"two documents", small + "---\nnode: b\n", []string{"x.yaml:4:1: a second document"}},
+		{"a list", "[1]", []string{`x.yaml:1:1: the configuration: want a mapping`}},
+		{"unknown key", small + "nod: b\n", []string{`x.yaml:4:1: unknown key "nod" in the configuration: it may hold admin, bgp,`}},
+		{"key twice", small + "node: b\n", []string{`x.yaml:4:1: key "node" twice in the configuration`}},
+		{"every error at once", "node: A_\nshared: [0.0.0.0, fe80::1%eth0, x]\nprobe: {rise: 0, fall: 101, zones: [a..b]}\n", []string{
+			`x.yaml:1:7: "A_" is not a node's name`, `x.yaml:2:10: 0.0.0.0 is the wildcard`, `x.yaml:2:19: fe80::1%eth0: an address with a zone`,
+			`x.yaml:2:33: "x" is not an IP address`, `x.yaml:3:15: 0 is out of range: 1 to 100`, `x.yaml:3:24: 101 is out of range`,
+			`x.yaml:3:37: "a..b" is not a domain name`, `x.yaml:1:1: nothing tells which zones`}},
+		{"alias", "node: &n a\nshared: [*n]\n", []string{"x.yaml:1:7: an anchor", "x.yaml:2:10: an alias"}},
+		{"tag", "node: !!str a\nshared: [192.0.2.53]\n", []string{"x.yaml:1:7: a tag"}},
+		{"address twice", "node: a\nshared: [192.0.2.53, 192.0.2.53]\nprobe: {zones: [a]}\n", []string{"x.yaml:2:22: 192.0.2.53 twice"}},
+		{"mapped address", "node: a\nshared: ['::ffff:192.0.2.53']\nprobe: {zones: [a]}\n", []string{"x.yaml:2:10: ::ffff:192.0.2.53: write the IPv4 address 192.0.2.53"}},
+		{"assumed without bound", small + "clock: {source: assumed}\n", []string{`x.yaml:4:8: clock: source assumed lacks "bound"`}},
+		{"bound that is measured", small + "clock: {source: kernel, bound: 1ms}\n", []string{`x.yaml:4:32: clock: "bound" goes with source assumed`}},
+		{"duration without unit", small + "failure: {readvertise_delay: 30}\n", []string{`x.yaml:4:30: "30" is not a duration`}},
+		{"policy", small + "failure: {policy: none}\n", []string{`x.yaml:4:19: "none" is no failure policy`}},
+		{"metrics for all", small + "metrics: 198.51.100.7:9154\n", []string{"x.yaml:4:10: 198.51.100.7:9154 is not a loopback address"}},
+		{"admin without identity", small + "admin: {listen: 198.51.100.7:8443}\n", []string{`x.yaml:4:8: admin needs "identity"`}},
+		{"admin on the shared address", small + "admin: {listen: 192.0.2.53:8443}\nidentity: {certificate: /c, key: /k, ca: /a}\n",
+			[]string{"x.yaml:4:8: admin.listen is the shared address 192.0.2.53"}},
+		{"admin on the wildcard", small + "admin: {listen: '[::]:8443'}\nidentity: {certificate: /c, key: /k, ca: /a}\n",
+			[]string{"x.yaml:4:17: :: is the wildcard"}},
+		{"sockets are one", small + "socket: unix:///run/a\nmeshsync: unix:///run/a\n", []string{"x.yaml:5:11: meshsync and socket are one path"}},
+		{"relative socket", small + "socket: run/a\n", []string{`x.yaml:4:9: "run/a" is not a unix socket`}},
+		{"plain repository", small + "mirror: {urls: ['http://d/'], depot: d, root: /r}\nidentity: {certificate: /c, key: /k, ca: /a}\n",
+			[]string{`x.yaml:4:17: "http://d/" is not a repository`, `x.yaml:4:38: "d" is not an absolute path`}},
+		{"timeout past interval", "node: a\nshared: [192.0.2.53]\nprobe: {zones: [a], timeout: 2s}\n", []string{"x.yaml:3:8: probe: timeout 2s is above interval 1s"}},
+		{"prefix without shared address", small + "bgp:\n  as: 1\n  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24, 203.0.113.0/24]\n  neighbors: [{address: 198.51.100.1, as: 2}]\n",
+			[]string{"x.yaml:5:3: prefix 203.0.113.0/24 contains no shared address"}},
+		{"shared address in no prefix", "node: a\nshared: [192.0.2.53, 203.0.113.1]\nprobe: {zones: [a]}\nbgp:\n  as: 1\n" + bgpTail,
+			[]string{"x.yaml:2:9: shared address 203.0.113.1 is in no prefix"}},
+		{"host bits", small + "bgp:\n  as: 1\n  router_id: 198.51.100.7\n  prefixes: [192.0.2.53/24]\n  neighbors: [{address: 198.51.100.1, as: 2}]\n",
+			[]string{"x.yaml:7:14: 192.0.2.53/24 has bits set past its length: write 192.0.2.0/24"}},
+		{"family reaches nobody", "node: a\nshared: [192.0.2.53, '2001:db8::53']\nprobe: {zones: [a]}\nbgp:\n  as: 1\n  router_id: 198.51.100.7\n" +
+			"  prefixes: [192.0.2.0/24, '2001:db8::/48']\n  neighbors: [{address: 198.51.100.1, as: 2}]\n",
+			[]string{"x.yaml:7:28: bgp: prefix 2001:db8::/48 reaches no neighbor"}},
+		{"neighbour rules", small + "bgp:\n  neighbors:\n  - {address: 198.51.100.1, as: 1, multihop: 2}\n  - {address: 198.51.100.1, as: 0, source: '2001:db8::1', hold_time: 3500ms, passive: true}\n" +
+			"  - {address: 192.0.2.53, as: 3, next_hop: [fe80::1, 10.0.0.1, 10.0.0.2]}\n  as: 1\n  router_id: '2001:db8::7'\n  prefixes: [192.0.2.0/24]\n",
+			[]string{"x.yaml:5:3: neighbor is the shared address", "x.yaml:6:5: neighbor 198.51.100.1: a session inside one AS",
+				"x.yaml:7:5: neighbor 198.51.100.1: passive needs bgp.listen", "x.yaml:7:5: neighbor 198.51.100.1 twice",
+				"x.yaml:7:33: 0 is out of range", "x.yaml:7:44: neighbor 198.51.100.1: source 2001:db8::1 is of the other family",
+				"x.yaml:7:70: neighbor 198.51.100.1: hold_time 3.5s: BGP counts whole seconds", "x.yaml:8:45: next hop fe80::1 is link-local",
+				"x.yaml:8:64: a second next hop of one family", "x.yaml:10:14: bgp: router_id 2001:db8::7: want the form of an IPv4"}},
+		{"default route", small + "bgp:\n  as: 1\n  router_id: 198.51.100.7\n  prefixes: [0.0.0.0/0]\n  neighbors: [{address: 198.51.100.1, as: 2}]\n",
+			[]string{"x.yaml:7:14: 0.0.0.0/0 is the default route"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse("x.yaml", []byte(c.file))
+			var got Errors
+			if !errors.As(err, &got) {
+				t.Fatalf("error %v, want Errors", err)
+			}
+			if len(got) != len(c.want) {
+				t.Fatalf("%d errors, want %d:\n%v", len(got), len(c.want), err)
+			}
+			for _, w := range c.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("no %q in\n%v", w, err)
+				}
+			}
+		})
+	}
+}
+
+// Whatever the bytes, the parser says yes or says where: it does not crash.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(small))
+	f.Add([]byte("bgp: {neighbors: [{}]}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse("x", data)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v with error %v", c, err)
+		}
+		if err != nil && !strings.HasPrefix(err.Error(), "x:") {
+			t.Fatalf("error without a place: %v", err)
+		}
+	})
+}
