@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Builds and tests coredns-anycast. Needs Go (the version in go.mod), nothing else; tests want daemons too, see below.
+#
+#   ./build.sh                    bin/coredns, bin/anycast-sidecar, bin/meshctl
+#   ./build.sh demo [OPTION…]     what is missing of these, and a mesh of three nodes on this machine (--once: end after it)
+#   ./build.sh test [PATTERN]     every test; as root on Debian it installs the daemons that the tests run against
+#   ./build.sh daemons            only that
+set -euo pipefail
+cd "$(dirname "$0")"
+export CGO_ENABLED=0
+
+# What Debian calls the real routers, clocks and name servers that the tests talk to.
+daemons="bind9 bind9-dnsutils bind9-utils bird2 chrony frr iproute2 knot ldnsutils nftables nsd procps tcpdump xz-utils"
+commands="named delv dnssec-signzone bird chronyd /usr/lib/frr/bgpd ip knotd ldns-signzone nft nsd tcpdump xz"
+
+version() { git describe --tags --always --dirty 2>/dev/null || echo dev; }
+
+build() { # NAME PACKAGE
+	go build -trimpath -buildvcs=false -o "bin/$1" -ldflags "-s -w -X main.version=$(version) \
+		-X github.com/coredns-anycast/coredns-anycast/plugin/meshsync.Version=$(version)" "$2"
+}
+
+binaries() {
+	build coredns ./cmd/coredns
+	build anycast-sidecar ./sidecar
+	build meshctl ./cmd/meshctl
+}
+
+demo() {
+	[ -x bin/coredns ] && [ -x bin/anycast-sidecar ] && [ -x bin/meshctl ] || binaries
+	[ -x bin/anycast-demo ] || build anycast-demo ./cmd/demo
+	exec bin/anycast-demo --bin bin "$@"
+}
+
+missing() {
+	for c in $commands; do
+		PATH="$PATH:/usr/sbin:/sbin" command -v "$c" >/dev/null || printf '%s ' "$c"
+	done
+}
+
+# install_daemons gets what is missing, and keeps Debian from starting any of it: the tests start their own.
+install_daemons() {
+	[ -n "$(missing)" ] || return 0
+	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		echo "not installed, so tests are skipped: $(missing)(Debian packages: $daemons)"
+		return 0
+	fi
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e $policy ]; then
+		printf '#!/bin/sh\nexit 101\n' >$policy
+		chmod 755 $policy
+		trap 'rm -f $policy' EXIT
+	fi
+	apt-get update -qq
+	# shellcheck disable=SC2086
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $daemons >/dev/null
+}
+
+# quiet leaves out what passed, and so shows what failed and what was skipped, and why.
+quiet() { grep -vE '^(=== (RUN|PAUSE|CONT|NAME)| *--- PASS|\?.*no test files)' || true; }
+
+tests() {
+	install_daemons
+	unformatted=$(gofmt -l cmd internal plugin sidecar test)
+	[ -z "$unformatted" ] || { echo "gofmt these: $unformatted"; exit 1; }
+	go vet ./...
+	GOOS=darwin go vet ./internal/... ./plugin/... ./cmd/meshctl
+	# Tests of the whole run alone, after the rest: they measure time on machines with two cores.
+	# shellcheck disable=SC2046
+	go test -v -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/) | quiet
+	go test -v -timeout 25m -p 1 ${1:+-run "$1"} ./test/... | quiet
+}
+
+case "${1:-}" in
+"") binaries ;;
+demo) shift; demo "$@" ;;
+test) shift; tests "$@" ;;
+daemons) install_daemons ;;
+*) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
