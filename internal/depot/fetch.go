@@ -26,11 +26,15 @@ const partPrefix = ".part-"
 func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b release.Blob) error {
 	name := release.BlobName(b.SHA256)
 	part := path.Join(blobDir, partPrefix+b.SHA256.String())
-	if err := d.fetchPart(ctx, client, url(base, name), part, b.Length); err != nil {
+	resumed, err := d.fetchPart(ctx, client, url(base, name), part, b.Length)
+	if err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}
 	if err := d.checkPart(part, b); err != nil {
-		d.root.Remove(part) // resuming a wrong part would never end
+		d.root.Remove(part)
+		if resumed { // the part that lay here may have been the wrong one
+			return d.Fetch(ctx, client, base, b)
+		}
 		return err
 	}
 	return rename(d.root, part, name)
@@ -38,20 +42,20 @@ func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b rel
 
 func url(base, name string) string { return strings.TrimSuffix(base, "/") + "/" + name }
 
-// fetchPart appends to part what is missing to length bytes, and syncs it.
-func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, part string, length int64) error {
+// fetchPart appends to part what is missing to length bytes, and syncs it. resumed: something of it was there already.
+func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, part string, length int64) (resumed bool, err error) {
 	f, have, err := d.openPart(part, length)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer f.Close()
 	if have < length {
 		if err := download(ctx, client, from, f, have, length); err != nil {
-			return err
+			return false, err
 		}
 	}
 	step("sync")
-	return f.Sync()
+	return have > 0, f.Sync()
 }
 
 // openPart opens the part for appending, and says how much of it there is. What cannot be a part is removed first.

@@ -1,0 +1,354 @@
+package depot
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+var testNow = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+
+// host is a distribution host: it makes releases in a directory.
+type host struct {
+	t    testing.TB
+	dir  *Dir
+	keys release.Keys
+	mem  release.Memory
+	m    release.Manifest
+}
+
+func newHost(t testing.TB) *host {
+	t.Helper()
+	keys, err := release.GenerateKeys(rand.NewChaCha8([32]byte{}))
+	check(t, err)
+	h := &host{t: t, dir: newDir(t), keys: keys, m: release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100}}
+	files, mem, err := release.Init(h.m, keys.Signers(), ends())
+	check(t, err)
+	check(t, h.dir.Publish(files))
+	h.mem = mem
+	return h
+}
+
+func ends() release.Expiries {
+	year := testNow.AddDate(1, 0, 0)
+	return release.Expiries{Root: year, Targets: year, Snapshot: year, Timestamp: testNow.AddDate(0, 0, 1)}
+}
+
+func newDir(t testing.TB) *Dir {
+	t.Helper()
+	d, err := Create(t.TempDir())
+	check(t, err)
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// zone stores a zone of about size bytes whose text tells its serial.
+func (h *host) zone(origin string, serial uint32, size int) release.Zone {
+	h.t.Helper()
+	c, err := h.dir.PutBlob(text(origin, serial, size))
+	check(h.t, err)
+	return release.Zone{Origin: origin, Serial: serial, SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}
+}
+
+func text(origin string, serial uint32, size int) func(io.Writer) error {
+	return func(w io.Writer) error {
+		noise := rand.New(rand.NewPCG(uint64(serial), 0))
+		b := bufio.NewWriter(w)
+		for n := 0; n < size; n += 40 {
+			fmt.Fprintf(b, "%s %d %016x\n", origin, serial, noise.Uint64())
+		}
+		return b.Flush()
+	}
+}
+
+// make returns the files that make number the current release; its zone's serial is the number.
+func (h *host) make(number uint64, size int) ([]release.File, release.Memory) {
+	h.t.Helper()
+	h.m.Current = &release.Release{Number: number, Switchover: testNow, Zones: []release.Zone{h.zone("example.org.", uint32(number), size)}}
+	files, mem, err := release.Publish(h.mem, h.m, h.keys.Signers(), ends())
+	check(h.t, err)
+	return files, mem
+}
+
+func (h *host) release(number uint64, size int) {
+	h.t.Helper()
+	files, mem := h.make(number, size)
+	check(h.t, h.dir.Publish(files))
+	h.mem = mem
+}
+
+func (h *host) renew() {
+	h.t.Helper()
+	files, mem, err := release.Renew(h.mem, h.keys.Lease, testNow.AddDate(0, 0, 2))
+	check(h.t, err)
+	check(h.t, h.dir.Publish(files))
+	h.mem = mem
+}
+
+// root is what a node starts from.
+func (h *host) root() release.Memory {
+	h.t.Helper()
+	data, err := fs.ReadFile(h.dir, release.RootName(1))
+	check(h.t, err)
+	mem, err := release.NewMemory(data)
+	check(h.t, err)
+	return mem
+}
+
+// serves checks that a reader with the root alone sees a whole state, and returns its current release's number.
+func serves(t testing.TB, d *Dir, mem release.Memory) uint64 {
+	t.Helper()
+	view, _, err := release.Verify(d, mem)
+	check(t, err)
+	if view.Manifest.Current == nil {
+		return 0
+	}
+	for _, z := range view.Manifest.Current.Zones {
+		r, err := d.OpenBlob(z)
+		check(t, err)
+		_, err = io.Copy(io.Discard, r)
+		check(t, err)
+		r.Close()
+	}
+	return view.Manifest.Current.Number
+}
+
+// Crash tests run this test binary again, which ends itself with SIGKILL at the step that crashStep counts.
+const (
+	crashJob  = "DEPOT_TEST_CRASH_JOB"
+	crashDir  = "DEPOT_TEST_CRASH_DIR"
+	crashStep = "DEPOT_TEST_CRASH_STEP"
+	crashFrom = "DEPOT_TEST_CRASH_FROM"
+)
+
+func TestMain(m *testing.M) {
+	job := os.Getenv(crashJob)
+	if job == "" {
+		os.Exit(m.Run())
+	}
+	left, _ := strconv.Atoi(os.Getenv(crashStep))
+	step = func(string) {
+		if left--; left == 0 {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	if err := crashJobs[job](os.Getenv(crashDir), os.Getenv(crashFrom)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+var crashJobs = map[string]func(dir, from string) error{
+	"write": func(dir, from string) error {
+		return WriteFile(dir, "floor", bytes.Repeat([]byte("new"), 1000), 0o600)
+	},
+	"lock": func(dir, _ string) error {
+		lock, err := LockDir(dir)
+		if err != nil {
+			return err
+		}
+		fmt.Println("locked")
+		io.Copy(io.Discard, os.Stdin)
+		return lock.Unlock()
+	},
+	"publish": publishJob,
+	"mirror":  mirrorJob,
+}
+
+// crashed runs a job that is killed at its n-th step, and reports whether it got to the end instead.
+func crashed(t *testing.T, job, dir, from string, n int) (done bool) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashJob+"="+job, crashDir+"="+dir, crashFrom+"="+from, crashStep+"="+strconv.Itoa(n))
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		return false
+	}
+	if err != nil {
+		t.Fatalf("step %d: %v: %s", n, err, out)
+	}
+	return true
+}
+
+// maxSteps ends a crash test that would never end.
+const maxSteps = 200
+
+func TestWriteFileKilledAtAnyStepLeavesOldOrNew(t *testing.T) {
+	dir := t.TempDir()
+	old, fresh := bytes.Repeat([]byte("old"), 900), bytes.Repeat([]byte("new"), 1000)
+	for n := 1; ; n++ {
+		check(t, WriteFile(dir, "floor", old, 0o600))
+		done := crashed(t, "write", dir, "", n)
+		got, err := ReadFile(dir, "floor", 1<<20)
+		check(t, err)
+		if !bytes.Equal(got, old) && !bytes.Equal(got, fresh) || done && !bytes.Equal(got, fresh) {
+			t.Fatalf("step %d: %d bytes, %.9q", n, len(got), got)
+		}
+		if done {
+			if n < 5 {
+				t.Fatalf("only %d steps: is anything synced?", n)
+			}
+			return
+		}
+	}
+}
+
+// publishJob repeats the publishing of files that lie in from, in order.
+func publishJob(dir, from string) error {
+	d, err := Create(dir)
+	if err != nil {
+		return err
+	}
+	files, err := loadFiles(from)
+	if err != nil {
+		return err
+	}
+	return d.Publish(files)
+}
+
+func saveFiles(t *testing.T, files []release.File) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i, f := range files {
+		check(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d", i)), append([]byte(f.Name+"\n"), f.Data...), 0o600))
+	}
+	return dir
+}
+
+func loadFiles(dir string) ([]release.File, error) {
+	entries, err := os.ReadDir(dir)
+	var files []release.File
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		name, rest, _ := bytes.Cut(data, []byte("\n"))
+		files = append(files, release.File{Name: string(name), Data: rest})
+	}
+	return files, err
+}
+
+func TestPublishKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated(t *testing.T) {
+	for n := 1; n < maxSteps; n++ {
+		h := newHost(t)
+		h.release(1, 1000)
+		files, _ := h.make(2, 1000)
+		saved := saveFiles(t, files)
+		done := crashed(t, "publish", h.dir.Path(), saved, n)
+		if got := serves(t, h.dir, h.root()); got != 1 && got != 2 || done && got != 2 {
+			t.Fatalf("step %d: release %d", n, got)
+		}
+		check(t, h.dir.Sweep())
+		check(t, h.dir.Publish(files))
+		if got := serves(t, h.dir, h.root()); got != 2 {
+			t.Fatalf("step %d, repeated: release %d", n, got)
+		}
+		if done {
+			return
+		}
+	}
+	t.Fatal("never done")
+}
+
+func TestPublishRefusesASecondWriter(t *testing.T) {
+	h := newHost(t)
+	before := h.mem
+	h.release(1, 100)
+	h.mem = before // a host that does not know of release 1
+	files, _ := h.make(2, 100)
+	err := h.dir.Publish(files)
+	if !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "another distribution host") {
+		t.Fatalf("got %v", err)
+	}
+	if got := serves(t, h.dir, h.root()); got != 1 {
+		t.Fatalf("release %d is in force", got)
+	}
+}
+
+func TestTheLockNamesItsHolderAndDiesWithIt(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashJob+"=lock", crashDir+"="+dir)
+	stdin, err := cmd.StdinPipe()
+	check(t, err)
+	defer stdin.Close()
+	stdout, err := cmd.StdoutPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	if line, _ := bufio.NewReader(stdout).ReadString('\n'); line != "locked\n" {
+		t.Fatalf("the holder said %q", line)
+	}
+	_, err = LockDir(dir)
+	var locked *LockedError
+	if !errors.As(err, &locked) || locked.PID != cmd.Process.Pid {
+		t.Fatalf("want the holder %d, got %v", cmd.Process.Pid, err)
+	}
+	check(t, cmd.Process.Kill())
+	cmd.Wait()
+	lock, err := LockDir(dir)
+	check(t, err)
+	check(t, lock.Unlock())
+}
+
+func TestHostileDirectoriesNeitherHangNorEscape(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "secret")
+	check(t, os.WriteFile(outside, []byte("secret"), 0o600))
+	for name, plant := range map[string]func(path string) error{
+		"pipe":             func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"link outside":     func(path string) error { return os.Symlink(outside, path) },
+		"link to itself":   func(path string) error { return os.Symlink(filepath.Base(path), path) },
+		"link to a device": func(path string) error { return os.Symlink("/dev/zero", path) },
+		"directory":        func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.release(1, 100)
+			for _, file := range []string{release.TimestampName, release.BlobName(h.m.Current.Zones[0].Blob.SHA256)} {
+				path := filepath.Join(h.dir.Path(), file)
+				check(t, os.Remove(path))
+				check(t, plant(path))
+			}
+			_, _, err := release.Verify(h.dir, h.root())
+			if rule, _ := release.RuleOf(err); rule != release.Unreadable {
+				t.Errorf("timestamp: %v", err)
+			}
+			if _, err := h.dir.OpenBlob(h.m.Current.Zones[0]); err == nil {
+				t.Error("blob: opened")
+			}
+			if h.dir.HasBlob(h.m.Current.Zones[0].Blob) {
+				t.Error("blob: said to be there")
+			}
+		})
+	}
+	d := newDir(t)
+	for _, name := range []string{"../secret", "/etc/passwd", "metadata/../../secret", ""} {
+		if _, err := d.Open(name); err == nil {
+			t.Errorf("%q opened", name)
+		}
+	}
+}

@@ -1,0 +1,345 @@
+package depot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// node mirrors a host's repository through a server whose answers a test may change.
+type node struct {
+	t      *testing.T
+	dir    *Dir
+	mem    release.Memory
+	server *httptest.Server
+	meddle func(w http.ResponseWriter, r *http.Request, h http.Handler) // nil: serve as it is
+	asked  []string
+}
+
+func newNode(t *testing.T, h *host) *node {
+	n := &node{t: t, dir: newDir(t), mem: h.root()}
+	n.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.asked = append(n.asked, r.URL.Path)
+		if n.meddle != nil {
+			n.meddle(w, r, h.dir.Handler())
+			return
+		}
+		h.dir.Handler().ServeHTTP(w, r)
+	}))
+	t.Cleanup(n.server.Close)
+	return n
+}
+
+func (n *node) mirror() (bool, error) {
+	n.t.Helper()
+	n.asked = nil
+	_, mem, changed, err := Mirror(context.Background(), n.server.Client(), n.server.URL, n.dir, n.mem)
+	n.mem = mem
+	return changed, err
+}
+
+func (n *node) mustMirror(want bool) {
+	n.t.Helper()
+	changed, err := n.mirror()
+	check(n.t, err)
+	if changed != want {
+		n.t.Fatalf("changed %v, want %v", changed, want)
+	}
+}
+
+func TestMirrorFollowsAndSaysWhenNothingChanged(t *testing.T) {
+	h := newHost(t)
+	n := newNode(t, h)
+	start := h.root()
+	n.mustMirror(true)
+	for number := uint64(1); number <= 4; number++ {
+		h.release(number, 1000)
+		n.mustMirror(true)
+		if got := serves(t, n.dir, start); got != number {
+			t.Fatalf("release %d, want %d", got, number)
+		}
+		n.mustMirror(false)
+		h.renew()
+		n.mustMirror(true)
+	}
+}
+
+func TestMirrorTakesAnUnchangedManifestFromMemory(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	n := newNode(t, h)
+	n.mustMirror(true)
+	h.renew()
+	n.mustMirror(true)
+	for _, path := range n.asked {
+		if strings.HasPrefix(path, "/targets/") || strings.HasPrefix(path, "/blobs/") {
+			t.Errorf("asked for %s again", path)
+		}
+	}
+}
+
+// TestMirrorInstallsNothingThatIsWrong meddles with each kind of file in each way; the node keeps what it has, names
+// the reason, and catches up when the meddling ends.
+func TestMirrorInstallsNothingThatIsWrong(t *testing.T) {
+	ways := map[string]func(w http.ResponseWriter, data []byte){
+		"truncated": func(w http.ResponseWriter, data []byte) { w.Write(data[:len(data)/2]) },
+		"empty":     func(w http.ResponseWriter, data []byte) {},
+		"corrupted": func(w http.ResponseWriter, data []byte) { data[len(data)/2] ^= 1; w.Write(data) },
+		"endless": func(w http.ResponseWriter, data []byte) {
+			for w.Write(bytes.Repeat([]byte(" "), 1<<20)); ; {
+				if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
+					return
+				}
+			}
+		},
+		"error":    func(w http.ResponseWriter, data []byte) { w.WriteHeader(500) },
+		"cut off":  func(w http.ResponseWriter, data []byte) { w.Write(data[:len(data)/2]); panic(http.ErrAbortHandler) },
+		"html":     func(w http.ResponseWriter, data []byte) { w.Write([]byte("<html>log in first</html>")) },
+		"not here": func(w http.ResponseWriter, data []byte) { w.WriteHeader(404) },
+	}
+	for _, kind := range []string{"timestamp.json", "snapshot.json", "targets.json", "mesh.json", "blobs/"} {
+		for name, way := range ways {
+			if kind == "mesh.json" && name == "endless" {
+				continue // its bound is 64 MiB; release tests the bound
+			}
+			t.Run(kind+" "+name, func(t *testing.T) {
+				h := newHost(t)
+				h.release(1, 1000)
+				n := newNode(t, h)
+				start := n.mem
+				n.mustMirror(true)
+				h.release(2, 1000)
+				n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+					if !strings.Contains(r.URL.Path, kind) {
+						good.ServeHTTP(w, r)
+						return
+					}
+					recorded := httptest.NewRecorder()
+					r.Header.Del("Range")
+					good.ServeHTTP(recorded, r)
+					way(w, recorded.Body.Bytes())
+				}
+				if changed, err := n.mirror(); err == nil || changed {
+					t.Fatalf("changed %v, error %v", changed, err)
+				}
+				if got := serves(t, n.dir, start); got != 1 {
+					t.Fatalf("release %d", got)
+				}
+				n.meddle = nil
+				n.mustMirror(true)
+				if got := serves(t, n.dir, start); got != 2 {
+					t.Fatalf("release %d after it was right again", got)
+				}
+			})
+		}
+	}
+}
+
+func TestMirrorRefusesAReplayedRepository(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 100)
+	n := newNode(t, h)
+	old, err := fs.ReadFile(h.dir, release.TimestampName)
+	check(t, err)
+	h.release(2, 100)
+	n.mustMirror(true)
+	n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		if strings.HasSuffix(r.URL.Path, "timestamp.json") {
+			w.Write(old)
+			return
+		}
+		good.ServeHTTP(w, r)
+	}
+	_, err = n.mirror()
+	if rule, _ := release.RuleOf(err); rule != release.Rollback {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestMirrorRepairsADamagedDepot(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	n := newNode(t, h)
+	start := n.mem
+	n.mustMirror(true)
+	blob := release.BlobName(h.m.Current.Zones[0].Blob.SHA256)
+	for _, name := range []string{release.TimestampName, blob} {
+		check(t, os.Truncate(filepath.Join(n.dir.Path(), name), 10))
+		n.mustMirror(true)
+		if got := serves(t, n.dir, start); got != 1 {
+			t.Fatalf("release %d", got)
+		}
+	}
+	data, err := fs.ReadFile(n.dir, blob)
+	check(t, err)
+	data[len(data)/2] ^= 1
+	check(t, os.WriteFile(filepath.Join(n.dir.Path(), blob), data, 0o600))
+	h.renew() // the content of what is there is compared with each new lease
+	n.mustMirror(true)
+	check(t, n.dir.CheckBlob(h.m.Current.Zones[0].Blob))
+}
+
+func TestFetchGoesOnWhereItStopped(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1<<20)
+	n := newNode(t, h)
+	blob := h.m.Current.Zones[0].Blob
+	cut := blob.Length / 3
+	n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		if !strings.Contains(r.URL.Path, "blobs/") {
+			good.ServeHTTP(w, r)
+			return
+		}
+		data, _ := fs.ReadFile(h.dir, r.URL.Path[1:])
+		w.Write(data[:cut])
+		panic(http.ErrAbortHandler)
+	}
+	if _, err := n.mirror(); err == nil {
+		t.Fatal("a download that was cut off succeeded")
+	}
+	var ranges []string
+	n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		if got := r.Header.Get("Range"); got != "" {
+			ranges = append(ranges, got)
+		}
+		good.ServeHTTP(w, r)
+	}
+	n.mustMirror(true)
+	if len(ranges) != 1 || !strings.HasPrefix(ranges[0], "bytes=") || ranges[0] == "bytes=0-" {
+		t.Fatalf("ranges asked for: %q", ranges)
+	}
+}
+
+func TestFetchGivesUpWithItsContext(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	n := newNode(t, h)
+	hang := make(chan struct{})
+	defer close(hang)
+	n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		if strings.Contains(r.URL.Path, "blobs/") {
+			<-hang
+		}
+		good.ServeHTTP(w, r)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, _, _, err := Mirror(ctx, n.server.Client(), n.server.URL, n.dir, n.mem)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestCollectKeepsCurrentNextAndPrevious(t *testing.T) {
+	h := newHost(t)
+	n := newNode(t, h)
+	var blobs []release.Blob
+	for number := uint64(1); number <= 4; number++ {
+		h.release(number, 1000)
+		blobs = append(blobs, h.m.Current.Zones[0].Blob)
+		n.mustMirror(true)
+		h.renew() // a lease renewed must not make the previous release forgotten
+		n.mustMirror(true)
+	}
+	for i, want := range []bool{false, false, true, true} {
+		if got := n.dir.HasBlob(blobs[i]); got != want {
+			t.Errorf("release %d kept %v, want %v", i+1, got, want)
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(n.dir.Path(), "metadata"))
+	check(t, err)
+	if len(entries) > 5 { // timestamp, two snapshots, two targets; the root is the node's own
+		t.Errorf("metadata grows: %v", entries)
+	}
+}
+
+// mirrorJob mirrors from a directory served on loopback.
+func mirrorJob(dir, from string) error {
+	source, err := Open(from)
+	if err != nil {
+		return err
+	}
+	server := httptest.NewServer(source.Handler())
+	defer server.Close()
+	d, err := Create(dir)
+	if err != nil {
+		return err
+	}
+	root, err := fs.ReadFile(source, release.RootName(1))
+	if err != nil {
+		return err
+	}
+	mem, err := release.NewMemory(root)
+	if err != nil {
+		return err
+	}
+	_, _, _, err = Mirror(context.Background(), server.Client(), server.URL, d, mem)
+	return err
+}
+
+func TestMirrorKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated(t *testing.T) {
+	for n := 1; n < maxSteps; n++ {
+		h := newHost(t)
+		h.release(1, 1000)
+		dir := newDir(t)
+		check(t, mirrorJob(dir.Path(), h.dir.Path()))
+		h.release(2, 1000)
+		done := crashed(t, "mirror", dir.Path(), h.dir.Path(), n)
+		if got := serves(t, dir, h.root()); got != 1 && got != 2 || done && got != 2 {
+			t.Fatalf("step %d: release %d", n, got)
+		}
+		check(t, mirrorJob(dir.Path(), h.dir.Path()))
+		if got := serves(t, dir, h.root()); got != 2 {
+			t.Fatalf("step %d, repeated: release %d", n, got)
+		}
+		if done {
+			return
+		}
+	}
+	t.Fatal("never done")
+}
+
+func TestHandlerServesTheRepositoryAndNothingElse(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	check(t, os.WriteFile(filepath.Join(h.dir.Path(), "secret"), []byte("x"), 0o600))
+	get := func(method, path string) *http.Response {
+		recorded := httptest.NewRecorder()
+		h.dir.Handler().ServeHTTP(recorded, httptest.NewRequest(method, path, nil))
+		return recorded.Result()
+	}
+	blob := "/" + release.BlobName(h.m.Current.Zones[0].Blob.SHA256)
+	for _, test := range []struct {
+		method, path string
+		want         int
+	}{
+		{"GET", "/metadata/timestamp.json", 200},
+		{"HEAD", "/metadata/1.root.json", 200},
+		{"GET", blob, 200},
+		{"POST", "/metadata/timestamp.json", 405},
+		{"DELETE", blob, 405},
+		{"GET", "/", 404},
+		{"GET", "/secret", 404},
+		{"GET", "/metadata/", 404},
+		{"GET", "/metadata/9.root.json", 404},
+		{"GET", "/metadata/../secret", 404},
+		{"GET", "/.lock", 404},
+	} {
+		response := get(test.method, test.path)
+		io.Copy(io.Discard, response.Body)
+		if response.StatusCode != test.want {
+			t.Errorf("%s %s: %d, want %d", test.method, test.path, response.StatusCode, test.want)
+		}
+	}
+}
