@@ -4,7 +4,7 @@ package main
 
 import (
 	"bytes"
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -85,7 +85,9 @@ func (p *process) tail(lines int) string {
 
 // run runs a command to its end and returns what it printed. Its error holds that too: it is what the command has to
 // say about its failure.
-func (p *place) run(argv ...string) (string, error) {
+func (p *place) run(ctx context.Context, argv ...string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, commandTimeout, fmt.Errorf("it did not end in %v", commandTimeout))
+	defer cancel()
 	var out bytes.Buffer
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -98,10 +100,10 @@ func (p *place) run(argv ...string) (string, error) {
 	var err error
 	select {
 	case err = <-ended:
-	case <-time.After(commandTimeout):
+	case <-ctx.Done():
 		cmd.Process.Kill()
 		<-ended
-		err = errors.New("it did not end in " + commandTimeout.String())
+		err = context.Cause(ctx)
 	}
 	text := strings.TrimRight(out.String(), "\n")
 	if err != nil {

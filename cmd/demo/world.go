@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,10 +18,11 @@ import (
 	"time"
 )
 
-// The mesh of the demo, in addresses and numbers that are set aside for documentation (RFC 5737, 3849, 5398).
+// The mesh of the demo, in addresses and numbers that are set aside for documentation (RFC 5737, 3849, 5398): the
+// shared addresses, and the networks that contain them, which is what the mesh announces (ROUTE-1).
 var (
-	shared4 = netip.MustParseAddr("192.0.2.53")
-	shared6 = netip.MustParseAddr("2001:db8:53::53")
+	sharedAddresses = []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8:53::53")}
+	sharedNetworks  = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:53::/48")}
 )
 
 const meshASN = 64500 // the mesh's own (ROUTE-1); the routers' are below
@@ -32,7 +34,7 @@ const meshASN = 64500 // the mesh's own (ROUTE-1); the routers' are below
 //	   │             │
 //	 r-tyo ─────── r-osa ─────── r-fra
 //	   │             │             │
-//	  tyo           osa           fra      each announces 192.0.2.53 and 2001:db8:53::53
+//	  tyo           osa           fra      each announces the shared addresses
 var siteNames = []string{"tyo", "osa", "fra"}
 
 // routerASN is the AS of the router at site number n, counted from 0.
@@ -42,8 +44,8 @@ func routerASN(n int) uint32 { return uint32(64496 + n) }
 type world struct {
 	bin       string // directory of the binaries
 	dir       string // everything that is written goes here
-	v6        bool
-	kernel    bool // namespaces and kernel routes; false: loopback
+	kernel    bool           // namespaces and kernel routes; false: loopback
+	announced []netip.Prefix // what the nodes announce, one network of each family that there is
 	hosts     map[string]*host
 	links     []link
 	nodes     []*node
@@ -82,7 +84,7 @@ func routerName(site string) string { return "r-" + site }
 
 // newWorld makes the places and the addresses. Close it in any case.
 func newWorld(kernel bool, bin, dir string) (*world, error) {
-	w := &world{bin: bin, dir: dir, kernel: kernel, v6: kernel, hosts: map[string]*host{},
+	w := &world{bin: bin, dir: dir, kernel: kernel, hosts: map[string]*host{},
 		routes: map[string]map[netip.Prefix]netip.Addr{}, sessions: map[string]map[netip.Addr]string{}}
 	if err := os.MkdirAll(filepath.Join(dir, "log"), 0o700); err != nil {
 		return w, err
@@ -148,8 +150,9 @@ func (w *world) wire() error {
 		}
 		w.links = append(w.links, l)
 	}
+	w.announced = sharedNetworks
 	for _, n := range w.nodes {
-		for _, a := range []netip.Addr{shared4, shared6} {
+		for _, a := range sharedAddresses {
 			if err := n.place.address("lo", netip.PrefixFrom(a, a.BitLen())); err != nil {
 				return err
 			}
@@ -198,7 +201,8 @@ func isRouter(name string) bool {
 }
 
 // addressLoopback gives each host an address of 127.0.0.0/8 that follows from the process id, so that two demos do not
-// meet. A node's stand-in for the shared address is its own, since one machine has each address once.
+// meet. A node's stand-in for the shared address is its own, since one machine has each address once; the network that
+// contains all three is what they announce.
 func (w *world) addressLoopback() error {
 	pid := os.Getpid()
 	address := func(n int) netip.Prefix {
@@ -214,8 +218,10 @@ func (w *world) addressLoopback() error {
 		w.links = append(w.links, link{router: end{host: w.hosts[pair[0]], v4: own[pair[0]]},
 			other: end{host: w.hosts[pair[1]], v4: own[pair[1]]}})
 	}
+	stand := netip.PrefixFrom(address(48).Addr(), 28)
+	w.announced = []netip.Prefix{stand}
 	for i, n := range w.nodes {
-		n.dns = []netip.AddrPort{netip.AddrPortFrom(address(53+i).Addr(), 5300)}
+		n.dns = []netip.AddrPort{netip.AddrPortFrom(nth(stand, 1+i).Addr(), 5300)}
 	}
 	return nil
 }
@@ -309,15 +315,15 @@ func (w *world) follow(router string, events io.Reader) {
 	}
 }
 
-// route follows the routers' tables from the router of a site to the node that a shared address leads to from there,
-// naming the routers on the way. The node is nil when there is no way.
-func (w *world) route(site string, shared netip.Addr) (n *node, path []string) {
+// route follows the routers' tables from the router of a site to the node that a network of the mesh leads to from
+// there, naming who is on the way. The node is nil when there is no way.
+func (w *world) route(site string, network netip.Prefix) (n *node, path []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	at := routerName(site)
 	for range siteNames {
 		path = append(path, at)
-		via, ok := w.routes[at][netip.PrefixFrom(shared, shared.BitLen())]
+		via, ok := w.routes[at][network]
 		if !ok {
 			return nil, path
 		}
@@ -345,25 +351,17 @@ func (w *world) hostAt(a netip.Addr) *host {
 	return nil
 }
 
-// server is where a query for a shared address goes when it is sent at a site. On loopback the routers' tables say to
-// which node; else the kernel's do, on the way.
-func (w *world) server(site string, shared netip.Addr) (netip.AddrPort, bool) {
+// server is where a query for shared address number i of a node goes when it is sent at a site. On loopback the
+// routers' tables say to which node; else the kernel's do, on the way.
+func (w *world) server(site string, i int) (netip.AddrPort, bool) {
 	if w.kernel {
-		return netip.AddrPortFrom(shared, 53), true
+		return w.nodes[0].dns[i], true // the same at every node
 	}
-	n, _ := w.route(site, shared)
+	n, _ := w.route(site, w.announced[i])
 	if n == nil {
 		return netip.AddrPort{}, false
 	}
-	return n.dns[0], true
-}
-
-// shared is the mesh's addresses, those of one family on loopback.
-func (w *world) shared() []netip.Addr {
-	if w.v6 {
-		return []netip.Addr{shared4, shared6}
-	}
-	return []netip.Addr{shared4}
+	return n.dns[i], true
 }
 
 // start starts a process at a host; it ends with the world.
@@ -375,25 +373,31 @@ func (w *world) start(h *host, name string, stdin io.Reader, out io.Writer, argv
 	return p, err
 }
 
-// close ends every process, the last started first.
-func (w *world) close() {
+// close ends every process, the last started first, and takes the namespaces away.
+func (w *world) close() error {
 	for _, p := range slices.Backward(w.processes) {
 		p.stop()
 	}
+	return removeNamespaces(os.Getpid())
 }
 
 // until waits for ok to say yes, asking often, and fails with what it said last when the time is over.
-func until(timeout time.Duration, what string, ok func() (bool, string)) error {
-	deadline := time.Now().Add(timeout)
+func until(ctx context.Context, timeout time.Duration, what string, ok func() (bool, string)) error {
+	late := time.After(timeout)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
 	for {
 		yes, said := ok()
 		if yes {
 			return nil
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late:
 			return fmt.Errorf("%s: not within %v; %s", what, timeout, said)
+		case <-again.C:
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

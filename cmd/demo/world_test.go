@@ -41,8 +41,7 @@ func testWorld(t *testing.T, kernel bool) *world {
 	t.Helper()
 	w, err := newWorld(kernel, "", t.TempDir())
 	t.Cleanup(func() {
-		w.close()
-		if err := removeNamespaces(os.Getpid()); err != nil {
+		if err := w.close(); err != nil {
 			t.Error(err)
 		}
 		for _, p := range w.processes {
@@ -67,10 +66,7 @@ func announce(t *testing.T, w *world, n *node) *process {
 			c.add(l.other.v6, l.router.v6, l.router.host.name, false)
 		}
 	}
-	c.ID, c.Networks = c.Listen[0], nil
-	for _, a := range w.shared() {
-		c.Networks = append(c.Networks, netip.PrefixFrom(a, a.BitLen()))
-	}
+	c.ID, c.Networks = c.Listen[0], w.announced
 	config, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
@@ -85,8 +81,8 @@ func announce(t *testing.T, w *world, n *node) *process {
 // leadsTo waits until the shared addresses lead from the client to the node named.
 func leadsTo(t *testing.T, w *world, name string) {
 	t.Helper()
-	err := until(15*time.Second, "routes to "+name, func() (bool, string) {
-		for _, a := range w.shared() {
+	err := until(t.Context(), 15*time.Second, "routes to "+name, func() (bool, string) {
+		for _, a := range w.announced {
 			if n, path := w.route("tyo", a); n == nil || n.name != name {
 				return false, a.String() + " leads along " + strings.Join(path, ", ")
 			}
@@ -104,7 +100,7 @@ func TestRoutersLeadToTheNearestNodeThatAnnounces(t *testing.T) {
 			t.Fatal(err)
 		}
 		speakers := []*process{announce(t, w, w.nodes[0]), announce(t, w, w.nodes[1]), announce(t, w, w.nodes[2])}
-		if err := until(15*time.Second, "sessions of the routers", w.routersTalk); err != nil {
+		if err := until(t.Context(), 15*time.Second, "sessions of the routers", w.routersTalk); err != nil {
 			t.Fatal(err)
 		}
 		for i, site := range siteNames {

@@ -1,0 +1,7 @@
+//go:build linux
+
+package main
+
+import "context"
+
+func tell(ctx context.Context, o options) error { return nil }
