@@ -17,8 +17,12 @@ import (
 
 // Mirror brings d up to what base, the URL of a repository, says, and reports whether anything was written. Nothing
 // goes in that release.Verify did not accept, and what goes in does so in the order of publishing, the zones first, so
-// that a reader sees the old state or the new one, whole. Keep the returned Memory durably, also with an error (see
+// that a reader sees the old state or the new one. Keep the returned Memory durably, also with an error (see
 // release.Verify). The caller holds the lock of d.
+//
+// A zone that cannot be had is an error, and the rest goes in all the same: a node must learn of a switchover that it
+// cannot take part in, to be silent after it (SYNC-F), and a release to come must not keep it from the lease of the one
+// that it answers from (FAIL-4).
 //
 // An interrupted Mirror is repeated by calling it again; blobs go on where they stopped.
 func Mirror(ctx context.Context, client *http.Client, base string, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
@@ -28,27 +32,30 @@ func Mirror(ctx context.Context, client *http.Client, base string, d *Dir, mem r
 		return view, next, false, err
 	}
 	fresh := !bytes.Equal(mem.Timestamp, next.Timestamp)
-	fetched, err := d.fetchMissing(ctx, client, base, view.Manifest, fresh)
-	if err != nil {
-		return view, mem, fetched, err
-	}
+	fetched, missing := d.fetchMissing(ctx, client, base, view.Manifest, fresh)
 	installed, err := d.install(remote.files())
 	if err != nil {
-		return view, mem, fetched, err
+		return view, mem, fetched, errors.Join(missing, err)
 	}
 	if installed {
 		err = d.Collect(view)
 	}
-	return view, next, fetched || installed, err
+	return view, next, fetched || installed, errors.Join(missing, err)
 }
 
-// fetchMissing fetches the blobs that d lacks. Those that are there are read through when deep is set, otherwise only
-// their length is compared.
+// fetchMissing fetches the blobs that d lacks, up to the first that cannot be had; the current release's come first.
+// Those that are there are read through when deep is set, otherwise only their length is compared. A damaged one is
+// removed, so that it counts as lacking until it was fetched.
 func (d *Dir) fetchMissing(ctx context.Context, client *http.Client, base string, m release.Manifest, deep bool) (bool, error) {
 	fetched := false
 	for _, b := range blobsOf(m) {
-		if d.HasBlob(b) && (!deep || d.CheckBlob(b) == nil) {
-			continue
+		if d.HasBlob(b) {
+			if !deep || d.CheckBlob(b) == nil {
+				continue
+			}
+			if err := d.root.Remove(release.BlobName(b.SHA256)); err != nil {
+				return fetched, err
+			}
 		}
 		if err := d.Fetch(ctx, client, base, b); err != nil {
 			return fetched, err

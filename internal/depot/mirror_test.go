@@ -108,7 +108,7 @@ func TestMirrorInstallsNothingThatIsWrong(t *testing.T) {
 		"html":     func(w http.ResponseWriter, data []byte) { w.Write([]byte("<html>log in first</html>")) },
 		"not here": func(w http.ResponseWriter, data []byte) { w.WriteHeader(404) },
 	}
-	for _, kind := range []string{"timestamp.json", "snapshot.json", "targets.json", "mesh.json", "blobs/"} {
+	for _, kind := range []string{"timestamp.json", "snapshot.json", "targets.json", "mesh.json"} {
 		for name, way := range ways {
 			if kind == "mesh.json" && name == "endless" {
 				continue // its bound is 64 MiB; release tests the bound
@@ -143,6 +143,50 @@ func TestMirrorInstallsNothingThatIsWrong(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestMirrorInstallsWhatItHasOfARelease: a zone that cannot be had, or not rightly, keeps neither the schedule nor the
+// lease from the node, is reported each time, and is fetched when it is right.
+func TestMirrorInstallsWhatItHasOfARelease(t *testing.T) {
+	ways := map[string]func(w http.ResponseWriter, data []byte){
+		"corrupted": func(w http.ResponseWriter, data []byte) { data[len(data)/2] ^= 1; w.Write(data) },
+		"cut off":   func(w http.ResponseWriter, data []byte) { w.Write(data[:len(data)/2]); panic(http.ErrAbortHandler) },
+		"not here":  func(w http.ResponseWriter, data []byte) { w.WriteHeader(404) },
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.release(1, 1000)
+			n := newNode(t, h)
+			start := n.mem
+			n.mustMirror(true)
+			h.release(2, 1000)
+			n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+				if !strings.Contains(r.URL.Path, "blobs/") {
+					good.ServeHTTP(w, r)
+					return
+				}
+				data, _ := fs.ReadFile(h.dir, r.URL.Path[1:])
+				way(w, data)
+			}
+			for range 2 {
+				if _, err := n.mirror(); err == nil {
+					t.Fatal("no word of the zone that could not be had")
+				}
+			}
+			view, _, err := release.Verify(n.dir, start)
+			check(t, err)
+			if view.Manifest.Current.Number != 2 || n.dir.HasBlob(view.Manifest.Current.Zones[0].Blob) {
+				t.Fatalf("the depot names release %d, want 2 without its zone", view.Manifest.Current.Number)
+			}
+			h.renew()
+			n.meddle = nil
+			n.mustMirror(true)
+			if got := serves(t, n.dir, start); got != 2 {
+				t.Fatalf("release %d after it was right again", got)
+			}
+		})
 	}
 }
 
