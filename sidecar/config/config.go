@@ -68,6 +68,7 @@ type Probe struct {
 	Timeout  time.Duration // no answer by then counts as none
 	Rise     int           // good rounds in a row to be up
 	Fall     int           // bad rounds in a row to be down
+	Port     uint16        // where the shared addresses are asked; 53 but on a machine for trying things out
 	Zones    []string      // zones to ask for; empty: those that meshsync says it serves. Fully qualified, lower case
 }
 

@@ -104,7 +104,7 @@ func (r *reader) config(root *yaml.Node) *Config {
 	c := &Config{
 		Failure: Failure{Policy: gate.StopDNS, ReadvertiseDelay: 30 * time.Second},
 		Clock:   Clock{Source: Chrony, Chrony: netip.MustParseAddrPort("127.0.0.1:323"), Limit: 100 * time.Millisecond},
-		Probe:   Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3},
+		Probe:   Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
 	}
 	at := r.mapping(root, "the configuration", keys{
 		"node":     parsed(r, &c.Node, nodeName),
@@ -174,6 +174,7 @@ func (r *reader) probe(n *yaml.Node, p *Probe) {
 		"timeout":  parsed(r, &p.Timeout, durationIn(10*time.Millisecond, 10*time.Second)),
 		"rise":     parsed(r, &p.Rise, integerIn[int](1, 100)),
 		"fall":     parsed(r, &p.Fall, integerIn[int](1, 100)),
+		"port":     parsed(r, &p.Port, integerIn[uint16](1, 65535)),
 		"zones":    each(r, &p.Zones, zoneName),
 	})
 	if at["slow"] == nil { // a short timeout alone must not ask for a second key
