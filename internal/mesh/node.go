@@ -68,8 +68,16 @@ func NewNode(durable Durable) *Node {
 	return &Node{durable: durable, ready: map[uint64]bool{}, refused: map[uint64]status.Reason{}}
 }
 
-// Learn takes in a verified view. The caller sees to it that views never go backwards (release.Verify).
-func (n *Node) Learn(v View) { n.view = &v }
+// Learn takes in a verified view. The caller sees to it that views never go backwards (release.Verify). Why a release
+// could not be taken that is named no more, is forgotten.
+func (n *Node) Learn(v View) {
+	n.view = &v
+	for number := range n.refused {
+		if number != v.Current.Number && number != v.Next.Number {
+			delete(n.refused, number)
+		}
+	}
+}
 
 // Ready says that the release is verified, compiled and can be swapped to at once.
 func (n *Node) Ready(number uint64) {
@@ -85,6 +93,10 @@ func (n *Node) Drop(number uint64) { delete(n.ready, number) }
 
 // Certify takes in a certified clock sample. A zero sample says that there is none to trust any more.
 func (n *Node) Certify(s instant.Sample) { n.clock = s }
+
+// Answered says that an answer from the release was given, by what Then allowed, before the next decision. No decision
+// goes below it, though the clock may step back before the switchover at once (SYNC-G).
+func (n *Node) Answered(number uint64) { n.served = max(n.served, number) }
 
 // Persisted says that d is on disk, fsynced. It is to be called with what a Decision asked to persist.
 func (n *Node) Persisted(d Durable) { n.durable = d }

@@ -17,6 +17,7 @@ import (
 //
 //	view lease=V until=T current=N[@T] [next=N[@T]]   a verified view arrives
 //	ready N | refuse N why | drop N                   staging
+//	answered N                                        an answer was given from what the last decision allowed to follow
 //	certify bound=D [drift=PPM]                       the clock is certified now
 //	lose-clock                                        there is no sample to trust any more
 //	at T                                              time passes to T, on both clocks
@@ -81,6 +82,8 @@ func (w *world) command(line string) {
 		w.node.Drop(w.number(arg(1)))
 	case "refuse":
 		w.node.Refuse(w.number(arg(1)), status.Reason{Code: "digest", Detail: strings.Join(words[2:], " ")})
+	case "answered":
+		w.node.Answered(w.number(arg(1)))
 	case "certify":
 		w.certify(words[1:])
 	case "lose-clock":
