@@ -1,0 +1,57 @@
+package clock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
+)
+
+// Kernel asks the kernel, whom ntpd, and chronyd with rtcsync, keep informed.
+type Kernel struct {
+	adjtimex func(*unix.Timex) (int, error) // nil is the real one; tests put another
+}
+
+// phaseLimit is the largest error that the kernel counts (NTP_PHASE_LIMIT): beyond it, it knows nothing. Without news
+// the error grows by 500 ppm until it is there.
+const phaseLimit = 16 * time.Second
+
+// Poll judges by maxerror alone: the state that adjtimex returns, and STA_UNSYNC, also say "not synchronised" where
+// chronyd keeps the time well but does not steer the hardware clock.
+func (k Kernel) Poll(context.Context) (Reading, error) {
+	call := k.adjtimex
+	if call == nil {
+		call = unix.Adjtimex
+	}
+	at := sysclock.Now()
+	var t unix.Timex // modes 0: reads, and needs no privilege
+	if _, err := call(&t); errors.Is(err, unix.EPERM) {
+		return Reading{}, fmt.Errorf("adjtimex is forbidden here (a sandbox): use another clock source")
+	} else if err != nil {
+		return Reading{}, fmt.Errorf("adjtimex: %w", err)
+	}
+	maxError := time.Duration(t.Maxerror) * time.Microsecond
+	offset := time.Duration(t.Offset) * time.Microsecond
+	if t.Status&unix.STA_NANO != 0 {
+		offset = time.Duration(t.Offset)
+	}
+	switch {
+	case maxError <= 0:
+		return Reading{}, fmt.Errorf("the kernel was told a maximum error of 0, as systemd-timesyncd does: that is no bound; use chrony or ntpd")
+	case maxError >= phaseLimit:
+		return Reading{}, fmt.Errorf("the kernel's clock is not synchronised: maximum error %v", maxError)
+	}
+	return Reading{
+		Sample: instant.Sample{At: at, Bound: maxError + offset.Abs(), DriftPPM: driftPPM, Source: "kernel"},
+		Metrics: map[string]float64{
+			"node_timex_maxerror_seconds":        maxError.Seconds(),
+			"node_timex_estimated_error_seconds": (time.Duration(t.Esterror) * time.Microsecond).Seconds(),
+			"node_timex_offset_seconds":          offset.Seconds(),
+		},
+	}, nil
+}
