@@ -76,7 +76,7 @@ func parseOptions(args []string) options {
 		flags.PrintDefaults()
 	}
 	flags.StringVar(&o.bin, "bin", filepath.Dir(self()), "`directory` of coredns, anycast-sidecar and meshctl")
-	flags.StringVar(&o.zone, "zone", "", "tell the story with the zone of this `file`")
+	flags.StringVar(&o.zone, "zone", "", "tell the story with the zone of this `file`; NAME=FILE where the file does not say its name")
 	flags.BoolVar(&o.once, "once", false, "end after the story; the status is 0 if every step showed what it should")
 	flags.BoolVar(&o.loopback, "loopback", os.Geteuid() != 0, "use loopback addresses in place of network namespaces; always so without root")
 	flags.Parse(args)

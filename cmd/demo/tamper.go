@@ -20,9 +20,9 @@ import (
 	"time"
 )
 
-// cache is what stands between the distribution host and one node: a cache of the repository that holds a good
-// certificate, so that the transport has nothing to complain about, and that can be made to damage the zones which it
-// hands on. What protects the node is then the release's signature alone (DELIV-3).
+// cache is what stands between the distribution host and one node: a cache of the repository that holds the
+// certificates of both, so that the transport has nothing to complain about, and that can be made to damage the zones
+// which it hands on. What protects the node is then the release's signature alone (DELIV-3).
 type cache struct {
 	damages atomic.Bool
 	damaged atomic.Int64 // how many blobs it has damaged
@@ -32,9 +32,13 @@ type cache struct {
 // identity is who somebody is to the mesh: PEM files.
 type identity struct{ certificate, key, ca string }
 
-// startCache listens at address in p and fetches from origin.
-func startCache(p *place, address, origin string, id identity) (*cache, error) {
-	config, err := id.tls()
+// startCache listens at address in p as the distribution host would, and fetches from origin as the node would.
+func startCache(p *place, address, origin string, host, node identity) (*cache, error) {
+	server, err := host.tls()
+	if err != nil {
+		return nil, err
+	}
+	client, err := node.tls()
 	if err != nil {
 		return nil, err
 	}
@@ -44,9 +48,9 @@ func startCache(p *place, address, origin string, id identity) (*cache, error) {
 	}
 	c := &cache{}
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = &http.Transport{TLSClientConfig: config, DialContext: p.dial}
+	proxy.Transport = &http.Transport{TLSClientConfig: client, DialContext: p.dial}
 	proxy.ModifyResponse = c.damage
-	c.server = http.Server{Handler: proxy, TLSConfig: config, ReadHeaderTimeout: 10 * time.Second}
+	c.server = http.Server{Handler: proxy, TLSConfig: server, ReadHeaderTimeout: 10 * time.Second}
 	var l net.Listener
 	if err := p.do(func() (err error) { l, err = net.Listen("tcp", address); return err }); err != nil {
 		return nil, err

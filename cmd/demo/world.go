@@ -42,8 +42,8 @@ func routerASN(n int) uint32 { return uint32(64496 + n) }
 
 // world is where the story takes place: who is where, under which addresses, and what runs.
 type world struct {
-	bin       string // directory of the binaries
-	dir       string // everything that is written goes here
+	bin       string         // directory of the binaries
+	dir       string         // everything that is written goes here
 	kernel    bool           // namespaces and kernel routes; false: loopback
 	announced []netip.Prefix // what the nodes announce, one network of each family that there is
 	hosts     map[string]*host

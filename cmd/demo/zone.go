@@ -16,27 +16,31 @@ import (
 //go:embed example.org.zone
 var exampleZone string
 
-// story zone: one zone, of which each release has the next serial.
+// storyZone is one zone, of which each release has the next serial.
 type storyZone struct {
 	origin   string
 	records  []dns.RR // the SOA first
 	unsigned bool     // signatures were left out: they do not survive a new serial
-	name     string   // of the file it came from; "" for the built-in one
 }
 
-// readZone reads the zone that the story is told with; the built-in one when file is empty.
-func readZone(file string) (*storyZone, error) {
-	text, name := exampleZone, "example.org.zone"
-	if file != "" {
-		data, err := os.ReadFile(file)
+// readZone reads the zone that the story is told with, FILE or NAME=FILE as meshctl takes it; the built-in one when
+// that is empty.
+func readZone(from string) (*storyZone, error) {
+	text, name, origin := exampleZone, "example.org.zone", ""
+	if from != "" {
+		name = from
+		if before, after, ok := strings.Cut(from, "="); ok {
+			origin, name = dns.Fqdn(before), after
+		}
+		data, err := os.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
-		text, name = string(data), file
+		text = string(data)
 	}
-	parser := dns.NewZoneParser(strings.NewReader(text), "", name)
+	parser := dns.NewZoneParser(strings.NewReader(text), origin, name)
 	parser.SetIncludeAllowed(true)
-	z := &storyZone{name: file}
+	z := &storyZone{}
 	var rest []dns.RR
 	for rr, ok := parser.Next(); ok; rr, ok = parser.Next() {
 		switch {

@@ -1,0 +1,205 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// distribution is the distribution host: meshctl's home, and what serves it to the nodes.
+type distribution struct {
+	w    *world
+	t    *terminal
+	home string
+}
+
+const (
+	cachePort = 8445 // of the cache between the distribution host and osa, at the distribution host's address
+	// lead is the time from setting a switchover to the switchover. An operator would take the default, 10 s; half of
+	// it is for the nodes to confirm, and these are near.
+	lead = 4 * time.Second
+)
+
+// run runs meshctl at the distribution host and shows the command as a reader would give it, without the directories.
+func (d *distribution) run(ctx context.Context, args ...string) (string, error) {
+	shown := append([]string{"meshctl"}, args...)
+	for i, a := range shown {
+		if filepath.IsAbs(a) {
+			shown[i] = filepath.Base(a)
+		}
+	}
+	d.t.command(shown...)
+	return d.host().place.run(ctx, append([]string{d.w.binary("meshctl"), "--home", d.home}, args...)...)
+}
+
+func (d *distribution) host() *host { return d.w.hosts["dist"] }
+
+// url is where nodes get releases, on the administrative address (DELIV-1).
+func (d *distribution) url(port int) string {
+	return fmt.Sprintf("https://%s:%d/", d.host().admin, port)
+}
+
+// own is the distribution host's certificate and key; of is a member's.
+func (d *distribution) own() identity {
+	return identity{certificate: d.home + "/pki/host.crt", key: d.home + "/pki/host.key", ca: d.home + "/pki/ca.crt"}
+}
+
+func identityIn(dir string) identity {
+	return identity{certificate: dir + "/node.crt", key: dir + "/node.key", ca: dir + "/ca.crt"}
+}
+
+// makeMesh makes keys and members, and starts what serves the repository, with the routers beside it.
+func (s *story) makeMesh(ctx context.Context) error {
+	if err := s.w.startRouters(); err != nil {
+		return err
+	}
+	s.dist = &distribution{w: s.w, t: s.t, home: filepath.Join(s.w.dir, "dist")}
+	d := s.dist
+	if _, err := d.run(ctx, "init", "--name", "demo", "--san", d.host().admin.String()); err != nil {
+		return err
+	}
+	for _, n := range s.w.nodes {
+		if _, err := d.run(ctx, "member", "add", n.name, "--admin", fmt.Sprintf("%s:%d", n.admin, adminPort)); err != nil {
+			return err
+		}
+		// An operator would carry this directory to the node by hand or by ssh.
+		if err := os.CopyFS(n.dir, os.DirFS(filepath.Join(d.home, "members", n.name))); err != nil {
+			return err
+		}
+	}
+	s.t.check("DELIV-2 DELIV-3", "root, release and lease keys; a certificate for each node")
+	d.t.command("meshctl serve", fmt.Sprintf("--listen %s:%d", d.host().admin, repositoryPort), "&")
+	if _, err := s.w.start(d.host(), "dist-serve", nil, nil, s.w.binary("meshctl"), "--home", d.home, "serve",
+		"--listen", fmt.Sprintf("%s:%d", d.host().admin, repositoryPort)); err != nil {
+		return err
+	}
+	if err := until(ctx, 15*time.Second, "sessions between the routers", s.w.routersTalk); err != nil {
+		return err
+	}
+	s.t.check("", "r-tyo, r-osa and r-fra have BGP sessions with each other")
+	return nil
+}
+
+// release makes the zone of a release and publishes it.
+func (d *distribution) release(ctx context.Context, s *story, number uint64, options ...string) error {
+	file, err := s.zone.write(d.w.dir, number)
+	if err != nil {
+		return err
+	}
+	said, err := d.run(ctx, append([]string{"release", file}, options...)...)
+	if err != nil {
+		return err
+	}
+	s.t.say("%s", said)
+	return nil
+}
+
+// firstRelease publishes release 1. Nothing is answered yet, so it needs no switchover.
+func (s *story) firstRelease(ctx context.Context) error {
+	file, err := s.zone.write(s.w.dir, 1)
+	if err != nil {
+		return err
+	}
+	said, err := s.dist.run(ctx, "check", file)
+	if err != nil {
+		return err
+	}
+	if said != "" {
+		s.t.say("%s", said)
+	}
+	s.t.check("SYNC-B ROUTE-4", "%s with serial %d is fit to be served", s.zone.origin, s.zone.serial(1))
+	if err := s.dist.release(ctx, s, 1, "--now"); err != nil {
+		return err
+	}
+	s.t.check("DELIV-3", "release 1 is signed and published")
+	return nil
+}
+
+// startNodes starts the nodes, osa behind a cache, and waits until they answer from release 1.
+func (s *story) startNodes(ctx context.Context) (err error) {
+	osa := s.site("osa")
+	s.cache, err = startCache(s.dist.host().place, fmt.Sprintf("%s:%d", s.dist.host().admin, cachePort), s.dist.url(repositoryPort),
+		s.dist.own(), identityIn(osa.dir))
+	if err != nil {
+		return err
+	}
+	for _, n := range s.w.nodes {
+		port := repositoryPort
+		if n == osa {
+			port = cachePort
+		}
+		if err := s.w.configure(n, identityIn(n.dir), s.dist.url(port)); err != nil {
+			return err
+		}
+		s.t.command("anycast-sidecar sidecar.yaml & coredns -conf Corefile &   # at " + n.name)
+		if err := s.w.startNode(n); err != nil {
+			return err
+		}
+	}
+	if err := s.eachServes(ctx, 20*time.Second, 1, s.w.nodes...); err != nil {
+		return err
+	}
+	s.t.check("SYNC-C SYNC-D DELIV-1", "tyo, osa and fra fetched release 1 over mutual TLS, verified it, and answer from it")
+	for _, site := range siteNames {
+		if err := s.leads(ctx, 20*time.Second, site, site); err != nil {
+			return err
+		}
+	}
+	s.t.check("ROUTE-1", "each sidecar saw its node answer, and announces %s by BGP", s.announcedWords())
+	return nil
+}
+
+// schedule sets the switchover to a release, sees it through, and returns its instant.
+func (d *distribution) schedule(ctx context.Context, s *story, number uint64, options ...string) (time.Time, error) {
+	said, err := d.run(ctx, append([]string{"schedule", "--lead", lead.String()}, options...)...)
+	if err != nil {
+		return time.Time{}, err
+	}
+	s.t.say("%s", said)
+	st, err := s.site("fra").says(ctx, 5*time.Second, "to have switched", func(st status.Node) bool {
+		return st.Switched != nil && st.Switched.Number == number
+	})
+	return st.Switched.At.Time(), err
+}
+
+// refusesSchedule checks that a release which a member cannot take is not scheduled.
+func (d *distribution) refusesSchedule(ctx context.Context, s *story, number uint64) error {
+	said, err := d.run(ctx, "schedule", "--wait", "0s")
+	if err == nil {
+		return fmt.Errorf("release %d was scheduled though osa cannot take it:\n%s", number, said)
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	s.t.say("%s", said)
+	if !strings.Contains(said, "osa") {
+		return errors.New("the refusal does not say that it is osa's")
+	}
+	s.t.check("SYNC-D FAIL-4", "the distribution host does not schedule what a member cannot load; the operator insists:")
+	return nil
+}
+
+// mirrorFault is the last that a node's sidecar logged of a zone it could not take.
+func (s *story) mirrorFault(n *node) string {
+	for line := range strings.Lines(n.sidecar.tail(200)) {
+		if strings.Contains(line, "digest") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}
+
+// hints prints what else the reader can do.
+func (d *distribution) hints(s *story) {
+	s.t.command(d.w.binary("meshctl"), "--home", d.home, "status")
+	fmt.Fprint(io.Discard)
+}
