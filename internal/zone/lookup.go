@@ -185,19 +185,41 @@ func (l *lookup) alias(n *node) *rrset {
 	return n.get(dns.TypeCNAME)
 }
 
-// addData adds the data of the type asked for, and reports whether there are any. For ANY that is the first RRset in
-// order of type (RFC 8482 4.1); for RRSIG, the signatures of each RRset, as far as they fit (RFC 8482 7).
+// addData adds the data of the type asked for, and reports whether there are any.
 func (l *lookup) addData(n *node) bool {
+	var s *rrset
+	switch l.q.Type {
+	case dns.TypeRRSIG:
+		return l.addSignatures(n)
+	case dns.TypeANY:
+		s = n.any()
+	default:
+		s = n.get(l.q.Type)
+	}
+	if s == nil {
+		return false
+	}
+	l.a.Answer = append(l.a.Answer, l.rrset(l.name, s))
+	l.addAddresses(s, nil)
+	return true
+}
+
+// any chooses the RRset that answers for ANY (RFC 8482 4.1): the first in order of type, NSEC only if there is no other.
+func (n *node) any() *rrset {
+	for i := range n.sets {
+		if s := &n.sets[i]; s.split > 0 && s.typ != dns.TypeNSEC {
+			return s
+		}
+	}
+	return n.get(dns.TypeNSEC)
+}
+
+// addSignatures adds the RRSIG records of a node, for each RRset on its own.
+func (l *lookup) addSignatures(n *node) bool {
 	before := len(l.a.Answer)
 	for i := range n.sets {
-		s := &n.sets[i]
-		switch {
-		case l.q.Type == dns.TypeRRSIG && len(s.sigs()) > 0:
+		if s := &n.sets[i]; len(s.sigs()) > 0 {
 			l.a.Answer = append(l.a.Answer, RRset{Owner: l.name, Type: dns.TypeRRSIG, TTL: s.sigTTL, Data: s.sigs()})
-		case s.split > 0 && (s.typ == l.q.Type || l.q.Type == dns.TypeANY):
-			l.a.Answer = append(l.a.Answer, l.rrset(l.name, s))
-			l.addAddresses(s, nil)
-			return true
 		}
 	}
 	return len(l.a.Answer) > before
