@@ -108,12 +108,12 @@ func (s *story) opening() {
 	if s.zone.unsigned {
 		s.t.say("The zone is signed; signatures do not survive a new serial, so the story is told with an unsigned copy.")
 	}
-	s.t.say("")
-	s.t.say("client                dist          the client's nearest node is tyo,")
-	s.t.say("  │                     │           then osa, then fra")
-	s.t.say("r-tyo ─── BGP ─── r-osa ─── BGP ─── r-fra")
-	s.t.say("  │                 │                 │")
-	s.t.say(" tyo               osa               fra    all announce %s", s.announcedWords())
+	s.t.picture(`
+client             dist               the client's nearest node is tyo,
+  │                 │                 then osa, then fra
+r-tyo ─── BGP ─── r-osa ─── BGP ─── r-fra
+  │                 │                 │
+ tyo               osa               fra     all announce ` + s.announcedWords())
 }
 
 func (s *story) announcedWords() string { return joined(s.w.announced, " and ") }

@@ -60,6 +60,11 @@ func (t *terminal) say(format string, args ...any) {
 	}
 }
 
+// picture shows a drawing.
+func (t *terminal) picture(text string) {
+	fmt.Fprintln(t.out, strings.ReplaceAll(text, "\n", "\n      "))
+}
+
 // check shows what was seen and is as it should be, with the requirements that it meets.
 func (t *terminal) check(requirements, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
@@ -76,8 +81,12 @@ func (t *terminal) fail(err error) {
 
 // log shows the end of a process's log.
 func (t *terminal) log(p *process, lines int) {
+	text := p.tail(lines)
+	if text == "" {
+		return
+	}
 	fmt.Fprintf(t.out, "\n    %s\n", t.paint(bold, p.name+" wrote last:"))
-	for line := range strings.Lines(p.tail(lines)) {
+	for line := range strings.Lines(text) {
 		fmt.Fprintf(t.out, "      %s\n", t.paint(dim, strings.TrimRight(line, "\n")))
 	}
 }
