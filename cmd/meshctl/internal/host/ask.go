@@ -1,0 +1,96 @@
+package host
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// Answer is a member's word, or why there is none.
+type Answer struct {
+	Confirmation status.Confirmation
+	Err          error
+}
+
+// Ask collects the confirmations of members: every one gets an entry.
+type Ask func(ctx context.Context, members []release.Member) map[string]Answer
+
+const (
+	askTimeout = 2 * time.Second // one member, connection included
+	askAtOnce  = 64              // members asked at a time
+)
+
+// Asker asks members at /v1/confirmations of their administrative plane, with the certificates of config (SYNC-D).
+func Asker(config *tls.Config) Ask {
+	client := &http.Client{
+		Timeout:   askTimeout,
+		Transport: &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("it redirects, which an administrative plane never does")
+		},
+	}
+	return func(ctx context.Context, members []release.Member) map[string]Answer {
+		answers := make(map[string]Answer, len(members))
+		var guard sync.Mutex
+		var open sync.WaitGroup
+		slots := make(chan struct{}, askAtOnce)
+		for _, m := range members {
+			slots <- struct{}{}
+			open.Go(func() {
+				defer func() { <-slots }()
+				c, err := askOne(ctx, client, m)
+				guard.Lock()
+				defer guard.Unlock()
+				answers[m.Name] = Answer{c, err}
+			})
+		}
+		open.Wait()
+		return answers
+	}
+}
+
+func askOne(ctx context.Context, client *http.Client, m release.Member) (status.Confirmation, error) {
+	var c status.Confirmation
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Admin+"/v1/confirmations", nil)
+	if err != nil {
+		return c, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return c, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return c, fmt.Errorf("%s said %s", m.Admin, response.Status)
+	}
+	data, err := io.ReadAll(io.LimitReader(response.Body, status.MaxBytes+1))
+	if err != nil {
+		return c, err
+	}
+	if err := status.Decode(data, &c); err != nil {
+		return c, err
+	}
+	if c.Node != m.Name {
+		return c, fmt.Errorf("%s calls itself %q", m.Admin, c.Node)
+	}
+	return c, nil
+}
+
+// said are the confirmations among the answers.
+func said(answers map[string]Answer) map[string]status.Confirmation {
+	confirmations := make(map[string]status.Confirmation, len(answers))
+	for name, a := range answers {
+		if a.Err == nil {
+			confirmations[name] = a.Confirmation
+		}
+	}
+	return confirmations
+}

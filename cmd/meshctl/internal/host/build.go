@@ -1,0 +1,221 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+// Source is a zone file, and the origin if it was said; otherwise the origin is the SOA's owner.
+type Source struct {
+	Origin, File string
+}
+
+// ParseSource reads FILE or NAME=FILE.
+func ParseSource(arg string) Source {
+	if name, file, ok := strings.Cut(arg, "="); ok {
+		return Source{strings.ToLower(strings.TrimSuffix(name, ".")) + ".", file}
+	}
+	return Source{File: arg}
+}
+
+// Load reads a zone file and says everything that is wrong with it (SYNC-B). The zone is nil when one finding is an
+// error. $INCLUDE reaches the files beside it only.
+func Load(s Source) (*zone.Zone, []zone.Finding) {
+	z, found, err := load(s)
+	if err != nil {
+		found = append(found, s.finding("unreadable", "%v", err))
+	}
+	return z, found
+}
+
+func load(s Source) (*zone.Zone, []zone.Finding, error) {
+	beside, err := os.OpenRoot(filepath.Dir(s.File))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer beside.Close()
+	f, err := os.Open(s.File)
+	if err != nil {
+		return nil, nil, errors.Unwrap(err)
+	}
+	defer f.Close()
+	z, found := zonefile.Parse(f, zonefile.Options{Origin: s.Origin, File: s.File, Include: beside.FS()})
+	return z, found, nil
+}
+
+func (s Source) finding(rule, format string, args ...any) zone.Finding {
+	return zone.Finding{File: s.File, Zone: s.Origin, Rule: rule, Severity: zone.Error, Detail: fmt.Sprintf(format, args...)}
+}
+
+// ReleaseOptions say what a release is made of, beside the zone files.
+type ReleaseOptions struct {
+	Keep bool // zones of the latest release that no file names stay in it
+	Now  bool // it becomes current at once: only where nothing is answered yet, or nobody answers
+}
+
+// Made is a release that was published, and what changed in it against the one before.
+type Made struct {
+	Release                         release.Release
+	Current                         bool // it is current already, not staged
+	Replaced                        uint64
+	Added, Changed, Same, Withdrawn []string
+}
+
+// Release checks the zone files, makes a release of them and publishes it, staged (SYNC-B, SYNC-C). When a finding is
+// an error, all findings come back, Made is nil, and nothing was published.
+func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Finding, error) {
+	if _, err := h.Settle(); err != nil {
+		return nil, nil, err
+	}
+	if err := h.mayRelease(o); err != nil {
+		return nil, nil, err
+	}
+	zones, found, err := h.build(sources)
+	if err != nil || zone.HasErrors(found) {
+		return nil, found, err
+	}
+	m := h.view.Manifest
+	before := latestRelease(m)
+	if o.Keep {
+		zones = keepOthers(zones, before)
+	}
+	made := &Made{Release: release.Release{Number: h.state.Highest + 1, Zones: zones}}
+	made.compare(before)
+	if m.Next != nil {
+		made.Replaced = m.Next.Number
+	}
+	made.Current = o.Now || len(m.Members) == 0
+	m.Next = &made.Release
+	if made.Current {
+		made.Release.Switchover = h.clock().UTC().Truncate(time.Microsecond)
+		m.Current, m.Next = &made.Release, nil
+	}
+	return made, found, h.publish(m, Event{Event: "released", Number: made.Release.Number, Switchover: made.Release.Switchover})
+}
+
+// mayRelease refuses what the protocol cannot make safe.
+func (h *Host) mayRelease(o ReleaseOptions) error {
+	m := h.view.Manifest
+	if m.Next != nil && !m.Next.Switchover.IsZero() {
+		return hint("release again after that", "release %d is set to switch over at %s", m.Next.Number, m.Next.Switchover.Format(time.RFC3339Nano))
+	}
+	if o.Now && m.Current != nil && len(m.Members) > 0 {
+		return hint("leave --now out, then set the switchover with: meshctl schedule",
+			"members answer from release %d, and would not move to another together", m.Current.Number)
+	}
+	return nil
+}
+
+// latestRelease is the release that was made last and not replaced; nil if none.
+func latestRelease(m release.Manifest) *release.Release {
+	if m.Next != nil {
+		return m.Next
+	}
+	return m.Current
+}
+
+// build checks and stores the zones. What is stored and not published after all is collected with the next publication.
+func (h *Host) build(sources []Source) ([]release.Zone, []zone.Finding, error) {
+	var zones []release.Zone
+	var found []zone.Finding
+	files := map[string]string{}
+	for _, s := range sources {
+		z, findings := Load(s)
+		found = append(found, findings...)
+		if z == nil {
+			continue
+		}
+		s.Origin = z.Origin()
+		if other, twice := files[s.Origin]; twice {
+			found = append(found, s.finding("zone-twice", "%s has this zone too", other))
+			continue
+		}
+		files[s.Origin] = s.File
+		built, err := h.store(z)
+		if err != nil {
+			return nil, found, fmt.Errorf("%s: %w", s.File, err)
+		}
+		if f := s.checkSerial(h.view.Manifest.Current, built); f != nil {
+			found = append(found, *f)
+			continue
+		}
+		zones = append(zones, built)
+	}
+	slices.SortFunc(zones, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
+	return zones, found, nil
+}
+
+func (h *Host) store(z *zone.Zone) (release.Zone, error) {
+	c, err := h.repo.PutBlob(func(w io.Writer) error { return zonefile.Write(w, z) })
+	return release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}, err
+}
+
+// checkSerial compares a zone with what is answered now: changed content needs a higher serial (RFC 1982 3.2).
+func (s Source) checkSerial(current *release.Release, z release.Zone) *zone.Finding {
+	old := find(current, z.Origin)
+	if old == nil || old.SHA256 == z.SHA256 || int32(z.Serial-old.Serial) > 0 {
+		return nil
+	}
+	f := s.finding("serial", "serial %d must be above %d, which is answered now with other content (RFC 1982)", z.Serial, old.Serial)
+	f.Owner = z.Origin
+	return &f
+}
+
+func find(r *release.Release, origin string) *release.Zone {
+	if r == nil {
+		return nil
+	}
+	i, ok := slices.BinarySearchFunc(r.Zones, origin, func(z release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
+	if !ok {
+		return nil
+	}
+	return &r.Zones[i]
+}
+
+// keepOthers adds the zones of a release that are not among zones.
+func keepOthers(zones []release.Zone, from *release.Release) []release.Zone {
+	if from == nil {
+		return zones
+	}
+	all := slices.Clone(zones)
+	for _, z := range from.Zones {
+		if find(&release.Release{Zones: zones}, z.Origin) == nil {
+			all = append(all, z)
+		}
+	}
+	slices.SortFunc(all, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
+	return all
+}
+
+// compare sorts the zones into added, changed, same and withdrawn against the release before.
+func (m *Made) compare(before *release.Release) {
+	for _, z := range m.Release.Zones {
+		old := find(before, z.Origin)
+		switch {
+		case old == nil:
+			m.Added = append(m.Added, z.Origin)
+		case old.SHA256 == z.SHA256:
+			m.Same = append(m.Same, z.Origin)
+		default:
+			m.Changed = append(m.Changed, z.Origin)
+		}
+	}
+	if before == nil {
+		return
+	}
+	for _, z := range before.Zones {
+		if find(&m.Release, z.Origin) == nil {
+			m.Withdrawn = append(m.Withdrawn, z.Origin)
+		}
+	}
+}

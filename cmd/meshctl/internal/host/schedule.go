@@ -1,0 +1,303 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// Schedule sets the switchover to the staged release and sees it through (SYNC-E), in steps that each may be the last:
+// a distribution host that dies in between silences nobody. Only Set and Review publish, and hold the lock for it.
+type Schedule struct {
+	Home  string
+	Clock Clock
+	Ask   Ask
+
+	Mode  mesh.Mode
+	Lead  time.Duration // from setting to switchover in mode confirmed
+	At    time.Time     // the instant asked for; zero: as soon as it is safe
+	Force bool          // set it whatever speaks against it
+	Wait  time.Duration // how long members may take to have the release ready
+}
+
+// Set is a switchover that was published.
+type Set struct {
+	Number  uint64
+	At      time.Time
+	Against []mesh.Missing // what spoke against it, when it was forced
+}
+
+// askEvery is the pause between two rounds of questions.
+const askEvery = 250 * time.Millisecond
+
+// AgainstError says that a switchover was not set, and what speaks against it.
+type AgainstError struct {
+	Number  uint64
+	Against []mesh.Missing
+}
+
+func (e *AgainstError) Error() string {
+	lines := []string{fmt.Sprintf("the switchover to release %d was not set:", e.Number)}
+	for _, m := range e.Against {
+		lines = append(lines, "  "+m.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Set waits until nothing speaks against a switchover, chooses its instant and publishes it.
+func (s Schedule) Set(ctx context.Context) (Set, error) {
+	if err := s.settle(); err != nil {
+		return Set{}, err
+	}
+	for end := s.Clock().Add(s.Wait); ; {
+		view, err := Read(s.Home)
+		if err != nil {
+			return Set{}, err
+		}
+		members := view.Manifest.Members
+		confirmations := said(s.Ask(ctx, members))
+		set, err := s.try(confirmations)
+		var against *AgainstError
+		if !errors.As(err, &against) || !s.Clock().Before(end) {
+			return set, err
+		}
+		if err := pause(ctx, askEvery); err != nil {
+			return Set{}, fmt.Errorf("%w\n%w", err, against)
+		}
+	}
+}
+
+func (s Schedule) settle() error {
+	h, err := Open(s.Home, s.Clock)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if _, err := h.Settle(); err != nil {
+		return err
+	}
+	if h.view.Manifest.Next == nil {
+		return hint("make one with: meshctl release ZONEFILE...", "no release is staged")
+	}
+	return nil
+}
+
+// try chooses and publishes the instant, if nothing speaks against it or it is forced.
+func (s Schedule) try(confirmations map[string]status.Confirmation) (Set, error) {
+	h, err := Open(s.Home, s.Clock)
+	if err != nil {
+		return Set{}, err
+	}
+	defer h.Close()
+	next := h.view.Manifest.Next
+	if next == nil {
+		return Set{}, fmt.Errorf("the staged release was taken back meanwhile")
+	}
+	at, against := s.plan(h, confirmations).Choose(instant.WallOf(s.Clock()))
+	if len(against) > 0 && !s.Force {
+		return Set{}, &AgainstError{next.Number, against}
+	}
+	event := "scheduled"
+	if len(against) > 0 {
+		event = "scheduled by force"
+	}
+	set := Set{Number: next.Number, At: roundUp(at), Against: against}
+	return set, h.setSwitchover(set.At, Event{Event: event, Detail: detail(against)})
+}
+
+func (s Schedule) plan(h *Host, confirmations map[string]status.Confirmation) mesh.Plan {
+	m := h.view.Manifest
+	p := mesh.Plan{
+		Mode:    s.Mode,
+		Number:  m.Next.Number,
+		Mesh:    m.Mesh,
+		Said:    confirmations,
+		Promise: instant.WallOf(h.state.LatestWithout(m.Next.Number, time.Time{})),
+		Epsilon: m.Epsilon(),
+		Lead:    s.Lead,
+		Asked:   instant.WallOf(s.At),
+	}
+	for _, member := range m.Members {
+		p.Members = append(p.Members, member.Name)
+	}
+	return p
+}
+
+// roundUp is w in whole microseconds, as a manifest says it, and never earlier.
+func roundUp(w instant.Wall) time.Time {
+	t := w.Time()
+	if whole := t.Truncate(time.Microsecond); !whole.Equal(t) {
+		return whole.Add(time.Microsecond)
+	}
+	return t
+}
+
+// setSwitchover publishes the instant of the next release.
+func (h *Host) setSwitchover(at time.Time, event Event) error {
+	m := h.view.Manifest
+	next := *m.Next
+	next.Switchover = at
+	m.Next = &next
+	event.Number, event.Switchover = next.Number, at
+	return h.publish(m, event)
+}
+
+// Reviewed is what became of a switchover that was set.
+type Reviewed struct {
+	Set     Set            // the one in force now
+	Stands  bool           // it is the one that was set
+	Missing []mesh.Missing // who has not confirmed it
+}
+
+// Review collects the members' word for the switchover and, if one lacks at half the lead, postpones it.
+func (s Schedule) Review(ctx context.Context, set Set) (Reviewed, error) {
+	lead := mesh.Plan{Lead: s.Lead}
+	deadline := lead.Deadline(instant.WallOf(set.At)).Time()
+	for {
+		view, err := Read(s.Home)
+		if err != nil {
+			return Reviewed{}, err
+		}
+		confirmations := said(s.Ask(ctx, view.Manifest.Members))
+		r, err := s.judge(set, confirmations, !s.Clock().Before(deadline))
+		if err != nil || !r.Stands || len(r.Missing) == 0 || !s.Clock().Before(deadline) {
+			return r, err
+		}
+		if err := pause(ctx, askEvery); err != nil {
+			return r, err
+		}
+	}
+}
+
+// judge reviews the switchover, and publishes a postponed one when it is time to.
+func (s Schedule) judge(set Set, confirmations map[string]status.Confirmation, last bool) (Reviewed, error) {
+	h, err := Open(s.Home, s.Clock)
+	if err != nil {
+		return Reviewed{}, err
+	}
+	defer h.Close()
+	if !h.names(set) {
+		return Reviewed{Set: set}, fmt.Errorf("the switchover was changed by another command meanwhile")
+	}
+	stands, postponed, missing := s.plan(h, confirmations).Review(instant.WallOf(set.At), instant.WallOf(s.Clock()))
+	if stands || s.Force || !last {
+		return Reviewed{Set: set, Stands: true, Missing: missing}, nil
+	}
+	later := Set{Number: set.Number, At: roundUp(postponed)}
+	err = h.setSwitchover(later.At, Event{Event: "postponed", Detail: detail(missing)})
+	return Reviewed{Set: later, Missing: missing}, err
+}
+
+// names reports whether what is published sets just this switchover.
+func (h *Host) names(set Set) bool {
+	next := h.view.Manifest.Next
+	return next != nil && next.Number == set.Number && next.Switchover.Equal(set.At)
+}
+
+// Result is how a member fared at a switchover.
+type Result struct {
+	Member   string
+	Switched bool          // it answers from the release
+	Lateness time.Duration // of its swap after the instant, by its own clock
+	Why      string        // why it did not switch
+}
+
+// resultPatience is how long after the switchover members may take to say how it went.
+const resultPatience = 5 * time.Second
+
+// Await waits until the switchover has passed for all members, puts it on record, and collects how it went.
+func (s Schedule) Await(ctx context.Context, set Set) ([]Result, error) {
+	view, err := Read(s.Home)
+	if err != nil {
+		return nil, err
+	}
+	passed := set.At.Add(2*view.Manifest.Epsilon() + time.Millisecond)
+	for s.Clock().Before(passed) {
+		if err := pause(ctx, min(passed.Sub(s.Clock()), askEvery)); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.record(); err != nil {
+		return nil, err
+	}
+	for end := passed.Add(resultPatience); ; {
+		results, all := resultsOf(view.Manifest.Members, s.Ask(ctx, view.Manifest.Members), set.Number)
+		if all || !s.Clock().Before(end) {
+			return results, nil
+		}
+		if err := pause(ctx, askEvery); err != nil {
+			return results, err
+		}
+	}
+}
+
+// record settles what has passed, unless another command did.
+func (s Schedule) record() error {
+	h, err := Open(s.Home, s.Clock)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	_, err = h.Settle()
+	return err
+}
+
+func resultsOf(members []release.Member, answers map[string]Answer, number uint64) (results []Result, all bool) {
+	all = true
+	for _, m := range members {
+		r := resultOf(m.Name, answers[m.Name], number)
+		results = append(results, r)
+		all = all && r.Switched
+	}
+	return results, all
+}
+
+func resultOf(name string, a Answer, number uint64) Result {
+	r := Result{Member: name}
+	switch c := a.Confirmation; {
+	case a.Err != nil:
+		r.Why = "it gave no answer: " + a.Err.Error()
+	case c.Serving == number:
+		r.Switched = true
+		if c.Switched != nil && c.Switched.Number == number {
+			r.Lateness = c.Switched.Lateness
+		}
+	case c.Serving == 0:
+		r.Why = "it is silent" + join(c.Silent)
+	default:
+		r.Why = fmt.Sprintf("it answers from release %d", c.Serving)
+	}
+	return r
+}
+
+func join(reasons []status.Reason) string {
+	text := ""
+	for _, r := range reasons {
+		text += ": " + r.String()
+	}
+	return text
+}
+
+func detail(missing []mesh.Missing) string {
+	var parts []string
+	for _, m := range missing {
+		parts = append(parts, m.String())
+	}
+	return strings.Join(parts, "; ")
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}

@@ -1,0 +1,84 @@
+package host
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// Status is the state of a mesh as the distribution host sees it; "meshctl status --json" prints it.
+type Status struct {
+	Mesh         string         `json:"mesh"`
+	At           time.Time      `json:"at"`
+	EpsilonMS    int            `json:"epsilon_ms"`
+	Current      *ReleaseStatus `json:"current,omitempty"`
+	Next         *ReleaseStatus `json:"next,omitempty"`
+	LeaseExpires time.Time      `json:"lease_expires"`
+	LeaseSeconds int64          `json:"lease_seconds_left"` // negative once it has ended
+	RoleExpires  RoleExpires    `json:"role_expires"`
+	Members      []MemberStatus `json:"members"`
+}
+
+// ReleaseStatus is one release.
+type ReleaseStatus struct {
+	Number     uint64        `json:"number"`
+	Switchover time.Time     `json:"switchover,omitzero"`
+	Zones      []status.Zone `json:"zones"`
+}
+
+// RoleExpires is when the word of each key ends.
+type RoleExpires struct {
+	Root     time.Time `json:"root"`
+	Targets  time.Time `json:"targets"`
+	Snapshot time.Time `json:"snapshot"`
+}
+
+// MemberStatus is a member and what it said.
+type MemberStatus struct {
+	Name         string               `json:"name"`
+	Admin        string               `json:"admin"`
+	Error        string               `json:"error,omitempty"` // why there is no confirmation
+	Confirmation *status.Confirmation `json:"confirmation,omitempty"`
+}
+
+// StatusOf asks all members and sums up.
+func StatusOf(ctx context.Context, view release.View, ask Ask, now time.Time) Status {
+	m := view.Manifest
+	s := Status{
+		Mesh: m.Mesh, At: now.UTC(), EpsilonMS: m.EpsilonMS,
+		Current: releaseStatus(m.Current), Next: releaseStatus(m.Next),
+		LeaseExpires: view.LeaseExpires, LeaseSeconds: int64(view.LeaseExpires.Sub(now) / time.Second),
+		RoleExpires: RoleExpires{Root: view.Expires.Root, Targets: view.Expires.Targets, Snapshot: view.Expires.Snapshot},
+		Members:     []MemberStatus{},
+	}
+	answers := ask(ctx, m.Members)
+	for _, member := range m.Members {
+		ms := MemberStatus{Name: member.Name, Admin: member.Admin}
+		if a := answers[member.Name]; a.Err != nil {
+			ms.Error = a.Err.Error()
+		} else {
+			ms.Confirmation = &a.Confirmation
+		}
+		s.Members = append(s.Members, ms)
+	}
+	return s
+}
+
+func releaseStatus(r *release.Release) *ReleaseStatus {
+	if r == nil {
+		return nil
+	}
+	s := &ReleaseStatus{Number: r.Number, Switchover: r.Switchover, Zones: []status.Zone{}}
+	for _, z := range r.Zones {
+		s.Zones = append(s.Zones, status.Zone{Origin: z.Origin, Serial: z.Serial})
+	}
+	return s
+}
+
+// First is when the first of them ends: what an operator has to renew by hand.
+func (r RoleExpires) First() time.Time {
+	return slices.MinFunc([]time.Time{r.Root, r.Targets, r.Snapshot}, time.Time.Compare)
+}

@@ -1,0 +1,154 @@
+// Command meshctl is the distribution host's command: it makes a mesh, takes zone files into signed releases, sets the
+// instant at which the mesh switches over, and serves the repository to members.
+//
+//	meshctl init                      keys, certificates and a repository
+//	meshctl member add NAME --admin HOST:PORT
+//	meshctl check ZONEFILE...         what is wrong with zone files
+//	meshctl release ZONEFILE...       check, sign and publish them as the next release
+//	meshctl schedule                  set the switchover once all members have the release
+//	meshctl lease                     renew the permission to answer
+//	meshctl serve --listen HOST:PORT  serve the repository, and renew the lease
+//	meshctl status                    the mesh as the distribution host sees it
+//	meshctl try ZONEFILE...           answer from zone files at once, on this machine
+//
+// Exit status: 0 done, 1 refused or failed, 2 wrong usage. What it does is in internal/host; this package has the words.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+)
+
+// version is set by build.sh.
+var version = "dev"
+
+const (
+	exitDone    = 0
+	exitRefused = 1
+	exitUsage   = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run executes one command and says how it ended.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	c := &cli{out: stdout, log: stderr, clock: time.Now}
+	command := c.command()
+	command.SetArgs(args)
+	command.SetOut(stdout)
+	command.SetErr(stderr)
+	err := command.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	var quiet *quietError
+	if !errors.As(err, &quiet) {
+		fmt.Fprintln(stderr, "meshctl:", err)
+	}
+	var hinted *host.HintError
+	if errors.As(err, &hinted) {
+		fmt.Fprintln(stderr, "hint:", hinted.Hint)
+	}
+	if !c.started {
+		fmt.Fprintln(stderr, "hint: meshctl --help shows what there is")
+		return exitUsage
+	}
+	return exitRefused
+}
+
+// quietError ends a command with status 1 after it has said why itself.
+type quietError struct{}
+
+func (*quietError) Error() string { return "refused" }
+
+// cli is what all commands share.
+type cli struct {
+	out     io.Writer
+	log     io.Writer
+	clock   host.Clock
+	home    string
+	json    bool
+	started bool // the command line was understood
+}
+
+func (c *cli) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "meshctl",
+		Short:         "The distribution host of an anycast mesh: check, sign, publish and schedule releases of zones",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		Long: `The distribution host of an anycast mesh: check, sign, publish and schedule releases of zones.
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
+		RunE: func(*cobra.Command, []string) error { return errors.New("which command?") },
+	}
+	root.PersistentFlags().StringVar(&c.home, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
+	root.AddCommand(c.initCommand(), c.memberCommand(), c.checkCommand(), c.releaseCommand(), c.scheduleCommand(),
+		c.leaseCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand())
+	return root
+}
+
+func defaultHome() string {
+	if home := os.Getenv("MESHCTL_HOME"); home != "" {
+		return home
+	}
+	return "mesh"
+}
+
+// runs wraps what a command does: from here on a failure is no wrong usage.
+func (c *cli) runs(do func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c.started = true
+		return do(cmd, args)
+	}
+}
+
+// withJSON adds --json to a command that prints facts.
+func (c *cli) withJSON(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON")
+	return cmd
+}
+
+// writing runs do with the home open for writing.
+func (c *cli) writing(do func(h *host.Host) error) error {
+	h, err := host.Open(c.home, c.clock)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(h), h.Close())
+}
+
+// print prints facts as JSON, or as words does.
+func (c *cli) print(facts any, words func()) error {
+	if !c.json {
+		words()
+		return nil
+	}
+	enc := json.NewEncoder(c.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(facts)
+}
+
+func (c *cli) say(format string, args ...any) { fmt.Fprintf(c.out, format+"\n", args...) }
+
+// instantOf is t as people and scripts read it: UTC, microseconds.
+func instantOf(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000Z") }
+
+// second is t without what nobody reads.
+func secondOf(t time.Time) string { return t.UTC().Format(time.RFC3339) }

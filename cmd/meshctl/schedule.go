@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+)
+
+// scheduleJSON is what "schedule --json" prints.
+type scheduleJSON struct {
+	Number     uint64         `json:"number"`
+	Switchover time.Time      `json:"switchover"`
+	Forced     []mesh.Missing `json:"forced_against,omitempty"`
+	Postponed  []mesh.Missing `json:"postponed_for,omitempty"`
+	Results    []resultJSON   `json:"results,omitempty"`
+}
+
+type resultJSON struct {
+	Member     string `json:"member"`
+	Switched   bool   `json:"switched"`
+	LatenessNS int64  `json:"lateness_ns,omitempty"`
+	Why        string `json:"why,omitempty"`
+}
+
+type scheduleFlags struct {
+	in     time.Duration
+	at     string
+	mode   string
+	force  bool
+	noWait bool
+	wait   time.Duration
+}
+
+func (c *cli) scheduleCommand() *cobra.Command {
+	var f scheduleFlags
+	cmd := c.withJSON(&cobra.Command{
+		Use:   "schedule [--in DURATION | --at INSTANT]",
+		Short: "Set the switchover to the staged release, and see the mesh through it",
+		Long: `Set the switchover to the staged release, and see the mesh through it.
+
+Mode confirmed needs every member's word, first that it has the release ready, then, at half the lead, that it holds the
+instant; if one lacks, the switchover is postponed to when every lease that does not name it has ended. Mode lease sets
+it then at once, and is safe whatever fails.
+
+--force sets it whatever speaks against it: members that do not hold the release or the instant then go on with the old
+release until their lease ends, or are silent from the switchover on, so that clients of different nodes may get
+different answers for that long.
+
+Ctrl-C does not take a switchover back.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := c.scheduleOf(f)
+			if err != nil {
+				return err
+			}
+			return c.runs(func(cmd *cobra.Command, _ []string) error { return c.schedule(cmd.Context(), s, f.noWait) })(cmd, args)
+		},
+	})
+	flags := cmd.Flags()
+	flags.DurationVar(&f.in, "in", mesh.DefaultLead, "lead: from setting the switchover to the switchover")
+	flags.StringVar(&f.at, "at", "", "instant of the switchover, RFC 3339")
+	flags.StringVar(&f.mode, "mode", string(mesh.Confirmed), "confirmed or lease")
+	flags.BoolVar(&f.force, "force", false, "set it whatever speaks against it; it is put on record")
+	flags.BoolVar(&f.noWait, "no-wait", false, "end as soon as the switchover is published, without collecting the members' word for it")
+	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long members may take to have the release ready")
+	cmd.MarkFlagsMutuallyExclusive("in", "at")
+	return cmd
+}
+
+// scheduleOf reads the flags.
+func (c *cli) scheduleOf(f scheduleFlags) (host.Schedule, error) {
+	s := host.Schedule{Home: c.home, Clock: c.clock, Mode: mesh.Mode(f.mode), Lead: f.in, Force: f.force, Wait: f.wait}
+	if s.Mode != mesh.Confirmed && s.Mode != mesh.Lease {
+		return s, fmt.Errorf("--mode %q: confirmed or lease", f.mode)
+	}
+	if f.in < time.Second {
+		return s, fmt.Errorf("--in %v: at least 1s, in which members must hear of it and confirm", f.in)
+	}
+	if f.at == "" {
+		return s, nil
+	}
+	at, err := time.Parse(time.RFC3339, f.at)
+	if err != nil {
+		return s, fmt.Errorf("--at %q: want an instant such as 2026-11-22T10:00:00Z", f.at)
+	}
+	s.At = at.UTC()
+	return s, nil
+}
+
+func (c *cli) schedule(ctx context.Context, s host.Schedule, noWait bool) error {
+	config, err := host.TLS(s.Home)
+	if err != nil {
+		return err
+	}
+	s.Ask = host.Asker(config)
+	set, err := s.Set(ctx)
+	var against *host.AgainstError
+	if errors.As(err, &against) {
+		return &host.HintError{Err: err, Hint: "meshctl status says more; meshctl member remove NAME strikes a member that is lost; --force sets it all the same"}
+	}
+	if err != nil {
+		return err
+	}
+	facts := scheduleJSON{Number: set.Number, Switchover: set.At, Forced: set.Against}
+	c.progress("release %d: switchover set to %s", set.Number, instantOf(set.At))
+	for _, m := range set.Against {
+		c.progress("forced against: %s", m)
+	}
+	if noWait {
+		return c.print(facts, func() {})
+	}
+	return c.seeThrough(ctx, s, set, facts)
+}
+
+// seeThrough collects the word of the members, waits for the switchover and says how it went.
+func (c *cli) seeThrough(ctx context.Context, s host.Schedule, set host.Set, facts scheduleJSON) error {
+	reviewed, err := s.Review(ctx, set)
+	if err != nil {
+		return err
+	}
+	if !reviewed.Stands {
+		facts.Switchover, facts.Postponed = reviewed.Set.At, reviewed.Missing
+		return errors.Join(c.print(facts, func() { c.sayPostponed(reviewed) }), &quietError{})
+	}
+	if len(reviewed.Missing) == 0 {
+		c.progress("confirmed by all members")
+	}
+	results, err := s.Await(ctx, set)
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, r := range results {
+		facts.Results = append(facts.Results, resultJSON{r.Member, r.Switched, int64(r.Lateness), r.Why})
+		if !r.Switched {
+			failed++
+		}
+	}
+	if err := c.print(facts, func() { c.sayResults(set, results) }); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return &host.HintError{Err: fmt.Errorf("%d of %d members did not switch", failed, len(results)), Hint: "they recover by themselves once they can; meshctl status shows when"}
+	}
+	return nil
+}
+
+// progress says how far it is, unless the output is for a program.
+func (c *cli) progress(format string, args ...any) {
+	if !c.json {
+		c.say(format, args...)
+	}
+}
+
+func (c *cli) sayPostponed(r host.Reviewed) {
+	c.say("postponed to %s, when no older lease is left: not confirmed by", instantOf(r.Set.At))
+	for _, m := range r.Missing {
+		c.say("  %s", m)
+	}
+	c.say("sooner: bring it back, or strike it with meshctl member remove, and run meshctl schedule again")
+}
+
+func (c *cli) sayResults(set host.Set, results []host.Result) {
+	for _, r := range results {
+		if r.Switched {
+			c.say("%s switched to release %d, %d µs after the instant", r.Member, set.Number, r.Lateness.Microseconds())
+		} else {
+			c.say("%s did not switch: %s", r.Member, r.Why)
+		}
+	}
+	c.say("release %d is current", set.Number)
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+)
+
+// tryLease is how long a throwaway mesh answers: nobody renews it.
+const tryLease = 30 * 24 * time.Hour
+
+func (c *cli) tryCommand() *cobra.Command {
+	var listen, coredns string
+	cmd := &cobra.Command{
+		Use:   "try ZONEFILE...",
+		Short: "Answer from zone files at once: a mesh of one node that is gone when you press Ctrl-C",
+		Long: `Answer from zone files at once: keys, a signed repository and a Corefile in a temporary directory, and coredns in the
+foreground. Everything is removed at the end. The machine's clock is taken on its word, which suits one machine only.
+
+` + sourceHelp,
+		Args: cobra.MinimumNArgs(1),
+		RunE: c.runs(func(_ *cobra.Command, args []string) error { return c.try(sources(args), listen, coredns) }),
+	}
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:5300", "address and port to answer on")
+	cmd.Flags().StringVar(&coredns, "coredns", "", "the coredns to run (default: the one beside meshctl, then the one in PATH)")
+	return cmd
+}
+
+func (c *cli) try(from []host.Source, listen, coredns string) error {
+	address, port, err := net.SplitHostPort(listen)
+	if err != nil || net.ParseIP(address) == nil {
+		return &host.HintError{Err: fmt.Errorf("--listen %q is not ADDRESS:PORT", listen), Hint: "for example --listen 127.0.0.1:5300"}
+	}
+	if coredns, err = findCoreDNS(coredns); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "meshctl-try-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := c.tryMesh(dir, from); err != nil {
+		return err
+	}
+	corefile := fmt.Sprintf(tryCorefile, port, address, dir)
+	if err := depot.WriteFile(dir, "Corefile", []byte(corefile), 0o600); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.log, "answering on %s; try: dig @%s -p %s %s SOA\n", listen, address, port, c.firstOrigin(dir))
+	return foreground(exec.Command(coredns, "-conf", filepath.Join(dir, "Corefile")))
+}
+
+// tryCorefile takes the port, the address and the directory. The server key is the root, so that every zone of the
+// release is answered and everything else refused.
+const tryCorefile = `.:%[1]s {
+    sharedunicast %[2]s
+    meshsync %[3]s {
+        repository %[3]s/repository
+        root %[3]s/root.json
+        clock assume 1ms
+        status unix://%[3]s/meshsync.sock
+    }
+    errors
+}
+`
+
+// tryMesh makes a mesh without members, whose first release is current at once.
+func (c *cli) tryMesh(dir string, from []host.Source) error {
+	o := host.InitOptions{Mesh: "try", Epsilon: 100 * time.Millisecond, Lease: tryLease}
+	h, err := host.Init(dir, o, rand.Reader, c.clock)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	_, found, err := h.Release(from, host.ReleaseOptions{})
+	printFindings(c.log, found)
+	if err != nil {
+		return err
+	}
+	if h.View().Manifest.Current == nil {
+		return &host.HintError{Err: errors.New("nothing is answered"), Hint: "correct the zone files and run this again"}
+	}
+	return depot.WriteFile(dir, "root.json", h.Root(), 0o644)
+}
+
+func (c *cli) firstOrigin(dir string) string {
+	view, err := host.Read(dir)
+	if err != nil || len(view.Manifest.Current.Zones) == 0 {
+		return "."
+	}
+	return view.Manifest.Current.Zones[0].Origin
+}
+
+func findCoreDNS(named string) (string, error) {
+	if named != "" {
+		return exec.LookPath(named)
+	}
+	if self, err := os.Executable(); err == nil {
+		if beside, err := exec.LookPath(filepath.Join(filepath.Dir(self), "coredns")); err == nil {
+			return beside, nil
+		}
+	}
+	found, err := exec.LookPath("coredns")
+	if err != nil {
+		return "", &host.HintError{Err: errors.New("there is no coredns beside meshctl or in PATH"), Hint: "build it with ./build.sh, or name one with --coredns PATH"}
+	}
+	return found, nil
+}
+
+// foreground runs a command on this terminal and hands on the signals that would end it. Its end by such a signal is
+// no failure.
+func foreground(cmd *exec.Cmd) error {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = childAttributes()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	runtime.LockOSThread() // the child is told when the thread that started it ends
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	asked := false
+	for {
+		select {
+		case s := <-signals:
+			asked = true
+			_ = cmd.Process.Signal(s) // it may have ended just now
+		case err := <-ended:
+			if asked {
+				return nil
+			}
+			return err
+		}
+	}
+}
