@@ -25,7 +25,8 @@ const timeout = 2 * time.Second
 // Server answers on one unix socket until closed.
 type Server struct {
 	listener net.Listener
-	open     sync.WaitGroup
+	running  sync.WaitGroup
+	closing  chan struct{}
 }
 
 // Path takes the path out of "unix:///run/mesh/x.sock", the form of the configurations.
@@ -54,20 +55,24 @@ func Serve(path string, current func() any) (*Server, error) {
 		l.Close()
 		return nil, err
 	}
-	s := &Server{listener: l}
-	s.open.Go(func() { s.accept(current) })
+	s := &Server{listener: l, closing: make(chan struct{})}
+	s.running.Go(func() { s.accept(current) })
 	return s, nil
 }
 
-// Close stops answering and removes the socket.
+// Close stops answering and removes the socket. It waits for no reader.
 func (s *Server) Close() error {
+	close(s.closing)
 	err := s.listener.Close()
-	s.open.Wait()
+	s.running.Wait()
 	return err
 }
 
+// clients is how many are answered at once. A flood of them waits; it costs no memory.
+const clients = 16
+
 func (s *Server) accept(current func() any) {
-	slots := make(chan struct{}, 16) // a flood of clients waits; it costs no memory
+	slots := make(chan struct{}, clients)
 	for {
 		conn, err := s.listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -77,13 +82,32 @@ func (s *Server) accept(current func() any) {
 			time.Sleep(10 * time.Millisecond) // out of descriptors: the next one may fit
 			continue
 		}
-		slots <- struct{}{}
-		s.open.Go(func() {
-			defer func() { conn.Close(); <-slots }()
-			conn.SetDeadline(time.Now().Add(timeout))
-			json.NewEncoder(conn).Encode(current())
+		select {
+		case slots <- struct{}{}:
+		case <-s.closing:
+			conn.Close()
+			return
+		}
+		s.running.Go(func() {
+			s.answer(conn, current)
+			<-slots
 		})
 	}
+}
+
+// answer hands the document to one client, who may be slow, or never read.
+func (s *Server) answer(conn net.Conn, current func() any) {
+	answered := make(chan struct{})
+	s.running.Go(func() {
+		select {
+		case <-s.closing:
+		case <-answered:
+		}
+		conn.Close()
+	})
+	conn.SetDeadline(time.Now().Add(timeout))
+	json.NewEncoder(conn).Encode(current())
+	close(answered)
 }
 
 // clearStale removes a socket that nobody answers on.
@@ -115,9 +139,12 @@ func Read(ctx context.Context, path string, v any) error {
 		return err
 	}
 	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	conn.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	data, err := io.ReadAll(io.LimitReader(conn, status.MaxBytes+1))
+	if ctx.Err() != nil {
+		err = ctx.Err() // rather than the deadline that it set
+	}
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}

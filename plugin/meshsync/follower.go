@@ -2,6 +2,7 @@ package meshsync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,10 +37,19 @@ type answering struct {
 	then   *answering
 }
 
+// clocks are where time is read: of the machine, or of a test.
+type clocks struct {
+	now  func() instant.Instant // both clocks, for decisions
+	wall func() instant.Wall    // for each query
+}
+
+var machine = clocks{now: sysclock.Now, wall: func() instant.Wall { return instant.WallOf(time.Now()) }}
+
 // follower follows one repository and decides, by internal/mesh, what this process answers from. Its goroutine run owns
 // all fields below the line; no I/O is done there, so that a hanging disk cannot keep it from falling silent.
 type follower struct {
 	config  config
+	clocks  clocks
 	active  atomic.Pointer[answering]
 	shown   atomic.Pointer[status.Node]
 	assumed atomic.Bool            // the clock is certified by the operator's word only
@@ -50,35 +60,37 @@ type follower struct {
 	samples chan instant.Sample
 
 	// ──
-	node     *mesh.Node
-	view     *release.View
-	compiled map[uint64]*compiled
-	serving  uint64
-	switched *status.Switched
-	silent   []status.Reason
-	writing  bool
-	faults   faults
-	stager   stager
+	node       *mesh.Node
+	view       *release.View
+	compiled   map[uint64]*compiled
+	serving    uint64
+	switched   *status.Switched // the last activation
+	silent     []status.Reason
+	writing    bool
+	writeAfter time.Time // no promise is written before: the disk just refused one
+	faults     faults
+	stager     stager
 }
 
 // newFollower reads what the node must not have forgotten and begins to follow. An unreadable state is an error: to
 // start without it would be to forget the floor (SYNC-G).
-func newFollower(c config) (*follower, error) {
-	s, durable, mem, err := openState(filepath.Join(c.dir, "state"), c.root)
+func newFollower(c config, clocks clocks) (*follower, error) {
+	s, known, err := openState(filepath.Join(c.dir, "state"), c.root)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &follower{config: c, state: s, cancel: cancel, samples: make(chan instant.Sample, 1),
-		node: mesh.NewNode(durable), compiled: map[uint64]*compiled{}}
+	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, samples: make(chan instant.Sample, 1),
+		node: mesh.NewNode(known.durable), compiled: map[uint64]*compiled{}}
 	f.stager.results = make(chan staged, 1)
 	f.digest.Store(&c.digest)
-	f.publish(mesh.Decision{Floor: durable.Floor})
-	views := make(chan verified, 1)
+	f.publish(f.node.Decide(clocks.now()))
+	w := &watcher{repository: c.repository, state: s, durable: known.mem, mem: known.mem, view: known.view}
+	looks := make(chan found, 1)
 	writes := make(chan mesh.Durable, 1)
 	written := make(chan writeResult, 1)
-	f.running.Go(func() { f.run(ctx, views, writes, written) })
-	f.running.Go(func() { watch(ctx, c.repository, s, mem, views) })
+	f.running.Go(func() { f.run(ctx, looks, writes, written) })
+	f.running.Go(func() { w.watch(ctx, looks) })
 	f.running.Go(func() { s.write(ctx, writes, written) })
 	return f, nil
 }
@@ -91,21 +103,24 @@ func (f *follower) close() error {
 	return f.state.close()
 }
 
-// zonesAt is what to answer from when the wall clock says now; nil is silence.
-func (f *follower) zonesAt(now instant.Wall) *zone.Zones {
-	a := f.active.Load()
-	for a != nil && now >= a.until {
-		a = a.then
+// zones is what to answer from now; nil is silence. The first query after a switchover makes it, if the follower has
+// not yet; the follower sees that and does not go back.
+func (f *follower) zones() *zone.Zones {
+	now := f.clocks.wall()
+	for a := f.active.Load(); a != nil; a = f.active.Load() {
+		if now < a.until {
+			return a.zones
+		}
+		if a.then == nil {
+			return nil
+		}
+		f.active.CompareAndSwap(a, a.then)
 	}
-	if a == nil {
-		return nil
-	}
-	return a.zones
+	return nil
 }
 
 // run is the node: facts in, decision, effects out.
-func (f *follower) run(ctx context.Context, views <-chan verified, writes chan<- mesh.Durable, written <-chan writeResult) {
-	defer f.stager.stop()
+func (f *follower) run(ctx context.Context, looks <-chan found, writes chan<- mesh.Durable, written <-chan writeResult) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -113,8 +128,8 @@ func (f *follower) run(ctx context.Context, views <-chan verified, writes chan<-
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-		case v := <-views:
-			f.learn(v)
+		case l := <-looks:
+			f.learn(l)
 		case s := <-f.samples:
 			f.node.Certify(s)
 		case r := <-f.stager.results:
@@ -122,9 +137,8 @@ func (f *follower) run(ctx context.Context, views <-chan verified, writes chan<-
 		case w := <-written:
 			f.wrote(w)
 		}
-		now := sysclock.Now()
-		d := f.node.Decide(now)
-		f.act(ctx, d, now, writes)
+		d := f.decide()
+		f.act(ctx, d, writes)
 		timer.Reset(f.nap(d))
 	}
 }
@@ -132,24 +146,40 @@ func (f *follower) run(ctx context.Context, views <-chan verified, writes chan<-
 // nap is how long nothing needs to be decided anew, unless something happens.
 func (f *follower) nap(d mesh.Decision) time.Duration {
 	if d.Wake != 0 {
-		if left := d.Wake.Sub(sysclock.Now().Wall); left < tick {
+		if left := d.Wake.Sub(f.clocks.now().Wall); left < tick {
 			return max(left, 0)
 		}
 	}
 	return tick
 }
 
-// learn takes in what the watcher verified, or the fault it found.
-func (f *follower) learn(v verified) {
-	if v.fault != nil {
-		f.faults.add(*v.fault)
+// learn takes in what the watcher found.
+func (f *follower) learn(l found) {
+	if l.fault != nil {
+		f.faults.add(l.place, *l.fault, f.clocks.now().Wall)
 		return
 	}
-	f.faults.clear()
-	f.view = &v.view
-	f.node.Learn(meshView(v.view))
+	f.faults.clear(l.place)
+	if l.view == nil {
+		return
+	}
+	f.forgetReleases(*l.view)
+	f.view = l.view
+	f.node.Learn(meshView(*l.view))
 	f.stager.again()
-	log.Infof("verified: %s", v.view)
+	log.Infof("verified: %s", l.view)
+}
+
+// forgetReleases ends what was wrong with releases that the new view names no more.
+func (f *follower) forgetReleases(v release.View) {
+	if f.view == nil {
+		return
+	}
+	for _, r := range []*release.Release{f.view.Manifest.Current, f.view.Manifest.Next} {
+		if number := ref(r).Number; number != ref(v.Manifest.Current).Number && number != ref(v.Manifest.Next).Number {
+			f.faults.forget(placeOf(number))
+		}
+	}
 }
 
 // meshView is what the node needs to know of a verified repository.
@@ -167,32 +197,56 @@ func ref(r *release.Release) status.Ref {
 
 // stagedResult takes in a release that was compiled, or the reason why it could not be.
 func (f *follower) stagedResult(r staged) {
-	f.stager.busy = false
+	f.stager.done(r)
+	if errors.Is(r.err, context.Canceled) {
+		return // nobody wants it any more
+	}
 	if r.err != nil {
 		fault := faultOf(r.err)
-		f.faults.add(fault)
+		f.faults.add(placeOf(r.number), fault, f.clocks.now().Wall)
 		f.node.Refuse(r.number, status.Reason{Code: fault.Rule, Detail: fault.File + ": " + fault.Detail})
 		return
 	}
-	f.faults.clear()
+	f.faults.clear(placeOf(r.number))
 	f.compiled[r.number] = r.compiled
 	f.node.Ready(r.number)
-	log.Infof("release %d is staged: %d zones, %d records, in %v", r.number, len(r.compiled.byDigest), r.compiled.records, r.took.Round(time.Millisecond))
+	log.Infof("release %d is staged: %d zones, %d records, in %v", r.number, len(r.compiled.list), r.compiled.records, r.took.Round(time.Millisecond))
 }
+
+// writeRetry is how long a disk that refused a promise is left alone.
+const writeRetry = time.Second
 
 func (f *follower) wrote(w writeResult) {
 	f.writing = false
 	if w.err != nil {
-		f.faults.add(status.Fault{File: promiseFile, Rule: "not-durable", Detail: w.err.Error()})
+		f.writeAfter = time.Now().Add(writeRetry)
+		f.faults.add(placePromise, status.Fault{File: promiseFile, Rule: notDurable, Detail: w.err.Error()}, f.clocks.now().Wall)
 		return
 	}
+	f.faults.clear(placePromise)
 	f.node.Persisted(w.durable)
 }
 
-// act carries a decision out. Serving comes first: a swap waits for nothing.
-func (f *follower) act(ctx context.Context, d mesh.Decision, now instant.Instant, writes chan<- mesh.Durable) {
-	f.serve(d, now)
-	if d.Persist != nil && !f.writing {
+// decide decides anew and swaps, or falls silent, by one pointer store. If a query has made a switchover meanwhile, the
+// decision was about the past and is made again: no answer may be followed by one from an earlier release (SYNC-G).
+func (f *follower) decide() mesh.Decision {
+	for {
+		held := f.active.Load()
+		if held != nil {
+			f.node.Answered(held.number)
+		}
+		now := f.clocks.now()
+		d := f.node.Decide(now)
+		if f.active.CompareAndSwap(held, f.answeringFrom(d, now)) {
+			return d
+		}
+	}
+}
+
+// act carries out the rest of a decision, the swap having waited for nothing.
+func (f *follower) act(ctx context.Context, d mesh.Decision, writes chan<- mesh.Durable) {
+	f.tell(d)
+	if d.Persist != nil && !f.writing && !time.Now().Before(f.writeAfter) {
 		f.writing = true
 		writes <- *d.Persist
 	}
@@ -201,21 +255,11 @@ func (f *follower) act(ctx context.Context, d mesh.Decision, now instant.Instant
 	f.publish(d)
 }
 
-// serve swaps, or falls silent, by one pointer store.
-func (f *follower) serve(d mesh.Decision, now instant.Instant) {
-	if d.Serve == 0 {
-		f.active.Store(nil)
-		f.fallSilent(d.Silent)
-		return
-	}
-	f.active.Store(f.answeringFrom(d, now))
-	if d.Serve != f.serving {
-		f.activated(d)
-	}
-}
-
 // answeringFrom is what to answer from until time changes it, and what follows at the switchover if that is sure.
 func (f *follower) answeringFrom(d mesh.Decision, now instant.Instant) *answering {
+	if d.Serve == 0 {
+		return nil
+	}
 	stalled := now.Wall.Add(stall)
 	a := &answering{number: d.Serve, zones: f.compiled[d.Serve].zones, until: min(stalled, d.Until)}
 	if d.Then.Number != 0 && d.Until < stalled {
@@ -224,10 +268,23 @@ func (f *follower) answeringFrom(d mesh.Decision, now instant.Instant) *answerin
 	return a
 }
 
-// activated tells of a swap: once, with number, instant and lateness (SYNC-E).
+// tell logs and counts what changed for clients.
+func (f *follower) tell(d mesh.Decision) {
+	switch {
+	case d.Serve == 0:
+		f.fallSilent(d.Silent)
+	case d.Serve != f.serving && f.switched != nil && f.switched.Number == d.Serve:
+		f.serving, f.silent = d.Serve, nil
+		log.Infof("release %d is answered from again", d.Serve)
+	case d.Serve != f.serving:
+		f.serving, f.silent = d.Serve, nil
+		f.activated(d)
+	}
+}
+
+// activated tells of a release that was not answered from before: once, with number, instant and lateness (SYNC-E).
 func (f *follower) activated(d mesh.Decision) {
-	done := sysclock.Now().Wall
-	f.serving, f.silent = d.Serve, nil
+	done := f.clocks.now().Wall
 	f.switched = &status.Switched{Number: d.Serve, At: d.At, Done: done}
 	lateness := "at once"
 	if d.At != 0 && done.Sub(d.At) < time.Minute {
@@ -280,7 +337,7 @@ func (f *follower) dropAllBut(keep []uint64) {
 // publish shows the state to the status socket and the metrics.
 func (f *follower) publish(d mesh.Decision) {
 	n := &status.Node{Version: status.Version, Node: f.config.node, Software: Version, ConfigDigest: *f.digest.Load(),
-		At: sysclock.Now().Wall, Serving: d.Serve, Silent: d.Silent, Switched: f.switched, Staged: d.Confirms.Staged,
+		At: f.clocks.now().Wall, Serving: d.Serve, Silent: d.Silent, Switched: f.switched, Staged: d.Confirms.Staged,
 		Scheduled: d.Confirms.Scheduled, Floor: d.Floor, Clock: d.Clock, Refused: d.Refused, Confirms: d.Confirms}
 	n.Clock.Assumed = f.assumed.Load()
 	n.Depot = f.faults.depot()

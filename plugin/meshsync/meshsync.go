@@ -10,14 +10,13 @@ package meshsync
 import (
 	"context"
 	"net"
-	"time"
+	"sync/atomic"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metrics"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
-	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
@@ -30,7 +29,7 @@ type Meshsync struct {
 	Next plugin.Handler
 
 	config   config
-	follower *follower // set at startup; shared with other blocks and instances that follow the same directory
+	follower atomic.Pointer[follower] // nil before startup; shared with all blocks and instances that follow the directory
 }
 
 // Name implements plugin.Handler.
@@ -41,7 +40,7 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 {
 		return m.others(ctx, w, r, dns.RcodeNotImplemented)
 	}
-	zones := m.follower.zonesAt(instant.WallOf(time.Now()))
+	zones := m.zones()
 	if zones == nil {
 		silentDrops.WithLabelValues(metrics.WithServer(ctx)).Inc()
 		return dns.RcodeSuccess, drop(w)
@@ -60,6 +59,15 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	query.DO = state.Do()
 	answer := zones.Lookup(query)
 	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, limit(&state)))
+}
+
+// zones is what to answer from now; nil is silence.
+func (m *Meshsync) zones() *zone.Zones {
+	f := m.follower.Load()
+	if f == nil {
+		return nil
+	}
+	return f.zones()
 }
 
 // others hands what is not ours to the next plugin of the block, if there is one that could know better.
@@ -94,10 +102,8 @@ func drop(w dns.ResponseWriter) error {
 	return nil
 }
 
-// Ready implements ready.Readiness: true while the node answers.
-func (m *Meshsync) Ready() bool {
-	return m.follower.zonesAt(instant.WallOf(time.Now())) != nil
-}
+// Ready implements ready.Readiness: true while the node answers. It may be asked before startup.
+func (m *Meshsync) Ready() bool { return m.zones() != nil }
 
 // CacheBypassZones implements cache.ZoneBypasser: a cached answer would outlive a switchover.
 func (m *Meshsync) CacheBypassZones() []string { return m.config.zones }

@@ -36,8 +36,9 @@ func observe(n *status.Node) {
 	stagedRelease.Set(float64(n.Staged))
 	floorRelease.Set(float64(n.Floor))
 	leaseExpiry.Set(float64(n.LeaseExpires) / 1e9)
-	clockBound.Set(-1)
+	bound := -1.0
 	if n.Clock.Known {
-		clockBound.Set(n.Clock.Bound.Seconds())
+		bound = n.Clock.Bound.Seconds()
 	}
+	clockBound.Set(bound) // once: what is set in between could be scraped
 }

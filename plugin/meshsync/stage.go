@@ -2,8 +2,11 @@ package meshsync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -25,7 +28,7 @@ type compiled struct {
 // staged is the outcome of compiling one release.
 type staged struct {
 	number   uint64
-	compiled *compiled
+	compiled *compiled // with err: what was right of it
 	took     time.Duration
 	err      error
 }
@@ -36,29 +39,31 @@ const retry = 2 * time.Second
 // stager compiles one release at a time beside the serving of another. The follower's goroutine owns it.
 type stager struct {
 	results chan staged
-	busy    bool
-	number  uint64 // what was last begun
-	began   time.Time
+	busy    uint64 // the release being compiled; 0 if none is
 	cancel  context.CancelFunc
+	after   map[uint64]time.Time          // when a release that failed is tried again
+	right   map[release.Digest]*zone.Zone // zones of the release that failed last, not to be compiled again
 }
 
-// start begins with the most urgent of the wanted releases, unless it is at work on it or has just failed. Work on a
-// release that nobody wants any more is given up.
+// start begins with the most urgent of the wanted releases that did not just fail. Work on a release that nobody wants
+// any more is given up.
 func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
-	if s.busy {
-		if !contains(wanted, s.number) {
+	if len(wanted) == 0 {
+		s.after, s.right = nil, nil
+	}
+	if s.busy != 0 {
+		if !slices.Contains(wanted, s.busy) {
 			s.cancel()
 		}
 		return
 	}
 	for _, number := range wanted {
 		r := f.release(number)
-		if r == nil || number == s.number && time.Since(s.began) < retry {
+		if r == nil || time.Now().Before(s.after[number]) {
 			continue
 		}
-		s.stop()
-		ctx, cancel := context.WithCancel(ctx)
-		s.busy, s.number, s.began, s.cancel = true, number, time.Now(), cancel
+		ctx, s.cancel = context.WithCancel(ctx)
+		s.busy = number
 		known := f.known()
 		f.running.Go(func() {
 			began := time.Now()
@@ -69,23 +74,23 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 	}
 }
 
-// again lets a release that failed be tried at once: the repository has changed.
-func (s *stager) again() { s.began = time.Time{} }
-
-func (s *stager) stop() {
-	if s.cancel != nil {
-		s.cancel()
+// done ends the work that gave r.
+func (s *stager) done(r staged) {
+	s.cancel()
+	s.busy = 0
+	if r.err == nil {
+		delete(s.after, r.number)
+		return
 	}
+	if s.after == nil {
+		s.after = map[uint64]time.Time{}
+	}
+	s.after[r.number] = time.Now().Add(retry)
+	s.right = r.compiled.byDigest
 }
 
-func contains(numbers []uint64, n uint64) bool {
-	for _, number := range numbers {
-		if number == n {
-			return true
-		}
-	}
-	return false
-}
+// again lets the releases that failed be tried at once: the repository has changed.
+func (s *stager) again() { clear(s.after) }
 
 // release is the one of that number in the view.
 func (f *follower) release(number uint64) *release.Release {
@@ -102,7 +107,10 @@ func (f *follower) release(number uint64) *release.Release {
 
 // known are the zones that are compiled already.
 func (f *follower) known() map[release.Digest]*zone.Zone {
-	known := map[release.Digest]*zone.Zone{}
+	known := maps.Clone(f.stager.right)
+	if known == nil {
+		known = map[release.Digest]*zone.Zone{}
+	}
 	for _, c := range f.compiled {
 		for digest, z := range c.byDigest {
 			known[digest] = z
@@ -111,25 +119,26 @@ func (f *follower) known() map[release.Digest]*zone.Zone {
 	return known
 }
 
-// compile makes the zones of a release from the repository's blobs. Every error is a *release.Error: what was signed
-// and what lies there do not agree, or cannot be served.
+// compile makes the zones of a release from the repository's blobs. Every error is a *release.Error, what was signed and
+// what lies there do not agree or cannot be served, or ctx's. With it comes what was compiled before.
 func compile(ctx context.Context, repository string, r release.Release, known map[release.Digest]*zone.Zone) (*compiled, error) {
-	dir, err := depot.Open(repository)
+	c := &compiled{byDigest: map[release.Digest]*zone.Zone{}}
+	dir, err := openRepository(repository)
 	if err != nil {
-		return nil, &release.Error{File: repository, Rule: release.Unreadable, Detail: err.Error()}
+		return c, err
 	}
 	defer dir.Close()
-	c := &compiled{byDigest: map[release.Digest]*zone.Zone{}}
 	zones := make([]*zone.Zone, 0, len(r.Zones))
 	for _, signed := range r.Zones {
-		if err := ctx.Err(); err != nil {
-			return nil, &release.Error{File: signed.Origin, Rule: "given-up", Detail: "the release is not wanted any more"}
-		}
 		z := known[signed.SHA256]
 		if z == nil || z.Origin() != signed.Origin {
-			if z, err = compileZone(dir, signed); err != nil {
-				return nil, err
+			if z, err = compileZone(ctx, dir, signed); err != nil {
+				return c, err
 			}
+		}
+		if z.Serial() != signed.Serial {
+			return c, &release.Error{File: release.BlobName(signed.Blob.SHA256), Rule: release.Format,
+				Detail: fmt.Sprintf("zone %s has serial %d, the release says %d", signed.Origin, z.Serial(), signed.Serial)}
 		}
 		zones = append(zones, z)
 		c.byDigest[signed.SHA256] = z
@@ -137,20 +146,20 @@ func compile(ctx context.Context, repository string, r release.Release, known ma
 		c.records += z.Len()
 	}
 	if c.zones, err = zone.NewZones(zones...); err != nil {
-		return nil, &release.Error{File: fmt.Sprintf("release %d", r.Number), Rule: release.Format, Detail: err.Error()}
+		return c, &release.Error{File: fmt.Sprintf("release %d", r.Number), Rule: release.Format, Detail: err.Error()}
 	}
 	return c, nil
 }
 
 // compileZone reads one zone. The text counts only once its end was reached and its digest found right.
-func compileZone(dir *depot.Dir, signed release.Zone) (*zone.Zone, error) {
+func compileZone(ctx context.Context, dir *depot.Dir, signed release.Zone) (*zone.Zone, error) {
 	name := release.BlobName(signed.Blob.SHA256)
 	text, err := dir.OpenBlob(signed)
 	if err != nil {
 		return nil, blobError(name, err)
 	}
 	defer text.Close()
-	checked := &toEnd{r: text}
+	checked := &toEnd{ctx: ctx, r: text}
 	z, findings := zonefile.Parse(checked, zonefile.Options{Origin: signed.Origin, File: name})
 	if err := checked.finish(); err != nil {
 		return nil, blobError(name, err)
@@ -160,20 +169,20 @@ func compileZone(dir *depot.Dir, signed release.Zone) (*zone.Zone, error) {
 			return nil, &release.Error{File: name, Rule: release.Format, Detail: f.String()}
 		}
 	}
-	if z.Serial() != signed.Serial {
-		return nil, &release.Error{File: name, Rule: release.Format,
-			Detail: fmt.Sprintf("zone %s has serial %d, the release says %d", signed.Origin, z.Serial(), signed.Serial)}
-	}
 	return z, nil
 }
 
-// toEnd remembers how reading ended, since a parser may stop before the digest was compared.
+// toEnd remembers how reading ended, since a parser may stop before the digest was compared. It ends with ctx.
 type toEnd struct {
+	ctx context.Context
 	r   io.Reader
 	err error
 }
 
 func (t *toEnd) Read(p []byte) (int, error) {
+	if t.err = t.ctx.Err(); t.err != nil {
+		return 0, t.err
+	}
 	n, err := t.r.Read(p)
 	if err != nil {
 		t.err = err
@@ -193,7 +202,7 @@ func (t *toEnd) finish() error {
 }
 
 func blobError(name string, err error) error {
-	if _, ok := release.RuleOf(err); ok {
+	if _, ok := release.RuleOf(err); ok || errors.Is(err, context.Canceled) {
 		return err
 	}
 	return &release.Error{File: name, Rule: release.Missing, Detail: err.Error()}

@@ -27,44 +27,102 @@ type state struct {
 	lock *depot.Lock
 }
 
+// remembered is what the directory held at the start.
+type remembered struct {
+	durable mesh.Durable
+	mem     release.Memory
+	view    *release.View // what mem says; nil if nothing was verified yet, or the keys have changed since
+}
+
 // openState reads the directory, or makes it on a node that never ran. root is the mesh's root.json as the operator
-// installed it. A file that cannot be read is an error and not a fresh start: who forgets the floor may go below it.
-func openState(dir, root string) (*state, mesh.Durable, release.Memory, error) {
-	var durable mesh.Durable
+// installed it. A file that cannot be read, or one that is there without the other, is an error and not a fresh start:
+// who forgets the floor may go below it.
+func openState(dir, root string) (*state, remembered, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, durable, release.Memory{}, err
+		return nil, remembered{}, err
 	}
 	lock, err := depot.LockDir(dir)
 	if err != nil {
-		return nil, durable, release.Memory{}, err
+		return nil, remembered{}, fmt.Errorf("state of the node: %w", err)
 	}
 	s := &state{dir: dir, lock: lock}
-	durable, mem, err := s.read(root)
+	known, err := s.read(root)
 	if err != nil {
 		lock.Unlock()
-		return nil, durable, mem, err
+		return nil, known, err
 	}
-	return s, durable, mem, nil
+	return s, known, nil
 }
 
-func (s *state) read(root string) (mesh.Durable, release.Memory, error) {
+func (s *state) read(root string) (remembered, error) {
+	if err := s.sweep(); err != nil {
+		return remembered{}, err
+	}
 	durable, err := s.readPromise()
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.begin(root)
+	}
 	if err != nil {
-		return durable, release.Memory{}, s.broken(promiseFile, err)
+		return remembered{}, s.broken(promiseFile, err)
 	}
 	data, err := depot.ReadFile(s.dir, memoryFile, release.MaxMemoryBytes)
-	if err == nil {
-		mem, err := release.ParseMemory(data)
-		if err != nil {
-			return durable, mem, s.broken(memoryFile, err)
-		}
-		return durable, mem, nil
+	if errors.Is(err, fs.ErrNotExist) && durable.Equal(mesh.Durable{}) {
+		return s.begin(root)
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return durable, release.Memory{}, s.broken(memoryFile, err)
+	if err != nil {
+		return remembered{}, s.broken(memoryFile, err)
+	}
+	mem, view, err := readMemory(data)
+	if err != nil {
+		return remembered{}, s.broken(memoryFile, err)
+	}
+	return remembered{durable, mem, view}, nil
+}
+
+// begin starts a node that never verified anything. That it promised nothing is written first, so that a promise which
+// is missing later on was lost.
+func (s *state) begin(root string) (remembered, error) {
+	if _, err := os.Lstat(filepath.Join(s.dir, memoryFile)); !errors.Is(err, fs.ErrNotExist) {
+		return remembered{}, s.broken(promiseFile, fs.ErrNotExist)
 	}
 	mem, err := readRoot(root)
-	return durable, mem, err
+	if err != nil {
+		return remembered{}, err
+	}
+	if err := s.promise(mesh.Durable{}); err != nil {
+		return remembered{}, fmt.Errorf("the node must be able to write down what it promises: %w", err)
+	}
+	return remembered{mem: mem}, nil
+}
+
+// readMemory reads what was verified before, and verifies it again.
+func readMemory(data []byte) (release.Memory, *release.View, error) {
+	mem, err := release.ParseMemory(data)
+	if err != nil || !mem.Verified() {
+		return mem, nil, err
+	}
+	view, err := release.Restore(mem)
+	if rule, ok := release.RuleOf(err); ok && rule == release.Signature {
+		return mem, nil, nil // a newer root took the keys away
+	}
+	if err != nil {
+		return mem, nil, err
+	}
+	return mem, &view, nil
+}
+
+// sweep removes what writes left that were cut short.
+func (s *state) sweep() error {
+	left, err := filepath.Glob(filepath.Join(s.dir, ".tmp-*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readRoot starts a memory from the root.json that the operator installed.
@@ -80,25 +138,38 @@ func readRoot(path string) (release.Memory, error) {
 	return mem, nil
 }
 
-// readPromise reads the floor. {"floor":7,"scheduled":{"number":8,"at_ns":1795341600000000000}}
+// readPromise reads the floor, just as promise writes it.
 func (s *state) readPromise() (mesh.Durable, error) {
 	var d mesh.Durable
 	data, err := depot.ReadFile(s.dir, promiseFile, 4096)
-	if errors.Is(err, fs.ErrNotExist) {
-		return d, nil
-	}
 	if err != nil {
 		return d, err
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&d); err != nil {
+	if err := json.Unmarshal(data, &d); err != nil {
 		return d, err
+	}
+	if again, err := encodePromise(d); err != nil || !bytes.Equal(again, data) {
+		return d, fmt.Errorf("%q is not what a node writes", data)
 	}
 	if s := d.Scheduled; s != nil && (s.At == 0 || s.Number <= d.Floor) {
 		return d, fmt.Errorf("a switchover to release %d at %v above floor %d makes no sense", s.Number, s.At, d.Floor)
 	}
 	return d, nil
+}
+
+// encodePromise gives one line: {"floor":7,"scheduled":{"number":8,"at_ns":1795341600000000000}}
+func encodePromise(d mesh.Durable) ([]byte, error) {
+	line, err := json.Marshal(d)
+	return append(line, '\n'), err
+}
+
+// promise makes d durable.
+func (s *state) promise(d mesh.Durable) error {
+	data, err := encodePromise(d)
+	if err != nil {
+		return err
+	}
+	return depot.WriteFile(s.dir, promiseFile, data, 0o640)
 }
 
 func (s *state) broken(name string, err error) error {
@@ -128,11 +199,7 @@ func (s *state) write(ctx context.Context, writes <-chan mesh.Durable, written c
 		case <-ctx.Done():
 			return
 		case d := <-writes:
-			data, err := json.Marshal(d)
-			if err == nil {
-				err = depot.WriteFile(s.dir, promiseFile, append(data, '\n'), 0o640)
-			}
-			written <- writeResult{durable: d, err: err}
+			written <- writeResult{durable: d, err: s.promise(d)}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package meshsync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -40,26 +41,42 @@ func acquire(m *Meshsync) error {
 	defer followers.Unlock()
 	h := followers.byDir[m.config.dir]
 	if h == nil {
+		if len(followers.byDir) > 0 {
+			return errors.New("a process is a node of one mesh: all blocks, and the Corefile before a reload, must name the same directory")
+		}
 		var err error
 		if h, err = start(m.config); err != nil {
 			return err
 		}
 		followers.byDir[m.config.dir] = h
 	}
-	old := h.follower.config
-	if old.repository != m.config.repository || old.root != m.config.root || old.node != m.config.node {
-		return fmt.Errorf("repository, root and node of meshsync %s cannot change in a reload: restart the process", m.config.dir)
+	if err := h.admit(m.config); err != nil {
+		return err
 	}
 	if err := h.apply(m.config.setup()); err != nil {
 		return err
 	}
 	h.holders[m] = followers.epoch
-	m.follower = h.follower
+	m.follower.Store(h.follower)
+	return nil
+}
+
+// admit refuses a block that would have the follower be something else than others hold it for.
+func (h *held) admit(c config) error {
+	old := h.follower.config
+	if old.repository != c.repository || old.root != c.root || old.node != c.node {
+		return errors.New("repository, root and node must be the same in all blocks, and cannot change in a reload: restart the process")
+	}
+	for other, epoch := range h.holders {
+		if epoch == followers.epoch && other.config.setup() != c.setup() {
+			return errors.New("clock and status must be the same in all blocks")
+		}
+	}
 	return nil
 }
 
 func start(c config) (*held, error) {
-	f, err := newFollower(c)
+	f, err := newFollower(c, machine)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +114,7 @@ func (h *held) apply(s setup) error {
 func (f *follower) followClock(c clockConfig) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
-	done.Go(func() { c.certify(ctx, f.samples) })
+	done.Go(func() { c.certify(ctx, f.clocks.now, f.samples) })
 	f.assumed.Store(c.assumed())
 	if c.assumed() {
 		log.Warningf("the clock is %s", c)
@@ -117,21 +134,24 @@ func restarting() error {
 }
 
 // restartFailed lets go of what the instance that failed to start took hold of, which nobody tells it, and sets up what
-// m holds as m wants it.
+// m holds as m wants it. If m has let go already, the new instance did start, and keeps what it has.
 func restartFailed(m *Meshsync) error {
 	followers.Lock()
 	defer followers.Unlock()
-	for dir, h := range followers.byDir {
-		for holder, epoch := range h.holders {
-			if epoch > followers.byDir[m.config.dir].holders[m] {
-				delete(h.holders, holder)
-			}
-		}
-		if err := dropUnheld(dir, h); err != nil {
-			return err
+	h := followers.byDir[m.config.dir]
+	if h == nil {
+		return nil
+	}
+	mine, holds := h.holders[m]
+	if !holds {
+		return nil
+	}
+	for holder, epoch := range h.holders {
+		if epoch > mine {
+			delete(h.holders, holder)
 		}
 	}
-	return followers.byDir[m.config.dir].apply(m.config.setup())
+	return h.apply(m.config.setup())
 }
 
 // letGo lets m go of its follower; the last one to do so stops it.

@@ -4,13 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
-	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -20,36 +22,49 @@ const (
 	poll = 2 * time.Second
 	// settle is how long an event waits for those that follow it.
 	settle = 20 * time.Millisecond
-	// maxTimestamp bounds the look at the one file that changes with everything else.
-	maxTimestamp = 1 << 20
 )
 
-// verified is what a look at the repository gave: a view, or the rule that it breaks.
-type verified struct {
-	view  release.View
+// found is what a look at the repository gave for one place: what is wrong there, or nil if it is right (again), and
+// for the place repository then the view.
+type found struct {
+	place string
 	fault *status.Fault
+	view  *release.View
 }
 
-// watch looks at the repository whenever it may have changed and hands on what it finds, remembering durably what must
-// not be rolled back before anything is done with it.
-func watch(ctx context.Context, repository string, s *state, mem release.Memory, views chan<- verified) {
-	send := func(v verified) {
-		select {
-		case views <- v:
-		case <-ctx.Done():
-		}
+// Places where something can be wrong, each until it is right again. A release is one too, see placeOf.
+const (
+	placeRepository = "repository"
+	placeMemory     = "memory"  // memoryFile cannot be written
+	placePromise    = "promise" // promiseFile cannot be written
+)
+
+// notDurable is the rule that a state directory breaks which cannot be written to.
+const notDurable = "not-durable"
+
+// watcher looks at the repository whenever it may have changed. What must not be rolled back is on disk before it is
+// handed on.
+type watcher struct {
+	repository string
+	state      *state
+	durable    release.Memory // what is on disk
+	mem        release.Memory // what is in force: durable, or the same content under a newer lease
+	view       *release.View  // what mem says; nil before there is any
+	owed       bool           // the view is to be handed on, for the first time or since the repository is right again
+}
+
+// watch looks until ctx ends.
+func (w *watcher) watch(ctx context.Context, out chan<- found) {
+	if w.view != nil {
+		send(ctx, out, found{place: placeMemory, view: w.view}) // what was verified before the start
 	}
-	if view, err := release.Restore(mem); err == nil {
-		send(verified{view: view})
-	}
-	events := newEvents(repository)
+	events := newEvents(w.repository)
 	defer events.close()
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		var v *verified
-		if mem, v = look(repository, s, mem); v != nil {
-			send(*v)
+		for _, f := range w.look() {
+			send(ctx, out, f)
 		}
 		select {
 		case <-ctx.Done():
@@ -57,37 +72,114 @@ func watch(ctx context.Context, repository string, s *state, mem release.Memory,
 			events.follow()
 		case <-events.changed():
 			events.settle()
+		case <-events.failed(): // the system dropped events: look
 		}
 	}
 }
 
-// look verifies the repository if its timestamp is another than the one remembered; nil means that nothing is new.
-func look(repository string, s *state, mem release.Memory) (release.Memory, *verified) {
-	dir, err := depot.Open(repository)
+func send(ctx context.Context, out chan<- found, f found) {
+	select {
+	case out <- f:
+	case <-ctx.Done():
+	}
+}
+
+// look verifies the repository if its timestamp is another than the one in force, and returns what is new.
+func (w *watcher) look() []found {
+	dir, err := openRepository(w.repository)
 	if err != nil {
-		return mem, &verified{fault: &status.Fault{File: repository, Rule: string(release.Unreadable), Detail: err.Error()}}
+		return w.refuse(err)
 	}
 	defer dir.Close()
-	stamp, err := depot.ReadFile(filepath.Join(repository, filepath.Dir(release.TimestampName)), filepath.Base(release.TimestampName), maxTimestamp)
-	if err == nil && mem.Verified() && bytes.Equal(stamp, mem.Timestamp) {
-		return mem, nil
+	if w.inForce(dir) {
+		return append(w.remember(w.mem), w.handOn()...)
 	}
-	view, next, err := release.Verify(dir, mem)
-	if !sameMemory(mem, next) {
-		if err := s.remember(next); err != nil {
-			return mem, &verified{fault: &status.Fault{File: memoryFile, Rule: "not-durable", Detail: err.Error()}}
-		}
-	}
+	view, next, err := release.Verify(dir, w.mem)
+	news := w.remember(next)
 	if err != nil {
-		fault := faultOf(err)
-		return next, &verified{fault: &fault}
+		return append(news, w.refuse(err)...)
 	}
-	return next, &verified{view: view}
+	if !sameMemory(next, w.mem) {
+		return news // it could not be made durable, and so is not used
+	}
+	w.view, w.owed = &view, true
+	return append(news, w.handOn()...)
+}
+
+// handOn hands the view on if that is owed.
+func (w *watcher) handOn() []found {
+	if !w.owed {
+		return nil
+	}
+	w.owed = false
+	return []found{{place: placeRepository, view: w.view}}
+}
+
+func (w *watcher) refuse(err error) []found {
+	w.owed = true
+	fault := faultOf(err)
+	return []found{{place: placeRepository, fault: &fault}}
+}
+
+// remember makes next durable and takes it into force. If the disk refuses, next may still be used if only the lease is
+// newer: whoever replays an older one after a crash shortens a lease, and changes no release and no switchover.
+func (w *watcher) remember(next release.Memory) []found {
+	if sameMemory(w.durable, next) {
+		w.mem = next
+		return nil
+	}
+	if err := w.state.remember(next); err != nil {
+		if sameContent(w.durable, next) {
+			w.mem = next
+		}
+		return []found{{place: placeMemory, fault: &status.Fault{File: memoryFile, Rule: notDurable, Detail: err.Error()}}}
+	}
+	w.durable, w.mem = next, next
+	return []found{{place: placeMemory}}
 }
 
 // sameMemory reports whether there is nothing to write. A memory changes only with one of these.
 func sameMemory(a, b release.Memory) bool {
 	return bytes.Equal(a.Root, b.Root) && bytes.Equal(a.Timestamp, b.Timestamp)
+}
+
+// sameContent reports whether a and b differ in the lease at most.
+func sameContent(a, b release.Memory) bool {
+	return bytes.Equal(a.Root, b.Root) && bytes.Equal(a.Snapshot, b.Snapshot) && bytes.Equal(a.Targets, b.Targets) &&
+		bytes.Equal(a.Manifest, b.Manifest)
+}
+
+// inForce reports whether the repository has the timestamp that is in force.
+func (w *watcher) inForce(dir *depot.Dir) bool {
+	if w.view == nil {
+		return false
+	}
+	f, err := dir.Open(release.TimestampName)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	stamp, err := io.ReadAll(io.LimitReader(f, int64(len(w.mem.Timestamp))+1))
+	return err == nil && bytes.Equal(stamp, w.mem.Timestamp)
+}
+
+// openRepository opens a directory. That it is one is seen first, since opening a pipe would wait for ever.
+func openRepository(path string) (*depot.Dir, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		err = &fs.PathError{Op: "open", Path: path, Err: errors.New("not a directory")}
+	}
+	var dir *depot.Dir
+	if err == nil {
+		dir, err = depot.Open(path)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &release.Error{File: path, Rule: release.Missing, Detail: "there is no repository yet"}
+	case err != nil:
+		return nil, &release.Error{File: path, Rule: release.Unreadable, Detail: err.Error()}
+	}
+	return dir, nil
 }
 
 // faultOf names the file and the rule of an error.
@@ -131,6 +223,14 @@ func (e *events) changed() <-chan fsnotify.Event {
 	return e.watcher.Events
 }
 
+// failed must be read from: the library hands out nothing more while an error waits.
+func (e *events) failed() <-chan error {
+	if e.watcher == nil {
+		return nil
+	}
+	return e.watcher.Errors
+}
+
 // settle waits until a burst of events is over.
 func (e *events) settle() {
 	deadline := time.After(settle)
@@ -148,38 +248,4 @@ func (e *events) close() {
 	if e.watcher != nil {
 		e.watcher.Close()
 	}
-}
-
-// faults counts what was refused, and says each once.
-type faults struct {
-	last   *status.Fault
-	counts map[string]uint64
-}
-
-// add counts a fault and logs it, unless it is the one logged last.
-func (f *faults) add(fault status.Fault) {
-	if f.counts == nil {
-		f.counts = map[string]uint64{}
-	}
-	f.counts[fault.Rule]++
-	depotFaults.WithLabelValues(fault.Rule).Inc()
-	if f.last == nil || f.last.File != fault.File || f.last.Rule != fault.Rule {
-		log.Errorf("refused: %s: %s: %s", fault.File, fault.Rule, fault.Detail)
-	}
-	fault.At = instant.WallOf(time.Now())
-	f.last = &fault
-}
-
-// clear ends a fault: what came after it was right.
-func (f *faults) clear() { f.last = nil }
-
-func (f *faults) depot() status.Depot {
-	d := status.Depot{LastFault: f.last}
-	if len(f.counts) > 0 {
-		d.Faults = make(map[string]uint64, len(f.counts))
-		for rule, n := range f.counts {
-			d.Faults[rule] = n
-		}
-	}
-	return d
 }

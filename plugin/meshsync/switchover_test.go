@@ -1,0 +1,344 @@
+package meshsync
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+func TestFirstStartStatesWhyItIsSilentUntilThereIsARelease(t *testing.T) {
+	dir, h := nodeDir(t)
+	n := startNode(t, newConfig(dir, h))
+	n.silentFor(mesh.NoView)
+	h.current(1, h.zones(1))
+	n.becomes(1)
+	if s := n.status(); s.Serving != 1 || s.Floor != 1 || s.Mesh != "jp" || s.Node != "tyo" || len(s.Zones) != 1 {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// A crash right after the first answer must leave the floor (SYNC-G): whenever an answer is seen, it is on disk.
+func TestFloorIsDurableBeforeTheFirstAnswer(t *testing.T) {
+	for range 5 {
+		dir, h := nodeDir(t)
+		h.current(3, h.zones(3))
+		n := startNode(t, newConfig(dir, h))
+		eventually(t, func() error {
+			if n.which() == 0 {
+				return os.ErrNotExist
+			}
+			data, err := os.ReadFile(filepath.Join(dir, "state", promiseFile))
+			if err != nil || string(data) != "{\"floor\":3}\n" {
+				t.Fatalf("answered with %q on disk (%v)", data, err)
+			}
+			return nil
+		})
+	}
+}
+
+// The heart of it (SYNC-E): under load no query goes unanswered, and each is answered from the release that the clock
+// names between the query and its answer.
+func TestSwitchoverUnderLoad(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	n.staged(2)
+	at := h.schedule(time.Second)
+	n.waits("confirmation", func(s *status.Node) bool {
+		return s.Confirms.Scheduled != nil && *s.Confirms.Scheduled == status.Ref{Number: 2, At: instant.WallOf(at)}
+	})
+	loadOver(t, n, at, 300*time.Millisecond)
+	s := n.status()
+	if s.Switched == nil || s.Switched.Number != 2 || s.Switched.At != instant.WallOf(at) {
+		t.Fatalf("switched: %+v", s.Switched)
+	}
+	t.Logf("lateness %v", s.Switched.Lateness)
+}
+
+// The answer path switches by itself, however late the follower is.
+func TestSwitchoverWhileTheFollowerHangs(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	at := h.schedule(time.Second)
+	n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })
+	n.clock.held.Lock()
+	loadOver(t, n, at, 500*time.Millisecond)
+	if s := n.status(); s.Serving != 1 {
+		t.Errorf("the follower was not held: it says that it serves %d", s.Serving)
+	}
+	n.clock.held.Unlock()
+	n.waits("the follower's word", func(s *status.Node) bool { return s.Serving == 2 && s.Floor == 2 })
+	n.keeps(2, 50*time.Millisecond)
+}
+
+// A follower that hangs for long leaves nobody answering from what may be over.
+func TestHangingFollowerFallsSilent(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes more than", stall)
+	}
+	t.Parallel()
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	n.clock.held.Lock()
+	n.keeps(1, stall-time.Second)
+	time.Sleep(1100 * time.Millisecond)
+	if got := n.which(); got != 0 {
+		t.Errorf("still answers from %d", got)
+	}
+	n.clock.held.Unlock()
+	n.becomes(1)
+}
+
+// loadOver queries from several goroutines until a while after at, and demands the right answer to each.
+func loadOver(t *testing.T, n *node, at time.Time, after time.Duration) {
+	t.Helper()
+	var wait sync.WaitGroup
+	counts := make([]int, 4)
+	for i := range counts {
+		wait.Go(func() {
+			for time.Now().Before(at.Add(after)) {
+				before := time.Now()
+				got := n.which()
+				switch done := time.Now(); {
+				case got == 0:
+					t.Errorf("a query was lost %v from the switchover", done.Sub(at))
+					return
+				case got == 1 && !before.Before(at), got == 2 && done.Before(at), got > 2:
+					t.Errorf("release %d between %v and %v from the switchover", got, before.Sub(at), done.Sub(at))
+					return
+				}
+				counts[i]++
+			}
+		})
+	}
+	wait.Wait()
+	t.Logf("%v answers", counts)
+	if slices.Min(counts) < 100 {
+		t.Errorf("hardly any load: %v", counts)
+	}
+}
+
+// A step back, too small to count as one, right after the answer path has switched and before the follower sees it,
+// takes no answer back (SYNC-G).
+func TestNoAnswerFromTheReleaseBeforeAfterASmallStepBack(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	at := h.schedule(700 * time.Millisecond)
+	n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })
+	n.clock.held.Lock()
+	time.Sleep(time.Until(at))
+	eventually(t, func() error {
+		if n.which() != 2 {
+			return os.ErrDeadlineExceeded
+		}
+		return nil
+	})
+	n.clock.step(-(time.Since(at) + 5*time.Millisecond)) // 5 ms before the switchover again
+	if got := n.which(); got != 2 {
+		t.Errorf("answers from %d after the step", got)
+	}
+	n.clock.held.Unlock()
+	for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+		if got := n.which(); got == 1 {
+			t.Fatal("went back to release 1")
+		}
+	}
+	n.becomes(2)
+}
+
+// SYNC-F: without the data a node is silent from the switchover on, and recovers by itself when the data is right.
+func TestNodeWithoutTheDataIsSilentAndRecovers(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	zones := h.zones(2)
+	blob := h.blobPath(zones[0])
+	must(t, os.Rename(blob, blob+".hidden"))
+	h.stage(2, zones)
+	n.faulty("missing")
+	n.waits("the release refused", func(s *status.Node) bool {
+		return len(s.Refused) == 1 && s.Refused[0].Number == 2 && s.Refused[0].Reason.Code == "missing"
+	})
+	at := h.schedule(500 * time.Millisecond)
+	n.keeps(1, time.Until(at)-5*time.Millisecond)
+	time.Sleep(time.Until(at))
+	n.keeps(0, 300*time.Millisecond)
+	n.silentFor(mesh.NotReady)
+	if n.Ready() {
+		t.Error("says that it is ready")
+	}
+	must(t, os.Rename(blob+".hidden", blob)) // no newer timestamp tells of it
+	n.becomes(2)
+	n.sound()
+	n.restart().becomes(2)
+}
+
+// A node that was down at the switchover, or loses its repository, goes on from what it remembers.
+func TestRestartAfterTheSwitchover(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	at := h.schedule(600 * time.Millisecond)
+	n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })
+	n.close()
+	time.Sleep(time.Until(at) + 10*time.Millisecond)
+	n = startNode(t, n.config)
+	n.becomes(2)
+	if s := n.status(); s.Floor != 2 {
+		t.Errorf("floor %d", s.Floor)
+	}
+}
+
+func TestPostponedAndCancelled(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	first := h.schedule(500 * time.Millisecond)
+	n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })
+	second := h.schedule(time.Hour)
+	n.waits("confirmation of the later instant", func(s *status.Node) bool {
+		return s.Confirms.Scheduled != nil && s.Confirms.Scheduled.At == instant.WallOf(second)
+	})
+	n.keeps(1, time.Until(first)+100*time.Millisecond)
+	h.cancel()
+	n.waits("nothing scheduled", func(s *status.Node) bool { return s.Confirms == status.Confirms{Staged: 1} && s.Scheduled == nil })
+	n.keeps(1, 50*time.Millisecond)
+	h.stage(3, h.zones(3))
+	third := h.schedule(500 * time.Millisecond)
+	n.waits("confirmation of release 3", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })
+	loadOver3(t, n, third)
+}
+
+func loadOver3(t *testing.T, n *node, at time.Time) {
+	t.Helper()
+	n.keeps(1, time.Until(at)-5*time.Millisecond)
+	time.Sleep(time.Until(at))
+	n.keeps(3, 50*time.Millisecond)
+}
+
+// The end of a lease is judged at c + e, and the query path keeps to it.
+func TestLeaseEnd(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.lease = 3 * time.Second
+	h.current(1, h.zones(1))
+	ends := h.leaseEnd()
+	n := startUncertified(t, newConfig(dir, h))
+	n.certify(500 * time.Millisecond)
+	n.becomes(1)
+	n.clock.held.Lock()
+	n.keeps(1, time.Until(ends.Add(-510*time.Millisecond)))
+	time.Sleep(time.Until(ends.Add(-500 * time.Millisecond)))
+	n.keeps(0, 20*time.Millisecond)
+	n.clock.held.Unlock()
+	n.silentFor(mesh.LeaseEnded)
+	h.renew(time.Hour)
+	n.becomes(1)
+}
+
+// leaseEnd is when the lease ends that was published last.
+func (h *host) leaseEnd() time.Time {
+	h.t.Helper()
+	v, err := release.Restore(h.mem)
+	must(h.t, err)
+	return v.LeaseExpires
+}
+
+func TestClockUnknownIsSilent(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startUncertified(t, newConfig(dir, h))
+	n.staged(1)
+	n.silentFor(mesh.ClockUnknown)
+	n.certify(time.Millisecond)
+	n.becomes(1)
+	if !n.status().Clock.Assumed {
+		t.Error("the status does not say that the clock is assumed")
+	}
+	n.stop()
+	n.stop = func() {}
+	n.clock.step(time.Second)
+	n.silentFor(mesh.ClockUnknown)
+	n.certify(time.Millisecond)
+	n.becomes(1)
+}
+
+// The clock goes back by an hour after an activation: nothing older is answered, and the node recovers with the clock.
+func TestClockStepsBackAfterActivation(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	at := h.schedule(500 * time.Millisecond)
+	n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })
+	time.Sleep(time.Until(at))
+	n.becomes(2)
+	n.clock.step(-time.Hour)
+	n.silentFor(mesh.BelowFloor)
+	n.keeps(0, 100*time.Millisecond)
+	n.clock.step(time.Hour)
+	n.becomes(2)
+}
+
+// The sidecar dies: the node goes on answering on its own, and switches (FAIL-4).
+func TestHoldover(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startUncertified(t, newConfig(dir, h))
+	path := filepath.Join(t.TempDir(), "sidecar.sock")
+	sample := instant.Sample{At: n.clock.now(), Bound: time.Millisecond, DriftPPM: 50, Source: "chrony"}
+	sidecar, err := socket.Serve(path, func() any { return status.Clock{Version: status.Version, State: "synchronised", Sample: sample} })
+	must(t, err)
+	n.stop = n.f.followClock(clockConfig{socket: path})
+	n.becomes(1)
+	must(t, sidecar.Close())
+	h.stage(2, h.zones(2))
+	at := h.schedule(600 * time.Millisecond)
+	n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })
+	loadOver(t, n, at, 100*time.Millisecond)
+	if c := n.status().Clock; c.Source != "chrony" || c.Bound <= sample.Bound || c.Assumed {
+		t.Errorf("clock %+v", c)
+	}
+}
+
+// A sidecar that says nonsense is not believed.
+func TestInsaneSamples(t *testing.T) {
+	for name, s := range map[string]instant.Sample{
+		"no source":      {Bound: 1},
+		"negative bound": {Bound: -1, Source: "x"},
+		"negative drift": {DriftPPM: -1, Source: "x"},
+		"endless bound":  {Bound: 1 << 62, Source: "x"},
+		"endless drift":  {DriftPPM: 1 << 62, Source: "x"},
+	} {
+		if sane(s) {
+			t.Errorf("%s is believed", name)
+		}
+	}
+	if !sane(instant.Sample{Bound: time.Second, DriftPPM: 50, Source: "chrony"}) {
+		t.Error("a good sample is not believed")
+	}
+}
