@@ -1,0 +1,141 @@
+// Command anycast-sidecar runs beside a DNS server that answers on a shared-unicast address. It announces the address
+// by BGP when the node may be announced, certifies the clock for the plugin meshsync, mirrors the mesh's repository, and
+// tells the distribution host what the node confirms.
+//
+// This package is flags, wiring and shutdown; what it wires lies in the directories below. It may import all of them
+// and internal packages, and never a plugin: the two processes know each other by status documents alone.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() {
+	if err := command().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "anycast-sidecar",
+		Short:         "Announces an anycast DNS node when it is right to, and only then",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(
+		withConfig("run FILE", "Run in the foreground until SIGTERM, which withdraws first",
+			func(cmd *cobra.Command, c *config.Config) error {
+				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+				defer stop()
+				return run(ctx, c, stop)
+			}),
+		withConfig("check FILE", "Validate a configuration and say what it would announce to whom",
+			func(cmd *cobra.Command, c *config.Config) error {
+				describe(cmd.OutOrStdout(), c)
+				return nil
+			}),
+		withConfig("status FILE", "Ask the sidecar that runs with this configuration how it is",
+			func(cmd *cobra.Command, c *config.Config) error {
+				return printStatus(cmd.Context(), cmd.OutOrStdout(), c)
+			}),
+	)
+	return root
+}
+
+// withConfig is a command that takes one configuration file.
+func withConfig(use, short string, do func(*cobra.Command, *config.Config) error) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		c, err := config.Load(args[0])
+		if err != nil {
+			return err
+		}
+		return do(cmd, c)
+	}}
+}
+
+// describe says in words what a configuration means.
+func describe(w io.Writer, c *config.Config) {
+	fmt.Fprintf(w, "node %s answers on %s\n", c.Node, list(c.Shared))
+	describeBGP(w, c)
+	fmt.Fprintf(w, "announced once the DNS service has answered %d rounds of the probe; policy %s", c.Probe.Rise, c.Failure.Policy)
+	if c.Failure.Policy.String() == "withdraw" {
+		fmt.Fprintf(w, ": withdrawn after %d bad rounds, %v apart, and back after %v of good ones", c.Probe.Fall, c.Probe.Interval, c.Failure.ReadvertiseDelay)
+	} else {
+		fmt.Fprint(w, ": from then on the route stays until the sidecar is stopped")
+	}
+	fmt.Fprintln(w)
+	for _, warning := range warnings(c) {
+		fmt.Fprintln(w, "warning:", warning)
+	}
+}
+
+func describeBGP(w io.Writer, c *config.Config) {
+	if c.BGP == nil {
+		fmt.Fprintln(w, "announces nothing: there is no bgp section")
+		return
+	}
+	fmt.Fprintf(w, "announces as AS %d, router id %s:\n", c.BGP.AS, c.BGP.RouterID)
+	for _, p := range c.BGP.Prefixes {
+		for _, n := range c.BGP.Neighbors {
+			if !n.Carries(p) {
+				continue
+			}
+			hop := "this side of the session"
+			if a := n.NextHop(p); a.IsValid() {
+				hop = a.String()
+			}
+			fmt.Fprintf(w, "  %s to %s (AS %d), next hop %s\n", p, n.Address, n.AS, hop)
+		}
+	}
+}
+
+// warnings are what is allowed and probably not meant. They are also logged at start.
+func warnings(c *config.Config) []string {
+	var all []string
+	if c.Clock.Source == config.Assumed {
+		all = append(all, fmt.Sprintf("clock.source assumed: the clock is taken to be right within %v, and nobody checks: not for production", c.Clock.Bound))
+	}
+	if c.BGP != nil {
+		for _, p := range c.BGP.Prefixes {
+			if longest := map[bool]int{true: 24, false: 48}[p.Addr().Is4()]; p.Bits() > longest {
+				all = append(all, fmt.Sprintf("prefix %s is longer than /%d: most networks will not accept it from another one", p, longest))
+			}
+		}
+	}
+	if c.Meshsync != "" && c.Socket == "" {
+		all = append(all, "meshsync without socket: the plugin cannot ask this sidecar for the clock")
+	}
+	if c.Mirror != nil && c.Meshsync == "" {
+		all = append(all, "mirror without meshsync: nothing here reads the depot")
+	}
+	return all
+}
+
+func list[T fmt.Stringer](all []T) string {
+	s := ""
+	for i, one := range all {
+		switch {
+		case i > 0 && i == len(all)-1:
+			s += " and "
+		case i > 0:
+			s += ", "
+		}
+		s += one.String()
+	}
+	return s
+}

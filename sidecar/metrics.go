@@ -1,0 +1,156 @@
+package main
+
+import (
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
+)
+
+// metric is one family: its name, what it means, and its labels.
+type metric struct {
+	*prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func gauge(name, help string, labels ...string) metric {
+	return metric{prometheus.NewDesc(name, help, labels, nil), prometheus.GaugeValue}
+}
+
+func counter(name, help string, labels ...string) metric {
+	return metric{prometheus.NewDesc(name, help, labels, nil), prometheus.CounterValue}
+}
+
+// The metrics. Those that mean what chrony_exporter's or node_exporter's mean have their names, so that dashboards fit.
+var (
+	mInfo          = gauge("anycast_sidecar_build_info", "1, with the version of the sidecar and the node's name.", "version", "node")
+	mAnnounced     = gauge("anycast_announced", "Whether this node is to be announced.")
+	mReason        = gauge("anycast_reason", "Whether this reason holds now.", "code")
+	mSince         = gauge("anycast_route_last_change_timestamp_seconds", "When the decision to announce or not last changed.")
+	mChanges       = counter("anycast_route_changes_total", "Changes of the decision, by what it became.", "to")
+	mProbeUp       = gauge("anycast_probe_up", "Whether every question of the last round to this address over this transport was answered rightly.", "address", "network")
+	mProbeDuration = gauge("anycast_probe_duration_seconds", "Slowest answer of the last round.", "address", "network")
+	mProbeFaults   = counter("anycast_probe_faults_total", "What was wrong with answers, by code.", "code")
+	mSession       = gauge("anycast_bgp_session_up", "Whether the BGP session is established.", "neighbor")
+	mPrefixes      = gauge("anycast_bgp_announced_prefixes", "Prefixes that this neighbor has been sent.", "neighbor")
+	mClockState    = gauge("anycast_clock_state", "1 for the state that the clock is in.", "state")
+	mClockBound    = gauge("anycast_clock_error_bound_seconds", "By how much the clock may be wrong now; absent while that is unknown.")
+	mMeshsync      = gauge("anycast_meshsync_up", "Whether the plugin meshsync says how it is.")
+	mMirrorUp      = gauge("anycast_mirror_up", "Whether the last look at the repository went well.")
+	mMirrorGood    = gauge("anycast_mirror_last_success_timestamp_seconds", "When the repository was last verified and mirrored.")
+)
+
+// clockMetrics are those that a clock source may give besides.
+var clockMetrics = map[string]metric{}
+
+func init() {
+	for name, help := range map[string]string{
+		"chrony_tracking_system_time_seconds":         "The correction that chronyd is still making.",
+		"chrony_tracking_root_delay_seconds":          "Network delay to the reference.",
+		"chrony_tracking_root_dispersion_seconds":     "Dispersion accumulated back to the reference.",
+		"chrony_tracking_stratum":                     "Hops to a reference clock.",
+		"chrony_tracking_update_interval_seconds":     "Time between the last two updates of the clock.",
+		"chrony_tracking_reference_timestamp_seconds": "When the last measurement from the reference was processed.",
+		"node_timex_maxerror_seconds":                 "Maximum error that the kernel was told.",
+		"node_timex_estimated_error_seconds":          "Estimated error that the kernel was told.",
+		"node_timex_offset_seconds":                   "Offset that the kernel is still slewing.",
+	} {
+		clockMetrics[name] = gauge(name, help)
+	}
+}
+
+// collector makes metrics of the status at each scrape, so that the two cannot differ.
+type collector struct{ s *sidecar }
+
+func (c collector) Describe(chan<- *prometheus.Desc) {} // unchecked: which are there depends on the configuration
+
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	send := func(m metric, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(m.Desc, m.kind, v, labels...)
+	}
+	doc := c.s.status()
+	send(mInfo, 1, version, doc.Node)
+	send(mAnnounced, truth(doc.Announced))
+	send(mSince, stamp(doc.Since))
+	for _, code := range gate.Codes {
+		held := false
+		for _, r := range doc.Why {
+			held = held || r.Code == code
+		}
+		send(mReason, truth(held), code)
+	}
+	c.probes(send)
+	for _, session := range doc.Sessions {
+		send(mSession, truth(session.State == bgp.Established), session.Neighbor)
+		send(mPrefixes, float64(len(session.Announced)), session.Neighbor)
+	}
+	for _, state := range []string{clock.Synchronised, clock.Holdover, clock.Unknown} {
+		send(mClockState, truth(doc.Clock.State == state), state)
+	}
+	if bound, err := c.s.clock.Bound(); err == nil {
+		send(mClockBound, bound.Seconds())
+	}
+	for name, v := range c.s.clock.Metrics() {
+		send(clockMetrics[name], v)
+	}
+	if c.s.cfg.Meshsync != "" {
+		send(mMeshsync, truth(doc.Meshsync != nil))
+	}
+	if doc.Mirror != nil {
+		send(mMirrorUp, truth(doc.Mirror.LastError == "" && !doc.Mirror.LastGood.IsZero()))
+		send(mMirrorGood, stamp(doc.Mirror.LastGood))
+	}
+}
+
+// probes sums the last round by address and transport: zones would be too many labels.
+func (c collector) probes(send func(metric, float64, ...string)) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	type target struct{ address, network string }
+	var targets []target
+	up, slowest := map[target]bool{}, map[target]time.Duration{}
+	for _, p := range c.s.probes {
+		t := target{p.Address, p.Network}
+		if !slices.Contains(targets, t) {
+			targets, up[t] = append(targets, t), true
+		}
+		up[t] = up[t] && p.Up
+		slowest[t] = max(slowest[t], p.Latency)
+	}
+	for _, t := range targets {
+		send(mProbeUp, truth(up[t]), t.address, t.network)
+		send(mProbeDuration, slowest[t].Seconds(), t.address, t.network)
+	}
+	for code, n := range c.s.failures {
+		send(mProbeFaults, float64(n), code)
+	}
+	send(mChanges, float64(c.s.changes[true]), "announced")
+	send(mChanges, float64(c.s.changes[false]), "withdrawn")
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func stamp(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}
+
+func metricsHandler(s *sidecar) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}

@@ -1,0 +1,179 @@
+// Package mirror follows the mesh's repository over HTTPS and keeps this node's depot up to it (SYNC-C, DELIV-1..3).
+//
+// It decides when to look and where; depot.Mirror fetches, verifies and installs, so nothing unverified gets into the
+// depot. It may import depot and release. main calls it.
+package mirror
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// memoryFile holds what this mirror has verified, in the depot's top directory, where the repository has no files of
+// its own. It protects the depot from rollback; meshsync has a memory of its own and trusts neither.
+const memoryFile = "mirror-memory.json"
+
+// Config is fixed for the life of a Mirror.
+type Config struct {
+	URLs     []string // tried in this order
+	Depot    string   // directory, made when missing
+	Root     string   // file: the trusted root that a node starts from
+	Interval time.Duration
+	TLS      *tls.Config // this node as a client, and whom it trusts
+}
+
+// Mirror is the loop and what it says of itself.
+type Mirror struct {
+	cfg    Config
+	log    *slog.Logger
+	client *http.Client
+
+	mu    sync.Mutex
+	state status.Mirroring
+}
+
+func New(cfg Config, log *slog.Logger) *Mirror {
+	transport := &http.Transport{
+		TLSClientConfig:       cfg.TLS,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: 10 * time.Second,
+		IdleConnTimeout:       2 * time.Minute,
+		MaxConnsPerHost:       4,
+		ForceAttemptHTTP2:     true,
+	}
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return errors.New("a repository does not redirect")
+	}}
+	return &Mirror{cfg: cfg, log: log, client: client}
+}
+
+// Run follows the repository until ctx ends. What goes wrong is in the status and in the log, and is tried again.
+func (m *Mirror) Run(ctx context.Context) {
+	backoff := time.Second
+	for ctx.Err() == nil {
+		wait := m.cfg.Interval
+		if err := m.round(ctx); err != nil {
+			wait = min(backoff, m.cfg.Interval)
+			backoff = min(2*backoff, m.cfg.Interval)
+		} else {
+			backoff = time.Second
+		}
+		// Jitter by a tenth keeps the nodes of a mesh from asking all at once.
+		wait += time.Duration((rand.Float64() - 0.5) * 0.2 * float64(wait))
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// round brings the depot up to the first repository that is good.
+func (m *Mirror) round(ctx context.Context) error {
+	dir, err := depot.Create(m.cfg.Depot)
+	if err != nil {
+		return m.failed(ctx, err)
+	}
+	defer dir.Close()
+	lock, err := depot.LockDir(m.cfg.Depot)
+	if err != nil {
+		return m.failed(ctx, err)
+	}
+	defer lock.Unlock()
+	var faults []error
+	for _, url := range m.cfg.URLs {
+		changed, err := m.follow(ctx, dir, url)
+		if err == nil {
+			m.good(url, changed)
+			return nil
+		}
+		faults = append(faults, fmt.Errorf("%s: %w", url, err))
+	}
+	return m.failed(ctx, errors.Join(faults...))
+}
+
+// follow brings the depot up to one repository. What was learnt is kept before anything else is asked (SYNC-G).
+func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (changed bool, err error) {
+	memory, err := m.remembered()
+	if err != nil {
+		return false, err
+	}
+	_, memory, changed, err = depot.Mirror(ctx, m.client, url, dir, memory)
+	return changed, errors.Join(err, m.remember(memory))
+}
+
+// remembered is what the file holds. A file that cannot be read is an error and no fresh start: forgetting would let a
+// replayed repository in.
+func (m *Mirror) remembered() (release.Memory, error) {
+	data, err := depot.ReadFile(m.cfg.Depot, memoryFile, release.MaxMemoryBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		root, err := os.ReadFile(m.cfg.Root)
+		if err != nil {
+			return release.Memory{}, fmt.Errorf("the mesh's trusted root: %w", err)
+		}
+		return release.NewMemory(root)
+	}
+	if err != nil {
+		return release.Memory{}, err
+	}
+	memory, err := release.ParseMemory(data)
+	if err != nil {
+		return memory, fmt.Errorf("%s/%s: %w; remove it only if the depot is restored from a repository that you trust", m.cfg.Depot, memoryFile, err)
+	}
+	return memory, nil
+}
+
+func (m *Mirror) remember(memory release.Memory) error {
+	data, err := memory.Encode()
+	if err != nil {
+		return err
+	}
+	if old, err := depot.ReadFile(m.cfg.Depot, memoryFile, release.MaxMemoryBytes); err == nil && string(old) == string(data) {
+		return nil
+	}
+	return depot.WriteFile(m.cfg.Depot, memoryFile, data, 0o600)
+}
+
+func (m *Mirror) good(url string, changed bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state.LastError != "" || m.state.URL != url {
+		m.log.Info("the repository is good", "url", url)
+	}
+	if changed {
+		m.log.Info("the depot has changed", "url", url)
+	}
+	m.state = status.Mirroring{URL: url, LastGood: time.Now().UTC()}
+}
+
+func (m *Mirror) failed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err // the process ends: nothing has failed
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state.LastError != err.Error() {
+		m.log.Error("the repository cannot be followed", "error", err)
+	}
+	m.state.LastError = err.Error()
+	return err
+}
+
+// Status is how the following goes.
+func (m *Mirror) Status() status.Mirroring {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state
+}

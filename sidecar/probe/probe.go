@@ -1,0 +1,192 @@
+// Package probe asks the shared addresses real questions, over UDP and TCP, and says what was wrong with the answers.
+//
+// It counts nothing and decides nothing: one call is one round, and gate makes of rounds what they mean. It sends DNS
+// to the addresses it is given and touches nothing else. main calls it.
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// zonesPerRound bounds a round. Where there are more zones, the rounds take turns.
+const zonesPerRound = 8
+
+// Codes of what can be wrong with an answer.
+const (
+	Timeout   = "timeout"    // none came in time: hanging, overloaded, or filtered
+	Refused   = "no-service" // nothing listens
+	Network   = "network"    // the question could not be sent
+	Malformed = "malformed"  // it cannot be read as DNS
+	Wrong     = "wrong"      // it is not the answer that the zone's data gives
+	Late      = "late"       // right, but slow
+	NoZone    = "no-zone"    // there is nothing to ask for
+)
+
+// Config is fixed for the life of a Prober.
+type Config struct {
+	Addresses []netip.Addr
+	Port      uint16 // 53, except in tests
+	Slow      time.Duration
+	Timeout   time.Duration
+}
+
+// Question is a zone to ask for. With Serials, its SOA must carry one of them: two, while a switchover is under way.
+type Question struct {
+	Zone    string // fully qualified
+	Serials []uint32
+}
+
+// Round is what one round found.
+type Round struct {
+	Verdict gate.Verdict
+	Why     []status.Reason // what made it Slow or Bad
+	Probes  []status.Probe
+}
+
+// Prober asks. It is used by one goroutine at a time.
+type Prober struct {
+	cfg  Config
+	turn int // the zone with which the next round begins
+}
+
+func New(cfg Config) *Prober { return &Prober{cfg: cfg} }
+
+// Ask asks each address over both transports for some of zones, all at once, and returns within the timeout. A wrong
+// serial is shown to recheck, which says whether it has become right: the release may have been switched meanwhile.
+func (p *Prober) Ask(ctx context.Context, zones []Question, recheck func(zone string, serial uint32) bool) Round {
+	if len(zones) == 0 {
+		return Round{Verdict: gate.Bad, Why: []status.Reason{{Code: NoZone, Detail: "no zone is known to ask for"}}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	defer cancel()
+	var answers []*answer
+	var wait sync.WaitGroup
+	for _, q := range p.choose(zones) {
+		for _, address := range p.cfg.Addresses {
+			for _, network := range []string{"udp", "tcp"} {
+				a := &answer{probe: status.Probe{Address: address.String(), Network: network, Zone: q.Zone}}
+				answers = append(answers, a)
+				wait.Go(func() { p.one(ctx, a, netip.AddrPortFrom(address, p.cfg.Port), q) })
+			}
+		}
+	}
+	wait.Wait()
+	return p.sum(answers, recheck)
+}
+
+// choose takes the zones of this round, in turn.
+func (p *Prober) choose(zones []Question) []Question {
+	if len(zones) <= zonesPerRound {
+		return zones
+	}
+	var chosen []Question
+	for range zonesPerRound {
+		p.turn %= len(zones)
+		chosen = append(chosen, zones[p.turn])
+		p.turn++
+	}
+	return chosen
+}
+
+// answer is one question's fate.
+type answer struct {
+	probe  status.Probe
+	fault  *status.Reason
+	serial uint32 // of a wrong serial
+	stale  bool   // the serial is the only fault
+}
+
+func (p *Prober) sum(answers []*answer, recheck func(string, uint32) bool) Round {
+	r := Round{Verdict: gate.Good}
+	for _, a := range answers {
+		if a.stale && recheck(a.probe.Zone, a.serial) {
+			a.fault = nil
+		}
+		a.probe.Up = a.fault == nil
+		switch {
+		case a.fault != nil:
+			r.Verdict = gate.Bad
+			a.probe.Reason = a.fault.String()
+			r.Why = append(r.Why, *a.fault)
+		case a.probe.Latency > p.cfg.Slow:
+			r.Verdict = max(r.Verdict, gate.Slow)
+			late := status.Reason{Code: Late, Detail: fmt.Sprintf("%s over %s answers for %s after %v",
+				a.probe.Address, a.probe.Network, a.probe.Zone, a.probe.Latency.Round(time.Millisecond))}
+			a.probe.Reason = late.String()
+			r.Why = append(r.Why, late)
+		}
+		r.Probes = append(r.Probes, a.probe)
+	}
+	return r
+}
+
+func (p *Prober) one(ctx context.Context, a *answer, server netip.AddrPort, q Question) {
+	m := new(dns.Msg)
+	m.SetQuestion(q.Zone, dns.TypeSOA)
+	m.RecursionDesired = false
+	client := dns.Client{Net: a.probe.Network, Timeout: p.cfg.Timeout}
+	start := time.Now()
+	reply, _, err := client.ExchangeContext(ctx, m, server.String())
+	a.probe.Latency = time.Since(start)
+	where := fmt.Sprintf("%s over %s, %s SOA", a.probe.Address, a.probe.Network, q.Zone)
+	if err != nil {
+		a.fault = &status.Reason{Code: codeOf(err), Detail: where + ": " + err.Error()}
+		return
+	}
+	if what := wrong(reply, q, a); what != "" {
+		a.fault = &status.Reason{Code: Wrong, Detail: where + ": " + what}
+	}
+}
+
+// wrong says what in the reply is not as it must be; empty is right.
+func wrong(reply *dns.Msg, q Question, a *answer) string {
+	if reply.Rcode != dns.RcodeSuccess {
+		return dns.RcodeToString[reply.Rcode]
+	}
+	if !reply.Authoritative {
+		return "the answer is not authoritative"
+	}
+	for _, rr := range reply.Answer {
+		soa, ok := rr.(*dns.SOA)
+		if !ok || dns.CanonicalName(soa.Hdr.Name) != dns.CanonicalName(q.Zone) {
+			continue
+		}
+		for _, s := range q.Serials {
+			if soa.Serial == s {
+				return ""
+			}
+		}
+		if len(q.Serials) > 0 {
+			a.stale, a.serial = true, soa.Serial
+			return fmt.Sprintf("serial %d, want %d", soa.Serial, q.Serials[0])
+		}
+		return ""
+	}
+	return "the answer holds no SOA"
+}
+
+func codeOf(err error) string {
+	var n net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return Refused
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &n) && n.Timeout():
+		return Timeout
+	case errors.As(err, &n):
+		return Network
+	}
+	return Malformed
+}

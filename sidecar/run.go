@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/mirror"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/probe"
+)
+
+const (
+	clockInterval = time.Second
+	// withdrawWithin bounds the wait for routers to be told; closing the sessions withdraws in any case.
+	withdrawWithin = 3 * time.Second
+)
+
+// closers end what was started, the last first.
+type closers []func()
+
+func (c *closers) add(f func()) { *c = append(*c, f) }
+
+func (c closers) close() {
+	for i := len(c) - 1; i >= 0; i-- {
+		c[i]()
+	}
+}
+
+// run starts everything, and returns when ctx has ended and the routes are withdrawn. stopping is called when the
+// shutdown begins, so that a second signal ends the process at once.
+func run(ctx context.Context, c *config.Config, stopping func()) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log.Info("anycast-sidecar starts", "version", version, "node", c.Node, "policy", c.Failure.Policy.String())
+	for _, warning := range warnings(c) {
+		log.Warn(warning)
+	}
+	var started closers
+	defer func() { started.close() }()
+	background, cancel := context.WithCancel(context.Background())
+	started.add(cancel)
+
+	s, err := newSidecar(c, log)
+	if err != nil {
+		return err
+	}
+	var loops sync.WaitGroup
+	started.add(loops.Wait)
+	started.add(cancel)
+	loops.Go(func() { s.clock.Run(background, clockInterval) })
+	if err := s.serve(&started); err != nil {
+		return err
+	}
+	if s.mirror != nil {
+		loops.Go(func() { s.mirror.Run(background) })
+	}
+	if c.BGP != nil {
+		if err := s.startBGP(); err != nil {
+			return err
+		}
+	}
+	s.control(ctx)
+	stopping()
+	return s.withdraw()
+}
+
+func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
+	s := &sidecar{
+		cfg: c,
+		log: log,
+		gate: gate.New(gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
+			ReadvertiseDelay: c.Failure.ReadvertiseDelay}),
+		prober: probe.New(probe.Config{Addresses: c.Shared, Port: 53, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
+		clock:  clock.NewKeeper(clockSource(c.Clock)),
+		since:  time.Now().UTC(),
+	}
+	s.decision = s.gate.Decide(1)
+	if c.Identity != nil {
+		identity, err := admin.TLS(c.Identity.Certificate, c.Identity.Key, c.Identity.CA)
+		if err != nil {
+			return nil, err
+		}
+		s.identity = identity
+	}
+	if c.Mirror != nil {
+		s.mirror = mirror.New(mirror.Config{URLs: c.Mirror.URLs, Depot: c.Mirror.Depot, Root: c.Mirror.Root,
+			Interval: c.Mirror.Interval, TLS: s.identity}, log)
+	}
+	return s, nil
+}
+
+func clockSource(c config.Clock) clock.Source {
+	switch c.Source {
+	case config.Kernel:
+		return clock.Kernel{}
+	case config.Assumed:
+		return clock.Assumed(c.Bound)
+	default:
+		return clock.Chrony{Address: c.Chrony}
+	}
+}
+
+// serve opens the socket and the listeners that the configuration names.
+func (s *sidecar) serve(started *closers) error {
+	if s.cfg.Socket != "" {
+		server, err := socket.Serve(s.cfg.Socket, func() any { return s.socketDocument() })
+		if err != nil {
+			return fmt.Errorf("socket: %w", err)
+		}
+		started.add(func() { server.Close() })
+	}
+	metrics := metricsHandler(s)
+	if s.cfg.Admin != nil {
+		server, err := admin.Serve(s.cfg.Admin.Listen, s.cfg.Shared, s.identity, s.documents(metrics), s.log)
+		if err != nil {
+			return fmt.Errorf("admin: %w", err)
+		}
+		started.add(func() { server.Close() })
+	}
+	if s.cfg.Metrics.IsValid() {
+		server, err := admin.ServeMetrics(s.cfg.Metrics, metrics, s.log)
+		if err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+		started.add(func() { server.Close() })
+	}
+	return nil
+}
+
+func (s *sidecar) documents(metrics http.Handler) admin.Documents {
+	return admin.Documents{
+		Status:        func(context.Context) (any, error) { return s.status(), nil },
+		Confirmations: func(ctx context.Context) (any, error) { return s.confirmation(ctx) },
+		Metrics:       metrics,
+	}
+}
+
+func (s *sidecar) startBGP() error {
+	b := s.cfg.BGP
+	cfg := bgp.Config{AS: b.AS, RouterID: b.RouterID, Listen: b.Listen, Port: b.Port}
+	for _, n := range b.Neighbors {
+		password, err := readPassword(n.PasswordFile)
+		if err != nil {
+			return fmt.Errorf("neighbor %s: %w", n.Address, err)
+		}
+		cfg.Neighbors = append(cfg.Neighbors, bgp.Neighbor{Address: n.Address, AS: n.AS, Port: n.Port, Source: n.Source,
+			HoldTime: n.HoldTime, Multihop: n.Multihop, Passive: n.Passive, Password: password, NextHop4: n.NextHop4, NextHop6: n.NextHop6})
+	}
+	speaker, err := bgp.Start(cfg, s.log)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.speaker = speaker
+	s.mu.Unlock()
+	return nil
+}
+
+// readPassword takes the first line of a file; TCP MD5 has at most 80 bytes (Linux, TCP_MD5SIG_MAXKEYLEN).
+func readPassword(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("password_file: %w", err)
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	if line == "" || len(line) > 80 {
+		return "", fmt.Errorf("password_file %s: want 1 to 80 bytes in its first line, not %d", file, len(line))
+	}
+	return line, nil
+}
+
+// withdraw is the last act: the routes go before the sessions, and both before the process.
+func (s *sidecar) withdraw() error {
+	s.gate.Stop()
+	s.decide()
+	if s.speaker == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), withdrawWithin)
+	defer cancel()
+	err := s.speaker.Stop(ctx)
+	s.mu.Lock()
+	s.speaker = nil
+	s.mu.Unlock()
+	s.log.Info("sessions closed")
+	return err
+}
+
+// prefixes is what the decision asks to announce.
+func (s *sidecar) prefixes(d gate.Decision) []netip.Prefix {
+	if !d.Announce || s.cfg.BGP == nil {
+		return nil
+	}
+	return s.cfg.BGP.Prefixes
+}
+
+// errNoMeshsync is why a node without the plugin confirms nothing.
+var errNoMeshsync = errors.New("this node runs without meshsync: it takes no part in releases")

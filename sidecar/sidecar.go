@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/mirror"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/probe"
+)
+
+// sidecar is the running process. The control loop alone uses gate, prober and zones; the rest is for its readers.
+type sidecar struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	identity *tls.Config
+	clock    *clock.Keeper
+	mirror   *mirror.Mirror // nil without a mirror section
+	prober   *probe.Prober
+	gate     *gate.Gate
+	zones    []probe.Question // what meshsync last said it serves
+
+	mu       sync.Mutex
+	speaker  *bgp.Speaker // nil without a bgp section, and once it is stopped
+	decision gate.Decision
+	since    time.Time // of the route's last change
+	changes  map[bool]uint64
+	failures map[string]uint64 // of the probe, by code
+	probes   []status.Probe
+	node     *status.Node // as last read; nil when it does not come
+}
+
+// control is the loop that keeps the routes right until ctx ends: look, decide, set.
+func (s *sidecar) control(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.Probe.Interval)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		s.look(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		wake := s.decide()
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		case <-wake:
+			s.decide()
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+		}
+	}
+}
+
+// look brings the gate up to date: meshsync first, since it says what to ask for.
+func (s *sidecar) look(ctx context.Context) {
+	node, state, why := s.readMeshsync(ctx)
+	s.gate.Meshsync(sysclock.Now().Mono, state, why)
+	r := s.probe(ctx, node, state)
+	s.gate.Probed(sysclock.Now().Mono, r.Verdict, r.Why)
+	s.gate.Clock(s.clockFault())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node, s.probes = node, r.Probes
+	if s.failures == nil {
+		s.failures = map[string]uint64{}
+	}
+	for _, w := range r.Why {
+		s.failures[w.Code]++
+	}
+}
+
+// readMeshsync asks the plugin how it is.
+func (s *sidecar) readMeshsync(ctx context.Context) (*status.Node, gate.Meshsync, []status.Reason) {
+	if s.cfg.Meshsync == "" {
+		return nil, gate.NoMeshsync, nil
+	}
+	var node status.Node
+	if err := socket.Read(ctx, s.cfg.Meshsync, &node); err != nil {
+		return nil, gate.Unreachable, []status.Reason{{Code: "unreachable", Detail: err.Error()}}
+	}
+	if node.Serving == 0 {
+		return &node, gate.Silent, node.Silent
+	}
+	return &node, gate.Serving, nil
+}
+
+// probe asks for the zones that are known. A node that is silent on purpose is not asked: it would not answer, and that
+// would say nothing new.
+func (s *sidecar) probe(ctx context.Context, node *status.Node, state gate.Meshsync) probe.Round {
+	if state == gate.Silent {
+		return probe.Round{Verdict: gate.Bad, Why: []status.Reason{{Code: "silent", Detail: "meshsync is silent on purpose: not asked"}}}
+	}
+	if node != nil {
+		s.zones = questions(s.cfg.Probe.Zones, node)
+	}
+	ask := s.zones
+	if node == nil { // zones are known from before or from the configuration, their serials are not
+		ask = questions(s.cfg.Probe.Zones, &status.Node{})
+		if len(s.cfg.Probe.Zones) == 0 {
+			ask = withoutSerials(s.zones)
+		}
+	}
+	return s.prober.Ask(ctx, ask, s.recheck(ctx))
+}
+
+// questions is what to ask of a node: the configured zones, or all that it serves; its serials where it serves them.
+func questions(zones []string, node *status.Node) []probe.Question {
+	var all []probe.Question
+	for _, z := range node.Zones {
+		if len(zones) == 0 || slices.Contains(zones, z.Origin) {
+			all = append(all, probe.Question{Zone: z.Origin, Serials: []uint32{z.Serial}})
+		}
+	}
+	for _, z := range zones {
+		if !slices.ContainsFunc(all, func(q probe.Question) bool { return q.Zone == z }) {
+			all = append(all, probe.Question{Zone: z})
+		}
+	}
+	return all
+}
+
+func withoutSerials(zones []probe.Question) []probe.Question {
+	all := slices.Clone(zones)
+	for i := range all {
+		all[i].Serials = nil
+	}
+	return all
+}
+
+// recheck asks meshsync once more when a serial looks wrong: the release may have been switched between its word and
+// the answer.
+func (s *sidecar) recheck(ctx context.Context) func(string, uint32) bool {
+	read := sync.OnceValue(func() *status.Node {
+		node, _, _ := s.readMeshsync(ctx)
+		return node
+	})
+	return func(zone string, serial uint32) bool {
+		node := read()
+		return node != nil && slices.Contains(node.Zones, status.Zone{Origin: zone, Serial: serial})
+	}
+}
+
+// clockFault is why the clock is not good enough for a switchover; empty when it is.
+func (s *sidecar) clockFault() string {
+	bound, err := s.clock.Bound()
+	if err != nil {
+		return err.Error()
+	}
+	if bound > s.cfg.Clock.Limit {
+		return fmt.Sprintf("its error may be %v, more than the limit of %v", bound.Round(time.Microsecond), s.cfg.Clock.Limit)
+	}
+	return ""
+}
+
+// decide asks the gate and sets the routes. The channel fires when to ask again, or never.
+func (s *sidecar) decide() <-chan time.Time {
+	now := sysclock.Now()
+	d := s.gate.Decide(now.Mono)
+	s.note(d)
+	if s.speaker != nil {
+		if err := s.speaker.Set(s.prefixes(d)); err != nil {
+			s.log.Error("the routes are not as decided; trying again", "error", err)
+		}
+	}
+	if d.Wake == 0 {
+		return nil
+	}
+	return time.After(d.Wake.Sub(now.Mono))
+}
+
+// note keeps the decision and logs it when it, or what it rests on, has changed.
+func (s *sidecar) note(d gate.Decision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.decision
+	s.decision = d
+	if d.Announce != last.Announce {
+		s.since = time.Now().UTC()
+		if s.changes == nil {
+			s.changes = map[bool]uint64{}
+		}
+		s.changes[d.Announce]++
+		s.log.Info(map[bool]string{true: "announcing", false: "withdrawing"}[d.Announce], "why", d.Why)
+	} else if !slices.EqualFunc(d.Why, last.Why, func(a, b status.Reason) bool { return a.Code == b.Code }) {
+		s.log.Info("reasons have changed", "announced", d.Announce, "why", d.Why)
+	}
+}
+
+// status is the whole of what the sidecar knows.
+func (s *sidecar) status() status.Sidecar {
+	s.mu.Lock()
+	doc := status.Sidecar{Version: status.Version, Node: s.cfg.Node, Software: "anycast-sidecar " + version,
+		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Probes: s.probes, Meshsync: s.node}
+	speaker := s.speaker
+	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
+	doc.Clock = s.clock.Status()
+	if speaker != nil {
+		doc.Sessions = speaker.Sessions()
+	}
+	if s.mirror != nil {
+		m := s.mirror.Status()
+		doc.Mirror = &m
+	}
+	return doc
+}
+
+// confirmation is the node's word of this moment, asked of meshsync anew: an old one could confirm what is no more.
+func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error) {
+	node, state, why := s.readMeshsync(ctx)
+	switch state {
+	case gate.NoMeshsync:
+		return status.Confirmation{}, errNoMeshsync
+	case gate.Unreachable:
+		return status.Confirmation{}, fmt.Errorf("meshsync does not answer, so the node confirms nothing: %s", why[0].Detail)
+	}
+	c := status.ConfirmationOf(*node)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.Announced, c.Why = s.decision.Announce, s.decision.Why
+	return c, nil
+}
+
+// socketDocument is what the unix socket gives: the clock, as meshsync reads it, and beside it the sidecar's status,
+// which the status command reads. meshsync reads it often, so what meshsync itself said is left out.
+type socketDocument struct {
+	status.Clock
+	Sidecar status.Sidecar `json:"sidecar"`
+}
+
+func (s *sidecar) socketDocument() socketDocument {
+	doc := s.status()
+	doc.Meshsync = nil
+	return socketDocument{Clock: doc.Clock, Sidecar: doc}
+}
+
+// printStatus asks the sidecar that runs with configuration c.
+func printStatus(ctx context.Context, w io.Writer, c *config.Config) error {
+	if c.Socket == "" {
+		return fmt.Errorf("the configuration names no socket, so its sidecar cannot be asked")
+	}
+	var doc socketDocument
+	if err := socket.Read(ctx, c.Socket, &doc); err != nil {
+		return fmt.Errorf("%w (does the sidecar run?)", err)
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(doc.Sidecar)
+}
