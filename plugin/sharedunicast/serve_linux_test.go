@@ -1,0 +1,263 @@
+package sharedunicast
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// These tests run servers on loopback addresses (127.0.0.0/8), all of which Linux has.
+
+func TestServesFileOnSharedAddressesOnly(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(`example.org:%s {
+		sharedunicast 127.0.53.1 ::1 {
+			admin 127.0.53.2
+		}
+		file %s
+	}`, port, zoneFile(t)))
+
+	for _, server := range []string{"127.0.53.1:" + port, "[::1]:" + port} {
+		for _, network := range []string{"udp", "tcp"} {
+			if m := mustAsk(t, network, server, "www.example.org.", dns.TypeA, dns.RcodeSuccess); !m.Authoritative || len(m.Answer) != 1 {
+				t.Errorf("%s over %s: %v", server, network, m)
+			}
+			if m := mustAsk(t, network, server, "x.sub.example.org.", dns.TypeA, dns.RcodeSuccess); m.Authoritative || len(m.Ns) != 1 {
+				t.Errorf("%s over %s: no referral: %v", server, network, m)
+			}
+			mustAsk(t, network, server, "none.example.org.", dns.TypeA, dns.RcodeNameError)
+			mustAsk(t, network, server, "www.example.net.", dns.TypeA, dns.RcodeRefused)
+			mustAsk(t, network, server, "example.org.", dns.TypeAXFR, dns.RcodeRefused)
+			mustAsk(t, network, server, "example.org.", dns.TypeIXFR, dns.RcodeRefused)
+		}
+	}
+	if m, err := ask("udp", "127.0.53.2:"+port, "www.example.org.", dns.TypeA); err == nil {
+		t.Errorf("HOST-2: the administrative address answered %v", m)
+	}
+	if _, err := ask("tcp", "127.0.53.2:"+port, "www.example.org.", dns.TypeA); err == nil {
+		t.Error("HOST-2: the administrative address answered over TCP")
+	}
+}
+
+func TestRefusalCarriesNSID(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n nsid tyo1\n chaos node\n}", port))
+	m := new(dns.Msg).SetQuestion("example.org.", dns.TypeIXFR)
+	m.SetEdns0(1232, false)
+	m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID})
+	answer, err := exchange("udp", "127.0.53.1:"+port, m)
+	if err != nil || answer.Rcode != dns.RcodeRefused || !strings.Contains(answer.String(), "NSID: 74796f31") {
+		t.Errorf("%v, %v", answer, err)
+	}
+}
+
+func TestChaosIDServerIsAnswered(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(".:%s {\n sharedunicast 127.0.53.1\n chaos tyo1\n}", port))
+	m := new(dns.Msg).SetQuestion("version.server.", dns.TypeTXT)
+	m.Question[0].Qclass = dns.ClassCHAOS
+	answer, err := exchange("udp", "127.0.53.1:"+port, m)
+	if err != nil || len(answer.Answer) != 1 || !strings.Contains(answer.String(), "tyo1") {
+		t.Errorf("%v, %v", answer, err)
+	}
+}
+
+// All keys of a block are served, and blocks share a listener.
+func TestBlocksShareAnAddress(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(`example.org:%[1]s example.net:%[1]s {
+		sharedunicast 127.0.53.1
+		whoami
+	}
+	example.com:%[1]s {
+		sharedunicast 127.0.53.1 127.0.53.3
+		whoami
+	}`, port))
+	for _, zone := range []string{"example.org.", "example.net.", "example.com."} {
+		mustAsk(t, "udp", "127.0.53.1:"+port, zone, dns.TypeA, dns.RcodeSuccess)
+	}
+	mustAsk(t, "udp", "127.0.53.3:"+port, "example.com.", dns.TypeA, dns.RcodeSuccess)
+	mustAsk(t, "udp", "127.0.53.3:"+port, "example.org.", dns.TypeA, dns.RcodeRefused)
+}
+
+// The core installs the filters of views in a place that it does not reach for blocks of ours.
+func TestViewsSelectTheBlock(t *testing.T) {
+	port, client := freePort(t), freePort(t)
+	start(t, fmt.Sprintf(`example.org:%[1]s {
+		view special %[2]s
+		sharedunicast 127.0.53.1
+		whoami
+	}
+	example.org:%[1]s {
+		sharedunicast 127.0.53.1
+		file %[3]s
+	}`, port, client, zoneFile(t)))
+
+	answer := mustAsk(t, "udp", "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+	if len(answer.Answer) != 1 {
+		t.Errorf("without the view's port: %v", answer)
+	}
+	local, _ := net.ResolveUDPAddr("udp", "127.0.0.1:"+client)
+	c := &dns.Client{Dialer: &net.Dialer{LocalAddr: local}}
+	answer, _, err := c.Exchange(new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA), "127.0.53.1:"+port)
+	if err != nil || len(answer.Answer) != 0 || len(answer.Extra) == 0 {
+		t.Errorf("from the view's port: %v, %v", answer, err)
+	}
+}
+
+func TestServesOverTLS(t *testing.T) {
+	port, tlsPort := freePort(t), freePort(t)
+	cert, key := certificate(t)
+	start(t, fmt.Sprintf(`example.net:%s tls://example.org:%s {
+		tls %s %s
+		sharedunicast 127.0.0.1
+		whoami
+	}`, port, tlsPort, cert, key))
+	c := &dns.Client{Net: "tcp-tls", TLSConfig: clientTLS(t, cert, "")}
+	answer, _, err := c.Exchange(new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA), "127.0.0.1:"+tlsPort)
+	if err != nil || len(answer.Extra) == 0 {
+		t.Errorf("%v, %v", answer, err)
+	}
+	mustAsk(t, "udp", "127.0.0.1:"+port, "www.example.net.", dns.TypeA, dns.RcodeSuccess)
+}
+
+const transferSecret = "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk="
+
+// XFER-1: on the administrative address there are transfers, for who is authenticated, and nothing else.
+func TestTransferOnlyBlockServesAuthenticatedTransfers(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(`example.org:%[1]s {
+		sharedunicast 127.0.53.1 {
+			admin 127.0.53.2
+		}
+		file %[2]s
+	}
+	example.org:%[1]s {
+		bind 127.0.53.2
+		file %[2]s
+		tsig {
+			secret transfer. %[3]s
+		}
+		transfer {
+			to *
+		}
+	}`, port, zoneFile(t), transferSecret))
+	server := "127.0.53.2:" + port
+
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeSOA, dns.TypeAXFR, dns.TypeIXFR} {
+		for _, network := range []string{"udp", "tcp"} {
+			mustAsk(t, network, server, "example.org.", qtype, dns.RcodeRefused)
+		}
+	}
+	signed := func(qtype uint16, key, secret string) (*dns.Msg, error) {
+		m := new(dns.Msg).SetQuestion("example.org.", qtype)
+		m.SetTsig(key, dns.HmacSHA256, 300, time.Now().Unix())
+		c := &dns.Client{Net: "tcp", TsigSecret: map[string]string{key: secret}}
+		answer, _, err := c.Exchange(m, server)
+		if answer == nil {
+			return nil, err
+		}
+		return answer, nil // a refusal is not signed, which the client takes for an error
+	}
+	for _, tc := range []struct {
+		name, key, secret string
+		qtype             uint16
+		rcode             int
+	}{
+		{"transfer", "transfer.", transferSecret, dns.TypeAXFR, dns.RcodeSuccess},
+		{"serial", "transfer.", transferSecret, dns.TypeSOA, dns.RcodeSuccess},
+		{"query", "transfer.", transferSecret, dns.TypeA, dns.RcodeRefused},
+		{"wrong secret", "transfer.", "AAAA", dns.TypeAXFR, dns.RcodeRefused},
+		{"unknown key", "other.", transferSecret, dns.TypeAXFR, dns.RcodeRefused},
+	} {
+		answer, err := signed(tc.qtype, tc.key, tc.secret)
+		if err != nil || answer.Rcode != tc.rcode {
+			t.Errorf("%s: %v, %v, want %s", tc.name, answer, err, dns.RcodeToString[tc.rcode])
+		} else if tc.rcode == dns.RcodeSuccess && len(answer.Answer) == 0 {
+			t.Errorf("%s: nothing transferred", tc.name)
+		}
+	}
+	mustAsk(t, "udp", "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+}
+
+func TestTransferOnlyBlockTakesClientCertificate(t *testing.T) {
+	port := freePort(t)
+	cert, key := certificate(t)
+	start(t, fmt.Sprintf(`example.org:%[1]s {
+		sharedunicast 127.0.53.1 {
+			admin 127.0.0.1
+		}
+		file %[2]s
+	}
+	tls://example.org:%[1]s {
+		tls %[3]s %[4]s %[3]s
+		bind 127.0.0.1
+		file %[2]s
+		transfer {
+			to *
+		}
+	}`, port, zoneFile(t), cert, key))
+	for _, tc := range []struct {
+		keyFile string
+		rcode   int
+	}{{key, dns.RcodeSuccess}, {"", dns.RcodeRefused}} {
+		c := &dns.Client{Net: "tcp-tls", TLSConfig: clientTLS(t, cert, tc.keyFile)}
+		answer, _, err := c.Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeAXFR), "127.0.0.1:"+port)
+		if err != nil || answer.Rcode != tc.rcode {
+			t.Errorf("client key %q: %v, %v", tc.keyFile, answer, err)
+		}
+	}
+}
+
+// Whatever bytes come, over UDP or TCP, the server goes on answering.
+func TestGarbageDoesNoHarm(t *testing.T) {
+	port := freePort(t)
+	server := "127.0.53.1:" + port
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n}", port, zoneFile(t)))
+
+	valid, err := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(3258, 4786))
+	udp, err := net.Dial("udp", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	for i := range 2000 {
+		b := append([]byte(nil), valid...)
+		if i%2 == 0 {
+			b = make([]byte, random.IntN(600))
+		}
+		for range 1 + random.IntN(8) {
+			if len(b) > 0 {
+				b[random.IntN(len(b))] = byte(random.Uint32())
+			}
+		}
+		udp.Write(b[:len(b)-random.IntN(1+len(b)/4)])
+		if i%50 == 0 {
+			if tcp, err := net.Dial("tcp", server); err == nil {
+				tcp.Write(b)
+				tcp.Close()
+			}
+		}
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		mustAsk(t, network, server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+	}
+	// A question that ends in the middle of a label.
+	short, _ := net.Dial("udp", server)
+	defer short.Close()
+	short.Write([]byte{0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 63, 'w'})
+	short.SetReadDeadline(time.Now().Add(3 * time.Second))
+	b := make([]byte, 512)
+	if n, err := short.Read(b); err != nil || n < headerSize || b[3]&0xf != dns.RcodeFormatError {
+		t.Errorf("to a truncated query: %x, %v, want FORMERR", b[:n], err)
+	}
+}
