@@ -240,8 +240,8 @@ func (l *lookup) follow(cname *rrset) bool {
 	return true
 }
 
-// substitute adds the DNAME of a node above the name and the CNAME that it makes of the name (RFC 6672 3.1). A name
-// that gets too long ends the search with YXDOMAIN (RFC 6672 2.2).
+// substitute adds the DNAME of a node above the name and the CNAME that it makes of the name (RFC 6672 3.1), which ends
+// the search if it is what was asked for. A name that gets too long ends it with YXDOMAIN (RFC 6672 2.2).
 func (l *lookup) substitute(n *node) (follow bool) {
 	l.a.Authoritative = true
 	dname := n.get(dns.TypeDNAME)
@@ -257,7 +257,8 @@ func (l *lookup) substitute(n *node) (follow bool) {
 	}
 	rdata := binary.BigEndian.AppendUint16(make([]byte, 0, 2+kept+len(to)), uint16(kept+len(to)))
 	rdata = append(append(rdata, l.name[:kept]...), to...)
-	return l.follow(&rrset{typ: dns.TypeCNAME, ttl: dname.ttl, split: uint32(len(rdata)), data: rdata})
+	more := l.follow(&rrset{typ: dns.TypeCNAME, ttl: dname.ttl, split: uint32(len(rdata)), data: rdata})
+	return more && l.q.Type != dns.TypeCNAME
 }
 
 // addDNAME adds a DNAME unless the answer has it already, as it may where DNAMEs lead to one another.

@@ -7,7 +7,8 @@ import (
 // Msg makes the response to req of at most size octets, name compression included. Room is left for an OPT record like
 // that of req, which whoever sends the response adds (in CoreDNS the server does). RRsets are put in or left out whole
 // and with their signatures (RFC 2181 9, RFC 4035 3.1.1): optional addresses are left out first, without a word; only if
-// that does not do is the response truncated.
+// that does not do is the response truncated. Lengths are what dns.Msg.Len estimates, some octets too many at times:
+// CoreDNS goes by the same estimate, and would cut an RRset in two where it is above size.
 func (a *Answer) Msg(req *dns.Msg, size int) *dns.Msg {
 	m := a.header(req)
 	if opt := req.IsEdns0(); opt != nil {
