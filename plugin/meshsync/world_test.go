@@ -35,6 +35,7 @@ type host struct {
 	mem      release.Memory
 	manifest release.Manifest
 	lease    time.Duration
+	last     []release.File // published last
 }
 
 // newHost makes a mesh whose repository is dir/repository and whose root is dir/root.json.
@@ -134,18 +135,37 @@ func (h *host) cancel() {
 
 func (h *host) publish() {
 	h.t.Helper()
-	files, mem, err := release.Publish(h.mem, h.manifest, h.keys.Signers(), h.ends())
+	h.sign()
+	must(h.t, h.repo.Publish(h.last))
+}
+
+// sign makes what publish puts into the repository.
+func (h *host) sign() {
+	h.t.Helper()
+	var err error
+	h.last, h.mem, err = release.Publish(h.mem, h.manifest, h.keys.Signers(), h.ends())
 	must(h.t, err)
-	must(h.t, h.repo.Publish(files))
-	h.mem = mem
+}
+
+// repair puts back what was moved aside, and publishes again what was last.
+func (h *host) repair() {
+	h.t.Helper()
+	for _, name := range []string{".", "metadata", release.TimestampName} {
+		aside := h.path(name) + ".aside"
+		if _, err := os.Lstat(aside); err == nil {
+			must(h.t, os.RemoveAll(h.path(name)))
+			must(h.t, os.Rename(aside, h.path(name)))
+		}
+	}
+	must(h.t, h.repo.Publish(h.last))
 }
 
 func (h *host) renew(lease time.Duration) {
 	h.t.Helper()
-	files, mem, err := release.Renew(h.mem, h.keys.Lease, time.Now().Add(lease))
+	var err error
+	h.last, h.mem, err = release.Renew(h.mem, h.keys.Lease, time.Now().Add(lease))
 	must(h.t, err)
-	must(h.t, h.repo.Publish(files))
-	h.mem = mem
+	must(h.t, h.repo.Publish(h.last))
 }
 
 // path is a file of the repository.
@@ -357,4 +377,13 @@ func nodeDir(t testing.TB) (string, *host) {
 	t.Helper()
 	top := t.TempDir()
 	return filepath.Join(top, "tyo"), newHost(t, top)
+}
+
+// reopen opens the repository anew after its directory was replaced.
+func (h *host) reopen() {
+	h.t.Helper()
+	repo, err := depot.Open(h.repo.Path())
+	must(h.t, err)
+	h.repo.Close()
+	h.repo = repo
 }
