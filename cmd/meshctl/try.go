@@ -67,7 +67,7 @@ func (c *cli) try(from []host.Source, listen, coredns string) error {
 // release is answered and everything else refused.
 const tryCorefile = `.:%[1]s {
     sharedunicast %[2]s
-    meshsync %[3]s {
+    meshsync %[3]s/node {
         repository %[3]s/repository
         root %[3]s/root.json
         clock assume 1ms
