@@ -1,0 +1,30 @@
+package meshsync
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// smallDisk mounts one that fills up soon.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	testenv.Root(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		testenv.Missing(t, "cannot mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func remount(t *testing.T, dir, how string) {
+	t.Helper()
+	flags := uintptr(unix.MS_REMOUNT)
+	if how == "ro" {
+		flags |= unix.MS_RDONLY
+	}
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", flags, ""))
+}
