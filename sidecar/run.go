@@ -82,7 +82,7 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		log: log,
 		gate: gate.New(gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
 			ReadvertiseDelay: c.Failure.ReadvertiseDelay}),
-		prober: probe.New(probe.Config{Addresses: c.Shared, Port: 53, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
+		prober: probe.New(probe.Config{Addresses: c.Shared, Port: c.Probe.Port, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
 		clock:  clock.NewKeeper(clockSource(c.Clock)),
 		since:  time.Now().UTC(),
 	}
