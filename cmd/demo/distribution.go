@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,15 +28,9 @@ const (
 	lead = 4 * time.Second
 )
 
-// run runs meshctl at the distribution host and shows the command as a reader would give it, without the directories.
+// run runs meshctl at the distribution host and shows the command as a reader would give it.
 func (d *distribution) run(ctx context.Context, args ...string) (string, error) {
-	shown := append([]string{"meshctl"}, args...)
-	for i, a := range shown {
-		if filepath.IsAbs(a) {
-			shown[i] = filepath.Base(a)
-		}
-	}
-	d.t.command(shown...)
+	d.t.command(append([]string{"meshctl"}, args...)...)
 	return d.host().place.run(ctx, append([]string{d.w.binary("meshctl"), "--home", d.home}, args...)...)
 }
 
@@ -50,11 +43,11 @@ func (d *distribution) url(port int) string {
 
 // own is the distribution host's certificate and key; of is a member's.
 func (d *distribution) own() identity {
-	return identity{certificate: d.home + "/pki/host.crt", key: d.home + "/pki/host.key", ca: d.home + "/pki/ca.crt"}
+	return identity{Certificate: d.home + "/pki/host.crt", Key: d.home + "/pki/host.key", CA: d.home + "/pki/ca.crt"}
 }
 
 func identityIn(dir string) identity {
-	return identity{certificate: dir + "/node.crt", key: dir + "/node.key", ca: dir + "/ca.crt"}
+	return identity{Certificate: dir + "/node.crt", Key: dir + "/node.key", CA: dir + "/ca.crt"}
 }
 
 // makeMesh makes keys and members, and starts what serves the repository, with the routers beside it.
@@ -64,7 +57,7 @@ func (s *story) makeMesh(ctx context.Context) error {
 	}
 	s.dist = &distribution{w: s.w, t: s.t, home: filepath.Join(s.w.dir, "dist")}
 	d := s.dist
-	if _, err := d.run(ctx, "init", "--name", "demo", "--san", d.host().admin.String()); err != nil {
+	if _, err := d.run(ctx, "init", "--mesh", "demo", "--san", d.host().admin.String()); err != nil {
 		return err
 	}
 	for _, n := range s.w.nodes {
@@ -91,7 +84,7 @@ func (s *story) makeMesh(ctx context.Context) error {
 
 // release makes the zone of a release and publishes it.
 func (d *distribution) release(ctx context.Context, s *story, number uint64, options ...string) error {
-	file, err := s.zone.write(d.w.dir, number)
+	file, err := s.zone.write(".", number)
 	if err != nil {
 		return err
 	}
@@ -105,7 +98,7 @@ func (d *distribution) release(ctx context.Context, s *story, number uint64, opt
 
 // firstRelease publishes release 1. Nothing is answered yet, so it needs no switchover.
 func (s *story) firstRelease(ctx context.Context) error {
-	file, err := s.zone.write(s.w.dir, 1)
+	file, err := s.zone.write(".", 1)
 	if err != nil {
 		return err
 	}
@@ -116,7 +109,7 @@ func (s *story) firstRelease(ctx context.Context) error {
 	if said != "" {
 		s.t.say("%s", said)
 	}
-	s.t.check("SYNC-B ROUTE-4", "%s with serial %d is fit to be served", s.zone.origin, s.zone.serial(1))
+	s.t.check("SYNC-B", "%s with serial %d is fit to be served", s.zone.origin, s.zone.serial(1))
 	if err := s.dist.release(ctx, s, 1, "--now"); err != nil {
 		return err
 	}
@@ -140,7 +133,7 @@ func (s *story) startNodes(ctx context.Context) (err error) {
 		if err := s.w.configure(n, identityIn(n.dir), s.dist.url(port)); err != nil {
 			return err
 		}
-		s.t.command("anycast-sidecar sidecar.yaml & coredns -conf Corefile &   # at " + n.name)
+		s.t.command("anycast-sidecar run sidecar.yaml & coredns -conf Corefile &   # at " + n.name)
 		if err := s.w.startNode(n); err != nil {
 			return err
 		}
@@ -158,17 +151,13 @@ func (s *story) startNodes(ctx context.Context) (err error) {
 	return nil
 }
 
-// schedule sets the switchover to a release, sees it through, and returns its instant.
-func (d *distribution) schedule(ctx context.Context, s *story, number uint64, options ...string) (time.Time, error) {
-	said, err := d.run(ctx, append([]string{"schedule", "--lead", lead.String()}, options...)...)
-	if err != nil {
-		return time.Time{}, err
+// schedule sets the switchover to the staged release and shows what meshctl said.
+func (d *distribution) schedule(ctx context.Context, options ...string) error {
+	said, err := d.run(ctx, append([]string{"schedule", "--in", lead.String()}, options...)...)
+	if err == nil {
+		d.t.say("%s", said)
 	}
-	s.t.say("%s", said)
-	st, err := s.site("fra").says(ctx, 5*time.Second, "to have switched", func(st status.Node) bool {
-		return st.Switched != nil && st.Switched.Number == number
-	})
-	return st.Switched.At.Time(), err
+	return err
 }
 
 // refusesSchedule checks that a release which a member cannot take is not scheduled.
@@ -182,20 +171,26 @@ func (d *distribution) refusesSchedule(ctx context.Context, s *story, number uin
 	}
 	s.t.say("%s", said)
 	if !strings.Contains(said, "osa") {
-		return errors.New("the refusal does not say that it is osa's")
+		return fmt.Errorf("the refusal does not say that it is osa's:\n%s", said)
 	}
 	s.t.check("SYNC-D FAIL-4", "the distribution host does not schedule what a member cannot load; the operator insists:")
 	return nil
 }
 
-// mirrorFault is the last that a node's sidecar logged of a zone it could not take.
-func (s *story) mirrorFault(n *node) string {
-	for line := range strings.Lines(n.sidecar.tail(200)) {
-		if strings.Contains(line, "digest") {
-			return strings.TrimSpace(line)
-		}
+// mirrorFault is why a node's mirror cannot follow the repository, by `anycast-sidecar status`.
+func (s *story) mirrorFault(ctx context.Context, n *node) (string, error) {
+	said, err := n.place.run(ctx, s.w.binary("anycast-sidecar"), "status", filepath.Join(n.dir, "sidecar.yaml"))
+	if err != nil {
+		return "", err
 	}
-	return ""
+	var st status.Sidecar
+	if err := status.Decode([]byte(said), &st); err != nil {
+		return "", err
+	}
+	if st.Mirror == nil || st.Mirror.LastError == "" {
+		return "", fmt.Errorf("%s's mirror finds nothing wrong", n.name)
+	}
+	return st.Mirror.LastError, nil
 }
 
 // hints prints what else the reader can do.

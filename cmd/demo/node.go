@@ -47,7 +47,7 @@ var (
 shared: [{{range $i, $a := .Shared}}{{if $i}}, {{end}}"{{$a}}"{{end}}]
 socket: unix://{{.Dir}}/sidecar.sock
 meshsync: unix://{{.Dir}}/meshsync.sock
-identity: {certificate: {{.ID.certificate}}, key: {{.ID.key}}, ca: {{.ID.ca}}}
+identity: {certificate: {{.ID.Certificate}}, key: {{.ID.Key}}, ca: {{.ID.CA}}}
 admin: {listen: "{{.Admin}}:{{.AdminPort}}"}
 failure: {policy: stop-dns}
 clock: {source: assumed, bound: {{.Bound}}}
@@ -118,7 +118,7 @@ func (w *world) neighborsOf(n *node) []neighbor {
 
 // startNode starts the two processes of a node.
 func (w *world) startNode(n *node) (err error) {
-	if n.sidecar, err = w.start(n.host, n.name+"-sidecar", nil, nil, w.binary("anycast-sidecar"), filepath.Join(n.dir, "sidecar.yaml")); err != nil {
+	if n.sidecar, err = w.start(n.host, n.name+"-sidecar", nil, nil, w.binary("anycast-sidecar"), "run", filepath.Join(n.dir, "sidecar.yaml")); err != nil {
 		return err
 	}
 	n.coredns, err = w.start(n.host, n.name+"-coredns", nil, nil, w.binary("coredns"), "-conf", filepath.Join(n.dir, "Corefile"))

@@ -75,7 +75,7 @@ func runRouter(in io.Reader, out, log io.Writer) error {
 		return err
 	}
 	r := &router{config: config, routes: routes, out: json.NewEncoder(out),
-		log: slog.New(slog.NewTextHandler(log, nil))}
+		log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	if err := r.start(ctx); err != nil {

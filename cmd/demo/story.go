@@ -43,6 +43,9 @@ func tell(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chdir(dir); err != nil { // so that commands and what they say are short
+		return err
+	}
 	s := &story{t: newTerminal(os.Stdout), zone: zone, began: time.Now()}
 	s.w, err = newWorld(!o.loopback, o.bin, dir)
 	defer func() { err = errors.Join(err, s.w.close()) }()
@@ -252,14 +255,11 @@ func (s *story) switchover(ctx context.Context) error {
 		return err
 	}
 	s.t.check("SYNC-C SYNC-D", "tyo, osa and fra have verified and compiled it, and say so")
-	at, err := s.dist.schedule(ctx, s, 2)
+	if err := s.dist.schedule(ctx); err != nil {
+		return err
+	}
+	at, err := s.showSwitches(ctx, 2, s.w.nodes...)
 	if err != nil {
-		return err
-	}
-	if err := s.eachServes(ctx, time.Until(at)+5*time.Second, 2, s.w.nodes...); err != nil {
-		return err
-	}
-	if err := s.showSwitches(ctx, 2, at, s.w.nodes...); err != nil {
 		return err
 	}
 	return s.clean(s.loads, from, time.Now(), 1, 2, at)
@@ -268,25 +268,32 @@ func (s *story) switchover(ctx context.Context) error {
 // maxLateness is how late a node may switch on a busy machine before the story fails.
 const maxLateness = 50 * time.Millisecond
 
-// showSwitches shows when each node switched, by its own status.
-func (s *story) showSwitches(ctx context.Context, release uint64, at time.Time, nodes ...*node) error {
-	s.t.say("the switchover was set for %s", at.UTC().Format("15:04:05.000000"))
-	for _, n := range nodes {
+// showSwitches waits until nodes answer from a release, shows how late each switched by its own clock, and returns the
+// instant that was set.
+func (s *story) showSwitches(ctx context.Context, release uint64, nodes ...*node) (at time.Time, err error) {
+	if err := s.eachServes(ctx, lead+5*time.Second, release, nodes...); err != nil {
+		return at, err
+	}
+	var late []string
+	for i, n := range nodes {
 		st, err := n.status(ctx)
 		if err != nil {
-			return err
+			return at, err
 		}
-		switch sw := st.Switched; {
-		case sw == nil || sw.Number != release || sw.At != instant.WallOf(at):
-			return fmt.Errorf("%s says of its last switchover %+v", n.name, sw)
+		sw := st.Switched
+		if i == 0 && sw != nil {
+			at = sw.At.Time()
+		}
+		switch {
+		case sw == nil || sw.Number != release || at.IsZero() || sw.At != instant.WallOf(at):
+			return at, fmt.Errorf("%s says of its last switchover %+v, want one to release %d at %v", n.name, sw, release, at)
 		case sw.Lateness < 0 || sw.Lateness > maxLateness:
-			return fmt.Errorf("%s switched %v late", n.name, sw.Lateness)
-		default:
-			s.t.say("%s switched at         %s   %6d µs late", n.name, sw.Done.Time().Format("15:04:05.000000"), sw.Lateness.Microseconds())
+			return at, fmt.Errorf("%s switched %v late", n.name, sw.Lateness)
 		}
+		late = append(late, fmt.Sprintf("%s %d µs", n.name, sw.Lateness.Microseconds()))
 	}
-	s.t.check("SYNC-E", "every node switched at that instant by its own clock")
-	return nil
+	s.t.check("SYNC-E", "all at %s, late by: %s", at.Format("15:04:05.000000"), strings.Join(late, ", "))
+	return at, nil
 }
 
 // failoverLimit is how long the client may be without an answer after a node died.
@@ -324,6 +331,8 @@ func (s *story) nodeDies(ctx context.Context) error {
 
 func (s *story) nodeReturns(ctx context.Context) error {
 	n := s.site("tyo")
+	<-n.coredns.done
+	<-n.sidecar.done
 	began := time.Now()
 	if err := s.w.startNode(n); err != nil {
 		return err
@@ -361,14 +370,11 @@ func (s *story) damagedRelease(ctx context.Context) error {
 		return err
 	}
 	from := time.Now()
-	at, err := s.dist.schedule(ctx, s, 3, "--force")
+	if err := s.dist.schedule(ctx, "--force", "--no-wait"); err != nil {
+		return err
+	}
+	at, err := s.showSwitches(ctx, 3, others...)
 	if err != nil {
-		return err
-	}
-	if err := s.eachServes(ctx, time.Until(at)+5*time.Second, 3, others...); err != nil {
-		return err
-	}
-	if err := s.showSwitches(ctx, 3, at, others...); err != nil {
 		return err
 	}
 	if err := s.showSilence(ctx, osa, at); err != nil {
@@ -392,9 +398,11 @@ func (s *story) showRefusal(ctx context.Context, osa *node) error {
 	if st.Serving != 2 || s.cache.damaged.Load() == 0 {
 		return fmt.Errorf("osa serves %d, %d zones were damaged", st.Serving, s.cache.damaged.Load())
 	}
-	if fault := s.mirrorFault(osa); fault != "" {
-		s.t.say("osa's mirror:   %s", fault)
+	fault, err := s.mirrorFault(ctx, osa)
+	if err != nil {
+		return err
 	}
+	s.t.say("osa's mirror:   %s", fault)
 	for _, r := range st.Refused {
 		s.t.say("osa's meshsync: release %d: %s", r.Number, r.Reason)
 	}

@@ -30,7 +30,7 @@ type cache struct {
 }
 
 // identity is who somebody is to the mesh: PEM files.
-type identity struct{ certificate, key, ca string }
+type identity struct{ Certificate, Key, CA string }
 
 // startCache listens at address in p as the distribution host would, and fetches from origin as the node would.
 func startCache(p *place, address, origin string, host, node identity) (*cache, error) {
@@ -67,17 +67,17 @@ func (p *place) dial(ctx context.Context, network, address string) (conn net.Con
 
 // tls demands a certificate of the mesh from the other side and shows its own, in both directions.
 func (id identity) tls() (*tls.Config, error) {
-	certificate, err := tls.LoadX509KeyPair(id.certificate, id.key)
+	certificate, err := tls.LoadX509KeyPair(id.Certificate, id.Key)
 	if err != nil {
 		return nil, err
 	}
-	pem, err := os.ReadFile(id.ca)
+	pem, err := os.ReadFile(id.CA)
 	if err != nil {
 		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, errors.New(id.ca + ": no certificate in it")
+		return nil, errors.New(id.CA + ": no certificate in it")
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, RootCAs: pool, ClientCAs: pool,
 		ClientAuth: tls.RequireAndVerifyClientCert}, nil
