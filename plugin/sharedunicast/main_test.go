@@ -42,12 +42,14 @@ const childEnv = "SHAREDUNICAST_TEST_COREDNS"
 func TestMain(m *testing.M) {
 	at := slices.Index(dnsserver.Directives, "shed") + 1
 	directives := slices.Insert(slices.Clone(dnsserver.Directives), at, pluginName)
-	directives = append(directives, "testfail") // the last, so that its start is after ours
+	directives = slices.Insert(directives, 0, "testlook") // the first, so that its start might come before ours
+	directives = append(directives, "testfail")           // the last, so that its start is after ours
 	if err := dnsserver.SetDirectives(directives); err != nil {
 		panic(err)
 	}
 	plugin.Register("tls", setupTestTLS)
 	plugin.Register("view", setupTestView)
+	plugin.Register("testlook", setupTestLook)
 	plugin.Register("testfail", setupTestFail)
 	if os.Getenv(childEnv) != "" {
 		coremain.Run()
@@ -95,6 +97,20 @@ func (v *testView) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 }
 func (v *testView) Filter(_ context.Context, state *request.Request) bool {
 	return state.Port() == v.port
+}
+
+// handlersAtStart is what `testlook` saw of its block's plugins when it was started.
+var handlersAtStart []string
+
+func setupTestLook(c *caddy.Controller) error {
+	c.OnStartup(func() error {
+		handlersAtStart = nil
+		for _, h := range dnsserver.GetConfig(c).Handlers() {
+			handlersAtStart = append(handlersAtStart, h.Name())
+		}
+		return nil
+	})
+	return nil
 }
 
 // setupTestFail makes the start of an instance fail after the start of all other plugins.

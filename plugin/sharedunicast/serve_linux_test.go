@@ -67,6 +67,14 @@ func TestChaosIDServerIsAnswered(t *testing.T) {
 	}
 }
 
+// Plugins such as metadata, ready and transfer look for one another when they are started.
+func TestHandlersAreThereWhenPluginsStart(t *testing.T) {
+	start(t, "example.org:"+freePort(t)+" {\n testlook\n sharedunicast 127.0.53.1\n whoami\n}")
+	if got := strings.Join(handlersAtStart, " "); got != "sharedunicast whoami" {
+		t.Errorf("found %q", got)
+	}
+}
+
 // All keys of a block are served, and blocks share a listener.
 func TestBlocksShareAnAddress(t *testing.T) {
 	port := freePort(t)

@@ -1,0 +1,301 @@
+package sharedunicast
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// load asks a server without pause, over UDP and TCP, until stop is called, which fails the test for a lost query.
+func load(t *testing.T, server string) (stop func()) {
+	t.Helper()
+	var wg sync.WaitGroup
+	var asked atomic.Int64
+	var lost sync.Map
+	done := make(chan struct{})
+	for i := range 8 {
+		network := []string{"udp", "tcp"}[i%2]
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				m, err := ask(network, server, "www.example.org.", dns.TypeA)
+				if asked.Add(1); err != nil || len(m.Answer) != 1 {
+					lost.Store(fmt.Sprintf("%s: %v %v", network, m, err), nil)
+				}
+			}
+		})
+	}
+	return func() {
+		t.Helper()
+		close(done)
+		wg.Wait()
+		if asked.Load() < 500 {
+			t.Errorf("only %d queries asked", asked.Load())
+		}
+		lost.Range(func(what, _ any) bool { t.Errorf("of %d queries lost: %v", asked.Load(), what); return true })
+	}
+}
+
+func TestReloadLosesNoQuery(t *testing.T) {
+	port := freePort(t)
+	corefile := func(sockets int) string {
+		return fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n multisocket %d\n file %s\n}", port, sockets, zoneFile(t))
+	}
+	reload := start(t, corefile(1))
+	stop := load(t, "127.0.53.1:"+port)
+	// One socket becomes three on the way: the first was not opened to be joined by others.
+	for _, sockets := range []int{1, 1, 3, 3} {
+		time.Sleep(200 * time.Millisecond)
+		if err := reload(corefile(sockets)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(200 * time.Millisecond)
+	stop()
+	if n := len(kernelSockets(t, port)); n != 2*3 {
+		t.Errorf("%d sockets, want 3 for UDP and 3 for TCP", n)
+	}
+}
+
+// A client that has connected, but not asked yet, is answered across a reload; so is one that asks again.
+func TestReloadAnswersOpenConnections(t *testing.T) {
+	port := freePort(t)
+	corefile := fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n}", port, zoneFile(t))
+	reload := start(t, corefile)
+	for _, used := range []bool{false, true} {
+		conn, err := dns.Dial("tcp", "127.0.53.1:"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		askOn := func() error {
+			if err := conn.WriteMsg(new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)); err != nil {
+				return err
+			}
+			conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+			_, err := conn.ReadMsg()
+			return err
+		}
+		if used {
+			if err := askOn(); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			time.Sleep(50 * time.Millisecond) // let it be accepted
+		}
+		reloaded := make(chan error)
+		go func() { reloaded <- reload(corefile) }()
+		time.Sleep(drainTime / 2)
+		if err := askOn(); err != nil {
+			t.Errorf("used before: %v: %v", used, err)
+		}
+		if err := <-reloaded; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestIdleConnectionsDelayReloadNoLongerThanDrainTime(t *testing.T) {
+	port := freePort(t)
+	var addresses string
+	for i := range 6 {
+		addresses += fmt.Sprintf(" 127.0.53.%d", i+1)
+	}
+	corefile := fmt.Sprintf("example.org:%s {\n sharedunicast %s\n file %s\n}", port, addresses, zoneFile(t))
+	reload := start(t, corefile)
+	for _, address := range strings.Fields(addresses) {
+		conn, err := net.Dial("tcp", address+":"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	time.Sleep(50 * time.Millisecond)
+	before := time.Now()
+	if err := reload(corefile); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(before); took > 2*drainTime {
+		t.Errorf("took %v", took)
+	}
+}
+
+// Whatever is wrong with the new Corefile, and however late that is found, the old one goes on, and nothing leaks.
+func TestFailedReloadChangesNothing(t *testing.T) {
+	port, other := freePort(t), freePort(t)
+	block := fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n", port, zoneFile(t))
+	holder, err := net.Listen("tcp", "127.0.53.9:"+other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+
+	for _, tc := range []struct{ name, corefile string }{
+		{"a directive of ours", block + "}\nexample.net:" + port + " {\n sharedunicast nonsense\n}"},
+		{"a wildcard block", block + "}\nexample.net:" + other + " {\n whoami\n}"},
+		{"an address that is held", strings.Replace(block, "127.0.53.1", "127.0.53.1 127.0.53.8", 1) + "}\nexample.net:" + other + " {\n sharedunicast 127.0.53.9\n}"},
+		{"another plugin's start", strings.Replace(block, "127.0.53.1", "127.0.53.1 127.0.53.8", 1) + "testfail\n}"},
+		{"a listener of the core", block + "}\nexample.net:" + other + " {\n bind 127.0.53.9\n whoami\n}"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			reload := start(t, block+"}")
+			stop := load(t, "127.0.53.1:"+port)
+			defer stop()
+			time.Sleep(300 * time.Millisecond)
+			held := heldSockets()
+			for range 3 {
+				if err := reload(tc.corefile); err == nil {
+					t.Fatal("the reload succeeded")
+				}
+				if n := heldSockets(); n != held {
+					t.Errorf("%d descriptors held, %d before", n, held)
+				}
+				if n := len(kernelSockets(t, port)); n != 2 {
+					t.Errorf("%d sockets on the port, want 2", n)
+				}
+			}
+			time.Sleep(300 * time.Millisecond)
+			if err := reload(block + "}"); err != nil {
+				t.Errorf("a good reload after the failed ones: %v", err)
+			}
+		})
+	}
+}
+
+// Only the instance that runs is told of a failed reload; it need not be one with sharedunicast.
+func TestFailedReloadFromOtherCorefileLeaksNothing(t *testing.T) {
+	port, other := freePort(t), freePort(t)
+	reload := start(t, fmt.Sprintf("example.org:%s {\n bind 127.0.53.1\n whoami\n}", other))
+	if err := reload(fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n whoami\n testfail\n}", port)); err == nil {
+		t.Fatal("the reload succeeded")
+	}
+	if n := len(kernelSockets(t, port)); n != 0 {
+		t.Errorf("%d sockets left open", n)
+	}
+}
+
+func TestReloadClosesAddressesNoLongerGiven(t *testing.T) {
+	port := freePort(t)
+	corefile := "example.org:" + port + " {\n sharedunicast 127.0.53.1 %s\n whoami\n}"
+	reload := start(t, fmt.Sprintf(corefile, "127.0.53.2"))
+	if err := reload(fmt.Sprintf(corefile, "127.0.53.3")); err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprint(kernelSockets(t, port))
+	for address, want := range map[string]bool{"127.0.53.1": true, "127.0.53.2": false, "127.0.53.3": true} {
+		if strings.Contains(got, address+":") != want {
+			t.Errorf("listening on %s: %v, want %v, of %s", address, !want, want, got)
+		}
+	}
+}
+
+// process runs CoreDNS as a process of its own: this test binary, see childEnv. prefix is a command that runs another.
+func process(t *testing.T, corefile string, prefix ...string) *exec.Cmd {
+	t.Helper()
+	args := append(prefix, os.Args[0], "-conf", corefile)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), childEnv+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan string, 1)
+	go func() {
+		var log strings.Builder
+		for s := bufio.NewScanner(out); s.Scan(); {
+			fmt.Fprintln(&log, s.Text())
+			if strings.HasPrefix(s.Text(), "CoreDNS-") {
+				started <- ""
+			}
+		}
+		started <- log.String()
+	}()
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	select {
+	case log := <-started:
+		if log != "" {
+			t.Fatalf("CoreDNS ended:\n%s", log)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("CoreDNS did not start in 20 s")
+	}
+	return cmd
+}
+
+func writeCorefile(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "Corefile")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// The ways in which a reload comes about in real life.
+func TestReloadOfProcessLosesNoQuery(t *testing.T) {
+	for how, reloads := range map[string]int{"SIGUSR1": 10, "reload plugin": 2} {
+		t.Run(how, func(t *testing.T) {
+			port := freePort(t)
+			nsid := func(n int) string {
+				return fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n reload 2s 1s\n nsid id%d\n}", port, zoneFile(t), n)
+			}
+			corefile := writeCorefile(t, nsid(0))
+			cmd := process(t, corefile)
+			server := "127.0.53.1:" + port
+			stop := load(t, server)
+			for n := 1; n <= reloads; n++ {
+				if err := os.WriteFile(corefile, []byte(nsid(n)), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				if how == "SIGUSR1" {
+					cmd.Process.Signal(syscall.SIGUSR1)
+				}
+				waitForNSID(t, server, fmt.Sprintf("%x", fmt.Sprintf("id%d", n)))
+			}
+			stop()
+		})
+	}
+}
+
+// waitForNSID waits until each of many answers in a row is from the new instance: old and new read from one socket.
+func waitForNSID(t *testing.T, server, want string) {
+	t.Helper()
+	inARow := 0
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		m := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)
+		m.SetEdns0(1232, false)
+		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID})
+		answer, err := exchange("udp", server, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inARow++
+		if !strings.Contains(answer.String(), want) && !strings.Contains(strings.ReplaceAll(answer.String(), " ", ""), want) {
+			inARow = 0
+			time.Sleep(20 * time.Millisecond)
+		}
+		if inARow == 50 {
+			return
+		}
+	}
+	t.Fatalf("the reload to NSID %s did not come", want)
+}
