@@ -4,6 +4,7 @@ package sidecar
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -42,10 +43,7 @@ func newWorld(t *testing.T) *world {
 	testenv.Root(t)
 	testenv.Need(t, "ip")
 	id := fmt.Sprintf("acs%d-%d", os.Getpid(), worlds.Add(1))
-	w := &world{t: t, dir: t.TempDir(), node: id + "-node", router: id + "-router"}
-	if err := os.Chmod(w.dir, 0o777); err != nil { // FRR gives up root
-		t.Fatal(err)
-	}
+	w := &world{t: t, dir: publicDir(t), node: id + "-node", router: id + "-router"}
 	for _, ns := range []string{w.node, w.router} {
 		w.ip("netns", "add", ns)
 		t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
@@ -62,6 +60,20 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// publicDir is a temporary directory that daemons which give up root can reach; t.TempDir's parent is closed to them.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sidecar-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func (w *world) ip(args ...string) string {
 	w.t.Helper()
 	out, err := exec.Command("ip", args...).CombinedOutput()
@@ -71,7 +83,7 @@ func (w *world) ip(args ...string) string {
 	return string(out)
 }
 
-// file writes a configuration that every daemon can read.
+// file writes a configuration.
 func (w *world) file(name, content string) string {
 	w.t.Helper()
 	path := filepath.Join(w.dir, name)
@@ -212,12 +224,11 @@ func (w *world) startRouter(kind string) {
 
 // frr runs zebra and bgpd with a run directory of their own.
 func (w *world) frr() {
-	binaries := testenv.Need(w.t, "zebra", "bgpd")
+	binaries := testenv.Need(w.t, "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd") // OpenBGPD has a bgpd too
 	run := filepath.Join(w.dir, "frr")
-	if err := os.MkdirAll(run, 0o777); err != nil {
+	if err := errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o777)); err != nil { // theirs, once they have given up root
 		w.t.Fatal(err)
 	}
-	os.Chmod(run, 0o777)
 	zebra := w.file("zebra.conf", "hostname zebra\n")
 	bgpd := w.file("bgpd.conf", fmt.Sprintf(`hostname bgpd
 router bgp 64501
