@@ -116,7 +116,7 @@ type load struct {
 // loadInterval is the time between two queries of a load: 500 a second.
 const loadInterval = 2 * time.Millisecond
 
-// patience is how long a query may go unanswered before it counts as lost. Resolvers wait about as long.
+// patience is how long a query may go unanswered before it counts as lost.
 const patience = time.Second
 
 // startLoad begins a load that ends with ctx.

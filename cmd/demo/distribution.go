@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,7 +40,7 @@ func (d *distribution) url(port int) string {
 	return fmt.Sprintf("https://%s:%d/", d.host().admin, port)
 }
 
-// own is the distribution host's certificate and key; of is a member's.
+// own is who the distribution host is; identityIn is who a member is, by the directory that it was given.
 func (d *distribution) own() identity {
 	return identity{Certificate: d.home + "/pki/host.crt", Key: d.home + "/pki/host.key", CA: d.home + "/pki/ca.crt"}
 }
@@ -173,7 +172,7 @@ func (d *distribution) refusesSchedule(ctx context.Context, s *story, number uin
 	if !strings.Contains(said, "osa") {
 		return fmt.Errorf("the refusal does not say that it is osa's:\n%s", said)
 	}
-	s.t.check("SYNC-D FAIL-4", "the distribution host does not schedule what a member cannot load; the operator insists:")
+	s.t.check("SYNC-D FAIL-4", "what a member cannot load is not scheduled; the operator insists:")
 	return nil
 }
 
@@ -191,10 +190,4 @@ func (s *story) mirrorFault(ctx context.Context, n *node) (string, error) {
 		return "", fmt.Errorf("%s's mirror finds nothing wrong", n.name)
 	}
 	return st.Mirror.LastError, nil
-}
-
-// hints prints what else the reader can do.
-func (d *distribution) hints(s *story) {
-	s.t.command(d.w.binary("meshctl"), "--home", d.home, "status")
-	fmt.Fprint(io.Discard)
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -38,9 +40,13 @@ func (t *terminal) paint(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
+// title opens the story.
 func (t *terminal) title(text, under string) {
 	fmt.Fprintf(t.out, "\n  %s\n  %s\n", t.paint(bold, text), t.paint(dim, under))
 }
+
+// end closes it.
+func (t *terminal) end(text string) { fmt.Fprintf(t.out, "\n  %s\n", t.paint(bold, text)) }
 
 // begin opens a step.
 func (t *terminal) begin(title string) {
@@ -48,17 +54,23 @@ func (t *terminal) begin(title string) {
 	fmt.Fprintf(t.out, "\n%s  %s\n", t.paint(cyan, fmt.Sprintf("%2d", t.step)), t.paint(bold, title))
 }
 
-// command shows a command that a reader could give as well.
+// command shows a command that a reader could give as well; an empty argument is left out.
 func (t *terminal) command(args ...string) {
+	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "" })
 	fmt.Fprintf(t.out, "    %s\n", t.paint(dim, "$ "+strings.Join(args, " ")))
 }
 
-// say shows what was seen, as it is.
+// say shows what was seen, as it is but for digests, of which the beginning is enough.
 func (t *terminal) say(format string, args ...any) {
-	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
+	for line := range strings.Lines(digests.ReplaceAllString(fmt.Sprintf(format, args...), "$1…")) {
 		fmt.Fprintf(t.out, "      %s\n", strings.TrimRight(line, "\n"))
 	}
 }
+
+var digests = regexp.MustCompile(`\b([0-9a-f]{8})[0-9a-f]{56}\b`)
+
+// column is where the requirements of a check stand.
+const column = 84
 
 // picture shows a drawing.
 func (t *terminal) picture(text string) {
@@ -69,7 +81,7 @@ func (t *terminal) picture(text string) {
 func (t *terminal) check(requirements, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if requirements != "" {
-		text = fmt.Sprintf("%-74s", text) + "  " + t.paint(dim, requirements)
+		text = fmt.Sprintf("%-*s", column, text) + "  " + t.paint(dim, requirements)
 	}
 	fmt.Fprintf(t.out, "    %s %s\n", t.paint(green, "✓"), text)
 }
