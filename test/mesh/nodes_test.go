@@ -1,0 +1,329 @@
+package mesh_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+const (
+	shared4 = "192.0.2.53"
+	shared6 = "2001:db8:53::53"
+)
+
+// mesh is a distribution host, nodes that share an address, and a time server, on one LAN:
+//
+//	dist .1   time .2   tyo .3   osa .4   fra .5      (198.51.100.0/24, the administrative addresses)
+//	                    └── 192.0.2.53 and 2001:db8:53::53 on each ──┘
+type mesh struct {
+	*world
+	nodes  []string
+	number uint64 // of the newest release
+	coredn map[string]*process
+	side   map[string]*process
+	chrony map[string]*process
+}
+
+// newMesh starts the mesh, releases zone data 1 and waits until every node answers from it.
+func newMesh(w *world, nodes ...string) *mesh {
+	w.t.Helper()
+	testenv.Need(w.t, "chronyd")
+	m := &mesh{world: w, nodes: nodes, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
+	w.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
+	m.startTime()
+	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
+	for _, node := range nodes {
+		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
+	}
+	w.start("dist", "serve", w.bin+"/meshctl", "--home", w.path("home"), "serve", "--listen", "198.51.100.1:8443", "--renew", "1m")
+	for _, node := range nodes {
+		m.configure(node)
+		m.startClock(node)
+		m.startSidecar(node)
+		m.startCoreDNS(node)
+	}
+	m.release()
+	m.schedule("4s")
+	for _, node := range nodes {
+		m.awaitServing(node, 1)
+	}
+	return m
+}
+
+// admin is a host's administrative address.
+func (m *mesh) admin(host string) string {
+	for i, h := range m.nodes {
+		if h == host {
+			return fmt.Sprintf("198.51.100.%d", i+3)
+		}
+	}
+	m.t.Fatalf("no node %s", host)
+	return ""
+}
+
+func (m *mesh) meshctl(args ...string) string {
+	m.t.Helper()
+	return m.mustRun("dist", append([]string{m.bin + "/meshctl", "--home", m.path("home")}, args...)...)
+}
+
+// release publishes the next release as staged. Its zone says which it is: in a TXT record and in the serial.
+func (m *mesh) release() uint64 {
+	m.t.Helper()
+	m.number++
+	m.meshctl("release", m.write("example.org.zone", zoneText(m.number)))
+	return m.number
+}
+
+func zoneText(number uint64) string {
+	return fmt.Sprintf(`$ORIGIN example.org.
+$TTL 60
+@       SOA  ns1 hostmaster %d 3600 900 1209600 300
+@       NS   ns1
+@       NS   ns.elsewhere.example.
+ns1     A    %s
+ns1     AAAA %s
+release TXT  "%d"
+`, number, shared4, shared6, number)
+}
+
+// schedule waits until every node has confirmed the newest release, sets its switchover and returns when it is over.
+func (m *mesh) schedule(in string) {
+	m.t.Helper()
+	for _, node := range m.nodes {
+		m.awaitStaged(node, m.number)
+	}
+	m.meshctl("schedule", "--in", in)
+}
+
+// configure writes a node's Corefile and sidecar configuration.
+func (m *mesh) configure(node string) {
+	bundle := m.path("home", "members", node)
+	m.write(node+"/Corefile", fmt.Sprintf(`. {
+    sharedunicast %s %s {
+        admin %s
+    }
+    meshsync %s {
+        root %s/root.json
+        node %s
+        clock sidecar unix://%s
+    }
+    nsid %s
+    errors
+}
+`, shared4, shared6, m.admin(node), m.path(node, "mesh"), bundle, node, m.path(node, "sidecar.sock"), node))
+	m.write(node+"/sidecar.yaml", fmt.Sprintf(`node: %s
+shared: [%s, "%s"]
+socket: unix://%s
+meshsync: unix://%s
+identity: {certificate: %s/node.crt, key: %s/node.key, ca: %s/ca.crt}
+admin: {listen: "%s:8443"}
+clock: {source: chrony}
+mirror: {urls: ["https://198.51.100.1:8443/"], depot: %s, root: %s/root.json, interval: 1s}
+`, node, shared4, shared6, m.path(node, "sidecar.sock"), m.path(node, "mesh", "meshsync.sock"), bundle, bundle, bundle,
+		m.admin(node), m.path(node, "mesh", "repository"), bundle))
+	m.must(os.MkdirAll(m.path(node, "mesh"), 0o755))
+}
+
+// startTime starts the time server: this machine's clock, served as if it were a good one. Never sets any clock (-x).
+func (m *mesh) startTime() {
+	conf := m.write("time/chrony.conf", "local stratum 1\nallow all\ncmdport 0\npidfile "+m.path("time", "pid")+"\n")
+	m.start("time", "chronyd", "chronyd", "-x", "-n", "-u", "root", "-f", conf)
+}
+
+// startClock starts the node's chronyd, which only measures (-x).
+func (m *mesh) startClock(node string) {
+	conf := m.write(node+"/chrony.conf", "server 198.51.100.2 iburst minpoll 0 maxpoll 0\nbindcmdaddress 127.0.0.1\n"+
+		"pidfile "+m.path(node, "chrony.pid")+"\n")
+	m.chrony[node] = m.start(node, "chronyd", "chronyd", "-x", "-n", "-u", "root", "-f", conf)
+}
+
+func (m *mesh) startSidecar(node string) {
+	m.side[node] = m.start(node, "sidecar", m.bin+"/anycast-sidecar", "run", m.path(node, "sidecar.yaml"))
+}
+
+func (m *mesh) startCoreDNS(node string) {
+	m.coredn[node] = m.start(node, "coredns", m.bin+"/coredns", "-conf", m.path(node, "Corefile"))
+}
+
+// status is what meshsync says of itself; ok is false while nobody answers.
+func (m *mesh) status(node string) (n status.Node, ok bool) {
+	err := socket.Read(context.Background(), m.path(node, "mesh", "meshsync.sock"), &n)
+	return n, err == nil
+}
+
+func (m *mesh) awaitServing(node string, number uint64) {
+	m.t.Helper()
+	m.await(node, fmt.Sprintf("%s answers from release %d", node, number), func(n status.Node) bool { return n.Serving == number })
+}
+
+func (m *mesh) awaitStaged(node string, number uint64) {
+	m.t.Helper()
+	m.await(node, fmt.Sprintf("%s has staged release %d", node, number), func(n status.Node) bool { return n.Confirms.Staged == number })
+}
+
+// awaitSilent waits until the node is silent for the reason with that code.
+func (m *mesh) awaitSilent(node, code string) {
+	m.t.Helper()
+	m.await(node, node+" is silent: "+code, func(n status.Node) bool {
+		for _, why := range n.Silent {
+			if n.Serving == 0 && why.Code == code {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func (m *mesh) await(node, what string, holds func(status.Node) bool) {
+	m.t.Helper()
+	m.eventually(60*time.Second, what, func() (bool, string) {
+		n, ok := m.status(node)
+		said, _ := json.Marshal(n)
+		return ok && holds(n), string(said)
+	})
+}
+
+// ask puts one question to the shared address from within the node and returns the answer, nil when there is none.
+func (m *mesh) ask(node, network, address, name string, qtype uint16) *dns.Msg {
+	m.t.Helper()
+	conn := &dns.Conn{Conn: m.dial(node, network, "["+address+"]:53")}
+	defer conn.Close()
+	q := new(dns.Msg).SetQuestion(name, qtype)
+	conn.SetDeadline(time.Now().Add(time.Second))
+	if conn.WriteMsg(q) != nil {
+		return nil
+	}
+	reply, err := conn.ReadMsg()
+	if err != nil {
+		return nil
+	}
+	return reply
+}
+
+// answer is one question's fate.
+type answer struct {
+	sent, got time.Time // got is zero when it was lost
+	release   uint64
+}
+
+// load asks the node's shared address for the release, steadily, until stopped.
+type load struct {
+	answers []answer
+	stop    chan struct{}
+	once    sync.Once
+	done    sync.WaitGroup
+}
+
+// lostAfter is how long an answer may take before it counts as lost.
+const lostAfter = 3 * time.Second
+
+func (m *mesh) load(node, address string, every time.Duration) *load {
+	conn := m.dial(node, "udp", "["+address+"]:53")
+	l := &load{stop: make(chan struct{})}
+	var mu sync.Mutex
+	l.done.Go(func() {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-l.stop:
+				return
+			case <-ticker.C:
+			}
+			q := new(dns.Msg).SetQuestion("release.example.org.", dns.TypeTXT)
+			mu.Lock()
+			q.Id = uint16(len(l.answers))
+			wire, _ := q.Pack()
+			l.answers = append(l.answers, answer{sent: time.Now()})
+			mu.Unlock()
+			conn.Write(wire)
+		}
+	})
+	l.done.Go(func() {
+		buf := make([]byte, 1500)
+		for {
+			n, err := conn.Read(buf)
+			got := time.Now()
+			if err != nil {
+				if os.IsTimeout(err) {
+					return
+				}
+				continue // an ICMP error of a moment: the answer is missed, which is what is counted
+			}
+			var r dns.Msg
+			if r.Unpack(buf[:n]) == nil {
+				mu.Lock()
+				l.take(r, got)
+				mu.Unlock()
+			}
+		}
+	})
+	l.done.Go(func() {
+		<-l.stop
+		conn.SetReadDeadline(time.Now().Add(lostAfter))
+	})
+	m.t.Cleanup(func() { conn.Close() })
+	return l
+}
+
+// take files a reply with its question: the newest one of that id.
+func (l *load) take(r dns.Msg, got time.Time) {
+	i := (len(l.answers)-1)&^0xffff | int(r.Id)
+	if i >= len(l.answers) {
+		i -= 0x10000
+	}
+	if i < 0 || len(r.Answer) != 1 || r.Rcode != dns.RcodeSuccess {
+		return
+	}
+	txt, ok := r.Answer[0].(*dns.TXT)
+	if !ok {
+		return
+	}
+	number, _ := strconv.ParseUint(strings.Join(txt.Txt, ""), 10, 64)
+	l.answers[i].got, l.answers[i].release = got, number
+}
+
+// end stops asking and returns what became of every question.
+func (l *load) end() []answer {
+	l.once.Do(func() { close(l.stop) })
+	l.done.Wait()
+	return l.answers
+}
+
+// lost counts the questions without an answer.
+func lost(answers []answer) int {
+	n := 0
+	for _, a := range answers {
+		if a.got.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
+// wrong counts answers from the old release that were asked for after at + e, and from the new one that came before
+// at - e: what no clock error allows (SYNC-H).
+func wrong(answers []answer, before, after uint64, at time.Time, e time.Duration) int {
+	n := 0
+	for _, a := range answers {
+		switch {
+		case a.got.IsZero():
+		case a.release == before && a.sent.After(at.Add(e)), a.release == after && a.got.Before(at.Add(-e)):
+			n++
+		case a.release != before && a.release != after:
+			n++
+		}
+	}
+	return n
+}
