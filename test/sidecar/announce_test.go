@@ -42,12 +42,16 @@ func TestMain(m *testing.M) {
 const (
 	twoSessions = "neighbors: [{address: " + router4 + ", as: 64501, password_file: %[1]s}, {address: '" + router6 + "', as: 64501}]"
 	oneSession  = "neighbors: [{address: " + router4 + ", as: 64501, password_file: %[1]s, next_hop: ['" + node6 + "']}]"
+	overIPv6    = "neighbors: [{address: '" + router6 + "', as: 64501, next_hop: [" + node4 + "]}]"
+	listening   = "listen: [" + node4 + "]\n  neighbors: [{address: " + router4 + ", as: 64501, passive: true, password_file: %[1]s, next_hop: ['" + node6 + "']}]"
 )
 
 // sidecar starts the real binary with a policy and a way to carry both families.
 func (w *world) sidecar(policy, neighbors string) *process {
 	w.t.Helper()
-	password := w.file("password", secret+"\n")
+	if strings.Contains(neighbors, "%") {
+		neighbors = fmt.Sprintf(neighbors, w.file("password", secret+"\n"))
+	}
 	conf := w.file("sidecar.yaml", fmt.Sprintf(`node: tyo1
 shared: [%s, '%s']
 socket: unix://%s/sidecar.sock
@@ -60,7 +64,7 @@ bgp:
   router_id: %s
   prefixes: [%s, '%s']
   %s
-`, shared4, shared6, w.dir, policy, node4, prefix4, prefix6, fmt.Sprintf(neighbors, password)))
+`, shared4, shared6, w.dir, policy, node4, prefix4, prefix6, neighbors))
 	return w.start(w.node, "sidecar", binary, "run", conf)
 }
 
@@ -75,8 +79,9 @@ func (ts *times) add(what string, d time.Duration) {
 func TestAnnounce(t *testing.T) {
 	testenv.Root(t)
 	for _, router := range []string{"FRR", "BIRD"} {
-		for name, neighbors := range map[string]string{"a session per family": twoSessions, "IPv6 over the IPv4 session": oneSession} {
-			t.Run(router+" with "+name, func(t *testing.T) { announce(t, router, neighbors) })
+		for _, c := range [][2]string{{"a session per family", twoSessions}, {"IPv6 over the IPv4 session", oneSession},
+			{"IPv4 over the IPv6 session", overIPv6}, {"the router connecting", listening}} {
+			t.Run(router+" with "+c[0], func(t *testing.T) { announce(t, router, c[1]) })
 		}
 	}
 }

@@ -242,6 +242,7 @@ router bgp 64501
  neighbor %[3]s timers connect 1
  address-family ipv4 unicast
   neighbor %[2]s activate
+  neighbor %[3]s activate
  exit-address-family
  address-family ipv6 unicast
   neighbor %[2]s activate
@@ -274,6 +275,7 @@ protocol bgp six {
   neighbor %[3]s as 64500;
   connect delay time 1;
   error wait time 1, 2;
+  ipv4 { import all; export none; };
   ipv6 { import all; export none; };
 }
 `, router4, node4, node6, secret))
