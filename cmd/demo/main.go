@@ -24,6 +24,7 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -150,10 +151,17 @@ func removeLeftovers() {
 			if match == nil || err != nil || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()) {
 				continue
 			}
-			pid, err := strconv.Atoi(match[1])
-			if err == nil && unix.Kill(pid, 0) == unix.ESRCH {
+			if pid, err := strconv.Atoi(match[1]); err == nil && !tellsStory(pid) {
 				cleanUp(pid)
 			}
 		}
 	}
+}
+
+// tellsStory reports whether a process tells a story now: it is neither gone, nor a zombie, nor another one that got
+// the number.
+func tellsStory(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(string(line), "\x00")
+	return err == nil && len(args) > 1 && args[1] == playStory
 }

@@ -33,7 +33,7 @@ type story struct {
 }
 
 // tell tells the whole story, and takes everything away at its end. Its error is nil if every step showed what it
-// should, or the reader ended it.
+// should; a story without an end the reader may break off.
 func tell(ctx context.Context, o options) (err error) {
 	s := &story{t: newTerminal(os.Stdout), began: time.Now()}
 	if s.zone, err = readZone(o.zone); err != nil {
@@ -63,8 +63,12 @@ func tell(ctx context.Context, o options) (err error) {
 	if !o.once && ctx.Err() == nil {
 		s.stay(ctx)
 	}
-	if ctx.Err() != nil {
-		s.t.end("Ended; everything that was made is removed.")
+	if ctx.Err() == nil {
+		return nil
+	}
+	s.t.end("Ended; everything that was made is being removed.")
+	if o.once {
+		return errors.New("interrupted before the end of the story")
 	}
 	return nil
 }

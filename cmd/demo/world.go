@@ -236,10 +236,6 @@ func (w *world) bgpPort() uint16 {
 
 // startRouters starts the router processes, without waiting for their sessions.
 func (w *world) startRouters() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	for i, site := range siteNames {
 		name := routerName(site)
 		config, err := json.Marshal(w.routerConfig(i))
@@ -247,7 +243,7 @@ func (w *world) startRouters() error {
 			return err
 		}
 		events, told := io.Pipe()
-		if _, err := w.start(w.hosts[name], name, bytes.NewReader(config), told, self, "router"); err != nil {
+		if _, err := w.start(w.hosts[name], name, bytes.NewReader(config), told, self(), playRouter); err != nil {
 			return err
 		}
 		go w.follow(name, events)

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -17,12 +18,13 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// TestMain lets the test binary stand in for anycast-demo when it is started as a router.
+// TestMain lets the test binary stand in for anycast-demo when it is started as a router, or as a story that waits.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "router" {
-		if err := runRouter(os.Stdin, os.Stdout, os.Stderr); err != nil {
-			panic(err)
-		}
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == playRouter:
+		exit(runRouter(os.Stdin, os.Stdout, os.Stderr))
+	case len(os.Args) > 1 && os.Args[1] == playStory:
+		io.Copy(io.Discard, os.Stdin)
 		return
 	}
 	os.Exit(m.Run())
@@ -71,7 +73,7 @@ func announce(t *testing.T, w *world, n *node) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := w.start(n.host, n.name, bytes.NewReader(config), nil, os.Args[0], "router")
+	p, err := w.start(n.host, n.name, bytes.NewReader(config), nil, os.Args[0], playRouter)
 	if err != nil {
 		t.Fatal(err)
 	}
