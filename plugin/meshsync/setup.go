@@ -39,6 +39,9 @@ func register(c *caddy.Controller) error {
 	if _, err := readRoot(conf.root); err != nil {
 		return plugin.Error("meshsync", c.Errf("root: %v", err))
 	}
+	if err := agree(c, conf); err != nil {
+		return plugin.Error("meshsync", err)
+	}
 	m := &Meshsync{config: conf}
 	c.OnStartup(func() error {
 		if err := acquire(m); err != nil {
@@ -53,6 +56,32 @@ func register(c *caddy.Controller) error {
 		m.Next = next
 		return m
 	})
+	return nil
+}
+
+// firstBlock is the key under which the Corefile's first block of meshsync is kept while it is read.
+type firstBlock struct{}
+
+// agree refuses a block that differs from the Corefile's first one: a process is one node of one mesh.
+func agree(c *caddy.Controller, conf config) error {
+	conf.zones = nil // each block has its own
+	first, ok := c.Get(firstBlock{}).(config)
+	if !ok {
+		c.Set(firstBlock{}, conf)
+		return nil
+	}
+	for _, f := range []struct{ what, now, first string }{
+		{"the directory", conf.dir, first.dir},
+		{"root", conf.root, first.root},
+		{"repository", conf.repository, first.repository},
+		{"clock", conf.clock.String(), first.clock.String()},
+		{"status", conf.status, first.status},
+		{"node", conf.node, first.node},
+	} {
+		if f.now != f.first {
+			return c.Errf("%s is %q here and %q in an earlier block: a process is one node of one mesh", f.what, f.now, f.first)
+		}
+	}
 	return nil
 }
 

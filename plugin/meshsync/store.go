@@ -42,7 +42,7 @@ func acquire(m *Meshsync) error {
 	h := followers.byDir[m.config.dir]
 	if h == nil {
 		if len(followers.byDir) > 0 {
-			return errors.New("a process is a node of one mesh: all blocks, and the Corefile before a reload, must name the same directory")
+			return errors.New("the directory cannot change in a reload: restart the process")
 		}
 		var err error
 		if h, err = start(m.config); err != nil {
@@ -61,16 +61,11 @@ func acquire(m *Meshsync) error {
 	return nil
 }
 
-// admit refuses a block that would have the follower be something else than others hold it for.
+// admit refuses a reload that would have the follower be another.
 func (h *held) admit(c config) error {
 	old := h.follower.config
 	if old.repository != c.repository || old.root != c.root || old.node != c.node {
-		return errors.New("repository, root and node must be the same in all blocks, and cannot change in a reload: restart the process")
-	}
-	for other, epoch := range h.holders {
-		if epoch == followers.epoch && other.config.setup() != c.setup() {
-			return errors.New("clock and status must be the same in all blocks")
-		}
+		return errors.New("repository, root and node cannot change in a reload: restart the process")
 	}
 	return nil
 }
