@@ -51,6 +51,15 @@ func (e *AgainstError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// explain says of members that gave no answer why not.
+func (e *AgainstError) explain(answers map[string]Answer) {
+	for i, m := range e.Against {
+		if err := answers[m.Member].Err; err != nil {
+			e.Against[i].Why.Detail = err.Error()
+		}
+	}
+}
+
 // Set waits until nothing speaks against a switchover, chooses its instant and publishes it.
 func (s Schedule) Set(ctx context.Context) (Set, error) {
 	if err := s.settle(); err != nil {
@@ -61,12 +70,15 @@ func (s Schedule) Set(ctx context.Context) (Set, error) {
 		if err != nil {
 			return Set{}, err
 		}
-		members := view.Manifest.Members
-		confirmations := said(s.Ask(ctx, members))
-		set, err := s.try(confirmations)
+		answers := s.Ask(ctx, view.Manifest.Members)
+		set, err := s.try(said(answers))
 		var against *AgainstError
-		if !errors.As(err, &against) || !s.Clock().Before(end) {
+		if !errors.As(err, &against) {
 			return set, err
+		}
+		against.explain(answers)
+		if !s.Clock().Before(end) {
+			return set, against
 		}
 		if err := pause(ctx, askEvery); err != nil {
 			return Set{}, fmt.Errorf("%w\n%w", err, against)
@@ -156,7 +168,8 @@ type Reviewed struct {
 	Missing []mesh.Missing // who has not confirmed it
 }
 
-// Review collects the members' word for the switchover and, if one lacks at half the lead, postpones it.
+// Review collects the members' word for the switchover and, if one lacks at half the lead, postpones it. Mode lease
+// needs nobody's word, so that Review asks once and is done.
 func (s Schedule) Review(ctx context.Context, set Set) (Reviewed, error) {
 	lead := mesh.Plan{Lead: s.Lead}
 	deadline := lead.Deadline(instant.WallOf(set.At)).Time()
@@ -166,8 +179,9 @@ func (s Schedule) Review(ctx context.Context, set Set) (Reviewed, error) {
 			return Reviewed{}, err
 		}
 		confirmations := said(s.Ask(ctx, view.Manifest.Members))
-		r, err := s.judge(set, confirmations, !s.Clock().Before(deadline))
-		if err != nil || !r.Stands || len(r.Missing) == 0 || !s.Clock().Before(deadline) {
+		last := s.Mode == mesh.Lease || !s.Clock().Before(deadline)
+		r, err := s.judge(set, confirmations, last)
+		if err != nil || last || len(r.Missing) == 0 {
 			return r, err
 		}
 		if err := pause(ctx, askEvery); err != nil {
@@ -176,7 +190,7 @@ func (s Schedule) Review(ctx context.Context, set Set) (Reviewed, error) {
 	}
 }
 
-// judge reviews the switchover, and publishes a postponed one when it is time to.
+// judge reviews the switchover, and publishes a postponed one if it is time to.
 func (s Schedule) judge(set Set, confirmations map[string]status.Confirmation, last bool) (Reviewed, error) {
 	h, err := Open(s.Home, s.Clock)
 	if err != nil {

@@ -1,0 +1,392 @@
+package host
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+var testNow = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+
+// at is a clock that stands still.
+func at(t time.Time) Clock { return func() time.Time { return t } }
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testInit(home string, clock Clock) (*Host, error) {
+	return Init(home, InitOptions{Mesh: "jp", Epsilon: 100 * time.Millisecond, Lease: time.Hour, SANs: []string{"127.0.0.1"}}, rand.Reader, clock)
+}
+
+func newHome(t testing.TB, clock Clock, members ...string) string {
+	t.Helper()
+	home := filepath.Join(t.TempDir(), "mesh")
+	h, err := testInit(home, clock)
+	check(t, err)
+	defer h.Close()
+	for i, name := range members {
+		_, err := h.AddMember(name, fmt.Sprintf("127.0.0.1:%d", 40000+i))
+		check(t, err)
+	}
+	return home
+}
+
+// zoneFile writes a zone whose one address tells the serial.
+func zoneFile(t testing.TB, serial uint32) Source {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "example.org.zone")
+	check(t, os.WriteFile(file, zoneText(serial), 0o600))
+	return Source{File: file}
+}
+
+func zoneText(serial uint32) []byte {
+	return fmt.Appendf(nil, "$ORIGIN example.org.\n$TTL 300\n@ SOA ns1 host %d 7200 3600 1209600 300\n@ NS ns1\n@ NS ns.example.net.\nns1 A 192.0.2.53\nwww A 192.0.2.%d\n", serial, serial%256)
+}
+
+func mustRelease(t testing.TB, home string, clock Clock, serial uint32, o ReleaseOptions) *Made {
+	t.Helper()
+	h, err := Open(home, clock)
+	check(t, err)
+	defer h.Close()
+	made, found, err := h.Release([]Source{zoneFile(t, serial)}, o)
+	check(t, err)
+	if made == nil {
+		t.Fatalf("nothing was published: %v", found)
+	}
+	return made
+}
+
+// node verifies what is published, as a member that forgets nothing would.
+type node struct {
+	t   testing.TB
+	dir string
+	mem release.Memory
+}
+
+func newNode(t testing.TB, home string) *node {
+	t.Helper()
+	root, err := os.ReadFile(filepath.Join(home, repoDir, release.RootName(1)))
+	check(t, err)
+	mem, err := release.NewMemory(root)
+	check(t, err)
+	return &node{t, filepath.Join(home, repoDir), mem}
+}
+
+func (n *node) verify() release.View {
+	n.t.Helper()
+	repo, err := depot.Open(n.dir)
+	check(n.t, err)
+	defer repo.Close()
+	view, mem, err := release.Verify(repo, n.mem)
+	check(n.t, err)
+	n.mem = mem
+	for _, r := range []*release.Release{view.Manifest.Current, view.Manifest.Next} {
+		if r == nil {
+			continue
+		}
+		for _, z := range r.Zones {
+			check(n.t, repo.CheckBlob(z.Blob))
+		}
+	}
+	return view
+}
+
+// The crash tests run this binary again, which ends itself with SIGKILL before the step that crashStep counts.
+const (
+	crashJob  = "HOST_TEST_CRASH_JOB"
+	crashHome = "HOST_TEST_CRASH_HOME"
+	crashStep = "HOST_TEST_CRASH_STEP"
+)
+
+func TestMain(m *testing.M) {
+	job := os.Getenv(crashJob)
+	if job == "" {
+		os.Exit(m.Run())
+	}
+	left, _ := strconv.Atoi(os.Getenv(crashStep))
+	step = func(string) {
+		if left--; left == 0 {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	if err := crashJobs[job](os.Getenv(crashHome)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+var crashJobs = map[string]func(home string) error{
+	"init": func(home string) error {
+		h, err := testInit(home, at(testNow))
+		if err != nil {
+			return err
+		}
+		return h.Close()
+	},
+	// A longer lease than before, so that the promise is a new one.
+	"release": func(home string) error {
+		h, err := Open(home, at(testNow.Add(time.Hour)))
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		file := filepath.Join(home, "crash.zone")
+		if err := os.WriteFile(file, zoneText(2), 0o600); err != nil {
+			return err
+		}
+		_, _, err = h.Release([]Source{{File: file}}, ReleaseOptions{})
+		return err
+	},
+	"lease": func(home string) error {
+		h, err := Open(home, at(testNow.Add(time.Hour)))
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		_, err = h.Lease(2 * time.Hour)
+		return err
+	},
+}
+
+// crashed runs a job that is killed before its n-th step, and reports whether it got to the end instead.
+func crashed(t *testing.T, job, home string, n int) (done bool) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashJob+"="+job, crashHome+"="+home, crashStep+"="+strconv.Itoa(n))
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		return false
+	}
+	if err != nil {
+		t.Fatalf("step %d: %v: %s", n, err, out)
+	}
+	return true
+}
+
+// promised is the latest end of all leases that the disk admits to.
+func promised(t *testing.T, home string) time.Time {
+	t.Helper()
+	s, err := readState(home)
+	check(t, err)
+	return s.LatestWithout(0, time.Time{})
+}
+
+// TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas: whatever step it dies at, members see the old state or the
+// new one, no lease is out whose end is not on disk, and the next command goes on without using a number twice.
+func TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas(t *testing.T) {
+	for _, job := range []string{"release", "lease"} {
+		for n := 1; ; n++ {
+			home := newHome(t, at(testNow), "tyo")
+			mustRelease(t, home, at(testNow), 1, ReleaseOptions{Now: true})
+			member := newNode(t, home)
+			member.verify()
+			done := crashed(t, job, home, n)
+			before := promised(t, home)
+			if seen := member.verify(); seen.LeaseExpires.After(before) {
+				t.Fatalf("%s, step %d: a lease until %v is out, only %v is on disk", job, n, seen.LeaseExpires, before)
+			}
+			made := mustRelease(t, home, at(testNow.Add(2*time.Hour)), 3, ReleaseOptions{})
+			view := member.verify() // refuses a number that it has seen with other content
+			if view.Manifest.Next == nil || view.Manifest.Next.Number != made.Release.Number || view.Manifest.Next.Zones[0].Serial != 3 {
+				t.Fatalf("%s, step %d: next is %+v", job, n, view.Manifest.Next)
+			}
+			if _, err := os.Stat(filepath.Join(home, stateDir, journalName)); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("%s, step %d: the journal is still there", job, n)
+			}
+			if done {
+				if n < 6 {
+					t.Fatalf("%s has only %d steps", job, n)
+				}
+				break
+			}
+		}
+	}
+}
+
+func TestAnInitKilledAtAnyStepIsCarriedThroughOrCanBeRepeated(t *testing.T) {
+	for n := 1; ; n++ {
+		home := filepath.Join(t.TempDir(), "mesh")
+		done := crashed(t, "init", home, n)
+		h, err := Open(home, at(testNow))
+		if err != nil {
+			h, err = testInit(home, at(testNow))
+		}
+		if err != nil {
+			t.Fatalf("step %d: %v", n, err)
+		}
+		h.Close()
+		newNode(t, home).verify()
+		if _, err := TLS(home); err != nil {
+			t.Fatalf("step %d: %v", n, err)
+		}
+		if done {
+			return
+		}
+	}
+}
+
+func TestTheFirstReleaseIsStagedWhereThereAreMembers(t *testing.T) {
+	home := newHome(t, at(testNow), "tyo")
+	if made := mustRelease(t, home, at(testNow), 1, ReleaseOptions{}); made.Current || made.Release.Number != 1 {
+		t.Fatalf("made %+v", made)
+	}
+	view := newNode(t, home).verify()
+	if view.Manifest.Current != nil || view.Manifest.Next.Number != 1 {
+		t.Fatalf("published %v", view)
+	}
+	lonely := newHome(t, at(testNow))
+	if made := mustRelease(t, lonely, at(testNow), 1, ReleaseOptions{}); !made.Current {
+		t.Fatal("staged, where nobody would ever confirm it")
+	}
+}
+
+func TestAReleaseThatIsTakenBackIsFollowedByAHigherNumber(t *testing.T) {
+	home := newHome(t, at(testNow), "tyo")
+	mustRelease(t, home, at(testNow), 1, ReleaseOptions{})
+	made := mustRelease(t, home, at(testNow), 2, ReleaseOptions{})
+	if made.Release.Number != 2 || made.Replaced != 1 {
+		t.Fatalf("made %+v", made)
+	}
+}
+
+func TestNowIsRefusedWhereMembersAnswer(t *testing.T) {
+	home := newHome(t, at(testNow), "tyo")
+	mustRelease(t, home, at(testNow), 1, ReleaseOptions{Now: true})
+	h, err := Open(home, at(testNow))
+	check(t, err)
+	defer h.Close()
+	if _, _, err := h.Release([]Source{zoneFile(t, 2)}, ReleaseOptions{Now: true}); err == nil {
+		t.Fatal("members were made to answer differently")
+	}
+}
+
+func TestSerialsGoForward(t *testing.T) {
+	for _, test := range []struct {
+		from, to uint32
+		ok       bool
+	}{{5, 6, true}, {5, 5, true}, {5, 4, false}, {4294967295, 1, true}, {1, 4294967295, false}, {0, 1 << 31, false}} {
+		z := release.Zone{Origin: "example.org.", Serial: test.to, Length: int64(test.to)}
+		if test.from != test.to {
+			z.SHA256[0] = 1
+		}
+		current := &release.Release{Zones: []release.Zone{{Origin: "example.org.", Serial: test.from}}}
+		if f := (Source{File: "f"}).checkSerial(current, z); (f == nil) != test.ok {
+			t.Errorf("%d to %d: %v", test.from, test.to, f)
+		}
+	}
+	z := release.Zone{Origin: "example.org.", Serial: 5, SHA256: release.Digest{1}}
+	current := &release.Release{Zones: []release.Zone{{Origin: "example.org.", Serial: 5}}}
+	if f := (Source{}).checkSerial(current, z); f == nil || f.Rule != "serial" || f.Severity != zone.Error {
+		t.Errorf("changed content under the same serial: %v", f)
+	}
+}
+
+func TestASwitchoverThatHasPassedForAllIsPutOnRecord(t *testing.T) {
+	home := newHome(t, at(testNow), "tyo")
+	mustRelease(t, home, at(testNow), 1, ReleaseOptions{})
+	h, err := Open(home, at(testNow))
+	check(t, err)
+	check(t, h.setSwitchover(testNow.Add(time.Minute), Event{Event: "scheduled"}))
+	h.Close()
+	for _, test := range []struct {
+		after time.Duration
+		want  bool
+	}{{time.Minute, false}, {time.Minute + 200*time.Millisecond, false}, {time.Minute + 201*time.Millisecond, true}, {2 * time.Minute, false}} {
+		h, err := Open(home, at(testNow.Add(test.after)))
+		check(t, err)
+		got, err := h.Settle()
+		check(t, err)
+		h.Close()
+		if got != test.want {
+			t.Errorf("%v after: settled %v", test.after, got)
+		}
+	}
+	view := newNode(t, home).verify()
+	if r := view.Manifest.Current; r == nil || !r.Switchover.Equal(testNow.Add(time.Minute)) || view.Manifest.Next != nil {
+		t.Fatalf("published %v", view)
+	}
+}
+
+func TestALeaseEndsNoLaterThanTheKeysWord(t *testing.T) {
+	home := newHome(t, at(testNow))
+	h, err := Open(home, at(testNow.AddDate(0, 11, 0)))
+	check(t, err)
+	defer h.Close()
+	until, err := h.Lease(90 * 24 * time.Hour)
+	check(t, err)
+	if want := testNow.AddDate(1, 0, 0); !until.Equal(want) {
+		t.Fatalf("until %v, the release key's word ends %v", until, want)
+	}
+}
+
+func TestPromisesAreKeptBySchedule(t *testing.T) {
+	next := func(number uint64, at time.Time) release.Manifest {
+		return release.Manifest{Next: &release.Release{Number: number, Switchover: at}}
+	}
+	at1, hour := testNow.Add(time.Minute), time.Hour
+	var s State
+	s = s.promise(release.Manifest{}, testNow.Add(3*hour), testNow)
+	s = s.promise(next(2, time.Time{}), testNow.Add(2*hour), testNow)
+	s = s.promise(next(2, at1), testNow.Add(9*hour), testNow)
+	s = s.promise(next(2, at1), testNow.Add(8*hour), testNow) // shorter: the longer one is out all the same
+	for _, test := range []struct {
+		number uint64
+		at     time.Time
+		want   time.Duration
+	}{
+		{2, at1, 3 * hour},         // all but those that name it
+		{2, at1.Add(1), 9 * hour},  // another instant is another switchover
+		{3, at1, 9 * hour},         // so is another release
+		{2, time.Time{}, 9 * hour}, // an instant to be chosen is named by none
+	} {
+		if got := s.LatestWithout(test.number, test.at); !got.Equal(testNow.Add(test.want)) {
+			t.Errorf("%d at %v: %v, want %v", test.number, test.at, got.Sub(testNow), test.want)
+		}
+	}
+	s = s.promise(release.Manifest{}, testNow.Add(100*hour), testNow.Add(99*hour))
+	if len(s.Promises) != 1 {
+		t.Errorf("promises that have ended are kept: %v", s.Promises)
+	}
+}
+
+func TestWhatIsKeptSecretIsReadableByTheOwnerOnly(t *testing.T) {
+	home := newHome(t, at(testNow), "tyo")
+	for _, file := range []string{"keys/root.pem", "keys/release.pem", "keys/lease.pem", "pki/ca.key", "pki/host.key", "members/tyo/node.key"} {
+		info, err := os.Stat(filepath.Join(home, file))
+		check(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: mode %v", file, info.Mode())
+		}
+	}
+}
+
+func TestASecondWriterIsRefusedByName(t *testing.T) {
+	home := newHome(t, at(testNow))
+	h, err := Open(home, at(testNow))
+	check(t, err)
+	defer h.Close()
+	_, err = Open(home, at(testNow))
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
+		t.Fatalf("got %v", err)
+	}
+}

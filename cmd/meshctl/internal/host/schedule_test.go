@@ -1,0 +1,251 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// world is a mesh whose members say what a test makes them say.
+type world struct {
+	t    *testing.T
+	home string
+	s    Schedule
+	says func(name string, view release.View) Answer
+}
+
+// newWorld has release 1 current, 2 staged, members fra and tyo, a lease of an hour, and a lead of a second.
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, home: newHome(t, time.Now, "fra", "tyo"), says: obedient}
+	mustRelease(t, w.home, time.Now, 1, ReleaseOptions{Now: true})
+	mustRelease(t, w.home, time.Now, 2, ReleaseOptions{})
+	w.s = Schedule{Home: w.home, Clock: time.Now, Mode: mesh.Confirmed, Lead: time.Second,
+		Ask: func(_ context.Context, members []release.Member) map[string]Answer {
+			view, err := Read(w.home)
+			check(t, err)
+			answers := map[string]Answer{}
+			for _, m := range members {
+				answers[m.Name] = w.says(m.Name, view)
+			}
+			return answers
+		}}
+	return w
+}
+
+// obedient is a member that has everything and does what it is told.
+func obedient(name string, view release.View) Answer {
+	c := status.Confirmation{Node: name, Mesh: "jp", Serving: 1, Clock: status.ClockState{Known: true, Bound: time.Millisecond}}
+	m := view.Manifest
+	if m.Current != nil {
+		c.Serving, c.Confirms.Staged = m.Current.Number, m.Current.Number
+		c.Switched = &status.Switched{Number: m.Current.Number, Lateness: 42 * time.Microsecond}
+	}
+	if m.Next != nil {
+		c.Confirms.Staged = m.Next.Number
+		if !m.Next.Switchover.IsZero() {
+			c.Confirms.Scheduled = &status.Ref{Number: m.Next.Number, At: instant.WallOf(m.Next.Switchover)}
+		}
+	}
+	return Answer{Confirmation: c}
+}
+
+func (w *world) events() string {
+	w.t.Helper()
+	data, err := os.ReadFile(filepath.Join(w.home, stateDir, eventsName))
+	check(w.t, err)
+	return string(data)
+}
+
+func (w *world) next() *release.Release {
+	w.t.Helper()
+	view, err := Read(w.home)
+	check(w.t, err)
+	return view.Manifest.Next
+}
+
+func TestASwitchoverThatAllConfirmStandsAndIsSeenThrough(t *testing.T) {
+	w := newWorld(t)
+	before := time.Now()
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	if set.Number != 2 || set.At.Before(before.Add(time.Second)) || !w.next().Switchover.Equal(set.At) {
+		t.Fatalf("set %+v", set)
+	}
+	r, err := w.s.Review(t.Context(), set)
+	check(t, err)
+	if !r.Stands || len(r.Missing) > 0 {
+		t.Fatalf("reviewed %+v", r)
+	}
+	results, err := w.s.Await(t.Context(), set)
+	check(t, err)
+	if len(results) != 2 || !results[0].Switched || results[0].Lateness != 42*time.Microsecond {
+		t.Fatalf("results %+v", results)
+	}
+	if w.next() != nil {
+		t.Fatal("the switchover is not on record")
+	}
+}
+
+func TestASwitchoverIsNotSetWhileAMemberLacksTheRelease(t *testing.T) {
+	for name, test := range map[string]struct {
+		says func(name string, view release.View) Answer
+		want string
+	}{
+		"unreachable": {func(string, release.View) Answer { return Answer{Err: errors.New("connection refused")} }, "tyo: unreachable: connection refused"},
+		"not ready": {func(name string, v release.View) Answer {
+			a := obedient(name, v)
+			a.Confirmation.Confirms.Staged = 1
+			return a
+		}, "tyo: not-ready"},
+		"clock unknown": {func(name string, v release.View) Answer {
+			a := obedient(name, v)
+			a.Confirmation.Clock = status.ClockState{Reason: "chrony is gone"}
+			return a
+		}, "tyo: clock-unknown: chrony is gone"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.says = func(name string, v release.View) Answer {
+				if name == "tyo" {
+					return test.says(name, v)
+				}
+				return obedient(name, v)
+			}
+			_, err := w.s.Set(t.Context())
+			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "fra") {
+				t.Fatalf("want %q, got %v", test.want, err)
+			}
+			if !w.next().Switchover.IsZero() {
+				t.Fatal("it was set all the same")
+			}
+		})
+	}
+}
+
+func TestSetWaitsForMembersToHaveTheRelease(t *testing.T) {
+	w := newWorld(t)
+	w.s.Wait = 5 * time.Second
+	ready := time.Now().Add(600 * time.Millisecond)
+	w.says = func(name string, v release.View) Answer {
+		if time.Now().Before(ready) {
+			return Answer{Err: errors.New("starting")}
+		}
+		return obedient(name, v)
+	}
+	_, err := w.s.Set(t.Context())
+	check(t, err)
+}
+
+func TestASwitchoverThatOneDoesNotConfirmIsPostponedUntilNoOldLeaseIsLeft(t *testing.T) {
+	w := newWorld(t)
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	w.says = func(name string, v release.View) Answer {
+		a := obedient(name, v)
+		if name == "tyo" {
+			a.Confirmation.Confirms.Scheduled = nil
+		}
+		return a
+	}
+	ended := promised(t, w.home)
+	r, err := w.s.Review(t.Context(), set)
+	check(t, err)
+	if r.Stands || len(r.Missing) != 1 || r.Missing[0].Member != "tyo" {
+		t.Fatalf("reviewed %+v", r)
+	}
+	if want := ended.Add(200 * time.Millisecond); r.Set.At.Before(want) || !w.next().Switchover.Equal(r.Set.At) {
+		t.Fatalf("postponed to %v, the last lease and the clocks allow %v", r.Set.At, want)
+	}
+	if !time.Now().Before(set.At) {
+		t.Fatal("postponed after the fact")
+	}
+	if !strings.Contains(w.events(), `"event":"postponed"`) {
+		t.Fatal("not on record")
+	}
+}
+
+func TestModeLeaseWaitsForEveryLeaseThatDoesNotNameIt(t *testing.T) {
+	w := newWorld(t)
+	w.s.Mode = mesh.Lease
+	ended := promised(t, w.home)
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	if want := ended.Add(200 * time.Millisecond); set.At.Before(want) {
+		t.Fatalf("set to %v, want %v", set.At, want)
+	}
+	w.says = func(string, release.View) Answer { return Answer{Err: errors.New("gone")} }
+	if r, err := w.s.Review(t.Context(), set); err != nil || !r.Stands {
+		t.Fatalf("reviewed %+v, %v", r, err)
+	}
+}
+
+func TestForceSetsItAndPutsItOnRecord(t *testing.T) {
+	w := newWorld(t)
+	w.s.Force = true
+	w.says = func(string, release.View) Answer { return Answer{Err: errors.New("gone")} }
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	if len(set.Against) != 2 || !strings.Contains(w.events(), `"event":"scheduled by force"`) || !strings.Contains(w.events(), "fra: unreachable") {
+		t.Fatalf("set %+v, events %s", set, w.events())
+	}
+	if r, err := w.s.Review(t.Context(), set); err != nil || !r.Stands {
+		t.Fatalf("reviewed %+v, %v", r, err)
+	}
+}
+
+func TestAnInstantTooEarlyIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.s.At = time.Now().Add(100 * time.Millisecond)
+	_, err := w.s.Set(t.Context())
+	var against *AgainstError
+	if !errors.As(err, &against) || against.Against[0].Why.Code != "too-early" {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestAReleaseThatIsScheduledIsNotReplaced(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.s.Set(t.Context())
+	check(t, err)
+	h, err := Open(w.home, time.Now)
+	check(t, err)
+	defer h.Close()
+	if _, _, err := h.Release([]Source{zoneFile(t, 3)}, ReleaseOptions{}); err == nil || !strings.Contains(err.Error(), "release 2 is set to switch over") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestReviewNoticesAnotherCommand(t *testing.T) {
+	w := newWorld(t)
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	again, err := w.s.Set(t.Context())
+	check(t, err)
+	if _, err := w.s.Review(t.Context(), set); err == nil {
+		t.Fatal("a switchover that is not in force any more was reviewed")
+	}
+	if r, err := w.s.Review(t.Context(), again); err != nil || !r.Stands {
+		t.Fatalf("reviewed %+v, %v", r, err)
+	}
+}
+
+func TestNothingStagedIsNothingToSchedule(t *testing.T) {
+	w := newWorld(t)
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	_, err = w.s.Await(t.Context(), set)
+	check(t, err)
+	var hinted *HintError
+	if _, err := w.s.Set(t.Context()); !errors.As(err, &hinted) || !strings.Contains(err.Error(), "no release is staged") {
+		t.Fatalf("got %v", err)
+	}
+}

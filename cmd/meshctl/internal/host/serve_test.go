@@ -1,0 +1,277 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// logBuffer is a log that a test reads while it is written.
+type logBuffer struct {
+	guard sync.Mutex
+	b     bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.guard.Lock()
+	defer l.guard.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.guard.Lock()
+	defer l.guard.Unlock()
+	return l.b.String()
+}
+
+// served is a home that is being served.
+type served struct {
+	t    *testing.T
+	home string
+	url  string
+	log  *logBuffer
+	stop func() error
+}
+
+func serve(t *testing.T, home string, clock Clock, renew time.Duration) *served {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	s := &served{t: t, home: home, url: "https://" + listener.Addr().String(), log: &logBuffer{}}
+	server := &Server{Home: home, Clock: clock, Renew: renew, Log: slog.New(slog.NewTextHandler(s.log, nil))}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx, listener) }()
+	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() { s.stop() })
+	return s
+}
+
+// bundle is the TLS configuration that a member makes of the directory it was given.
+func bundle(t *testing.T, dir string) *tls.Config {
+	t.Helper()
+	own, err := tls.LoadX509KeyPair(filepath.Join(dir, "node.crt"), filepath.Join(dir, "node.key"))
+	check(t, err)
+	ca, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	check(t, err)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	return &tls.Config{Certificates: []tls.Certificate{own}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
+}
+
+func (s *served) get(config *tls.Config, path string) (int, error) {
+	s.t.Helper()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	response, err := client.Get(s.url + path)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, err
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still waiting for: %s", what)
+		}
+	}
+}
+
+func TestMembersMirrorFromServe(t *testing.T) {
+	home := newHome(t, time.Now, "tyo")
+	mustRelease(t, home, time.Now, 1, ReleaseOptions{Now: true})
+	s := serve(t, home, time.Now, 50*time.Minute)
+	dir := filepath.Join(home, nodesDir, "tyo")
+	root, err := os.ReadFile(filepath.Join(dir, "root.json"))
+	check(t, err)
+	mem, err := release.NewMemory(root)
+	check(t, err)
+	d, err := depot.Create(t.TempDir())
+	check(t, err)
+	defer d.Close()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: bundle(t, dir)}}
+	view, _, changed, err := depot.Mirror(t.Context(), client, s.url, d, mem)
+	check(t, err)
+	if !changed || view.Manifest.Current.Number != 1 {
+		t.Fatalf("mirrored %v", view)
+	}
+}
+
+func TestStrangersAndRemovedMembersAreRefusedAndNamed(t *testing.T) {
+	home := newHome(t, time.Now, "osa", "tyo")
+	s := serve(t, home, time.Now, 50*time.Minute)
+	const path = "/" + release.TimestampName
+	tyo := bundle(t, filepath.Join(home, nodesDir, "tyo"))
+	if code, err := s.get(tyo, path); code != 200 {
+		t.Fatalf("a member got %d, %v", code, err)
+	}
+	own, err := TLS(home)
+	check(t, err)
+	if code, err := s.get(own, path); code != 200 {
+		t.Fatalf("this host got %d, %v", code, err)
+	}
+
+	nobody := tyo.Clone()
+	nobody.Certificates = nil
+	if code, err := s.get(nobody, path); err == nil {
+		t.Errorf("without a certificate: %d", code)
+	}
+	other := bundle(t, filepath.Join(newHome(t, time.Now, "tyo"), nodesDir, "tyo"))
+	other.RootCAs = tyo.RootCAs
+	if code, err := s.get(other, path); err == nil {
+		t.Errorf("with a certificate of another mesh: %d", code)
+	}
+	old := tyo.Clone()
+	old.MaxVersion = tls.VersionTLS12
+	if code, err := s.get(old, path); err == nil {
+		t.Errorf("with TLS 1.2: %d", code)
+	}
+	waitFor(t, "refused handshakes in the log", func() bool { return strings.Count(s.log.String(), "TLS handshake error") == 3 })
+
+	h, err := Open(home, time.Now)
+	check(t, err)
+	check(t, h.RemoveMember("tyo"))
+	h.Close()
+	if code, err := s.get(tyo, path); code != 403 {
+		t.Errorf("a removed member got %d, %v", code, err)
+	}
+	if !strings.Contains(s.log.String(), `refused: not a member" name=tyo`) {
+		t.Errorf("not named: %s", s.log)
+	}
+	if code, _ := s.get(bundle(t, filepath.Join(home, nodesDir, "osa")), path); code != 200 {
+		t.Errorf("the member that stayed got %d", code)
+	}
+}
+
+func TestARemovedMemberIsRefusedOnTheConnectionItHas(t *testing.T) {
+	home := newHome(t, time.Now, "tyo")
+	s := serve(t, home, time.Now, 50*time.Minute)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: bundle(t, filepath.Join(home, nodesDir, "tyo"))}}
+	for i, want := range []int{200, 403} {
+		if i == 1 {
+			h, err := Open(home, time.Now)
+			check(t, err)
+			check(t, h.RemoveMember("tyo"))
+			h.Close()
+		}
+		response, err := client.Get(s.url + "/" + release.TimestampName)
+		check(t, err)
+		io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+		if response.StatusCode != want {
+			t.Fatalf("request %d: %d, want %d", i, response.StatusCode, want)
+		}
+	}
+}
+
+func TestServeRenewsTheLeaseAndSettles(t *testing.T) {
+	var guard sync.Mutex
+	now := testNow
+	clock := func() time.Time { guard.Lock(); defer guard.Unlock(); return now }
+	home := newHome(t, clock, "tyo")
+	mustRelease(t, home, clock, 1, ReleaseOptions{})
+	h, err := Open(home, clock)
+	check(t, err)
+	check(t, h.setSwitchover(testNow.Add(time.Minute), Event{Event: "scheduled"}))
+	h.Close()
+	serve(t, home, clock, 10*time.Minute)
+	view := func() release.View { v, err := Read(home); check(t, err); return v }
+	for _, test := range []struct {
+		after  time.Duration
+		number uint64
+		lease  time.Duration
+	}{{0, 0, time.Hour}, {2 * time.Minute, 1, 62 * time.Minute}, {13 * time.Minute, 1, 73 * time.Minute}} {
+		guard.Lock()
+		now = testNow.Add(test.after)
+		guard.Unlock()
+		waitFor(t, fmt.Sprintf("%+v", test), func() bool {
+			v := view()
+			return v.LeaseExpires.Equal(testNow.Add(test.lease)) && (test.number == 0) == (v.Manifest.Current == nil)
+		})
+	}
+}
+
+func TestServeEndsWhenItIsTold(t *testing.T) {
+	s := serve(t, newHome(t, time.Now), time.Now, 50*time.Minute)
+	check(t, s.stop())
+	if _, err := net.Dial("tcp", strings.TrimPrefix(s.url, "https://")); err == nil {
+		t.Fatal("it still listens")
+	}
+}
+
+// TestMembersAreAskedOverMutualTLS asks real servers, one of each kind.
+func TestMembersAreAskedOverMutualTLS(t *testing.T) {
+	home := filepath.Join(t.TempDir(), "mesh")
+	h, err := Init(home, InitOptions{Mesh: "jp", Epsilon: time.Millisecond, Lease: time.Hour}, rand.Reader, time.Now)
+	check(t, err)
+	defer h.Close()
+	answers := map[string]func(w http.ResponseWriter){
+		"good": func(w http.ResponseWriter) {
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good", Serving: 7})
+		},
+		"liar": func(w http.ResponseWriter) {
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good"})
+		},
+		"garbage": func(w http.ResponseWriter) { w.Write([]byte("<html>")) },
+		"broken":  func(w http.ResponseWriter) { w.WriteHeader(500) },
+		"away":    func(w http.ResponseWriter) { w.Header().Set("Location", "https://127.0.0.1:1/"); w.WriteHeader(302) },
+		"endless": func(w http.ResponseWriter) {
+			for {
+				if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
+					return
+				}
+			}
+		},
+	}
+	for name, answer := range answers {
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.TLS.PeerCertificates[0].Subject.CommonName != HostName || r.URL.Path != "/v1/confirmations" {
+				t.Errorf("%s was asked for %s by %s", name, r.URL.Path, r.TLS.PeerCertificates[0].Subject)
+			}
+			answer(w)
+		}))
+		defer server.Close()
+		dir, err := h.AddMember(name, server.Listener.Addr().String())
+		check(t, err)
+		server.TLS = bundle(t, dir)
+		server.StartTLS()
+	}
+	_, err = h.AddMember("nobody", "127.0.0.1:1")
+	check(t, err)
+	config, err := TLS(home)
+	check(t, err)
+	got := Asker(config)(t.Context(), h.View().Manifest.Members)
+	if len(got) != 7 {
+		t.Fatalf("%d answers", len(got))
+	}
+	for name, a := range got {
+		if (a.Err == nil) != (name == "good") {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+	if got["good"].Confirmation.Serving != 7 {
+		t.Errorf("good said %+v", got["good"])
+	}
+}
