@@ -327,7 +327,7 @@ func BenchmarkLookup(b *testing.B) {
 
 func largeZone(b *testing.B, flavour string) *zone.Zone {
 	var text strings.Builder
-	text.WriteString(small)
+	text.WriteString("$TTL 300\nexample. SOA ns mail 1 1 1 1 60\nexample. NS ns\nns A 192.0.2.1\n")
 	for i := range 50000 {
 		fmt.Fprintf(&text, "h%d A 192.0.2.1\nd%d NS ns.d%d\nns.d%d A 192.0.2.2\n", i, i, i, i)
 	}
