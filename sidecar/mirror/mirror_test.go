@@ -1,0 +1,243 @@
+package mirror
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/internal/testca"
+)
+
+// host is a distribution host with its repository and an HTTPS server that takes certificates of the mesh only.
+type host struct {
+	t    *testing.T
+	by   release.Signers
+	mem  release.Memory
+	dir  *depot.Dir
+	url  string
+	down atomic.Bool
+}
+
+func newHost(t *testing.T, ca *testca.CA) *host {
+	t.Helper()
+	keys, err := release.GenerateKeys(rand.Reader)
+	must(t, err)
+	h := &host{t: t, by: keys.Signers()}
+	h.dir, err = depot.Create(t.TempDir())
+	must(t, err)
+	files, mem, err := release.Init(release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100}, h.by, ends())
+	must(t, err)
+	h.publish(files, mem)
+	h.url = serve(t, ca, h.dir.Handler(), &h.down)
+	return h
+}
+
+func ends() release.Expiries {
+	at := time.Now().Add(24 * time.Hour).UTC().Truncate(time.Second)
+	return release.Expiries{Root: at, Targets: at, Snapshot: at, Timestamp: at}
+}
+
+func (h *host) publish(files []release.File, mem release.Memory) {
+	h.t.Helper()
+	must(h.t, h.dir.Publish(files))
+	h.mem = mem
+}
+
+// renew lengthens the lease, and so makes a new state of the repository.
+func (h *host) renew() {
+	h.t.Helper()
+	files, mem, err := release.Renew(h.mem, h.by.Lease, ends().Timestamp)
+	must(h.t, err)
+	h.publish(files, mem)
+}
+
+// copy is another server with the repository as it is now, for ever.
+func (h *host) copy(ca *testca.CA) string {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	must(h.t, os.CopyFS(filepath.Join(dir, "r"), os.DirFS(h.dir.Path())))
+	d, err := depot.Open(filepath.Join(dir, "r"))
+	must(h.t, err)
+	return serve(h.t, ca, d.Handler(), new(atomic.Bool))
+}
+
+func serve(t *testing.T, ca *testca.CA, handler http.Handler, down *atomic.Bool) string {
+	i := ca.Identity("dist", time.Hour)
+	config, err := admin.TLS(i.Certificate, i.Key, i.CA)
+	must(t, err)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() {
+			http.Error(w, "down", http.StatusBadGateway)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}))
+	s.TLS = config
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func (h *host) mirror(ca *testca.CA, urls ...string) *Mirror {
+	h.t.Helper()
+	i := ca.Identity("tyo1", time.Hour)
+	config, err := admin.TLS(i.Certificate, i.Key, i.CA)
+	must(h.t, err)
+	root := filepath.Join(h.t.TempDir(), "root.json")
+	must(h.t, os.WriteFile(root, h.mem.Root, 0o644))
+	return New(Config{URLs: urls, Depot: filepath.Join(h.t.TempDir(), "depot"), Root: root, Interval: time.Hour, TLS: config},
+		slog.New(slog.DiscardHandler))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lease is the version of the lease in the depot.
+func lease(t *testing.T, m *Mirror, root []byte) int64 {
+	t.Helper()
+	d, err := depot.Open(m.cfg.Depot)
+	must(t, err)
+	defer d.Close()
+	memory, err := release.NewMemory(root)
+	must(t, err)
+	view, _, err := release.Verify(d, memory)
+	must(t, err)
+	return view.Versions.Timestamp
+}
+
+// The depot follows the repository, over mutual TLS.
+func TestFollows(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	must(t, m.round(t.Context()))
+	if got := lease(t, m, h.mem.Root); got != 1 {
+		t.Fatalf("lease %d", got)
+	}
+	h.renew()
+	must(t, m.round(t.Context()))
+	if got := lease(t, m, h.mem.Root); got != 2 {
+		t.Fatalf("lease %d after it was renewed", got)
+	}
+	if s := m.Status(); s.URL != h.url || s.LastGood.IsZero() || s.LastError != "" {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// The first URL that is good is taken; one that is behind is no good, also after a restart (SYNC-G).
+func TestTakesTheFirstThatIsGood(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	behind := h.copy(ca)
+	h.renew()
+	m := h.mirror(ca, h.url, behind)
+	must(t, m.round(t.Context()))
+	h.down.Store(true)
+	for range 2 {
+		err := m.round(t.Context())
+		if err == nil || !strings.Contains(err.Error(), h.url) || !strings.Contains(err.Error(), behind) {
+			t.Fatalf("error %v, want one that names both", err)
+		}
+		if got := lease(t, m, h.mem.Root); got != 2 {
+			t.Fatalf("lease %d: rolled back", got)
+		}
+		m = New(m.cfg, m.log) // a new process knows what the old one learnt
+	}
+	h.down.Store(false)
+	m.cfg.URLs = []string{behind, h.url}
+	must(t, m.round(t.Context()))
+	if s := m.Status(); s.URL != h.url || s.LastError != "" {
+		t.Errorf("status %+v, want %s", s, h.url)
+	}
+}
+
+// Who is not of the mesh is not followed, and does not learn anything (DELIV-2).
+func TestMutualTLS(t *testing.T) {
+	ca, other := testca.New(t), testca.New(t)
+	h := newHost(t, ca)
+	if err := h.mirror(other, h.url).round(t.Context()); err == nil {
+		t.Error("a node of another mesh was served")
+	}
+	foreign := newHost(t, other)
+	if err := h.mirror(ca, foreign.url).round(t.Context()); err == nil {
+		t.Error("a server of another mesh was followed")
+	}
+}
+
+// A memory that is torn is an error that says what to do, and no fresh start.
+func TestTornMemory(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	must(t, m.round(t.Context()))
+	file := filepath.Join(m.cfg.Depot, memoryFile)
+	data, err := os.ReadFile(file)
+	must(t, err)
+	for _, torn := range [][]byte{{}, data[:len(data)/2], []byte("{}")} {
+		must(t, os.WriteFile(file, torn, 0o600))
+		if err := m.round(t.Context()); err == nil || !strings.Contains(err.Error(), memoryFile) {
+			t.Errorf("memory of %d bytes: error %v", len(torn), err)
+		}
+	}
+	must(t, os.WriteFile(file, data, 0o600))
+	must(t, m.round(t.Context()))
+}
+
+// Another writer of the depot is not disturbed.
+func TestSecondWriter(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	must(t, os.MkdirAll(m.cfg.Depot, 0o755))
+	lock, err := depot.LockDir(m.cfg.Depot)
+	must(t, err)
+	if err := m.round(t.Context()); err == nil {
+		t.Error("wrote into a depot that another holds")
+	}
+	must(t, lock.Unlock())
+	must(t, m.round(t.Context()))
+}
+
+// Run begins at once, tries again soon after a failure, and ends with its context.
+func TestRun(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	h.down.Store(true)
+	m := h.mirror(ca, h.url)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { m.Run(ctx); close(done) }()
+	wait := func(what string, so func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %+v", what, m.Status())
+			}
+		}
+	}
+	wait("fails", func() bool { return m.Status().LastError != "" })
+	h.down.Store(false)
+	wait("recovers, though the interval is an hour", func() bool { return m.Status().LastError == "" })
+	stop()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("does not end")
+	}
+}
