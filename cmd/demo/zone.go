@@ -21,26 +21,42 @@ type storyZone struct {
 	origin   string
 	records  []dns.RR // the SOA first
 	unsigned bool     // signatures were left out: they do not survive a new serial
+	source   string   // FILE or NAME=FILE that it was read from, absolute; "" for the built-in one
 }
 
 // readZone reads the zone that the story is told with, FILE or NAME=FILE as meshctl takes it; the built-in one when
 // that is empty.
 func readZone(from string) (*storyZone, error) {
-	text, name, origin := exampleZone, "example.org.zone", ""
+	text, name, origin, z := exampleZone, "example.org.zone", "", &storyZone{}
 	if from != "" {
-		name = from
-		if before, after, ok := strings.Cut(from, "="); ok {
-			origin, name = dns.Fqdn(before), after
+		var err error
+		if origin, name, err = splitSource(from); err != nil {
+			return nil, err
 		}
 		data, err := os.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
-		text = string(data)
+		text, z.source = string(data), name
+		if origin != "" {
+			z.source = origin + "=" + name
+		}
 	}
+	return z, z.read(text, name, origin)
+}
+
+// splitSource takes FILE or NAME=FILE apart and makes the file's path absolute.
+func splitSource(from string) (origin, file string, err error) {
+	if before, after, ok := strings.Cut(from, "="); ok {
+		origin, from = dns.Fqdn(before), after
+	}
+	file, err = filepath.Abs(from)
+	return origin, file, err
+}
+
+func (z *storyZone) read(text, name, origin string) error {
 	parser := dns.NewZoneParser(strings.NewReader(text), origin, name)
 	parser.SetIncludeAllowed(true)
-	z := &storyZone{}
 	var rest []dns.RR
 	for rr, ok := parser.Next(); ok; rr, ok = parser.Next() {
 		switch {
@@ -53,13 +69,13 @@ func readZone(from string) (*storyZone, error) {
 		}
 	}
 	if err := parser.Err(); err != nil {
-		return nil, err
+		return err
 	}
 	if z.origin == "" {
-		return nil, errors.New(name + ": no SOA record, so no zone")
+		return errors.New(name + ": no SOA record, so no zone")
 	}
 	z.records = append(z.records, rest...)
-	return z, nil
+	return nil
 }
 
 // signature reports whether a record is one that only a signer can make for a zone with another serial.
@@ -76,8 +92,12 @@ func (z *storyZone) soa() *dns.SOA { return z.records[0].(*dns.SOA) }
 // serial is that of release number n: what the zone had, plus one for each release after the first.
 func (z *storyZone) serial(release uint64) uint32 { return z.soa().Serial + uint32(release-1) }
 
-// write writes the zone as it is in a release, for `meshctl release`.
+// write writes the zone as it is in a release and returns it as `meshctl release` takes it. The first release is the
+// reader's file itself, so that what is wrong with it has its lines.
 func (z *storyZone) write(dir string, release uint64) (string, error) {
+	if release == 1 && z.source != "" && !z.unsigned {
+		return z.source, nil
+	}
 	soa := *z.soa()
 	soa.Serial = z.serial(release)
 	var text strings.Builder

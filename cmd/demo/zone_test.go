@@ -17,7 +17,7 @@ func TestEachReleaseRaisesTheSerialAndKeepsTheRest(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sizes []int
-	for number := uint64(1); number <= 3; number++ {
+	for number := uint64(1); number <= 3; number++ { // the built-in zone has no file, so each is written
 		path, err := z.write(t.TempDir(), number)
 		if err != nil {
 			t.Fatal(err)
