@@ -1,0 +1,110 @@
+package status
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+)
+
+// full has a value in every field.
+func full() Node {
+	ref := &Ref{Number: 2, At: 7}
+	return Node{Version: Version, Node: "tyo", Mesh: "jp", Software: "1.0", ConfigDigest: "9f", At: 1,
+		Serving: 1, Silent: []Reason{{"a", "b"}}, Zones: []Zone{{"example.org.", 3}},
+		Switched: &Switched{Number: 1, At: 2, Done: 3, Lateness: 4}, Staged: 2, Scheduled: ref, Floor: 1, LeaseExpires: 9,
+		Clock:   ClockState{Known: true, Bound: 1, Source: "chrony", Assumed: true, Reason: "x"},
+		Depot:   Depot{Lease: 4, LastFault: &Fault{"f", "torn", "d", 5}, Faults: map[string]uint64{"torn": 1}},
+		Refused: []Refused{{3, Reason{"digest", "d"}}}, Confirms: Confirms{Staged: 2, Scheduled: ref}}
+}
+
+// The documents are a contract between processes of different versions: their shape is written down.
+func TestShape(t *testing.T) {
+	sample := instant.Sample{At: instant.Instant{Wall: 1, Mono: 2}, Bound: 3, DriftPPM: 50, Source: "chrony"}
+	for _, c := range []struct {
+		name string
+		doc  any
+		want string
+	}{
+		{"node", full(), `{"version":1,"node":"tyo","mesh":"jp","software":"1.0","config_digest":"9f","at_ns":1,"serving":1,` +
+			`"silent":[{"code":"a","detail":"b"}],"zones":[{"origin":"example.org.","serial":3}],` +
+			`"switched":{"number":1,"at_ns":2,"done_ns":3,"lateness_ns":4},"staged":2,"scheduled":{"number":2,"at_ns":7},` +
+			`"floor":1,"lease_expires_ns":9,"clock":{"known":true,"bound_ns":1,"source":"chrony","assumed":true,"reason":"x"},` +
+			`"depot":{"lease":4,"last_fault":{"file":"f","rule":"torn","detail":"d","at_ns":5},"faults":{"torn":1}},` +
+			`"refused":[{"number":3,"reason":{"code":"digest","detail":"d"}}],` +
+			`"confirms":{"staged":2,"scheduled":{"number":2,"at_ns":7}}}`},
+		{"node that knows nothing", Node{Version: Version}, `{"version":1,"node":"","mesh":"","software":"","config_digest":"",` +
+			`"at_ns":0,"serving":0,"floor":0,"clock":{"known":false,"bound_ns":0},"depot":{"lease":0},"confirms":{}}`},
+		{"clock", Clock{Version: Version, State: "holdover", Reason: "r", Sample: sample}, `{"version":1,"state":"holdover",` +
+			`"reason":"r","sample":{"at":{"wall_ns":1,"mono_ns":2},"bound_ns":3,"drift_ppm":50,"source":"chrony"}}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			data, err := json.Marshal(c.doc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(data) != c.want {
+				t.Errorf("got  %s\nwant %s", data, c.want)
+			}
+			back := reflect.New(reflect.TypeOf(c.doc))
+			if err := Decode(data, back.Interface()); err != nil || !reflect.DeepEqual(back.Elem().Interface(), c.doc) {
+				t.Errorf("came back as %+v, %v", back.Elem(), err)
+			}
+		})
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"nothing":          {"", "not JSON"},
+		"torn":             {`{"version":1,"node":"t`, "not JSON"},
+		"another value":    {`{"version":1} {}`, "not JSON"},
+		"no version":       {`{"node":"tyo"}`, "no version"},
+		"a newer version":  {`{"version":2}`, "upgrade the older one"},
+		"an older version": {`{"version":0}`, "upgrade the older one"},
+		"another type":     {`{"version":1,"node":7}`, "cannot unmarshal"},
+		"too large":        {strings.Repeat(" ", MaxBytes+1), "at most"},
+	} {
+		if err := Decode([]byte(c.text), &Node{}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// A newer node may say more than this one knows.
+func TestDecodeTakesUnknownFields(t *testing.T) {
+	var n Node
+	if err := Decode([]byte(`{"version":1,"node":"tyo","mood":"good"}`), &n); err != nil || n.Node != "tyo" {
+		t.Errorf("%+v, %v", n, err)
+	}
+}
+
+// What the distribution host hears is what the node said.
+func TestConfirmationOf(t *testing.T) {
+	n := full()
+	c := ConfirmationOf(n)
+	want := Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
+		Silent: n.Silent, Switched: n.Switched, Floor: n.Floor, Clock: n.Clock, LeaseExpires: n.LeaseExpires, Refused: n.Refused,
+		LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got %+v, want %+v", c, want)
+	}
+}
+
+// The largest mesh that a manifest may name fits into a document.
+func TestLargestDocumentFits(t *testing.T) {
+	n := full()
+	n.Zones = make([]Zone, 100_000)
+	for i := range n.Zones {
+		n.Zones[i] = Zone{Origin: strings.Repeat("x", 250) + ".", Serial: 1<<32 - 1}
+	}
+	data, err := json.Marshal(n)
+	if err != nil || len(data) > MaxBytes {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	if err := Decode(data, &Node{}); err != nil {
+		t.Error(err)
+	}
+}
