@@ -141,10 +141,10 @@ func foreground(cmd *exec.Cmd) error {
 			asked = true
 			_ = cmd.Process.Signal(s) // it may have ended just now
 		case err := <-ended:
-			if asked {
+			if asked || err == nil {
 				return nil
 			}
-			return err
+			return fmt.Errorf("coredns ended: %w", err)
 		}
 	}
 }

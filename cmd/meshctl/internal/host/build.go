@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,9 @@ func Load(s Source) (*zone.Zone, []zone.Finding) {
 	z, found, err := load(s)
 	if err != nil {
 		found = append(found, s.finding("unreadable", "%v", err))
+	}
+	for i := range found {
+		found[i].File = cmp.Or(found[i].File, s.File)
 	}
 	return z, found
 }
