@@ -1,0 +1,294 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/probe"
+)
+
+// node is a sidecar before a stand-in for CoreDNS: a meshsync socket and a name server on 127.0.0.1.
+type node struct {
+	t      *testing.T
+	s      *sidecar
+	said   atomic.Pointer[status.Node] // by meshsync
+	serial atomic.Uint32               // in answers
+	mute   atomic.Bool                 // the name server hangs
+	leave  func()                      // meshsync ends
+	log    bytes.Buffer
+}
+
+func newNode(t *testing.T, policy string) *node {
+	t.Helper()
+	dir := t.TempDir()
+	c, err := config.Parse("test", []byte(`node: tyo1
+shared: [127.0.0.1]
+socket: unix://`+dir+`/sidecar.sock
+meshsync: unix://`+dir+`/meshsync.sock
+failure: {policy: `+policy+`, readvertise_delay: 0s}
+clock: {source: assumed, bound: 1ms}
+probe: {interval: 100ms, timeout: 100ms, rise: 1, fall: 2}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t}
+	n.say(7, 7)
+	n.serial.Store(7)
+	server, err := socket.Serve(c.Meshsync, func() any { return n.said.Load() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.leave = sync.OnceFunc(func() { server.Close() })
+	t.Cleanup(n.leave)
+	n.s, err = newSidecar(c, slog.New(slog.NewTextHandler(&n.log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.s.prober = probe.New(probe.Config{Addresses: c.Shared, Port: n.nameServer(), Slow: c.Probe.Slow, Timeout: c.Probe.Timeout})
+	return n
+}
+
+// say makes meshsync serve a release, or be silent for 0.
+func (n *node) say(serving uint64, serial uint32) {
+	said := &status.Node{Version: status.Version, Node: "tyo1", Mesh: "jp", Serving: serving, Staged: 8, Floor: 7,
+		Confirms: status.Confirms{Staged: 8}, Zones: []status.Zone{{Origin: "example.org.", Serial: serial}}}
+	if serving == 0 {
+		said.Silent = []status.Reason{{Code: "lease-expired", Detail: "the lease ran out"}}
+	}
+	n.said.Store(said)
+}
+
+func (n *node) nameServer() uint16 {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	pc, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	answer := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		if n.mute.Load() {
+			return
+		}
+		m := new(dns.Msg).SetReply(q)
+		m.Authoritative = true
+		m.Answer = []dns.RR{&dns.SOA{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeSOA, Class: dns.ClassINET},
+			Ns: ".", Mbox: ".", Serial: n.serial.Load()}}
+		w.WriteMsg(m)
+	})
+	for _, s := range []*dns.Server{{Listener: l, Handler: answer}, {PacketConn: pc, Handler: answer}} {
+		ready := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(ready) }
+		go s.ActivateAndServe()
+		<-ready
+		n.t.Cleanup(func() { s.Shutdown() })
+	}
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// step is one turn of the control loop; it wants the route to be so, for this reason before others.
+func (n *node) step(announced bool, code string) {
+	n.t.Helper()
+	n.s.look(n.t.Context())
+	n.s.decide()
+	d := n.s.status()
+	if d.Announced != announced || d.Why[0].Code != code {
+		n.t.Errorf("announced %v, why %v; want %v, %s", d.Announced, d.Why, announced, code)
+	}
+}
+
+// The whole way from meshsync's word and the answers to the decision (FAIL-1, FAIL-2, FAIL-4, SYNC-F).
+func TestControl(t *testing.T) {
+	t.Run("withdraw", func(t *testing.T) {
+		n := newNode(t, "withdraw")
+		n.step(true, gate.Ready)
+		n.say(0, 0)
+		n.step(false, gate.MeshsyncSilent)
+		n.say(7, 7)
+		n.step(true, gate.Ready)
+		n.serial.Store(6) // an old release is a wrong answer, twice, and then no route
+		n.step(true, gate.Ready)
+		n.step(false, gate.ProbeDown)
+		n.serial.Store(7)
+		n.step(true, gate.Ready)
+		n.leave() // the word of meshsync alone is not missed
+		n.step(true, gate.Ready)
+		n.serial.Store(8) // nor known to be wrong
+		n.step(true, gate.Ready)
+		n.mute.Store(true)
+		n.step(true, gate.Ready)
+		n.step(false, gate.ProbeDown)
+	})
+	t.Run("stop-dns", func(t *testing.T) {
+		n := newNode(t, "stop-dns")
+		n.mute.Store(true)
+		n.step(false, gate.NotReady)
+		n.mute.Store(false)
+		n.step(true, gate.Ready)
+		n.say(0, 0)
+		n.step(true, gate.MeshsyncSilent)
+		n.mute.Store(true)
+		n.say(7, 7)
+		n.step(true, gate.ProbeDown)
+	})
+}
+
+// A switchover between meshsync's word and the answer is no fault.
+func TestSwitchoverDuringTheProbe(t *testing.T) {
+	n := newNode(t, "withdraw")
+	n.step(true, gate.Ready)
+	old := n.said.Load()
+	n.say(8, 8)
+	n.serial.Store(8)
+	r := n.s.probe(t.Context(), old, gate.Serving)
+	if r.Verdict == gate.Bad {
+		t.Errorf("a round with meshsync's word of before the switchover: %v", r.Why)
+	}
+}
+
+// The confirmation is meshsync's word of now; without it there is none.
+func TestConfirmation(t *testing.T) {
+	n := newNode(t, "stop-dns")
+	n.step(true, gate.Ready)
+	c, err := n.s.confirmation(t.Context())
+	if err != nil || c.Confirms.Staged != 8 || c.Serving != 7 || !c.Announced || c.Node != "tyo1" {
+		t.Errorf("confirmation %+v, %v", c, err)
+	}
+	n.say(0, 0)
+	if c, err := n.s.confirmation(t.Context()); err != nil || c.Serving != 0 || c.Silent[0].Code != "lease-expired" {
+		t.Errorf("confirmation of a silent node %+v, %v: want its silence, at once", c, err)
+	}
+	n.leave()
+	if c, err := n.s.confirmation(t.Context()); err == nil || !strings.Contains(err.Error(), "meshsync does not answer") {
+		t.Errorf("confirmation %+v, %v without meshsync", c, err)
+	}
+	n.s.cfg.Meshsync = ""
+	if _, err := n.s.confirmation(t.Context()); err != errNoMeshsync {
+		t.Errorf("error %v", err)
+	}
+}
+
+// The socket gives meshsync the clock, and the status command the rest; the text is small whatever meshsync says.
+func TestSocketDocument(t *testing.T) {
+	n := newNode(t, "stop-dns")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go n.s.clock.Run(ctx, time.Hour)
+	n.step(true, gate.Ready)
+	var started closers
+	if err := n.s.serve(&started); err != nil {
+		t.Fatal(err)
+	}
+	defer started.close()
+	var said status.Clock
+	for deadline := time.Now().Add(5 * time.Second); said.State != "synchronised"; time.Sleep(10 * time.Millisecond) {
+		if err := socket.Read(t.Context(), n.s.cfg.Socket, &said); err != nil || time.Now().After(deadline) {
+			t.Fatalf("clock %+v, %v", said, err)
+		}
+	}
+	if said.Sample.Source != "assumed" || said.Sample.Bound != time.Millisecond || said.Sample.At == (instant.Instant{}) {
+		t.Errorf("clock %+v", said)
+	}
+	var out bytes.Buffer
+	if err := printStatus(t.Context(), &out, n.s.cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"announced": true`, `"node": "tyo1"`, gate.Ready} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %s in\n%s", want, &out)
+		}
+	}
+	if strings.Contains(out.String(), `"meshsync"`) {
+		t.Error("meshsync reads its own words back with every sample of the clock")
+	}
+}
+
+// Metrics pass the linter, carry the same words as the status, and keep foreign names for the same meaning.
+func TestMetrics(t *testing.T) {
+	n := newNode(t, "withdraw")
+	n.step(true, gate.Ready)
+	n.mute.Store(true)
+	n.step(true, gate.Ready)
+	n.step(false, gate.ProbeDown)
+	server := httptest.NewServer(metricsHandler(n.s))
+	defer server.Close()
+	r, err := http.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`anycast_announced 0`, `anycast_reason{code="probe-down"} 1`, `anycast_reason{code="ready"} 0`,
+		`anycast_probe_up{address="127.0.0.1",network="udp"} 0`, `anycast_probe_faults_total{code="timeout"} 4`,
+		`anycast_route_changes_total{to="announced"} 1`, `anycast_route_changes_total{to="withdrawn"} 1`, `anycast_meshsync_up 1`,
+	} {
+		if !strings.Contains(string(text), want+"\n") {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	problems, err := promlint.New(bytes.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if !strings.HasPrefix(p.Metric, "go_") && !strings.HasPrefix(p.Metric, "process_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+}
+
+// check says what is announced to whom, in words that stay.
+func TestDescribe(t *testing.T) {
+	c, err := config.Load(filepath.Join(testenv.Top(t), "sidecar.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	describe(&out, c)
+	want := `node tyo1 answers on 192.0.2.53 and 2001:db8:53::53
+announces as AS 64500, router id 198.51.100.7:
+  192.0.2.0/24 to 198.51.100.1 (AS 64501), next hop this side of the session
+  2001:db8:53::/48 to 198.51.100.1 (AS 64501), next hop 2001:db8:100::7
+announced once the DNS service has answered 3 rounds of the probe; policy stop-dns: from then on the route stays until the sidecar is stopped
+`
+	if out.String() != want {
+		t.Errorf("check says\n%s\nwant\n%s", &out, want)
+	}
+	c.Clock = config.Clock{Source: config.Assumed, Bound: time.Millisecond}
+	c.BGP.Prefixes[0] = netip.MustParsePrefix("192.0.2.53/32")
+	c.Failure.Policy = gate.Withdraw
+	out.Reset()
+	describe(&out, c)
+	for _, want := range []string{"warning: clock.source assumed", "warning: prefix 192.0.2.53/32 is longer than /24", "back after 30s"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, &out)
+		}
+	}
+}
