@@ -46,6 +46,9 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 		return dns.RcodeSuccess, drop(w)
 	}
 	question := r.Question[0]
+	if question.Qclass == dns.ClassCHAOS {
+		return m.identify(ctx, w, r)
+	}
 	name := make([]byte, 255)
 	n, err := dns.PackDomainName(question.Name, name, 0, nil, false)
 	if err != nil {
@@ -58,7 +61,29 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	state := request.Request{W: w, Req: r}
 	query.DO = state.Do()
 	answer := zones.Lookup(query)
-	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, limit(&state)))
+	return dns.RcodeSuccess, w.WriteMsg(withOPT(answer.Msg(r, limit(&state)), r))
+}
+
+// withOPT gives the response to a request with EDNS an OPT record of its own, DO as asked. Left to others it would come
+// from plugin nsid, which sets DO for everybody.
+func withOPT(m, r *dns.Msg) *dns.Msg {
+	if opt := r.IsEdns0(); opt != nil {
+		m.SetEdns0(maxUDP, opt.Do())
+	}
+	return m
+}
+
+// identify tells which node this is, to those who ask in class CHAOS for id.server (RFC 4892) or hostname.bind (ADMIN-1).
+func (m *Meshsync) identify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	question := r.Question[0]
+	name := plugin.Name(question.Name).Normalize()
+	if question.Qtype != dns.TypeTXT || name != "id.server." && name != "hostname.bind." {
+		return m.others(ctx, w, r, dns.RcodeRefused)
+	}
+	reply := new(dns.Msg).SetReply(r)
+	reply.Authoritative = true
+	reply.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeTXT, Class: dns.ClassCHAOS}, Txt: []string{m.config.node}}}
+	return dns.RcodeSuccess, w.WriteMsg(withOPT(reply, r))
 }
 
 // zones is what to answer from now; nil is silence.

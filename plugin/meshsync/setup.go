@@ -16,7 +16,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 )
 
-func init() { plugin.Register("meshsync", register) }
+func init() {
+	plugin.Register("meshsync", register)
+	dnsserver.EnableChaos["meshsync"] = struct{}{} // the core drops class CHAOS where no plugin is known to answer it
+}
 
 // config is one meshsync block of the Corefile.
 type config struct {

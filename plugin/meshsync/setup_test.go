@@ -20,7 +20,7 @@ import (
 )
 
 func init() {
-	err := dnsserver.SetDirectives([]string{"root", "bind", "ready", "prometheus", "errors", "cache", "meshsync", "whoami"})
+	err := dnsserver.SetDirectives([]string{"root", "bind", "ready", "prometheus", "errors", "cache", "transfer", "meshsync", "whoami"})
 	if err != nil {
 		panic(err)
 	}
