@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -59,8 +60,11 @@ type record struct {
 func (r *record) owner() []byte { return r.name[:r.split:r.split] }
 func (r *record) key() []byte   { return r.name[r.split:] }
 
+// maxRecord is more than the longest record takes: its owner, fixed fields and RDATA.
+const maxRecord = 1 << 17
+
 // NewBuilder returns a Builder without records.
-func NewBuilder() *Builder { return &Builder{soa: -1, buf: make([]byte, 1<<17)} }
+func NewBuilder() *Builder { return &Builder{soa: -1, buf: make([]byte, 1<<10)} }
 
 // Add adds a record. What is wrong with it is among the findings of Build.
 func (b *Builder) Add(rr dns.RR, file string, line int) {
@@ -103,6 +107,10 @@ func (b *Builder) Len() int { return len(b.records) }
 func (b *Builder) pack(r *record, rr dns.RR) error {
 	h := rr.Header()
 	end, err := dns.PackRR(rr, b.buf, 0, nil, false)
+	if err != nil && len(b.buf) < maxRecord {
+		b.buf = make([]byte, maxRecord)
+		end, err = dns.PackRR(rr, b.buf, 0, nil, false)
+	}
 	if err != nil {
 		return err
 	}
@@ -124,17 +132,23 @@ func (b *Builder) pack(r *record, rr dns.RR) error {
 	return nil
 }
 
-// checkRdata refuses RDATA that the answer could not be assembled from. The dns package packs some types without RDATA,
-// as dynamic updates have them (RFC 2136 2.5), and takes the generic form of every type at its word (RFC 3597 5).
+// checkRdata refuses RDATA that is not what its type says. The dns package packs some types without RDATA or a name, as
+// dynamic updates have them (RFC 2136 2.5), and takes the generic form (RFC 3597 5) at its word.
 func checkRdata(typ uint16, rdata []byte) error {
-	if newRR, known := dns.TypeToRR[typ]; known && len(rdata) == 0 && !mayBeEmpty(newRR()) {
-		return fmt.Errorf("no RDATA")
+	newRR, known := dns.TypeToRR[typ]
+	if known && len(rdata) == 0 && !mayBeEmpty(newRR()) {
+		return errors.New("no RDATA")
+	}
+	if !known || typ == dns.TypeA || typ == dns.TypeAAAA || typ == dns.TypeTXT {
+		return nil
+	}
+	if !namesWhole(typ, rdata) {
+		return errors.New("a name is missing or malformed in the RDATA")
+	}
+	if typ == dns.TypeNS || typ == dns.TypeCNAME {
+		return nil
 	}
 	h := dns.RR_Header{Name: ".", Rrtype: typ, Class: dns.ClassINET, Rdlength: uint16(len(rdata))}
-	switch typ {
-	case dns.TypeA, dns.TypeAAAA, dns.TypeTXT:
-		return nil // packing them leaves nothing to doubt
-	}
 	if _, _, err := dns.UnpackRRWithHeader(h, rdata, 0); err != nil {
 		return fmt.Errorf("malformed RDATA: %w", err)
 	}
@@ -401,15 +415,24 @@ func (b *Builder) where(key []byte, typ uint16) *record {
 	return nil
 }
 
-// An arena hands out pieces of large blocks, so that a million small pieces are no million objects.
-type arena struct{ free []byte }
+// An arena hands out pieces of ever larger blocks, so that a million small pieces are no million objects, and a small
+// zone takes little.
+type arena struct {
+	free  []byte
+	block int
+}
 
-const arenaBlock = 1 << 18
+// An arena's first and largest block.
+const (
+	minBlock = 1 << 10
+	maxBlock = 1 << 18
+)
 
 // take returns n octets to be written by the caller.
 func (a *arena) take(n int) []byte {
 	if n > len(a.free) {
-		a.free = make([]byte, max(n, arenaBlock))
+		a.block = min(max(2*a.block, minBlock), maxBlock)
+		a.free = make([]byte, max(n, a.block))
 	}
 	piece := a.free[:n:n]
 	a.free = a.free[n:]

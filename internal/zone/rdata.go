@@ -46,6 +46,32 @@ func namesAt(typ uint16, rdata []byte) (from, to int) {
 	return l.offset, end
 }
 
+// namesWhole reports whether RDATA has the names that its type has, and what comes after them.
+func namesWhole(typ uint16, rdata []byte) bool {
+	l, ok := layouts[typ]
+	if !ok && typ != dns.TypeNAPTR {
+		return true
+	}
+	from, to := namesAt(typ, rdata)
+	if from == to {
+		return false
+	}
+	for at := from; at < to; at += nameLen(rdata, at) {
+		if nameLen(rdata, at) > 255 {
+			return false
+		}
+	}
+	switch {
+	case typ == dns.TypeSOA:
+		return len(rdata) == to+20
+	case l.offset == 18: // RRSIG and SIG: a signature
+		return len(rdata) > to
+	case typ == dns.TypeNXT: // a bitmap
+		return true
+	}
+	return len(rdata) == to
+}
+
 // nameLen is the length of the name at an offset, 0 if there is none.
 func nameLen(b []byte, offset int) int {
 	for i := offset; i < len(b); i += 1 + int(b[i]) {

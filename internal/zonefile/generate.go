@@ -36,7 +36,7 @@ func (p *parser) generate(f *file, e *entry) error {
 			if size += len(text); size > maxGeneratedEntry {
 				return fmt.Errorf("a generated record of more than %d octets", maxGeneratedEntry)
 			}
-			made.tokens[i] = token{text: text, quoted: t.quoted}
+			made.tokens[i] = token{text: text, quoted: t.quoted, glued: t.glued}
 		}
 		if err := p.record(f, &made); err != nil {
 			return err

@@ -62,8 +62,8 @@ func Parse(r io.Reader, opts Options) (*zone.Zone, []zone.Finding) {
 
 // parser is the state of reading a zone from one or more files.
 type parser struct {
-	opts     Options
-	b        *zone.Builder
+	opts      Options
+	b         *zone.Builder
 	ttl       *uint32 // what $TTL said last
 	lastTTL   *uint32 // the last record's TTL, for those that have none (RFC 1035 5.1)
 	includes  int
@@ -282,6 +282,9 @@ func parseRdata(h dns.RR_Header, tokens []token, origin string) (dns.RR, error) 
 			}
 		}
 	}
+	if h.Rrtype == dns.TypeSOA && len(tokens) != 7 && tokens[0].text != `\#` {
+		return nil, fmt.Errorf("a SOA record has 7 fields, not %d", len(tokens)) // the dns package takes fewer for zeros
+	}
 	zp := dns.NewZoneParser(strings.NewReader(join(". 0 IN "+dns.Type(h.Rrtype).String(), tokens)), origin, "")
 	rr, ok := zp.Next()
 	if err := zp.Err(); err != nil {
@@ -298,8 +301,8 @@ func parseRdata(h dns.RR_Header, tokens []token, origin string) (dns.RR, error) 
 func join(head string, tokens []token) string {
 	var b strings.Builder
 	b.WriteString(head)
-	for i, t := range tokens {
-		if i > 0 || head != "" {
+	for _, t := range tokens {
+		if !t.glued {
 			b.WriteByte(' ')
 		}
 		if t.quoted {
@@ -342,10 +345,25 @@ func absolute(text, origin string) (string, error) {
 			text += "." + origin
 		}
 	}
-	if _, ok := dns.IsDomainName(text); !ok {
+	if _, ok := dns.IsDomainName(text); !ok || !validEscapes(text) {
 		return "", fmt.Errorf("%s is no domain name (RFC 1035 2.3.4)", text)
 	}
 	return text, nil
+}
+
+// validEscapes reports whether every backslash and digit begins an octet's three decimal digits (RFC 1035 5.1).
+func validEscapes(text string) bool {
+	for i := strings.IndexByte(text, '\\'); i >= 0 && i < len(text); i++ {
+		if text[i] != '\\' {
+			continue
+		}
+		if i++; i < len(text) && '0' <= text[i] && text[i] <= '9' {
+			if _, err := strconv.ParseUint(text[i:min(i+3, len(text))], 10, 8); err != nil || i+3 > len(text) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // parseTTL reads seconds, or BIND's 1w2d3h4m5s.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // An entry is what RFC 1035 5.1 calls so: a record or a directive, on one line or, by parentheses, on several.
@@ -18,6 +19,7 @@ type entry struct {
 type token struct {
 	text   string // without the quotes
 	quoted bool
+	glued  bool // quoted, and right after what is before it, as in alpn="h2" (RFC 9460 2.1)
 }
 
 // scanner splits text into entries. After an error within an entry it goes on with the next line.
@@ -125,7 +127,8 @@ func (s *scanner) split(text string) error {
 			if end < 0 || end == len(text) || text[end] != '"' {
 				return errors.New("a quotation is not closed before the end of the line")
 			}
-			s.entry.tokens = append(s.entry.tokens, token{text: text[i+1 : end], quoted: true})
+			glued := i > 0 && !strings.ContainsRune(" \t()\"", rune(text[i-1]))
+			s.entry.tokens = append(s.entry.tokens, token{text: text[i+1 : end], quoted: true, glued: glued})
 			i = end + 1
 		default:
 			end := tokenEnd(text, i, " \t\r;()\"")

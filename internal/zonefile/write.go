@@ -30,18 +30,26 @@ func Write(w io.Writer, z *zone.Zone) error {
 // the generic form does (RFC 3597 5).
 func text(rr dns.RR) string {
 	if _, unknown := rr.(*dns.RFC3597); !unknown {
-		line := rr.String()
+		line := escapeDollar(rr.String())
 		if trusted(rr) || readsBack(rr, line) {
 			return line
 		}
 	}
 	h := rr.Header()
 	rdata := wire(rr)
-	head := fmt.Sprintf("%s\t%d\tIN\tTYPE%d\t\\# %d", h.Name, h.Ttl, h.Rrtype, len(rdata))
+	head := fmt.Sprintf("%s\t%d\tIN\tTYPE%d\t\\# %d", escapeDollar(h.Name), h.Ttl, h.Rrtype, len(rdata))
 	if len(rdata) == 0 {
 		return head
 	}
 	return fmt.Sprintf("%s %X", head, rdata)
+}
+
+// escapeDollar keeps an owner that begins with a dollar from being read as a directive.
+func escapeDollar(line string) string {
+	if line[0] == '$' {
+		return `\` + line
+	}
+	return line
 }
 
 // trusted types make up most of a zone, and have a form without pitfalls.
@@ -56,7 +64,8 @@ func trusted(rr dns.RR) bool {
 func readsBack(rr dns.RR, line string) bool {
 	zp := dns.NewZoneParser(bytes.NewReader(append([]byte(line), '\n')), ".", "")
 	back, ok := zp.Next()
-	return ok && zp.Err() == nil && back.Header().Rrtype == rr.Header().Rrtype && bytes.Equal(wire(rr), wire(back))
+	return ok && zp.Err() == nil && len(wire(rr)) > 0 && back.Header().Rrtype == rr.Header().Rrtype &&
+		bytes.Equal(wire(rr), wire(back))
 }
 
 // wire is the RDATA in wire format, nil if it cannot be packed.
