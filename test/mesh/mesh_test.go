@@ -88,6 +88,7 @@ func (m *mesh) testAuthority(t *testing.T) {
 			}
 		}
 	}
+	m.testNames(t)
 	conn := m.dial("tyo", "udp", m.admin("tyo")+":53")
 	defer conn.Close()
 	q, _ := new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA).Pack()
@@ -95,6 +96,27 @@ func (m *mesh) testAuthority(t *testing.T) {
 	conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
 	if n, err := conn.Read(make([]byte, 512)); err == nil {
 		t.Errorf("the administrative address answered with %d bytes", n)
+	}
+}
+
+// testNames asks in the two ways in which a node says who it is: NSID (RFC 5001) and CHAOS id.server (ADMIN-1).
+func (m *mesh) testNames(t *testing.T) {
+	conn := &dns.Conn{Conn: m.dial("tyo", "udp", shared4+":53")}
+	defer conn.Close()
+	q := new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA)
+	q.SetEdns0(1232, false)
+	q.IsEdns0().Option = append(q.IsEdns0().Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID})
+	conn.SetDeadline(time.Now().Add(time.Second))
+	conn.WriteMsg(q)
+	r, err := conn.ReadMsg()
+	if err != nil || r.IsEdns0() == nil || r.IsEdns0().Do() || !strings.Contains(r.IsEdns0().String(), "(t)(y)(o)") {
+		t.Errorf("NSID: %v %v", err, r)
+	}
+	id := new(dns.Msg).SetQuestion("id.server.", dns.TypeTXT)
+	id.Question[0].Qclass = dns.ClassCHAOS
+	conn.WriteMsg(id)
+	if r, err := conn.ReadMsg(); err != nil || len(r.Answer) != 1 || !strings.Contains(r.Answer[0].String(), `"tyo"`) {
+		t.Errorf("id.server: %v %v", err, r)
 	}
 }
 

@@ -106,22 +106,13 @@ func (m *mesh) schedule(in string) {
 	m.meshctl("schedule", "--in", in)
 }
 
-// configure writes a node's Corefile and sidecar configuration.
+// configure writes a node's Corefile, which is the one that we ship as an example, and its sidecar's configuration.
 func (m *mesh) configure(node string) {
 	bundle := m.path("home", "members", node)
-	m.write(node+"/Corefile", fmt.Sprintf(`. {
-    sharedunicast %s %s {
-        admin %s
-    }
-    meshsync %s {
-        root %s/root.json
-        node %s
-        clock sidecar unix://%s
-    }
-    nsid %s
-    errors
-}
-`, shared4, shared6, m.admin(node), m.path(node, "mesh"), bundle, node, m.path(node, "sidecar.sock"), node))
+	m.write(node+"/Corefile", strings.NewReplacer(
+		"/var/lib/mesh", m.path(node, "mesh"), "/etc/mesh", bundle, "/run/mesh", m.path(node),
+		"198.51.100.7", m.admin(node), "tyo1", node,
+	).Replace(readFile("../../Corefile.example")))
 	m.write(node+"/sidecar.yaml", fmt.Sprintf(`node: %s
 shared: [%s, "%s"]
 socket: unix://%s
@@ -130,7 +121,7 @@ identity: {certificate: %s/node.crt, key: %s/node.key, ca: %s/ca.crt}
 admin: {listen: "%s:8443"}
 clock: {source: chrony}
 mirror: {urls: ["https://198.51.100.1:8443/"], depot: %s, root: %s/root.json, interval: 1s}
-`, node, shared4, shared6, m.path(node, "sidecar.sock"), m.path(node, "mesh", "meshsync.sock"), bundle, bundle, bundle,
+`, node, shared4, shared6, m.path(node, "sidecar.sock"), m.path(node, "meshsync.sock"), bundle, bundle, bundle,
 		m.admin(node), m.path(node, "mesh", "repository"), bundle))
 	m.must(os.MkdirAll(m.path(node, "mesh"), 0o755))
 }
@@ -158,7 +149,7 @@ func (m *mesh) startCoreDNS(node string) {
 
 // status is what meshsync says of itself; ok is false while nobody answers.
 func (m *mesh) status(node string) (n status.Node, ok bool) {
-	err := socket.Read(context.Background(), m.path(node, "mesh", "meshsync.sock"), &n)
+	err := socket.Read(context.Background(), m.path(node, "meshsync.sock"), &n)
 	return n, err == nil
 }
 

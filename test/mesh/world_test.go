@@ -28,6 +28,9 @@ var built = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := os.Chmod(dir, 0o755); err != nil { // the demo is run by an ordinary user too
+		return dir, err
+	}
 	for name, pkg := range map[string]string{"coredns": "cmd/coredns", "anycast-sidecar": "sidecar", "meshctl": "cmd/meshctl",
 		"anycast-demo": "cmd/demo"} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "./"+pkg)
