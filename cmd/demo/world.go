@@ -3,10 +3,7 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -39,6 +36,20 @@ var siteNames = []string{"tyo", "osa", "fra"}
 
 // routerASN is the AS of the router at site number n, counted from 0.
 func routerASN(n int) uint32 { return uint32(64496 + n) }
+
+// cables are the lines of the picture.
+var cables = []struct {
+	router, other string
+	v4, v6        string // the network; the router has its first address, the other its second
+}{
+	{"r-tyo", "r-osa", "203.0.113.0/28", "2001:db8:ff01::/64"},
+	{"r-osa", "r-fra", "203.0.113.16/28", "2001:db8:ff02::/64"},
+	{"r-tyo", "client", "203.0.113.128/28", "2001:db8:c::/64"},
+	{"r-osa", "dist", "198.51.100.0/28", "2001:db8:d::/64"},
+	{"r-tyo", "tyo", "198.51.100.16/28", "2001:db8:1::/64"},
+	{"r-osa", "osa", "198.51.100.32/28", "2001:db8:2::/64"},
+	{"r-fra", "fra", "198.51.100.48/28", "2001:db8:3::/64"},
+}
 
 // world is where the story takes place: who is where, under which addresses, and what runs.
 type world struct {
@@ -74,7 +85,6 @@ type link struct{ router, other end }
 // node is one member of the mesh.
 type node struct {
 	*host
-	site             int
 	dns              []netip.AddrPort // where it answers: the shared addresses; on loopback an address of its own
 	dir              string
 	coredns, sidecar *process
@@ -95,7 +105,8 @@ func newWorld(kernel bool, bin, dir string) (*world, error) {
 	if kernel {
 		return w, w.wire()
 	}
-	return w, w.addressLoopback()
+	w.addressLoopback()
+	return w, nil
 }
 
 func (w *world) makeHosts() error {
@@ -121,26 +132,14 @@ func (w *world) makeHosts() error {
 		w.hosts[name] = &host{name: name, place: p}
 		w.routes[name], w.sessions[name] = map[netip.Prefix]netip.Addr{}, map[netip.Addr]string{}
 	}
-	for i, site := range siteNames {
-		w.nodes = append(w.nodes, &node{host: w.hosts[site], site: i, dir: filepath.Join(w.dir, site)})
+	for _, site := range siteNames {
+		w.nodes = append(w.nodes, &node{host: w.hosts[site], dir: filepath.Join(w.dir, site)})
 	}
 	return nil
 }
 
-// wire lays the cables of the picture above and gives everything its addresses.
+// wire lays the cables and gives everything its addresses.
 func (w *world) wire() error {
-	cables := []struct {
-		router, other string
-		v4, v6        string // the network; the router has its first address, the other its second
-	}{
-		{"r-tyo", "r-osa", "203.0.113.0/28", "2001:db8:ff01::/64"},
-		{"r-osa", "r-fra", "203.0.113.16/28", "2001:db8:ff02::/64"},
-		{"r-tyo", "client", "203.0.113.128/28", "2001:db8:c::/64"},
-		{"r-osa", "dist", "198.51.100.0/28", "2001:db8:d::/64"},
-		{"r-tyo", "tyo", "198.51.100.16/28", "2001:db8:1::/64"},
-		{"r-osa", "osa", "198.51.100.32/28", "2001:db8:2::/64"},
-		{"r-fra", "fra", "198.51.100.48/28", "2001:db8:3::/64"},
-	}
 	for _, c := range cables {
 		net4, net6 := netip.MustParsePrefix(c.v4), netip.MustParsePrefix(c.v6)
 		l := link{router: end{host: w.hosts[c.router], v4: nth(net4, 1), v6: nth(net6, 1)},
@@ -203,7 +202,7 @@ func isRouter(name string) bool {
 // addressLoopback gives each host an address of 127.0.0.0/8 that follows from the process id, so that two demos do not
 // meet. A node's stand-in for the shared address is its own, since one machine has each address once; the network that
 // contains all three is what they announce.
-func (w *world) addressLoopback() error {
+func (w *world) addressLoopback() {
 	pid := os.Getpid()
 	address := func(n int) netip.Prefix {
 		return netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(64 + pid>>8&63), byte(pid), byte(n)}), 32)
@@ -213,151 +212,15 @@ func (w *world) addressLoopback() error {
 		own[name] = address(10 + i)
 		w.hosts[name].admin = own[name].Addr()
 	}
-	for _, pair := range [][2]string{{"r-tyo", "r-osa"}, {"r-osa", "r-fra"}, {"r-tyo", "client"}, {"r-osa", "dist"},
-		{"r-tyo", "tyo"}, {"r-osa", "osa"}, {"r-fra", "fra"}} {
-		w.links = append(w.links, link{router: end{host: w.hosts[pair[0]], v4: own[pair[0]]},
-			other: end{host: w.hosts[pair[1]], v4: own[pair[1]]}})
+	for _, c := range cables {
+		w.links = append(w.links, link{router: end{host: w.hosts[c.router], v4: own[c.router]},
+			other: end{host: w.hosts[c.other], v4: own[c.other]}})
 	}
 	stand := netip.PrefixFrom(address(48).Addr(), 28)
 	w.announced = []netip.Prefix{stand}
 	for i, n := range w.nodes {
 		n.dns = []netip.AddrPort{netip.AddrPortFrom(nth(stand, 1+i).Addr(), 5300)}
 	}
-	return nil
-}
-
-// bgpPort is the port of BGP; an ordinary user has no right to the real one.
-func (w *world) bgpPort() uint16 {
-	if w.kernel {
-		return 179
-	}
-	return 1790
-}
-
-// startRouters starts the router processes, without waiting for their sessions.
-func (w *world) startRouters() error {
-	for i, site := range siteNames {
-		name := routerName(site)
-		config, err := json.Marshal(w.routerConfig(i))
-		if err != nil {
-			return err
-		}
-		events, told := io.Pipe()
-		if _, err := w.start(w.hosts[name], name, bytes.NewReader(config), told, self(), playRouter); err != nil {
-			return err
-		}
-		go w.follow(name, events)
-	}
-	return nil
-}
-
-func (w *world) routerConfig(site int) routerConfig {
-	name := routerName(siteNames[site])
-	c := routerConfig{ASN: routerASN(site), Port: w.bgpPort(), Kernel: w.kernel}
-	for _, l := range w.links {
-		here, there := l.router, l.other
-		if there.host.name == name {
-			here, there = there, here
-		}
-		if here.host.name != name {
-			continue
-		}
-		c.add(here.v4, there.v4, there.host.name, there == l.other)
-		c.add(here.v6, there.v6, there.host.name, there == l.other)
-	}
-	c.ID = c.Listen[0]
-	if !w.kernel {
-		c.Networks = nil // loopback needs no routes between links
-	}
-	c.Listen = slices.Compact(c.Listen) // on loopback all links end at one address
-	return c
-}
-
-// add takes one end of one link into a router's configuration. The far end of a link calls, the near one waits.
-func (c *routerConfig) add(here, there netip.Prefix, other string, passive bool) {
-	if !here.IsValid() {
-		return
-	}
-	c.Listen = append(c.Listen, here.Addr())
-	c.Networks = append(c.Networks, here.Masked())
-	asn := uint32(meshASN)
-	switch i := slices.IndexFunc(siteNames, func(site string) bool { return routerName(site) == other }); {
-	case i >= 0:
-		asn = routerASN(i)
-	case !slices.Contains(siteNames, other):
-		return // no BGP with the client and the distribution host
-	}
-	c.Neighbors = append(c.Neighbors, neighbor{Address: there.Addr(), Local: here.Addr(), ASN: asn, Passive: passive})
-}
-
-// follow keeps what a router tells.
-func (w *world) follow(router string, events io.Reader) {
-	lines := bufio.NewScanner(events)
-	for lines.Scan() {
-		var e routerEvent
-		if json.Unmarshal(lines.Bytes(), &e) != nil {
-			continue
-		}
-		w.mu.Lock()
-		switch {
-		case e.Neighbor.IsValid():
-			w.sessions[router][e.Neighbor] = e.State
-		case e.Via.IsValid():
-			w.routes[router][e.Prefix] = e.Via
-		default:
-			delete(w.routes[router], e.Prefix)
-		}
-		w.mu.Unlock()
-	}
-}
-
-// route follows the routers' tables from the router of a site to the node that a network of the mesh leads to from
-// there, naming who is on the way. The node is nil when there is no way.
-func (w *world) route(site string, network netip.Prefix) (n *node, path []string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	at := routerName(site)
-	for range siteNames {
-		path = append(path, at)
-		via, ok := w.routes[at][network]
-		if !ok {
-			return nil, path
-		}
-		next := w.hostAt(via)
-		if next == nil {
-			return nil, path
-		}
-		if i := slices.Index(siteNames, next.name); i >= 0 {
-			return w.nodes[i], append(path, next.name)
-		}
-		at = next.name
-	}
-	return nil, path
-}
-
-// hostAt is the host that has an address on a link.
-func (w *world) hostAt(a netip.Addr) *host {
-	for _, l := range w.links {
-		for _, e := range []end{l.router, l.other} {
-			if e.v4.Addr() == a || e.v6.Addr() == a {
-				return e.host
-			}
-		}
-	}
-	return nil
-}
-
-// server is where a query for shared address number i of a node goes when it is sent at a site. On loopback the
-// routers' tables say to which node; else the kernel's do, on the way.
-func (w *world) server(site string, i int) (netip.AddrPort, bool) {
-	if w.kernel {
-		return w.nodes[0].dns[i], true // the same at every node
-	}
-	n, _ := w.route(site, w.announced[i])
-	if n == nil {
-		return netip.AddrPort{}, false
-	}
-	return n.dns[i], true
 }
 
 // start starts a process at a host; it ends with the world.
@@ -396,26 +259,3 @@ func until(ctx context.Context, timeout time.Duration, what string, ok func() (b
 		}
 	}
 }
-
-// routersTalk reports whether all routers have sessions with each other.
-func (w *world) routersTalk() (bool, string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, l := range w.links {
-		if !isRouter(l.other.host.name) {
-			continue
-		}
-		for _, side := range [][2]end{{l.router, l.other}, {l.other, l.router}} {
-			here, there := side[0], side[1]
-			for _, a := range []netip.Prefix{there.v4, there.v6} {
-				if state := w.sessions[here.host.name][a.Addr()]; a.IsValid() && state != established {
-					return false, fmt.Sprintf("%s says %q of its session with %s at %s", here.host.name, state, there.host.name, a.Addr())
-				}
-			}
-		}
-	}
-	return true, ""
-}
-
-// established is what BGP calls a session that is up.
-const established = "BGP_FSM_ESTABLISHED"
