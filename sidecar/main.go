@@ -9,8 +9,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -79,9 +81,37 @@ func describe(w io.Writer, c *config.Config) {
 		fmt.Fprint(w, ": from then on the route stays until the sidecar is stopped")
 	}
 	fmt.Fprintln(w)
-	for _, warning := range warnings(c) {
+	for _, warning := range append(warnings(c), missing(c)...) {
 		fmt.Fprintln(w, "warning:", warning)
 	}
+}
+
+// missing are the files that a configuration names and that cannot be read here. They are no errors of check, which may
+// run on another machine; run fails on them.
+func missing(c *config.Config) []string {
+	files := map[string]string{}
+	if i := c.Identity; i != nil {
+		files["identity.certificate"], files["identity.key"], files["identity.ca"] = i.Certificate, i.Key, i.CA
+	}
+	if c.Mirror != nil {
+		files["mirror.root"] = c.Mirror.Root
+	}
+	if c.BGP != nil {
+		for _, n := range c.BGP.Neighbors {
+			if n.PasswordFile != "" {
+				files["password_file of "+n.Address.String()] = n.PasswordFile
+			}
+		}
+	}
+	var all []string
+	for _, key := range slices.Sorted(maps.Keys(files)) {
+		if f, err := os.Open(files[key]); err != nil {
+			all = append(all, fmt.Sprintf("%s: %v", key, err))
+		} else {
+			f.Close()
+		}
+	}
+	return all
 }
 
 func describeBGP(w io.Writer, c *config.Config) {

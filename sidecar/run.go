@@ -168,7 +168,7 @@ func (s *sidecar) startBGP() error {
 	return nil
 }
 
-// readPassword takes the first line of a file; TCP MD5 has at most 80 bytes (Linux, TCP_MD5SIG_MAXKEYLEN).
+// readPassword takes the first line of a file.
 func readPassword(file string) (string, error) {
 	if file == "" {
 		return "", nil
@@ -178,8 +178,8 @@ func readPassword(file string) (string, error) {
 		return "", fmt.Errorf("password_file: %w", err)
 	}
 	line, _, _ := strings.Cut(string(data), "\n")
-	if line == "" || len(line) > 80 {
-		return "", fmt.Errorf("password_file %s: want 1 to 80 bytes in its first line, not %d", file, len(line))
+	if line == "" {
+		return "", fmt.Errorf("password_file %s: its first line is empty", file)
 	}
 	return line, nil
 }

@@ -47,21 +47,26 @@ type sidecar struct {
 func (s *sidecar) control(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.Probe.Interval)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for {
 		s.look(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil { // what was cut short is no news
 			return
 		}
-		wake := s.decide()
+		s.keep(ctx, tick.C)
+	}
+}
+
+// keep decides, and again whenever the gate wants to be asked, until the next look is due.
+func (s *sidecar) keep(ctx context.Context, due <-chan time.Time) {
+	wake := s.decide()
+	for {
 		select {
 		case <-ctx.Done():
-		case <-tick.C:
+			return
+		case <-due:
+			return
 		case <-wake:
-			s.decide()
-			select {
-			case <-ctx.Done():
-			case <-tick.C:
-			}
+			wake = s.decide()
 		}
 	}
 }
@@ -84,11 +89,13 @@ func (s *sidecar) look(ctx context.Context) {
 	}
 }
 
-// readMeshsync asks the plugin how it is.
+// readMeshsync asks the plugin how it is. One that hangs must not hold up the probe, which is to find that out.
 func (s *sidecar) readMeshsync(ctx context.Context) (*status.Node, gate.Meshsync, []status.Reason) {
 	if s.cfg.Meshsync == "" {
 		return nil, gate.NoMeshsync, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Probe.Timeout)
+	defer cancel()
 	var node status.Node
 	if err := socket.Read(ctx, s.cfg.Meshsync, &node); err != nil {
 		return nil, gate.Unreachable, []status.Reason{{Code: "unreachable", Detail: err.Error()}}

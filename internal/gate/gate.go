@@ -85,12 +85,12 @@ const (
 	ProbeFailing     = "probe-failing"     // note: the last round was bad, and Fall is not reached
 	ProbeSlow        = "probe-slow"        // note: the last round was slow
 	MeshsyncUnknown  = "meshsync-unknown"  // note: the status of meshsync does not come
-	ClockUnknown     = "clock-unknown"     // note: the clock is not known to be right
+	ClockUncertain   = "clock-uncertain"   // note: the clock is not known to be right enough
 )
 
 // Codes lists every code above, for whoever counts or documents them.
 var Codes = []string{Ready, NotReady, ProbeDown, MeshsyncSilent, RouteStays, ReadvertiseDelay, Drained, Stopping,
-	ProbeFailing, ProbeSlow, MeshsyncUnknown, ClockUnknown}
+	ProbeFailing, ProbeSlow, MeshsyncUnknown, ClockUncertain}
 
 // Decision is what must hold from now on. Why begins with what decided; notes that decide nothing follow.
 type Decision struct {
@@ -238,7 +238,7 @@ func (g *Gate) notes() []status.Reason {
 		notes = append(notes, status.Reason{Code: MeshsyncUnknown, Detail: "the probe decides alone: " + words(g.meshWhy, "no status")})
 	}
 	if g.clockWhy != "" {
-		notes = append(notes, status.Reason{Code: ClockUnknown, Detail: g.clockWhy})
+		notes = append(notes, status.Reason{Code: ClockUncertain, Detail: g.clockWhy})
 	}
 	return notes
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v4/pkg/server"
+	"golang.org/x/sys/unix"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -83,6 +84,11 @@ type Speaker struct {
 // Start brings the sessions up and announces nothing. A Speaker that failed to start is of no further use, nor is the
 // process: GoBGP keeps state that a second try would meet, so let the supervisor start afresh.
 func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
+	for _, n := range cfg.Neighbors {
+		if err := passwordWorks(n); err != nil {
+			return nil, fmt.Errorf("neighbor %s: TCP MD5: %w", n.Address, err)
+		}
+	}
 	s := &Speaker{server: server.NewBgpServer(server.LoggerOption(log, &slog.LevelVar{})), cfg: cfg}
 	go s.server.Serve()
 	ctx := context.Background()
@@ -98,6 +104,28 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 		}
 	}
 	return s, nil
+}
+
+// passwordWorks tries on a socket of its own whether the kernel takes n's password. GoBGP only logs when its listener does
+// not, and would then take sessions without one.
+func passwordWorks(n Neighbor) error {
+	if n.Password == "" {
+		return nil
+	}
+	family := unix.AF_INET
+	if n.Address.Is6() {
+		family = unix.AF_INET6
+	}
+	key := unix.TCPMD5Sig{Keylen: uint16(len(n.Password)), Addr: unix.SockaddrStorage{Family: uint16(family)}}
+	if copy(key.Key[:], n.Password) < len(n.Password) {
+		return fmt.Errorf("a password has at most %d bytes", len(key.Key))
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &key)
 }
 
 func global(cfg Config) *api.Global {

@@ -38,7 +38,7 @@ const (
 // Config is fixed for the life of a Prober.
 type Config struct {
 	Addresses []netip.Addr
-	Port      uint16 // 53, except in tests
+	Port      uint16
 	Slow      time.Duration
 	Timeout   time.Duration
 }
