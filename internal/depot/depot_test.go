@@ -321,6 +321,7 @@ func TestHostileDirectoriesNeitherHangNorEscape(t *testing.T) {
 	for name, plant := range map[string]func(path string) error{
 		"pipe":             func(path string) error { return syscall.Mkfifo(path, 0o600) },
 		"link outside":     func(path string) error { return os.Symlink(outside, path) },
+		"link inside":      func(path string) error { return os.Symlink("1.root.json", path) },
 		"link to itself":   func(path string) error { return os.Symlink(filepath.Base(path), path) },
 		"link to a device": func(path string) error { return os.Symlink("/dev/zero", path) },
 		"directory":        func(path string) error { return os.Mkdir(path, 0o700) },

@@ -339,6 +339,36 @@ func TestALeaseEndsNoLaterThanTheKeysWord(t *testing.T) {
 	}
 }
 
+func TestAnEmergencyLeaseNeedsTheLeaseKeyOnly(t *testing.T) {
+	home := newHome(t, at(testNow), "tyo")
+	mustRelease(t, home, at(testNow), 1, ReleaseOptions{})
+	h, err := Open(home, at(testNow))
+	check(t, err)
+	check(t, h.setSwitchover(testNow.Add(time.Minute), Event{Event: "scheduled"}))
+	h.Close()
+	check(t, os.Remove(filepath.Join(home, keysDir, "release.pem")))
+	check(t, os.Remove(filepath.Join(home, keysDir, "root.pem")))
+	later := at(testNow.Add(time.Hour)) // the switchover has passed, and cannot be put on record
+	h, err = Open(home, later)
+	check(t, err)
+	until, err := h.Lease(0)
+	check(t, err)
+	h.Close()
+	if !until.Equal(testNow.Add(2*time.Hour)) || !newNode(t, home).verify().LeaseExpires.Equal(until) {
+		t.Fatalf("until %v", until)
+	}
+	s := &Server{Home: home, Clock: later, Renew: 10 * time.Minute}
+	if due, err := s.due(&published{home: home}); err != nil || due {
+		t.Fatalf("serve would renew without end: %v, %v", due, err)
+	}
+	h, err = Open(home, later)
+	check(t, err)
+	defer h.Close()
+	if _, err := h.AddMember("osa", "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "release key is not there") {
+		t.Fatalf("got %v", err)
+	}
+}
+
 func TestPromisesAreKeptBySchedule(t *testing.T) {
 	next := func(number uint64, at time.Time) release.Manifest {
 		return release.Manifest{Next: &release.Release{Number: number, Switchover: at}}

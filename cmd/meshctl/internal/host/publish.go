@@ -64,13 +64,14 @@ func (h *Host) promised(mem release.Memory, m release.Manifest) State {
 	return s
 }
 
-// Lease renews the lease for d, or for its usual length if d is 0, and puts a switchover that has passed on record. It
-// returns when the lease ends, which is no later than the word of any other role.
+// Lease renews the lease for d, or for its usual length if d is 0, and puts a switchover that has passed on record if the
+// release key is at hand: an emergency lease needs the lease key only. It returns when the lease ends, which is no later than the word of any other role.
 func (h *Host) Lease(d time.Duration) (time.Time, error) {
 	if d == 0 {
 		d = h.state.Lease()
 	}
-	if folded, err := h.Settle(); err != nil || folded && d == h.state.Lease() {
+	folded, err := h.Settle()
+	if err != nil && !errors.Is(err, errKeyAway) || folded && d == h.state.Lease() {
 		return h.view.LeaseExpires, err
 	}
 	keys, err := readKeys(h.home, "lease")
@@ -96,7 +97,8 @@ func (h *Host) Settle() (bool, error) {
 	}
 	m := h.view.Manifest
 	m.Current, m.Next = next, nil
-	return true, h.publish(m, Event{Event: "settled", Number: next.Number, Switchover: next.Switchover})
+	err := h.publish(m, Event{Event: "settled", Number: next.Number, Switchover: next.Switchover})
+	return err == nil, err
 }
 
 // Settled reports whether the next release's switchover has passed for everyone: this host and a member may each be
@@ -104,6 +106,9 @@ func (h *Host) Settle() (bool, error) {
 func Settled(m release.Manifest, now time.Time) bool {
 	return m.Next != nil && !m.Next.Switchover.IsZero() && now.After(m.Next.Switchover.Add(2*m.Epsilon()))
 }
+
+// errKeyAway is wrapped when a private key is not where it is looked for.
+var errKeyAway = errors.New("key is not there")
 
 // readKeys reads the private keys named; the others stay nil.
 func readKeys(home string, names ...string) (release.Keys, error) {
@@ -114,7 +119,7 @@ func readKeys(home string, names ...string) (release.Keys, error) {
 		}
 		data, err := depot.ReadFile(filepath.Join(home, keysDir), name+".pem", 16<<10)
 		if errors.Is(err, fs.ErrNotExist) {
-			return keys, hint("put it back for this command; it may be kept offline otherwise", "the %s key is not in %s", name, filepath.Join(home, keysDir))
+			return keys, hint("put it back for this command; it may be kept offline otherwise", "%s %w: %s", name, errKeyAway, filepath.Join(home, keysDir))
 		}
 		if err == nil {
 			*key, err = release.ParseKey(data)

@@ -23,12 +23,12 @@ type world struct {
 	says func(name string, view release.View) Answer
 }
 
-// newWorld has release 1 current, 2 staged, members fra and tyo, a lease of an hour, and a lead of a second.
+// newWorld has release 1 current, 2 staged, members fra and tyo, a lease of an hour, and a lead of two seconds.
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, home: newHome(t, time.Now, "fra", "tyo"), says: obedient}
 	mustRelease(t, w.home, time.Now, 1, ReleaseOptions{Now: true})
 	mustRelease(t, w.home, time.Now, 2, ReleaseOptions{})
-	w.s = Schedule{Home: w.home, Clock: time.Now, Mode: mesh.Confirmed, Lead: time.Second,
+	w.s = Schedule{Home: w.home, Clock: time.Now, Mode: mesh.Confirmed, Lead: 2 * time.Second,
 		Ask: func(_ context.Context, members []release.Member) map[string]Answer {
 			view, err := Read(w.home)
 			check(t, err)
@@ -77,7 +77,7 @@ func TestASwitchoverThatAllConfirmStandsAndIsSeenThrough(t *testing.T) {
 	before := time.Now()
 	set, err := w.s.Set(t.Context())
 	check(t, err)
-	if set.Number != 2 || set.At.Before(before.Add(time.Second)) || !w.next().Switchover.Equal(set.At) {
+	if set.Number != 2 || set.At.Before(before.Add(2 * time.Second)) || !w.next().Switchover.Equal(set.At) {
 		t.Fatalf("set %+v", set)
 	}
 	r, err := w.s.Review(t.Context(), set)

@@ -180,7 +180,7 @@ func (s *Server) keepOnce(p *published) error {
 	return err
 }
 
-// due reports whether the lease is old, or a switchover has passed.
+// due reports whether the lease is old, or a switchover has passed that this host has the key to put on record.
 func (s *Server) due(p *published) (bool, error) {
 	view, err := p.get()
 	if err != nil {
@@ -193,5 +193,10 @@ func (s *Server) due(p *published) (bool, error) {
 	now := s.Clock()
 	fresh := view.Expires
 	fresh.Timestamp = now.Add(state.Lease() - s.Renew)
-	return Settled(view.Manifest, now) || view.LeaseExpires.Before(fresh.Earliest()), nil
+	if Settled(view.Manifest, now) {
+		if _, err := readKeys(s.Home, "release"); !errors.Is(err, errKeyAway) {
+			return true, nil
+		}
+	}
+	return view.LeaseExpires.Before(fresh.Earliest()), nil
 }
