@@ -101,6 +101,14 @@ func (b *Builder) Add(rr dns.RR, file string, line int) {
 // Report adds a finding of whoever reads the records, so that they all come together and bounded from Build.
 func (b *Builder) Report(f Finding) { b.findings.add(f) }
 
+// file is the first file that had a record, for findings about none of them.
+func (b *Builder) file() string {
+	if len(b.files) == 0 {
+		return ""
+	}
+	return b.files[0]
+}
+
 // Len is the number of records added so far.
 func (b *Builder) Len() int { return len(b.records) }
 
@@ -198,7 +206,7 @@ func (b *Builder) build(origin string) *Zone {
 	}
 	apex, ok := packName(origin)
 	if !ok {
-		b.findings.add(Finding{Rule: "soa", Severity: Error,
+		b.findings.add(Finding{File: b.file(), Rule: "soa", Severity: Error,
 			Detail: "no SOA record, and so no origin: is this a whole zone file?"})
 		return nil
 	}

@@ -27,7 +27,7 @@ func (b *Builder) checkApex(z *Zone) {
 	apex := &z.nodes[0]
 	soa := apex.get(dns.TypeSOA)
 	if soa == nil {
-		b.findings.add(Finding{Owner: z.origin, Rule: "soa", Severity: Error, Detail: "no SOA record at the zone's origin"})
+		b.findings.add(Finding{File: b.file(), Owner: z.origin, Rule: "soa", Severity: Error, Detail: "no SOA record at the zone's origin"})
 		return
 	}
 	if apex.get(dns.TypeNS) == nil {

@@ -37,6 +37,9 @@ func (f Finding) String() string {
 	if f.Line > 0 {
 		place = fmt.Sprintf("%s:%d", place, f.Line)
 	}
+	if place == "" {
+		place = "zone"
+	}
 	if f.Owner != "" {
 		return fmt.Sprintf("%s: %s: %s: %s [%s]", place, f.Severity, f.Owner, f.Detail, f.Rule)
 	}

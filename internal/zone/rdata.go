@@ -48,7 +48,7 @@ func namesAt(typ uint16, rdata []byte) (from, to int) {
 
 // namesWhole reports whether RDATA has the names that its type has, and what comes after them.
 func namesWhole(typ uint16, rdata []byte) bool {
-	l, ok := layouts[typ]
+	_, ok := layouts[typ]
 	if !ok && typ != dns.TypeNAPTR {
 		return true
 	}
@@ -61,15 +61,13 @@ func namesWhole(typ uint16, rdata []byte) bool {
 			return false
 		}
 	}
-	switch {
-	case typ == dns.TypeSOA:
+	switch typ {
+	case dns.TypeSOA:
 		return len(rdata) == to+20
-	case l.offset == 18: // RRSIG and SIG: a signature
+	case dns.TypeRRSIG, dns.TypeSIG:
 		return len(rdata) > to
-	case typ == dns.TypeNXT: // a bitmap
-		return true
 	}
-	return len(rdata) == to
+	return true
 }
 
 // nameLen is the length of the name at an offset, 0 if there is none.

@@ -53,6 +53,30 @@ func TestRecordsAreInCanonicalOrderTheSOAFirst(t *testing.T) {
 	}
 }
 
+// TestOctetsThatKeysEscape: names with the octets 0 and 1 are other names, and in order.
+func TestOctetsThatKeysEscape(t *testing.T) {
+	order := []string{`\000`, `\000\000`, `\000\001`, `\001`, `\001\000`, `\002`, `a`, `x.a`, `a\000`, `x.a\000`, `a\000x`, `a\001`, `aa`}
+	text := "example. 60 SOA ns.test. mail.test. 1 1 1 1 1\nexample. 60 NS ns.test.\n"
+	for i := range order {
+		text += order[len(order)-1-i] + ".example. 60 A 192.0.2.1\n"
+	}
+	z := parse(t, text)
+	var got []string
+	for rr := range z.Records() {
+		if name := strings.TrimSuffix(rr.Header().Name, ".example."); rr.Header().Rrtype == dns.TypeA {
+			got = append(got, name)
+		}
+	}
+	if !slices.Equal(got, order) {
+		t.Errorf("got  %q\nwant %q", got, order)
+	}
+	for _, name := range []string{`a.\000`, `\000.a`, `a\000\000`, `\001\001`} {
+		if a := z.Lookup(zone.Query{Name: pack(t, name+".example."), Type: dns.TypeA, Class: dns.ClassINET}); a.Rcode != dns.RcodeNameError {
+			t.Errorf("%s: rcode %d", name, a.Rcode)
+		}
+	}
+}
+
 func TestRecordsIncludeSignaturesAndNSEC3InTheirPlaces(t *testing.T) {
 	var records []zone.Record
 	for _, rr := range sign("example.", slices.Collect(parse(t, small).Records()), nsec3) {

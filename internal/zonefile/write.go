@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/miekg/dns"
 
@@ -52,26 +53,45 @@ func escapeDollar(line string) string {
 	return line
 }
 
-// trusted types make up most of a zone, and have a form without pitfalls.
+// trusted types make up most of a zone, and have a form without pitfalls; but the type 0 has no mnemonic that is read.
 func trusted(rr dns.RR) bool {
-	switch rr.(type) {
-	case *dns.A, *dns.AAAA, *dns.NS, *dns.CNAME, *dns.DS, *dns.RRSIG, *dns.NSEC, *dns.NSEC3:
+	switch rr := rr.(type) {
+	case *dns.A, *dns.AAAA, *dns.NS, *dns.CNAME, *dns.DS:
 		return true
+	case *dns.RRSIG:
+		return rr.TypeCovered != dns.TypeNone
+	case *dns.NSEC:
+		return !slices.Contains(rr.TypeBitMap, dns.TypeNone)
+	case *dns.NSEC3:
+		return !slices.Contains(rr.TypeBitMap, dns.TypeNone)
 	}
 	return false
 }
 
+// readsBack reports whether Parse would take a line for the record.
 func readsBack(rr dns.RR, line string) bool {
-	zp := dns.NewZoneParser(bytes.NewReader(append([]byte(line), '\n')), ".", "")
-	back, ok := zp.Next()
-	return ok && zp.Err() == nil && len(wire(rr)) > 0 && back.Header().Rrtype == rr.Header().Rrtype &&
-		bytes.Equal(wire(rr), wire(back))
+	s := scanner{}
+	if err := s.split(line + "\n"); err != nil || len(s.entry.tokens) == 0 {
+		return false
+	}
+	var h dns.RR_Header
+	rdata, _, err := parseHead(&h, s.entry.tokens[1:])
+	if err != nil || len(rdata) == 0 || h.Rrtype != rr.Header().Rrtype {
+		return false
+	}
+	h.Name = "."
+	back, err := parseRdata(h, rdata, ".")
+	return err == nil && bytes.Equal(wire(rr), wire(back))
 }
 
 // wire is the RDATA in wire format, nil if it cannot be packed.
 func wire(rr dns.RR) []byte {
-	buf := make([]byte, 1<<16+300)
+	buf := make([]byte, dns.Len(rr)+64)
 	end, err := dns.PackRR(rr, buf, 0, nil, false)
+	if err != nil { // the estimate was too low
+		buf = make([]byte, 1<<17)
+		end, err = dns.PackRR(rr, buf, 0, nil, false)
+	}
 	if err != nil {
 		return nil
 	}
