@@ -296,7 +296,7 @@ func (r *reader) carried(b *BGP, prefixes *yaml.Node) {
 }
 
 func (r *reader) mirror(n *yaml.Node) *Mirror {
-	m := &Mirror{Interval: 30 * time.Second}
+	m := &Mirror{Interval: 2 * time.Second}
 	r.mapping(n, "mirror", keys{
 		"urls":     each(r, &m.URLs, repositoryURL),
 		"depot":    parsed(r, &m.Depot, path),
