@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
@@ -220,6 +222,23 @@ func TestLateRouterAndNoImport(t *testing.T) {
 	r.wantRoutes(both)
 	r.send(update(origin, asPath, nextHop))
 	r.send(message(2, []byte{0, 4, 24, 192, 0, 2, 0, 0})) // it even withdraws ours
+	received := uint64(0)
+	for deadline := time.Now().Add(5 * time.Second); received == 0; time.Sleep(5 * time.Millisecond) {
+		s.server.ListPeer(t.Context(), &api.ListPeerRequest{}, func(p *api.Peer) {
+			for _, a := range p.GetAfiSafis() {
+				received += a.GetState().GetReceived()
+			}
+		})
+		if time.Now().After(deadline) {
+			t.Fatal("the router's route did not arrive")
+		}
+	}
+	known := 0
+	s.server.ListPath(apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_GLOBAL, Family: packet.RF_IPv4_UC},
+		func(packet.NLRI, []*apiutil.Path) { known++ })
+	if known != 1 {
+		t.Errorf("%d IPv4 routes in the table, want ours alone", known)
+	}
 	r.conn.Close()
 	r.accept()
 	r.wantRoutes(both)

@@ -117,9 +117,9 @@ func (n Neighbor) NextHop(p netip.Prefix) netip.Addr {
 
 // Mirror is the repository that is followed (DELIV-1 to DELIV-3).
 type Mirror struct {
-	URLs     []string // tried in this order
-	Depot    string   // directory that meshsync reads
-	Root     string   // trusted root of the mesh
+	URLs  []string // tried in this order
+	Depot string   // directory that meshsync reads
+	Root  string   // trusted root of the mesh
 	// Interval is from one look to the next. The switchover's instant reaches a node this late, and must do so within
 	// half the lead of meshctl schedule (5 s unless said otherwise), or it is postponed.
 	Interval time.Duration
