@@ -1,10 +1,10 @@
+// CoreDNS's own listeners would be of MPTCP, on which socket options such as IP_MTU_DISCOVER fail.
+//go:debug multipathtcp=0
+
 // Command coredns is CoreDNS for a node of an anycast mesh: an authoritative server with the plugins that such a node
 // needs, and no resolver or proxy. Its command line is that of CoreDNS. For a CoreDNS with other plugins see the section
 // "Building" of plugin/sharedunicast/README.md.
 package main
-
-// CoreDNS's own listeners would be of MPTCP, which has no IP_MTU_DISCOVER.
-//go:debug multipathtcp=0
 
 import (
 	"log"

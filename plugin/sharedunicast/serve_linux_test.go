@@ -257,7 +257,15 @@ func TestGarbageDoesNoHarm(t *testing.T) {
 		}
 	}
 	for _, network := range []string{"udp", "tcp"} {
-		mustAsk(t, network, server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+		m, err := ask(network, server, "www.example.org.", dns.TypeA)
+		for range 3 {
+			if err != nil { // the garbage may still fill the socket's buffer
+				m, err = ask(network, server, "www.example.org.", dns.TypeA)
+			}
+		}
+		if err != nil || len(m.Answer) != 1 {
+			t.Errorf("after the garbage, over %s: %v, %v", network, m, err)
+		}
 	}
 	// A question that ends in the middle of a label.
 	short, _ := net.Dial("udp", server)

@@ -80,8 +80,9 @@ type drainListener struct {
 
 	mu    sync.Mutex
 	end   time.Time // not zero once draining
+	ended bool      // Accept has returned for the last time
 	conns map[*drainConn]struct{}
-	idle  chan struct{} // closed when draining and without connections
+	idle  chan struct{} // closed when ended and without connections
 }
 
 func newDrainListener(l net.Listener) *drainListener {
@@ -91,12 +92,14 @@ func newDrainListener(l net.Listener) *drainListener {
 // Accept implements net.Listener.
 func (l *drainListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err != nil {
+		l.ended = !l.end.IsZero()
+		l.closeIdle()
 		return nil, err
 	}
 	c := &drainConn{Conn: conn, listener: l}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.conns[c] = struct{}{}
 	return c, nil
 }
@@ -110,12 +113,12 @@ func (l *drainListener) drain(end time.Time) {
 	for c := range l.conns {
 		c.Conn.SetReadDeadline(end)
 	}
-	l.closeIdle()
 }
 
-// closeIdle is called with l.mu held, after each change of what it looks at.
+// closeIdle is called with l.mu held, after each change of what it looks at. That the listener is closed is not enough:
+// Accept may be about to return a connection that it had before.
 func (l *drainListener) closeIdle() {
-	if l.end.IsZero() || len(l.conns) > 0 {
+	if !l.ended || len(l.conns) > 0 {
 		return
 	}
 	select {

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"debug/buildinfo"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/coredns/caddy"
+)
+
+// A directive without its plugin would be refused only by the Corefile that uses it, and a plugin without its place in
+// the order never be called.
+func TestDirectivesAreThePluginsCompiledIn(t *testing.T) {
+	var want []string
+	for _, d := range directives {
+		want = append(want, "dns."+d)
+	}
+	slices.Sort(want)
+	got := slices.Sorted(slices.Values(caddy.ListPlugins()["others"]))
+	if !slices.Equal(got, want) {
+		t.Errorf("compiled in:\n%v\nin the order:\n%v", got, want)
+	}
+}
+
+// Where our plugins stand decides what they see, and what sees them.
+func TestPlaceOfOurPlugins(t *testing.T) {
+	at := func(name string) int { return slices.Index(directives, name) }
+	if at("sharedunicast") != at("shed")+1 || at("prometheus") != at("sharedunicast")+1 {
+		t.Error("sharedunicast is not between shed and prometheus")
+	}
+	if at("meshsync") < at("transfer") || at("meshsync") > at("whoami") {
+		t.Error("meshsync is not where file would be, between transfer and whoami")
+	}
+}
+
+// What build.sh relies on: the variable of the version, the list of plugins, and that the go:debug line is heeded.
+func TestBinary(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "coredns")
+	run := func(command string, args ...string) string {
+		out, err := exec.Command(command, args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %v: %v\n%s", command, args, err, out)
+		}
+		return string(out)
+	}
+	run("go", "build", "-ldflags", "-X main.version=9.8.7", "-o", binary, ".")
+	if out := run(binary, "-version"); !strings.HasPrefix(out, "coredns-anycast-9.8.7 (CoreDNS 1.") {
+		t.Errorf("-version says %s", out)
+	}
+	listed := strings.Fields(run(binary, "-plugins"))
+	for _, name := range []string{"sharedunicast", "meshsync"} {
+		if !slices.Contains(listed, name) {
+			t.Errorf("-plugins does not list %s", name)
+		}
+	}
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range info.Settings {
+		if s.Key == "DefaultGODEBUG" && strings.Contains(s.Value, "multipathtcp=0") {
+			return
+		}
+	}
+	t.Error("MPTCP is not off")
+}

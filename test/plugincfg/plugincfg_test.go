@@ -1,0 +1,164 @@
+// Package plugincfg tests the other way to a CoreDNS with our plugins: stock CoreDNS with two lines added to plugin.cfg,
+// as the section "Building" of plugin/sharedunicast/README.md tells it.
+package plugincfg
+
+import (
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+
+	"github.com/miekg/dns"
+)
+
+const module = "github.com/coredns-anycast/coredns-anycast"
+
+// before says which line of plugin.cfg each of ours goes before.
+var before = map[string]string{"sharedunicast": "prometheus:metrics", "meshsync": "file:file"}
+
+func TestStockCoreDNSWithTwoLinesMore(t *testing.T) {
+	if !testenv.CI() && os.Getenv("FULL") != "1" {
+		t.Skip("compiles all of CoreDNS, which takes minutes; set FULL=1 or CI=true to run it")
+	}
+	top := testenv.Top(t)
+	src := copyCoreDNS(t, top)
+	addPlugins(t, filepath.Join(src, "plugin.cfg"), readmeLines(t, top))
+
+	// The replacement stands for `go get`, which would take what is published rather than this checkout.
+	run(t, src, "go", "mod", "edit", "-require="+module+"@v0.0.0", "-replace="+module+"="+top)
+	run(t, src, "go", "generate", "coredns.go")
+	run(t, src, "go", "build", "-mod=mod", "-tags=grpcnotrace", "-o", "coredns", ".")
+
+	binary := filepath.Join(src, "coredns")
+	listed := strings.Fields(run(t, src, binary, "-plugins"))
+	for name := range before {
+		if !slices.Contains(listed, name) {
+			t.Errorf("-plugins does not list %s", name)
+		}
+	}
+	order, err := os.ReadFile(filepath.Join(src, "core/dnsserver/zdirectives.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?s)"shed",\s+"sharedunicast",\s+"prometheus",.*"dynupdate",.*"meshsync",\s+"file",`).Match(order) {
+		t.Errorf("order of directives:\n%s", order)
+	}
+	serves(t, binary)
+}
+
+// copyCoreDNS copies the CoreDNS that go.mod names out of the module cache.
+func copyCoreDNS(t *testing.T, top string) string {
+	t.Helper()
+	dir := strings.TrimSpace(run(t, top, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/coredns/coredns"))
+	src := filepath.Join(t.TempDir(), "coredns")
+	if err := os.CopyFS(src, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	// The module cache is read-only.
+	err := filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Chmod(path, 0o755)
+		}
+		return os.Chmod(path, 0o644)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src
+}
+
+// readmeLines returns the lines for plugin.cfg as the README gives them, of the plugins that this checkout has.
+func readmeLines(t *testing.T, top string) []string {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join(top, "plugin/sharedunicast/README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile(`(?m)^\w+:`+module+`/plugin/\w+$`).FindAllString(string(readme), -1)
+	if len(lines) != len(before) {
+		t.Fatalf("the README has the lines %q, want %d", lines, len(before))
+	}
+	return lines
+}
+
+func addPlugins(t *testing.T, file string, lines []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := string(text)
+	for _, line := range lines {
+		name, _, _ := strings.Cut(line, ":")
+		next := "\n" + before[name] + "\n"
+		if strings.Count(cfg, next) != 1 {
+			t.Fatalf("plugin.cfg has not one line %s", before[name])
+		}
+		cfg = strings.Replace(cfg, next, "\n"+line+next, 1)
+	}
+	if err := os.WriteFile(file, []byte(cfg), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serves starts the binary with sharedunicast in front of file, and asks.
+func serves(t *testing.T, binary string) {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := l.Addr().String()
+	l.Close()
+	_, port, _ := net.SplitHostPort(server)
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("db", "@ 60 IN SOA ns admin 1 60 60 60 60\n@ 60 IN NS ns\nns 60 IN A 192.0.2.53\n")
+	write("Corefile", fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.0.1\n file db\n}\n", port))
+
+	cmd := exec.Command(binary)
+	cmd.Dir = dir
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		answer, err := dns.Exchange(new(dns.Msg).SetQuestion("ns.example.org.", dns.TypeA), server)
+		if err == nil && answer.Authoritative && len(answer.Answer) == 1 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("answer %v, %v", answer, err)
+		}
+	}
+}
+
+func run(t *testing.T, dir, command string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(command, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", command, args, err, out)
+	}
+	return string(out)
+}
