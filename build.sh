@@ -2,7 +2,7 @@
 # Builds and tests coredns-anycast. Needs Go (the version in go.mod), nothing else; tests want daemons too, see below.
 #
 #   ./build.sh                    bin/coredns, bin/anycast-sidecar, bin/meshctl
-#   ./build.sh demo [OPTION…]     what is missing of these, and a mesh of three nodes on this machine (--once: end after it)
+#   ./build.sh demo [OPTION…]     these, and with them a mesh of three nodes on this machine (--once: end after it)
 #   ./build.sh test [PATTERN]     every test; as root on Debian it installs the daemons that the tests run against
 #   ./build.sh daemons            only that
 set -euo pipefail
@@ -27,8 +27,8 @@ binaries() {
 }
 
 demo() {
-	[ -x bin/coredns ] && [ -x bin/anycast-sidecar ] && [ -x bin/meshctl ] || binaries
-	[ -x bin/anycast-demo ] || build anycast-demo ./cmd/demo
+	binaries # what is there already and has not changed takes a second
+	build anycast-demo ./cmd/demo
 	exec bin/anycast-demo --bin bin "$@"
 }
 
