@@ -260,7 +260,7 @@ func TestFloorSurvivesKilling(t *testing.T) {
 	h := newHost(t, top)
 	h.current(1, h.zones(1))
 	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
-	lives := 40
+	lives := 25
 	if testing.Short() {
 		lives = 10
 	}
