@@ -40,7 +40,7 @@ func command() *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
-		withConfig("run FILE", "Run in the foreground until SIGTERM, which withdraws first",
+		withConfig("run FILE", "Run in the foreground until SIGTERM, which withdraws first; SIGUSR1 drains the node, SIGUSR2 ends that",
 			func(cmd *cobra.Command, c *config.Config) error {
 				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 				defer stop()

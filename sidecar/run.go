@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
@@ -71,6 +73,10 @@ func run(ctx context.Context, c *config.Config, stopping func()) error {
 			return err
 		}
 	}
+	drains := make(chan os.Signal, 1)
+	signal.Notify(drains, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(drains)
+	s.drains = drains
 	s.control(ctx)
 	stopping()
 	return s.withdraw()

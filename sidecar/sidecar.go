@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
@@ -32,6 +34,7 @@ type sidecar struct {
 	prober   *probe.Prober
 	gate     *gate.Gate
 	zones    []probe.Question // what meshsync last said it serves
+	drains   <-chan os.Signal // SIGUSR1 and SIGUSR2
 
 	mu       sync.Mutex
 	speaker  *bgp.Speaker // nil without a bgp section, and once it is stopped
@@ -67,8 +70,22 @@ func (s *sidecar) keep(ctx context.Context, due <-chan time.Time) {
 			return
 		case <-wake:
 			wake = s.decide()
+		case sig := <-s.drains:
+			s.drain(sig)
+			wake = s.decide()
 		}
 	}
+}
+
+// drain withdraws the route and keeps it so on SIGUSR1, whatever the service does; SIGUSR2 ends that. The DNS service
+// goes on, for queries that are still on their way.
+func (s *sidecar) drain(sig os.Signal) {
+	why := ""
+	if sig == syscall.SIGUSR1 {
+		why = "the operator drains this node; SIGUSR2 ends it"
+	}
+	s.log.Info("drain", "on", why != "")
+	s.gate.Drain(why)
 }
 
 // look brings the gate up to date: meshsync first, since it says what to ask for.
@@ -239,6 +256,9 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Announced, c.Why = s.decision.Announce, s.decision.Why
+	if s.mirror != nil {
+		c.MirrorError = s.mirror.Status().LastError
+	}
 	return c, nil
 }
 

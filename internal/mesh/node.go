@@ -114,6 +114,7 @@ type Decision struct {
 	Then     status.Ref      // what follows Serve at Until, if that is sure already; Number 0: silence, or not sure
 	Lapse    instant.Wall    // the lease's end as this clock must judge it
 	Confirms status.Confirms // what the node gives its word for
+	Holds    *status.Ref     // the switchover that is durable, confirmed or not; nil if none
 	Floor    uint64
 	Clock    status.ClockState
 	Refused  []status.Refused
@@ -141,6 +142,10 @@ func (n *Node) Decide(now instant.Instant) Decision {
 	}
 	if !want.Equal(n.durable) {
 		d.Persist = &want
+	}
+	if s := n.durable.Scheduled; s != nil {
+		held := *s
+		d.Holds = &held
 	}
 	n.judged = n.judged || known
 	n.stage(&d)

@@ -107,12 +107,7 @@ func (p Plan) lacksRelease(c status.Confirmation) *status.Reason {
 		return &status.Reason{Code: "wrong-mesh", Detail: fmt.Sprintf("it follows mesh %q", c.Mesh)}
 	}
 	if c.Confirms.Staged != p.Number {
-		for _, r := range c.Refused {
-			if r.Number == p.Number {
-				return &r.Reason
-			}
-		}
-		return &status.Reason{Code: NotReady, Detail: fmt.Sprintf("it has release %d staged, not %d", c.Confirms.Staged, p.Number)}
+		return p.unstaged(c)
 	}
 	if !c.Clock.Known {
 		return &status.Reason{Code: ClockUnknown, Detail: c.Clock.Reason}
@@ -121,6 +116,21 @@ func (p Plan) lacksRelease(c status.Confirmation) *status.Reason {
 		return &status.Reason{Code: NearSwitchover, Detail: fmt.Sprintf("its clock may be wrong by %v, more than %v", c.Clock.Bound, p.Epsilon)}
 	}
 	return nil
+}
+
+// unstaged is why a member has not staged the release, as far as it knows: what meshsync refused, and what kept the
+// sidecar from fetching it.
+func (p Plan) unstaged(c status.Confirmation) *status.Reason {
+	why := status.Reason{Code: NotReady, Detail: fmt.Sprintf("it has release %d staged, not %d", c.Confirms.Staged, p.Number)}
+	for _, r := range c.Refused {
+		if r.Number == p.Number {
+			why = r.Reason
+		}
+	}
+	if c.MirrorError != "" {
+		why.Detail += "; its mirror: " + c.MirrorError
+	}
+	return &why
 }
 
 // lacksSchedule is why the member may not switch at the instant set: nil if it gave its word.

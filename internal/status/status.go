@@ -127,6 +127,7 @@ type Confirmation struct {
 	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
 	Refused      []Refused    `json:"refused,omitempty"`
 	LastFault    *Fault       `json:"last_fault,omitempty"`
+	MirrorError  string       `json:"mirror_error,omitempty"` // why the repository cannot be fetched
 	Software     string       `json:"software"`
 	ConfigDigest string       `json:"config_digest"`
 	Announced    bool         `json:"announced"`

@@ -111,8 +111,19 @@ func announce(t *testing.T, router, neighbors string) {
 	dns.signal(syscall.SIGCONT)
 	took.add("name server goes on, route there", w.until(20*time.Second, "both routes", w.bothRoutes))
 
-	// SIGTERM withdraws first and ends in order.
+	// Drained by the operator, and back.
 	began := time.Now()
+	s.signal(syscall.SIGUSR1)
+	w.until(10*time.Second, "no route", w.noRoute)
+	took.add("drained, route gone", time.Since(began))
+	if !w.established() {
+		t.Error("a drain has closed a session")
+	}
+	s.signal(syscall.SIGUSR2)
+	w.until(20*time.Second, "both routes", w.bothRoutes)
+
+	// SIGTERM withdraws first and ends in order.
+	began = time.Now()
 	s.signal(syscall.SIGTERM)
 	w.until(10*time.Second, "no route", w.noRoute)
 	took.add("SIGTERM, route gone", time.Since(began))
