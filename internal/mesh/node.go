@@ -60,7 +60,7 @@ type Node struct {
 	refused map[uint64]status.Reason
 	clock   instant.Sample
 	served  uint64 // highest release that this process answered from
-	judged  bool   // the durable schedule was judged by a known clock since the start
+	judged  bool   // the schedule found on disk was judged by a known clock
 }
 
 // NewNode starts a node from what its disk says. durable is the zero value on a node that never ran.
@@ -147,7 +147,7 @@ func (n *Node) Decide(now instant.Instant) Decision {
 		held := *s
 		d.Holds = &held
 	}
-	n.judged = n.judged || known
+	n.judged = n.judged || known && n.view != nil
 	n.stage(&d)
 	d.Confirms = n.confirms(t)
 	d.Wake = n.wake(t)
@@ -175,22 +175,24 @@ func (t moment) near(w instant.Wall) bool {
 //
 // A schedule held is replaced (postponed, cancelled) only under a known clock, since it must be judged first whether
 // its instant has passed: if so, the node may have answered from its release, and that release is the floor. The first
-// judgement after a start is pessimistic, at c + e: the process before may have had a clock that ran ahead of this one.
+// judgement after a start is pessimistic, at c + e + ε: the process before may have answered at its own clock's T, which
+// was wrong by up to ε. What this process answered from is the floor, whatever its clock says since.
 func (n *Node) promise(t moment) Durable {
 	want := n.durable
+	want.Floor = max(want.Floor, n.served)
 	if !t.known || n.view == nil {
-		return want
+		return want.made()
 	}
 	if s := want.Scheduled; s != nil {
 		at := t.c
 		if !n.judged {
-			at = t.c.Add(t.e)
+			at = t.c.Add(t.e + n.view.Epsilon)
 		}
 		if at >= s.At {
 			want.Floor = max(want.Floor, s.Number)
-			want.Scheduled = nil
 		}
 	}
+	want = want.made()
 	next := n.view.Next
 	if next.Number > want.Floor && next.At != 0 && !t.past(next.At) {
 		want.Scheduled = &next
@@ -198,6 +200,14 @@ func (n *Node) promise(t moment) Durable {
 		want.Scheduled = nil
 	}
 	return want
+}
+
+// made is d without a switchover to a release that is not above the floor.
+func (d Durable) made() Durable {
+	if d.Scheduled != nil && d.Scheduled.Number <= d.Floor {
+		d.Scheduled = nil
+	}
+	return d
 }
 
 // due is the release that the schedule names at c; Number 0 if none.

@@ -335,6 +335,27 @@ func TestHoldover(t *testing.T) {
 	}
 }
 
+// A clock that is too wide: the switchover is held, so that the floor is right whatever happens, and not confirmed; around
+// it the node is silent (CLOCK-1).
+func TestClockTooWide(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startUncertified(t, newConfig(dir, h))
+	n.certify(300 * time.Millisecond) // the mesh wants 100 ms
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	n.staged(2)
+	at := h.schedule(1500 * time.Millisecond)
+	n.waits("the switchover held", func(s *status.Node) bool { return s.Scheduled != nil && s.Scheduled.Number == 2 })
+	if c := n.status().Confirms; c.Scheduled != nil {
+		t.Errorf("confirms %+v", c.Scheduled)
+	}
+	n.keeps(1, time.Until(at.Add(-320*time.Millisecond)))
+	time.Sleep(time.Until(at.Add(-299 * time.Millisecond)))
+	n.keeps(0, time.Until(at.Add(300*time.Millisecond)))
+	n.becomes(2)
+}
+
 // A sidecar that says nonsense is not believed.
 func TestInsaneSamples(t *testing.T) {
 	for name, s := range map[string]instant.Sample{
