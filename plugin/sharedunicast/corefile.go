@@ -146,6 +146,17 @@ func remedy(host string) string {
 	return "bind it to another, or make it a transfer-only block, with transfer and with tsig or tls"
 }
 
+// sharedBlocks returns the blocks with sharedunicast.
+func (f *corefile) sharedBlocks() []*block {
+	var found []*block
+	for _, b := range f.blocks {
+		if b.shared != nil {
+			found = append(found, b)
+		}
+	}
+	return found
+}
+
 // transferBlocks returns the blocks that listen on an administrative address. check has passed: they are transfer-only.
 func (f *corefile) transferBlocks() []*block {
 	var found []*block

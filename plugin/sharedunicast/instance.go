@@ -116,29 +116,34 @@ func (in *instance) start() error {
 // groups brings the Configs of all blocks together by transport, address and port, in the order of the Corefile.
 func (in *instance) groups() ([]*group, error) {
 	var groups []*group
-	for _, b := range in.corefile.blocks {
-		if b.shared == nil {
-			continue
-		}
+	for _, b := range in.corefile.sharedBlocks() {
 		for _, config := range b.keys {
-			config.ListenHosts = nil                          // set anew for the metrics of other plugins, which label by it
-			port, _ := strconv.ParseUint(config.Port, 10, 16) // checked in checkShared
+			config.ListenHosts = nil // told anew: other plugins' metrics are labelled by it
 			for _, addr := range b.shared.shared {
 				config.ListenHosts = append(config.ListenHosts, addr.String())
-				ap := netip.AddrPortFrom(addr, uint16(port))
-				i := slices.IndexFunc(groups, func(g *group) bool { return g.addr == ap })
-				if i < 0 {
-					i = len(groups)
-					groups = append(groups, &group{transport: config.Transport, addr: ap, pos: b.shared.pos})
+				g := groupAt(&groups, config, addr, b.shared.pos)
+				if g.transport != config.Transport {
+					return nil, fmt.Errorf("%s: both dns:// and tls:// on %s", b.shared.pos, g.addr)
 				}
-				if groups[i].transport != config.Transport {
-					return nil, fmt.Errorf("%s: both dns:// and tls:// on %s", b.shared.pos, ap)
-				}
-				groups[i].configs = append(groups[i].configs, config)
+				g.configs = append(g.configs, config)
 			}
 		}
 	}
 	return groups, nil
+}
+
+// groupAt returns the group at an address and the port of config, and makes it if it is not there.
+func groupAt(groups *[]*group, config *dnsserver.Config, addr netip.Addr, pos string) *group {
+	port, _ := strconv.ParseUint(config.Port, 10, 16) // checked in checkShared
+	at := netip.AddrPortFrom(addr, uint16(port))
+	for _, g := range *groups {
+		if g.addr == at {
+			return g
+		}
+	}
+	g := &group{transport: config.Transport, addr: at, pos: pos}
+	*groups = append(*groups, g)
+	return g
 }
 
 // serve makes the servers of a group, one per socket asked for with `multisocket`, and opens their sockets.
@@ -176,10 +181,7 @@ func newCoreServer(g *group) (coreServer, error) {
 func (in *instance) applyViews() error {
 	type served struct{ transport, zone, host, port string }
 	seen := make(map[served]bool)
-	for _, b := range in.corefile.blocks {
-		if b.shared == nil {
-			continue
-		}
+	for _, b := range in.corefile.sharedBlocks() {
 		for _, c := range b.keys {
 			if err := applyView(c); err != nil {
 				return fmt.Errorf("%s: %w", b.shared.pos, err)
@@ -235,48 +237,3 @@ func (in *instance) release() {
 		s.close()
 	}
 }
-
-// started are the instances whose sockets were opened, until a caddy.Instance is found gone.
-var started struct {
-	sync.Mutex
-	instances []*instance
-}
-
-func opened(in *instance) {
-	started.Lock()
-	defer started.Unlock()
-	started.instances = append(started.instances, in)
-}
-
-// reapAbandoned closes the sockets of instances that caddy has dropped. Caddy calls nothing of a new instance whose start
-// failed after our part of it, so that its sockets would stay, open and read by nobody.
-func reapAbandoned() {
-	started.Lock()
-	defer started.Unlock()
-	live := caddy.Instances()
-	started.instances = slices.DeleteFunc(started.instances, func(in *instance) bool {
-		dropped := !slices.Contains(live, in.caddy)
-		if dropped {
-			in.release()
-		}
-		return dropped
-	})
-}
-
-// reapOnRestartFailed makes the instances that run now reap starting if it fails: it is theirs that caddy calls then.
-func reapOnRestartFailed(starting *caddy.Instance) {
-	for _, ci := range caddy.Instances() {
-		if ci == starting {
-			continue
-		}
-		ci.StorageMu.Lock()
-		_, done := ci.Storage[reapKey{}]
-		ci.Storage[reapKey{}] = true
-		ci.StorageMu.Unlock()
-		if !done {
-			ci.OnRestartFailed = append(ci.OnRestartFailed, func() error { reapAbandoned(); return nil })
-		}
-	}
-}
-
-type reapKey struct{}

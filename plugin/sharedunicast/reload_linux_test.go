@@ -44,7 +44,7 @@ func load(t *testing.T, server string) (stop func()) {
 		t.Helper()
 		close(done)
 		wg.Wait()
-		if asked.Load() < 500 {
+		if asked.Load() < 50 {
 			t.Errorf("only %d queries asked", asked.Load())
 		}
 		lost.Range(func(what, _ any) bool { t.Errorf("of %d queries lost: %v", asked.Load(), what); return true })
