@@ -42,13 +42,12 @@ const (
 // notDurable is the rule that a state directory breaks which cannot be written to.
 const notDurable = "not-durable"
 
-// watcher looks at the repository whenever it may have changed. What must not be rolled back is on disk before it is
-// handed on.
+// watcher looks at the repository whenever it may have changed.
 type watcher struct {
 	repository string
 	state      *state
 	durable    release.Memory // what is on disk
-	mem        release.Memory // what is in force: durable, or the same content under a newer lease
+	mem        release.Memory // what is in force: durable, or newer while the disk refuses it
 	view       *release.View  // what mem says; nil before there is any
 	owed       bool           // the view is to be handed on, for the first time or since the repository is right again
 }
@@ -99,9 +98,6 @@ func (w *watcher) look() []found {
 	if err != nil {
 		return append(news, w.refuse(err)...)
 	}
-	if !sameMemory(next, w.mem) {
-		return news // it could not be made durable, and so is not used
-	}
 	w.view, w.owed = &view, true
 	return append(news, w.handOn()...)
 }
@@ -121,32 +117,24 @@ func (w *watcher) refuse(err error) []found {
 	return []found{{place: placeRepository, fault: &fault}}
 }
 
-// remember makes next durable and takes it into force. If the disk refuses, next may still be used if only the lease is
-// newer: whoever replays an older one after a crash shortens a lease, and changes no release and no switchover.
+// remember makes next durable and takes it into force, the latter also if the disk refuses: a node that knows of a
+// switchover must not go on with the old release past it (SYNC-F). It cannot go on with the new one either before its
+// floor is on disk, so the worst that a replay can do after a crash is to shorten a lease.
 func (w *watcher) remember(next release.Memory) []found {
+	w.mem = next
 	if sameMemory(w.durable, next) {
-		w.mem = next
 		return nil
 	}
 	if err := w.state.remember(next); err != nil {
-		if sameContent(w.durable, next) {
-			w.mem = next
-		}
 		return []found{{place: placeMemory, fault: &status.Fault{File: memoryFile, Rule: notDurable, Detail: err.Error()}}}
 	}
-	w.durable, w.mem = next, next
+	w.durable = next
 	return []found{{place: placeMemory}}
 }
 
 // sameMemory reports whether there is nothing to write. A memory changes only with one of these.
 func sameMemory(a, b release.Memory) bool {
 	return bytes.Equal(a.Root, b.Root) && bytes.Equal(a.Timestamp, b.Timestamp)
-}
-
-// sameContent reports whether a and b differ in the lease at most.
-func sameContent(a, b release.Memory) bool {
-	return bytes.Equal(a.Root, b.Root) && bytes.Equal(a.Snapshot, b.Snapshot) && bytes.Equal(a.Targets, b.Targets) &&
-		bytes.Equal(a.Manifest, b.Manifest)
 }
 
 // inForce reports whether the repository has the timestamp that is in force.

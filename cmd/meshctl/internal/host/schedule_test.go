@@ -77,7 +77,7 @@ func TestASwitchoverThatAllConfirmStandsAndIsSeenThrough(t *testing.T) {
 	before := time.Now()
 	set, err := w.s.Set(t.Context())
 	check(t, err)
-	if set.Number != 2 || set.At.Before(before.Add(2 * time.Second)) || !w.next().Switchover.Equal(set.At) {
+	if set.Number != 2 || set.At.Before(before.Add(2*time.Second)) || !w.next().Switchover.Equal(set.At) {
 		t.Fatalf("set %+v", set)
 	}
 	r, err := w.s.Review(t.Context(), set)
