@@ -56,8 +56,8 @@ install_daemons() {
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $daemons >/dev/null
 }
 
-# quiet leaves out what passed, and so shows what failed and what was skipped, and why.
-quiet() { grep -vE '^(=== (RUN|PAUSE|CONT|NAME)| *--- PASS|\?.*no test files)' || true; }
+# run shows what failed, what was skipped and why, and a line for each package.
+run() { go test -json "$@" | "$quiet"; }
 
 tests() {
 	install_daemons
@@ -65,10 +65,12 @@ tests() {
 	[ -z "$unformatted" ] || { echo "gofmt these: $unformatted"; exit 1; }
 	go vet ./...
 	GOOS=darwin go vet ./internal/... ./plugin/... ./cmd/meshctl
+	quiet=$(mktemp)
+	go build -o "$quiet" ./internal/testenv/quiet
 	# Tests of the whole run alone, after the rest: they measure time on machines with two cores.
 	# shellcheck disable=SC2046
-	go test -v -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/) | quiet
-	go test -v -timeout 25m -p 1 ${1:+-run "$1"} ./test/... | quiet
+	run -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/)
+	run -timeout 25m -p 1 ${1:+-run "$1"} ./test/...
 }
 
 case "${1:-}" in
