@@ -131,6 +131,9 @@ func (c *cli) seeThrough(ctx context.Context, s host.Schedule, set host.Set, fac
 	if len(reviewed.Missing) == 0 {
 		c.progress("confirmed by all members")
 	}
+	for _, m := range reviewed.Missing {
+		c.progress("not confirmed by %s", m)
+	}
 	results, err := s.Await(ctx, set)
 	if err != nil {
 		return err

@@ -33,6 +33,9 @@ type Plan struct {
 	Epsilon time.Duration                  // ε: the clock error that members must keep
 	Lead    time.Duration                  // from now to the switchover in mode Confirmed; 0: DefaultLead
 	Asked   instant.Wall                   // the instant that the operator asks for; 0: as soon as it is safe
+
+	Set        instant.Wall // the switchover to Number that is published already; 0: none
+	PromiseSet instant.Wall // E* for it: the latest end of any lease that does not name Set
 }
 
 // Missing is a member that does not have what the step needs, and why.
@@ -48,29 +51,54 @@ func (m Missing) String() string { return m.Member + ": " + m.Why.String() }
 func (p Plan) Safe() instant.Wall { return p.Promise.Add(2 * p.Epsilon) }
 
 // Choose gives the switchover's instant, and what speaks against it: members that lack the release, or an instant
-// asked for that is too early. Whoever sets it against that takes the risk on himself (meshctl schedule --force).
+// asked for that is too early. Whoever sets it against that takes the risk on himself (meshctl schedule --force). If it
+// gives Set, that stays in force; it is then for Review to say whether it stands, and what speaks against another
+// instant cannot be forced.
 func (p Plan) Choose(now instant.Wall) (at instant.Wall, against []Missing) {
-	against = p.missing(p.lacksRelease)
 	earliest := now.Add(p.lead())
 	if p.Mode == Lease {
 		earliest = max(earliest, p.Safe())
 	}
+	switch asked := p.Asked != 0 && p.Asked != p.Set; {
+	case p.fixed(now) && asked:
+		return p.Set, []Missing{againstInstant("too-late", "%v was asked for, but members switch at %v and may not hear of another instant before", p.Asked, p.Set)}
+	case p.fixed(now) || p.keeps(earliest) && !asked:
+		return p.Set, nil
+	}
+	against = p.missing(p.lacksRelease)
 	if p.Asked == 0 {
 		return earliest, against
 	}
 	if p.Asked < earliest {
-		against = append(against, Missing{Member: "switchover", Why: status.Reason{Code: "too-early",
-			Detail: fmt.Sprintf("%v was asked for, %v is the earliest that is safe in mode %s", p.Asked, earliest, p.Mode)}})
+		against = append(against, againstInstant("too-early", "%v was asked for, %v is the earliest that is safe in mode %s", p.Asked, earliest, p.Mode))
 	}
 	return p.Asked, against
 }
 
+// fixed reports whether the switchover that is set cannot be moved any more: it has passed for some, or will have before
+// all can have heard of another. Whoever has switched could only be silent until then.
+func (p Plan) fixed(now instant.Wall) bool {
+	return p.Set != 0 && now >= p.Set.Add(-max(p.lead(), DefaultLead)/2)
+}
+
+// keeps reports whether nothing is won by moving the switchover that is set: it is as early as any, and as safe.
+func (p Plan) keeps(earliest instant.Wall) bool {
+	safe := p.Mode != Lease || p.Set >= p.PromiseSet.Add(2*p.Epsilon)
+	return p.Set != 0 && p.Set <= earliest && safe
+}
+
+// againstInstant is what speaks against an instant itself.
+func againstInstant(code, format string, args ...any) Missing {
+	return Missing{Member: "switchover", Why: status.Reason{Code: code, Detail: fmt.Sprintf(format, args...)}}
+}
+
 // Review says, from what members said after the switchover at was published, whether it may stand. If not, postponed
 // is the instant to publish instead, and missing names the members that did not confirm it. Mode Lease needs nobody's
-// word.
+// word. A review that comes too late lets it stand: members that confirmed would switch before they hear of another
+// instant, and then be silent until it; the missing may go on with the old release until their lease ends.
 func (p Plan) Review(at, now instant.Wall) (stands bool, postponed instant.Wall, missing []Missing) {
 	missing = p.missing(func(c status.Confirmation) *status.Reason { return p.lacksSchedule(c, at) })
-	if len(missing) == 0 || p.Mode == Lease {
+	if late := now >= at.Add(-p.lead()/4); len(missing) == 0 || p.Mode == Lease || late {
 		return true, at, missing
 	}
 	return false, max(p.Safe(), now.Add(p.lead())), missing
@@ -79,11 +107,19 @@ func (p Plan) Review(at, now instant.Wall) (stands bool, postponed instant.Wall,
 // Deadline is when every member must have confirmed the switchover at: half the lead before it.
 func (p Plan) Deadline(at instant.Wall) instant.Wall { return at.Add(-p.lead() / 2) }
 
+// Grace is how long members may take to answer a question asked at the deadline, or after it.
+func (p Plan) Grace() time.Duration { return p.lead() / 8 }
+
+// minLead is the shortest lead, in ε: this host and a member may be apart by two, and half of the lead must be left for
+// both the switchover and its postponement to be heard of.
+const minLead = 8
+
 func (p Plan) lead() time.Duration {
-	if p.Lead > 0 {
-		return p.Lead
+	lead := p.Lead
+	if lead <= 0 {
+		lead = DefaultLead
 	}
-	return DefaultLead
+	return max(lead, minLead*p.Epsilon)
 }
 
 func (p Plan) missing(lacks func(status.Confirmation) *status.Reason) []Missing {

@@ -190,6 +190,12 @@ func (w *world) plan(d *datadriven.TestData) string {
 			p.Promise = w.wall(value)
 		case "asked":
 			p.Asked = w.wall(value)
+		case "set":
+			p.Set = w.wall(value)
+		case "promise-set":
+			p.PromiseSet = w.wall(value)
+		case "epsilon":
+			p.Epsilon = w.duration(value)
 		case "now":
 			now = w.wall(value)
 		case "review":

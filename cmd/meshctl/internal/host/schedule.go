@@ -101,7 +101,8 @@ func (s Schedule) settle() error {
 	return nil
 }
 
-// try chooses and publishes the instant, if nothing speaks against it or it is forced.
+// try chooses and publishes the instant, if nothing speaks against it or it is forced. One that is in force already, set
+// by a command that was killed since or runs beside this one, may be kept: then there is nothing to publish.
 func (s Schedule) try(confirmations map[string]status.Confirmation) (Set, error) {
 	h, err := Open(s.Home, s.Clock)
 	if err != nil {
@@ -113,8 +114,12 @@ func (s Schedule) try(confirmations map[string]status.Confirmation) (Set, error)
 		return Set{}, fmt.Errorf("the staged release was taken back meanwhile")
 	}
 	at, against := s.plan(h, confirmations).Choose(instant.WallOf(s.Clock()))
-	if len(against) > 0 && !s.Force {
+	inForce := at == instant.WallOf(next.Switchover)
+	if len(against) > 0 && (!s.Force || inForce) {
 		return Set{}, &AgainstError{next.Number, against}
+	}
+	if inForce {
+		return Set{Number: next.Number, At: next.Switchover}, nil
 	}
 	event := "scheduled"
 	if len(against) > 0 {
@@ -135,6 +140,9 @@ func (s Schedule) plan(h *Host, confirmations map[string]status.Confirmation) me
 		Epsilon: m.Epsilon(),
 		Lead:    s.Lead,
 		Asked:   instant.WallOf(s.At),
+
+		Set:        instant.WallOf(m.Next.Switchover),
+		PromiseSet: instant.WallOf(h.state.LatestWithout(m.Next.Number, m.Next.Switchover)),
 	}
 	for _, member := range m.Members {
 		p.Members = append(p.Members, member.Name)
@@ -168,35 +176,58 @@ type Reviewed struct {
 	Missing []mesh.Missing // who has not confirmed it
 }
 
-// Review collects the members' word for the switchover and, if one lacks at half the lead, postpones it. Mode lease
-// needs nobody's word, so that Review asks once and is done.
+// Review collects the members' word for the switchover and, if one lacks at half the lead, postpones it. A word that was
+// given holds, whether or not it can be heard again. Mode lease needs nobody's word, so that Review asks once and is done.
 func (s Schedule) Review(ctx context.Context, set Set) (Reviewed, error) {
-	lead := mesh.Plan{Lead: s.Lead}
-	deadline := lead.Deadline(instant.WallOf(set.At)).Time()
+	confirmations := map[string]status.Confirmation{}
 	for {
 		view, err := Read(s.Home)
 		if err != nil {
 			return Reviewed{}, err
 		}
-		confirmations := said(s.Ask(ctx, view.Manifest.Members))
+		plan := mesh.Plan{Lead: s.Lead, Epsilon: view.Manifest.Epsilon()}
+		deadline := plan.Deadline(instant.WallOf(set.At)).Time()
+		left := max(deadline.Sub(s.Clock()), 0)
+		set.hear(confirmations, said(s.askWithin(ctx, left+plan.Grace(), view.Manifest.Members)))
 		last := s.Mode == mesh.Lease || !s.Clock().Before(deadline)
 		r, err := s.judge(set, confirmations, last)
 		if err != nil || last || len(r.Missing) == 0 {
 			return r, err
 		}
-		if err := pause(ctx, askEvery); err != nil {
+		if err := pause(ctx, min(askEvery, deadline.Sub(s.Clock()))); err != nil {
 			return r, err
 		}
 	}
 }
 
-// judge reviews the switchover, and publishes a postponed one if it is time to.
+// askWithin asks for no longer than d: members that hang must not hold up a postponement until it is too late for it.
+func (s Schedule) askWithin(ctx context.Context, d time.Duration, members []release.Member) map[string]Answer {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return s.Ask(ctx, members)
+}
+
+// hear takes in what members said, unless they have confirmed the switchover before.
+func (set Set) hear(confirmations, said map[string]status.Confirmation) {
+	want := status.Ref{Number: set.Number, At: instant.WallOf(set.At)}
+	for name, c := range said {
+		if held := confirmations[name].Confirms.Scheduled; held == nil || *held != want {
+			confirmations[name] = c
+		}
+	}
+}
+
+// judge reviews the switchover, and publishes a postponed one if it is time to. One that was put on record has passed,
+// and stands.
 func (s Schedule) judge(set Set, confirmations map[string]status.Confirmation, last bool) (Reviewed, error) {
 	h, err := Open(s.Home, s.Clock)
 	if err != nil {
 		return Reviewed{}, err
 	}
 	defer h.Close()
+	if c := h.view.Manifest.Current; c != nil && c.Number == set.Number && c.Switchover.Equal(set.At) {
+		return Reviewed{Set: set, Stands: true}, nil
+	}
 	if !h.names(set) {
 		return Reviewed{Set: set}, fmt.Errorf("the switchover was changed by another command meanwhile")
 	}

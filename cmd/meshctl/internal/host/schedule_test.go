@@ -226,14 +226,85 @@ func TestAReleaseThatIsScheduledIsNotReplaced(t *testing.T) {
 
 func TestReviewNoticesAnotherCommand(t *testing.T) {
 	w := newWorld(t)
+	w.s.At = time.Now().Add(time.Hour)
 	set, err := w.s.Set(t.Context())
 	check(t, err)
+	w.s.At = time.Time{}
 	again, err := w.s.Set(t.Context())
 	check(t, err)
 	if _, err := w.s.Review(t.Context(), set); err == nil {
 		t.Fatal("a switchover that is not in force any more was reviewed")
 	}
 	if r, err := w.s.Review(t.Context(), again); err != nil || !r.Stands {
+		t.Fatalf("reviewed %+v, %v", r, err)
+	}
+}
+
+// Members that have switched can only be silent until an instant that is published afterwards.
+func TestAScheduleThatIsRepeatedKeepsTheSwitchoverInForce(t *testing.T) {
+	w := newWorld(t)
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	for when, clock := range map[string]Clock{"at once": time.Now, "between T and its record": at(set.At.Add(time.Millisecond))} {
+		repeated := w.s
+		repeated.Clock = clock
+		again, err := repeated.Set(t.Context())
+		check(t, err)
+		if again.At != set.At || !w.next().Switchover.Equal(set.At) {
+			t.Fatalf("%s: moved from %v to %v", when, set.At, again.At)
+		}
+		repeated.At, repeated.Force = set.At.Add(time.Hour), true
+		var against *AgainstError
+		if _, err = repeated.Set(t.Context()); !errors.As(err, &against) || against.Against[0].Why.Code != "too-late" {
+			t.Fatalf("%s: %v", when, err)
+		}
+	}
+}
+
+func TestAMemberThatHangsDoesNotHaveTheSwitchoverPostponedAfterTheFact(t *testing.T) {
+	w := newWorld(t)
+	w.s.Lead = time.Second
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	w.s.Ask = func(ctx context.Context, members []release.Member) map[string]Answer {
+		select { // as Asker would wait for a member that takes connections and says nothing
+		case <-ctx.Done():
+		case <-time.After(askTimeout):
+		}
+		return map[string]Answer{}
+	}
+	r, err := w.s.Review(t.Context(), set)
+	check(t, err)
+	if r.Stands || !time.Now().Before(set.At) {
+		t.Fatalf("reviewed %+v at %v", r, time.Now())
+	}
+}
+
+func TestAReviewAfterTheFactLetsItStand(t *testing.T) {
+	w := newWorld(t)
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	w.says = func(string, release.View) Answer { return Answer{Err: errors.New("gone")} }
+	w.s.Clock = at(set.At.Add(50 * time.Millisecond))
+	r, err := w.s.Review(t.Context(), set)
+	check(t, err)
+	if !r.Stands || len(r.Missing) != 2 || !w.next().Switchover.Equal(set.At) {
+		t.Fatalf("reviewed %+v", r)
+	}
+}
+
+func TestAWordThatWasGivenHolds(t *testing.T) {
+	w := newWorld(t)
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	rounds := 0
+	w.says = func(name string, v release.View) Answer {
+		if rounds++; (name == "tyo") == (rounds > 2) { // fra answers in the first round only, tyo from the second on
+			return obedient(name, v)
+		}
+		return Answer{Err: errors.New("a lost packet")}
+	}
+	if r, err := w.s.Review(t.Context(), set); err != nil || !r.Stands || len(r.Missing) > 0 {
 		t.Fatalf("reviewed %+v, %v", r, err)
 	}
 }
