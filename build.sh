@@ -13,6 +13,9 @@ export CGO_ENABLED=0
 daemons="bind9 bind9-dnsutils bind9-utils bird2 chrony frr iproute2 knot ldnsutils nftables nsd procps tcpdump xz-utils"
 commands="named delv dnssec-signzone bird chronyd /usr/lib/frr/bgpd ip knotd ldns-signzone nft nsd tcpdump xz"
 
+made=() # files to be removed at the end
+trap 'rm -f "${made[@]}"' EXIT
+
 version() { git describe --tags --always --dirty 2>/dev/null || echo dev; }
 
 build() { # NAME PACKAGE
@@ -49,7 +52,7 @@ install_daemons() {
 	if [ ! -e $policy ]; then
 		printf '#!/bin/sh\nexit 101\n' >$policy
 		chmod 755 $policy
-		trap 'rm -f $policy' EXIT
+		made+=("$policy")
 	fi
 	apt-get update -qq
 	# shellcheck disable=SC2086
@@ -66,6 +69,7 @@ tests() {
 	go vet ./...
 	GOOS=darwin go vet ./internal/... ./plugin/... ./cmd/meshctl
 	quiet=$(mktemp)
+	made+=("$quiet")
 	go build -o "$quiet" ./internal/testenv/quiet
 	# Tests of the whole run alone, after the rest: they measure time on machines with two cores.
 	# shellcheck disable=SC2046

@@ -12,10 +12,11 @@ import (
 
 // event is one line of `go test -json`; see `go doc test2json`.
 type event struct {
-	Action  string
-	Package string
-	Test    string
-	Output  string
+	Action     string
+	Package    string
+	ImportPath string // in place of Package while it is built
+	Test       string
+	Output     string
 }
 
 func main() {
@@ -36,7 +37,7 @@ func main() {
 }
 
 func handle(e event, wrote map[string][]string) {
-	key := e.Package + " " + e.Test
+	key := e.Package + e.ImportPath + " " + e.Test
 	switch e.Action {
 	case "output", "build-output":
 		if !strings.HasPrefix(e.Output, "=== ") {
