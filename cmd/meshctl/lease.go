@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"time"
@@ -43,6 +44,9 @@ func (c *cli) serveCommand() *cobra.Command {
 		Short: "Serve the repository to members over mutual TLS, and renew the lease",
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			if renew < time.Second {
+				return fmt.Errorf("--renew %v: at least 1s", renew)
+			}
 			if _, err := host.Read(c.home); err != nil {
 				return err
 			}
@@ -57,6 +61,6 @@ func (c *cli) serveCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8444", "administrative address to serve on")
-	cmd.Flags().DurationVar(&renew, "renew", time.Hour, "how old a lease may get")
+	cmd.Flags().DurationVar(&renew, "renew", time.Hour, "how old a lease may get, at most half its length")
 	return cmd
 }

@@ -68,6 +68,10 @@ func askOne(ctx context.Context, client *http.Client, m release.Member) (status.
 		return c, err
 	}
 	defer response.Body.Close()
+	// A certificate outlives a membership, and an address may have been another member's.
+	if owner := response.TLS.PeerCertificates[0].Subject.CommonName; owner != m.Name {
+		return c, fmt.Errorf("%s has the certificate of %q", m.Admin, owner)
+	}
 	if response.StatusCode != http.StatusOK {
 		return c, fmt.Errorf("%s said %s", m.Admin, response.Status)
 	}

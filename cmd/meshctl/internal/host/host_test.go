@@ -339,6 +339,18 @@ func TestALeaseEndsNoLaterThanTheKeysWord(t *testing.T) {
 	}
 }
 
+func TestALeaseThatHasEndedIsNotPublished(t *testing.T) {
+	home := newHome(t, time.Now)
+	h, err := Open(home, time.Now)
+	check(t, err)
+	defer h.Close()
+	for _, d := range []time.Duration{-time.Hour, time.Millisecond, MaxLease + 1} {
+		if until, err := h.Lease(d); err == nil || !strings.Contains(err.Error(), "a lease is 1s to") {
+			t.Errorf("a lease for %v: until %v, %v", d, until, err)
+		}
+	}
+}
+
 func TestAnEmergencyLeaseNeedsTheLeaseKeyOnly(t *testing.T) {
 	home := newHome(t, at(testNow), "tyo")
 	mustRelease(t, home, at(testNow), 1, ReleaseOptions{})

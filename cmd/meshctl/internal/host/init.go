@@ -2,7 +2,6 @@ package host
 
 import (
 	"crypto/ed25519"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -23,8 +22,8 @@ type InitOptions struct {
 // Init makes a home: keys, certificates, and a repository that names no release yet. random yields key material. The
 // home must not hold a mesh.
 func Init(home string, o InitOptions, random io.Reader, clock Clock) (*Host, error) {
-	if o.Lease < time.Second || o.Lease > MaxLease {
-		return nil, fmt.Errorf("a lease is 1s to %v, not %v", MaxLease, o.Lease)
+	if err := checkLease(o.Lease); err != nil {
+		return nil, err
 	}
 	manifest := release.Manifest{Format: release.ManifestFormat, Mesh: o.Mesh, EpsilonMS: int(o.Epsilon / time.Millisecond)}
 	if err := manifest.Validate(); err != nil {
@@ -45,9 +44,6 @@ func Init(home string, o InitOptions, random io.Reader, clock Clock) (*Host, err
 	}
 	return h, nil
 }
-
-// MaxLease bounds a lease: what is beyond the release key's word would be cut anyway.
-const MaxLease = 365 * 24 * time.Hour
 
 func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) error {
 	if h.taken() {

@@ -65,10 +65,14 @@ func (h *Host) promised(mem release.Memory, m release.Manifest) State {
 }
 
 // Lease renews the lease for d, or for its usual length if d is 0, and puts a switchover that has passed on record if the
-// release key is at hand: an emergency lease needs the lease key only. It returns when the lease ends, which is no later than the word of any other role.
+// release key is at hand: an emergency lease needs the lease key only. It returns when the lease ends, which is no later
+// than the word of any other role.
 func (h *Host) Lease(d time.Duration) (time.Time, error) {
 	if d == 0 {
 		d = h.state.Lease()
+	}
+	if err := checkLease(d); err != nil {
+		return time.Time{}, err
 	}
 	folded, err := h.Settle()
 	if err != nil && !errors.Is(err, errKeyAway) || folded && d == h.state.Lease() {
@@ -86,6 +90,16 @@ func (h *Host) Lease(d time.Duration) (time.Time, error) {
 	}
 	err = h.commit(h.promised(mem, h.view.Manifest), files)
 	return h.view.LeaseExpires, err
+}
+
+// MaxLease bounds a lease: what is beyond the release key's word would be cut anyway.
+const MaxLease = 365 * 24 * time.Hour
+
+func checkLease(d time.Duration) error {
+	if d < time.Second || d > MaxLease {
+		return fmt.Errorf("a lease is 1s to %v, not %v", MaxLease, d)
+	}
+	return nil
 }
 
 // Settle makes the next release the current one once its switchover has passed by the clock of every member, and

@@ -24,7 +24,7 @@ import (
 type Server struct {
 	Home  string
 	Clock Clock
-	Renew time.Duration // how old a lease may get
+	Renew time.Duration // how old a lease may get; no older than half its length
 	Log   *slog.Logger
 }
 
@@ -192,7 +192,7 @@ func (s *Server) due(p *published) (bool, error) {
 	}
 	now := s.Clock()
 	fresh := view.Expires
-	fresh.Timestamp = now.Add(state.Lease() - s.Renew)
+	fresh.Timestamp = now.Add(state.Lease() - min(s.Renew, state.Lease()/2))
 	if Settled(view.Manifest, now) {
 		if _, err := readKeys(s.Home, "release"); !errors.Is(err, errKeyAway) {
 			return true, nil

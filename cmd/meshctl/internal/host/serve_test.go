@@ -231,6 +231,9 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 		"good": func(w http.ResponseWriter) {
 			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good", Serving: 7})
 		},
+		"impostor": func(w http.ResponseWriter) { // with the certificate of another member of that address
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "impostor"})
+		},
 		"liar": func(w http.ResponseWriter) {
 			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good"})
 		},
@@ -255,6 +258,10 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 		defer server.Close()
 		dir, err := h.AddMember(name, server.Listener.Addr().String())
 		check(t, err)
+		if name == "impostor" {
+			dir, err = h.AddMember("other", server.Listener.Addr().String())
+			check(t, err)
+		}
 		server.TLS = bundle(t, dir)
 		server.StartTLS()
 	}
@@ -263,7 +270,7 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	config, err := TLS(home)
 	check(t, err)
 	got := Asker(config)(t.Context(), h.View().Manifest.Members)
-	if len(got) != 7 {
+	if len(got) != 9 {
 		t.Fatalf("%d answers", len(got))
 	}
 	for name, a := range got {
@@ -274,4 +281,13 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	if got["good"].Confirmation.Serving != 7 {
 		t.Errorf("good said %+v", got["good"])
 	}
+}
+
+func TestServeRenewsALeaseThatIsShorterThanItsAgeMayBe(t *testing.T) {
+	home := newHome(t, time.Now)
+	before := promised(t, home)
+	later := at(time.Now().Add(45 * time.Minute)) // of the hour that a lease lasts
+	s := serve(t, home, later, 2*time.Hour)
+	waitFor(t, "a lease before the old one ends", func() bool { return promised(t, home).After(before) })
+	s.stop()
 }
