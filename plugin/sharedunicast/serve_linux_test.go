@@ -277,3 +277,27 @@ func TestGarbageDoesNoHarm(t *testing.T) {
 		t.Errorf("to a truncated query: %x, %v, want FORMERR", b[:n], err)
 	}
 }
+
+// A header that promises a question it does not have is a format error over both transports (RFC 1035 4.1.1).
+func TestQuestionThatIsMissing(t *testing.T) {
+	port := freePort(t)
+	server := "127.0.53.1:" + port
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n}", port, zoneFile(t)))
+	header := []byte{0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0}
+	for _, network := range []string{"udp", "tcp"} {
+		conn, err := net.Dial(network, server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		d := &dns.Conn{Conn: conn}
+		if _, err := d.Write(header); err != nil {
+			t.Fatal(err)
+		}
+		m, err := d.ReadMsg()
+		if err != nil || m.Rcode != dns.RcodeFormatError || m.Id != 0x1234 {
+			t.Errorf("over %s: %v, %v", network, m, err)
+		}
+	}
+}

@@ -61,7 +61,7 @@ func (s *server) ServePacket(net.PacketConn) error {
 	if s.packet == nil {
 		return nil
 	}
-	return s.coreServer.ServePacket(s.packet)
+	return s.coreServer.ServePacket(udpConn{s.packet})
 }
 
 // Stop implements caddy.Stopper. Left to itself the core cuts TCP connections that it has accepted, but not yet read a
@@ -153,6 +153,15 @@ func (c *drainConn) SetReadDeadline(t time.Time) error {
 		t = l.end
 	}
 	return c.Conn.SetReadDeadline(t)
+}
+
+// Write implements net.Conn. The server writes a message at a time, its length before it.
+func (c *drainConn) Write(b []byte) (int, error) {
+	const length = 2
+	if len(b) > length {
+		mendRcode(b[length:])
+	}
+	return c.Conn.Write(b)
 }
 
 // Close implements net.Conn.
