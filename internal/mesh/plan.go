@@ -98,7 +98,7 @@ func againstInstant(code, format string, args ...any) Missing {
 // instant, and then be silent until it; the missing may go on with the old release until their lease ends.
 func (p Plan) Review(at, now instant.Wall) (stands bool, postponed instant.Wall, missing []Missing) {
 	missing = p.missing(func(c status.Confirmation) *status.Reason { return p.lacksSchedule(c, at) })
-	if late := now >= at.Add(-p.lead()/4); len(missing) == 0 || p.Mode == Lease || late {
+	if len(missing) == 0 || p.Mode == Lease || now >= p.TooLate(at) {
 		return true, at, missing
 	}
 	return false, max(p.Safe(), now.Add(p.lead())), missing
@@ -106,6 +106,9 @@ func (p Plan) Review(at, now instant.Wall) (stands bool, postponed instant.Wall,
 
 // Deadline is when every member must have confirmed the switchover at: half the lead before it.
 func (p Plan) Deadline(at instant.Wall) instant.Wall { return at.Add(-p.lead() / 2) }
+
+// TooLate is when the switchover at cannot be put off any more: another instant may not be heard of before it.
+func (p Plan) TooLate(at instant.Wall) instant.Wall { return at.Add(-p.lead() / 4) }
 
 // Grace is how long members may take to answer a question asked at the deadline, or after it.
 func (p Plan) Grace() time.Duration { return p.lead() / 8 }

@@ -306,7 +306,7 @@ func TestASwitchoverThatHasPassedForAllIsPutOnRecord(t *testing.T) {
 	mustRelease(t, home, at(testNow), 1, ReleaseOptions{})
 	h, err := Open(home, at(testNow))
 	check(t, err)
-	check(t, h.setSwitchover(testNow.Add(time.Minute), Event{Event: "scheduled"}))
+	check(t, h.setSwitchover(time.Time{}, testNow.Add(time.Minute), Event{Event: "scheduled"}))
 	h.Close()
 	for _, test := range []struct {
 		after time.Duration

@@ -34,6 +34,15 @@ func ends(now time.Time, d time.Duration, root time.Time) release.Expiries {
 
 // publish signs m with a new lease, and puts it in force.
 func (h *Host) publish(m release.Manifest, event Event) error {
+	return h.publishBefore(time.Time{}, m, event)
+}
+
+// errTooLate says that a publication was given up, since signing took until after its time.
+var errTooLate = errors.New("signing took too long")
+
+// publishBefore is publish, unless the time has come when all is signed, which takes seconds for 100,000 zones. A zero
+// time never comes.
+func (h *Host) publishBefore(end time.Time, m release.Manifest, event Event) error {
 	keys, err := readKeys(h.home, "release", "lease")
 	if err != nil {
 		return err
@@ -43,7 +52,11 @@ func (h *Host) publish(m release.Manifest, event Event) error {
 	if err != nil {
 		return err
 	}
-	if err := h.commit(h.promised(mem, m), files); err != nil {
+	promised := h.promised(mem, m)
+	if !end.IsZero() && !h.clock().Before(end) {
+		return errTooLate
+	}
+	if err := h.commit(promised, files); err != nil {
 		return err
 	}
 	return h.note(event)

@@ -126,7 +126,7 @@ func (s Schedule) try(confirmations map[string]status.Confirmation) (Set, error)
 		event = "scheduled by force"
 	}
 	set := Set{Number: next.Number, At: roundUp(at), Against: against}
-	return set, h.setSwitchover(set.At, Event{Event: event, Detail: detail(against)})
+	return set, h.setSwitchover(time.Time{}, set.At, Event{Event: event, Detail: detail(against)})
 }
 
 func (s Schedule) plan(h *Host, confirmations map[string]status.Confirmation) mesh.Plan {
@@ -159,14 +159,14 @@ func roundUp(w instant.Wall) time.Time {
 	return t
 }
 
-// setSwitchover publishes the instant of the next release.
-func (h *Host) setSwitchover(at time.Time, event Event) error {
+// setSwitchover publishes the instant of the next release, before end if that is not zero.
+func (h *Host) setSwitchover(end, at time.Time, event Event) error {
 	m := h.view.Manifest
 	next := *m.Next
 	next.Switchover = at
 	m.Next = &next
 	event.Number, event.Switchover = next.Number, at
-	return h.publish(m, event)
+	return h.publishBefore(end, m, event)
 }
 
 // Reviewed is what became of a switchover that was set.
@@ -231,12 +231,16 @@ func (s Schedule) judge(set Set, confirmations map[string]status.Confirmation, l
 	if !h.names(set) {
 		return Reviewed{Set: set}, fmt.Errorf("the switchover was changed by another command meanwhile")
 	}
-	stands, postponed, missing := s.plan(h, confirmations).Review(instant.WallOf(set.At), instant.WallOf(s.Clock()))
+	plan := s.plan(h, confirmations)
+	stands, postponed, missing := plan.Review(instant.WallOf(set.At), instant.WallOf(s.Clock()))
 	if stands || s.Force || !last {
 		return Reviewed{Set: set, Stands: true, Missing: missing}, nil
 	}
 	later := Set{Number: set.Number, At: roundUp(postponed)}
-	err = h.setSwitchover(later.At, Event{Event: "postponed", Detail: detail(missing)})
+	err = h.setSwitchover(plan.TooLate(instant.WallOf(set.At)).Time(), later.At, Event{Event: "postponed", Detail: detail(missing)})
+	if errors.Is(err, errTooLate) {
+		return Reviewed{Set: set, Stands: true, Missing: missing}, nil
+	}
 	return Reviewed{Set: later, Missing: missing}, err
 }
 

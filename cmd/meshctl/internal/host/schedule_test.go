@@ -293,6 +293,26 @@ func TestAReviewAfterTheFactLetsItStand(t *testing.T) {
 	}
 }
 
+// The clock runs on while the postponement is signed.
+func TestAPostponementThatIsSignedTooLateIsNotPublished(t *testing.T) {
+	w := newWorld(t)
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	w.says = func(string, release.View) Answer { return Answer{Err: errors.New("gone")} }
+	reads := 0
+	w.s.Clock = func() time.Time {
+		if reads++; reads < 5 { // the review's and the plan's; what follows is the publication's
+			return set.At.Add(-time.Second)
+		}
+		return set.At.Add(-400 * time.Millisecond)
+	}
+	r, err := w.s.Review(t.Context(), set)
+	check(t, err)
+	if !r.Stands || len(r.Missing) != 2 || !w.next().Switchover.Equal(set.At) {
+		t.Fatalf("reviewed %+v after %d looks at the clock", r, reads)
+	}
+}
+
 func TestAWordThatWasGivenHolds(t *testing.T) {
 	w := newWorld(t)
 	set, err := w.s.Set(t.Context())
