@@ -356,7 +356,7 @@ func TestAnEmergencyLeaseNeedsTheLeaseKeyOnly(t *testing.T) {
 	mustRelease(t, home, at(testNow), 1, ReleaseOptions{})
 	h, err := Open(home, at(testNow))
 	check(t, err)
-	check(t, h.setSwitchover(testNow.Add(time.Minute), Event{Event: "scheduled"}))
+	check(t, h.setSwitchover(time.Time{}, testNow.Add(time.Minute), Event{Event: "scheduled"}))
 	h.Close()
 	check(t, os.Remove(filepath.Join(home, keysDir, "release.pem")))
 	check(t, os.Remove(filepath.Join(home, keysDir, "root.pem")))

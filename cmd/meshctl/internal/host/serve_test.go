@@ -194,7 +194,7 @@ func TestServeRenewsTheLeaseAndSettles(t *testing.T) {
 	mustRelease(t, home, clock, 1, ReleaseOptions{})
 	h, err := Open(home, clock)
 	check(t, err)
-	check(t, h.setSwitchover(testNow.Add(time.Minute), Event{Event: "scheduled"}))
+	check(t, h.setSwitchover(time.Time{}, testNow.Add(time.Minute), Event{Event: "scheduled"}))
 	h.Close()
 	serve(t, home, clock, 10*time.Minute)
 	view := func() release.View { v, err := Read(home); check(t, err); return v }
