@@ -11,6 +11,8 @@ import (
 	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
 	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	pkgparse "github.com/coredns/coredns/plugin/pkg/parse"
 	"github.com/coredns/coredns/plugin/pkg/transport"
 )
 
@@ -38,7 +40,7 @@ type block struct {
 	caddyfile.ServerBlock
 	file   string
 	config *dnsserver.Config   // of the first key
-	keys   []*dnsserver.Config // of every key
+	keys   []*dnsserver.Config // of every zone that the keys stand for
 	shared *directive          // nil without sharedunicast
 }
 
@@ -58,7 +60,7 @@ func readCorefile(c *caddy.Controller, input caddy.Input) (*corefile, error) {
 	}
 	f := new(corefile)
 	for i, sb := range parsed {
-		b := &block{ServerBlock: sb, file: input.Path(), keys: configs(c, i, len(sb.Keys))}
+		b := &block{ServerBlock: sb, file: input.Path(), keys: configs(c, i, zones(sb.Keys))}
 		b.config = b.keys[0]
 		f.blocks = append(f.blocks, b)
 		tokens, ok := sb.Tokens[pluginName]
@@ -75,7 +77,18 @@ func readCorefile(c *caddy.Controller, input caddy.Input) (*corefile, error) {
 	return f, nil
 }
 
-// configs returns the Configs of server block i, which has n keys. The plugin API gives only that of the block that a
+// zones counts what the core makes of a block's keys: a prefix that ends inside an octet is several zones.
+func zones(keys []string) int {
+	n := 0
+	for _, key := range keys {
+		_, rest := pkgparse.Transport(key)
+		hosts, _, _ := plugin.SplitHostPort(rest) // the core has refused a key with an error
+		n += len(hosts)
+	}
+	return n
+}
+
+// configs returns the Configs of server block i, which has n zones. The plugin API gives only that of the block that a
 // controller stands at, so stand it there.
 func configs(c *caddy.Controller, i, n int) []*dnsserver.Config {
 	at := *c

@@ -93,6 +93,16 @@ func TestBlocksShareAnAddress(t *testing.T) {
 	mustAsk(t, "udp", "127.0.53.3:"+port, "example.org.", dns.TypeA, dns.RcodeRefused)
 }
 
+// The core makes several zones of a key whose prefix ends inside an octet.
+func TestReversePrefixIsServedWhole(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf("10.0.0.0/23:%s example.org:%[1]s {\n sharedunicast 127.0.53.1\n whoami\n}", port))
+	for _, name := range []string{"1.0.0.10.in-addr.arpa.", "1.1.0.10.in-addr.arpa.", "example.org."} {
+		mustAsk(t, "udp", "127.0.53.1:"+port, name, dns.TypeA, dns.RcodeSuccess)
+	}
+	mustAsk(t, "udp", "127.0.53.1:"+port, "1.2.0.10.in-addr.arpa.", dns.TypeA, dns.RcodeRefused)
+}
+
 // The core installs the filters of views in a place that it does not reach for blocks of ours.
 func TestViewsSelectTheBlock(t *testing.T) {
 	port, client := freePort(t), freePort(t)
