@@ -107,7 +107,7 @@ func (m *Meshsync) others(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 func isTransfer(qtype uint16) bool { return qtype == dns.TypeAXFR || qtype == dns.TypeIXFR }
 
 func reply(w dns.ResponseWriter, r *dns.Msg, rcode int) (int, error) {
-	return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, rcode))
+	return dns.RcodeSuccess, w.WriteMsg(withOPT(new(dns.Msg).SetRcode(r, rcode), r))
 }
 
 // limit is the largest response for the client, in octets.

@@ -104,6 +104,21 @@ func TestOthers(t *testing.T) {
 	}
 }
 
+// A refusal has the OPT record of any answer, DO as asked: without one, plugin nsid would add one that says DO.
+func TestRefusalsHaveOPT(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	for _, do := range []bool{false, true} {
+		w := &writer{}
+		n.ServeDNS(context.Background(), w, new(dns.Msg).SetQuestion("example.net.", dns.TypeA).SetEdns0(4096, do))
+		if opt := w.said.IsEdns0(); w.said.Rcode != dns.RcodeRefused || opt == nil || opt.Do() != do || opt.UDPSize() != maxUDP {
+			t.Errorf("DO %v: %v", do, w.said)
+		}
+	}
+}
+
 // UDP answers keep to what the client takes, and to what needs no fragments; streams have room.
 func TestSizeOfAnswers(t *testing.T) {
 	dir, h := nodeDir(t)
