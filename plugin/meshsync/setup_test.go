@@ -66,7 +66,7 @@ func TestCorefile(t *testing.T) {
 		{"sidecar without scheme", ". {\n meshsync MESH {\n root MESH/root.json\n clock sidecar /run/x.sock\n}\n}", "Corefile:4 .*unix:///absolute"},
 		{"status relative", ". {\n meshsync MESH {\n " + good + " status unix://x.sock\n}\n}", "Corefile:5 .*status.*unix:///absolute"},
 		{"status too long", ". {\n meshsync MESH {\n " + good + " status unix:///" + strings.Repeat("x", 120) + "\n}\n}", "Corefile:5 .*107 bytes"},
-		{"root not there", ". {\n meshsync MESH {\n root MESH/no.json\n clock assume 1ms\n}\n}", "Corefile:.*root: .*no such file"},
+		{"root not there", ". {\n meshsync MESH {\n root MESH/no.json\n clock assume 1ms\n}\n}", "Corefile:.*root: .*/no.json: no such file"},
 		{"root of nonsense", ". {\n meshsync MESH {\n root MESH\n clock assume 1ms\n}\n}", "Corefile:.*root: .*not a regular file"},
 		{"gRPC", "grpc://a {\n meshsync MESH {\n " + good + "}\n}", "Corefile:.*grpc://a.*echoes"},
 		{"gRPC as one of several", "a grpc://b {\n meshsync MESH {\n " + good + "}\n}", "Corefile:.*grpc://b.*echoes"},

@@ -128,8 +128,12 @@ func (s *state) sweep() error {
 // readRoot starts a memory from the root.json that the operator installed.
 func readRoot(path string) (release.Memory, error) {
 	data, err := depot.ReadFile(filepath.Dir(path), filepath.Base(path), release.MaxMemoryBytes)
+	var relative *fs.PathError // it names the file as its directory does
+	if errors.As(err, &relative) {
+		err = relative.Err
+	}
 	if err != nil {
-		return release.Memory{}, err
+		return release.Memory{}, fmt.Errorf("%s: %w", path, err)
 	}
 	mem, err := release.NewMemory(data)
 	if err != nil {
