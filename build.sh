@@ -73,8 +73,9 @@ tests() {
 	go build -o "$quiet" ./internal/testenv/quiet
 	# Tests of the whole run alone, after the rest: they measure time on machines with two cores.
 	# shellcheck disable=SC2046
-	run -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/)
-	run -timeout 25m -p 1 ${1:+-run "$1"} ./test/...
+	run -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/) || failed=1
+	run -timeout 25m -p 1 ${1:+-run "$1"} ./test/... || failed=1
+	exit ${failed:-0}
 }
 
 case "${1:-}" in
