@@ -18,6 +18,30 @@ func (c udpConn) WriteTo(message []byte, to net.Addr) (int, error) {
 	return c.UDPConn.WriteTo(message, to)
 }
 
+// tcpListener is a listener for plain DNS with that mended in what its connections send. Below TLS it would change what
+// is no message: a ServerHello may look like one.
+type tcpListener struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (l tcpListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return tcpConn{conn}, nil
+}
+
+type tcpConn struct{ net.Conn }
+
+// Write implements net.Conn. The server writes a message at a time, its length before it.
+func (c tcpConn) Write(b []byte) (int, error) {
+	const length = 2
+	if len(b) > length {
+		mendRcode(b[length:])
+	}
+	return c.Conn.Write(b)
+}
+
 // mendRcode makes a SERVFAIL to no question a FORMERR. Within TLS nobody looks.
 func mendRcode(message []byte) {
 	const rcode, qdcount, header = 3, 4, 12

@@ -1,6 +1,7 @@
 package sharedunicast
 
 import (
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -136,10 +137,14 @@ func TestServesOverTLS(t *testing.T) {
 		sharedunicast 127.0.0.1
 		whoami
 	}`, port, tlsPort, cert, key))
-	c := &dns.Client{Net: "tcp-tls", TLSConfig: clientTLS(t, cert, "")}
-	answer, _, err := c.Exchange(new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA), "127.0.0.1:"+tlsPort)
-	if err != nil || len(answer.Extra) == 0 {
-		t.Errorf("%v, %v", answer, err)
+	for _, curves := range [][]tls.CurveID{nil, {tls.X25519}} { // the server's first message is long or short
+		config := clientTLS(t, cert, "")
+		config.CurvePreferences = curves
+		c := &dns.Client{Net: "tcp-tls", TLSConfig: config}
+		answer, _, err := c.Exchange(new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA), "127.0.0.1:"+tlsPort)
+		if err != nil || len(answer.Extra) == 0 {
+			t.Errorf("%v: %v, %v", curves, answer, err)
+		}
 	}
 	mustAsk(t, "udp", "127.0.0.1:"+port, "www.example.net.", dns.TypeA, dns.RcodeSuccess)
 }

@@ -54,7 +54,12 @@ func (s *server) close() {
 }
 
 // Serve implements caddy.TCPServer.
-func (s *server) Serve(net.Listener) error { return s.coreServer.Serve(s.listener) }
+func (s *server) Serve(net.Listener) error {
+	if s.packet == nil { // within TLS
+		return s.coreServer.Serve(s.listener)
+	}
+	return s.coreServer.Serve(tcpListener{s.listener})
+}
 
 // ServePacket implements caddy.UDPServer.
 func (s *server) ServePacket(net.PacketConn) error {
@@ -153,15 +158,6 @@ func (c *drainConn) SetReadDeadline(t time.Time) error {
 		t = l.end
 	}
 	return c.Conn.SetReadDeadline(t)
-}
-
-// Write implements net.Conn. The server writes a message at a time, its length before it.
-func (c *drainConn) Write(b []byte) (int, error) {
-	const length = 2
-	if len(b) > length {
-		mendRcode(b[length:])
-	}
-	return c.Conn.Write(b)
 }
 
 // Close implements net.Conn.
