@@ -59,7 +59,7 @@ type Node struct {
 	ready   map[uint64]bool
 	refused map[uint64]status.Reason
 	clock   instant.Sample
-	served  uint64 // highest release that this process answered from
+	served  uint64 // highest release that this process answered from, or the one before may have
 	judged  bool   // the schedule found on disk was judged by a known clock
 }
 
@@ -126,8 +126,9 @@ func (n *Node) Decide(now instant.Instant) Decision {
 	bound, known, why := n.clock.Error(now)
 	d := Decision{Clock: status.ClockState{Known: known, Bound: bound, Source: n.clock.Source, Reason: why}}
 	t := moment{c: now.Wall, e: bound, known: known, why: why}
+	n.judge(t)
 	want := n.promise(t)
-	d.Floor = max(want.Floor, n.served)
+	d.Floor = want.Floor
 	due := n.due(t)
 	d.Silent = n.silence(t, due, d.Floor)
 	if len(d.Silent) == 0 {
@@ -147,7 +148,6 @@ func (n *Node) Decide(now instant.Instant) Decision {
 		held := *s
 		d.Holds = &held
 	}
-	n.judged = n.judged || known && n.view != nil
 	n.stage(&d)
 	d.Confirms = n.confirms(t)
 	d.Wake = n.wake(t)
@@ -171,26 +171,32 @@ func (t moment) near(w instant.Wall) bool {
 	return -t.e <= gap && gap <= t.e
 }
 
+// judge judges the schedule that was found on disk, once, as soon as it can be, and pessimistically at c + e + ε: the
+// process before may have answered at its own clock's T, which was wrong by up to ε. The judgement holds though it may
+// take a while to be durable.
+func (n *Node) judge(t moment) {
+	if n.judged || !t.known || n.view == nil {
+		return
+	}
+	n.judged = true
+	if s := n.durable.Scheduled; s != nil && t.c.Add(t.e+n.view.Epsilon) >= s.At {
+		n.served = max(n.served, s.Number)
+	}
+}
+
 // promise is what ought to be durable: the floor as the time makes it, and the switchover that the view sets.
 //
 // A schedule held is replaced (postponed, cancelled) only under a known clock, since it must be judged first whether
-// its instant has passed: if so, the node may have answered from its release, and that release is the floor. The first
-// judgement after a start is pessimistic, at c + e + ε: the process before may have answered at its own clock's T, which
-// was wrong by up to ε. What this process answered from is the floor, whatever its clock says since.
+// its instant has passed: if so, the node may have answered from its release, and that release is the floor. What was
+// answered from is the floor, whatever the clock says since.
 func (n *Node) promise(t moment) Durable {
 	want := n.durable
 	want.Floor = max(want.Floor, n.served)
 	if !t.known || n.view == nil {
 		return want.made()
 	}
-	if s := want.Scheduled; s != nil {
-		at := t.c
-		if !n.judged {
-			at = t.c.Add(t.e + n.view.Epsilon)
-		}
-		if at >= s.At {
-			want.Floor = max(want.Floor, s.Number)
-		}
+	if s := want.Scheduled; s != nil && t.past(s.At) {
+		want.Floor = max(want.Floor, s.Number)
 	}
 	want = want.made()
 	next := n.view.Next
