@@ -1,6 +1,7 @@
 package sharedunicast
 
 import (
+	"container/list"
 	"net"
 	"sync"
 	"time"
@@ -104,7 +105,7 @@ func (l *drainListener) Accept() (net.Conn, error) {
 		l.closeIdle()
 		return nil, err
 	}
-	c := &drainConn{Conn: conn, listener: l}
+	c := &drainConn{Conn: conn, listener: l, place: connected.enter(conn)}
 	l.conns[c] = struct{}{}
 	return c, nil
 }
@@ -147,6 +148,7 @@ func (l *drainListener) wait(end time.Time) {
 type drainConn struct {
 	net.Conn
 	listener *drainListener
+	place    *list.Element // among all that are connected
 }
 
 // SetReadDeadline implements net.Conn. A server sets it before each read.
@@ -167,5 +169,6 @@ func (c *drainConn) Close() error {
 	delete(l.conns, c)
 	l.closeIdle()
 	l.mu.Unlock()
+	connected.leave(c.place)
 	return c.Conn.Close()
 }

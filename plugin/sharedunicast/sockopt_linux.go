@@ -48,3 +48,12 @@ func setOptions(fd int, network string, ipv6 bool) error {
 func reusePortOption(fd int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 }
+
+// descriptors is how many the process may have open. The Go runtime has raised it as far as it may.
+func descriptors() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int(min(limit.Cur, 1<<30))
+}

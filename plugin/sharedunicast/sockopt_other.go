@@ -8,3 +8,5 @@ import "errors"
 func setOptions(int, string, bool) error { return nil }
 
 func reusePortOption(int) error { return errors.New("multisocket with sharedunicast needs Linux") }
+
+func descriptors() int { return 256 }
