@@ -85,7 +85,12 @@ func TestErrors(t *testing.T) {
 		want       []string
 	}{
 		{"empty", "", []string{"x.yaml:1:1: the file is empty"}},
-		{"not YAML", "node: [", []string{"x.yaml:1:1: did not find expected node content"}},
+		{"not YAML", "node: [", []string{"x.yaml:2:1: did not find expected node content"}},
+		{"list not closed", "node: a\nshared: [192.0.2.53\nprobe: 1\n", []string{"x.yaml:2:1: did not find expected ',' or ']'"}},
+		{"mapping not closed", "node: a\nprobe: {rise: 1\nbgp: 1\n", []string{"x.yaml:2:1: did not find expected ',' or '}'"}},
+		{"element among keys", "node: a\nprobe:\n  rise: 1\n  - b\n", []string{"x.yaml:3:1: did not find expected key"}},
+		{"address without quotes", "node: a\nshared: [::1]\n", []string{"x.yaml:2:1: did not find expected node content"}},
+		{"key too far right", "node: a\n  shared: b\n", []string{"x.yaml:2:1: mapping values are not allowed"}},
 		{"two documents", small + "---\nnode: b\n", []string{"x.yaml:4:1: a second document"}},
 		{"a list", "[1]", []string{`x.yaml:1:1: the configuration: want a mapping`}},
 		{"unknown key", small + "nod: b\n", []string{`x.yaml:4:1: unknown key "nod" in the configuration: it may hold admin, bgp,`}},

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -74,14 +75,23 @@ func document(data []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: line (\d+): `)
+var (
+	yamlLine = regexp.MustCompile(`^yaml: line (\d+): `)
+	// byParser are errors whose lines the library counts from 0.
+	byParser = regexp.MustCompile(`did not find expected (node content|'-' indicator|key|',' or '[\]}]'|<document start>)$`)
+)
 
 // positioned puts a syntax error of the YAML library, which knows no columns, into our form.
 func positioned(err error) error {
+	line, rule := 1, strings.TrimPrefix(err.Error(), "yaml: ")
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-		return fmt.Errorf("%s:1: %s", m[1], strings.TrimPrefix(err.Error(), m[0]))
+		line, _ = strconv.Atoi(m[1])
+		rule = strings.TrimPrefix(err.Error(), m[0])
+		if byParser.MatchString(rule) {
+			line++
+		}
 	}
-	return fmt.Errorf("1:1: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+	return fmt.Errorf("%d:1: %s", line, rule)
 }
 
 // plain refuses what makes YAML mean more than it shows: anchors, aliases, tags of one's own.
