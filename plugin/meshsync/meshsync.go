@@ -45,6 +45,9 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 		silentDrops.WithLabelValues(metrics.WithServer(ctx)).Inc()
 		return dns.RcodeSuccess, drop(w)
 	}
+	if secondOPT(r) {
+		return reply(w, r, dns.RcodeFormatError)
+	}
 	question := r.Question[0]
 	if question.Qclass == dns.ClassCHAOS {
 		return m.identify(ctx, w, r)
@@ -71,6 +74,17 @@ func withOPT(m, r *dns.Msg) *dns.Msg {
 		m.SetEdns0(maxUDP, opt.Do())
 	}
 	return m
+}
+
+// secondOPT reports whether a request has more OPT records than the one that RFC 6891 6.1.1 allows.
+func secondOPT(r *dns.Msg) bool {
+	found := 0
+	for _, rr := range r.Extra {
+		if rr.Header().Rrtype == dns.TypeOPT {
+			found++
+		}
+	}
+	return found > 1
 }
 
 // identify tells which node this is, to those who ask in class CHAOS for id.server (RFC 4892) or hostname.bind (ADMIN-1).

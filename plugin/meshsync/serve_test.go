@@ -119,6 +119,19 @@ func TestRefusalsHaveOPT(t *testing.T) {
 	}
 }
 
+// RFC 6891 6.1.1: a message with more than one OPT record is a format error.
+func TestSecondOPTIsRefused(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	w := &writer{}
+	n.ServeDNS(context.Background(), w, new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA).SetEdns0(4096, true).SetEdns0(512, false))
+	if w.said == nil || w.said.Rcode != dns.RcodeFormatError || w.said.IsEdns0() == nil {
+		t.Errorf("%v", w.said)
+	}
+}
+
 // UDP answers keep to what the client takes, and to what needs no fragments; streams have room.
 func TestSizeOfAnswers(t *testing.T) {
 	dir, h := nodeDir(t)
