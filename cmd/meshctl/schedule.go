@@ -94,6 +94,9 @@ func (c *cli) scheduleOf(f scheduleFlags) (host.Schedule, error) {
 }
 
 func (c *cli) schedule(ctx context.Context, s host.Schedule, noWait bool) error {
+	if _, err := host.Read(s.Home); err != nil {
+		return err
+	}
 	config, err := host.TLS(s.Home)
 	if err != nil {
 		return err

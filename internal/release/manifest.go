@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -284,7 +285,7 @@ func validAdmin(s string) bool {
 		return false
 	}
 	host, port := hostport[:colon], hostport[colon+1:]
-	if len(port) < 1 || len(port) > 5 || strings.Trim(port, "0123456789") != "" {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return false
 	}
 	if v6, bracketed := strings.CutPrefix(host, "["); bracketed {

@@ -88,6 +88,8 @@ func TestValidateNamesTheRule(t *testing.T) {
 		"member's name":               {func(m *Manifest) { m.Members[0].Name = "-a" }, "a name is"},
 		"member's admin not https":    {func(m *Manifest) { m.Members[0].Admin = "http://a:1" }, "https://HOST:PORT"},
 		"member's admin without port": {func(m *Manifest) { m.Members[0].Admin = "https://a" }, "https://HOST:PORT"},
+		"member's admin on port 0":    {func(m *Manifest) { m.Members[0].Admin = "https://a:0" }, "https://HOST:PORT"},
+		"member's admin on no port":   {func(m *Manifest) { m.Members[0].Admin = "https://a:65536" }, "https://HOST:PORT"},
 		"member's admin with a path":  {func(m *Manifest) { m.Members[0].Admin = "https://a:1/x" }, "https://HOST:PORT"},
 	} {
 		m := testManifest(testRelease(7, testNow), testRelease(8, time.Time{}))

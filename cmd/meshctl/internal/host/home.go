@@ -68,7 +68,7 @@ func (h *Host) Root() []byte { return h.mem.Root }
 // Open opens a home for writing, and carries through what a killed command left unfinished.
 func Open(home string, clock Clock) (*Host, error) {
 	if _, err := os.Stat(filepath.Join(home, stateDir, memoryName)); errors.Is(err, fs.ErrNotExist) {
-		return nil, hint("make one with: meshctl init --home "+home, "there is no mesh in %s", home)
+		return nil, noMesh(home)
 	}
 	h, err := lock(home, clock)
 	if err != nil {
@@ -79,6 +79,14 @@ func Open(home string, clock Clock) (*Host, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// noMesh is the error of a home without a memory: one that never held a mesh, or one that was damaged.
+func noMesh(home string) error {
+	if _, err := os.Lstat(filepath.Join(home, stateDir, stateName)); err == nil {
+		return hint("restore the whole home, from a copy that is no older than the last publication", "%s is lost", filepath.Join(home, stateDir, memoryName))
+	}
+	return hint("make one with: meshctl init --home "+home, "there is no mesh in %s", home)
 }
 
 // lockPatience is how long a command waits for another that publishes, which takes milliseconds.
@@ -138,7 +146,7 @@ func (h *Host) load() (err error) {
 func Read(home string) (release.View, error) {
 	mem, err := readMemory(home)
 	if errors.Is(err, fs.ErrNotExist) {
-		return release.View{}, hint("make one with: meshctl init --home "+home, "there is no mesh in %s", home)
+		return release.View{}, noMesh(home)
 	}
 	if err != nil {
 		return release.View{}, err

@@ -245,6 +245,23 @@ func TestAnInitKilledAtAnyStepIsCarriedThroughOrCanBeRepeated(t *testing.T) {
 	}
 }
 
+func TestInitDoesNotOverwriteTheKeysOfAMeshThatLostItsMemory(t *testing.T) {
+	home := newHome(t, at(testNow))
+	key := filepath.Join(home, keysDir, "root.pem")
+	before, err := os.ReadFile(key)
+	check(t, err)
+	check(t, os.Remove(filepath.Join(home, stateDir, memoryName)))
+	if _, err := Open(home, at(testNow)); err == nil || strings.Contains(err.Error(), "there is no mesh") {
+		t.Errorf("opened: %v", err)
+	}
+	if _, err := testInit(home, at(testNow)); err == nil || !strings.Contains(err.Error(), "holds a mesh already") {
+		t.Errorf("made: %v", err)
+	}
+	if after, _ := os.ReadFile(key); string(after) != string(before) {
+		t.Error("the root key was overwritten")
+	}
+}
+
 func TestTheFirstReleaseIsStagedWhereThereAreMembers(t *testing.T) {
 	home := newHome(t, at(testNow), "tyo")
 	if made := mustRelease(t, home, at(testNow), 1, ReleaseOptions{}); made.Current || made.Release.Number != 1 {

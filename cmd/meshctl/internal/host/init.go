@@ -2,7 +2,9 @@ package host
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -78,13 +80,16 @@ func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) 
 	return h.note(Event{Event: "init", Detail: "mesh " + o.Mesh})
 }
 
-// taken reports whether the home holds a mesh: one that was decided, even if its init was killed after that.
+// taken reports whether the home holds a mesh: one that was decided, even if its init was killed after that, or if some
+// of its state was lost since. Its keys must not be overwritten.
 func (h *Host) taken() bool {
-	if _, err := os.Lstat(h.path(stateDir, journalName)); err == nil {
-		return true
+	for _, name := range []string{journalName, stateName} {
+		if _, err := os.Lstat(h.path(stateDir, name)); err == nil {
+			return true
+		}
 	}
 	mem, err := readMemory(h.home)
-	if os.IsNotExist(err) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
 	return err != nil || mem.Verified()
