@@ -52,7 +52,7 @@ func (s *sidecar) control(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		s.look(ctx)
-		if ctx.Err() != nil { // what was cut short is no news
+		if ctx.Err() != nil {
 			return
 		}
 		s.keep(ctx, tick.C)
@@ -91,8 +91,11 @@ func (s *sidecar) drain(sig os.Signal) {
 // look brings the gate up to date: meshsync first, since it says what to ask for.
 func (s *sidecar) look(ctx context.Context) {
 	node, state, why := s.readMeshsync(ctx)
-	s.gate.Meshsync(sysclock.Now().Mono, state, why)
 	r := s.probe(ctx, node, state)
+	if ctx.Err() != nil { // what was cut short is no news
+		return
+	}
+	s.gate.Meshsync(sysclock.Now().Mono, state, why)
 	s.gate.Probed(sysclock.Now().Mono, r.Verdict, r.Why)
 	s.gate.Clock(s.clockFault())
 	s.mu.Lock()

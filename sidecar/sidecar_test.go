@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -154,6 +155,20 @@ func TestControl(t *testing.T) {
 		n.say(7, 7)
 		n.step(true, gate.ProbeDown)
 	})
+}
+
+// The last words of a sidecar that is stopped in the middle of a look name no fault of the service.
+func TestLookCutShort(t *testing.T) {
+	n := newNode(t, "withdraw")
+	n.step(true, gate.Ready)
+	before := n.s.status().Why
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	n.s.look(ctx)
+	n.s.decide()
+	if why := n.s.status().Why; !slices.Equal(why, before) || len(n.s.failures) != 0 {
+		t.Errorf("why %v, failures %v", why, n.s.failures)
+	}
 }
 
 // A switchover between meshsync's word and the answer is no fault.
