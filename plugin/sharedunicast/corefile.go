@@ -125,8 +125,8 @@ func (f *corefile) checkShared(b *block) error {
 		if key.Transport != transport.DNS && key.Transport != transport.TLS {
 			return fmt.Errorf("%s: %s does not serve %s://, only dns:// and tls://", b.shared.pos, pluginName, key.Transport)
 		}
-		if _, err := strconv.ParseUint(key.Port, 10, 16); err != nil {
-			return fmt.Errorf("%s: port %q of the server block: %w", b.shared.pos, key.Port, err)
+		if port, err := strconv.ParseUint(key.Port, 10, 16); err != nil || port == 0 {
+			return fmt.Errorf("%s: port %q of the server block is none from 1 to 65535", b.shared.pos, key.Port)
 		}
 	}
 	for _, addr := range b.shared.shared {

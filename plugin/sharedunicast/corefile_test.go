@@ -174,6 +174,11 @@ func TestCorefileIsRefused(t *testing.T) {
 			example.org:PORT {
 				sharedunicast 127.0.0.1
 			}`, "Corefile:6: example.org. is already served on 127.0.0.1"},
+		{"port 0, which would be two of the kernel's choice", `
+example.org:0 {
+    sharedunicast 127.0.53.1
+    file TESTZONE
+}`, `Corefile:3: port "0" of the server block is none from 1 to 65535`},
 		{"two transports on a listener", `
 			example.org:PORT {
 				sharedunicast 127.0.0.1
