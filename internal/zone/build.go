@@ -29,36 +29,37 @@ func New(origin string, records []Record) (*Zone, []Finding) {
 	return b.Build(origin)
 }
 
-// Builder collects records in wire format, so that whoever reads a large zone need not hold it as dns.RR.
+// Builder collects records in wire format, so that whoever reads a large zone need not hold it as dns.RR. It takes some
+// 30 octets a record beside its RDATA, and its owner once; Build adds the image, twice at its end.
 type Builder struct {
 	records  []record
 	soa      int // index of the first SOA, or -1
 	findings findings
+	hasNSEC  bool
+	hasNSEC3 bool
 
-	files  []string
-	names  arena
-	rdatas arena
-	buf    []byte
+	files []string
+	names arena // keys, see appendKey
+	datas arena
+	buf   []byte
 
-	lastOwner string // owner that was packed last, and its result: zone text repeats owners
-	lastName  []byte
-	lastLen   uint8
+	lastOwner []byte // owner that was added last, and its key: zone text repeats owners
+	lastName  pieceRef
 }
 
 // A record as it was read.
 type record struct {
-	name  []byte // owner, folded wire format, followed by its key: one block for the two
-	rdata []byte
-	ttl   uint32
-	line  int32
-	file  int32
-	typ   uint16
-	set   uint16 // the type whose RRset this belongs to: the type covered for RRSIG, otherwise typ
-	split uint8  // length of the owner in name
+	name pieceRef // key of the owner
+	data pieceRef
+	ttl  uint32
+	line int32
+	file int32
+	typ  uint16
+	set  uint16 // the type whose RRset this belongs to: the type covered for RRSIG, otherwise typ
 }
 
-func (r *record) owner() []byte { return r.name[:r.split:r.split] }
-func (r *record) key() []byte   { return r.name[r.split:] }
+func (b *Builder) key(r *record) []byte   { return b.names.at(r.name) }
+func (b *Builder) rdata(r *record) []byte { return b.datas.at(r.data) }
 
 // maxRecord is more than the longest record takes: its owner, fixed fields and RDATA.
 const maxRecord = 1 << 17
@@ -69,33 +70,70 @@ func NewBuilder() *Builder { return &Builder{soa: -1, buf: make([]byte, 1<<10)} 
 // Add adds a record. What is wrong with it is among the findings of Build.
 func (b *Builder) Add(rr dns.RR, file string, line int) {
 	h := rr.Header()
-	if len(b.files) == 0 || b.files[len(b.files)-1] != file {
-		b.files = append(b.files, file)
-	}
-	r := record{typ: h.Rrtype, set: h.Rrtype, ttl: h.Ttl, line: int32(line), file: int32(len(b.files) - 1)}
+	r := b.place(file, line)
+	r.typ, r.ttl = h.Rrtype, h.Ttl
 	if h.Class != dns.ClassINET {
 		b.refuse(&r, h.Name, "class", fmt.Sprintf("class %s; only IN is served", dns.Class(h.Class)))
 		return
 	}
-	if h.Ttl > 1<<31-1 {
-		b.refuse(&r, h.Name, "ttl", fmt.Sprintf("TTL %d is above 2147483647 (RFC 2181 8)", h.Ttl))
-		return
-	}
-	if isMeta(h.Rrtype) {
-		b.refuse(&r, h.Name, "meta-type", dns.Type(h.Rrtype).String()+" is no type of zone data")
-		return
-	}
-	if err := b.pack(&r, rr); err != nil {
+	owner, rdata, err := b.pack(rr)
+	if err != nil {
 		b.refuse(&r, h.Name, "record", err.Error())
 		return
 	}
-	if r.typ == dns.TypeRRSIG {
-		r.set = binary.BigEndian.Uint16(r.rdata)
+	b.add(&r, owner, rdata)
+}
+
+// AddWire is Add of a record of class IN in wire format. The owner must be a valid name; owner and rdata are copied.
+func (b *Builder) AddWire(owner []byte, typ uint16, ttl uint32, rdata []byte, file string, line int) {
+	r := b.place(file, line)
+	r.typ, r.ttl = typ, ttl
+	b.add(&r, owner, rdata)
+}
+
+// place begins a record with where it was read.
+func (b *Builder) place(file string, line int) record {
+	if len(b.files) == 0 || b.files[len(b.files)-1] != file {
+		b.files = append(b.files, file)
 	}
-	if r.typ == dns.TypeSOA && b.soa < 0 {
-		b.soa = len(b.records)
+	return record{line: int32(line), file: int32(len(b.files) - 1)}
+}
+
+func (b *Builder) add(r *record, owner, rdata []byte) {
+	switch {
+	case r.ttl > 1<<31-1:
+		b.refuse(r, nameString(owner), "ttl", fmt.Sprintf("TTL %d is above 2147483647 (RFC 2181 8)", r.ttl))
+		return
+	case isMeta(r.typ):
+		b.refuse(r, nameString(owner), "meta-type", dns.Type(r.typ).String()+" is no type of zone data")
+		return
 	}
-	b.records = append(b.records, r)
+	if err := checkRdata(r.typ, rdata); err != nil {
+		b.refuse(r, nameString(owner), "record", err.Error())
+		return
+	}
+	if b.names.full() || b.datas.full() {
+		b.refuse(r, nameString(owner), "size", "more than 16 GiB of names or RDATA before this record")
+		return
+	}
+	if b.lastOwner == nil || !bytes.Equal(owner, b.lastOwner) {
+		var room [512]byte
+		b.lastName = b.names.add(appendKey(room[:0], owner))
+		b.lastOwner = append(b.lastOwner[:0], owner...)
+	}
+	r.name, r.data, r.set = b.lastName, b.datas.add(rdata), r.typ
+	switch r.typ {
+	case dns.TypeRRSIG:
+		r.set = binary.BigEndian.Uint16(rdata)
+	case dns.TypeSOA:
+		if b.soa < 0 {
+			b.soa = len(b.records)
+		}
+	case dns.TypeNSEC:
+		b.hasNSEC = true
+	}
+	b.hasNSEC3 = b.hasNSEC3 || r.set == dns.TypeNSEC3
+	b.records = append(b.records, *r)
 }
 
 // Report adds a finding of whoever reads the records, so that they all come together and bounded from Build.
@@ -112,32 +150,22 @@ func (b *Builder) file() string {
 // Len is the number of records added so far.
 func (b *Builder) Len() int { return len(b.records) }
 
-func (b *Builder) pack(r *record, rr dns.RR) error {
-	h := rr.Header()
+// pack returns the owner and the RDATA of a record, good until the next call.
+func (b *Builder) pack(rr dns.RR) (owner, rdata []byte, err error) {
 	end, err := dns.PackRR(rr, b.buf, 0, nil, false)
 	if err != nil && len(b.buf) < maxRecord {
 		b.buf = make([]byte, maxRecord)
 		end, err = dns.PackRR(rr, b.buf, 0, nil, false)
 	}
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	n := nameLen(b.buf, 0)
-	rdata := b.buf[n+10 : end]
+	rdata = b.buf[n+10 : end]
 	if len(rdata) > 65535 {
-		return fmt.Errorf("RDATA of %d octets", len(rdata))
+		return nil, nil, fmt.Errorf("RDATA of %d octets", len(rdata))
 	}
-	if err := checkRdata(r.typ, rdata); err != nil {
-		return err
-	}
-	r.rdata = b.rdatas.copy(rdata)
-	if b.lastName == nil || h.Name != b.lastOwner {
-		name := appendLower(make([]byte, 0, 3*n), b.buf[:n])
-		b.lastName = b.names.copy(appendKey(name, name))
-		b.lastOwner, b.lastLen = h.Name, uint8(n)
-	}
-	r.name, r.split = b.lastName, b.lastLen
-	return nil
+	return b.buf[:n], rdata, nil
 }
 
 // checkRdata refuses RDATA that is not what its type says. The dns package packs some types without RDATA or a name, as
@@ -178,7 +206,7 @@ func (b *Builder) refuse(r *record, owner, rule, detail string) {
 
 // report adds a finding about a record.
 func (b *Builder) report(r *record, severity Severity, rule, detail string) {
-	b.findings.add(Finding{File: b.files[r.file], Line: int(r.line), Owner: nameString(r.owner()), Rule: rule,
+	b.findings.add(Finding{File: b.files[r.file], Line: int(r.line), Owner: nameString(ownerOfKey(b.key(r))), Rule: rule,
 		Detail: detail, Severity: severity})
 }
 
@@ -202,7 +230,7 @@ func (b *Builder) Build(origin string) (*Zone, []Finding) {
 // build returns a zone, whole or not, or nil if it has not even an origin.
 func (b *Builder) build(origin string) *Zone {
 	if origin == "" && b.soa >= 0 {
-		origin = nameString(b.records[b.soa].owner())
+		origin = nameString(ownerOfKey(b.key(&b.records[b.soa])))
 	}
 	apex, ok := packName(origin)
 	if !ok {
@@ -210,19 +238,22 @@ func (b *Builder) build(origin string) *Zone {
 			Detail: "no SOA record, and so no origin: is this a whole zone file?"})
 		return nil
 	}
-	z := &Zone{origin: nameString(apex)}
 	b.keepInZone(appendKey(nil, apex))
-	slices.SortFunc(b.records, compareRecords)
+	b.sort()
 	b.records = slices.CompactFunc(b.records, func(x, y record) bool {
-		if x.typ != y.typ || !bytes.Equal(x.key(), y.key()) || compareRdata(x.typ, x.rdata, y.rdata) != 0 {
+		if x.typ != y.typ || !b.sameOwner(&x, &y) || compareRdata(x.typ, b.rdata(&x), b.rdata(&y)) != 0 {
 			return false
 		}
 		b.checkTTL(&x, &y)
 		return true
 	})
-	z.len = len(b.records)
-	z.addNodes(b, apex)
-	z.link()
+	z, err := open(b.encode(apex))
+	if err != nil {
+		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: err.Error()})
+		return nil
+	}
+	z.fillIndex()
+	z.fillTargets()
 	b.check(z)
 	return z
 }
@@ -230,7 +261,7 @@ func (b *Builder) build(origin string) *Zone {
 // keepInZone refuses and drops what is not at or below the apex.
 func (b *Builder) keepInZone(apex []byte) {
 	b.records = slices.DeleteFunc(b.records, func(r record) bool {
-		if bytes.HasPrefix(r.key(), apex) {
+		if bytes.HasPrefix(b.key(&r), apex) {
 			return false
 		}
 		b.report(&r, Error, "out-of-zone", "not at or below the zone's origin")
@@ -238,11 +269,30 @@ func (b *Builder) keepInZone(apex []byte) {
 	})
 }
 
-// compareRecords orders records by owner, RRset, records before RRSIGs, and RDATA, all canonically. RDATA that differ in
-// case only come in a fixed order too, the lowest TTL first, so that which one is kept does not hang on that of the input.
-func compareRecords(x, y record) int {
-	if c := bytes.Compare(x.key(), y.key()); c != 0 {
-		return c
+// sort brings the records into canonical order. Where the owners come in order, as in what zonefile.Write writes, it is
+// enough to sort the records of each.
+func (b *Builder) sort() {
+	for i := 1; i < len(b.records); i++ {
+		x, y := &b.records[i-1], &b.records[i]
+		if x.name != y.name && bytes.Compare(b.key(x), b.key(y)) > 0 {
+			slices.SortFunc(b.records, b.compare)
+			return
+		}
+	}
+	for rest := b.records; len(rest) > 0; {
+		n := b.ownerLen(rest)
+		slices.SortFunc(rest[:n], b.compare)
+		rest = rest[n:]
+	}
+}
+
+// compare orders records by owner, RRset, records before RRSIGs, and RDATA, all canonically. RDATA that differ in case
+// only come in a fixed order too, the lowest TTL first, so that which one is kept does not hang on that of the input.
+func (b *Builder) compare(x, y record) int {
+	if x.name != y.name {
+		if c := bytes.Compare(b.key(&x), b.key(&y)); c != 0 {
+			return c
+		}
 	}
 	if c := cmp.Compare(x.set, y.set); c != 0 {
 		return c
@@ -253,63 +303,26 @@ func compareRecords(x, y record) int {
 		}
 		return -1
 	}
-	if c := compareRdata(x.typ, x.rdata, y.rdata); c != 0 {
+	if c := compareRdata(x.typ, b.rdata(&x), b.rdata(&y)); c != 0 {
 		return c
 	}
 	if c := cmp.Compare(x.ttl, y.ttl); c != 0 {
 		return c
 	}
-	return bytes.Compare(x.rdata, y.rdata)
+	return bytes.Compare(b.rdata(&x), b.rdata(&y))
 }
 
-// addNodes makes the nodes, from records in canonical order.
-func (z *Zone) addNodes(b *Builder, apex []byte) {
-	z.nodes = make([]node, 0, len(b.records)/2+1)
-	z.nodes = append(z.nodes, node{key: appendKey(nil, apex), owner: appendLower(nil, apex), labels: uint8(labels(apex)),
-		parent: -1})
-	data := arena{}
-	data.reserve(b.records)
-	for rest := b.records; len(rest) > 0; {
-		n := ownerLen(rest)
-		sets, hashed := b.makeSets(rest[:n], &data)
-		first := &rest[0]
-		if hashed != nil {
-			z.nsec3 = append(z.nsec3, nsec3{key: first.key(), owner: first.owner(), set: *hashed})
-		}
-		if len(sets) > 0 {
-			at := z.addName(first.key(), first.owner())
-			z.nodes[at].sets = sets
-		}
-		rest = rest[n:]
-	}
+func (b *Builder) sameOwner(x, y *record) bool {
+	return x.name == y.name || bytes.Equal(b.key(x), b.key(y))
 }
 
 // ownerLen counts the records of the first owner.
-func ownerLen(records []record) int {
+func (b *Builder) ownerLen(records []record) int {
 	n := 1
-	for n < len(records) && bytes.Equal(records[n].key(), records[0].key()) {
+	for n < len(records) && b.sameOwner(&records[n], &records[0]) {
 		n++
 	}
 	return n
-}
-
-// addName adds the node of a name, and those of the empty non-terminals above it that are not there yet. Names come in
-// canonical order, so the last node is at, above or beside the name.
-func (z *Zone) addName(key, owner []byte) int32 {
-	above := int32(len(z.nodes) - 1)
-	for !bytes.HasPrefix(key, z.nodes[above].key) {
-		above = z.nodes[above].parent
-	}
-	if len(z.nodes[above].key) == len(key) {
-		return above // the apex
-	}
-	depth := labels(owner)
-	for have := int(z.nodes[above].labels) + 1; have <= depth; have++ {
-		name := suffix(owner, have)
-		z.nodes = append(z.nodes, node{key: keyPrefix(key, have), owner: name, labels: uint8(have), parent: above})
-		above = int32(len(z.nodes) - 1)
-	}
-	return above
 }
 
 // keyPrefix is the key of the ancestor that has count labels.
@@ -325,59 +338,6 @@ func keyPrefix(key []byte, count int) []byte {
 	return key
 }
 
-// makeSets makes the RRsets of one owner. That of NSEC3 records comes apart from the others, since they do not make
-// their owner exist (RFC 5155 7.2.8).
-func (b *Builder) makeSets(records []record, data *arena) (sets []rrset, hashed *rrset) {
-	count := 0
-	for i := range records {
-		if i == 0 || records[i].set != records[i-1].set {
-			count++
-		}
-	}
-	sets = make([]rrset, 0, count)
-	for rest := records; len(rest) > 0; {
-		n := 1
-		for n < len(rest) && rest[n].set == rest[0].set {
-			n++
-		}
-		set := b.makeSet(rest[:n], data)
-		if set.typ == dns.TypeNSEC3 {
-			hashed = &set
-		} else {
-			sets = append(sets, set)
-		}
-		rest = rest[n:]
-	}
-	return sets, hashed
-}
-
-// makeSet makes an RRset of its records and their RRSIGs, in this order. The lowest TTL goes for each of the two.
-func (b *Builder) makeSet(records []record, data *arena) rrset {
-	s := rrset{typ: records[0].set}
-	size := 0
-	for i := range records {
-		size += 2 + len(records[i].rdata)
-	}
-	s.data = data.take(size)[:0]
-	for i := range records {
-		r := &records[i]
-		s.data = append(binary.BigEndian.AppendUint16(s.data, uint16(len(r.rdata))), r.rdata...)
-		ttl := &s.ttl
-		if r.typ == dns.TypeRRSIG {
-			ttl = &s.sigTTL
-		} else {
-			s.split = uint32(len(s.data))
-		}
-		if i == 0 || r.typ != records[i-1].typ {
-			*ttl = r.ttl
-		} else {
-			b.checkTTL(&records[i-1], r)
-			*ttl = min(*ttl, r.ttl)
-		}
-	}
-	return s
-}
-
 // checkTTL warns of an RRset with several TTLs.
 func (b *Builder) checkTTL(x, y *record) {
 	if x.ttl != y.ttl {
@@ -386,78 +346,58 @@ func (b *Builder) checkTTL(x, y *record) {
 	}
 }
 
-// link computes once what lookups then only read.
-func (z *Zone) link() {
-	for i := range z.nodes {
-		n := &z.nodes[i]
-		n.cut, n.wildcard = -1, -1
-		if i > 0 {
-			parent := &z.nodes[n.parent]
-			n.cut = parent.cut
-			if n.cut < 0 && n.get(dns.TypeNS) != nil {
-				n.cut = int32(i)
-			}
-			if isWildcard(n.owner) {
-				parent.wildcard = int32(i)
-			}
-		}
-		n.nsec = -1
-		switch {
-		case n.get(dns.TypeNSEC) != nil && (n.cut < 0 || n.cut == int32(i)):
-			n.nsec = int32(i)
-		case i > 0:
-			n.nsec = z.nodes[i-1].nsec
-		}
-	}
-}
-
 // where returns the first record of an owner's RRset, nil if there is none. Records are in canonical order.
 func (b *Builder) where(key []byte, typ uint16) *record {
 	i := sort.Search(len(b.records), func(i int) bool {
-		c := bytes.Compare(b.records[i].key(), key)
+		c := bytes.Compare(b.key(&b.records[i]), key)
 		return c > 0 || c == 0 && b.records[i].set >= typ
 	})
-	if i < len(b.records) && b.records[i].set == typ && bytes.Equal(b.records[i].key(), key) {
+	if i < len(b.records) && b.records[i].set == typ && bytes.Equal(b.key(&b.records[i]), key) {
 		return &b.records[i]
 	}
 	return nil
 }
 
-// An arena hands out pieces of ever larger blocks, so that a million small pieces are no million objects, and a small
-// zone takes little.
+// An arena keeps pieces of at most 65535 octets in ever larger blocks, so that a million small pieces are no million
+// objects, and a small zone takes little.
 type arena struct {
-	free  []byte
-	block int
+	blocks [][]byte
 }
+
+// pieceRef is where a piece begins: the block, and the offset in it in units.
+type pieceRef uint32
 
 // An arena's first and largest block.
 const (
-	minBlock = 1 << 10
-	maxBlock = 1 << 18
+	minBlock  = 1 << 10
+	maxBlock  = 1 << 20
+	unitsBits = 18 // of the offset in a pieceRef: maxBlock / unit
 )
 
-// take returns n octets to be written by the caller.
-func (a *arena) take(n int) []byte {
-	if n > len(a.free) {
-		a.block = min(max(2*a.block, minBlock), maxBlock)
-		a.free = make([]byte, max(n, a.block))
+// add keeps a copy.
+func (a *arena) add(piece []byte) pieceRef {
+	last := len(a.blocks) - 1
+	if size := align(2 + len(piece)); last < 0 || cap(a.blocks[last])-len(a.blocks[last]) < size {
+		room := minBlock
+		if last >= 0 {
+			room = min(2*cap(a.blocks[last]), maxBlock)
+		}
+		a.blocks = append(a.blocks, make([]byte, 0, max(room, size)))
+		last++
 	}
-	piece := a.free[:n:n]
-	a.free = a.free[n:]
-	return piece
+	block := a.blocks[last]
+	at := len(block)
+	block = append(binary.LittleEndian.AppendUint16(block, uint16(len(piece))), piece...)
+	a.blocks[last] = block[:align(len(block))]
+	return pieceRef(last<<unitsBits | at/unit)
 }
 
-func (a *arena) copy(b []byte) []byte {
-	piece := a.take(len(b))
-	copy(piece, b)
-	return piece
+func (a *arena) at(r pieceRef) []byte {
+	block := a.blocks[r>>unitsBits]
+	at := int(r&(1<<unitsBits-1)) * unit
+	end := at + 2 + int(binary.LittleEndian.Uint16(block[at:]))
+	return block[at+2 : end : end]
 }
 
-// reserve makes one block for the RDATA of all records.
-func (a *arena) reserve(records []record) {
-	size := 0
-	for i := range records {
-		size += 2 + len(records[i].rdata)
-	}
-	a.free = make([]byte, size)
-}
+// full reports whether an arena may have no place for another piece.
+func (a *arena) full() bool { return len(a.blocks) >= 1<<(32-unitsBits)-1 }

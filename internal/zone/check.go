@@ -11,11 +11,16 @@ import (
 // checked before.
 func (b *Builder) check(z *Zone) {
 	b.checkApex(z)
-	for i := range z.nodes {
-		b.checkNode(z, int32(i))
+	for r := ref(0); !z.ended(r); {
+		n := z.node(r)
+		b.checkNode(z, &n)
+		r = n.next()
 	}
-	for i := range z.nsec3 {
-		b.checkCovered(&z.nsec3[i].set, z.nsec3[i].key)
+	for i := range len(z.hashed) / hashedSize {
+		h := hashedAt(z.hashed, i)
+		if s := z.set(h.set); s.split == 0 {
+			b.reportUncovered(appendKey(nil, z.appendHashed(nil, h.hash)), &s)
+		}
 	}
 	if !b.findings.errors { // denial is judged by what the apex says
 		b.checkDenial(z)
@@ -24,86 +29,81 @@ func (b *Builder) check(z *Zone) {
 
 // checkApex demands one SOA (RFC 1035 5.2) and NS records at the apex (RFC 1034 4.2.1).
 func (b *Builder) checkApex(z *Zone) {
-	apex := &z.nodes[0]
-	soa := apex.get(dns.TypeSOA)
-	if soa == nil {
+	apex := z.apex()
+	if !z.has(&apex, dns.TypeSOA) {
 		b.findings.add(Finding{File: b.file(), Owner: z.origin, Rule: "soa", Severity: Error, Detail: "no SOA record at the zone's origin"})
 		return
 	}
-	if apex.get(dns.TypeNS) == nil {
-		b.report(b.where(apex.key, dns.TypeSOA), Error, "apex-ns", "no NS records at the zone's origin (RFC 1034 4.2.1)")
+	if !z.has(&apex, dns.TypeNS) {
+		b.report(b.where(z.key, dns.TypeSOA), Error, "apex-ns", "no NS records at the zone's origin (RFC 1034 4.2.1)")
 	}
-	var minimum uint32
-	for rdata := range soa.records().All() {
-		z.serial, minimum = soaNumbers(rdata)
-	}
-	z.soa, z.negativeSOA = *soa, *soa
-	z.negativeSOA.ttl = min(soa.ttl, minimum)
-	z.negativeSOA.sigTTL = min(soa.sigTTL, minimum)
 }
 
-func (b *Builder) checkNode(z *Zone, i int32) {
-	n := &z.nodes[i]
-	for j := range n.sets {
-		b.checkSet(z, i, &n.sets[j])
-		b.checkCovered(&n.sets[j], n.key)
+func (b *Builder) checkNode(z *Zone, n *node) {
+	for i := range n.count() {
+		s := z.at(n, i)
+		b.checkSet(z, n, &s)
+		if s.split == 0 {
+			b.reportUncovered(z.keyOf(n), &s)
+		}
 	}
-	if n.cut >= 0 && n.cut != i {
+	if n.is(isBelowCut) {
 		return // not the zone's own data
 	}
-	b.checkCNAME(n)
-	if i > 0 && n.parent >= 0 && z.nodes[n.parent].get(dns.TypeDNAME) != nil && z.nodes[n.parent].cut < 0 {
-		b.reportNode(z, i, Error, "below-dname", "there must be nothing below a DNAME (RFC 6672 2.4)")
+	b.checkCNAME(z, n)
+	if n.ref > 0 {
+		if parent := z.parent(n); parent.is(hasDNAME) && parent.authoritative() {
+			b.reportNode(z, *n, Error, "below-dname", "there must be nothing below a DNAME (RFC 6672 2.4)")
+		}
+		if n.is(hasDNAME) && z.has(n, dns.TypeNS) {
+			b.report(b.where(z.keyOf(n), dns.TypeDNAME), Error, "dname-and-ns", "a DNAME beside NS records (RFC 6672 2.3)")
+		}
 	}
-	if i > 0 && n.get(dns.TypeDNAME) != nil && n.get(dns.TypeNS) != nil {
-		b.report(b.where(n.key, dns.TypeDNAME), Error, "dname-and-ns", "a DNAME beside NS records (RFC 6672 2.3)")
+	if ns, ok := z.get(n, dns.TypeNS); ok {
+		b.checkServers(z, n, &ns)
 	}
-	if ns := n.get(dns.TypeNS); ns != nil {
-		b.checkServers(z, i, ns)
-	}
-	if mx := n.get(dns.TypeMX); mx != nil {
-		b.checkExchanges(z, n, mx)
+	if mx, ok := z.get(n, dns.TypeMX); ok {
+		b.checkExchanges(z, n, &mx)
 	}
 }
 
 // reportNode reports something about a node, and the line of the first record at or below it.
-func (b *Builder) reportNode(z *Zone, i int32, severity Severity, rule, detail string) {
-	for ; int(i) < len(z.nodes); i++ {
-		if n := &z.nodes[i]; len(n.sets) > 0 {
-			b.report(b.where(n.key, n.sets[0].typ), severity, rule, detail)
+func (b *Builder) reportNode(z *Zone, n node, severity Severity, rule, detail string) {
+	for ; n.count() == 0; n = z.node(n.next()) {
+		if z.ended(n.next()) {
 			return
 		}
 	}
+	b.report(b.where(z.keyOf(&n), n.typeAt(0)), severity, rule, detail)
 }
 
 // checkSet checks what holds of an RRset wherever it is.
-func (b *Builder) checkSet(z *Zone, i int32, s *rrset) {
-	n := &z.nodes[i]
-	count := s.records().Len()
+func (b *Builder) checkSet(z *Zone, n *node, s *rrset) {
 	wrong := func(severity Severity, rule, detail string) {
-		b.report(b.where(n.key, s.typ), severity, rule, detail)
+		b.report(b.where(z.keyOf(n), s.typ), severity, rule, detail)
 	}
+	atWildcard := len(n.label) == 1 && n.label[0] == '*'
 	switch s.typ {
 	case dns.TypeSOA:
-		if i != 0 && count > 0 {
+		if count := s.records().Len(); n.ref != 0 && count > 0 {
 			wrong(Error, "soa", "a SOA record below the zone's origin")
 		} else if count > 1 {
 			wrong(Error, "soa", fmt.Sprintf("%d SOA records; a zone has one (RFC 1035 5.2)", count))
 		}
 	case dns.TypeCNAME, dns.TypeDNAME:
-		if count > 1 {
+		if count := s.records().Len(); count > 1 {
 			wrong(Error, "several-"+lowerType(s.typ), fmt.Sprintf("%d %s records at one owner (RFC 2181 10.1, RFC 6672 2.4)",
 				count, dns.Type(s.typ)))
 		}
-		if s.typ == dns.TypeDNAME && isWildcard(n.owner) {
+		if s.typ == dns.TypeDNAME && atWildcard {
 			wrong(Warning, "wildcard-dname", "a DNAME at a wildcard stands for no other name (RFC 6672 3.3, RFC 4592 4.4)")
 		}
 	case dns.TypeNS:
-		if isWildcard(n.owner) {
+		if atWildcard {
 			wrong(Error, "wildcard-ns", "NS records at a wildcard: what they mean is undefined (RFC 4592 4.2)")
 		}
 	case dns.TypeNSEC:
-		if count > 1 {
+		if s.records().Len() > 1 {
 			wrong(Error, "several-nsec", "several NSEC records at one owner (RFC 4034 4)")
 		}
 	}
@@ -116,25 +116,23 @@ func lowerType(typ uint16) string {
 	return "dname"
 }
 
-// checkCovered warns of RRSIG records that cover nothing.
-func (b *Builder) checkCovered(s *rrset, key []byte) {
-	if s.split == 0 {
-		b.report(b.where(key, s.typ), Warning, "rrsig-covers-nothing",
-			fmt.Sprintf("an RRSIG covers %s, which the owner does not have", dns.Type(s.typ)))
-	}
+// reportUncovered warns of RRSIG records that cover nothing.
+func (b *Builder) reportUncovered(key []byte, s *rrset) {
+	b.report(b.where(key, s.typ), Warning, "rrsig-covers-nothing",
+		fmt.Sprintf("an RRSIG covers %s, which the owner does not have", dns.Type(s.typ)))
 }
 
 // checkCNAME refuses other data beside a CNAME (RFC 1034 3.6.2); RFC 4034 and RFC 2535 say what may be there.
-func (b *Builder) checkCNAME(n *node) {
-	if n.get(dns.TypeCNAME) == nil {
+func (b *Builder) checkCNAME(z *Zone, n *node) {
+	if !n.is(hasCNAME) {
 		return
 	}
-	for i := range n.sets {
-		switch typ := n.sets[i].typ; typ {
+	for i := range n.count() {
+		switch typ := n.typeAt(i); typ {
 		case dns.TypeCNAME, dns.TypeNSEC, dns.TypeRRSIG, dns.TypeKEY, dns.TypeSIG, dns.TypeNXT:
 		default:
-			if n.sets[i].split > 0 {
-				b.report(b.where(n.key, typ), Error, "cname-and-other-data",
+			if s := z.at(n, i); s.split > 0 {
+				b.report(b.where(z.keyOf(n), typ), Error, "cname-and-other-data",
 					fmt.Sprintf("%s beside a CNAME (RFC 1034 3.6.2)", dns.Type(typ)))
 			}
 		}
@@ -142,60 +140,61 @@ func (b *Builder) checkCNAME(n *node) {
 }
 
 // checkServers looks at the names that NS records point at, as far as they are in the zone.
-func (b *Builder) checkServers(z *Zone, i int32, ns *rrset) {
-	n := &z.nodes[i]
+func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
+	var at search
+	i := 0
 	for rdata := range ns.records().All() {
-		server := nameIn(rdata, 0)
-		key := appendKey(nil, server)
-		if !z.holds(key) {
+		_, fine := ns.target(i) // it has addresses, and if it were an alias beside them, that would be refused as such
+		if i++; fine {
 			continue
 		}
-		at := z.find(key)
-		switch has, alias := z.addresses(at); {
+		if !at.set(nameIn(rdata, 0)) || !z.holds(&at) {
+			continue
+		}
+		switch has, alias := z.addresses(&at); {
 		case alias:
-			b.report(b.where(n.key, dns.TypeNS), Error, "ns-at-cname",
-				fmt.Sprintf("the server %s is an alias (RFC 2181 10.3)", nameString(server)))
+			b.report(b.where(z.keyOf(n), dns.TypeNS), Error, "ns-at-cname",
+				fmt.Sprintf("the server %s is an alias (RFC 2181 10.3)", nameString(at.name)))
 		case has:
-		case i > 0 && bytes.HasPrefix(key, n.key):
-			b.report(b.where(n.key, dns.TypeNS), Warning, "missing-glue",
-				fmt.Sprintf("no address of %s, without which the delegation cannot be followed", nameString(server)))
+		case n.ref > 0 && at.labels >= int(n.labels) && bytes.Equal(appendLower(nil, at.suffix(int(n.labels))), z.appendOwner(nil, *n)):
+			b.report(b.where(z.keyOf(n), dns.TypeNS), Warning, "missing-glue",
+				fmt.Sprintf("no address of %s, without which the delegation cannot be followed", nameString(at.name)))
 		default:
-			b.report(b.where(n.key, dns.TypeNS), Warning, "ns-without-address",
-				fmt.Sprintf("the server %s has no address here", nameString(server)))
+			b.report(b.where(z.keyOf(n), dns.TypeNS), Warning, "ns-without-address",
+				fmt.Sprintf("the server %s has no address here", nameString(at.name)))
 		}
 	}
 }
 
 // checkExchanges warns of mail exchangers that are aliases (RFC 2181 10.3); the mail gets there all the same.
 func (b *Builder) checkExchanges(z *Zone, n *node, mx *rrset) {
+	var at search
 	for rdata := range mx.records().All() {
-		exchange := nameIn(rdata, 2)
-		key := appendKey(nil, exchange)
-		if !z.holds(key) {
+		if !at.set(nameIn(rdata, 2)) || !z.holds(&at) {
 			continue
 		}
-		if _, alias := z.addresses(z.find(key)); alias {
-			b.report(b.where(n.key, dns.TypeMX), Warning, "mx-at-cname",
-				fmt.Sprintf("the exchange %s is an alias (RFC 2181 10.3)", nameString(exchange)))
+		if _, alias := z.addresses(&at); alias {
+			b.report(b.where(z.keyOf(n), dns.TypeMX), Warning, "mx-at-cname",
+				fmt.Sprintf("the exchange %s is an alias (RFC 2181 10.3)", nameString(at.name)))
 		}
 	}
 }
 
-// addresses reports whether the name at a position has addresses, directly or by a wildcard, and whether it is an
-// alias. Of a name that another zone has, beyond a cut or a DNAME, only the addresses can be judged that are here.
-func (z *Zone) addresses(at position) (has, alias bool) {
-	n := &z.nodes[at.node]
-	if !at.exact && n.cut < 0 {
-		if n.get(dns.TypeDNAME) != nil {
-			return true, false
-		}
-		if n.wildcard < 0 {
+// addresses reports whether a name has addresses, directly or by a wildcard, and whether it is an alias. Of a name that
+// another zone has, beyond a cut or a DNAME, only the addresses can be judged that are here.
+func (z *Zone) addresses(at *search) (has, alias bool) {
+	n, exact := z.locate(at)
+	if !exact {
+		if !n.authoritative() {
 			return false, false
 		}
-		n = &z.nodes[n.wildcard]
-	} else if !at.exact {
-		return false, false
+		if n.is(hasDNAME) {
+			return true, false
+		}
+		if n, exact = z.child(n.ref, asterisk); !exact {
+			return false, false
+		}
 	}
-	has = n.get(dns.TypeA) != nil || n.get(dns.TypeAAAA) != nil
-	return has, n.cut < 0 && n.get(dns.TypeCNAME) != nil
+	has = z.has(&n, dns.TypeA) || z.has(&n, dns.TypeAAAA)
+	return has, n.authoritative() && n.is(hasCNAME)
 }

@@ -6,7 +6,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
-	"slices"
+	"math/bits"
 	"sort"
 
 	"github.com/miekg/dns"
@@ -35,16 +35,8 @@ type nsec3Params struct {
 	salt       string
 }
 
-// nsec3 is the NSEC3 RRset of an owner.
-type nsec3 struct {
-	hash  [sha1.Size]byte
-	key   []byte
-	owner []byte
-	set   rrset
-}
-
 // hashing is the encoding of hashes in owner names (RFC 5155 3.3).
-var hashing = base32.HexEncoding.WithPadding(base32.NoPadding)
+var hashing = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
 // parseNSEC3 reads parameters and, if it is there, the next hash (RFC 5155 3.2, 4.2).
 func parseNSEC3(rdata []byte) (p nsec3Params, flags uint8, next []byte, ok bool) {
@@ -70,61 +62,85 @@ func (p *nsec3Params) hash(name []byte) [sha1.Size]byte {
 }
 
 // findHash returns the index of the last link of the chain whose hash is at or before h, which is the last of all for a
-// hash before the first, and whether it is h itself.
-func (z *Zone) findHash(h [sha1.Size]byte) (int, bool) {
-	i := sort.Search(len(z.chain), func(i int) bool { return bytes.Compare(z.chain[i].hash[:], h[:]) > 0 }) - 1
-	if i < 0 {
-		return len(z.chain) - 1, false
+// hash before the first, and whether it is h itself. Hashes are spread evenly: the search begins where h would be if they
+// were so exactly, and is a binary one in a window that doubles until it holds h.
+func (z *Zone) findHash(h *[sha1.Size]byte) (int, bool) {
+	count := len(z.chain) / hashedSize
+	after := func(i int) bool { return bytes.Compare(hashedAt(z.chain, i).hash, h[:]) > 0 }
+	guess, _ := bits.Mul64(binary.BigEndian.Uint64(h[:]), uint64(count))
+	low, high := int(guess), int(guess) // all before low are not after h, all from high on are
+	for width := 8; low > 0 && after(low-1); width *= 2 {
+		high, low = low, max(0, low-width)
 	}
-	return i, z.chain[i].hash == h
+	for width := 8; high < count && !after(high); width *= 2 {
+		low, high = high+1, min(count, high+width)
+	}
+	for low < high {
+		if mid := int(uint(low+high) / 2); after(mid) {
+			high = mid
+		} else {
+			low = mid + 1
+		}
+	}
+	if low == 0 {
+		return count - 1, false
+	}
+	return low - 1, bytes.Equal(hashedAt(z.chain, low-1).hash, h[:])
 }
 
 // checkDenial chooses how the zone denies existence, and refuses chains that would make wrong answers.
 func (b *Builder) checkDenial(z *Zone) {
 	b.checkHashes(z)
-	apex := &z.nodes[0]
-	params := apex.get(dns.TypeNSEC3PARAM)
-	if params == nil && len(z.nsec3) > 0 {
+	apex := z.apex()
+	params, ok := z.get(&apex, dns.TypeNSEC3PARAM)
+	if !ok && len(z.hashed) > 0 {
 		b.findings.add(Finding{Owner: z.origin, Rule: "nsec3-without-param", Severity: Warning,
 			Detail: "NSEC3 records are not used without an NSEC3PARAM record (RFC 5155 4)"})
 	}
 	var broken string
-	if params != nil {
-		if broken = b.chooseChain(z, params); broken == "" {
+	if ok {
+		if broken = b.chooseChain(z, &params); broken == "" {
 			return
 		}
 	}
 	severity := Error
-	if apex.get(dns.TypeNSEC) != nil {
+	if z.has(&apex, dns.TypeNSEC) {
 		severity = Warning // NSEC goes on serving while a chain of NSEC3 is being made (RFC 5155 10.4)
-		z.denial = byNSEC
+		z.setDenial(byNSEC, 0)
 		b.checkNSEC(z)
 	}
 	if broken != "" {
-		b.report(b.where(apex.key, dns.TypeNSEC3PARAM), severity, "nsec3-chain", broken)
+		b.report(b.where(z.key, dns.TypeNSEC3PARAM), severity, "nsec3-chain", broken)
 	}
 }
 
-// checkHashes reads the hash of every NSEC3 owner, and refuses owners that are none.
+// setDenial writes into the image how the zone denies existence.
+func (z *Zone) setDenial(d denial, params int) {
+	z.denial = d
+	binary.LittleEndian.PutUint32(z.image[atDenial:], uint32(d))
+	binary.LittleEndian.PutUint32(z.image[atParams:], uint32(params))
+}
+
+// checkHashes refuses owners of NSEC3 records that are no hashes.
 func (b *Builder) checkHashes(z *Zone) {
-	for i := range z.nsec3 {
-		n := &z.nsec3[i]
-		label := n.owner[1 : 1+int(n.owner[0])]
-		upper := bytes.ToUpper(label)
-		hash, err := hashing.DecodeString(string(upper))
-		if err != nil || len(hash) != len(n.hash) || !bytes.Equal(parentKey(n.key), z.nodes[0].key) {
-			b.report(b.where(n.key, dns.TypeNSEC3), Error, "nsec3-owner",
-				"the owner of an NSEC3 record is a hash directly below the zone's origin (RFC 5155 3.3)")
-			continue
+	for rest := b.records; b.hasNSEC3 && len(rest) > 0; {
+		n := b.ownerLen(rest)
+		if set := nsec3Of(rest[:n]); len(set) > 0 {
+			if _, ok := hashOfKey(b.key(&set[0]), z.key); !ok {
+				b.report(&set[0], Error, "nsec3-owner",
+					"the owner of an NSEC3 record is a hash directly below the zone's origin (RFC 5155 3.3)")
+			}
 		}
-		copy(n.hash[:], hash)
+		rest = rest[n:]
 	}
 }
 
 // chooseChain takes the first parameter set that has a whole chain into use: there are several while they are being
 // changed (RFC 5155 10.4). If none has, it says why.
 func (b *Builder) chooseChain(z *Zone, set *rrset) (broken string) {
+	i := -1
 	for rdata := range set.records().All() {
+		i++
 		p, flags, _, ok := parseNSEC3(rdata)
 		if !ok || flags != 0 || p.algorithm != dns.SHA1 {
 			broken = "NSEC3PARAM with flags or an algorithm that is not known (RFC 5155 4.1)"
@@ -135,12 +151,14 @@ func (b *Builder) chooseChain(z *Zone, set *rrset) (broken string) {
 			continue
 		}
 		if p.iterations > warnIterations {
-			b.report(b.where(z.nodes[0].key, dns.TypeNSEC3PARAM), Warning, "nsec3-iterations",
+			b.report(b.where(z.key, dns.TypeNSEC3PARAM), Warning, "nsec3-iterations",
 				fmt.Sprintf("%d NSEC3 iterations; 0 is right (RFC 9276 3.1)", p.iterations))
 		}
 		chain := z.chainOf(p)
-		if broken = chainGap(chain, p, z.nodes[0].owner); broken == "" {
-			z.denial, z.params, z.chain = byHashName, p, chain
+		if broken = z.chainGap(chain, p); broken == "" {
+			z.params = p
+			z.setChain(chain)
+			z.setDenial(byHashName, i)
 			return ""
 		}
 	}
@@ -148,31 +166,58 @@ func (b *Builder) chooseChain(z *Zone, set *rrset) (broken string) {
 }
 
 // chainOf collects the NSEC3 records of a parameter set by hash, which is the order of their owners.
-func (z *Zone) chainOf(p nsec3Params) []nsec3 {
-	var chain []nsec3
-	for _, n := range z.nsec3 {
-		for rdata := range n.set.records().All() {
-			if q, _, _, ok := parseNSEC3(rdata); ok && q == p {
-				chain = append(chain, n)
+func (z *Zone) chainOf(p nsec3Params) []byte {
+	var chain []byte
+	for i := range len(z.hashed) / hashedSize {
+		if _, ok := z.nextHash(z.hashed, i, p); ok {
+			if chain == nil {
+				chain = make([]byte, 0, len(z.hashed))
 			}
+			chain = append(chain, z.hashed[i*hashedSize:(i+1)*hashedSize]...)
 		}
 	}
 	return chain
 }
 
-// chainGap says where a chain is broken, "" if it is whole: it begins with the apex's hash somewhere, and each link
-// names the next one.
-func chainGap(chain []nsec3, p nsec3Params, apex []byte) string {
-	hash := p.hash(apex)
-	if !slices.ContainsFunc(chain, func(n nsec3) bool { return n.hash == hash }) {
+// nextHash is the next hash in the record of a parameter set, if the i-th link has one.
+func (z *Zone) nextHash(list []byte, i int, p nsec3Params) ([]byte, bool) {
+	set := z.set(hashedAt(list, i).set)
+	for rdata := range set.records().All() {
+		if q, _, next, ok := parseNSEC3(rdata); ok && q == p {
+			return next, true
+		}
+	}
+	return nil, false
+}
+
+// setChain makes a chain that in use. If it is not all of hashed, the image gets it at its end.
+func (z *Zone) setChain(chain []byte) {
+	if len(chain) == len(z.hashed) {
+		z.chain = z.hashed
+		return
+	}
+	at := len(z.image)
+	image := make([]byte, 0, at+len(chain))
+	image = append(append(image, z.image...), chain...)
+	binary.LittleEndian.PutUint64(image[atChain:], uint64(at))
+	binary.LittleEndian.PutUint64(image[atChain+8:], uint64(len(chain)/hashedSize))
+	z.image, z.chain = image, image[at:]
+}
+
+// chainGap says where a chain is broken, "" if it is whole: it has the apex's hash somewhere, and each link names the
+// next one.
+func (z *Zone) chainGap(chain []byte, p nsec3Params) string {
+	apex := p.hash(z.owner)
+	count, found := len(chain)/hashedSize, false
+	for i := range count {
+		found = found || bytes.Equal(hashedAt(chain, i).hash, apex[:])
+	}
+	if !found {
 		return "the NSEC3 chain lacks the record of the zone's origin"
 	}
-	for i := range chain {
-		following := chain[(i+1)%len(chain)].hash
-		for rdata := range chain[i].set.records().All() {
-			if _, _, next, _ := parseNSEC3(rdata); !bytes.Equal(next, following[:]) {
-				return fmt.Sprintf("the NSEC3 chain is broken after %s (RFC 5155 3.1.7)", nameString(chain[i].owner))
-			}
+	for i := range count {
+		if next, _ := z.nextHash(chain, i, p); !bytes.Equal(next, hashedAt(chain, (i+1)%count).hash) {
+			return fmt.Sprintf("the NSEC3 chain is broken after %s (RFC 5155 3.1.7)", nameString(z.appendHashed(nil, hashedAt(chain, i).hash)))
 		}
 	}
 	return ""
@@ -180,123 +225,195 @@ func chainGap(chain []nsec3, p nsec3Params, apex []byte) string {
 
 // checkNSEC refuses an NSEC chain that lacks a link.
 func (b *Builder) checkNSEC(z *Zone) {
-	last, following := len(z.nodes)-1, z.nodes[0].owner
-	for i := last; i >= 0; i-- {
-		n := &z.nodes[i]
-		if n.nsec != int32(i) {
-			if len(n.sets) > 0 && (n.cut < 0 || n.cut == int32(i)) {
-				b.reportNode(z, int32(i), Error, "nsec-chain", "no NSEC record, in a zone that has them (RFC 4035 2.3)")
+	following := z.owner
+	for i := len(z.order)/4 - 1; i >= 0; i-- {
+		n := z.node(z.orderAt(i))
+		if !n.is(hasNSEC) {
+			if n.count() > 0 && !n.is(isBelowCut) {
+				b.reportNode(z, n, Error, "nsec-chain", "no NSEC record, in a zone that has them (RFC 4035 2.3)")
 			}
 			continue
 		}
-		for rdata := range n.get(dns.TypeNSEC).records().All() {
+		set, _ := z.get(&n, dns.TypeNSEC)
+		for rdata := range set.records().All() {
 			if next := nameIn(rdata, 0); next == nil || !equalNames(next, following) {
-				b.report(b.where(n.key, dns.TypeNSEC), Error, "nsec-chain",
+				b.report(b.where(z.keyOf(&n), dns.TypeNSEC), Error, "nsec-chain",
 					fmt.Sprintf("the next name should be %s (RFC 4034 4.1.1)", nameString(following)))
 			}
 		}
-		following = n.owner
+		following = z.appendOwner(nil, n)
 	}
 }
 
-// The proofs of a negative or synthesised answer, added to the authority section. Each names the RFC sections for NSEC
-// and NSEC3. p is the position of l.name in the zone.
+// orderAt is the i-th node in canonical order.
+func (z *Zone) orderAt(i int) ref { return ref(binary.LittleEndian.Uint32(z.order[4*i:])) }
 
-// proveNoType proves that the name at p, which exists, lacks the type (RFC 4035 3.1.3.1; RFC 5155 7.2.3). It serves for
-// the lack of DS at a delegation as well (RFC 4035 3.1.4; RFC 5155 7.2.4, 7.2.7), where an opt-out span may stand in.
-func (l *lookup) proveNoType(p position) {
+// indexOf is the place in order of the last node that is not after a reference.
+func (z *Zone) indexOf(r ref) int {
+	return sort.Search(len(z.order)/4, func(i int) bool { return z.orderAt(i) > r }) - 1
+}
+
+// before is the place in order of the last node before the name that a label would make below a node, which has no such
+// child.
+func (z *Zone) before(n *node, label []byte) int {
+	return sort.Search(len(z.order)/4, func(i int) bool {
+		r := z.orderAt(i)
+		if r <= n.ref {
+			return false
+		}
+		c := z.climb(z.node(r), n.labels+1)
+		return c.labels != n.labels+1 || c.parent != n.ref || bytes.Compare(c.label, label) > 0
+	}) - 1
+}
+
+// nsecAt is the closest node at or before a place in order that has an NSEC RRset. Between it and the place are only
+// empty non-terminals, of which there are no more than labels in a name, and what lies below one cut.
+func (z *Zone) nsecAt(i int) (node, bool) {
+	for range 2 * maxLabels {
+		if i < 0 {
+			break
+		}
+		n := z.node(z.orderAt(i))
+		if n.is(isBelowCut) {
+			n = z.cutOf(n)
+		}
+		if n.is(hasNSEC) {
+			return n, true
+		}
+		i = z.indexOf(n.ref) - 1
+	}
+	return node{}, false
+}
+
+// The proofs of a negative or synthesised answer, added to the authority section. Each names the RFC sections for NSEC
+// and NSEC3. The closest encloser is that of the name being searched.
+
+// proveNoType proves that the name of n lacks the type (RFC 4035 3.1.3.1; RFC 5155 7.2.3). It serves for the lack of DS
+// at a delegation as well (RFC 4035 3.1.4; RFC 5155 7.2.4, 7.2.7), where an opt-out span may stand in.
+func (l *lookup) proveNoType(n *node) {
 	switch l.z.denial {
 	case byNSEC:
-		l.addNSEC(p.node)
+		if n.is(hasNSEC) {
+			l.addNSEC(*n)
+		} else if at, ok := l.z.nsecAt(l.z.indexOf(n.ref)); ok {
+			l.addNSEC(at)
+		}
 	case byHashName:
-		if n := &l.z.nodes[p.node]; !l.addMatch(n.owner) {
-			l.proveCloser(n.parent, n.owner)
+		if owner := l.ownerOf(n); !l.addMatch(owner) {
+			l.proveCloser(l.z.parent(n))
 		}
 	}
 }
 
-// proveNoName proves that l.name does not exist and that no wildcard stands in (RFC 4035 3.1.3.2; RFC 5155 7.2.2).
-func (l *lookup) proveNoName(p position) {
+// proveNoName proves that the name does not exist and that no wildcard stands in (RFC 4035 3.1.3.2; RFC 5155 7.2.2).
+func (l *lookup) proveNoName(encloser *node) {
 	switch l.z.denial {
 	case byNSEC:
-		l.addNSEC(p.prev)
-		var room [512]byte
-		l.addNSEC(l.z.find(wildcardKey(room[:0], l.z.nodes[p.node].key)).prev)
+		l.addNSECBefore(encloser, l.search.label(int(encloser.labels)+1))
+		l.addNSECBefore(encloser, asterisk)
 	case byHashName:
-		encloser := l.proveCloser(p.node, l.name)
-		l.addCover(append([]byte{1, '*'}, l.z.nodes[encloser].owner...))
+		proven := l.proveCloser(*encloser)
+		var room [257]byte
+		l.addCover(append(append(room[:0], 1, '*'), l.ownerOf(&proven)...))
 	}
 }
 
-// proveSynthesis proves that l.name, answered from a wildcard, does not exist (RFC 4035 3.1.3.3; RFC 5155 7.2.6).
-func (l *lookup) proveSynthesis(p position) {
+// proveSynthesis proves that the name, answered from a wildcard, does not exist (RFC 4035 3.1.3.3; RFC 5155 7.2.6).
+func (l *lookup) proveSynthesis(encloser *node) {
 	switch l.z.denial {
 	case byNSEC:
-		l.addNSEC(p.prev)
+		l.addNSECBefore(encloser, l.search.label(int(encloser.labels)+1))
 	case byHashName:
-		l.addCover(suffix(l.name, int(l.z.nodes[p.node].labels)+1))
+		l.addCover(l.search.suffix(int(encloser.labels) + 1))
 	}
 }
 
-// proveNoTypeAtWildcard proves that neither l.name exists nor the wildcard that stands in has the type (RFC 4035
+// proveNoTypeAtWildcard proves that neither the name exists nor the wildcard that stands in has the type (RFC 4035
 // 3.1.3.4; RFC 5155 7.2.5).
-func (l *lookup) proveNoTypeAtWildcard(p position) {
-	wildcard := l.z.nodes[p.node].wildcard
+func (l *lookup) proveNoTypeAtWildcard(encloser, wildcard *node) {
 	switch l.z.denial {
 	case byNSEC:
-		l.addNSEC(p.prev)
-		l.addNSEC(wildcard)
+		l.addNSECBefore(encloser, l.search.label(int(encloser.labels)+1))
+		if at, ok := l.z.nsecAt(l.z.indexOf(wildcard.ref)); ok {
+			l.addNSEC(at)
+		}
 	case byHashName:
-		l.proveCloser(p.node, l.name)
-		l.addMatch(l.z.nodes[wildcard].owner)
+		l.proveCloser(*encloser)
+		var room [257]byte
+		l.addMatch(append(append(room[:0], 1, '*'), l.ownerOf(encloser)...))
 	}
 }
 
-// proveCloser adds the closest encloser proof of a name whose closest encloser is at or above a node (RFC 5155 7.2.1).
+// proveCloser adds the closest encloser proof of the name, whose closest encloser is at or above a node (RFC 5155 7.2.1).
 // Names that only hold opted-out delegations may have no NSEC3 record: the closest one that is provable serves. It
-// returns the encloser's node; the apex's record is always there.
-func (l *lookup) proveCloser(encloser int32, name []byte) int32 {
-	for encloser > 0 && !l.addMatch(l.z.nodes[encloser].owner) {
-		encloser = l.z.nodes[encloser].parent
+// returns the encloser; the apex's record is always there.
+func (l *lookup) proveCloser(encloser node) node {
+	for encloser.labels > l.z.labels && !l.addMatch(l.ownerOf(&encloser)) {
+		encloser = l.z.climb(encloser, encloser.labels-1)
 	}
-	if encloser <= 0 {
-		encloser = 0
-		l.addMatch(l.z.nodes[0].owner)
+	if encloser.labels <= l.z.labels {
+		encloser = l.z.apex()
+		l.addMatch(l.z.owner)
 	}
-	n := &l.z.nodes[encloser]
-	l.addCover(suffix(name, int(n.labels)+1))
+	l.addCover(l.search.suffix(int(encloser.labels) + 1))
 	return encloser
 }
 
-// addNSEC adds the NSEC RRset of the node, or of the closest one before it that has any: that covers it.
-func (l *lookup) addNSEC(node int32) {
-	if at := l.z.nodes[node].nsec; at >= 0 {
-		n := &l.z.nodes[at]
-		l.addProof(n.owner, n.get(dns.TypeNSEC))
+// addNSECBefore adds the NSEC RRset that covers the name that a label would make below a node.
+func (l *lookup) addNSECBefore(n *node, label []byte) {
+	if at, ok := l.z.nsecAt(l.z.before(n, label)); ok {
+		l.addNSEC(at)
 	}
+}
+
+// addNSEC adds the NSEC RRset of a node.
+func (l *lookup) addNSEC(n node) {
+	s, ok := l.z.get(&n, dns.TypeNSEC)
+	if !ok || l.proved(&s) {
+		return
+	}
+	names := &l.a.room.names
+	start := len(*names)
+	*names = l.z.appendOwner(*names, n)
+	l.a.Authority = l.add(l.a.Authority, (*names)[start:len(*names):len(*names)], &s)
 }
 
 // addMatch adds the NSEC3 RRset of a name's hash, and reports whether there is one.
 func (l *lookup) addMatch(name []byte) bool {
-	i, exact := l.z.findHash(l.z.params.hash(name))
+	h := l.z.params.hash(name)
+	i, exact := l.z.findHash(&h)
 	if exact {
-		l.addProof(l.z.chain[i].owner, &l.z.chain[i].set)
+		l.addLink(i)
 	}
 	return exact
 }
 
 // addCover adds the NSEC3 RRset whose span covers a name's hash.
 func (l *lookup) addCover(name []byte) {
-	i, _ := l.z.findHash(l.z.params.hash(name))
-	l.addProof(l.z.chain[i].owner, &l.z.chain[i].set)
+	h := l.z.params.hash(name)
+	i, _ := l.z.findHash(&h)
+	l.addLink(i)
 }
 
-// addProof adds an RRset to the authority section unless it is there already.
-func (l *lookup) addProof(owner []byte, s *rrset) {
+// addLink adds the NSEC3 RRset of the i-th link of the chain.
+func (l *lookup) addLink(i int) {
+	link := hashedAt(l.z.chain, i)
+	s := l.z.set(link.set)
+	if s.split == 0 || l.proved(&s) {
+		return
+	}
+	names := &l.a.room.names
+	start := len(*names)
+	*names = l.z.appendHashed(*names, link.hash)
+	l.a.Authority = l.add(l.a.Authority, (*names)[start:len(*names):len(*names)], &s)
+}
+
+// proved reports whether an RRset is in the authority section already.
+func (l *lookup) proved(s *rrset) bool {
 	for i := range l.a.Authority {
-		if a := &l.a.Authority[i]; a.Type == s.typ && equalNames(a.Owner, owner) {
-			return
+		if a := &l.a.Authority[i]; a.Type == s.typ && len(a.Data) > 0 && &a.Data[0] == &s.data[0] {
+			return true
 		}
 	}
-	l.a.Authority = append(l.a.Authority, l.rrset(owner, s))
+	return false
 }

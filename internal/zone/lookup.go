@@ -14,7 +14,8 @@ type Query struct {
 	DO    bool // DNSSEC records are wanted (RFC 3225)
 }
 
-// Answer is the answer to a Query. Its sections refer to the zone's data and to the query's name.
+// Answer is the answer to a Query. Its sections refer to the zone's data and to the query's name. One that is used again
+// for another query keeps its memory: what the sections referred to may then have changed.
 type Answer struct {
 	Rcode         int
 	Authoritative bool
@@ -26,53 +27,72 @@ type Answer struct {
 	// Required is how many RRsets at the beginning of Additional are glue without which a referral cannot be followed
 	// (RFC 9471 2.1): if one of them finds no room, the response is truncated. The others may be left out.
 	Required int
+
+	room *room
+}
+
+// room is what a lookup and a packet need of memory beside the sections.
+type room struct {
+	search search
+	names  []byte // owners and RDATA that the zone does not have in one piece
+	packet packet
+}
+
+// clear makes an Answer ready for another query.
+func (a *Answer) clear() {
+	if a.room == nil {
+		a.room = &room{}
+	}
+	a.room.names = a.room.names[:0]
+	*a = Answer{Answer: a.Answer[:0], Authority: a.Authority[:0], Additional: a.Additional[:0], room: a.room}
 }
 
 // maxFollow bounds the CNAME and DNAME records that one answer follows.
 const maxFollow = 16
 
-// lookup is the state of answering one query. Its steps follow RFC 1034 4.3.2 as updated by RFC 4592 and RFC 6672: locate the
-// name, and refer, follow, hit or miss.
+// lookup is the state of answering one query. Its steps follow RFC 1034 4.3.2 as updated by RFC 4592 and RFC 6672: locate
+// the name, and refer, follow, hit or miss.
 type lookup struct {
-	q     Query
-	zones *Zones // zones in which an alias may be followed, or nil
-	z     *Zone  // zone being searched
-	name  []byte // name being searched: the query's, or an alias's target
-	key   []byte // of name
-	room  [512]byte
-	a     Answer
+	q      *Query
+	zones  *Zones  // zones in which an alias may be followed, or nil
+	z      *Zone   // zone being searched
+	search *search // name being searched: the query's, or an alias's target
+	a      *Answer
 }
 
 // Lookup answers a query from this zone alone. A name that is not in the zone is refused.
 func (z *Zone) Lookup(q Query) Answer {
-	l := lookup{q: q}
+	var a Answer
+	z.LookupInto(&q, &a)
+	return a
+}
+
+// LookupInto is Lookup into an Answer that may have served before, whose memory it uses.
+func (z *Zone) LookupInto(q *Query, a *Answer) {
+	l := lookup{q: q, a: a}
 	if !l.begin() {
-		return l.a
+		return
 	}
-	if !z.holds(l.key) {
-		l.a.Rcode = dns.RcodeRefused
-		return l.a
+	if !z.holds(l.search) {
+		a.Rcode = dns.RcodeRefused
+		return
 	}
 	l.answer(z)
-	return l.a
 }
 
 // begin checks the query and makes its name the one to search.
 func (l *lookup) begin() bool {
+	l.a.clear()
+	l.search = &l.a.room.search
 	switch {
-	case !validName(l.q.Name):
+	case !l.search.set(l.q.Name):
 		l.a.Rcode = dns.RcodeFormatError
 	case l.q.Class != dns.ClassINET:
 		l.a.Rcode = dns.RcodeRefused
 	default:
 		l.a.Rcode = rcodeOf(l.q.Type)
 	}
-	if l.a.Rcode != dns.RcodeSuccess {
-		return false
-	}
-	l.name = l.q.Name
-	l.key = appendKey(l.room[:0], l.name)
-	return true
+	return l.a.Rcode == dns.RcodeSuccess
 }
 
 // rcodeOf is the response to types that ask for no data (RFC 6895 3.1), NOERROR for those that do: transfers are made
@@ -108,118 +128,125 @@ func (l *lookup) answer(z *Zone) {
 // enter makes the zone of the name to search next the one being searched, if there is one.
 func (l *lookup) enter() bool {
 	if l.zones != nil {
-		z := l.zones.find(l.name, l.key, l.q.Type)
+		z := l.zones.find(l.search, l.q.Type)
 		if z != nil {
 			l.z = z
 		}
 		return z != nil
 	}
-	return l.z.holds(l.key)
+	return l.z.holds(l.search)
 }
 
 // step takes one name, and reports whether it led to another one.
 func (l *lookup) step() (follow bool) {
-	p := l.z.find(l.key)
-	n := &l.z.nodes[p.node]
+	n, exact := l.z.find(l.search)
 	switch {
-	case n.cut >= 0 && !(p.exact && n.cut == p.node && l.q.Type == dns.TypeDS):
-		l.refer(n.cut)
+	case n.is(isCut) && !(exact && l.q.Type == dns.TypeDS):
+		l.refer(&n)
 		return false
-	case p.exact:
-		return l.hit(p)
-	case n.get(dns.TypeDNAME) != nil:
-		return l.substitute(n)
-	case n.wildcard >= 0:
-		return l.synthesise(p)
+	case exact:
+		return l.hit(&n)
+	case n.is(hasDNAME):
+		return l.substitute(&n)
+	case n.is(hasWildcard):
+		if wildcard, ok := l.z.child(n.ref, asterisk); ok {
+			return l.synthesise(&n, &wildcard)
+		}
 	}
 	l.a.Authoritative = true
 	l.a.Rcode = dns.RcodeNameError
 	l.addSOA()
 	if l.q.DO {
-		l.proveNoName(p)
+		l.proveNoName(&n)
 	}
 	return false
 }
 
+var asterisk = []byte("*")
+
 // hit answers from the name's own node.
-func (l *lookup) hit(p position) (follow bool) {
+func (l *lookup) hit(n *node) (follow bool) {
 	l.a.Authoritative = true
-	n := &l.z.nodes[p.node]
-	if cname := l.alias(n); cname != nil {
-		return l.follow(cname)
+	if cname, ok := l.alias(n); ok {
+		return l.follow(&cname)
 	}
 	if !l.addData(n) {
 		l.addSOA()
 		if l.q.DO {
-			l.proveNoType(p)
+			l.proveNoType(n)
 		}
 	}
 	return false
 }
 
 // synthesise answers from the wildcard below the closest encloser (RFC 4592 3.3).
-func (l *lookup) synthesise(p position) (follow bool) {
+func (l *lookup) synthesise(encloser, wildcard *node) (follow bool) {
 	l.a.Authoritative = true
-	n := &l.z.nodes[l.z.nodes[p.node].wildcard]
-	cname := l.alias(n)
-	if cname == nil && !l.addData(n) {
+	cname, alias := l.alias(wildcard)
+	if !alias && !l.addData(wildcard) {
 		l.addSOA()
 		if l.q.DO {
-			l.proveNoTypeAtWildcard(p)
+			l.proveNoTypeAtWildcard(encloser, wildcard)
 		}
 		return false
 	}
 	if l.q.DO {
-		l.proveSynthesis(p)
+		l.proveSynthesis(encloser)
 	}
-	return cname != nil && l.follow(cname)
+	return alias && l.follow(&cname)
 }
 
 // alias returns the CNAME RRset of a node if the query is to follow it (RFC 1034 3.6.2). What may stand beside a CNAME
 // can be asked for.
-func (l *lookup) alias(n *node) *rrset {
+func (l *lookup) alias(n *node) (rrset, bool) {
+	if !n.is(hasCNAME) {
+		return rrset{}, false
+	}
 	switch l.q.Type {
 	case dns.TypeCNAME, dns.TypeANY, dns.TypeRRSIG, dns.TypeNSEC:
-		return nil
+		return rrset{}, false
 	}
-	return n.get(dns.TypeCNAME)
+	return l.z.get(n, dns.TypeCNAME)
 }
 
 // addData adds the data of the type asked for, and reports whether there are any.
 func (l *lookup) addData(n *node) bool {
-	var s *rrset
+	var s rrset
+	var ok bool
 	switch l.q.Type {
 	case dns.TypeRRSIG:
 		return l.addSignatures(n)
 	case dns.TypeANY:
-		s = n.any()
+		s, ok = l.z.any(n)
 	default:
-		s = n.get(l.q.Type)
+		s, ok = l.z.get(n, l.q.Type)
 	}
-	if s == nil {
-		return false
+	if ok {
+		l.a.Answer = l.add(l.a.Answer, l.search.name, &s)
+		l.addAddresses(&s, nil)
 	}
-	l.a.Answer = append(l.a.Answer, l.rrset(l.name, s))
-	l.addAddresses(s, nil)
-	return true
+	return ok
 }
 
 // any chooses the RRset that answers for ANY (RFC 8482 4.1): the first in order of type, NSEC only if there is no other.
-func (n *node) any() *rrset {
-	for i := range n.sets {
-		if s := &n.sets[i]; s.split > 0 && s.typ != dns.TypeNSEC {
-			return s
+func (z *Zone) any(n *node) (rrset, bool) {
+	for i := range n.count() {
+		if n.typeAt(i) == dns.TypeNSEC {
+			continue
+		}
+		if s := z.at(n, i); s.split > 0 {
+			return s, true
 		}
 	}
-	return n.get(dns.TypeNSEC)
+	return z.get(n, dns.TypeNSEC)
 }
 
 // addSignatures adds the RRSIG records of a node, for each RRset on its own.
 func (l *lookup) addSignatures(n *node) bool {
 	before := len(l.a.Answer)
-	for i := range n.sets {
-		if s := &n.sets[i]; len(s.sigs()) > 0 {
-			l.a.Answer = append(l.a.Answer, RRset{Owner: l.name, Type: dns.TypeRRSIG, TTL: s.sigTTL, Data: s.sigs()})
+	for i := range n.count() {
+		if s := l.z.at(n, i); len(s.sigs()) > 0 {
+			l.a.Answer = append(l.a.Answer, RRset{Owner: l.search.name, Type: dns.TypeRRSIG, TTL: s.sigTTL, Data: s.sigs()})
 		}
 	}
 	return len(l.a.Answer) > before
@@ -227,118 +254,131 @@ func (l *lookup) addSignatures(n *node) bool {
 
 // follow adds a CNAME and makes its target the name to search, unless that would be going in a circle.
 func (l *lookup) follow(cname *rrset) bool {
-	l.a.Answer = append(l.a.Answer, l.rrset(l.name, cname))
-	for rdata := range cname.records().All() {
-		l.name = rdata
+	l.a.Answer = l.add(l.a.Answer, l.search.name, cname)
+	if !l.search.set(only(cname)) {
+		return false
 	}
-	l.key = appendKey(l.room[:0], l.name)
 	for i := range l.a.Answer {
-		if a := &l.a.Answer[i]; a.Type == dns.TypeCNAME && equalNames(a.Owner, l.name) {
+		if a := &l.a.Answer[i]; a.Type == dns.TypeCNAME && equalNames(a.Owner, l.search.name) {
 			return false
 		}
 	}
 	return true
 }
 
+// only is the RDATA of an RRset of one record.
+func only(s *rrset) []byte {
+	for rdata := range s.records().All() {
+		return rdata
+	}
+	return nil
+}
+
 // substitute adds the DNAME of a node above the name and the CNAME that it makes of the name (RFC 6672 3.1), which ends
 // the search if it is what was asked for. A name that gets too long ends it with YXDOMAIN (RFC 6672 2.2).
 func (l *lookup) substitute(n *node) (follow bool) {
 	l.a.Authoritative = true
-	dname := n.get(dns.TypeDNAME)
-	l.addDNAME(n, dname)
-	var to []byte
-	for rdata := range dname.records().All() {
-		to = rdata
-	}
-	kept := len(l.name) - len(n.owner)
-	if kept+len(to) > 255 {
+	dname, _ := l.z.get(n, dns.TypeDNAME)
+	owner, to := l.ownerOf(n), only(&dname)
+	l.addDNAME(owner, &dname)
+	kept := len(l.search.name) - len(owner)
+	length := kept + len(to)
+	if length > 255 {
 		l.a.Rcode = dns.RcodeYXDomain
 		return false
 	}
-	rdata := binary.BigEndian.AppendUint16(make([]byte, 0, 2+kept+len(to)), uint16(kept+len(to)))
-	rdata = append(append(rdata, l.name[:kept]...), to...)
+	names := &l.a.room.names
+	start := len(*names)
+	*names = binary.BigEndian.AppendUint16(*names, uint16(length))
+	*names = append(append(*names, l.search.name[:kept]...), to...)
+	rdata := (*names)[start:len(*names):len(*names)]
 	more := l.follow(&rrset{typ: dns.TypeCNAME, ttl: dname.ttl, split: uint32(len(rdata)), data: rdata})
 	return more && l.q.Type != dns.TypeCNAME
 }
 
 // addDNAME adds a DNAME unless the answer has it already, as it may where DNAMEs lead to one another.
-func (l *lookup) addDNAME(n *node, dname *rrset) {
+func (l *lookup) addDNAME(owner []byte, dname *rrset) {
 	for i := range l.a.Answer {
-		if a := &l.a.Answer[i]; a.Type == dns.TypeDNAME && equalNames(a.Owner, n.owner) {
+		if a := &l.a.Answer[i]; a.Type == dns.TypeDNAME && equalNames(a.Owner, owner) {
 			return
 		}
 	}
-	l.a.Answer = append(l.a.Answer, l.rrset(l.ownerOf(n), dname))
+	l.a.Answer = l.add(l.a.Answer, owner, dname)
 }
 
 // refer adds a referral to the zone below a cut: its NS records, the DS records or the proof that there are none (RFC
 // 4035 3.1.4), and addresses of the servers.
-func (l *lookup) refer(cut int32) {
-	n := &l.z.nodes[cut]
-	ns := n.get(dns.TypeNS)
-	l.a.Authority = append(l.a.Authority, l.rrset(l.ownerOf(n), ns))
+func (l *lookup) refer(cut *node) {
+	owner := l.ownerOf(cut)
+	ns, _ := l.z.get(cut, dns.TypeNS)
+	l.a.Authority = l.add(l.a.Authority, owner, &ns)
 	if l.q.DO {
-		if ds := n.get(dns.TypeDS); ds != nil {
-			l.a.Authority = append(l.a.Authority, l.rrset(l.ownerOf(n), ds))
+		if ds, ok := l.z.get(cut, dns.TypeDS); ok {
+			l.a.Authority = l.add(l.a.Authority, owner, &ds)
 		} else {
-			l.proveNoType(position{node: cut, prev: cut, exact: true})
+			l.proveNoType(cut)
 		}
 	}
-	l.addAddresses(ns, n)
+	l.addAddresses(&ns, cut)
 }
 
 // ownerOf is the owner of a node at or above the name, as the end of the name: so it has the question's case, and a
 // packet's writer finds it there to compress against.
-func (l *lookup) ownerOf(n *node) []byte { return l.name[len(l.name)-len(n.owner):] }
+func (l *lookup) ownerOf(n *node) []byte { return l.search.suffix(int(n.labels)) }
 
 // addSOA adds the SOA of a negative answer (RFC 2308 3).
 func (l *lookup) addSOA() {
-	l.a.Authority = append(l.a.Authority, l.rrset(l.ownerOf(&l.z.nodes[0]), &l.z.negativeSOA))
+	l.a.Authority = l.add(l.a.Authority, l.search.suffix(int(l.z.labels)), &l.z.negativeSOA)
 }
 
-// rrset makes an RRset of the answer.
-func (l *lookup) rrset(owner []byte, s *rrset) RRset {
-	r := RRset{Owner: owner, Type: s.typ, TTL: s.ttl, Data: s.records()}
+// add appends an RRset to a section.
+func (l *lookup) add(section []RRset, owner []byte, s *rrset) []RRset {
+	section = append(section, RRset{Owner: owner, Type: s.typ, TTL: s.ttl, Data: s.records()})
 	if l.q.DO {
+		r := &section[len(section)-1]
 		r.SigTTL, r.Sigs = s.sigTTL, s.sigs()
 	}
-	return r
+	return section
 }
 
 // addAddresses adds the addresses of the hosts that records point at, as far as the zone has them. For a referral to the
-// zone below a cut those at or below the cut are required glue and come first (RFC 9471 2.1, 2.2). What is below a cut
-// serves in no other case than NS records.
+// zone below a cut those at or below the cut are required glue and come first (RFC 9471 2.1, 2.2).
 func (l *lookup) addAddresses(s *rrset, cut *node) {
-	var optional []RRset
-	for rdata := range s.records().All() {
-		host := target(s.typ, rdata)
-		if host == nil {
-			return
-		}
-		var room [512]byte
-		key := appendKey(room[:0], host)
-		if !l.z.holds(key) {
-			continue
-		}
-		p := l.z.find(key)
-		n := &l.z.nodes[p.node]
-		if !p.exact || n.cut >= 0 && s.typ != dns.TypeNS {
-			continue
-		}
-		for i := range n.sets {
-			a := &n.sets[i]
-			if a.split == 0 || a.typ != dns.TypeA && a.typ != dns.TypeAAAA {
-				continue
-			}
-			if cut != nil && n.within(cut) {
-				l.a.Additional = append(l.a.Additional, l.rrset(n.owner, a))
-			} else {
-				optional = append(optional, l.rrset(n.owner, a))
-			}
-		}
+	if len(s.targets) == 0 {
+		return
 	}
 	if cut != nil {
+		l.addTargets(s, cut, true)
 		l.a.Required = len(l.a.Additional)
 	}
-	l.a.Additional = append(l.a.Additional, optional...)
+	l.addTargets(s, cut, false)
+}
+
+// addTargets adds the addresses of those hosts that are at or below the cut, or of those that are not. What is below a
+// cut serves in no other case than NS records.
+func (l *lookup) addTargets(s *rrset, cut *node, inside bool) {
+	i := 0
+	for rdata := range s.records().All() {
+		r, ok := s.target(i)
+		i++
+		if !ok {
+			continue
+		}
+		n := l.z.node(r)
+		if !n.authoritative() && s.typ != dns.TypeNS || inside != (cut != nil && l.z.within(&n, cut)) {
+			continue
+		}
+		host := nameIn(rdata, hostAt(s.typ))
+		if host == nil {
+			continue
+		}
+		for i := range n.count() {
+			if typ := n.typeAt(i); typ != dns.TypeA && typ != dns.TypeAAAA {
+				continue
+			}
+			if a := l.z.at(&n, i); a.split > 0 {
+				l.a.Additional = l.add(l.a.Additional, host, &a)
+			}
+		}
+	}
 }

@@ -52,6 +52,14 @@ func lower(c byte) byte {
 	return c
 }
 
+// fold is lower as a table.
+var fold = func() (t [256]byte) {
+	for i := range t {
+		t[i] = lower(byte(i))
+	}
+	return t
+}()
+
 // appendLower appends a name with its letters folded. Length octets are below 64 and so never taken for letters.
 func appendLower(dst, n []byte) []byte {
 	for _, c := range n {
@@ -84,6 +92,25 @@ func appendKey(dst, n []byte) []byte {
 	return dst
 }
 
+// ownerOfKey is the name of a key, in wire format.
+func ownerOfKey(k []byte) []byte {
+	n := []byte{0}
+	var label []byte
+	for i := 0; i < len(k); i++ {
+		switch k[i] {
+		case 0:
+			n = append(append([]byte{byte(len(label))}, label...), n...)
+			label = label[:0]
+		case 1:
+			i++
+			label = append(label, k[i]-1)
+		default:
+			label = append(label, k[i])
+		}
+	}
+	return n
+}
+
 // commonLabels counts the labels that two keys share from the root down.
 func commonLabels(a, b []byte) int {
 	count := 0
@@ -94,22 +121,6 @@ func commonLabels(a, b []byte) int {
 	}
 	return count
 }
-
-// parentKey returns the key of the parent of a key that is not the root's.
-func parentKey(k []byte) []byte {
-	for i := len(k) - 2; i >= 0; i-- {
-		if k[i] == 0 {
-			return k[:i+1]
-		}
-	}
-	return k[:0]
-}
-
-// wildcardKey appends the key of the wildcard below the name of key k.
-func wildcardKey(dst, k []byte) []byte { return append(append(dst, k...), '*', 0) }
-
-// isWildcard reports whether the leftmost label of n is an asterisk (RFC 4592 2.1.1).
-func isWildcard(n []byte) bool { return n[0] == 1 && n[1] == '*' }
 
 // equalNames compares two names as DNS does.
 func equalNames(a, b []byte) bool {

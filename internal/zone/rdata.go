@@ -101,24 +101,25 @@ func compareRdata(typ uint16, a, b []byte) int {
 	return bytes.Compare(canonical(typ, a), canonical(typ, b))
 }
 
-// target is the name in the RDATA of a type that makes for additional section processing: NS (RFC 1035 3.3.11),
-// MX (3.3.9), SRV (RFC 2782), SVCB and HTTPS (RFC 9460 4.1). It is nil for other types.
-func target(typ uint16, rdata []byte) []byte {
-	offset := 0
+// hostAt is the offset of the host's name in the RDATA of a type that makes for additional section processing: NS (RFC
+// 1035 3.3.11), MX (3.3.9), SRV (RFC 2782), SVCB and HTTPS (RFC 9460 4.1). It is -1 for other types.
+func hostAt(typ uint16) int {
 	switch typ {
 	case dns.TypeNS:
+		return 0
 	case dns.TypeMX, dns.TypeSVCB, dns.TypeHTTPS:
-		offset = 2
+		return 2
 	case dns.TypeSRV:
-		offset = 6
-	default:
-		return nil
+		return 6
 	}
-	return nameIn(rdata, offset)
+	return -1
 }
 
 // nameIn is the name at an offset of RDATA, nil if there is none that is valid.
 func nameIn(rdata []byte, offset int) []byte {
+	if offset < 0 {
+		return nil
+	}
 	n := nameLen(rdata, offset)
 	if n == 0 || n > 255 {
 		return nil
@@ -126,7 +127,7 @@ func nameIn(rdata []byte, offset int) []byte {
 	return rdata[offset : offset+n]
 }
 
-// soaNumbers reads serial and minimum from the RDATA of a SOA (RFC 1035 3.3.13).
+// soaNumbers reads serial and minimum from the RDATA of a SOA (RFC 1035 3.3.13), of at least 20 octets.
 func soaNumbers(rdata []byte) (serial, minimum uint32) {
 	numbers := rdata[len(rdata)-20:]
 	return binary.BigEndian.Uint32(numbers), binary.BigEndian.Uint32(numbers[16:])

@@ -108,7 +108,9 @@ func (w *world) lookup(t *testing.T, d *datadriven.TestData, line string) (zone.
 	if err != nil {
 		t.Fatal(err)
 	}
-	return q, zones.Lookup(q)
+	a := zones.Lookup(q)
+	samePacket(t, q, &a, dns.MaxMsgSize)
+	return q, a
 }
 
 func pack(t testing.TB, name string) []byte {
@@ -135,6 +137,7 @@ func (w *world) msg(t *testing.T, d *datadriven.TestData) string {
 	size := dns.MinMsgSize
 	d.MaybeScanArgs(t, "size", &size)
 	q, a := w.lookup(t, d, d.Input)
+	samePacket(t, q, &a, size)
 	req := &dns.Msg{Question: []dns.Question{{Name: strings.Fields(d.Input)[0], Qtype: q.Type, Qclass: q.Class}}}
 	req.RecursionDesired, req.CheckingDisabled, req.Id = true, true, 7
 	if d.HasArg("edns") {

@@ -5,72 +5,47 @@
 // number of goroutines at once. internal/zonefile makes zones from text, plugin/meshsync asks them, and cmd/meshctl
 // checks and publishes them.
 //
-// RDATA is kept in wire format, uncompressed, and an Answer refers to it without copying, so that a packet can be
-// assembled straight from an Answer; Answer.Msg is the way for those that need a dns.Msg.
+// A zone is one image without pointers, see image.go, that can be kept in a file and taken up again by FromImage. RDATA
+// is in wire format there, uncompressed, and an Answer refers to it without copying. LookupInto and Answer.AppendTo make
+// a packet of a question without allocating; Lookup and Answer.Msg are for those that need a dns.Msg.
 package zone
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"iter"
 	"slices"
-	"sort"
 
 	"github.com/miekg/dns"
 )
 
-// Zone is an immutable zone, made by a Builder or by New.
+// Zone is an immutable zone, made by a Builder, by New or by FromImage.
 type Zone struct {
+	image []byte // the parts of which are:
+	owner []byte // of the apex, wire format, folded
+	nodes []byte
+	index []byte
+	order []byte
+	chain []byte // the NSEC3 chain of params by hash
+	sets  []byte
+
+	hashed   []byte // every NSEC3 RRset of every chain by owner, for Records
+	slots    uint64 // of index
+	seed     uint64
+	maxProbe uint32
+	labels   uint8 // of owner
+
 	origin string
+	key    []byte // of owner, see appendKey
 	serial uint32
 	len    int
-
-	// nodes are the names that exist, the empty non-terminals among them (RFC 4592 2.2.2), in canonical order: the apex
-	// is the first. Names that only own NSEC3 records do not exist in this sense (RFC 5155 7.2.8) and are in nsec3.
-	nodes []node
 
 	soa         rrset // as in a positive answer
 	negativeSOA rrset // with the TTL of a negative answer (RFC 2308 5)
 
 	denial denial
 	params nsec3Params
-	chain  []nsec3 // the NSEC3 chain of params by hash
-	nsec3  []nsec3 // every NSEC3 RRset of every chain by owner, for Records
-}
-
-// A node is a name that exists in the zone.
-type node struct {
-	key   []byte // see appendKey
-	owner []byte // wire format, folded
-	sets  []rrset
-
-	parent   int32 // index of the parent, -1 at the apex
-	cut      int32 // index of the topmost delegation point at or above, or -1: the node is not authoritative if it has one
-	wildcard int32 // index of the wildcard child, or -1
-	nsec     int32 // index of the closest authoritative node at or before that has an NSEC RRset, or -1
-	labels   uint8
-}
-
-// An rrset holds the records of a type and the RRSIG records that cover them. Either may be empty.
-type rrset struct {
-	typ    uint16
-	ttl    uint32
-	sigTTL uint32
-	split  uint32 // length of the records in data; their RRSIGs follow
-	data   []byte
-}
-
-func (s *rrset) records() Rdata { return Rdata(s.data[:s.split:s.split]) }
-func (s *rrset) sigs() Rdata    { return Rdata(s.data[s.split:]) }
-
-// get returns the RRset of a type that has records, or nil.
-func (n *node) get(typ uint16) *rrset {
-	for i := range n.sets {
-		if n.sets[i].typ == typ && n.sets[i].split > 0 {
-			return &n.sets[i]
-		}
-	}
-	return nil
 }
 
 // Rdata is a sequence of RDATA: each two octets of length, big-endian, and so many octets without name compression.
@@ -79,9 +54,9 @@ type Rdata []byte
 // All yields each RDATA in canonical order.
 func (d Rdata) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for rest := []byte(d); len(rest) > 0; {
+		for rest := []byte(d); len(rest) >= 2; {
 			n := 2 + int(binary.BigEndian.Uint16(rest))
-			if !yield(rest[2:n:n]) {
+			if n > len(rest) || !yield(rest[2:n:n]) {
 				return
 			}
 			rest = rest[n:]
@@ -121,55 +96,74 @@ func (z *Zone) Len() int { return z.len }
 // at their places. Owners are lower-case; RDATA has the case in which it was loaded.
 func (z *Zone) Records() iter.Seq[dns.RR] {
 	return func(yield func(dns.RR) bool) {
-		apex := &z.nodes[0]
-		name := z.origin
-		if !yieldRecords(yield, name, dns.TypeSOA, z.soa.ttl, z.soa.records()) {
+		if !yieldRecords(yield, z.origin, dns.TypeSOA, z.soa.ttl, z.soa.records()) {
 			return
 		}
-		hashed := z.nsec3
-		for i := range z.nodes {
-			n := &z.nodes[i]
-			for len(hashed) > 0 && bytes.Compare(hashed[0].key, n.key) < 0 {
-				if !yieldOwner(yield, hashed[0].owner, []rrset{hashed[0].set}) {
-					return
-				}
-				hashed = hashed[1:]
-			}
-			sets := n.sets
-			if n == apex {
-				sets = withoutSOA(sets)
-			}
-			if len(hashed) > 0 && bytes.Equal(hashed[0].key, n.key) {
-				sets = append(slices.Clone(sets), hashed[0].set)
-				sort.Slice(sets, func(i, j int) bool { return sets[i].typ < sets[j].typ })
-				hashed = hashed[1:]
-			}
-			if !yieldOwner(yield, n.owner, sets) {
+		var sets []rrset
+		var owner []byte
+		hash, hashes := 0, len(z.hashed)/hashedSize
+		label := func() []byte { return z.appendHashed(nil, hashedAt(z.hashed, hash).hash)[1:33] }
+		for r := ref(0); !z.ended(r); {
+			n := z.node(r)
+			if n.ref != r {
 				return
 			}
+			sets = sets[:0]
+			for i := range n.count() {
+				sets = append(sets, z.at(&n, i))
+			}
+			if r == 0 {
+				withoutSOA(sets)
+			}
+			for n.labels == z.labels+1 && hash < hashes {
+				c := bytes.Compare(label(), n.label)
+				if c > 0 {
+					break
+				}
+				set := z.set(hashedAt(z.hashed, hash).set)
+				if c == 0 {
+					sets = append(sets, set)
+					slices.SortFunc(sets, func(x, y rrset) int { return cmp.Compare(x.typ, y.typ) })
+				} else if !z.yieldHashed(yield, hash) {
+					return
+				}
+				hash++
+			}
+			owner = z.appendOwner(owner[:0], n)
+			if !yieldOwner(yield, owner, sets) {
+				return
+			}
+			r = n.next()
 		}
-		for _, h := range hashed {
-			if !yieldOwner(yield, h.owner, []rrset{h.set}) {
+		for ; hash < hashes; hash++ {
+			if !z.yieldHashed(yield, hash) {
 				return
 			}
 		}
 	}
 }
 
-// withoutSOA is the apex's sets with the SOA's records, which come first of all, taken out, and its RRSIGs left in.
-func withoutSOA(sets []rrset) []rrset {
-	sets = slices.Clone(sets)
+// yieldHashed yields the i-th RRset of hashed.
+func (z *Zone) yieldHashed(yield func(dns.RR) bool, i int) bool {
+	h := hashedAt(z.hashed, i)
+	return yieldOwner(yield, z.appendHashed(nil, h.hash), []rrset{z.set(h.set)})
+}
+
+// withoutSOA takes the SOA's records, which come first of all, out of the apex's sets, and leaves its RRSIGs in.
+func withoutSOA(sets []rrset) {
 	for i := range sets {
 		if s := &sets[i]; s.typ == dns.TypeSOA {
 			s.data, s.split = s.sigs(), 0
 		}
 	}
-	return sets
 }
 
 // yieldOwner yields the records of an owner, whose sets are in order of type: the RRSIGs of all of them come where
 // their own type has its place.
 func yieldOwner(yield func(dns.RR) bool, owner []byte, sets []rrset) bool {
+	if len(sets) == 0 {
+		return true
+	}
 	name := nameString(owner)
 	signed := false
 	sigs := func() bool {
@@ -213,30 +207,89 @@ func unpackRR(owner string, typ uint16, ttl uint32, rdata []byte) dns.RR {
 	return rr
 }
 
-// position is where a name is, or would be, in the zone.
-type position struct {
-	node  int32 // the name's node, or that of its closest encloser (RFC 4592 3.3.1)
-	prev  int32 // the last node at or before the name in canonical order
-	exact bool  // node is the name's own
+// search is a name being looked for, taken apart.
+type search struct {
+	name   []byte
+	folded [255]byte
+	starts [maxLabels + 1]uint8 // offsets of the labels, the leftmost one's first
+	labels int                  // the root's not counted
 }
 
-// find locates a name of the zone by its key. Since every name that exists has a node, empty non-terminals too, the last
-// node before a name that does not exist is at or below the name's closest encloser.
-func (z *Zone) find(key []byte) position {
-	i := sort.Search(len(z.nodes), func(i int) bool { return bytes.Compare(z.nodes[i].key, key) > 0 }) - 1
-	p := position{node: int32(i), prev: int32(i)}
-	if bytes.Equal(z.nodes[i].key, key) {
-		p.exact = true
-		return p
+// set takes a name apart, and reports whether it is a valid one in wire format.
+func (s *search) set(name []byte) bool {
+	if len(name) > len(s.folded) {
+		return false
 	}
-	for common := commonLabels(z.nodes[i].key, key); int(z.nodes[p.node].labels) > common; {
-		p.node = z.nodes[p.node].parent
+	s.name, s.labels = name, 0
+	for i := 0; i < len(name); {
+		length := int(name[i])
+		s.starts[s.labels] = uint8(i)
+		s.folded[i] = name[i]
+		if length == 0 {
+			return i == len(name)-1
+		}
+		end := i + 1 + length
+		if length > 63 || end >= len(name) {
+			return false
+		}
+		for i++; i < end; i++ {
+			s.folded[i] = fold[name[i]]
+		}
+		s.labels++
 	}
-	return p
+	return false
 }
 
-// holds reports whether the name of key is at or below the zone's apex.
-func (z *Zone) holds(key []byte) bool { return bytes.HasPrefix(key, z.nodes[0].key) }
+// label is the folded label of the ancestor that has depth labels, nothing if it has fewer.
+func (s *search) label(depth int) []byte {
+	if depth < 1 || depth > s.labels {
+		return nil
+	}
+	at := int(s.starts[s.labels-depth])
+	end := at + 1 + int(s.folded[at])
+	return s.folded[at+1 : end : end]
+}
 
-// within reports whether a node is at or below another.
-func (n *node) within(above *node) bool { return bytes.HasPrefix(n.key, above.key) }
+// suffix is the end of the name of so many labels, in the name's own case; the whole name if it has no more.
+func (s *search) suffix(labels int) []byte {
+	if labels >= s.labels {
+		return s.name
+	}
+	return s.name[s.starts[s.labels-labels]:]
+}
+
+// holds reports whether a name is at or below the zone's apex.
+func (z *Zone) holds(s *search) bool {
+	at := s.labels - int(z.labels)
+	return at >= 0 && bytes.Equal(s.folded[s.starts[at]:len(s.name)], z.owner)
+}
+
+// find locates a name of the zone: its node, or else that of its closest encloser (RFC 4592 3.3.1). It goes no further
+// than to a delegation point.
+func (z *Zone) find(s *search) (n node, exact bool) {
+	n = z.apex()
+	for depth := int(z.labels) + 1; depth <= s.labels; depth++ {
+		child, ok := z.child(n.ref, s.label(depth))
+		if !ok {
+			return n, false
+		}
+		n = child
+		if n.is(isCut) {
+			return n, depth == s.labels
+		}
+	}
+	return n, true
+}
+
+// locate is find for all names that the zone has, those below a delegation point too.
+func (z *Zone) locate(s *search) (n node, exact bool) {
+	n = z.apex()
+	for depth := int(z.labels) + 1; depth <= s.labels; depth++ {
+		child, ok := z.child(n.ref, s.label(depth))
+		if !ok {
+			return n, false
+		}
+		n = child
+	}
+	return n, true
+}

@@ -278,6 +278,7 @@ func FuzzLookup(f *testing.F) {
 		if wire, err := m.Pack(); err != nil || len(wire) > limit {
 			t.Errorf("%d octets, of at most %d: %v", len(wire), limit, err)
 		}
+		samePacket(t, zone.Query{Name: name, Type: qtype, Class: dns.ClassINET, DO: do}, &a, limit)
 	})
 }
 

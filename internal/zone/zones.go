@@ -19,14 +19,14 @@ type Zones struct {
 func NewZones(zones ...*Zone) (*Zones, error) {
 	s := &Zones{sorted: slices.Clone(zones), byName: make(map[string]*Zone, len(zones))}
 	for _, z := range zones {
-		owner := string(z.nodes[0].owner)
+		owner := string(z.owner)
 		if s.byName[owner] != nil {
 			return nil, fmt.Errorf("zone %s is there twice", z.origin)
 		}
 		s.byName[owner] = z
-		s.deepest = max(s.deepest, int(z.nodes[0].labels))
+		s.deepest = max(s.deepest, int(z.labels))
 	}
-	slices.SortFunc(s.sorted, func(a, b *Zone) int { return bytes.Compare(a.nodes[0].key, b.nodes[0].key) })
+	slices.SortFunc(s.sorted, func(a, b *Zone) int { return bytes.Compare(a.key, b.key) })
 	return s, nil
 }
 
@@ -46,63 +46,57 @@ func (s *Zones) Get(origin string) *Zone {
 // records are the parent's (RFC 4035 3.1.4.1): asked for DS at a zone's apex, that is the zone above it, unless that one
 // has a cut in between and so is not the parent. It is nil if there is none or the name is invalid.
 func (s *Zones) Find(name []byte, qtype uint16) *Zone {
-	if !validName(name) {
+	var at search
+	if !at.set(name) {
 		return nil
 	}
-	var room [512]byte
-	return s.find(name, appendKey(room[:0], name), qtype)
+	return s.find(&at, qtype)
 }
 
-// find is Find of a valid name whose key is known.
-func (s *Zones) find(name, key []byte, qtype uint16) *Zone {
-	z := s.closest(name)
-	if z == nil || qtype != dns.TypeDS || len(name) == 1 || len(key) != len(z.nodes[0].key) {
+// find is Find of a name taken apart.
+func (s *Zones) find(at *search, qtype uint16) *Zone {
+	z := s.closest(at, at.labels)
+	if z == nil || qtype != dns.TypeDS || at.labels == 0 || at.labels != int(z.labels) {
 		return z
 	}
-	above := s.closest(name[1+int(name[0]):])
-	if above == nil || above.cutAbove(key) {
+	above := s.closest(at, at.labels-1)
+	if above == nil {
+		return z
+	}
+	if n, exact := above.find(at); n.is(isCut) && !exact {
 		return z
 	}
 	return above
 }
 
-// closest returns the zone with the longest origin at or above a name.
-func (s *Zones) closest(name []byte) *Zone {
-	var room [255]byte
-	folded := appendLower(room[:0], name)
-	if skip := labels(folded) - s.deepest; skip > 0 {
-		folded = suffix(folded, s.deepest)
-	}
-	for {
-		if z := s.byName[string(folded)]; z != nil {
+// closest returns the zone with the longest origin at or above a name, of at most so many labels.
+func (s *Zones) closest(at *search, labels int) *Zone {
+	for labels = min(labels, s.deepest); labels >= 0; labels-- {
+		if z := s.byName[string(at.folded[at.starts[at.labels-labels]:len(at.name)])]; z != nil {
 			return z
 		}
-		if folded[0] == 0 {
-			return nil
-		}
-		folded = folded[1+int(folded[0]):]
 	}
-}
-
-// cutAbove reports whether a delegation point lies above the name of a key.
-func (z *Zone) cutAbove(key []byte) bool {
-	p := z.find(key)
-	cut := z.nodes[p.node].cut
-	return cut >= 0 && !(p.exact && cut == p.node)
+	return nil
 }
 
 // Lookup answers a query from the zone that Find finds for it, and follows aliases into the others. It refuses, without
 // AA, what no zone answers for.
 func (s *Zones) Lookup(q Query) Answer {
-	l := lookup{q: q, zones: s}
+	var a Answer
+	s.LookupInto(&q, &a)
+	return a
+}
+
+// LookupInto is Lookup into an Answer that may have served before, whose memory it uses.
+func (s *Zones) LookupInto(q *Query, a *Answer) {
+	l := lookup{q: q, zones: s, a: a}
 	if !l.begin() {
-		return l.a
+		return
 	}
-	z := s.find(l.name, l.key, q.Type)
+	z := s.find(l.search, q.Type)
 	if z == nil {
-		l.a.Rcode = dns.RcodeRefused
-		return l.a
+		a.Rcode = dns.RcodeRefused
+		return
 	}
 	l.answer(z)
-	return l.a
 }

@@ -1,0 +1,158 @@
+package zone_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// benchNames is the number of names of the large zone.
+const benchNames = 1_000_000
+
+// A benchWorld is a zone like a TLD's, after the serving bench: of 50 names one is a host; of ten delegations one has
+// glue and one a DS record, the others share the servers of 5000 operators.
+type benchWorld struct {
+	zone                  *zone.Zone
+	delegations, hosts    []string
+	heapBefore, heapAfter uint64
+}
+
+var benchCached *benchWorld
+
+func largeBench(b *testing.B) *benchWorld {
+	if benchCached == nil {
+		w := &benchWorld{heapBefore: heap()}
+		w.make(b)
+		w.heapAfter = heap()
+		benchCached = w
+	}
+	b.ResetTimer()
+	return benchCached
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func (w *benchWorld) make(b testing.TB) {
+	r := rand.New(rand.NewPCG(32, 58))
+	builder := zone.NewBuilder()
+	add := func(owner string, typ uint16, rdata []byte) {
+		builder.AddWire(wireName(owner), typ, 86400, rdata, "", 0)
+	}
+	soa := append(append(wireName("ns1.dns.bench"), wireName("hostmaster.bench")...), make([]byte, 20)...)
+	add("bench", dns.TypeSOA, soa)
+	for i := range 6 {
+		server := fmt.Sprintf("ns%d.dns.bench", i)
+		add("bench", dns.TypeNS, wireName(server))
+		add(server, dns.TypeA, []byte{203, 0, 113, byte(i)})
+		add(server, dns.TypeAAAA, append(make([]byte, 15), byte(i)))
+	}
+	add("*.wild.bench", dns.TypeA, []byte{192, 0, 2, 99})
+	syllables := strings.Fields("ka shi to mi na ro ku ha yo se re do pa tu wi gem lor zan bel fin")
+	for i := range benchNames {
+		name := ""
+		for range 2 + r.IntN(3) {
+			name += syllables[r.IntN(len(syllables))]
+		}
+		name = fmt.Sprintf("%s%x.bench", name, i)
+		if i%50 == 0 {
+			w.hosts = append(w.hosts, name)
+			add(name, dns.TypeA, binary.BigEndian.AppendUint32(nil, uint32(i)))
+			add(name, dns.TypeAAAA, binary.BigEndian.AppendUint64(make([]byte, 8), uint64(i)))
+			add(name, dns.TypeTXT, []byte("\x0bv=spf1 -all"))
+			continue
+		}
+		w.delegations = append(w.delegations, name)
+		if i%10 == 1 {
+			add(name, dns.TypeNS, wireName("ns1."+name))
+			add(name, dns.TypeNS, wireName("ns2."+name))
+			add("ns1."+name, dns.TypeA, binary.BigEndian.AppendUint32(nil, uint32(i)))
+			add("ns2."+name, dns.TypeAAAA, binary.BigEndian.AppendUint64(make([]byte, 8), uint64(i)))
+		} else {
+			pool := r.IntN(5000)
+			add(name, dns.TypeNS, wireName(fmt.Sprintf("a.pool%d.example", pool)))
+			add(name, dns.TypeNS, wireName(fmt.Sprintf("b.pool%d.example", pool)))
+		}
+		if i%10 == 3 {
+			ds := make([]byte, 36)
+			binary.BigEndian.PutUint64(ds[20:], r.Uint64())
+			add(name, dns.TypeDS, ds)
+		}
+	}
+	z, found := builder.Build("bench.")
+	if z == nil {
+		b.Fatal(found)
+	}
+	w.zone = z
+}
+
+// wireName makes wire format of a name without escapes.
+func wireName(name string) []byte {
+	var n []byte
+	for label := range strings.SplitSeq(name, ".") {
+		n = append(append(n, byte(len(label))), label...)
+	}
+	return append(n, 0)
+}
+
+// queries makes queries like those of the serving bench: 70 % referrals, 15 % hosts, 15 % names that do not exist; kind
+// may choose one of them.
+func (w *benchWorld) queries(kind string) []zone.Query {
+	r := rand.New(rand.NewPCG(1, 2))
+	pick := func(from ...string) string { return from[r.IntN(len(from))] }
+	qs := make([]zone.Query, 1<<17)
+	names := make([]byte, 0, len(qs)*64) // one after the other, so that what is measured is not how the queries lie in memory
+	for i := range qs {
+		k := kind
+		if k == "mix" {
+			k = pick("referral", "referral", "referral", "referral", "referral", "referral", "referral", "referral", "referral",
+				"referral", "referral", "referral", "referral", "referral", "host", "host", "host", "nx", "nx", "nx")
+		}
+		q := zone.Query{Class: dns.ClassINET, Type: dns.TypeA}
+		switch k {
+		case "referral":
+			q.Name = wireName(pick("", "www.", "mail.") + pick(w.delegations...))
+			q.Type = []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeMX}[r.IntN(3)]
+		case "host":
+			q.Name = wireName(pick(w.hosts...))
+			q.Type = []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeTXT}[r.IntN(3)]
+		default:
+			q.Name = wireName(fmt.Sprintf("no%x.bench", r.IntN(1e9)))
+		}
+		names = append(names, q.Name...)
+		q.Name = names[len(names)-len(q.Name) : len(names) : len(names)]
+		qs[i] = q
+	}
+	return qs
+}
+
+// BenchmarkAnswer is a lookup and the packet of its response, in a zone of a million names.
+func BenchmarkAnswer(b *testing.B) {
+	for _, kind := range []string{"mix", "referral", "host", "nx"} {
+		b.Run(kind, func(b *testing.B) {
+			w := largeBench(b)
+			qs := w.queries(kind)
+			var a zone.Answer
+			wire := make([]byte, 0, 4096)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; b.Loop(); i++ {
+				q := &qs[i&(len(qs)-1)]
+				w.zone.LookupInto(q, &a)
+				wire, _ = a.AppendTo(wire[:0], &zone.Request{Query: *q}, 1232)
+			}
+			b.ReportMetric(float64(w.heapAfter-w.heapBefore)/(1<<20), "zone-MiB")
+		})
+	}
+}
