@@ -255,6 +255,12 @@ func (b *Builder) build(origin string) *Zone {
 	z.fillIndex()
 	z.fillTargets()
 	b.check(z)
+	if b.findings.errors {
+		return z
+	}
+	if z, err = open(z.image); err != nil {
+		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: err.Error()})
+	}
 	return z
 }
 

@@ -201,7 +201,7 @@ func (z *Zone) setChain(chain []byte) {
 	image = append(append(image, z.image...), chain...)
 	binary.LittleEndian.PutUint64(image[atChain:], uint64(at))
 	binary.LittleEndian.PutUint64(image[atChain+8:], uint64(len(chain)/hashedSize))
-	z.image, z.chain = image, image[at:]
+	z.image, z.chain = image, image[at:] // the other parts are where they were until Build opens it
 }
 
 // chainGap says where a chain is broken, "" if it is whole: it has the apex's hash somewhere, and each link names the

@@ -317,6 +317,7 @@ func open(b []byte) (*Zone, error) {
 		}
 	}
 	apex := z.apex()
+	z.top = apex
 	if !validName(z.owner) || apex.labels != uint8(labels(z.owner)) || z.len < 0 {
 		return nil, errImage
 	}

@@ -26,12 +26,11 @@ const (
 	placeCount    = 256       // see packet.places
 )
 
-// packet is a message being written.
+// packet is a message being written. Its methods append to the message and return it.
 type packet struct {
-	buf      []byte
-	start    int                // of the message in buf
-	question []byte             // its name; nothing if that is not valid
-	name     search             // the name being written
+	start    int    // of the message in what is appended to
+	question []byte // its name; nothing if that is not valid
+	name     search
 	places   [placeCount]uint16 // offsets of names in the message, by their hash; each may be one place further
 }
 
@@ -44,31 +43,31 @@ func (a *Answer) AppendTo(dst []byte, r *Request, limit int) (response []byte, t
 		a.room = &room{}
 	}
 	p := &a.room.packet
-	p.begin(dst, r)
-	limit = min(limit, maxMessage) - len(r.OPT)
-	answers, whole := p.section(a.Answer, limit)
+	limit = min(limit, maxMessage) - len(r.OPT) + len(dst)
+	buf := p.begin(dst, r, &a.room.search)
+	buf, answers, whole := p.section(buf, a.Answer, limit)
 	authority, required, optional := 0, 0, 0
 	if whole {
-		authority, whole = p.section(a.Authority, limit)
+		buf, authority, whole = p.section(buf, a.Authority, limit)
 	}
 	if whole {
-		required, whole = p.section(a.Additional[:a.Required], limit)
+		buf, required, whole = p.section(buf, a.Additional[:a.Required], limit)
 	}
 	if whole {
-		optional, _ = p.section(a.Additional[a.Required:], limit)
+		buf, optional, _ = p.section(buf, a.Additional[a.Required:], limit)
 	}
 	additional := required + optional
 	if len(r.OPT) > 0 {
-		p.buf = append(p.buf, r.OPT...)
+		buf = append(buf, r.OPT...)
 		additional++
 	}
-	head := p.buf[p.start:]
+	head := buf[p.start:]
 	binary.BigEndian.PutUint16(head[2:], a.flags(r, !whole))
 	binary.BigEndian.PutUint16(head[6:], uint16(answers))
 	binary.BigEndian.PutUint16(head[8:], uint16(authority))
 	binary.BigEndian.PutUint16(head[10:], uint16(additional))
-	response, p.buf, p.question, p.name.name = p.buf, nil, nil, nil
-	return response, !whole
+	p.question, p.name.name = nil, nil
+	return buf, !whole
 }
 
 // flags are the second 16 bits of the header. RD is the request's (RFC 1035 4.1.1), CD and AD are clear (RFC 4035 3.1.6).
@@ -86,102 +85,91 @@ func (a *Answer) flags(r *Request, truncated bool) uint16 {
 	return flags
 }
 
-// begin writes header and question.
-func (p *packet) begin(dst []byte, r *Request) {
-	p.start, p.question = len(dst), r.Name
+// begin writes header and question. The search may be for the question's name already.
+func (p *packet) begin(buf []byte, r *Request, s *search) []byte {
+	p.start, p.question = len(buf), r.Name
 	clear(p.places[:])
-	dst = binary.BigEndian.AppendUint16(dst, r.ID)
-	dst = append(dst, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
-	p.buf = dst
-	if !p.putName(r.Name, true) {
-		p.question = nil
+	buf = append(buf, byte(r.ID>>8), byte(r.ID), 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+	if len(r.Name) == 0 || len(s.name) != len(r.Name) || &s.name[0] != &r.Name[0] {
+		if s = &p.name; !s.set(r.Name) {
+			p.question = nil
+			s.setRoot()
+		}
 	}
-	p.buf = binary.BigEndian.AppendUint16(p.buf, r.Type)
-	p.buf = binary.BigEndian.AppendUint16(p.buf, r.Class)
+	buf = p.putName(buf, s, true)
+	return append(buf, byte(r.Type>>8), byte(r.Type), byte(r.Class>>8), byte(r.Class))
 }
 
-// section writes RRsets until one finds no room. It returns the number of records written and whether that was all.
-func (p *packet) section(sets []RRset, limit int) (records int, whole bool) {
+// section writes RRsets until one finds no room, before the limit. It returns the number of records written and whether
+// that was all.
+func (p *packet) section(buf []byte, sets []RRset, limit int) (_ []byte, records int, whole bool) {
 	for i := range sets {
-		before := len(p.buf)
-		n := p.rrset(&sets[i])
-		if len(p.buf)-p.start > limit {
-			p.buf = p.buf[:before]
-			return records, false
+		more, n := p.rrset(buf, &sets[i])
+		if len(more) > limit {
+			return more[:len(buf)], records, false
 		}
+		buf = more
 		records += n
 	}
-	return records, true
+	return buf, records, true
 }
 
 // rrset writes an RRset and its signatures, and returns the number of records.
-func (p *packet) rrset(s *RRset) (records int) {
-	at := len(p.buf) - p.start
-	p.owner(s.Owner)
-	var again []byte // the owner as the records after the first have it; nothing if it has to be written anew
-	var room [2]byte
-	switch written := p.buf[p.start+at:]; {
-	case len(written) == 2:
-		again = append(room[:0], written...)
-	case len(written) > 2 && at <= maxPointer:
-		again = binary.BigEndian.AppendUint16(room[:0], pointer<<8|uint16(at))
+func (p *packet) rrset(buf []byte, s *RRset) (_ []byte, records int) {
+	at := len(buf)
+	buf = p.owner(buf, s.Owner)
+	var again [2]byte // the owner as the records after the first have it
+	anew := false     // or else they have it written anew
+	switch n := len(buf) - at; {
+	case n == 2:
+		copy(again[:], buf[at:])
+	case n > 2 && at-p.start <= maxPointer:
+		binary.BigEndian.PutUint16(again[:], pointer<<8|uint16(at-p.start))
+	default:
+		anew = true
 	}
-	var head [8]byte
-	binary.BigEndian.PutUint16(head[:], s.Type)
-	head[3] = byte(dns.ClassINET)
-	binary.BigEndian.PutUint32(head[4:], s.TTL)
-	for rest := []byte(s.Data); len(rest) >= 2; {
-		end := 2 + int(binary.BigEndian.Uint16(rest))
-		if end > len(rest) {
-			break
+	typ, ttl := s.Type, s.TTL
+	for _, data := range [2][]byte{s.Data, s.Sigs} {
+		for len(data) >= 2 {
+			end := 2 + int(binary.BigEndian.Uint16(data))
+			if end > len(data) {
+				break
+			}
+			switch {
+			case records == 0:
+			case anew:
+				buf = p.owner(buf, s.Owner)
+			default:
+				buf = append(buf, again[0], again[1])
+			}
+			buf = append(buf, byte(typ>>8), byte(typ), 0, dns.ClassINET, byte(ttl>>24), byte(ttl>>16), byte(ttl>>8), byte(ttl))
+			buf = p.rdata(buf, typ, data[:end])
+			data = data[end:]
+			records++
 		}
-		p.ownerAgain(records, again, s.Owner)
-		p.buf = append(p.buf, head[:]...)
-		p.rdata(s.Type, rest[:end])
-		rest = rest[end:]
-		records++
-	}
-	binary.BigEndian.PutUint16(head[:], dns.TypeRRSIG)
-	binary.BigEndian.PutUint32(head[4:], s.SigTTL)
-	for rest := []byte(s.Sigs); len(rest) >= 2; {
-		end := 2 + int(binary.BigEndian.Uint16(rest))
-		if end > len(rest) {
-			break
-		}
-		p.ownerAgain(records, again, s.Owner)
-		p.buf = append(append(p.buf, head[:]...), rest[:end]...)
-		rest = rest[end:]
-		records++
+		typ, ttl = dns.TypeRRSIG, s.SigTTL
 	}
 	if records == 0 {
-		p.buf = p.buf[:p.start+at]
+		buf = buf[:at]
 	}
-	return records
-}
-
-// ownerAgain writes the owner of an RRset's records after the first.
-func (p *packet) ownerAgain(records int, again, name []byte) {
-	switch {
-	case records == 0:
-	case len(again) > 0:
-		p.buf = append(p.buf, again...)
-	default:
-		p.owner(name)
-	}
+	return buf, records
 }
 
 // owner writes an owner. Most are the end of the question's name.
-func (p *packet) owner(name []byte) {
+func (p *packet) owner(buf, name []byte) []byte {
 	if n := len(name); n > 1 && n <= len(p.question) && &name[n-1] == &p.question[len(p.question)-1] {
-		p.buf = binary.BigEndian.AppendUint16(p.buf, pointer<<8|uint16(messageHead+len(p.question)-n))
-		return
+		at := messageHead + len(p.question) - n
+		return append(buf, pointer|byte(at>>8), byte(at))
 	}
-	p.putName(name, true)
+	if !p.name.set(name) {
+		p.name.setRoot()
+	}
+	return p.putName(buf, &p.name, true)
 }
 
 // rdata writes RDATA, length first, with the names compressed of the types that allow it (RFC 3597 4). To names in SRV
 // and DNAME, later ones can point.
-func (p *packet) rdata(typ uint16, data []byte) {
+func (p *packet) rdata(buf []byte, typ uint16, data []byte) []byte {
 	fixed, names, compress := 0, 0, true
 	switch typ {
 	case dns.TypeNS, dns.TypeCNAME, dns.TypePTR, dns.TypeMB, dns.TypeMD, dns.TypeMF, dns.TypeMG, dns.TypeMR:
@@ -196,64 +184,45 @@ func (p *packet) rdata(typ uint16, data []byte) {
 		names, compress = 1, false
 	}
 	if names == 0 || len(data) < 2+fixed {
-		p.buf = append(p.buf, data...)
-		return
+		return append(buf, data...)
 	}
-	at := len(p.buf)
-	p.buf = append(p.buf, data[:2+fixed]...)
-	for data = data[2+fixed:]; names > 0; names-- {
-		n := nameLen(data, 0)
-		if n == 0 || n > 255 {
-			break
-		}
-		p.putName(data[:n], compress)
-		data = data[n:]
+	at := len(buf)
+	buf = append(buf, data[:2+fixed]...)
+	for data = data[2+fixed:]; names > 0 && p.name.setFirst(data); names-- {
+		buf = p.putName(buf, &p.name, compress)
+		data = data[len(p.name.name):]
 	}
-	p.buf = append(p.buf, data...)
-	binary.BigEndian.PutUint16(p.buf[at:], uint16(len(p.buf)-at-2))
+	buf = append(buf, data...)
+	binary.BigEndian.PutUint16(buf[at:], uint16(len(buf)-at-2))
+	return buf
 }
 
 // putName writes a name, as far as the message does not have it already, or whole, and remembers where what of it is new
-// can be found. It writes the root's for what is no valid name, and says so.
-func (p *packet) putName(name []byte, compress bool) (valid bool) {
-	s := &p.name
-	if !s.set(name) { // an image that is not as it was made
-		p.buf = append(p.buf, 0)
-		return false
-	}
-	var hashes [maxLabels + 1]uint8
-	h := uint64(0)
-	for i := s.labels - 1; i >= 0; i-- {
-		at := int(s.starts[i])
-		h = hashLabel(h, 0, s.folded[at+1:at+1+int(s.folded[at])])
-		hashes[i] = uint8(h)
-	}
-	here := len(p.buf) - p.start
-	known, at := s.labels, 0
+// can be found.
+func (p *packet) putName(buf []byte, s *search, compress bool) []byte {
+	here := len(buf) - p.start
 	for i := range s.labels {
-		if at = p.place(hashes[i], s.folded[s.starts[i]:len(s.name)]); at > 0 {
-			known = i
-			break
+		start := int(s.starts[i])
+		hash := s.hash(start)
+		if at := p.place(buf, hash, s.folded[start:len(s.name)]); at > 0 && compress {
+			return append(append(buf, s.name[:start]...), pointer|byte(at>>8), byte(at))
+		} else if place := here + start; at == 0 && place <= maxPointer {
+			p.remember(hash, uint16(place))
 		}
 	}
-	for i := range known {
-		if place := here + int(s.starts[i]); place <= maxPointer {
-			p.remember(hashes[i], uint16(place))
-		}
-	}
-	if at > 0 && compress {
-		p.buf = append(p.buf, s.name[:s.starts[known]]...)
-		p.buf = binary.BigEndian.AppendUint16(p.buf, pointer<<8|uint16(at))
-		return true
-	}
-	p.buf = append(p.buf, s.name...)
-	return true
+	return append(buf, s.name...)
+}
+
+// hash is of the name that begins at an offset of the name.
+func (s *search) hash(start int) uint8 {
+	b := s.folded[start : start+16]
+	return uint8(mix(binary.LittleEndian.Uint64(b)^uint64(len(s.name)-start), binary.LittleEndian.Uint64(b[8:])^0x9e3779b97f4a7c15))
 }
 
 // place is the offset of a folded name in the message, 0 if it is not known.
-func (p *packet) place(hash uint8, name []byte) int {
+func (p *packet) place(buf []byte, hash uint8, name []byte) int {
 	for _, i := range [2]uint8{hash, hash ^ 1} {
-		if at := int(p.places[i]); at > 0 && p.is(at, name) {
+		if at := int(p.places[i]); at > 0 && is(buf[p.start:], at, name) {
 			return at
 		}
 	}
@@ -269,10 +238,9 @@ func (p *packet) remember(hash uint8, at uint16) {
 	}
 }
 
-// is reports whether the name at an offset of the message is the folded one. The offset may be that of a name which was
-// taken back since.
-func (p *packet) is(at int, name []byte) bool {
-	message := p.buf[p.start:]
+// is reports whether the name at an offset of a message is the folded one. The offset may be that of a name which was
+// taken back since, or is being written.
+func is(message []byte, at int, name []byte) bool {
 	for i := 0; at < len(message); {
 		c := message[at]
 		if c >= pointer {

@@ -35,6 +35,7 @@ type Zone struct {
 	seed     uint64
 	maxProbe uint32
 	labels   uint8 // of owner
+	top      node  // the apex
 
 	origin string
 	key    []byte // of owner, see appendKey
@@ -207,37 +208,62 @@ func unpackRR(owner string, typ uint16, ttl uint32, rdata []byte) dns.RR {
 	return rr
 }
 
-// search is a name being looked for, taken apart.
+// search is a name being looked for, or written, taken apart.
 type search struct {
 	name   []byte
-	folded [255]byte
+	folded [255 + foldPad]byte  // zero after the name
 	starts [maxLabels + 1]uint8 // offsets of the labels, the leftmost one's first
 	labels int                  // the root's not counted
 }
 
+// foldPad are octets after a name that can be read without asking where it ends.
+const foldPad = 17
+
 // set takes a name apart, and reports whether it is a valid one in wire format.
-func (s *search) set(name []byte) bool {
-	if len(name) > len(s.folded) {
-		return false
-	}
-	s.name, s.labels = name, 0
-	for i := 0; i < len(name); {
-		length := int(name[i])
-		s.starts[s.labels] = uint8(i)
-		s.folded[i] = name[i]
+func (s *search) set(name []byte) bool { return s.setFirst(name) && len(s.name) == len(name) }
+
+// setRoot is set of the name of the root.
+func (s *search) setRoot() { s.set(rootName) }
+
+var rootName = []byte{0}
+
+// setFirst takes the name apart that octets begin with. If that is not valid, there is no name.
+func (s *search) setFirst(b []byte) bool {
+	s.name, s.labels = nil, 0
+	labels := 0
+	for i := 0; i < len(b) && i < 255; {
+		length := int(b[i])
+		s.starts[labels] = uint8(i)
 		if length == 0 {
-			return i == len(name)-1
+			s.name, s.labels = b[:i+1:i+1], labels
+			s.fold()
+			return true
 		}
-		end := i + 1 + length
-		if length > 63 || end >= len(name) {
+		if length > 63 {
 			return false
 		}
-		for i++; i < end; i++ {
-			s.folded[i] = fold[name[i]]
-		}
-		s.labels++
+		labels++
+		i += 1 + length
 	}
 	return false
+}
+
+// fold folds the name, eight octets at once; lengths are below the letters.
+func (s *search) fold() {
+	const ones = 0x0101010101010101
+	i := 0
+	for ; i+8 <= len(s.name); i += 8 {
+		w := binary.LittleEndian.Uint64(s.name[i:])
+		low := w &^ (0x80 * ones)
+		upper := (low + (0x80-'A')*ones) &^ (low + (0x80-'Z'-1)*ones) &^ w & (0x80 * ones)
+		binary.LittleEndian.PutUint64(s.folded[i:], w|upper>>2)
+	}
+	for ; i < len(s.name); i++ {
+		s.folded[i] = fold[s.name[i]]
+	}
+	end := s.folded[i : i+16]
+	binary.LittleEndian.PutUint64(end, 0)
+	binary.LittleEndian.PutUint64(end[8:], 0)
 }
 
 // label is the folded label of the ancestor that has depth labels, nothing if it has fewer.
@@ -267,7 +293,7 @@ func (z *Zone) holds(s *search) bool {
 // find locates a name of the zone: its node, or else that of its closest encloser (RFC 4592 3.3.1). It goes no further
 // than to a delegation point.
 func (z *Zone) find(s *search) (n node, exact bool) {
-	n = z.apex()
+	n = z.top
 	for depth := int(z.labels) + 1; depth <= s.labels; depth++ {
 		child, ok := z.child(n.ref, s.label(depth))
 		if !ok {
@@ -283,7 +309,7 @@ func (z *Zone) find(s *search) (n node, exact bool) {
 
 // locate is find for all names that the zone has, those below a delegation point too.
 func (z *Zone) locate(s *search) (n node, exact bool) {
-	n = z.apex()
+	n = z.top
 	for depth := int(z.labels) + 1; depth <= s.labels; depth++ {
 		child, ok := z.child(n.ref, s.label(depth))
 		if !ok {

@@ -1,0 +1,7 @@
+package zone
+
+// Image is the image of a zone, without the checksum that a compiled zone has.
+func Image(z *Zone) []byte { return z.image }
+
+// Open makes a zone of an image that need not be as it was made.
+func Open(b []byte) (*Zone, error) { return open(b) }
