@@ -1,6 +1,7 @@
 package meshsync
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,6 +84,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, samples: make(chan instant.Sample, 1),
 		node: mesh.NewNode(known.durable), compiled: map[uint64]*compiled{}}
 	f.stager.results = make(chan staged, 1)
+	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
 	f.digest.Store(&c.digest)
 	f.publish(f.node.Decide(clocks.now()))
 	w := &watcher{repository: c.repository, state: s, durable: known.mem, mem: known.mem, view: known.view}

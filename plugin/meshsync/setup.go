@@ -31,6 +31,7 @@ type config struct {
 	node       string // name for the status
 	zones      []string
 	digest     string // of the Corefile
+	cacheFrom  int    // octets of a zone's image from which it is kept on disk; 0 for the default
 }
 
 // register sets the plugin up for one server block. What can be wrong is found here, before there is any socket.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -41,6 +42,7 @@ type stager struct {
 	results chan staged
 	busy    uint64 // the release being compiled; 0 if none is
 	cancel  context.CancelFunc
+	cache   *imageCache
 	after   map[uint64]time.Time          // when a release that failed is tried again
 	right   map[release.Digest]*zone.Zone // zones of the release that failed last, not to be compiled again
 }
@@ -67,8 +69,11 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 		known := f.known()
 		f.running.Go(func() {
 			began := time.Now()
-			c, err := compile(ctx, f.config.repository, *r, known)
+			c, err := compile(ctx, f.config.repository, *r, known, s.cache)
 			s.results <- staged{number: number, compiled: c, took: time.Since(began), err: err}
+			if err == nil {
+				s.cache.update(c.byDigest, known)
+			}
 		})
 		return
 	}
@@ -121,20 +126,24 @@ func (f *follower) known() map[release.Digest]*zone.Zone {
 
 // compile makes the zones of a release from the repository's blobs. Every error is a *release.Error, what was signed and
 // what lies there do not agree or cannot be served, or ctx's. With it comes what was compiled before.
-func compile(ctx context.Context, repository string, r release.Release, known map[release.Digest]*zone.Zone) (*compiled, error) {
+func compile(ctx context.Context, repository string, r release.Release, known map[release.Digest]*zone.Zone, cache *imageCache) (*compiled, error) {
 	c := &compiled{byDigest: map[release.Digest]*zone.Zone{}}
 	dir, err := openRepository(repository)
 	if err != nil {
 		return c, err
 	}
 	defer dir.Close()
+	large := false
 	zones := make([]*zone.Zone, 0, len(r.Zones))
 	for _, signed := range r.Zones {
 		z := known[signed.SHA256]
 		if z == nil || z.Origin() != signed.Origin {
-			if z, err = compileZone(ctx, dir, signed); err != nil {
-				return c, err
+			if z = cache.load(signed.SHA256); z == nil || z.Origin() != signed.Origin {
+				if z, err = compileZone(ctx, dir, signed); err != nil {
+					return c, err
+				}
 			}
+			large = large || z.ImageSize() >= cacheFrom
 		}
 		if z.Serial() != signed.Serial {
 			return c, &release.Error{File: release.BlobName(signed.Blob.SHA256), Rule: release.Format,
@@ -147,6 +156,9 @@ func compile(ctx context.Context, repository string, r release.Release, known ma
 	}
 	if c.zones, err = zone.NewZones(zones...); err != nil {
 		return c, &release.Error{File: fmt.Sprintf("release %d", r.Number), Rule: release.Format, Detail: err.Error()}
+	}
+	if large {
+		debug.FreeOSMemory() // compiling took several times what the zones take
 	}
 	return c, nil
 }
