@@ -8,6 +8,8 @@ package main
 
 import (
 	"log"
+	"os"
+	"runtime/debug"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -50,6 +52,10 @@ import (
 // version is set with -ldflags "-X main.version=…". The commit is -X github.com/coredns/coredns/coremain.GitCommit=….
 var version = "dev"
 
+// gcPercent is what the heap may grow by before it is collected. Zones make up most of it and have no pointers: collecting
+// more often than by Go's default of 100 costs little, and half the zones' size in memory is saved.
+const gcPercent = 50
+
 // directives are the plugins in the order in which a query passes them, which is that of CoreDNS's plugin.cfg.
 var directives = []string{
 	"root",
@@ -89,6 +95,9 @@ var directives = []string{
 func main() {
 	if err := dnsserver.SetDirectives(directives); err != nil {
 		log.Fatal(err)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	caddy.AppName = "coredns-anycast"
 	caddy.AppVersion = version + " (CoreDNS " + coremain.CoreVersion + ")"

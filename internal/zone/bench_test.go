@@ -156,3 +156,73 @@ func BenchmarkAnswer(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkManyZones is the same in one of few, and one of very many, small zones. Zones are asked in random order.
+func BenchmarkManyZones(b *testing.B) {
+	for _, count := range []int{10, 1000, 100_000} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			zones, names := make([]*zone.Zone, count), make([][]byte, 1<<14)
+			for i := range zones {
+				zones[i] = smallZone(b, i)
+			}
+			for i := range names {
+				names[i] = wireName(fmt.Sprintf("www.zone%d.example", rand.IntN(count)))
+			}
+			set, err := zone.NewZones(zones...)
+			if err != nil {
+				b.Fatal(err)
+			}
+			var a zone.Answer
+			wire := make([]byte, 0, 4096)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; b.Loop(); i++ {
+				q := zone.Query{Name: names[i&(len(names)-1)], Type: dns.TypeA, Class: dns.ClassINET}
+				set.LookupInto(&q, &a)
+				wire, _ = a.AppendTo(wire[:0], &zone.Request{Query: q}, 1232)
+			}
+		})
+	}
+}
+
+func smallZone(b testing.TB, i int) *zone.Zone {
+	builder := zone.NewBuilder()
+	origin := wireName(fmt.Sprintf("zone%d.example", i))
+	server := append([]byte("\x02ns"), origin...)
+	builder.AddWire(origin, dns.TypeSOA, 300, append(append(append([]byte(nil), server...), server...), make([]byte, 20)...), "", 0)
+	builder.AddWire(origin, dns.TypeNS, 300, server, "", 0)
+	builder.AddWire(server, dns.TypeA, 300, []byte{192, 0, 2, 1}, "", 0)
+	builder.AddWire(append([]byte("\x03www"), origin...), dns.TypeA, 300, []byte{192, 0, 2, 2}, "", 0)
+	z, found := builder.Build("")
+	if z == nil {
+		b.Fatal(found)
+	}
+	return z
+}
+
+// BenchmarkDenial is the proof that a name does not exist, beside the cost of one NSEC3 hash.
+func BenchmarkDenial(b *testing.B) {
+	for _, flavour := range []string{nsec, nsec3, optOut} {
+		b.Run(flavour, func(b *testing.B) {
+			z := largeZone(b, flavour)
+			names := make([][]byte, 1<<14)
+			for i := range names {
+				names[i] = wireName(fmt.Sprintf("nx%d.example", rand.IntN(1e6)))
+			}
+			var a zone.Answer
+			wire := make([]byte, 0, 4096)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; b.Loop(); i++ {
+				q := zone.Query{Name: names[i&(len(names)-1)], Type: dns.TypeA, Class: dns.ClassINET, DO: true}
+				z.LookupInto(&q, &a)
+				wire, _ = a.AppendTo(wire[:0], &zone.Request{Query: q}, 1232)
+			}
+		})
+	}
+	b.Run("hash", func(b *testing.B) {
+		for b.Loop() {
+			zone.Hash([]byte("\x05nx123\x07example\x00"), "\xab")
+		}
+	})
+}

@@ -63,16 +63,27 @@ func (p *nsec3Params) hash(name []byte) [sha1.Size]byte {
 
 // findHash returns the index of the last link of the chain whose hash is at or before h, which is the last of all for a
 // hash before the first, and whether it is h itself. Hashes are spread evenly: the search begins where h would be if they
-// were so exactly, and is a binary one in a window that doubles until it holds h.
+// were so exactly, goes on from there as far as the hash found differs, and ends in a window that doubles until it holds h.
 func (z *Zone) findHash(h *[sha1.Size]byte) (int, bool) {
 	count := len(z.chain) / hashedSize
 	after := func(i int) bool { return bytes.Compare(hashedAt(z.chain, i).hash, h[:]) > 0 }
-	guess, _ := bits.Mul64(binary.BigEndian.Uint64(h[:]), uint64(count))
-	low, high := int(guess), int(guess) // all before low are not after h, all from high on are
-	for width := 8; low > 0 && after(low-1); width *= 2 {
+	want := binary.BigEndian.Uint64(h[:])
+	at, _ := bits.Mul64(want, uint64(count))
+	guess := int(at)
+	for range 2 {
+		if have := binary.BigEndian.Uint64(hashedAt(z.chain, guess).hash); have <= want {
+			step, _ := bits.Mul64(want-have, uint64(count))
+			guess = min(guess+int(step), count-1)
+		} else {
+			step, _ := bits.Mul64(have-want, uint64(count))
+			guess = max(guess-int(step), 0)
+		}
+	}
+	low, high := guess, guess // all before low are not after h, all from high on are
+	for width := 2; low > 0 && after(low-1); width *= 2 {
 		high, low = low, max(0, low-width)
 	}
-	for width := 8; high < count && !after(high); width *= 2 {
+	for width := 2; high < count && !after(high); width *= 2 {
 		low, high = high+1, min(count, high+width)
 	}
 	for low < high {

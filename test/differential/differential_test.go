@@ -205,18 +205,39 @@ func (c *comparison) answer(q *dns.Msg) *dns.Msg {
 	if err := back.Unpack(wire); err != nil {
 		c.t.Fatal(err)
 	}
+	c.samePacket(q, &a, back, size)
 	return back
 }
 
-func (c *comparison) lookup(q *dns.Msg) zone.Answer {
+// samePacket checks that the packet that Answer.AppendTo makes says what Msg says; it may have room for more.
+func (c *comparison) samePacket(q *dns.Msg, a *zone.Answer, msg *dns.Msg, size int) {
+	r := zone.Request{Query: c.query(q), ID: q.Id, RecursionDesired: q.RecursionDesired}
+	if opt := q.IsEdns0(); opt != nil {
+		r.OPT = make([]byte, dns.Len(opt))
+		if _, err := dns.PackRR(opt, r.OPT, 0, nil, false); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	wire, _ := a.AppendTo(nil, &r, size)
+	packet := new(dns.Msg)
+	if err := packet.Unpack(wire); err != nil || len(wire) > size {
+		c.t.Fatalf("%v: packet of %d octets, of at most %d: %v", q.Question, len(wire), size, err)
+	}
+	if got, want := normal(packet, false), normal(msg, false); got != want && !msg.Truncated && len(packet.Extra) <= len(msg.Extra) {
+		c.t.Errorf("%v: AppendTo makes\n%s\nMsg\n%s", q.Question, got, want)
+	}
+}
+
+func (c *comparison) lookup(q *dns.Msg) zone.Answer { return c.zones.Lookup(c.query(q)) }
+
+func (c *comparison) query(q *dns.Msg) zone.Query {
 	name := make([]byte, 256)
 	n, err := dns.PackDomainName(q.Question[0].Name, name, 0, nil, false)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	opt := q.IsEdns0()
-	return c.zones.Lookup(zone.Query{Name: name[:n], Type: q.Question[0].Qtype, Class: q.Question[0].Qclass,
-		DO: opt != nil && opt.Do()})
+	return zone.Query{Name: name[:n], Type: q.Question[0].Qtype, Class: q.Question[0].Qclass, DO: opt != nil && opt.Do()}
 }
 
 func majority(forms []string) (best, votes int) {
