@@ -70,6 +70,11 @@ type parser struct {
 	generated int
 	errors    int
 	stopped   bool
+
+	rdata     [256]byte
+	owner     [256]byte // packed in wire format
+	packed    string    // the owner packed last
+	packedLen int
 }
 
 // file is the state of reading one file.
@@ -200,6 +205,11 @@ func (p *parser) record(f *file, e *entry) error {
 	if f.origin == "" && h.Rrtype == dns.TypeSOA {
 		f.origin = f.owner
 	}
+	if wire, ok := p.plainRdata(&h, rdata, f.origin); ok {
+		if owner, ok := p.packOwner(f.owner); ok {
+			return p.addWire(f, e, &h, owner, ttl, wire)
+		}
+	}
 	rr, err := parseRdata(h, rdata, f.origin)
 	if err != nil {
 		return err
@@ -209,6 +219,64 @@ func (p *parser) record(f *file, e *entry) error {
 	}
 	return p.add(f, e, rr)
 }
+
+// plainRdata reads the RDATA of the commonest types straight into wire format, good until the next call; a large zone is
+// made of them. What it does not take is for parseRdata, which tells what is wrong with it if anything is.
+func (p *parser) plainRdata(h *dns.RR_Header, tokens []token, origin string) (wire []byte, ok bool) {
+	if len(tokens) != 1 || tokens[0].quoted || h.Class != dns.ClassINET {
+		return nil, false
+	}
+	text := tokens[0].text
+	switch h.Rrtype {
+	case dns.TypeA, dns.TypeAAAA:
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Is4() != (h.Rrtype == dns.TypeA) || a.Zone() != "" {
+			return nil, false
+		}
+		full := a.As16()
+		if a.Is4() {
+			return append(p.rdata[:0], full[12:]...), true
+		}
+		return append(p.rdata[:0], full[:]...), true
+	case dns.TypeNS, dns.TypeCNAME:
+		name, err := absolute(text, origin)
+		if err != nil {
+			return nil, false
+		}
+		n, err := dns.PackDomainName(name, p.rdata[:], 0, nil, false)
+		return p.rdata[:n], err == nil
+	}
+	return nil, false
+}
+
+// packOwner is an owner in wire format, good until the next call. Zone text repeats owners.
+func (p *parser) packOwner(name string) ([]byte, bool) {
+	if p.packedLen == 0 || name != p.packed {
+		n, err := dns.PackDomainName(name, p.owner[:], 0, nil, false)
+		if err != nil {
+			p.packedLen = 0
+			return nil, false
+		}
+		p.packed, p.packedLen = name, n
+	}
+	return p.owner[:p.packedLen], true
+}
+
+// addWire is setTTL and add of a record in wire format.
+func (p *parser) addWire(f *file, e *entry, h *dns.RR_Header, owner []byte, explicit *uint32, rdata []byte) error {
+	ttl := cmp.Or(explicit, p.ttl, p.lastTTL)
+	if ttl == nil {
+		return errNoTTL
+	}
+	p.lastTTL = ttl
+	if err := p.room(); err != nil {
+		return err
+	}
+	p.b.AddWire(owner, h.Rrtype, *ttl, rdata, f.name, e.line)
+	return nil
+}
+
+var errNoTTL = errors.New("no TTL, no $TTL and no record before to take it from")
 
 // parseHead reads what precedes the RDATA, and returns the RDATA and the TTL if there is one.
 func parseHead(h *dns.RR_Header, tokens []token) (rdata []token, ttl *uint32, err error) {
@@ -242,7 +310,7 @@ func (p *parser) setTTL(rr dns.RR, explicit *uint32) error {
 		ttl = &soa.Minttl
 	}
 	if ttl == nil {
-		return errors.New("no TTL, no $TTL and no record before to take it from")
+		return errNoTTL
 	}
 	rr.Header().Ttl = *ttl
 	p.lastTTL = ttl
@@ -250,11 +318,19 @@ func (p *parser) setTTL(rr dns.RR, explicit *uint32) error {
 }
 
 func (p *parser) add(f *file, e *entry, rr dns.RR) error {
+	if err := p.room(); err != nil {
+		return err
+	}
+	p.b.Add(rr, f.name, e.line)
+	return nil
+}
+
+// room refuses one record more than there may be.
+func (p *parser) room() error {
 	if p.b.Len() >= p.opts.MaxRecords {
 		p.stopped = true
 		return fmt.Errorf("more than %d records: %w", p.opts.MaxRecords, errFatal)
 	}
-	p.b.Add(rr, f.name, e.line)
 	return nil
 }
 
