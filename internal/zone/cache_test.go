@@ -171,7 +171,11 @@ func FuzzImage(f *testing.F) {
 			z.LookupInto(&qs[i], &a)
 			a.AppendTo(nil, &zone.Request{Query: qs[i]}, 4096)
 		}
+		n := 0
 		for range z.Records() {
+			if n++; n > 10000 {
+				break // many owners may have the same large RRset
+			}
 		}
 	})
 }

@@ -323,6 +323,7 @@ func open(b []byte) (*Zone, error) {
 	}
 	z.origin, z.key, z.labels = nameString(z.owner), appendKey(nil, z.owner), apex.labels
 	z.slots = uint64(len(z.index) / slotSize)
+	z.maxProbe = uint32(min(uint64(z.maxProbe), z.slots))
 	if soa, ok := z.get(&apex, dns.TypeSOA); ok {
 		z.setSOA(soa)
 	}

@@ -167,8 +167,8 @@ func (p *packet) owner(buf, name []byte) []byte {
 	return p.putName(buf, &p.name, true)
 }
 
-// rdata writes RDATA, length first, with the names compressed of the types that allow it (RFC 3597 4). To names in SRV
-// and DNAME, later ones can point.
+// rdata writes RDATA, length first, with the names compressed of the types that allow it (RFC 3597 4). To names in SRV,
+// DNAME and NSEC, later ones can point.
 func (p *packet) rdata(buf []byte, typ uint16, data []byte) []byte {
 	fixed, names, compress := 0, 0, true
 	switch typ {
@@ -180,7 +180,7 @@ func (p *packet) rdata(buf []byte, typ uint16, data []byte) []byte {
 		fixed, names = 2, 1
 	case dns.TypeSRV:
 		fixed, names, compress = 6, 1, false
-	case dns.TypeDNAME:
+	case dns.TypeDNAME, dns.TypeNSEC:
 		names, compress = 1, false
 	}
 	if names == 0 || len(data) < 2+fixed {
