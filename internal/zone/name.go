@@ -36,14 +36,6 @@ func labels(n []byte) int {
 	return count
 }
 
-// suffix returns the last count labels of a valid name, which has at least as many.
-func suffix(n []byte, count int) []byte {
-	for skip := labels(n) - count; skip > 0; skip-- {
-		n = n[1+int(n[0]):]
-	}
-	return n
-}
-
 // lower maps an octet as DNS compares it: only ASCII letters fold (RFC 4343).
 func lower(c byte) byte {
 	if 'A' <= c && c <= 'Z' {

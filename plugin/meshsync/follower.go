@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -311,25 +312,13 @@ func (f *follower) fallSilent(why []status.Reason) {
 }
 
 func sameCodes(a, b []status.Reason) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i].Code != b[i].Code {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(a, b, func(x, y status.Reason) bool { return x.Code == y.Code })
 }
 
 // dropAllBut lets go of compiled releases that can never be answered from again.
 func (f *follower) dropAllBut(keep []uint64) {
 	for number := range f.compiled {
-		held := number == f.serving
-		for _, k := range keep {
-			held = held || k == number
-		}
-		if !held {
+		if number != f.serving && !slices.Contains(keep, number) {
 			delete(f.compiled, number)
 			f.node.Drop(number)
 		}

@@ -56,9 +56,6 @@ func (h *Host) path(elem ...string) string {
 	return filepath.Join(append([]string{h.home}, elem...)...)
 }
 
-// Repository is the directory that members mirror.
-func (h *Host) Repository() *depot.Dir { return h.repo }
-
 // View is what is published now.
 func (h *Host) View() release.View { return h.view }
 
