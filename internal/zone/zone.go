@@ -12,10 +12,8 @@ package zone
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"iter"
-	"slices"
 
 	"github.com/miekg/dns"
 )
@@ -100,77 +98,35 @@ func (z *Zone) Records() iter.Seq[dns.RR] {
 		if !yieldRecords(yield, z.origin, dns.TypeSOA, z.soa.ttl, z.soa.records()) {
 			return
 		}
-		var sets []rrset
-		var owner []byte
-		hash, hashes := 0, len(z.hashed)/hashedSize
-		label := func() []byte { return z.appendHashed(nil, hashedAt(z.hashed, hash).hash)[1:33] }
-		for r := ref(0); !z.ended(r); {
-			n := z.node(r)
-			if n.ref != r {
-				return
-			}
-			sets = sets[:0]
-			for i := range n.count() {
-				sets = append(sets, z.at(&n, i))
-			}
-			if r == 0 {
-				withoutSOA(sets)
-			}
-			for n.labels == z.labels+1 && hash < hashes {
-				c := bytes.Compare(label(), n.label)
-				if c > 0 {
-					break
-				}
-				set := z.set(hashedAt(z.hashed, hash).set)
-				if c == 0 {
-					sets = append(sets, set)
-					slices.SortFunc(sets, func(x, y rrset) int { return cmp.Compare(x.typ, y.typ) })
-				} else if !z.yieldHashed(yield, hash) {
+		var sets []RRset // of one owner
+		for s := range z.RRsets() {
+			if len(sets) > 0 && !bytes.Equal(sets[0].Owner, s.Owner) {
+				if !yieldOwner(yield, sets) {
 					return
 				}
-				hash++
+				sets = sets[:0]
 			}
-			owner = z.appendOwner(owner[:0], n)
-			if !yieldOwner(yield, owner, sets) {
-				return
+			if s.Type == dns.TypeSOA && bytes.Equal(s.Owner, z.owner) {
+				s.Data = nil // it came first of all
 			}
-			r = n.next()
+			sets = append(sets, s)
 		}
-		for ; hash < hashes; hash++ {
-			if !z.yieldHashed(yield, hash) {
-				return
-			}
-		}
-	}
-}
-
-// yieldHashed yields the i-th RRset of hashed.
-func (z *Zone) yieldHashed(yield func(dns.RR) bool, i int) bool {
-	h := hashedAt(z.hashed, i)
-	return yieldOwner(yield, z.appendHashed(nil, h.hash), []rrset{z.set(h.set)})
-}
-
-// withoutSOA takes the SOA's records, which come first of all, out of the apex's sets, and leaves its RRSIGs in.
-func withoutSOA(sets []rrset) {
-	for i := range sets {
-		if s := &sets[i]; s.typ == dns.TypeSOA {
-			s.data, s.split = s.sigs(), 0
-		}
+		yieldOwner(yield, sets)
 	}
 }
 
 // yieldOwner yields the records of an owner, whose sets are in order of type: the RRSIGs of all of them come where
 // their own type has its place.
-func yieldOwner(yield func(dns.RR) bool, owner []byte, sets []rrset) bool {
+func yieldOwner(yield func(dns.RR) bool, sets []RRset) bool {
 	if len(sets) == 0 {
 		return true
 	}
-	name := nameString(owner)
+	name := nameString(sets[0].Owner)
 	signed := false
 	sigs := func() bool {
 		signed = true
 		for i := range sets {
-			if !yieldRecords(yield, name, dns.TypeRRSIG, sets[i].sigTTL, sets[i].sigs()) {
+			if !yieldRecords(yield, name, dns.TypeRRSIG, sets[i].SigTTL, sets[i].Sigs) {
 				return false
 			}
 		}
@@ -178,10 +134,10 @@ func yieldOwner(yield func(dns.RR) bool, owner []byte, sets []rrset) bool {
 	}
 	for i := range sets {
 		s := &sets[i]
-		if !signed && s.typ > dns.TypeRRSIG && !sigs() {
+		if !signed && s.Type > dns.TypeRRSIG && !sigs() {
 			return false
 		}
-		if !yieldRecords(yield, name, s.typ, s.ttl, s.records()) {
+		if !yieldRecords(yield, name, s.Type, s.TTL, s.Data) {
 			return false
 		}
 	}
