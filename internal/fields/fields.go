@@ -1,4 +1,7 @@
-package config
+// Package fields reads configuration files: one YAML document, walked strictly, every broken rule collected with its
+// place, so that one run shows every error as file:line:column: rule. sidecar/config and internal/receive say with it
+// which keys there are and what their values may be.
+package fields
 
 import (
 	"cmp"
@@ -9,15 +12,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/miekg/dns"
 	"go.yaml.in/yaml/v3"
 )
 
-// maxList bounds every list of the file.
-const maxList = 64
+// Reader walks the YAML nodes and collects what breaks a rule, so that one run shows every error.
+type Reader struct {
+	File    string // the name that errors carry
+	MaxList int    // elements that a list may have
 
-// reader walks the YAML nodes and collects what breaks a rule, so that one run shows every error.
-type reader struct {
-	file string
 	errs []finding
 }
 
@@ -26,12 +29,15 @@ type finding struct {
 	rule         string
 }
 
-func (r *reader) fail(n *yaml.Node, format string, args ...any) {
+func (r *Reader) Fail(n *yaml.Node, format string, args ...any) {
 	r.errs = append(r.errs, finding{n.Line, n.Column, fmt.Sprintf(format, args...)})
 }
 
-// err is everything found, in the order of the file; nil when nothing was.
-func (r *reader) err() error {
+// Count is the number of rules found broken so far.
+func (r *Reader) Count() int { return len(r.errs) }
+
+// Err is everything found, in the order of the file; nil when nothing was.
+func (r *Reader) Err() error {
 	if len(r.errs) == 0 {
 		return nil
 	}
@@ -40,7 +46,7 @@ func (r *reader) err() error {
 	})
 	var lines []string
 	for _, e := range r.errs {
-		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s", r.file, e.line, e.column, e.rule))
+		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s", r.File, e.line, e.column, e.rule))
 	}
 	return Errors(lines)
 }
@@ -50,15 +56,15 @@ type Errors []string
 
 func (e Errors) Error() string { return strings.Join(e, "\n") }
 
-// keys says what a mapping may hold: each key with what reads its value.
-type keys map[string]func(*yaml.Node)
+// Keys says what a mapping may hold: each key with what reads its value.
+type Keys map[string]func(*yaml.Node)
 
-// mapping reads n, refuses keys that k lacks or that come twice, and demands those of required. It returns the value
+// Mapping reads n, refuses keys that k lacks or that come twice, and demands those of required. It returns the value
 // of each key that is there, for cross checks to point at.
-func (r *reader) mapping(n *yaml.Node, what string, k keys, required ...string) map[string]*yaml.Node {
+func (r *Reader) Mapping(n *yaml.Node, what string, k Keys, required ...string) map[string]*yaml.Node {
 	seen := map[string]*yaml.Node{}
 	if n.Kind != yaml.MappingNode {
-		r.fail(n, "%s: want a mapping of %s", what, strings.Join(sorted(k), ", "))
+		r.Fail(n, "%s: want a mapping of %s", what, strings.Join(sorted(k), ", "))
 		return seen
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -66,9 +72,9 @@ func (r *reader) mapping(n *yaml.Node, what string, k keys, required ...string) 
 		read, known := k[key.Value]
 		switch {
 		case key.Kind != yaml.ScalarNode || !known:
-			r.fail(key, "unknown key %q in %s: it may hold %s", key.Value, what, strings.Join(sorted(k), ", "))
+			r.Fail(key, "unknown key %q in %s: it may hold %s", key.Value, what, strings.Join(sorted(k), ", "))
 		case seen[key.Value] != nil:
-			r.fail(key, "key %q twice in %s", key.Value, what)
+			r.Fail(key, "key %q twice in %s", key.Value, what)
 		default:
 			seen[key.Value] = value
 			read(value)
@@ -76,13 +82,13 @@ func (r *reader) mapping(n *yaml.Node, what string, k keys, required ...string) 
 	}
 	for _, name := range required {
 		if seen[name] == nil {
-			r.fail(n, "%s lacks %q", what, name)
+			r.Fail(n, "%s lacks %q", what, name)
 		}
 	}
 	return seen
 }
 
-func sorted(k keys) []string {
+func sorted(k Keys) []string {
 	var names []string
 	for name := range k {
 		names = append(names, name)
@@ -91,15 +97,15 @@ func sorted(k keys) []string {
 	return names
 }
 
-// list reads each element of a non-empty sequence.
-func (r *reader) list(n *yaml.Node, element func(*yaml.Node)) {
+// List reads each element of a non-empty sequence.
+func (r *Reader) List(n *yaml.Node, element func(*yaml.Node)) {
 	switch {
 	case n.Kind != yaml.SequenceNode:
-		r.fail(n, "want a list: [a, b]")
+		r.Fail(n, "want a list: [a, b]")
 	case len(n.Content) == 0:
-		r.fail(n, "an empty list: leave the key out instead")
-	case len(n.Content) > maxList:
-		r.fail(n, "%d elements: at most %d", len(n.Content), maxList)
+		r.Fail(n, "an empty list: leave the key out instead")
+	case len(n.Content) > r.MaxList:
+		r.Fail(n, "%d elements: at most %d", len(n.Content), r.MaxList)
 	default:
 		for _, e := range n.Content {
 			element(e)
@@ -107,54 +113,56 @@ func (r *reader) list(n *yaml.Node, element func(*yaml.Node)) {
 	}
 }
 
-// text reads a scalar; it has at least one byte and at most 1,024, none of which is a control character.
-func (r *reader) text(n *yaml.Node) (string, bool) {
+// Text reads a scalar; it has at least one byte and at most 1,024, none of which is a control character.
+func (r *Reader) Text(n *yaml.Node) (string, bool) {
 	if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
-		r.fail(n, "want a value")
+		r.Fail(n, "want a value")
 		return "", false
 	}
 	if n.Value == "" || len(n.Value) > 1024 || strings.ContainsFunc(n.Value, func(c rune) bool { return c < ' ' || c == 0x7f }) {
-		r.fail(n, "want 1 to 1024 printable characters")
+		r.Fail(n, "want 1 to 1024 printable characters")
 		return "", false
 	}
 	return n.Value, true
 }
 
-// parsed reads a scalar with parse, whose error is the rule.
-func parsed[T any](r *reader, into *T, parse func(string) (T, error)) func(*yaml.Node) {
+// Parsed reads a scalar with parse, whose error is the rule.
+func Parsed[T any](r *Reader, into *T, parse func(string) (T, error)) func(*yaml.Node) {
 	return func(n *yaml.Node) {
-		s, ok := r.text(n)
+		s, ok := r.Text(n)
 		if !ok {
 			return
 		}
 		v, err := parse(s)
 		if err != nil {
-			r.fail(n, "%v", err)
+			r.Fail(n, "%v", err)
 			return
 		}
 		*into = v
 	}
 }
 
-// each reads a list of scalars with parse, and refuses the same value twice.
-func each[T comparable](r *reader, into *[]T, parse func(string) (T, error)) func(*yaml.Node) {
+// Each reads a list of scalars with parse, and refuses the same value twice.
+func Each[T comparable](r *Reader, into *[]T, parse func(string) (T, error)) func(*yaml.Node) {
 	return func(n *yaml.Node) {
-		r.list(n, func(e *yaml.Node) {
+		seen := map[T]bool{}
+		r.List(n, func(e *yaml.Node) {
 			before := len(r.errs)
 			var v T
-			parsed(r, &v, parse)(e)
+			Parsed(r, &v, parse)(e)
 			switch {
 			case len(r.errs) > before:
-			case slices.Contains(*into, v):
-				r.fail(e, "%v twice in the list", v)
+			case seen[v]:
+				r.Fail(e, "%v twice in the list", v)
 			default:
 				*into = append(*into, v)
+				seen[v] = true
 			}
 		})
 	}
 }
 
-func durationIn(least, most time.Duration) func(string) (time.Duration, error) {
+func DurationIn(least, most time.Duration) func(string) (time.Duration, error) {
 	return func(s string) (time.Duration, error) {
 		d, err := time.ParseDuration(s)
 		if err != nil {
@@ -167,7 +175,7 @@ func durationIn(least, most time.Duration) func(string) (time.Duration, error) {
 	}
 }
 
-func integerIn[T int | uint8 | uint16 | uint32](least, most uint64) func(string) (T, error) {
+func IntegerIn[T int | uint8 | uint16 | uint32](least, most uint64) func(string) (T, error) {
 	return func(s string) (T, error) {
 		v, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
@@ -180,7 +188,7 @@ func integerIn[T int | uint8 | uint16 | uint32](least, most uint64) func(string)
 	}
 }
 
-func boolean(s string) (bool, error) {
+func Boolean(s string) (bool, error) {
 	switch s {
 	case "true":
 		return true, nil
@@ -190,8 +198,8 @@ func boolean(s string) (bool, error) {
 	return false, fmt.Errorf("%q: want true or false", s)
 }
 
-// address takes a unicast address without a zone, in either family.
-func address(s string) (netip.Addr, error) {
+// Address takes a unicast address without a zone, in either family.
+func Address(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
 	case err != nil:
@@ -208,12 +216,12 @@ func address(s string) (netip.Addr, error) {
 	return a, nil
 }
 
-func endpoint(s string) (netip.AddrPort, error) {
+func Endpoint(s string) (netip.AddrPort, error) {
 	ap, err := netip.ParseAddrPort(s)
 	if err != nil {
 		return ap, fmt.Errorf("%q is not address:port; IPv6 is [2001:db8::1]:8443", s)
 	}
-	if _, err := address(ap.Addr().String()); err != nil {
+	if _, err := Address(ap.Addr().String()); err != nil {
 		return ap, err
 	}
 	if ap.Port() == 0 {
@@ -222,7 +230,7 @@ func endpoint(s string) (netip.AddrPort, error) {
 	return ap, nil
 }
 
-func prefix(s string) (netip.Prefix, error) {
+func Prefix(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil:
@@ -237,10 +245,18 @@ func prefix(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// path takes an absolute path: a daemon's working directory is nobody's business.
-func path(s string) (string, error) {
+// Path takes an absolute path: a daemon's working directory is nobody's business.
+func Path(s string) (string, error) {
 	if !strings.HasPrefix(s, "/") {
 		return "", fmt.Errorf("%q is not an absolute path", s)
 	}
 	return s, nil
+}
+
+// ZoneName takes a domain name, and returns it fully qualified and in lower case.
+func ZoneName(s string) (string, error) {
+	if _, ok := dns.IsDomainName(s); !ok {
+		return "", fmt.Errorf("%q is not a domain name", s)
+	}
+	return dns.CanonicalName(s), nil
 }
