@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
@@ -94,15 +95,15 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 	}
 	s.decision = s.gate.Decide(1)
 	if c.Identity != nil {
-		identity, err := admin.TLS(c.Identity.Certificate, c.Identity.Key, c.Identity.CA)
+		node, err := identity.Load(identity.Files{Certificate: c.Identity.Certificate, Key: c.Identity.Key, CA: c.Identity.CA}, log)
 		if err != nil {
 			return nil, err
 		}
-		s.identity = identity
+		s.identity = node
 	}
 	if c.Mirror != nil {
 		s.mirror = mirror.New(mirror.Config{URLs: c.Mirror.URLs, Depot: c.Mirror.Depot, Root: c.Mirror.Root,
-			Interval: c.Mirror.Interval, TLS: s.identity}, log)
+			Interval: c.Mirror.Interval, Identity: s.identity}, log)
 	}
 	return s, nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
@@ -28,7 +28,7 @@ import (
 type sidecar struct {
 	cfg      *config.Config
 	log      *slog.Logger
-	identity *tls.Config
+	identity *identity.Identity
 	clock    *clock.Keeper
 	mirror   *mirror.Mirror // nil without a mirror section
 	prober   *probe.Prober

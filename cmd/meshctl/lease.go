@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"net"
 	"time"
 
@@ -54,7 +53,7 @@ func (c *cli) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			logger := slog.New(slog.NewTextHandler(c.log, nil))
+			logger := c.logger()
 			logger.Info("serving", "home", c.home, "url", "https://"+listener.Addr().String())
 			server := &host.Server{Home: c.home, Clock: c.clock, Renew: renew, Log: logger}
 			return server.Run(cmd.Context(), listener)

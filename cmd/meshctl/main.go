@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -144,6 +145,9 @@ func (c *cli) print(facts any, words func()) error {
 	enc.SetEscapeHTML(false)
 	return enc.Encode(facts)
 }
+
+// logger is for what happens beside the facts that a command prints.
+func (c *cli) logger() *slog.Logger { return slog.New(slog.NewTextHandler(c.log, nil)) }
 
 func (c *cli) say(format string, args ...any) { fmt.Fprintf(c.out, format+"\n", args...) }
 

@@ -25,6 +25,9 @@ func (c *cli) initCommand() *cobra.Command {
 			}
 			defer h.Close()
 			c.say("mesh %s made in %s", o.Mesh, c.home)
+			if len(o.Shared) > 0 && len(o.URLs) > 0 {
+				c.say("configurations of nodes are made from %s/templates", c.home)
+			}
 			c.say("keys: %s/keys (the root key is needed for new keys only: keep it offline)", c.home)
 			c.say("next: meshctl member add NAME --admin HOST:PORT")
 			return nil
@@ -34,6 +37,10 @@ func (c *cli) initCommand() *cobra.Command {
 	f.StringVar(&o.Mesh, "mesh", "mesh", "name of the mesh")
 	f.DurationVar(&o.Epsilon, "epsilon", release.DefaultEpsilonMS*time.Millisecond, "clock error that members must keep")
 	f.DurationVar(&o.Lease, "lease", 24*time.Hour, "how long nodes may answer without hearing from here")
+	f.StringSliceVar(&o.Shared, "shared", nil, "the shared-unicast addresses; with --url, bundles of nodes hold their configurations")
+	f.StringSliceVar(&o.URLs, "url", nil, "where nodes find the repository: of \"meshctl serve\", a web server or a bucket")
+	f.StringVar(&o.CA, "ca", "", "certificate authority of your own (PEM); otherwise one is made")
+	f.StringVar(&o.CAKey, "ca-key", "", "its key (PEM)")
 	f.StringSliceVar(&o.SANs, "san", []string{"localhost", "127.0.0.1", "::1"}, "names and addresses under which members reach \"meshctl serve\"")
 	return cmd
 }
@@ -43,54 +50,109 @@ func (c *cli) memberCommand() *cobra.Command {
 		Use:   "member",
 		Short: "Who is in the mesh",
 		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return fmt.Errorf("member: add, list or remove?") },
+		RunE:  func(*cobra.Command, []string) error { return fmt.Errorf("member: add, list, remove or renew?") },
 	}
-	cmd.AddCommand(c.memberAddCommand(), c.memberListCommand(), c.memberRemoveCommand())
+	cmd.AddCommand(c.memberAddCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand())
 	return cmd
 }
 
 func (c *cli) memberAddCommand() *cobra.Command {
-	var admin string
+	var n host.NewMember
 	cmd := &cobra.Command{
 		Use:   "add NAME --admin HOST:PORT",
-		Short: "Take a node into the mesh, and write the directory that it is given",
-		Args:  cobra.ExactArgs(1),
+		Short: "Take a node into the mesh, and write the bundle that it is given",
+		Long: `Take a node into the mesh, and write the bundle that it is given: certificate, key, CA and root, and if init was told
+--shared and --url a Corefile and a sidecar configuration, made from the files in HOME/templates. The node unpacks it and
+starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefile.`,
+		Args: cobra.ExactArgs(1),
 		RunE: c.runs(func(_ *cobra.Command, args []string) error {
 			return c.writing(func(h *host.Host) error {
-				dir, err := h.AddMember(args[0], admin)
+				n.Name = args[0]
+				dir, err := h.AddMember(n)
 				if err != nil {
 					return err
 				}
-				c.say("%s is a member; give it %s: root.json, ca.crt, node.crt, node.key", args[0], dir)
+				c.say("%s is a member; give it %s, or the same as %s.tar, and nobody else: its key is in it", n.Name, dir, dir)
 				return nil
 			})
 		}),
 	}
-	cmd.Flags().StringVar(&admin, "admin", "", "HOST:PORT of its sidecar's administrative plane")
+	f := cmd.Flags()
+	f.StringVar(&n.Admin, "admin", "", "HOST:PORT of its sidecar's administrative plane")
+	f.StringVar(&n.At, "at", "", "directory in which the node keeps everything (default /etc/mesh, /var/lib/mesh and /run/mesh)")
+	f.Uint32Var(&n.AS, "as", 0, "its autonomous system")
+	f.StringVar(&n.Router, "router", "", "address of the router that it announces to")
+	f.Uint32Var(&n.RouterAS, "router-as", 0, "the router's autonomous system")
+	f.StringVar(&n.RouterID, "router-id", "", "its BGP identifier (default: the administrative address)")
 	_ = cmd.MarkFlagRequired("admin")
 	return cmd
 }
 
 func (c *cli) memberListCommand() *cobra.Command {
+	type listed struct {
+		release.Member
+		CertificateEnds time.Time `json:"certificate_ends,omitzero"`
+	}
 	return c.withJSON(&cobra.Command{
 		Use:   "list",
-		Short: "All members",
+		Short: "All members, and when their certificates end",
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(*cobra.Command, []string) error {
 			view, err := host.Read(c.home)
 			if err != nil {
 				return err
 			}
-			members := view.Manifest.Members
+			members := []listed{}
+			for _, m := range view.Manifest.Members {
+				members = append(members, listed{m, host.CertificateEnds(c.home, m.Name)})
+			}
 			return c.print(members, func() {
 				w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 				for _, m := range members {
-					fmt.Fprintf(w, "%s\t%s\n", m.Name, m.Admin)
+					fmt.Fprintf(w, "%s\t%s\t%s\n", m.Name, m.Admin, c.certificateWords(m.CertificateEnds))
 				}
 				w.Flush()
 			})
 		}),
 	})
+}
+
+// certificateWords says when a certificate ends, and loudly if that is soon.
+func (c *cli) certificateWords(ends time.Time) string {
+	if ends.IsZero() {
+		return "certificate not made here"
+	}
+	left := ends.Sub(c.clock())
+	words := "certificate until " + ends.UTC().Format(time.DateOnly)
+	if left < host.WarnBefore {
+		words += fmt.Sprintf(", %d days left: meshctl member renew", int(left.Hours()/24))
+	}
+	return words
+}
+
+func (c *cli) memberRenewCommand() *cobra.Command {
+	var newKey bool
+	cmd := &cobra.Command{
+		Use:   "renew NAME...",
+		Short: "Make members new certificates, which they fetch from \"meshctl serve\" and take without a restart",
+		Long: `Make members new certificates, which they fetch from "meshctl serve" and take without a restart; serve itself does so for
+certificates in the last third of their life. With --new-key the key is new too, and the node must be given node.crt and
+node.key from its bundle; the old key is taken until the next renewal.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+			return c.writing(func(h *host.Host) error {
+				for _, name := range args {
+					if err := h.RenewMember(name, newKey); err != nil {
+						return err
+					}
+					c.say("%s: %s", name, c.certificateWords(host.CertificateEnds(c.home, name)))
+				}
+				return nil
+			})
+		}),
+	}
+	cmd.Flags().BoolVar(&newKey, "new-key", false, "a new key too: the old one may be known to others")
+	return cmd
 }
 
 func (c *cli) memberRemoveCommand() *cobra.Command {

@@ -97,11 +97,11 @@ func (c *cli) schedule(ctx context.Context, s host.Schedule, noWait bool) error 
 	if _, err := host.Read(s.Home); err != nil {
 		return err
 	}
-	config, err := host.TLS(s.Home)
+	own, err := host.Identity(s.Home, c.logger())
 	if err != nil {
 		return err
 	}
-	s.Ask = host.Asker(config)
+	s.Ask = host.Asker(own)
 	set, err := s.Set(ctx)
 	var against *host.AgainstError
 	if errors.As(err, &against) {

@@ -21,11 +21,11 @@ func (c *cli) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			config, err := host.TLS(c.home)
+			own, err := host.Identity(c.home, c.logger())
 			if err != nil {
 				return err
 			}
-			s := host.StatusOf(cmd.Context(), view, host.Asker(config), c.clock())
+			s := host.StatusOf(cmd.Context(), view, host.Asker(own), c.clock())
 			return c.print(s, func() { c.sayStatus(s) })
 		}),
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ const ManifestFormat = 1
 const (
 	MaxZones     = 100_000
 	MaxMembers   = 100_000
+	MaxKeys      = 2 // of a member: one that is replaced, and the one that replaces it
 	MinEpsilonMS = 1
 	MaxEpsilonMS = 10_000
 	// DefaultEpsilonMS is the clock error that members must keep when nothing else is said.
@@ -32,7 +34,7 @@ const (
 //	   {"origin":"example.org.","serial":2026112201,"sha256":"9f86…","length":48213,
 //	    "blob":{"sha256":"60303a…","length":11876}}]},
 //	 "next":{"number":8,"zones":[…]},
-//	 "members":[{"name":"fra","admin":"https://198.51.100.7:8443"}]}
+//	 "members":[{"name":"fra","admin":"https://198.51.100.7:8443","keys":["5d41…"]}]}
 //
 // (broken into lines here only). current is absent until a first release became current; next is absent when nothing is
 // staged. A manifest whose encoding is not exactly this is refused.
@@ -73,7 +75,13 @@ type Blob struct {
 type Member struct {
 	Name  string `json:"name"`  // letters, digits, "-", at most 63
 	Admin string `json:"admin"` // its sidecar's administrative plane: https://HOST:PORT
+	// Keys are the SHA-256 of the public keys (SubjectPublicKeyInfo) that its certificate may have, the newest first; none
+	// if its name in a certificate of the mesh's authority is enough. A key that is not there is one that was revoked.
+	Keys []Digest `json:"keys,omitempty"`
 }
+
+// Has reports whether a certificate for this member's name may have a public key.
+func (m Member) Has(key Digest) bool { return len(m.Keys) == 0 || slices.Contains(m.Keys, key) }
 
 // Epsilon is the clock error that members must keep.
 func (m Manifest) Epsilon() time.Duration { return time.Duration(m.EpsilonMS) * time.Millisecond }
@@ -198,6 +206,9 @@ func validMembers(members []Member) error {
 		}
 		if !validAdmin(m.Admin) {
 			return fmt.Errorf("member %s: admin %q must be https://HOST:PORT", m.Name, m.Admin)
+		}
+		if len(m.Keys) > MaxKeys || len(m.Keys) == 2 && m.Keys[0] == m.Keys[1] {
+			return fmt.Errorf("member %s: at most %d keys, each once", m.Name, MaxKeys)
 		}
 		if i > 0 && m.Name <= members[i-1].Name {
 			return fmt.Errorf("member %s: must be sorted by name, each once", m.Name)

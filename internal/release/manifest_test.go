@@ -86,6 +86,8 @@ func TestValidateNamesTheRule(t *testing.T) {
 		"too many members":            {func(m *Manifest) { m.Members = make([]Member, MaxMembers+1) }, "more than"},
 		"members not sorted":          {func(m *Manifest) { m.Members[0], m.Members[1] = m.Members[1], m.Members[0] }, "sorted by name"},
 		"member's name":               {func(m *Manifest) { m.Members[0].Name = "-a" }, "a name is"},
+		"member's key twice":          {func(m *Manifest) { m.Members[0].Keys = make([]Digest, 2) }, "each once"},
+		"member's three keys":         {func(m *Manifest) { m.Members[0].Keys = make([]Digest, 3) }, "at most 2 keys"},
 		"member's admin not https":    {func(m *Manifest) { m.Members[0].Admin = "http://a:1" }, "https://HOST:PORT"},
 		"member's admin without port": {func(m *Manifest) { m.Members[0].Admin = "https://a" }, "https://HOST:PORT"},
 		"member's admin on port 0":    {func(m *Manifest) { m.Members[0].Admin = "https://a:0" }, "https://HOST:PORT"},

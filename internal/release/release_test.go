@@ -50,7 +50,7 @@ func testRelease(number uint64, at time.Time) *Release {
 
 func testManifest(current, next *Release) Manifest {
 	return Manifest{Format: ManifestFormat, Mesh: "jp", EpsilonMS: DefaultEpsilonMS, Current: current, Next: next,
-		Members: []Member{{"fra", "https://198.51.100.7:8443"}, {"tyo", "https://[2001:db8::7]:8443"}}}
+		Members: []Member{{Name: "fra", Admin: "https://198.51.100.7:8443", Keys: []Digest{{1}}}, {Name: "tyo", Admin: "https://[2001:db8::7]:8443"}}}
 }
 
 // world is a repository that is written by its keys and read by a node.

@@ -8,46 +8,21 @@ package admin
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"time"
 
 	"golang.org/x/net/netutil"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 )
 
 // connections bounds each listener; a scrape and a distribution host need a handful.
 const connections = 64
-
-// TLS is the node's identity, for both directions of mutual TLS: the same files make a server's and a client's
-// configuration. A peer needs a certificate that ca signed.
-func TLS(certificate, key, ca string) (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(certificate, key)
-	if err != nil {
-		return nil, fmt.Errorf("the node's certificate: %w", err)
-	}
-	pem, err := os.ReadFile(ca)
-	if err != nil {
-		return nil, fmt.Errorf("the mesh's CA: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no PEM certificate", ca)
-	}
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{pair},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    pool,
-		RootCAs:      pool,
-	}, nil
-}
 
 // Documents is what there is to hand out. A function that fails makes its answer 503 with the reason.
 type Documents struct {
@@ -63,18 +38,15 @@ type Server struct {
 }
 
 // Serve answers on address, with d whole over mutual TLS.
-func Serve(address netip.AddrPort, shared []netip.Addr, config *tls.Config, d Documents, log *slog.Logger) (*Server, error) {
+func Serve(address netip.AddrPort, shared []netip.Addr, node *identity.Identity, d Documents, log *slog.Logger) (*Server, error) {
 	if err := own(address.Addr(), shared); err != nil {
 		return nil, err
-	}
-	if config == nil || config.ClientAuth != tls.RequireAndVerifyClientCert || config.MinVersion < tls.VersionTLS13 {
-		return nil, errors.New("the administrative plane takes mutual TLS 1.3 only")
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", document(d.Status))
 	mux.HandleFunc("GET /v1/confirmations", document(d.Confirmations))
 	mux.Handle("GET /metrics", d.Metrics)
-	return listen(address, config, mux, log)
+	return listen(address, node.Server(), mux, log)
 }
 
 // ServeMetrics answers /metrics in plain HTTP, on loopback only.

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/sidecar/internal/testca"
+	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
 
 var (
@@ -22,14 +22,9 @@ var (
 	sharedIP = netip.MustParseAddr("192.0.2.53")
 )
 
-func identity(t *testing.T, ca *testca.CA, length time.Duration) *tls.Config {
+func config(t *testing.T, ca *testca.CA, length time.Duration) *tls.Config {
 	t.Helper()
-	i := ca.Identity("tyo1", length)
-	config, err := TLS(i.Certificate, i.Key, i.CA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return config
+	return ca.Identity("tyo1", length).Load(t).Config()
 }
 
 func serve(t *testing.T, ca *testca.CA, d Documents) string {
@@ -37,7 +32,7 @@ func serve(t *testing.T, ca *testca.CA, d Documents) string {
 	if d.Metrics == nil {
 		d.Metrics = http.NotFoundHandler()
 	}
-	s, err := Serve(anyPort, []netip.Addr{sharedIP}, identity(t, ca, time.Hour), d, quiet)
+	s, err := Serve(anyPort, []netip.Addr{sharedIP}, ca.Identity("tyo1", time.Hour).Load(t), d, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +62,7 @@ func documents() Documents {
 // What there is to read, and that a node without a word says why it has none.
 func TestDocuments(t *testing.T) {
 	ca := testca.New(t)
-	url, client := serve(t, ca, documents()), identity(t, ca, time.Hour)
+	url, client := serve(t, ca, documents()), config(t, ca, time.Hour)
 	for _, c := range []struct {
 		path string
 		code int
@@ -91,10 +86,10 @@ func TestDocuments(t *testing.T) {
 func TestOnlyTheMesh(t *testing.T) {
 	ca := testca.New(t)
 	url := serve(t, ca, documents())
-	good := identity(t, ca, time.Hour)
-	stranger := identity(t, testca.New(t), time.Hour)
+	good := config(t, ca, time.Hour)
+	stranger := config(t, testca.New(t), time.Hour)
 	stranger.RootCAs = good.RootCAs
-	expired := identity(t, ca, -time.Hour)
+	expired := config(t, ca, -time.Hour)
 	old := good.Clone()
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	for name, config := range map[string]*tls.Config{
@@ -117,21 +112,14 @@ func TestOnlyTheMesh(t *testing.T) {
 
 // Nothing of the administrative plane on a shared address, on a wildcard, or without mutual TLS (HOST-2, DELIV-1).
 func TestRefusesToListen(t *testing.T) {
-	config := identity(t, testca.New(t), time.Hour)
-	oneSided := config.Clone()
-	oneSided.ClientAuth = tls.NoClientCert
-	for name, c := range map[string]struct {
-		address string
-		config  *tls.Config
-	}{
-		"shared":        {"192.0.2.53:8443", config},
-		"shared mapped": {"[::ffff:192.0.2.53]:8443", config},
-		"wildcard":      {"0.0.0.0:8443", config},
-		"wildcard IPv6": {"[::]:8443", config},
-		"no TLS":        {"127.0.0.1:0", nil},
-		"one-sided TLS": {"127.0.0.1:0", oneSided},
+	own := testca.New(t).Identity("tyo1", time.Hour).Load(t)
+	for name, address := range map[string]string{
+		"shared":        "192.0.2.53:8443",
+		"shared mapped": "[::ffff:192.0.2.53]:8443",
+		"wildcard":      "0.0.0.0:8443",
+		"wildcard IPv6": "[::]:8443",
 	} {
-		if s, err := Serve(netip.MustParseAddrPort(c.address), []netip.Addr{sharedIP}, c.config, documents(), quiet); err == nil {
+		if s, err := Serve(netip.MustParseAddrPort(address), []netip.Addr{sharedIP}, own, documents(), quiet); err == nil {
 			s.Close()
 			t.Errorf("%s: listens", name)
 		}
@@ -145,7 +133,7 @@ func TestRefusesToListen(t *testing.T) {
 // A flood of connections that say nothing takes no more than its share, and does not keep others out for long.
 func TestConnectionsAreBounded(t *testing.T) {
 	ca := testca.New(t)
-	url, client := serve(t, ca, documents()), identity(t, ca, time.Hour)
+	url, client := serve(t, ca, documents()), config(t, ca, time.Hour)
 	for range connections + 8 {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "https://"))
 		if err != nil {
@@ -160,19 +148,6 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("silent connections keep everybody else out")
-		}
-	}
-}
-
-// Files that are not there or not what they should be are errors that name them.
-func TestBadIdentity(t *testing.T) {
-	i := testca.New(t).Identity("a", time.Hour)
-	for name, files := range map[string][3]string{
-		"no certificate": {"/nowhere", i.Key, i.CA}, "no CA": {i.Certificate, i.Key, "/nowhere"},
-		"CA is a key": {i.Certificate, i.Key, i.Key}, "key of another": {i.Certificate, testca.New(t).Identity("b", time.Hour).Key, i.CA},
-	} {
-		if _, err := TLS(files[0], files[1], files[2]); err == nil {
-			t.Errorf("%s: no error", name)
 		}
 	}
 }

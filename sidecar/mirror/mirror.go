@@ -6,7 +6,6 @@ package mirror
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -32,7 +32,7 @@ type Config struct {
 	Depot    string   // directory, made when missing
 	Root     string   // file: the trusted root that a node starts from
 	Interval time.Duration
-	TLS      *tls.Config // this node as a client, and whom it trusts
+	Identity *identity.Identity // this node as a client, and whom it trusts
 }
 
 // Mirror is the loop and what it says of itself.
@@ -41,18 +41,18 @@ type Mirror struct {
 	log    *slog.Logger
 	client *http.Client
 
+	renewed time.Time // when a newer certificate was asked for last
+
 	mu    sync.Mutex
 	state status.Mirroring
 }
 
 func New(cfg Config, log *slog.Logger) *Mirror {
 	transport := &http.Transport{
-		TLSClientConfig:       cfg.TLS,
-		TLSHandshakeTimeout:   10 * time.Second,
+		DialTLSContext:        cfg.Identity.DialTLS,
 		ResponseHeaderTimeout: 10 * time.Second,
 		IdleConnTimeout:       2 * time.Minute,
 		MaxConnsPerHost:       4,
-		ForceAttemptHTTP2:     true,
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("a repository does not redirect")
@@ -97,6 +97,7 @@ func (m *Mirror) round(ctx context.Context) error {
 		changed, err := m.follow(ctx, dir, url)
 		if err == nil {
 			m.good(url, changed)
+			m.renew(ctx, url)
 			return nil
 		}
 		faults = append(faults, fmt.Errorf("%s: %w", url, err))

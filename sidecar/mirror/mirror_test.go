@@ -15,18 +15,18 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
-	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
-	"github.com/coredns-anycast/coredns-anycast/sidecar/internal/testca"
+	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
 
 // host is a distribution host with its repository and an HTTPS server that takes certificates of the mesh only.
 type host struct {
-	t    *testing.T
-	by   release.Signers
-	mem  release.Memory
-	dir  *depot.Dir
-	url  string
-	down atomic.Bool
+	t       *testing.T
+	by      release.Signers
+	mem     release.Memory
+	dir     *depot.Dir
+	url     string
+	down    atomic.Bool
+	keyFile string // of the node that mirrors
 }
 
 func newHost(t *testing.T, ca *testca.CA) *host {
@@ -73,9 +73,6 @@ func (h *host) copy(ca *testca.CA) string {
 }
 
 func serve(t *testing.T, ca *testca.CA, handler http.Handler, down *atomic.Bool) string {
-	i := ca.Identity("dist", time.Hour)
-	config, err := admin.TLS(i.Certificate, i.Key, i.CA)
-	must(t, err)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if down.Load() {
 			http.Error(w, "down", http.StatusBadGateway)
@@ -83,7 +80,7 @@ func serve(t *testing.T, ca *testca.CA, handler http.Handler, down *atomic.Bool)
 		}
 		handler.ServeHTTP(w, r)
 	}))
-	s.TLS = config
+	s.TLS = ca.Identity("dist", time.Hour).Load(t).Config()
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	s.StartTLS()
 	t.Cleanup(s.Close)
@@ -92,12 +89,11 @@ func serve(t *testing.T, ca *testca.CA, handler http.Handler, down *atomic.Bool)
 
 func (h *host) mirror(ca *testca.CA, urls ...string) *Mirror {
 	h.t.Helper()
-	i := ca.Identity("tyo1", time.Hour)
-	config, err := admin.TLS(i.Certificate, i.Key, i.CA)
-	must(h.t, err)
+	node := ca.Identity("tyo1", time.Hour)
+	h.keyFile = node.Key
 	root := filepath.Join(h.t.TempDir(), "root.json")
 	must(h.t, os.WriteFile(root, h.mem.Root, 0o644))
-	return New(Config{URLs: urls, Depot: filepath.Join(h.t.TempDir(), "depot"), Root: root, Interval: time.Hour, TLS: config},
+	return New(Config{URLs: urls, Depot: filepath.Join(h.t.TempDir(), "depot"), Root: root, Interval: time.Hour, Identity: node.Load(h.t)},
 		slog.New(slog.DiscardHandler))
 }
 
@@ -177,6 +173,39 @@ func TestMutualTLS(t *testing.T) {
 	foreign := newHost(t, other)
 	if err := h.mirror(ca, foreign.url).round(t.Context()); err == nil {
 		t.Error("a server of another mesh was followed")
+	}
+}
+
+// A node takes a newer certificate for its key from where it takes the repository, and a plain web server is fine too.
+func TestRenewsItsCertificate(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	before := m.cfg.Identity.Certificate().NotAfter
+	must(t, m.round(t.Context())) // 404
+	if !m.cfg.Identity.Certificate().NotAfter.Equal(before) {
+		t.Fatal("another certificate came from nowhere")
+	}
+	later := ca.Certify("tyo1", h.keyFile, 3*time.Hour)
+	var asked atomic.Int32
+	renewing := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/"+certificatePath {
+			asked.Add(1)
+			w.Write(later)
+			return
+		}
+		h.dir.Handler().ServeHTTP(w, r)
+	}), new(atomic.Bool))
+	m.cfg.URLs, m.renewed = []string{renewing}, time.Time{}
+	must(t, m.round(t.Context()))
+	must(t, m.round(t.Context()))
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times in a moment, want once", n)
+	}
+	for end := time.Now().Add(10 * time.Second); !m.cfg.Identity.Certificate().NotAfter.After(before); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the new certificate is not used")
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -28,11 +28,11 @@ const (
 	askAtOnce  = 64              // members asked at a time
 )
 
-// Asker asks members at /v1/confirmations of their administrative plane, with the certificates of config (SYNC-D).
-func Asker(config *tls.Config) Ask {
+// Asker asks members at /v1/confirmations of their administrative plane (SYNC-D).
+func Asker(own *identity.Identity) Ask {
 	client := &http.Client{
 		Timeout:   askTimeout,
-		Transport: &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
+		Transport: &http.Transport{DialTLSContext: own.DialTLS, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("it redirects, which an administrative plane never does")
 		},
@@ -69,8 +69,12 @@ func askOne(ctx context.Context, client *http.Client, m release.Member) (status.
 	}
 	defer response.Body.Close()
 	// A certificate outlives a membership, and an address may have been another member's.
-	if owner := response.TLS.PeerCertificates[0].Subject.CommonName; owner != m.Name {
+	certificate := response.TLS.PeerCertificates[0]
+	if owner := certificate.Subject.CommonName; owner != m.Name {
 		return c, fmt.Errorf("%s has the certificate of %q", m.Admin, owner)
+	}
+	if !m.Has(identity.PinOf(certificate)) {
+		return c, fmt.Errorf("%s has a certificate of %s that was revoked", m.Admin, m.Name)
 	}
 	if response.StatusCode != http.StatusOK {
 		return c, fmt.Errorf("%s said %s", m.Admin, response.Status)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,7 +43,7 @@ func newHome(t testing.TB, clock Clock, members ...string) string {
 	check(t, err)
 	defer h.Close()
 	for i, name := range members {
-		_, err := h.AddMember(name, fmt.Sprintf("127.0.0.1:%d", 40000+i))
+		_, err := h.AddMember(NewMember{Name: name, Admin: fmt.Sprintf("127.0.0.1:%d", 40000+i)})
 		check(t, err)
 	}
 	return home
@@ -236,7 +237,7 @@ func TestAnInitKilledAtAnyStepIsCarriedThroughOrCanBeRepeated(t *testing.T) {
 		}
 		h.Close()
 		newNode(t, home).verify()
-		if _, err := TLS(home); err != nil {
+		if _, err := Identity(home, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatalf("step %d: %v", n, err)
 		}
 		if done {
@@ -393,7 +394,7 @@ func TestAnEmergencyLeaseNeedsTheLeaseKeyOnly(t *testing.T) {
 	h, err = Open(home, later)
 	check(t, err)
 	defer h.Close()
-	if _, err := h.AddMember("osa", "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "release key is not there") {
+	if _, err := h.AddMember(NewMember{Name: "osa", Admin: "127.0.0.1:1"}); err == nil || !strings.Contains(err.Error(), "release key is not there") {
 		t.Fatalf("got %v", err)
 	}
 }

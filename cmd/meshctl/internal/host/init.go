@@ -19,6 +19,10 @@ type InitOptions struct {
 	Epsilon time.Duration // ε, the clock error that members must keep; whole milliseconds
 	Lease   time.Duration // length of a lease; whole seconds
 	SANs    []string      // names and addresses under which members reach this host
+	Shared  []string      // the shared-unicast addresses, for the nodes' configurations
+	URLs    []string      // where nodes find the repository, for the same
+	CA      string        // file: a certificate authority of the operator's own; "": one is made
+	CAKey   string        // file: its key
 }
 
 // Init makes a home: keys, certificates, and a repository that names no release yet. random yields key material. The
@@ -65,6 +69,9 @@ func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) 
 		return err
 	}
 	if err := h.makeAuthority(o); err != nil {
+		return err
+	}
+	if err := h.writeTemplates(o); err != nil {
 		return err
 	}
 	if h.mem, err = release.NewMemory(mem.Root); err != nil {

@@ -1,69 +1,153 @@
 package host
 
 import (
+	"cmp"
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// AddMember takes a node into the mesh and writes the directory that it is given, whose path it returns: root.json,
-// ca.crt, node.crt and node.key. admin is HOST:PORT of its administrative plane.
-func (h *Host) AddMember(name, admin string) (string, error) {
-	address, _, err := net.SplitHostPort(admin)
+// NewMember is a node that is to join.
+type NewMember struct {
+	Name     string
+	Admin    string // HOST:PORT of its administrative plane
+	At       string // directory in which the node keeps everything; "" for /etc/mesh, /var/lib/mesh and /run/mesh
+	AS       uint32 // its autonomous system, and
+	Router   string // the address and
+	RouterAS uint32 // the autonomous system of its router; none if Router is ""
+	RouterID string // its BGP identifier; "" for the administrative address
+}
+
+// AddMember takes a node into the mesh and writes the bundle that it is given: a directory, whose path it returns, and
+// the same as a tar file beside it.
+func (h *Host) AddMember(n NewMember) (string, error) {
+	address, _, err := net.SplitHostPort(n.Admin)
 	if err != nil || address == "" {
-		return "", hint("for example --admin 198.51.100.7:8443", "%q is not HOST:PORT", admin)
+		return "", hint("for example --admin 198.51.100.7:8443", "%q is not HOST:PORT", n.Admin)
 	}
-	if name == HostName {
-		return "", hint("choose another name", "%s is the name of the distribution host itself", name)
+	if n.Name == HostName {
+		return "", hint("choose another name", "%s is the name of the distribution host itself", n.Name)
 	}
 	m := h.view.Manifest
-	if slices.ContainsFunc(m.Members, func(o release.Member) bool { return o.Name == name }) {
-		return "", hint("to give it a new certificate or address: meshctl member remove "+name+", then add it again", "%s is a member already", name)
+	if slices.ContainsFunc(m.Members, func(o release.Member) bool { return o.Name == n.Name }) {
+		return "", hint("for a new certificate: meshctl member renew "+n.Name+"; for another address: remove it, then add it again",
+			"%s is a member already", n.Name)
 	}
-	m.Members = append(slices.Clone(m.Members), release.Member{Name: name, Admin: "https://" + admin})
+	m.Members = append(slices.Clone(m.Members), release.Member{Name: n.Name, Admin: "https://" + n.Admin})
 	slices.SortFunc(m.Members, func(a, b release.Member) int { return strings.Compare(a.Name, b.Name) })
 	if err := m.Validate(); err != nil {
 		return "", err
 	}
-	if err := h.writeBundle(name, address); err != nil {
+	key, err := h.makeBundle(n, address)
+	if err != nil {
 		return "", err
 	}
-	return h.path(nodesDir, name), h.publish(m, Event{Event: "member added", Detail: name + " " + admin})
+	i := slices.IndexFunc(m.Members, func(o release.Member) bool { return o.Name == n.Name })
+	m.Members[i].Keys = []release.Digest{key}
+	return h.path(nodesDir, n.Name), h.publish(m, Event{Event: "member added", Detail: n.Name + " " + n.Admin})
 }
 
-func (h *Host) writeBundle(name, address string) error {
-	dir := h.path(nodesDir, name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	ca, err := depot.ReadFile(h.path(pkiDir), "ca.crt", maxPEMBytes)
-	if err != nil {
-		return err
-	}
-	if err := depot.WriteFile(dir, "ca.crt", ca, 0o644); err != nil {
-		return err
-	}
-	if err := depot.WriteFile(dir, "root.json", h.mem.Root, 0o644); err != nil {
-		return err
-	}
-	return h.issue(nodesDir+"/"+name, "node", name, []string{address})
-}
-
-// RemoveMember takes a node out of the mesh: it is served no more, and no switchover waits for it. The lease that it
-// holds lasts until its end.
+// RemoveMember takes a node out of the mesh and revokes its certificate: it is served no more, and no switchover waits
+// for it. The lease that it holds lasts until its end.
 func (h *Host) RemoveMember(name string) error {
 	m := h.view.Manifest
 	others := slices.DeleteFunc(slices.Clone(m.Members), func(o release.Member) bool { return o.Name == name })
 	if len(others) == len(m.Members) {
-		return hint("meshctl member list shows all", "%s is not a member", name)
+		return notMember(name)
 	}
 	m.Members = others
 	if err := h.publish(m, Event{Event: "member removed", Detail: name}); err != nil {
 		return err
 	}
-	return os.RemoveAll(h.path(nodesDir, name))
+	return errors.Join(os.RemoveAll(h.path(nodesDir, name)), removeFile(h.path(nodesDir, name+".tar")))
+}
+
+func notMember(name string) error {
+	return hint("meshctl member list shows all", "%s is not a member", name)
+}
+
+// RenewMember gives a member a certificate that begins now. It is for the same key, and the member fetches it by itself
+// from "meshctl serve"; with newKey it is for a new one, which the node must be given with the bundle, and the old key
+// is taken beside it until the next renewal.
+func (h *Host) RenewMember(name string, newKey bool) error {
+	m := h.view.Manifest
+	i := slices.IndexFunc(m.Members, func(o release.Member) bool { return o.Name == name })
+	if i < 0 {
+		return notMember(name)
+	}
+	dir := nodesDir + "/" + name
+	old, err := readCertificate(h.path(dir), "node.crt")
+	if err != nil {
+		return fmt.Errorf("the bundle of %s: %w", name, err)
+	}
+	who := subject{name, identity.Node, sansOf(old)}
+	if !newKey {
+		return errors.Join(h.reissue(dir, "node", who), h.packBundle(name))
+	}
+	if err := errors.Join(h.issue(dir, "node", who), h.packBundle(name)); err != nil {
+		return err
+	}
+	made, err := readCertificate(h.path(dir), "node.crt")
+	if err != nil {
+		return err
+	}
+	m.Members = slices.Clone(m.Members)
+	m.Members[i].Keys = []release.Digest{identity.PinOf(made), identity.PinOf(old)}
+	return h.publish(m, Event{Event: "member's key replaced", Detail: name})
+}
+
+func sansOf(c *x509.Certificate) []string {
+	sans := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		sans = append(sans, ip.String())
+	}
+	return sans
+}
+
+// renewFrom is the part of a certificate's life after which a new one is made: early enough for a host that is away for
+// months.
+func renewFrom(c *x509.Certificate) time.Time {
+	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
+}
+
+// RenewDue makes new certificates for this host and for those members whose last third has begun, and returns whose.
+func (h *Host) RenewDue() (names []string, err error) {
+	own, err := readCertificate(h.path(pkiDir), "host.crt")
+	if err != nil {
+		return nil, err
+	}
+	now := h.clock()
+	var faults []error
+	if now.After(renewFrom(own)) {
+		faults = append(faults, h.reissue(pkiDir, "host", subject{HostName, identity.Host, sansOf(own)}))
+		names = append(names, HostName)
+	}
+	for _, m := range h.view.Manifest.Members {
+		c, err := readCertificate(h.path(nodesDir, m.Name), "node.crt")
+		if errors.Is(err, os.ErrNotExist) {
+			continue // of an authority elsewhere
+		}
+		if err != nil || now.After(renewFrom(c)) {
+			faults = append(faults, cmp.Or(err, h.RenewMember(m.Name, false)))
+			names = append(names, m.Name)
+		}
+	}
+	return names, errors.Join(faults...)
+}
+
+// CertificateEnds is when a member's certificate ends, as far as this host made it.
+func CertificateEnds(home, name string) time.Time {
+	c, err := readCertificate(home+"/"+nodesDir+"/"+name, "node.crt")
+	if err != nil {
+		return time.Time{}
+	}
+	return c.NotAfter
 }

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,12 +11,16 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 )
 
 // HostName is the common name of this host's certificate. No member may have it.
@@ -30,13 +35,27 @@ const (
 // credential is a certificate and its key, as PEM.
 type credential struct{ cert, key []byte }
 
-// makeAuthority makes the mesh's certificate authority and this host's certificate.
+// makeAuthority makes the mesh's certificate authority, or takes the one that it is given, and this host's certificate.
 func (h *Host) makeAuthority(o InitOptions) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := o.authority(h.clock())
 	if err != nil {
 		return err
 	}
-	now := h.clock()
+	if err := h.writeCredential(pkiDir, "ca", ca); err != nil {
+		return err
+	}
+	return h.issue(pkiDir, "host", subject{HostName, identity.Host, o.SANs})
+}
+
+// authority is a new one, or an operator's own.
+func (o InitOptions) authority(now time.Time) (credential, error) {
+	if o.CA != "" || o.CAKey != "" {
+		return ownAuthority(o.CA, o.CAKey)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return credential{}, err
+	}
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "mesh " + o.Mesh},
 		NotBefore:             now.Add(-time.Hour),
@@ -46,35 +65,87 @@ func (h *Host) makeAuthority(o InitOptions) error {
 		MaxPathLenZero:        true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	ca, err := certify(template, template, key, key)
-	if err != nil {
-		return err
-	}
-	if err := h.writeCredential(pkiDir, "ca", ca); err != nil {
-		return err
-	}
-	return h.issue(pkiDir, "host", HostName, o.SANs)
+	return certify(template, template, key, key)
 }
 
-// issue makes a certificate for server and client use, and puts it and its key into a directory of the home.
-func (h *Host) issue(dir, file, name string, sans []string) error {
-	ca, err := tls.LoadX509KeyPair(h.path(pkiDir, "ca.crt"), h.path(pkiDir, "ca.key"))
-	if err != nil {
-		return fmt.Errorf("certificate authority: %w", err)
+// ownAuthority reads a certificate that may sign others, and its key.
+func ownAuthority(cert, key string) (credential, error) {
+	if cert == "" || key == "" {
+		return credential{}, errors.New("an authority of your own is two files: --ca and --ca-key")
 	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return credential{}, fmt.Errorf("certificate authority: %w", err)
+	}
+	if !pair.Leaf.IsCA {
+		return credential{}, fmt.Errorf("certificate authority: %s is not one (CA:TRUE is missing)", cert)
+	}
+	var c credential
+	if c.cert, err = os.ReadFile(cert); err != nil {
+		return c, err
+	}
+	c.key, err = os.ReadFile(key)
+	return c, err
+}
+
+// subject is whom a certificate is for.
+type subject struct {
+	name string
+	role string
+	sans []string // names and addresses
+}
+
+// errAuthorityAway is wrapped when the authority's key is not where it is looked for.
+var errAuthorityAway = errors.New("the certificate authority's key is not there")
+
+// authority is the mesh's, with its key.
+func (h *Host) authority() (tls.Certificate, error) {
+	ca, err := tls.LoadX509KeyPair(h.path(pkiDir, "ca.crt"), h.path(pkiDir, "ca.key"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ca, hint("put it back for this command; it may be kept offline otherwise", "%w: %s", errAuthorityAway, h.path(pkiDir, "ca.key"))
+	}
+	if err != nil {
+		return ca, fmt.Errorf("certificate authority: %w", err)
+	}
+	return ca, nil
+}
+
+// issue makes a key and a certificate for it, and puts both into a directory of the home.
+func (h *Host) issue(dir, file string, s subject) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	return h.issueFor(key, dir, file, s)
+}
+
+// reissue makes a new certificate for the key that lies in a directory of the home.
+func (h *Host) reissue(dir, file string, s subject) error {
+	old, err := tls.LoadX509KeyPair(h.path(dir, file+".crt"), h.path(dir, file+".key"))
+	if err != nil {
+		return err
+	}
+	key, ok := old.PrivateKey.(crypto.Signer)
+	if !ok {
+		return fmt.Errorf("%s: a key of type %T cannot be certified", h.path(dir, file+".key"), old.PrivateKey)
+	}
+	return h.issueFor(key, dir, file, s)
+}
+
+func (h *Host) issueFor(key crypto.Signer, dir, file string, s subject) error {
+	ca, err := h.authority()
 	if err != nil {
 		return err
 	}
 	now := h.clock()
 	template := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: name},
+		Subject:     pkix.Name{CommonName: s.name, OrganizationalUnit: []string{s.role}},
 		NotBefore:   now.Add(-time.Hour),
-		NotAfter:    now.AddDate(certificateYears, 0, 0),
+		NotAfter:    earlier(now.AddDate(certificateYears, 0, 0), ca.Leaf.NotAfter),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	for _, san := range sans {
+	for _, san := range s.sans {
 		if ip := net.ParseIP(san); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
 		} else {
@@ -88,14 +159,21 @@ func (h *Host) issue(dir, file, name string, sans []string) error {
 	return h.writeCredential(dir, file, made)
 }
 
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // certify signs template by parent's key for the key given.
-func certify(template, parent *x509.Certificate, key *ecdsa.PrivateKey, by any) (credential, error) {
+func certify(template, parent *x509.Certificate, key crypto.Signer, by any) (credential, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
 		return credential{}, err
 	}
 	template.SerialNumber = serial
-	cert, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
+	cert, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
 	if err != nil {
 		return credential{}, err
 	}
@@ -116,26 +194,22 @@ func (h *Host) writeCredential(dir, file string, c credential) error {
 	)
 }
 
-// TLS is how this host meets members, as client and as server: TLS 1.3, both sides with certificates of the mesh's
-// authority. Whether a certificate's owner is still a member is asked of each request (Member).
-func TLS(home string) (*tls.Config, error) {
-	own, err := tls.LoadX509KeyPair(filepath.Join(home, pkiDir, "host.crt"), filepath.Join(home, pkiDir, "host.key"))
-	if err != nil {
-		return nil, fmt.Errorf("this host's certificate: %w", err)
-	}
-	data, err := depot.ReadFile(filepath.Join(home, pkiDir), "ca.crt", maxPEMBytes)
+// readCertificate is the first certificate of a PEM file.
+func readCertificate(dir, file string) (*x509.Certificate, error) {
+	data, err := depot.ReadFile(dir, file, maxPEMBytes)
 	if err != nil {
 		return nil, err
 	}
-	authority := x509.NewCertPool()
-	if !authority.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s: no certificate in it", filepath.Join(home, pkiDir, "ca.crt"))
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("%s: no PEM certificate at its beginning", filepath.Join(dir, file))
 	}
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{own},
-		RootCAs:      authority,
-		ClientCAs:    authority,
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-	}, nil
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// Identity is how this host meets members, as client and as server. Whether a certificate's owner is still a member is
+// asked of each request.
+func Identity(home string, log *slog.Logger) (*identity.Identity, error) {
+	at := func(file string) string { return filepath.Join(home, pkiDir, file) }
+	return identity.Load(identity.Files{Certificate: at("host.crt"), Key: at("host.key"), CA: at("ca.crt")}, log)
 }

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -44,13 +46,13 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	defer repo.Close()
-	config, err := TLS(s.Home)
+	own, err := Identity(s.Home, s.Log)
 	if err != nil {
 		return err
 	}
 	published := &published{home: s.Home}
 	server := &http.Server{
-		Handler:           &gate{published, repo.Handler(), s.Log},
+		Handler:           &gate{published, s.handler(repo.Handler()), s.Log},
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      answerTimeout,
@@ -64,6 +66,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	defer open.Wait()
 	defer cancel()
 	open.Go(func() { s.keepLease(ctx, published) })
+	open.Go(func() { s.keepCertificates(ctx) })
 	open.Go(func() {
 		<-ctx.Done()
 		end, done := context.WithTimeout(context.Background(), drainTimeout)
@@ -72,7 +75,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 			server.Close()
 		}
 	})
-	if err := server.Serve(tls.NewListener(listener, config)); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(tls.NewListener(listener, own.Server())); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -94,16 +97,17 @@ type gate struct {
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	name := r.TLS.PeerCertificates[0].Subject.CommonName
-	ok, err := g.published.admits(name)
+	certificate := r.TLS.PeerCertificates[0]
+	name := certificate.Subject.CommonName
+	refusal, err := g.published.refuses(certificate)
 	if err != nil {
 		g.log.Error("the list of members cannot be read", "error", err)
 		http.Error(w, "the list of members cannot be read", http.StatusInternalServerError)
 		return
 	}
-	if !ok {
-		g.log.Warn("refused: not a member", "name", name, "remote", r.RemoteAddr, "path", r.URL.Path)
-		http.Error(w, fmt.Sprintf("%q is not a member of this mesh", name), http.StatusForbidden)
+	if refusal != "" {
+		g.log.Warn("refused: "+refusal, "name", name, "remote", r.RemoteAddr, "path", r.URL.Path)
+		http.Error(w, fmt.Sprintf("%q: %s", name, refusal), http.StatusForbidden)
 		return
 	}
 	g.next.ServeHTTP(w, r)
@@ -132,17 +136,48 @@ func (p *published) get() (release.View, error) {
 	return p.view, nil
 }
 
-// admits reports whether the owner of a certificate may read: this host, and members.
-func (p *published) admits(name string) (bool, error) {
+// refuses says why the owner of a certificate may not read, "" if it may: this host, and members by a key of theirs.
+func (p *published) refuses(c *x509.Certificate) (string, error) {
 	view, err := p.get()
-	if err != nil {
-		return false, err
+	if err != nil || c.Subject.CommonName == HostName {
+		return "", err
 	}
-	_, member := slices.BinarySearchFunc(view.Manifest.Members, name, func(m release.Member, name string) int {
+	members := view.Manifest.Members
+	i, member := slices.BinarySearchFunc(members, c.Subject.CommonName, func(m release.Member, name string) int {
 		return strings.Compare(m.Name, name)
 	})
-	return member || name == HostName, nil
+	switch {
+	case !member:
+		return "not a member of this mesh", nil
+	case !members[i].Has(identity.PinOf(c)):
+		return "its certificate was revoked", nil
+	}
+	return "", nil
 }
+
+// handler serves the repository, and to each member its newest certificate.
+func (s *Server) handler(repository http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", repository)
+	mux.HandleFunc("GET "+CertificatePath, func(w http.ResponseWriter, r *http.Request) {
+		name := r.TLS.PeerCertificates[0].Subject.CommonName
+		if !release.ValidName(name) {
+			http.NotFound(w, r)
+			return
+		}
+		data, err := depot.ReadFile(filepath.Join(s.Home, nodesDir, name), "node.crt", maxPEMBytes)
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-pem-file")
+		w.Write(data)
+	})
+	return mux
+}
+
+// CertificatePath is where a member finds its newest certificate.
+const CertificatePath = "/v1/certificate"
 
 // keepEvery is how often it is looked whether there is something to renew or to put on record.
 const keepEvery = time.Second
@@ -161,6 +196,34 @@ func (s *Server) keepLease(ctx context.Context, p *published) {
 			return
 		}
 	}
+}
+
+// keepCertificates renews certificates before they end.
+func (s *Server) keepCertificates(ctx context.Context) {
+	for pause(ctx, keepEvery) == nil {
+		names, err := s.renewCertificates()
+		if len(names) > 0 {
+			s.Log.Info("certificates renewed", "of", strings.Join(names, " "))
+		}
+		if err != nil {
+			s.Log.Error("certificates are about to end and were not renewed", "error", err)
+		}
+		if pause(ctx, certificatesEvery) != nil {
+			return
+		}
+	}
+}
+
+// certificatesEvery is how often certificates are looked at.
+const certificatesEvery = time.Hour
+
+func (s *Server) renewCertificates() ([]string, error) {
+	h, err := Open(s.Home, s.Clock)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	return h.RenewDue()
 }
 
 func (s *Server) keepOnce(p *published) error {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -57,7 +58,7 @@ func serve(t *testing.T, home string, clock Clock, renew time.Duration) *served 
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 	s := &served{t: t, home: home, url: "https://" + listener.Addr().String(), log: &logBuffer{}}
-	server := &Server{Home: home, Clock: clock, Renew: renew, Log: slog.New(slog.NewTextHandler(s.log, nil))}
+	server := &Server{Home: home, Clock: clock, Renew: renew, Log: s.logger()}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx, listener) }()
@@ -65,6 +66,8 @@ func serve(t *testing.T, home string, clock Clock, renew time.Duration) *served 
 	t.Cleanup(func() { s.stop() })
 	return s
 }
+
+func (s *served) logger() *slog.Logger { return slog.New(slog.NewTextHandler(s.log, nil)) }
 
 // bundle is the TLS configuration that a member makes of the directory it was given.
 func bundle(t *testing.T, dir string) *tls.Config {
@@ -127,9 +130,9 @@ func TestStrangersAndRemovedMembersAreRefusedAndNamed(t *testing.T) {
 	if code, err := s.get(tyo, path); code != 200 {
 		t.Fatalf("a member got %d, %v", code, err)
 	}
-	own, err := TLS(home)
+	own, err := Identity(home, s.logger())
 	check(t, err)
-	if code, err := s.get(own, path); code != 200 {
+	if code, err := s.get(own.Config(), path); code != 200 {
 		t.Fatalf("this host got %d, %v", code, err)
 	}
 
@@ -157,11 +160,107 @@ func TestStrangersAndRemovedMembersAreRefusedAndNamed(t *testing.T) {
 	if code, err := s.get(tyo, path); code != 403 {
 		t.Errorf("a removed member got %d, %v", code, err)
 	}
-	if !strings.Contains(s.log.String(), `refused: not a member" name=tyo`) {
+	if !strings.Contains(s.log.String(), `refused: not a member of this mesh" name=tyo`) {
 		t.Errorf("not named: %s", s.log)
 	}
 	if code, _ := s.get(bundle(t, filepath.Join(home, nodesDir, "osa")), path); code != 200 {
 		t.Errorf("the member that stayed got %d", code)
+	}
+}
+
+// A member that comes back under its name gets a key of its own: the certificate that was taken from it stays revoked.
+func TestACertificateOfAnEarlierMembershipStaysRevoked(t *testing.T) {
+	home := newHome(t, time.Now, "tyo")
+	s := serve(t, home, time.Now, 50*time.Minute)
+	const path = "/" + release.TimestampName
+	earlier := bundle(t, filepath.Join(home, nodesDir, "tyo"))
+	h, err := Open(home, time.Now)
+	check(t, err)
+	check(t, h.RemoveMember("tyo"))
+	dir, err := h.AddMember(NewMember{Name: "tyo", Admin: "127.0.0.1:40000"})
+	check(t, err)
+	h.Close()
+	if code, err := s.get(bundle(t, dir), path); code != 200 {
+		t.Errorf("with the new certificate: %d %v", code, err)
+	}
+	if code, err := s.get(earlier, path); code != 403 || !strings.Contains(s.log.String(), "its certificate was revoked") {
+		t.Errorf("with the earlier one: %d %v\n%s", code, err, s.log)
+	}
+}
+
+// Certificates are renewed in the last third of their life, for the same key, and each member finds its own.
+func TestServeRenewsCertificates(t *testing.T) {
+	home := newHome(t, time.Now, "osa", "tyo")
+	dir := filepath.Join(home, nodesDir, "tyo")
+	before, err := readCertificate(dir, "node.crt")
+	check(t, err)
+	servesItsCertificate(t, home, "tyo")
+	for _, c := range []struct {
+		days    int
+		renewed bool
+	}{{0, false}, {450, false}, {500, true}} {
+		later := at(time.Now().AddDate(0, 0, c.days))
+		h, err := Open(home, later)
+		check(t, err)
+		names, err := h.RenewDue()
+		h.Close()
+		check(t, err)
+		want := ""
+		if c.renewed {
+			want = "distribution-host osa tyo"
+		}
+		if strings.Join(names, " ") != want {
+			t.Fatalf("after %d days %q were renewed, want %q", c.days, names, want)
+		}
+	}
+	after, err := readCertificate(dir, "node.crt")
+	check(t, err)
+	if !after.NotAfter.After(before.NotAfter) || identity.PinOf(after) != identity.PinOf(before) || len(after.IPAddresses) != 1 {
+		t.Errorf("from %v to %v", before.NotAfter, after.NotAfter)
+	}
+}
+
+// servesItsCertificate reports a member that does not find its newest certificate.
+func servesItsCertificate(t *testing.T, home, name string) {
+	t.Helper()
+	dir := filepath.Join(home, nodesDir, name)
+	s := serve(t, home, time.Now, 50*time.Minute)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: bundle(t, dir)}}
+	response, err := client.Get(s.url + CertificatePath)
+	check(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	check(t, err)
+	want, err := os.ReadFile(filepath.Join(dir, "node.crt"))
+	check(t, err)
+	if response.StatusCode != 200 || !bytes.Equal(body, want) {
+		t.Errorf("%s: %s", response.Status, body)
+	}
+}
+
+// With a new key the old one serves until the next renewal, since the bundle must be carried to the node.
+func TestAMemberGetsANewKey(t *testing.T) {
+	home := newHome(t, time.Now, "tyo")
+	s := serve(t, home, time.Now, 50*time.Minute)
+	const path = "/" + release.TimestampName
+	var had []*tls.Config
+	for i, want := range []string{"200", "200 200", "403 200 200"} {
+		if i > 0 {
+			h, err := Open(home, time.Now)
+			check(t, err)
+			check(t, h.RenewMember("tyo", true))
+			h.Close()
+		}
+		had = append(had, bundle(t, filepath.Join(home, nodesDir, "tyo")))
+		var codes []string
+		for _, config := range had {
+			code, err := s.get(config, path)
+			check(t, err)
+			codes = append(codes, fmt.Sprint(code))
+		}
+		if got := strings.Join(codes, " "); got != want {
+			t.Errorf("after %d new keys the keys get %s, want %s", i, got, want)
+		}
 	}
 }
 
@@ -256,20 +355,20 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 			answer(w)
 		}))
 		defer server.Close()
-		dir, err := h.AddMember(name, server.Listener.Addr().String())
+		dir, err := h.AddMember(NewMember{Name: name, Admin: server.Listener.Addr().String()})
 		check(t, err)
 		if name == "impostor" {
-			dir, err = h.AddMember("other", server.Listener.Addr().String())
+			dir, err = h.AddMember(NewMember{Name: "other", Admin: server.Listener.Addr().String()})
 			check(t, err)
 		}
 		server.TLS = bundle(t, dir)
 		server.StartTLS()
 	}
-	_, err = h.AddMember("nobody", "127.0.0.1:1")
+	_, err = h.AddMember(NewMember{Name: "nobody", Admin: "127.0.0.1:1"})
 	check(t, err)
-	config, err := TLS(home)
+	own, err := Identity(home, slog.New(slog.DiscardHandler))
 	check(t, err)
-	got := Asker(config)(t.Context(), h.View().Manifest.Members)
+	got := Asker(own)(t.Context(), h.View().Manifest.Members)
 	if len(got) != 9 {
 		t.Fatalf("%d answers", len(got))
 	}

@@ -1,0 +1,152 @@
+package identity_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func files(i testca.Identity) identity.Files {
+	return identity.Files{Certificate: i.Certificate, Key: i.Key, CA: i.CA}
+}
+
+// Files that are not there or not what they should be are errors.
+func TestBadFiles(t *testing.T) {
+	i := testca.New(t).Identity("a", time.Hour)
+	other := testca.New(t).Identity("b", time.Hour)
+	for name, f := range map[string]identity.Files{
+		"no certificate": {Certificate: "/nowhere", Key: i.Key, CA: i.CA},
+		"no CA":          {Certificate: i.Certificate, Key: i.Key, CA: "/nowhere"},
+		"CA is a key":    {Certificate: i.Certificate, Key: i.Key, CA: i.Key},
+		"another's key":  {Certificate: i.Certificate, Key: other.Key, CA: i.CA},
+	} {
+		if _, err := identity.Load(f, slog.New(slog.DiscardHandler)); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// eventually waits for what follows a change of files, which are looked at once a second.
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !so(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still waiting for: %s", what)
+		}
+	}
+}
+
+func put(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	must(t, err)
+	must(t, os.WriteFile(to+".new", data, 0o600))
+	must(t, os.Rename(to+".new", to))
+}
+
+// A listener and a client take new files, key and certificate one after the other, without an end of service; wrong ones
+// are reported once and change nothing.
+func TestFilesAreReplaced(t *testing.T) {
+	ca := testca.New(t)
+	at := files(ca.Identity("tyo1", time.Hour))
+	var log bytes.Buffer
+	own, err := identity.Load(at, slog.New(slog.NewTextHandler(&log, nil)))
+	must(t, err)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte(r.TLS.PeerCertificates[0].Subject.CommonName))
+	}))
+	server.TLS = own.Server()
+	server.StartTLS()
+	defer server.Close()
+	client := ca.Identity("client", time.Hour).Load(t)
+	presented := func() string {
+		conn, err := tls.Dial("tcp", server.Listener.Addr().String(), client.Config())
+		must(t, err)
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	first := presented()
+
+	bad := testca.New(t).Identity("tyo1", time.Hour)
+	put(t, bad.Certificate, at.Certificate)
+	eventually(t, "a report", func() bool { presented(); return strings.Contains(log.String(), "the old one stays") })
+	if presented() != first {
+		t.Error("a certificate without its key is presented")
+	}
+	expired := ca.Identity("tyo1", -time.Hour)
+	put(t, expired.Key, at.Key)
+	put(t, expired.Certificate, at.Certificate)
+	eventually(t, "a report", func() bool { presented(); return strings.Contains(log.String(), "not now") })
+	if presented() != first {
+		t.Error("an expired certificate is presented")
+	}
+
+	next := ca.Identity("tyo1", 2*time.Hour)
+	put(t, next.Key, at.Key)
+	put(t, next.Certificate, at.Certificate)
+	eventually(t, "the new certificate", func() bool { return presented() != first })
+	if n := strings.Count(log.String(), "level=ERROR"); n > 4 {
+		t.Errorf("%d reports:\n%s", n, log.String())
+	}
+	transport := &http.Transport{DialTLSContext: own.DialTLS}
+	response, err := (&http.Client{Transport: transport}).Get(server.URL)
+	must(t, err)
+	response.Body.Close()
+	if got := response.TLS.PeerCertificates[0].NotAfter; !got.Equal(own.Certificate().NotAfter) {
+		t.Errorf("ends %v, want %v", got, own.Certificate().NotAfter)
+	}
+}
+
+// A certificate that is offered goes in only if it is a later one of this node, for its key and of its authority.
+func TestRenew(t *testing.T) {
+	ca := testca.New(t)
+	at := files(ca.Identity("tyo1", time.Hour))
+	own, err := identity.Load(at, slog.New(slog.DiscardHandler))
+	must(t, err)
+	before, err := os.ReadFile(at.Certificate)
+	must(t, err)
+	for name, c := range map[string]struct {
+		offered []byte
+		fails   bool
+	}{
+		"the same":          {before, false},
+		"an earlier one":    {ca.Certify("tyo1", at.Key, time.Minute), false},
+		"of another name":   {ca.Certify("osa1", at.Key, 2*time.Hour), true},
+		"another authority": {testca.New(t).Certify("tyo1", at.Key, 2*time.Hour), true},
+		"for another key":   {ca.Certify("tyo1", ca.Identity("x", time.Hour).Key, 2*time.Hour), true},
+		"no certificate":    {[]byte("<html>"), true},
+	} {
+		took, err := own.Renew(c.offered)
+		if took || (err != nil) != c.fails {
+			t.Errorf("%s: taken %v, error %v", name, took, err)
+		}
+	}
+	if now, _ := os.ReadFile(at.Certificate); !bytes.Equal(now, before) {
+		t.Fatal("the file has changed")
+	}
+	good := ca.Certify("tyo1", at.Key, 2*time.Hour)
+	took, err := own.Renew(good)
+	if !took || err != nil {
+		t.Fatalf("taken %v, error %v", took, err)
+	}
+	if now, _ := os.ReadFile(at.Certificate); !bytes.Equal(now, good) {
+		t.Error("the file has not changed")
+	}
+	eventually(t, "its use", func() bool { return time.Until(own.Certificate().NotAfter) > 90*time.Minute })
+}
