@@ -33,8 +33,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
-	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/plugin/meshsync"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 )
