@@ -45,6 +45,10 @@ type Builder struct {
 
 	lastOwner []byte // owner that was added last, and its key: zone text repeats owners
 	lastName  pieceRef
+
+	stop    func() bool // see StopIf
+	steps   uint        // since it was asked last
+	stopped bool
 }
 
 // A record as it was read.
@@ -66,6 +70,63 @@ const maxRecord = 1 << 17
 
 // NewBuilder returns a Builder without records.
 func NewBuilder() *Builder { return &Builder{soa: -1, buf: make([]byte, 1<<10)} }
+
+// StopIf has Build ask now and then whether to give up. It then returns no zone, and an Error.
+func (b *Builder) StopIf(stop func() bool) { b.stop = stop }
+
+// halted reports whether to give up. It is called for each record and must cost nothing.
+func (b *Builder) halted() bool {
+	if b.steps++; b.steps&(1<<12-1) == 0 && !b.stopped && b.stop != nil {
+		b.stopped = b.stop()
+	}
+	return b.stopped
+}
+
+// givenUp asks whether to give up, and says so in a finding.
+func (b *Builder) givenUp() bool {
+	if b.stopped = b.stopped || b.stop != nil && b.stop(); b.stopped {
+		b.findings.add(Finding{File: b.file(), Rule: "ended", Severity: Error, Detail: "the zone was not made to its end"})
+	}
+	return b.stopped
+}
+
+// Grow makes room for n records in all. Without it there is at times twice the room that the records take.
+func (b *Builder) Grow(n int) { b.records = slices.Grow(b.records, max(0, n-len(b.records))) }
+
+// Append adds the records of another Builder, which has no findings, as if they had been read from the lines of a file
+// that follow the first so many. The other Builder can be used for other records after Reset.
+func (b *Builder) Append(other *Builder, file string, lines int) {
+	if len(other.records) == 0 {
+		return
+	}
+	at := b.place(file, lines)
+	names, datas := b.names.extend(&other.names), b.datas.extend(&other.datas)
+	if b.soa < 0 && other.soa >= 0 {
+		b.soa = len(b.records) + other.soa
+	}
+	b.hasNSEC, b.hasNSEC3 = b.hasNSEC || other.hasNSEC, b.hasNSEC3 || other.hasNSEC3
+	b.records = slices.Grow(b.records, len(other.records))
+	for _, r := range other.records {
+		r.name, r.data, r.line, r.file = r.name+names, r.data+datas, r.line+at.line, at.file
+		b.records = append(b.records, r)
+	}
+	b.lastOwner, b.lastName = append(b.lastOwner[:0], other.lastOwner...), other.lastName+names
+}
+
+// Full reports whether another Builder's records may find no room.
+func (b *Builder) Full(other *Builder) bool {
+	return b.names.full(len(other.names.blocks)) || b.datas.full(len(other.datas.blocks))
+}
+
+// Reset forgets all records and findings and keeps their room.
+func (b *Builder) Reset() {
+	b.names.reset()
+	b.datas.reset()
+	*b = Builder{soa: -1, buf: b.buf, records: b.records[:0], files: b.files[:0], names: b.names, datas: b.datas}
+}
+
+// HasFindings reports whether something was wrong so far.
+func (b *Builder) HasFindings() bool { return len(b.findings.list) > 0 }
 
 // Add adds a record. What is wrong with it is among the findings of Build.
 func (b *Builder) Add(rr dns.RR, file string, line int) {
@@ -112,7 +173,7 @@ func (b *Builder) add(r *record, owner, rdata []byte) {
 		b.refuse(r, nameString(owner), "record", err.Error())
 		return
 	}
-	if b.names.full() || b.datas.full() {
+	if b.names.full(1) || b.datas.full(1) {
 		b.refuse(r, nameString(owner), "size", "more than 16 GiB of names or RDATA before this record")
 		return
 	}
@@ -171,18 +232,25 @@ func (b *Builder) pack(rr dns.RR) (owner, rdata []byte, err error) {
 // checkRdata refuses RDATA that is not what its type says. The dns package packs some types without RDATA or a name, as
 // dynamic updates have them (RFC 2136 2.5), and takes the generic form (RFC 3597 5) at its word.
 func checkRdata(typ uint16, rdata []byte) error {
-	newRR, known := dns.TypeToRR[typ]
-	if known && len(rdata) == 0 && !mayBeEmpty(newRR()) {
-		return errors.New("no RDATA")
+	switch typ { // a large zone is made of these
+	case dns.TypeA, dns.TypeAAAA, dns.TypeTXT:
+		if len(rdata) > 0 {
+			return nil
+		}
+	case dns.TypeNS, dns.TypeCNAME:
+		if len(rdata) > 0 && namesWhole(typ, rdata) {
+			return nil
+		}
 	}
-	if !known || typ == dns.TypeA || typ == dns.TypeAAAA || typ == dns.TypeTXT {
+	newRR, known := dns.TypeToRR[typ]
+	if !known {
 		return nil
+	}
+	if len(rdata) == 0 && !mayBeEmpty(newRR()) {
+		return errors.New("no RDATA")
 	}
 	if !namesWhole(typ, rdata) {
 		return errors.New("a name is missing or malformed in the RDATA")
-	}
-	if typ == dns.TypeNS || typ == dns.TypeCNAME {
-		return nil
 	}
 	h := dns.RR_Header{Name: ".", Rrtype: typ, Class: dns.ClassINET, Rdlength: uint16(len(rdata))}
 	if _, _, err := dns.UnpackRRWithHeader(h, rdata, 0); err != nil {
@@ -238,23 +306,30 @@ func (b *Builder) build(origin string) *Zone {
 			Detail: "no SOA record, and so no origin: is this a whole zone file?"})
 		return nil
 	}
+	if b.givenUp() {
+		return nil
+	}
 	b.keepInZone(appendKey(nil, apex))
 	b.sort()
-	b.records = slices.CompactFunc(b.records, func(x, y record) bool {
-		if x.typ != y.typ || !b.sameOwner(&x, &y) || compareRdata(x.typ, b.rdata(&x), b.rdata(&y)) != 0 {
-			return false
-		}
-		b.checkTTL(&x, &y)
-		return true
-	})
-	z, err := open(b.encode(apex))
+	b.dropEqual()
+	image := b.encode(apex)
+	if b.givenUp() {
+		return nil
+	}
+	z, err := open(image)
 	if err != nil {
 		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: err.Error()})
 		return nil
 	}
 	z.fillIndex()
 	z.fillTargets()
+	if b.givenUp() {
+		return nil
+	}
 	b.check(z)
+	if b.givenUp() {
+		return nil
+	}
 	if b.findings.errors {
 		return z
 	}
@@ -278,15 +353,12 @@ func (b *Builder) keepInZone(apex []byte) {
 // sort brings the records into canonical order. Where the owners come in order, as in what zonefile.Write writes, it is
 // enough to sort the records of each.
 func (b *Builder) sort() {
-	for i := 1; i < len(b.records); i++ {
-		x, y := &b.records[i-1], &b.records[i]
-		if x.name != y.name && bytes.Compare(b.key(x), b.key(y)) > 0 {
+	for rest := b.records; len(rest) > 0; {
+		n := b.ownerLen(rest)
+		if n < len(rest) && bytes.Compare(b.key(&rest[0]), b.key(&rest[n])) > 0 {
 			slices.SortFunc(b.records, b.compare)
 			return
 		}
-	}
-	for rest := b.records; len(rest) > 0; {
-		n := b.ownerLen(rest)
 		slices.SortFunc(rest[:n], b.compare)
 		rest = rest[n:]
 	}
@@ -295,6 +367,9 @@ func (b *Builder) sort() {
 // compare orders records by owner, RRset, records before RRSIGs, and RDATA, all canonically. RDATA that differ in case
 // only come in a fixed order too, the lowest TTL first, so that which one is kept does not hang on that of the input.
 func (b *Builder) compare(x, y record) int {
+	if b.halted() {
+		return 0
+	}
 	if x.name != y.name {
 		if c := bytes.Compare(b.key(&x), b.key(&y)); c != 0 {
 			return c
@@ -344,6 +419,17 @@ func keyPrefix(key []byte, count int) []byte {
 	return key
 }
 
+// dropEqual drops records that are there twice.
+func (b *Builder) dropEqual() {
+	b.records = slices.CompactFunc(b.records, func(x, y record) bool {
+		if x.typ != y.typ || !b.sameOwner(&x, &y) || compareRdata(x.typ, b.rdata(&x), b.rdata(&y)) != 0 {
+			return false
+		}
+		b.checkTTL(&x, &y)
+		return true
+	})
+}
+
 // checkTTL warns of an RRset with several TTLs.
 func (b *Builder) checkTTL(x, y *record) {
 	if x.ttl != y.ttl {
@@ -386,7 +472,7 @@ func (a *arena) add(piece []byte) pieceRef {
 	if size := align(2 + len(piece)); last < 0 || cap(a.blocks[last])-len(a.blocks[last]) < size {
 		room := minBlock
 		if last >= 0 {
-			room = min(2*cap(a.blocks[last]), maxBlock)
+			room = min(max(minBlock, 2*cap(a.blocks[last])), maxBlock)
 		}
 		a.blocks = append(a.blocks, make([]byte, 0, max(room, size)))
 		last++
@@ -405,5 +491,21 @@ func (a *arena) at(r pieceRef) []byte {
 	return block[at+2 : end : end]
 }
 
-// full reports whether an arena may have no place for another piece.
-func (a *arena) full() bool { return len(a.blocks) >= 1<<(32-unitsBits)-1 }
+// full reports whether an arena has no place for so many blocks more.
+func (a *arena) full(more int) bool { return len(a.blocks)+more >= 1<<(32-unitsBits) }
+
+// extend adds a copy of another arena's blocks; what is added to references into that makes them such into this one.
+func (a *arena) extend(other *arena) pieceRef {
+	shift := pieceRef(len(a.blocks) << unitsBits)
+	for _, block := range other.blocks {
+		a.blocks = append(a.blocks, bytes.Clone(block))
+	}
+	return shift
+}
+
+// reset forgets all pieces. It keeps the largest block, so that an arena used again for as much has one.
+func (a *arena) reset() {
+	if last := len(a.blocks) - 1; last >= 0 {
+		a.blocks = append(a.blocks[:0], a.blocks[last][:0])
+	}
+}

@@ -11,7 +11,7 @@ import (
 // checked before.
 func (b *Builder) check(z *Zone) {
 	b.checkApex(z)
-	for r := ref(0); !z.ended(r); {
+	for r := ref(0); !z.ended(r) && !b.halted(); {
 		n := z.node(r)
 		b.checkNode(z, &n)
 		r = n.next()

@@ -93,7 +93,7 @@ func (e *encoder) walk(f func(label []byte, depth int, records []record)) {
 		n = b.ownerLen(rest)
 	}
 	f(nil, e.labels, rest[:n])
-	for rest = rest[n:]; len(rest) > 0; rest = rest[n:] {
+	for rest = rest[n:]; len(rest) > 0 && !b.halted(); rest = rest[n:] {
 		n = b.ownerLen(rest)
 		if plainSets(rest[:n]) == 0 {
 			continue // NSEC3 records do not make their owner exist (RFC 5155 7.2.8)

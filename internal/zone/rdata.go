@@ -98,6 +98,13 @@ func canonical(typ uint16, rdata []byte) []byte {
 
 // compareRdata orders RDATA of one type canonically (RFC 4034 6.3); what differs in letter case only is equal.
 func compareRdata(typ uint16, a, b []byte) int {
+	i := 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
+	}
+	if i == min(len(a), len(b)) || lower(a[i]) == a[i] && lower(b[i]) == b[i] {
+		return bytes.Compare(a[i:], b[i:]) // canonical form changes neither of the first octets that differ
+	}
 	return bytes.Compare(canonical(typ, a), canonical(typ, b))
 }
 

@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +30,13 @@ type Options struct {
 	Include    fs.FS  // where $INCLUDE finds its files; if nil it is refused (os.Root.FS keeps links inside)
 	MaxRecords int    // of the zone; default 50,000,000
 	MaxEntry   int    // octets of a line and of an entry; default 1 MiB
+	Size       int64  // octets of the text if they are known: memory for the records is then taken once
+
+	// Progress is called now and then with the number of records read so far, also while the zone is made of them. If it
+	// returns false, Parse ends soon, without a zone and with an Error.
+	Progress func(records int) bool
+
+	chunk, readers int // for tests: octets of a chunk, and how many are read at a time
 }
 
 const (
@@ -44,12 +52,15 @@ const (
 func Parse(r io.Reader, opts Options) (*zone.Zone, []zone.Finding) {
 	opts.MaxRecords = cmp.Or(opts.MaxRecords, defaultMaxRecords)
 	opts.MaxEntry = cmp.Or(opts.MaxEntry, defaultMaxEntry)
+	opts.chunk = cmp.Or(opts.chunk, chunkSize)
+	opts.readers = cmp.Or(opts.readers, min(runtime.GOMAXPROCS(0), maxChunks))
 	p := &parser{opts: opts, b: zone.NewBuilder()}
 	f := file{name: opts.File}
 	if opts.Origin != "" {
 		f.origin = dns.Fqdn(opts.Origin)
 	}
-	p.read(r, &f)
+	p.b.StopIf(p.halted)
+	p.readTop(r, &f)
 	z, found := p.b.Build(opts.Origin)
 	slices.SortStableFunc(found, func(a, b zone.Finding) int {
 		if a.File != b.File || a.Line == 0 || b.Line == 0 {
@@ -70,7 +81,13 @@ type parser struct {
 	generated int
 	errors    int
 	stopped   bool
+	reserved  bool
+	ended     bool // by Progress
 
+	alone bool   // this reads a chunk, see chunk.go
+	soa   string // owner of its first SOA
+
+	seenTTL   uint32 // what lastTTL points at
 	rdata     [256]byte
 	owner     [256]byte // packed in wire format
 	packed    string    // the owner packed last
@@ -85,15 +102,40 @@ type file struct {
 	owner  string // of the entry before
 }
 
-// read reads a file to its end or to an error after which it makes no sense to go on.
-func (p *parser) read(r io.Reader, f *file) {
+// readTop reads the zone's first file, in chunks if it is large.
+func (p *parser) readTop(r io.Reader, f *file) {
 	s := newScanner(r, p.opts.MaxEntry)
-	for !p.stopped {
-		e, err := s.next()
+	defer s.close()
+	if _, err := s.r.Peek(min(p.opts.chunk, bufferSize)); err != nil || p.opts.readers == 1 {
+		p.read(s, nil, f) // it is short
+		return
+	}
+	ahead := newChunks(s.r, p.opts.chunk, p.opts.readers, p.opts)
+	defer ahead.close()
+	text := newScanner(ahead, p.opts.MaxEntry)
+	defer text.close()
+	p.read(text, ahead, f)
+}
+
+// read reads a file to its end or to an error after which it makes no sense to go on. Ahead may have read it already.
+func (p *parser) read(s *scanner, ahead *chunks, f *file) {
+	for n := 1; !p.stopped; n++ {
+		p.reserve(s.octets)
+		if n%progressAfter == 0 && p.halted() {
+			return
+		}
+		if ahead != nil && s.r.Buffered() == 0 {
+			if k := ahead.take(); k != nil && p.takeOver(k, f, s) {
+				ahead.done()
+				n = progressAfter - 1
+				continue
+			}
+		}
+		e, err := s.next(p, f)
 		if err == io.EOF {
 			return
 		}
-		if err == nil {
+		if err == nil && e != nil {
 			err = p.entry(f, e)
 		}
 		if err != nil {
@@ -105,6 +147,27 @@ func (p *parser) read(r io.Reader, f *file) {
 	}
 }
 
+// halted calls Progress, and reports whether it ended reading.
+func (p *parser) halted() bool {
+	if !p.ended && p.opts.Progress != nil && !p.opts.Progress(p.b.Len()) {
+		p.ended, p.stopped = true, true
+	}
+	return p.ended
+}
+
+// reserve makes room for all records once it is known how many there are to so many octets.
+func (p *parser) reserve(octets int64) {
+	if n := p.b.Len(); !p.reserved && n >= reserveAfter && octets < p.opts.Size {
+		p.reserved = true
+		p.b.Grow(min(p.opts.MaxRecords, int(1.02*float64(n)*float64(p.opts.Size)/float64(octets))))
+	}
+}
+
+const (
+	reserveAfter  = 1 << 14 // records
+	progressAfter = 1 << 12 // entries
+)
+
 // fail reports an error, and stops reading when there are as many as are reported.
 func (p *parser) fail(f *file, line int, err error) {
 	p.b.Report(zone.Finding{File: f.name, Line: line, Rule: "syntax", Detail: err.Error(), Severity: zone.Error})
@@ -115,6 +178,9 @@ func (p *parser) fail(f *file, line int, err error) {
 
 func (p *parser) entry(f *file, e *entry) error {
 	if t := e.tokens[0]; !e.inherited && !t.quoted && t.text[0] == '$' {
+		if p.alone {
+			return errAlone
+		}
 		return p.directive(f, e)
 	}
 	return p.record(f, e)
@@ -176,7 +242,9 @@ func (p *parser) include(f *file, args []token) error {
 		return err
 	}
 	defer r.Close()
-	p.read(r, &sub)
+	s := newScanner(r, p.opts.MaxEntry)
+	defer s.close()
+	p.read(s, nil, &sub)
 	return nil
 }
 
@@ -202,8 +270,12 @@ func (p *parser) record(f *file, e *entry) error {
 	if len(rdata) == 0 {
 		return fmt.Errorf("%s without RDATA", dns.Type(h.Rrtype))
 	}
-	if f.origin == "" && h.Rrtype == dns.TypeSOA {
-		f.origin = f.owner
+	switch {
+	case h.Rrtype != dns.TypeSOA:
+	case p.alone:
+		p.soa = cmp.Or(p.soa, f.owner)
+	default:
+		f.origin = cmp.Or(f.origin, f.owner)
 	}
 	if wire, ok := p.plainRdata(&h, rdata, f.origin); ok {
 		if owner, ok := p.packOwner(f.owner); ok {
@@ -264,17 +336,20 @@ func (p *parser) packOwner(name string) ([]byte, bool) {
 
 // addWire is setTTL and add of a record in wire format.
 func (p *parser) addWire(f *file, e *entry, h *dns.RR_Header, owner []byte, explicit *uint32, rdata []byte) error {
-	ttl := cmp.Or(explicit, p.ttl, p.lastTTL)
+	ttl := p.ttlOf(explicit)
 	if ttl == nil {
 		return errNoTTL
 	}
-	p.lastTTL = ttl
+	p.follow(*ttl)
 	if err := p.room(); err != nil {
 		return err
 	}
 	p.b.AddWire(owner, h.Rrtype, *ttl, rdata, f.name, e.line)
 	return nil
 }
+
+// errAlone says that a chunk has more than can be read without what is before it.
+var errAlone = errors.New("not without the lines before")
 
 var errNoTTL = errors.New("no TTL, no $TTL and no record before to take it from")
 
@@ -305,16 +380,30 @@ func parseHead(h *dns.RR_Header, tokens []token) (rdata []token, ttl *uint32, er
 // setTTL sets what the entry, $TTL or the record before says, in this order (RFC 2308 4, RFC 1035 5.1); a SOA that has
 // none of these has its MINIMUM, as BIND does it.
 func (p *parser) setTTL(rr dns.RR, explicit *uint32) error {
-	ttl := cmp.Or(explicit, p.ttl, p.lastTTL)
-	if soa, ok := rr.(*dns.SOA); ok && ttl == nil {
+	ttl := p.ttlOf(explicit)
+	if soa, ok := rr.(*dns.SOA); ok && ttl == nil && !p.alone {
 		ttl = &soa.Minttl
 	}
 	if ttl == nil {
 		return errNoTTL
 	}
 	rr.Header().Ttl = *ttl
-	p.lastTTL = ttl
+	p.follow(*ttl)
 	return nil
+}
+
+// ttlOf is the TTL of an entry that has that one or none, nil if there is none to take.
+func (p *parser) ttlOf(explicit *uint32) *uint32 {
+	if p.alone {
+		return explicit
+	}
+	return cmp.Or(explicit, p.ttl, p.lastTTL)
+}
+
+// follow remembers the TTL of the entry that was read last.
+func (p *parser) follow(ttl uint32) {
+	p.seenTTL = ttl
+	p.lastTTL = &p.seenTTL
 }
 
 func (p *parser) add(f *file, e *entry, rr dns.RR) error {

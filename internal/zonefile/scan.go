@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 )
 
 // An entry is what RFC 1035 5.1 calls so: a record or a directive, on one line or, by parentheses, on several.
@@ -24,25 +25,39 @@ type token struct {
 
 // scanner splits text into entries. After an error within an entry it goes on with the next line.
 type scanner struct {
-	r     *bufio.Reader
-	line  int // of the line read last
-	limit int // octets of a line, and of all lines of an entry
-	depth int // open parentheses
-	entry entry
-	long  []byte // a line that is longer than r's buffer
-	done  error  // io.EOF or what ended reading; no more lines
+	r      *bufio.Reader
+	line   int   // of the line read last
+	octets int64 // read so far
+	limit  int   // octets of a line, and of all lines of an entry
+	depth  int   // open parentheses
+	entry  entry
+	long   []byte // a line that is longer than r's buffer
+	done   error  // io.EOF or what ended reading; no more lines
 }
 
 // errFatal is wrapped by errors after which nothing of the file can be made sense of.
 var errFatal = errors.New("reading stops here")
 
+// buffers are used again, since a release may have very many small zones.
+var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, bufferSize) }}
+
+const bufferSize = 1 << 16
+
+// newScanner makes a scanner, for which close must be called.
 func newScanner(r io.Reader, limit int) *scanner {
-	return &scanner{r: bufio.NewReaderSize(r, 1<<16), limit: limit}
+	s := &scanner{r: buffers.Get().(*bufio.Reader), limit: limit}
+	s.r.Reset(r)
+	return s
 }
 
-// next returns the next entry that is not empty. The error is io.EOF at the end; any other one that is no errFatal is
-// about the entry at e.line, and scanning can go on. The entry is good until the next call.
-func (s *scanner) next() (e *entry, err error) {
+func (s *scanner) close() {
+	s.r.Reset(nil)
+	buffers.Put(s.r)
+}
+
+// next returns the next entry that is not empty, or nil if p took a plain line instead. The error is io.EOF at the end; any
+// other one that is no errFatal is about the entry at e.line, and scanning can go on. The entry is good until the next call.
+func (s *scanner) next(p *parser, f *file) (e *entry, err error) {
 	e = &s.entry
 	*e = entry{tokens: e.tokens[:0]}
 	s.depth = 0
@@ -56,12 +71,16 @@ func (s *scanner) next() (e *entry, err error) {
 			e.line = max(e.line, s.line)
 			return e, err
 		}
-		if size += len(text); size > s.limit {
-			return e, fmt.Errorf("an entry of more than %d octets: %w", s.limit, errFatal)
-		}
-		if len(e.tokens) == 0 && s.depth == 0 {
+		if len(e.tokens) == 0 && s.depth == 0 { // the entry begins here, if it does not with a comment
+			size = 0
+			if p.plainLine(f, text, s.line) {
+				return nil, nil
+			}
 			e.line = s.line
 			e.inherited = text[0] == ' ' || text[0] == '\t'
+		}
+		if size += len(text); size > s.limit {
+			return e, fmt.Errorf("an entry of more than %d octets: %w", s.limit, errFatal)
 		}
 		if err := s.split(string(text)); err != nil {
 			e.line = s.line
@@ -97,12 +116,14 @@ func (s *scanner) readLine() ([]byte, error) {
 	case err == io.EOF && len(text) > 0:
 		s.done = io.EOF
 	case err == io.EOF:
+		s.line--
 		s.done = io.EOF
 		return nil, io.EOF
 	case err != nil:
 		s.done = fmt.Errorf("%w: %w", err, errFatal)
 		return nil, s.done
 	}
+	s.octets += int64(len(text))
 	return text, nil
 }
 
@@ -147,18 +168,13 @@ func (s *scanner) split(text string) error {
 func tokenEnd(text string, i int, stops string) int {
 	for ; i < len(text); i++ {
 		c := text[i]
-		if c == '\n' {
+		switch {
+		case plainOctets[c]:
+		case c == '\n' || strings.IndexByte(stops, c) >= 0:
 			return i
-		}
-		if c == '\\' {
+		case c == '\\':
 			if i++; i == len(text) || text[i] == '\n' {
 				return -1
-			}
-			continue
-		}
-		for j := 0; j < len(stops); j++ {
-			if c == stops[j] {
-				return i
 			}
 		}
 	}
