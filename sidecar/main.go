@@ -74,6 +74,7 @@ func withConfig(use, short string, do func(*cobra.Command, *config.Config) error
 func describe(w io.Writer, c *config.Config) {
 	fmt.Fprintf(w, "node %s answers on %s\n", c.Node, list(c.Shared))
 	describeBGP(w, c)
+	describeIGP(w, c)
 	fmt.Fprintf(w, "announced once the DNS service has answered %d rounds of the probe; policy %s", c.Probe.Rise, c.Failure.Policy)
 	if c.Failure.Policy.String() == "withdraw" {
 		fmt.Fprintf(w, ": withdrawn after %d bad rounds, %v apart, and back after %v of good ones", c.Probe.Fall, c.Probe.Interval, c.Failure.ReadvertiseDelay)
@@ -116,7 +117,6 @@ func missing(c *config.Config) []string {
 
 func describeBGP(w io.Writer, c *config.Config) {
 	if c.BGP == nil {
-		fmt.Fprintln(w, "announces nothing: there is no bgp section")
 		return
 	}
 	fmt.Fprintf(w, "announces as AS %d, router id %s:\n", c.BGP.AS, c.BGP.RouterID)
@@ -129,8 +129,32 @@ func describeBGP(w io.Writer, c *config.Config) {
 			if a := n.NextHop(p); a.IsValid() {
 				hop = a.String()
 			}
-			fmt.Fprintf(w, "  %s to %s (AS %d), next hop %s\n", p, n.Address, n.AS, hop)
+			fmt.Fprintf(w, "  %s to %s (AS %d), next hop %s%s\n", p, n.Address, n.AS, hop, attributes(n))
 		}
+	}
+}
+
+// attributes is what routes carry to one neighbour besides.
+func attributes(n config.Neighbor) string {
+	s := ""
+	for _, c := range n.Communities {
+		s += ", community " + c.Text
+	}
+	if n.MED != nil {
+		s += fmt.Sprintf(", MED %d", *n.MED)
+	}
+	if n.Prepend > 0 {
+		s += fmt.Sprintf(", prepended %d times", n.Prepend)
+	}
+	return s
+}
+
+func describeIGP(w io.Writer, c *config.Config) {
+	switch {
+	case c.IGP != nil:
+		fmt.Fprintf(w, "announces by the IGP: brings %s up on %s for %v at a time\n", list(c.Shared), c.IGP.Interface, c.IGP.Lifetime)
+	case c.BGP == nil:
+		fmt.Fprintln(w, "announces nothing: there is neither a bgp nor an igp section")
 	}
 }
 

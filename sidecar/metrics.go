@@ -40,6 +40,8 @@ var (
 	mProbeFaults   = counter("anycast_probe_faults_total", "What was wrong with answers, by code.", "code")
 	mSession       = gauge("anycast_bgp_session_up", "Whether the BGP session is established.", "neighbor")
 	mPrefixes      = gauge("anycast_bgp_announced_prefixes", "Prefixes that this neighbor has been sent.", "neighbor")
+	mBFD           = gauge("anycast_bfd_session_up", "Whether the BFD session beside the BGP session is up.", "neighbor")
+	mIGP           = gauge("anycast_igp_announced_addresses", "Addresses that are up for the IGP to advertise.", "interface")
 	mClockState    = gauge("anycast_clock_state", "1 for the state that the clock is in.", "state")
 	mClockBound    = gauge("anycast_clock_error_bound_seconds", "By how much the clock may be wrong now; absent while that is unknown.")
 	mMeshsync      = gauge("anycast_meshsync_up", "Whether the plugin meshsync says how it is.")
@@ -90,6 +92,12 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, session := range doc.Sessions {
 		send(mSession, truth(session.State == bgp.Established), session.Neighbor)
 		send(mPrefixes, float64(len(session.Announced)), session.Neighbor)
+		if session.BFD != "" {
+			send(mBFD, truth(session.BFD == bgp.BFDUp), session.Neighbor)
+		}
+	}
+	if doc.IGP != nil {
+		send(mIGP, float64(len(doc.IGP.Announced)), doc.IGP.Interface)
 	}
 	for _, state := range []string{clock.Synchronised, clock.Holdover, clock.Unknown} {
 		send(mClockState, truth(doc.Clock.State == state), state)

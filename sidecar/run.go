@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/igp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/mirror"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/probe"
 )
@@ -74,6 +74,11 @@ func run(ctx context.Context, c *config.Config, stopping func()) error {
 			return err
 		}
 	}
+	if c.IGP != nil {
+		if err := s.startIGP(); err != nil {
+			return err
+		}
+	}
 	drains := make(chan os.Signal, 1)
 	signal.Notify(drains, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(drains)
@@ -88,7 +93,7 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		cfg: c,
 		log: log,
 		gate: gate.New(gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
-			ReadvertiseDelay: c.Failure.ReadvertiseDelay}),
+			ReadvertiseDelay: c.Failure.ReadvertiseDelay, DrainWait: c.Drain.Wait}),
 		prober: probe.New(probe.Config{Addresses: c.Shared, Port: c.Probe.Port, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
 		clock:  clock.NewKeeper(clockSource(c.Clock)),
 		since:  time.Now().UTC(),
@@ -156,14 +161,18 @@ func (s *sidecar) documents(metrics http.Handler) admin.Documents {
 
 func (s *sidecar) startBGP() error {
 	b := s.cfg.BGP
-	cfg := bgp.Config{AS: b.AS, RouterID: b.RouterID, Listen: b.Listen, Port: b.Port}
+	cfg := bgp.Config{AS: b.AS, Origin: b.OriginAS, RouterID: b.RouterID, Listen: b.Listen, Port: b.Port, DrainPrepend: s.cfg.Drain.Prepend}
 	for _, n := range b.Neighbors {
 		password, err := readPassword(n.PasswordFile)
 		if err != nil {
 			return fmt.Errorf("neighbor %s: %w", n.Address, err)
 		}
 		cfg.Neighbors = append(cfg.Neighbors, bgp.Neighbor{Address: n.Address, AS: n.AS, Port: n.Port, Source: n.Source,
-			HoldTime: n.HoldTime, Multihop: n.Multihop, Passive: n.Passive, Password: password, NextHop4: n.NextHop4, NextHop6: n.NextHop6})
+			HoldTime: n.HoldTime, Multihop: n.Multihop, TTLSecurity: n.TTLSecurity, BFD: n.BFD, Passive: n.Passive, Password: password,
+			NextHop4: n.NextHop4, NextHop6: n.NextHop6, MED: n.MED, Prepend: n.Prepend,
+			Communities:         n.CommunitiesOf(config.Standard),
+			ExtendedCommunities: n.CommunitiesOf(config.Extended),
+			LargeCommunities:    n.CommunitiesOf(config.Large)})
 	}
 	speaker, err := bgp.Start(cfg, s.log)
 	if err != nil {
@@ -171,6 +180,17 @@ func (s *sidecar) startBGP() error {
 	}
 	s.mu.Lock()
 	s.speaker = speaker
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *sidecar) startIGP() error {
+	announcer, err := igp.Start(igp.Config{Interface: s.cfg.IGP.Interface, Addresses: s.cfg.Shared, Lifetime: s.cfg.IGP.Lifetime})
+	if err != nil {
+		return fmt.Errorf("igp: %w", err)
+	}
+	s.mu.Lock()
+	s.announcer = announcer
 	s.mu.Unlock()
 	return nil
 }
@@ -191,7 +211,8 @@ func readPassword(file string) (string, error) {
 	return line, nil
 }
 
-// withdraw is the last act: the routes go before the sessions, and both before the process.
+// withdraw is the last act: the routes go before the sessions, and both before the process. decide has taken the addresses
+// of the IGP down when it returns.
 func (s *sidecar) withdraw() error {
 	s.gate.Stop()
 	s.decide()
@@ -208,12 +229,12 @@ func (s *sidecar) withdraw() error {
 	return err
 }
 
-// prefixes is what the decision asks to announce.
-func (s *sidecar) prefixes(d gate.Decision) []netip.Prefix {
-	if !d.Announce || s.cfg.BGP == nil {
-		return nil
+// routes is what the decision asks to announce by BGP.
+func (s *sidecar) routes(d gate.Decision) bgp.State {
+	if !d.Announce {
+		return bgp.State{}
 	}
-	return s.cfg.BGP.Prefixes
+	return bgp.State{Prefixes: s.cfg.BGP.Prefixes, Draining: d.Draining}
 }
 
 // errNoMeshsync is why a node without the plugin confirms nothing.

@@ -20,6 +20,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/igp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/mirror"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/probe"
 )
@@ -36,14 +37,15 @@ type sidecar struct {
 	zones    []probe.Question // what meshsync last said it serves
 	drains   <-chan os.Signal // SIGUSR1 and SIGUSR2
 
-	mu       sync.Mutex
-	speaker  *bgp.Speaker // nil without a bgp section, and once it is stopped
-	decision gate.Decision
-	since    time.Time // of the route's last change
-	changes  map[bool]uint64
-	failures map[string]uint64 // of the probe, by code
-	probes   []status.Probe
-	node     *status.Node // as last read; nil when it does not come
+	mu        sync.Mutex
+	speaker   *bgp.Speaker   // nil without a bgp section, and once it is stopped
+	announcer *igp.Announcer // nil without an igp section
+	decision  gate.Decision
+	since     time.Time // of the route's last change
+	changes   map[bool]uint64
+	failures  map[string]uint64 // of the probe, by code
+	probes    []status.Probe
+	node      *status.Node // as last read; nil when it does not come
 }
 
 // control is the loop that keeps the routes right until ctx ends: look, decide, set.
@@ -77,15 +79,15 @@ func (s *sidecar) keep(ctx context.Context, due <-chan time.Time) {
 	}
 }
 
-// drain withdraws the route and keeps it so on SIGUSR1, whatever the service does; SIGUSR2 ends that. The DNS service
-// goes on, for queries that are still on their way.
+// drain takes the node out of service on SIGUSR1, whatever the service does: the route is announced as the worst of ways,
+// and withdrawn after a while. SIGUSR2 ends that. The DNS service goes on, for queries that are still on their way.
 func (s *sidecar) drain(sig os.Signal) {
 	why := ""
 	if sig == syscall.SIGUSR1 {
 		why = "the operator drains this node; SIGUSR2 ends it"
 	}
 	s.log.Info("drain", "on", why != "")
-	s.gate.Drain(why)
+	s.gate.Drain(sysclock.Now().Mono, why)
 }
 
 // look brings the gate up to date: meshsync first, since it says what to ask for.
@@ -200,8 +202,13 @@ func (s *sidecar) decide() <-chan time.Time {
 	d := s.gate.Decide(now.Mono)
 	s.note(d)
 	if s.speaker != nil {
-		if err := s.speaker.Set(s.prefixes(d)); err != nil {
+		if err := s.speaker.Set(s.routes(d)); err != nil {
 			s.log.Error("the routes are not as decided; trying again", "error", err)
+		}
+	}
+	if s.announcer != nil { // an IGP knows no draining; what is on its way is answered, since lo has the address
+		if err := s.announcer.Set(d.Announce && !d.Draining); err != nil {
+			s.log.Error("the addresses for the IGP are not as decided; trying again", "error", err)
 		}
 	}
 	if d.Wake == 0 {
@@ -233,11 +240,17 @@ func (s *sidecar) status() status.Sidecar {
 	s.mu.Lock()
 	doc := status.Sidecar{Version: status.Version, Node: s.cfg.Node, Software: "anycast-sidecar " + version,
 		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Probes: s.probes, Meshsync: s.node}
-	speaker := s.speaker
+	speaker, announcer := s.speaker, s.announcer
 	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
 	doc.Clock = s.clock.Status()
 	if speaker != nil {
 		doc.Sessions = speaker.Sessions()
+	}
+	if announcer != nil {
+		doc.IGP = &status.IGP{Interface: s.cfg.IGP.Interface}
+		for _, a := range announcer.Announced() {
+			doc.IGP.Announced = append(doc.IGP.Announced, a.String())
+		}
 	}
 	if s.mirror != nil {
 		m := s.mirror.Status()

@@ -299,10 +299,14 @@ warning: identity.ca: open /etc/mesh/ca.crt: no such file or directory
 	}
 	c.Clock = config.Clock{Source: config.Assumed, Bound: time.Millisecond}
 	c.BGP.Prefixes[0] = netip.MustParsePrefix("192.0.2.53/32")
+	c.BGP.Neighbors[0].Communities, c.BGP.Neighbors[0].Prepend = []config.Community{{Text: "65535:65281"}}, 2
+	c.IGP = &config.IGP{Interface: "anycast0", Lifetime: 5 * time.Second}
 	c.Failure.Policy = gate.Withdraw
 	out.Reset()
 	describe(&out, c)
-	for _, want := range []string{"warning: clock.source assumed", "warning: prefix 192.0.2.53/32 is longer than /24", "back after 30s"} {
+	for _, want := range []string{"warning: clock.source assumed", "warning: prefix 192.0.2.53/32 is longer than /24", "back after 30s",
+		"192.0.2.53/32 to 198.51.100.1 (AS 64501), next hop this side of the session, community 65535:65281, prepended 2 times\n",
+		"announces by the IGP: brings 192.0.2.53 and 2001:db8:53::53 up on anycast0 for 5s at a time\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)
 		}

@@ -11,7 +11,8 @@
 //
 // The rules, in the order in which they are asked:
 //
-//  1. A process that stops, or a node that is drained, is withdrawn.
+//  1. A process that stops is withdrawn, and a node that is drained as well; one that was announced is announced as
+//     draining for a while before (RFC 8326), so that routers have found another way when the route goes.
 //  2. A node that has never answered since this process started is not announced.
 //  3. Policy stop-dns (RFC 3258 2.3, FAIL-1): after that the route stays, whatever becomes of the DNS service, so that
 //     resolvers go to the other addresses of the zone.
@@ -51,6 +52,7 @@ type Config struct {
 	Rise             int           // rounds of the probe that must be good in a row before it is up; at least 1
 	Fall             int           // rounds that must be bad in a row before it is down; at least 1
 	ReadvertiseDelay time.Duration // how long the service must have been good before a withdrawn route comes back
+	DrainWait        time.Duration // how long a drained node is announced as draining before it is withdrawn
 }
 
 // Verdict is what one round of the probe found.
@@ -80,6 +82,7 @@ const (
 	MeshsyncSilent   = "meshsync-silent"   // meshsync is silent on purpose
 	RouteStays       = "route-stays"       // the service is bad and the policy is stop-dns
 	ReadvertiseDelay = "readvertise-delay" // the service is good again, not yet for long enough
+	Draining         = "draining"          // the operator asked for it, and routers are still to find another way
 	Drained          = "drained"           // the operator asked for it
 	Stopping         = "stopping"          // the process ends
 	ProbeFailing     = "probe-failing"     // note: the last round was bad, and Fall is not reached
@@ -89,12 +92,13 @@ const (
 )
 
 // Codes lists every code above, for whoever counts or documents them.
-var Codes = []string{Ready, NotReady, ProbeDown, MeshsyncSilent, RouteStays, ReadvertiseDelay, Drained, Stopping,
+var Codes = []string{Ready, NotReady, ProbeDown, MeshsyncSilent, RouteStays, ReadvertiseDelay, Draining, Drained, Stopping,
 	ProbeFailing, ProbeSlow, MeshsyncUnknown, ClockUncertain}
 
 // Decision is what must hold from now on. Why begins with what decided; notes that decide nothing follow.
 type Decision struct {
 	Announce bool
+	Draining bool // announced, but as the worst of ways (RFC 8326)
 	Why      []status.Reason
 	Wake     instant.Mono // when to ask again though nothing happens; zero is never
 }
@@ -109,13 +113,15 @@ type Gate struct {
 	run        int // rounds in a row that speak against probeUp
 	mesh       Meshsync
 	meshWhy    []status.Reason
-	clockWhy   string // empty while the clock is known
-	drainWhy   string // empty while not drained
+	clockWhy   string       // empty while the clock is known
+	drainWhy   string       // empty while not drained
+	drainEnd   instant.Mono // until then a drained node is announced as draining
 	stopping   bool
 	everGood   bool         // the service has been good once: from then on the policy decides
 	goodSince  instant.Mono // start of the good time that lasts
 	isGood     bool
 	badAfterUp bool // policy withdraw took the route away; the delay applies to the way back
+	announced  bool // by the last decision
 }
 
 // New makes a gate that has seen nothing and so announces nothing.
@@ -146,8 +152,14 @@ func (g *Gate) Meshsync(now instant.Mono, m Meshsync, why []status.Reason) {
 // Clock tells why the clock is not known to be right; an empty reason says that it is.
 func (g *Gate) Clock(why string) { g.clockWhy = why }
 
-// Drain tells that the operator wants no traffic here, and why; an empty reason ends it.
-func (g *Gate) Drain(why string) { g.drainWhy = why }
+// Drain tells that the operator wants no traffic here from now on, and why; an empty reason ends it. Repeating it does
+// not prolong the wait.
+func (g *Gate) Drain(now instant.Mono, why string) {
+	if g.drainWhy == "" {
+		g.drainEnd = now.Add(g.cfg.DrainWait)
+	}
+	g.drainWhy = why
+}
 
 // Stop tells that the process ends. There is no way back.
 func (g *Gate) Stop() { g.stopping = true }
@@ -168,6 +180,7 @@ func (g *Gate) judge(now instant.Mono) {
 // Decide says what must hold at now.
 func (g *Gate) Decide(now instant.Mono) Decision {
 	d := g.decide(now)
+	g.announced = d.Announce
 	d.Why = append(d.Why, g.notes()...)
 	return d
 }
@@ -177,7 +190,23 @@ func (g *Gate) decide(now instant.Mono) Decision {
 	case g.stopping:
 		return no(Stopping, "the sidecar is shutting down")
 	case g.drainWhy != "":
+		return g.drain(now)
+	}
+	return g.judged(now)
+}
+
+// drain lets a route that is there stay for the wait, unless it would have to go anyway.
+func (g *Gate) drain(now instant.Mono) Decision {
+	if !g.announced || now >= g.drainEnd || !g.judged(now).Announce {
 		return no(Drained, g.drainWhy)
+	}
+	return Decision{Announce: true, Draining: true, Wake: g.drainEnd,
+		Why: []status.Reason{{Code: Draining, Detail: g.drainWhy}}}
+}
+
+// judged is what the service and the policy ask for.
+func (g *Gate) judged(now instant.Mono) Decision {
+	switch {
 	case !g.everGood:
 		d := no(NotReady, "the service has not been good since the sidecar started")
 		d.Why = append(d.Why, g.faults()...)

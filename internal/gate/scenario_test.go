@@ -14,7 +14,7 @@ import (
 
 // TestScenarios runs the stories in testdata/*.txt. Two commands:
 //
-//	gate policy=stop-dns|withdraw rise=N fall=N delay=D      starts a sidecar
+//	gate policy=stop-dns|withdraw rise=N fall=N delay=D drain=D      starts a sidecar
 //	run                                                      one event a line, each with its time since the start
 //
 // Events:
@@ -57,12 +57,15 @@ func TestScenarios(t *testing.T) {
 
 func config(t *testing.T, d *datadriven.TestData) Config {
 	c := Config{Rise: 1, Fall: 1}
-	var policy, delay string
+	var policy, delay, drain string
 	d.ScanArgs(t, "policy", &policy)
 	d.MaybeScanArgs(t, "rise", &c.Rise)
 	d.MaybeScanArgs(t, "fall", &c.Fall)
 	if d.MaybeScanArgs(t, "delay", &delay) {
 		c.ReadvertiseDelay = duration(t, delay)
+	}
+	if d.MaybeScanArgs(t, "drain", &drain) {
+		c.DrainWait = duration(t, drain)
 	}
 	switch policy {
 	case "stop-dns":
@@ -103,7 +106,7 @@ func event(t *testing.T, g *Gate, l string) instant.Mono {
 	case "clock unknown":
 		g.Clock(why[0].String())
 	case "undrain":
-		g.Drain("")
+		g.Drain(now, "")
 	case "stop":
 		g.Stop()
 	case "wait":
@@ -111,7 +114,7 @@ func event(t *testing.T, g *Gate, l string) instant.Mono {
 		if words[1] != "drain" {
 			t.Fatalf("unknown event %q", l)
 		}
-		g.Drain(words[2])
+		g.Drain(now, words[2])
 	}
 	return now
 }
@@ -128,6 +131,9 @@ func line(now instant.Mono, what string, d Decision) string {
 	route := "no route "
 	if d.Announce {
 		route = "ANNOUNCED"
+	}
+	if d.Draining {
+		route = "DRAINING "
 	}
 	var codes []string
 	for _, r := range d.Why {

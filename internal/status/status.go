@@ -50,6 +50,7 @@ type Node struct {
 	Zones        []Zone       `json:"zones,omitempty"`  // of the release served
 	Switched     *Switched    `json:"switched,omitempty"`
 	Staged       uint64       `json:"staged,omitempty"`    // highest release verified, compiled and ready
+	Compiling    *Compiling   `json:"compiling,omitempty"` // the release that is being made ready
 	Scheduled    *Ref         `json:"scheduled,omitempty"` // the switchover held durably
 	Floor        uint64       `json:"floor"`               // SYNC-G
 	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
@@ -63,6 +64,21 @@ type Node struct {
 type Zone struct {
 	Origin string `json:"origin"`
 	Serial uint32 `json:"serial"`
+}
+
+// Compiling is how far a node is with making a release ready.
+type Compiling struct {
+	Number  uint64       `json:"number"`
+	Zones   int          `json:"zones"`   // that are ready
+	Of      int          `json:"of"`      // zones of the release
+	Records int64        `json:"records"` // read from zone text so far
+	Began   instant.Wall `json:"began_ns"`
+	Seconds float64      `json:"seconds"` // since then
+}
+
+func (c *Compiling) String() string {
+	return fmt.Sprintf("loading release %d: %d of %d zones, %d records, %.0f a second", c.Number, c.Zones, c.Of, c.Records,
+		float64(c.Records)/max(c.Seconds, 1e-9))
 }
 
 // Switched is the last activation: which release, the instant that was set for it, and how much later than that the
@@ -122,6 +138,7 @@ type Confirmation struct {
 	Serving      uint64       `json:"serving"`
 	Silent       []Reason     `json:"silent,omitempty"`
 	Switched     *Switched    `json:"switched,omitempty"`
+	Compiling    *Compiling   `json:"compiling,omitempty"`
 	Floor        uint64       `json:"floor"`
 	Clock        ClockState   `json:"clock"`
 	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
@@ -137,7 +154,7 @@ type Confirmation struct {
 // ConfirmationOf copies what the distribution host needs from what the node said of itself.
 func ConfirmationOf(n Node) Confirmation {
 	return Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
-		Silent: n.Silent, Switched: n.Switched, Floor: n.Floor, Clock: n.Clock, LeaseExpires: n.LeaseExpires,
+		Silent: n.Silent, Switched: n.Switched, Compiling: n.Compiling, Floor: n.Floor, Clock: n.Clock, LeaseExpires: n.LeaseExpires,
 		Refused: n.Refused, LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
 }
 
@@ -161,6 +178,7 @@ type Sidecar struct {
 	Clock     Clock      `json:"clock"`
 	Probes    []Probe    `json:"probes,omitempty"`
 	Sessions  []Session  `json:"sessions,omitempty"`
+	IGP       *IGP       `json:"igp,omitempty"`
 	Mirror    *Mirroring `json:"mirror,omitempty"`
 	Meshsync  *Node      `json:"meshsync,omitempty"`
 }
@@ -179,6 +197,13 @@ type Probe struct {
 type Session struct {
 	Neighbor  string   `json:"neighbor"`
 	State     string   `json:"state"`
+	BFD       string   `json:"bfd,omitempty"` // empty without BFD
+	Announced []string `json:"announced,omitempty"`
+}
+
+// IGP is which addresses are up for the local OSPF or IS-IS daemon to advertise.
+type IGP struct {
+	Interface string   `json:"interface"`
 	Announced []string `json:"announced,omitempty"`
 }
 

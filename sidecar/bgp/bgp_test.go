@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,9 +27,11 @@ var (
 // router is a BGP speaker made of plain bytes, so that it can send what no library would.
 type router struct {
 	t        *testing.T
+	as       uint32
 	listener net.Listener
 	conn     net.Conn
 	routes   map[netip.Prefix]netip.Addr // what it was told, with the next hop
+	attrs    string                      // of the last route, in words
 }
 
 func newRouter(t *testing.T, address string) *router {
@@ -37,7 +40,7 @@ func newRouter(t *testing.T, address string) *router {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return &router{t: t, listener: l}
+	return &router{t: t, as: 64501, listener: l}
 }
 
 func (r *router) neighbor() Neighbor {
@@ -66,8 +69,13 @@ func (r *router) accept() {
 	}
 	r.conn, r.routes = conn, map[netip.Prefix]netip.Addr{}
 	r.t.Cleanup(func() { conn.Close() })
-	caps := []byte{1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 65, 4, 0, 0, 0xfb, 0xf5} // IPv4, IPv6, AS 64501 in 4 octets
-	open := append([]byte{4, 0xfb, 0xf5, 0, 9, 10, 0, 0, 1, byte(len(caps) + 2), 2, byte(len(caps))}, caps...)
+	caps := []byte{1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 65, 4} // IPv4, IPv6, and the AS in 4 octets
+	caps = binary.BigEndian.AppendUint32(caps, r.as)
+	short := binary.BigEndian.AppendUint16(nil, uint16(min(r.as, 23456))) // AS_TRANS (RFC 6793)
+	if r.as < 1<<16 {
+		short = binary.BigEndian.AppendUint16(nil, uint16(r.as))
+	}
+	open := append([]byte{4, short[0], short[1], 0, 9, 10, 0, 0, 1, byte(len(caps) + 2), 2, byte(len(caps))}, caps...)
 	r.send(message(1, open))
 	if kind, _ := r.read(10 * time.Second); kind != 1 {
 		r.t.Fatalf("message %d, want OPEN", kind)
@@ -110,7 +118,9 @@ func (r *router) learn(raw []byte) {
 	for _, w := range u.WithdrawnRoutes {
 		delete(r.routes, netip.MustParsePrefix(w.NLRI.String()))
 	}
+	var attrs []string
 	for _, a := range u.PathAttributes {
+		attrs = append(attrs, a.String())
 		switch a := a.(type) {
 		case *packet.PathAttributeNextHop:
 			for _, n := range u.NLRI {
@@ -125,6 +135,10 @@ func (r *router) learn(raw []byte) {
 				delete(r.routes, netip.MustParsePrefix(n.NLRI.String()))
 			}
 		}
+	}
+	if attrs != nil {
+		slices.Sort(attrs)
+		r.attrs = strings.Join(attrs, " ")
 	}
 }
 
@@ -175,23 +189,23 @@ func TestSetAndStop(t *testing.T) {
 	s := start(t, r.neighbor())
 	r.accept()
 	r.wantRoutes(nil)
-	if err := s.Set([]netip.Prefix{v4, v6}); err != nil {
+	if err := s.Set(State{Prefixes: []netip.Prefix{v4, v6}}); err != nil {
 		t.Fatal(err)
 	}
 	r.wantRoutes(both)
 	for range 3 { // again and again the same: no UPDATE may follow
-		if err := s.Set([]netip.Prefix{v4, v6}); err != nil {
+		if err := s.Set(State{Prefixes: []netip.Prefix{v4, v6}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Set([]netip.Prefix{v6}); err != nil {
+	if err := s.Set(State{Prefixes: []netip.Prefix{v6}}); err != nil {
 		t.Fatal(err)
 	}
 	r.wantRoutes(map[netip.Prefix]netip.Addr{v6: both[v6]})
 	if got := s.Sessions(); len(got) != 1 || got[0].State != Established || !slices.Equal(got[0].Announced, []string{v6.String()}) {
 		t.Errorf("sessions %+v", got)
 	}
-	if err := s.Set([]netip.Prefix{v4, v6}); err != nil {
+	if err := s.Set(State{Prefixes: []netip.Prefix{v4, v6}}); err != nil {
 		t.Fatal(err)
 	}
 	r.wantRoutes(both)
@@ -211,11 +225,61 @@ func TestSetAndStop(t *testing.T) {
 	<-done
 }
 
+// wantAttrs reads until the last route that the router was told has these attributes, and none of the others.
+func (r *router) wantAttrs(want string) {
+	r.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for r.attrs != want {
+		if kind, _ := r.read(time.Until(deadline)); kind == 0 {
+			r.t.Fatalf("the route has\n%s\nwant\n%s", r.attrs, want)
+		}
+	}
+}
+
+// Every attribute that a neighbour is to have goes out to it; draining adds the community, and is taken back (RFC 8326).
+func TestAttributes(t *testing.T) {
+	external, internal, plain := newRouter(t, "127.0.2.1"), newRouter(t, "127.0.2.2"), newRouter(t, "127.0.2.3")
+	med := uint32(7)
+	e, i, p := external.neighbor(), internal.neighbor(), plain.neighbor()
+	e.Communities, e.ExtendedCommunities, e.LargeCommunities = []string{"65535:65281", "64501:100"}, []string{"rt:64501:100"}, []string{"4200000000:1:2"}
+	e.MED, e.Prepend = &med, 2
+	i.AS, internal.as, i.Communities = 4200000000, 4200000000, []string{"64501:7"}
+	s, err := Start(Config{AS: 4200000000, Origin: 64511, RouterID: netip.MustParseAddr("198.51.100.7"), DrainPrepend: 3, Neighbors: []Neighbor{e, i, p}}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*router{external, internal, plain} {
+		r.accept()
+	}
+	const plainly = "{AsPath: 4200000000 64511} {Nexthop: 127.0.0.1} {Origin: i}"
+	const inside = "{AsPath: 64511} {Communities: 64501:7} {LocalPref: 100} {Nexthop: 127.0.0.1} {Origin: i}"
+	const all = "{AsPath: 4200000000 4200000000 4200000000 64511} {Communities: no-export, 64501:100} {Extcomms: [64501:100]} {LargeCommunity: [ 4200000000:1:2]} {Med: 7} {Nexthop: 127.0.0.1} {Origin: i}"
+	for _, step := range []struct {
+		draining                  bool
+		external, internal, plain string
+	}{
+		{false, all, inside, plainly},
+		{true,
+			"{AsPath: 4200000000 4200000000 4200000000 4200000000 4200000000 4200000000 64511} {Communities: planned-shut, no-export, 64501:100} {Extcomms: [64501:100]} {LargeCommunity: [ 4200000000:1:2]} {Med: 7} {Nexthop: 127.0.0.1} {Origin: i}",
+			"{AsPath: 64511} {Communities: planned-shut, 64501:7} {LocalPref: 0} {Nexthop: 127.0.0.1} {Origin: i}",
+			"{AsPath: 4200000000 4200000000 4200000000 4200000000 64511} {Communities: planned-shut} {Nexthop: 127.0.0.1} {Origin: i}"},
+		{false, all, inside, plainly},
+	} {
+		if err := s.Set(State{Prefixes: []netip.Prefix{v4}, Draining: step.draining}); err != nil {
+			t.Fatal(err)
+		}
+		external.wantAttrs(step.external)
+		internal.wantAttrs(step.internal)
+		plain.wantAttrs(step.plain)
+	}
+	stop(t, s)
+}
+
 // A router that comes up later is told what is set already, and nothing that it sends is taken.
 func TestLateRouterAndNoImport(t *testing.T) {
 	r := newRouter(t, "127.0.0.1")
 	s := start(t, r.neighbor())
-	if err := s.Set([]netip.Prefix{v4, v6}); err != nil {
+	if err := s.Set(State{Prefixes: []netip.Prefix{v4, v6}}); err != nil {
 		t.Fatal(err)
 	}
 	r.accept()
@@ -290,7 +354,7 @@ func TestMalformedUpdates(t *testing.T) {
 		neighbors = append(neighbors, routers[i].neighbor())
 	}
 	s := start(t, neighbors...)
-	if err := s.Set([]netip.Prefix{v4, v6}); err != nil {
+	if err := s.Set(State{Prefixes: []netip.Prefix{v4, v6}}); err != nil {
 		t.Fatal(err)
 	}
 	for i, c := range cases { // all sessions at once: each takes seconds to come back

@@ -25,6 +25,8 @@ type Config struct {
 	Clock    Clock
 	Probe    Probe
 	BGP      *BGP
+	IGP      *IGP
+	Drain    Drain
 	Mirror   *Mirror
 }
 
@@ -75,6 +77,7 @@ type Probe struct {
 // BGP is what is announced, and to whom (ROUTE-1).
 type BGP struct {
 	AS        uint32
+	OriginAS  uint32 // AS that the routes originate from (RFC 6382); 0: AS
 	RouterID  netip.Addr
 	Listen    []netip.Addr // addresses on which neighbours may connect; empty: this side connects
 	Port      uint16       // for Listen
@@ -91,11 +94,42 @@ type Neighbor struct {
 	Port         uint16
 	Source       netip.Addr // local end of the session; zero: as routed
 	HoldTime     time.Duration
-	Multihop     uint8 // TTL of the session; 0: directly connected
-	Passive      bool  // the router connects
+	Multihop     uint8         // TTL of the session; 0: directly connected
+	TTLSecurity  uint8         // GTSM (RFC 5082): hops to the router at most; 0: off
+	BFD          time.Duration // interval of BFD packets (RFC 5881); 0: off
+	Passive      bool          // the router connects
 	PasswordFile string
 	NextHop4     netip.Addr // next hop of IPv4 prefixes; zero: this side's address in an IPv4 session
 	NextHop6     netip.Addr // next hop of IPv6 prefixes; zero: this side's address in an IPv6 session
+	Communities  []Community
+	MED          *uint32 // nil: none
+	Prepend      uint8   // how often the AS is prepended
+}
+
+// CommunityKind is which attribute a community is of.
+type CommunityKind int
+
+const (
+	Standard CommunityKind = iota // RFC 1997
+	Extended                      // RFC 4360
+	Large                         // RFC 8092
+)
+
+// Community is one community in its usual notation: 64501:100, rt:64501:100, 64501:1:2.
+type Community struct {
+	Kind CommunityKind
+	Text string
+}
+
+// CommunitiesOf lists those of one kind.
+func (n Neighbor) CommunitiesOf(kind CommunityKind) []string {
+	var all []string
+	for _, c := range n.Communities {
+		if c.Kind == kind {
+			all = append(all, c.Text)
+		}
+	}
+	return all
 }
 
 // Carries reports whether prefixes of p's family are announced to n: the family of the session always, the other one
@@ -113,6 +147,18 @@ func (n Neighbor) NextHop(p netip.Prefix) netip.Addr {
 		return n.NextHop4
 	}
 	return n.NextHop6
+}
+
+// IGP is the way of ROUTE-2: the shared addresses on an interface that a local OSPF or IS-IS daemon advertises.
+type IGP struct {
+	Interface string
+	Lifetime  time.Duration // whole seconds; unless renewed the kernel takes the addresses down after it
+}
+
+// Drain is how a node is taken out of service (RFC 8326).
+type Drain struct {
+	Wait    time.Duration // how long the route stays, announced as the worst of ways
+	Prepend uint8         // how often the AS is prepended meanwhile
 }
 
 // Mirror is the repository that is followed (DELIV-1 to DELIV-3).

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,17 +41,17 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := regexp.MustCompile(`(?m)^ *(?:# |- )*([a-z_0-9]+):`)
+	key := regexp.MustCompile(`(?m)^ *(?:# *|- )*([a-z_0-9]+):`)
 	shown := map[string]bool{}
 	for _, m := range key.FindAllStringSubmatch(string(data), -1) {
 		shown[m[1]] = true
 	}
 	_, err = Parse("x", []byte("nonsense: 1\nidentity: {z: 1}\nadmin: {z: 1}\nfailure: {z: 1}\nclock: {z: 1}\nprobe: {z: 1}\n"+
-		"bgp: {z: 1, neighbors: [{z: 1}]}\nmirror: {z: 1}\n"))
+		"bgp: {z: 1, neighbors: [{z: 1}]}\nigp: {z: 1}\ndrain: {z: 1}\nmirror: {z: 1}\n"))
 	may := regexp.MustCompile(`it may hold (.*)`)
 	sections := may.FindAllStringSubmatch(err.Error(), -1)
-	if len(sections) != 9 {
-		t.Fatalf("%d sections said what they may hold, want 9:\n%v", len(sections), err)
+	if len(sections) != 11 {
+		t.Fatalf("%d sections said what they may hold, want 11:\n%v", len(sections), err)
 	}
 	for _, m := range sections {
 		for _, k := range strings.Split(m[1], ", ") {
@@ -73,6 +74,27 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.Clock.Source != Chrony || c.Clock.Chrony.Port() != 323 || c.Failure.Policy != gate.StopDNS || c.BGP != nil {
 		t.Errorf("defaults %+v", c)
+	}
+}
+
+// Communities of every kind are told apart, and well-known ones have their number.
+func TestCommunities(t *testing.T) {
+	c, err := Parse("x.yaml", []byte(small+"bgp:\n  as: 4200000000\n  origin_as: 64511\n"+`  router_id: 198.51.100.7
+  prefixes: [192.0.2.0/24]
+  neighbors: [{address: 198.51.100.1, as: 2, med: 0, communities: [no-export, "64501:100", "4200000000:1:2", "rt:64501:100000", "soo:4200000000:1"]}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := c.BGP.Neighbors[0]
+	for kind, want := range map[CommunityKind][]string{Standard: {"65535:65281", "64501:100"}, Large: {"4200000000:1:2"},
+		Extended: {"rt:64501:100000", "soo:4200000000:1"}} {
+		if got := n.CommunitiesOf(kind); !slices.Equal(got, want) {
+			t.Errorf("kind %d: %q, want %q", kind, got, want)
+		}
+	}
+	if n.MED == nil || *n.MED != 0 || c.BGP.OriginAS != 64511 {
+		t.Errorf("MED %v, origin AS %d", n.MED, c.BGP.OriginAS)
 	}
 }
 
@@ -134,6 +156,19 @@ func TestErrors(t *testing.T) {
 				"x.yaml:7:33: 0 is out of range", "x.yaml:7:44: neighbor 198.51.100.1: source 2001:db8::1 is of the other family",
 				"x.yaml:7:70: neighbor 198.51.100.1: hold_time 3.5s: BGP counts whole seconds", "x.yaml:8:45: next hop fe80::1 is link-local",
 				"x.yaml:8:64: a second next hop of one family", "x.yaml:10:14: bgp: router_id 2001:db8::7: want the form of an IPv4"}},
+		{"protection and attributes", small + "bgp:\n  as: 1\n  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24]\n  neighbors:\n" +
+			"  - {address: 198.51.100.1, as: 2, ttl_security: 1, multihop: 2}\n  - {address: 198.51.100.2, as: 2, bfd: 300ms, multihop: 2}\n" +
+			"  - {address: 198.51.100.3, as: 1, prepend: 1}\n  - {address: 198.51.100.4, as: 2, bfd: 300ms, ttl_security: 2, prepend: 17}\n",
+			[]string{"x.yaml:9:50: neighbor 198.51.100.1: ttl_security and multihop", "x.yaml:10:41: neighbor 198.51.100.2: bfd is for",
+				"x.yaml:11:5: neighbor 198.51.100.3: a session inside one AS prepends nothing", "x.yaml:12:41: neighbor 198.51.100.4: bfd is for",
+				"x.yaml:12:74: 17 is out of range: 1 to 16"}},
+		{"communities", small + "bgp:\n  as: 1\n  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24]\n  neighbors:\n  - address: 198.51.100.1\n    as: 2\n" +
+			"    communities: ['65535:0', '65536:1', '1:65536', 'rt:65536:65536', 'rt:1:2:3', '1:2:4294967296', '01:2', 'no-such', '-1:2', '1:2', '1:2']\n",
+			[]string{"x.yaml:11:19: 65535:0 is GRACEFUL_SHUTDOWN", `x.yaml:11:30: "65536:1" is not`, `x.yaml:11:41: "1:65536" is not`, `x.yaml:11:52: "rt:65536:65536"`,
+				`x.yaml:11:70: "rt:1:2:3"`, `x.yaml:11:82: "1:2:4294967296"`, `x.yaml:11:100: "01:2"`, `x.yaml:11:108: "no-such"`, `x.yaml:11:119: "-1:2"`, "x.yaml:11:134: {0 1:2} twice"}},
+		{"IGP", small + "igp: {interface: lo, lifetime: 2500ms}\n", []string{"x.yaml:4:18: lo keeps the address", "x.yaml:4:32: igp: lifetime 2.5s: the kernel counts",
+			"x.yaml:4:6: igp: lifetime 2.5s is below 3s"}},
+		{"IGP's interface", small + "igp: {interface: 'a/b'}\n", []string{`x.yaml:4:18: "a/b" is not an interface's name`}},
 		{"default route", small + "bgp:\n  as: 1\n  router_id: 198.51.100.7\n  prefixes: [0.0.0.0/0]\n  neighbors: [{address: 198.51.100.1, as: 2}]\n",
 			[]string{"x.yaml:7:14: 0.0.0.0/0 is the default route"}},
 	} {

@@ -54,6 +54,7 @@ func (r *reader) config(root *yaml.Node) *Config {
 		Failure: Failure{Policy: gate.StopDNS, ReadvertiseDelay: 30 * time.Second},
 		Clock:   Clock{Source: Chrony, Chrony: netip.MustParseAddrPort("127.0.0.1:323"), Limit: 100 * time.Millisecond},
 		Probe:   Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
+		Drain:   Drain{Wait: 30 * time.Second},
 	}
 	at := r.Mapping(root, "the configuration", fields.Keys{
 		"node":     fields.Parsed(&r.Reader, &c.Node, nodeName),
@@ -67,6 +68,8 @@ func (r *reader) config(root *yaml.Node) *Config {
 		"clock":    func(n *yaml.Node) { r.clock(n, &c.Clock) },
 		"probe":    func(n *yaml.Node) { r.probe(n, &c.Probe) },
 		"bgp":      func(n *yaml.Node) { c.BGP = r.bgp(n) },
+		"igp":      func(n *yaml.Node) { c.IGP = r.igp(n) },
+		"drain":    func(n *yaml.Node) { r.drain(n, &c.Drain) },
 		"mirror":   func(n *yaml.Node) { c.Mirror = r.mirror(n) },
 	}, "node", "shared")
 	if root.Kind == yaml.MappingNode {
@@ -145,6 +148,7 @@ func (r *reader) bgp(n *yaml.Node) *BGP {
 	var neighbors []*yaml.Node
 	at := r.Mapping(n, "bgp", fields.Keys{
 		"as":        fields.Parsed(&r.Reader, &b.AS, fields.IntegerIn[uint32](1, 1<<32-2)),
+		"origin_as": fields.Parsed(&r.Reader, &b.OriginAS, fields.IntegerIn[uint32](1, 1<<32-2)),
 		"router_id": fields.Parsed(&r.Reader, &b.RouterID, fields.Address),
 		"listen":    fields.Each(&r.Reader, &b.Listen, fields.Address),
 		"port":      fields.Parsed(&r.Reader, &b.Port, fields.IntegerIn[uint16](1, 65535)),
@@ -170,6 +174,7 @@ func (r *reader) bgp(n *yaml.Node) *BGP {
 
 func (r *reader) neighbor(n *yaml.Node) Neighbor {
 	h := Neighbor{Port: 179, HoldTime: 9 * time.Second}
+	var med uint32
 	at := r.Mapping(n, "neighbor", fields.Keys{
 		"address":       fields.Parsed(&r.Reader, &h.Address, fields.Address),
 		"as":            fields.Parsed(&r.Reader, &h.AS, fields.IntegerIn[uint32](1, 1<<32-2)),
@@ -177,12 +182,26 @@ func (r *reader) neighbor(n *yaml.Node) Neighbor {
 		"source":        fields.Parsed(&r.Reader, &h.Source, fields.Address),
 		"hold_time":     fields.Parsed(&r.Reader, &h.HoldTime, fields.DurationIn(3*time.Second, 10*time.Minute)),
 		"multihop":      fields.Parsed(&r.Reader, &h.Multihop, fields.IntegerIn[uint8](2, 255)),
+		"ttl_security":  fields.Parsed(&r.Reader, &h.TTLSecurity, fields.IntegerIn[uint8](1, 254)),
+		"bfd":           fields.Parsed(&r.Reader, &h.BFD, fields.DurationIn(50*time.Millisecond, 10*time.Second)),
 		"passive":       fields.Parsed(&r.Reader, &h.Passive, fields.Boolean),
 		"password_file": fields.Parsed(&r.Reader, &h.PasswordFile, fields.Path),
 		"next_hop":      func(n *yaml.Node) { r.nextHop(n, &h) },
+		"communities":   fields.Each(&r.Reader, &h.Communities, community),
+		"med":           fields.Parsed(&r.Reader, &med, fields.IntegerIn[uint32](0, 1<<32-1)),
+		"prepend":       fields.Parsed(&r.Reader, &h.Prepend, fields.IntegerIn[uint8](1, maxPrepend)),
 	}, "address", "as")
 	if h.Source.IsValid() && h.Address.IsValid() && h.Source.Is4() != h.Address.Is4() {
 		r.Fail(at["source"], "neighbor %s: source %s is of the other family", h.Address, h.Source)
+	}
+	if at["med"] != nil {
+		h.MED = &med
+	}
+	if h.TTLSecurity > 0 && h.Multihop > 0 {
+		r.Fail(at["ttl_security"], "neighbor %s: ttl_security and multihop are two ways to bound the distance: give one", h.Address)
+	}
+	if h.BFD > 0 && (h.Multihop > 0 || h.TTLSecurity > 1) {
+		r.Fail(at["bfd"], "neighbor %s: bfd is for a router that is directly connected (RFC 5881)", h.Address)
 	}
 	if h.HoldTime%time.Second != 0 {
 		r.Fail(at["hold_time"], "neighbor %s: hold_time %v: BGP counts whole seconds", h.Address, h.HoldTime)
@@ -194,6 +213,9 @@ func (r *reader) neighbor(n *yaml.Node) Neighbor {
 func (r *reader) neighborsFit(b *BGP, nodes []*yaml.Node) {
 	seen := map[netip.Addr]bool{}
 	for i, n := range b.Neighbors {
+		if n.Prepend > 0 && n.AS == b.AS {
+			r.Fail(nodes[i], "neighbor %s: a session inside one AS prepends nothing: the router would take the route for a loop", n.Address)
+		}
 		if n.Multihop > 0 && n.AS == b.AS {
 			r.Fail(nodes[i], "neighbor %s: a session inside one AS needs no multihop", n.Address)
 		}
@@ -244,6 +266,25 @@ func (r *reader) carried(b *BGP, prefixes *yaml.Node) {
 	}
 }
 
+func (r *reader) igp(n *yaml.Node) *IGP {
+	i := &IGP{Lifetime: 5 * time.Second}
+	at := r.Mapping(n, "igp", fields.Keys{
+		"interface": fields.Parsed(&r.Reader, &i.Interface, interfaceName),
+		"lifetime":  fields.Parsed(&r.Reader, &i.Lifetime, fields.DurationIn(time.Second, time.Hour)),
+	}, "interface")
+	if i.Lifetime%time.Second != 0 {
+		r.Fail(at["lifetime"], "igp: lifetime %v: the kernel counts whole seconds", i.Lifetime)
+	}
+	return i
+}
+
+func (r *reader) drain(n *yaml.Node, d *Drain) {
+	r.Mapping(n, "drain", fields.Keys{
+		"wait":    fields.Parsed(&r.Reader, &d.Wait, fields.DurationIn(0, time.Hour)),
+		"prepend": fields.Parsed(&r.Reader, &d.Prepend, fields.IntegerIn[uint8](1, maxPrepend)),
+	})
+}
+
 func (r *reader) mirror(n *yaml.Node) *Mirror {
 	m := &Mirror{Interval: 2 * time.Second}
 	r.Mapping(n, "mirror", fields.Keys{
@@ -270,6 +311,9 @@ func (r *reader) crossCheck(c *Config, root *yaml.Node, at map[string]*yaml.Node
 	}
 	if c.Socket != "" && c.Socket == c.Meshsync {
 		r.Fail(at["meshsync"], "meshsync and socket are one path: one is the plugin's, the other the sidecar's")
+	}
+	if least := 3 * c.Probe.Interval; c.IGP != nil && c.IGP.Lifetime < least {
+		r.Fail(at["igp"], "igp: lifetime %v is below %v, three intervals of the probe: one slow round would take the address down", c.IGP.Lifetime, least)
 	}
 	if c.BGP != nil {
 		if whole(at["shared"], len(c.Shared)) && c.BGP.prefixesWhole {

@@ -57,6 +57,7 @@ shared: [%s, '%s']
 socket: unix://%s/sidecar.sock
 metrics: 127.0.0.1:9154
 failure: {policy: %s, readvertise_delay: 1s}
+drain: {wait: 100ms}
 clock: {source: assumed, bound: 1ms}
 probe: {interval: 100ms, rise: 2, fall: 2, zones: [example.org]}
 bgp:

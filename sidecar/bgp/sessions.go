@@ -1,0 +1,171 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	"github.com/osrg/gobgp/v4/pkg/server"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// session is one neighbour as GoBGP sees it now.
+type session struct {
+	address    netip.Addr
+	state      string
+	up         bool
+	sent       uint64                 // UPDATE messages written to the router
+	advertised map[packet.Family]bool // families in which the router has routes of ours
+	bfd        string                 // empty without BFD
+}
+
+func (s *Speaker) sessions() []session {
+	var all []session
+	s.server.ListPeer(context.Background(), &api.ListPeerRequest{EnableAdvertised: true}, func(p *api.Peer) {
+		state := p.GetState().GetSessionState()
+		one := session{state: stateNames[state], up: state == api.PeerState_SESSION_STATE_ESTABLISHED,
+			sent: p.GetState().GetMessages().GetSent().GetUpdate(), advertised: map[packet.Family]bool{}}
+		if p.GetBfd().GetEnabled() {
+			one.bfd = bfdNames[p.GetState().GetBfdState().GetSessionState()]
+		}
+		one.address, _ = netip.ParseAddr(p.GetConf().GetNeighborAddress())
+		for _, a := range p.GetAfiSafis() {
+			f := a.GetState().GetFamily()
+			if a.GetState().GetAdvertised() > 0 {
+				one.advertised[packet.NewFamily(uint16(f.GetAfi()), uint8(f.GetSafi()))] = true
+			}
+		}
+		all = append(all, one)
+	})
+	slices.SortFunc(all, func(a, b session) int { return a.address.Compare(b.address) })
+	return all
+}
+
+var stateNames = map[api.PeerState_SessionState]string{
+	api.PeerState_SESSION_STATE_UNSPECIFIED: "idle",
+	api.PeerState_SESSION_STATE_IDLE:        "idle",
+	api.PeerState_SESSION_STATE_CONNECT:     "connect",
+	api.PeerState_SESSION_STATE_ACTIVE:      "active",
+	api.PeerState_SESSION_STATE_OPENSENT:    "opensent",
+	api.PeerState_SESSION_STATE_OPENCONFIRM: "openconfirm",
+	api.PeerState_SESSION_STATE_ESTABLISHED: "established",
+}
+
+var bfdNames = map[api.BfdSessionState]string{
+	api.BfdSessionState_BFD_SESSION_STATE_UNSPECIFIED: "down",
+	api.BfdSessionState_BFD_SESSION_STATE_DOWN:        "down",
+	api.BfdSessionState_BFD_SESSION_STATE_INIT:        "init",
+	api.BfdSessionState_BFD_SESSION_STATE_UP:          BFDUp,
+	api.BfdSessionState_BFD_SESSION_STATE_ADMIN_DOWN:  "admin-down",
+}
+
+const (
+	Established = "established" // state of a BGP session that works (RFC 4271 8.2.2)
+	BFDUp       = "up"          // and of a BFD session (RFC 5880 6.2)
+)
+
+// Sessions says how each session is, and what the router behind it has been told.
+func (s *Speaker) Sessions() []status.Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []status.Session
+	for _, one := range s.sessions() {
+		out := status.Session{Neighbor: one.address.String(), State: one.state, BFD: one.bfd}
+		for _, p := range s.set.Prefixes {
+			if one.up && one.advertised[familyOf(p)] {
+				out.Announced = append(out.Announced, p.String())
+			}
+		}
+		all = append(all, out)
+	}
+	return all
+}
+
+// Stop withdraws everything, waits until each router has been sent that or ctx ends, and closes the sessions. A router
+// that is gone is not waited for. Nothing can be done with s afterwards.
+func (s *Speaker) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	need := map[netip.Addr]uint64{} // the count of UPDATEs at which a router knows
+	for _, one := range s.sessions() {
+		if one.up && len(one.advertised) > 0 {
+			need[one.address] = one.sent + uint64(len(one.advertised)) // a withdrawal takes one UPDATE a family, at least
+		}
+	}
+	err := s.setLocked(State{})
+	if err == nil {
+		err = s.waitSent(ctx, need)
+	}
+	s.stopped = true
+	s.server.Stop() // says goodbye with a CEASE, which withdraws as well
+	return err
+}
+
+// waitSent returns when every session of need is at its count and has been quiet for one look, or is gone.
+func (s *Speaker) waitSent(ctx context.Context, need map[netip.Addr]uint64) error {
+	const look = 5 * time.Millisecond
+	last := map[netip.Addr]uint64{}
+	for {
+		pending := false
+		for _, one := range s.sessions() {
+			want, counts := need[one.address]
+			if counts && one.up && (one.sent < want || one.sent != last[one.address]) {
+				pending = true
+			}
+			last[one.address] = one.sent
+		}
+		if !pending {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("not every router was sent the withdrawal in time; closing the sessions withdraws as well")
+		case <-time.After(look):
+		}
+	}
+}
+
+// lasting is how long a session must have been up for its loss to be an event, and not a fault that repeats.
+const lasting = 10 * time.Second
+
+// reviveLost makes a neighbour anew when a session that had lasted is lost. GoBGP would keep still for five seconds, and
+// close the connections that the router makes meanwhile; one that it has just been given is tried, and accepted, at once.
+// A session that does not last gets the five seconds: whatever breaks it would break it again.
+func (s *Speaker) reviveLost(ctx context.Context) error {
+	up := map[netip.Addr]time.Time{}
+	return s.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
+		address := e.Peer.Conf.NeighborAddress
+		switch since, was := up[address]; {
+		case e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED:
+			up[address] = at
+		case was:
+			delete(up, address)
+			if at.Sub(since) >= lasting {
+				s.renew(ctx, address)
+			}
+		}
+	}}, server.WatchPeer())
+}
+
+func (s *Speaker) renew(ctx context.Context, address netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.cfg.Neighbors, func(n Neighbor) bool { return n.Address == address })
+	if s.stopped || i < 0 {
+		return
+	}
+	err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: address.String()})
+	if err == nil {
+		err = s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer(s.cfg.Neighbors[i])})
+	}
+	if err != nil { // nothing but a fault of the program; without this neighbour the node would be half announced for ever
+		panic(fmt.Sprintf("neighbor %s: a lost session could not be made anew: %v", address, err))
+	}
+}
