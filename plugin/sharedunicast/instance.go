@@ -157,7 +157,7 @@ func (in *instance) serve(g *group) error {
 		if err != nil {
 			return err
 		}
-		s := &server{coreServer: core, instance: in}
+		s := &server{coreServer: core, instance: in, group: g}
 		in.servers = append(in.servers, s)
 		if err := s.open(g, index, n > 1); err != nil {
 			return err

@@ -316,3 +316,43 @@ func TestQuestionThatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// A response advertises the server's payload size, not the client's (RFC 6891 6.2.3); unknown options and padding do no
+// harm (6.1.2) and do not come back; other versions are refused by BADVERS (6.1.3).
+func TestEDNS(t *testing.T) {
+	port := freePort(t)
+	server := "127.0.53.1:" + port
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n}", port, zoneFile(t)))
+	for _, network := range []string{"udp", "tcp"} {
+		for _, c := range []struct {
+			name    string
+			size    uint16
+			version uint8
+			padding int
+			rcode   int
+		}{
+			{"large", 4096, 0, 0, dns.RcodeSuccess},
+			{"tiny", 0, 0, 0, dns.RcodeSuccess},
+			{"padded beyond 512 octets", 1232, 0, 900, dns.RcodeSuccess},
+			{"version 1", 1232, 1, 0, dns.RcodeBadVers},
+		} {
+			q := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)
+			q.SetEdns0(c.size, true)
+			opt := q.IsEdns0()
+			opt.SetVersion(c.version)
+			opt.Option = []dns.EDNS0{&dns.EDNS0_LOCAL{Code: 65001, Data: []byte("x")}, &dns.EDNS0_PADDING{Padding: make([]byte, c.padding)}}
+			m, _, err := (&dns.Client{Net: network, Timeout: 5 * time.Second}).Exchange(q, server)
+			if err != nil {
+				t.Errorf("%s, %s: %v", network, c.name, err)
+				continue
+			}
+			got := m.IsEdns0()
+			if m.Rcode != c.rcode || got == nil || got.UDPSize() != payloadSize || got.Version() != 0 || len(got.Option) > 0 {
+				t.Errorf("%s, %s: %v", network, c.name, m)
+			}
+			if c.rcode == dns.RcodeSuccess && (len(m.Answer) != 1 || !got.Do()) {
+				t.Errorf("%s, %s: %v", network, c.name, m)
+			}
+		}
+	}
+}

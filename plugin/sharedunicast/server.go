@@ -8,20 +8,26 @@ import (
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/plugin/pkg/transport"
+	"github.com/miekg/dns"
 )
 
-// coreServer is a *dnsserver.Server or *dnsserver.ServerTLS: a server that makes its own sockets, if it is let.
+// coreServer is a *dnsserver.Server or *dnsserver.ServerTLS: a server that makes its own sockets and loops, if it is let.
 type coreServer interface {
 	caddy.GracefulServer
 	caddy.AfterStartup
 }
 
-// server is a server of the core on sockets of ours. A UDP serving loop of our own would stand in ServePacket.
+// server is a server of the core on sockets of ours, which it reads and writes itself (serve.go).
 type server struct {
 	coreServer
 	instance *instance
+	group    *group
 	packet   *net.UDPConn   // nil for DNS over TLS
 	listener *drainListener // nil only if open failed
+
+	mu      sync.Mutex
+	loops   []*dns.Server // that read queries
+	stopped bool
 
 	closers   []func()
 	closeOnce sync.Once
@@ -54,28 +60,12 @@ func (s *server) close() {
 	})
 }
 
-// Serve implements caddy.TCPServer.
-func (s *server) Serve(net.Listener) error {
-	if s.packet == nil { // within TLS
-		return s.coreServer.Serve(s.listener)
-	}
-	return s.coreServer.Serve(tcpListener{s.listener})
-}
-
-// ServePacket implements caddy.UDPServer.
-func (s *server) ServePacket(net.PacketConn) error {
-	if s.packet == nil {
-		return nil
-	}
-	return s.coreServer.ServePacket(udpConn{s.packet})
-}
-
-// Stop implements caddy.Stopper. Left to itself the core cuts TCP connections that it has accepted, but not yet read a
+// Stop implements caddy.Stopper. Left to itself a loop cuts TCP connections that it has accepted, but not yet read a
 // query from; those clients get no answer. So it gets to stop only when the connections are idle.
 func (s *server) Stop() error {
 	end := s.instance.drain()
 	s.listener.wait(end)
-	err := s.coreServer.Stop()
+	err := s.stopLoops()
 	s.close()
 	return err
 }
