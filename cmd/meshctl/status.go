@@ -81,6 +81,9 @@ func memberLine(m host.MemberStatus) string {
 		columns[3] = "announced"
 	}
 	var why []string
+	if n.Compiling != nil {
+		why = append(why, n.Compiling.String())
+	}
 	for _, r := range n.Silent {
 		why = append(why, r.String())
 	}

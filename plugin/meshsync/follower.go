@@ -329,7 +329,8 @@ func (f *follower) dropAllBut(keep []uint64) {
 func (f *follower) publish(d mesh.Decision) {
 	n := &status.Node{Version: status.Version, Node: f.config.node, Software: Version, ConfigDigest: *f.digest.Load(),
 		At: f.clocks.now().Wall, Serving: d.Serve, Silent: d.Silent, Switched: f.switched, Staged: d.Confirms.Staged,
-		Scheduled: d.Holds, Floor: d.Floor, Clock: d.Clock, Refused: d.Refused, Confirms: d.Confirms}
+		Scheduled: d.Holds, Floor: d.Floor, Clock: d.Clock, Refused: d.Refused, Confirms: d.Confirms,
+		Compiling: f.stager.busy.status()}
 	n.Clock.Assumed = f.assumed.Load()
 	n.Depot = f.faults.depot()
 	if f.view != nil {

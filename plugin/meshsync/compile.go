@@ -1,0 +1,193 @@
+package meshsync
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+// compiling is how far a release is in the making. Others look while it goes on.
+type compiling struct {
+	number  uint64
+	began   time.Time
+	of      int          // zones
+	zones   atomic.Int64 // ready
+	records atomic.Int64 // read
+}
+
+func (c *compiling) status() *status.Compiling {
+	if c == nil {
+		return nil
+	}
+	return &status.Compiling{Number: c.number, Zones: int(c.zones.Load()), Of: c.of, Records: c.records.Load(),
+		Began: instant.WallOf(c.began), Seconds: time.Since(c.began).Seconds()}
+}
+
+// compiler makes the zones of one release.
+type compiler struct {
+	ctx   context.Context
+	dir   *depot.Dir
+	known map[release.Digest]*zone.Zone
+	cache *imageCache
+	busy  *compiling
+	large sync.Mutex  // one large zone at a time: it keeps all processors busy, and takes memory
+	freed atomic.Bool // there is memory to give back
+}
+
+// largeText is the size in octets from which a zone's text is large.
+const largeText = 4 << 20
+
+// compile makes the zones of a release from the repository's blobs, several at a time. Every error is a *release.Error,
+// what was signed and what lies there do not agree or cannot be served, or ctx's; of several it is that of the first zone.
+// With it comes what was compiled before.
+func compile(ctx context.Context, repository string, r release.Release, known map[release.Digest]*zone.Zone, cache *imageCache,
+	busy *compiling) (*compiled, error) {
+	c := &compiled{byDigest: map[release.Digest]*zone.Zone{}}
+	dir, err := openRepository(repository)
+	if err != nil {
+		return c, err
+	}
+	defer dir.Close()
+	w := &compiler{ctx: ctx, dir: dir, known: known, cache: cache, busy: busy}
+	zones, err := w.all(r.Zones)
+	for i, z := range zones {
+		if z != nil {
+			c.byDigest[r.Zones[i].SHA256] = z
+			c.list = append(c.list, status.Zone{Origin: z.Origin(), Serial: z.Serial()})
+			c.records += z.Len()
+		}
+	}
+	if err != nil {
+		return c, err
+	}
+	if c.zones, err = zone.NewZones(zones...); err != nil {
+		return c, &release.Error{File: fmt.Sprintf("release %d", r.Number), Rule: release.Format, Detail: err.Error()}
+	}
+	if w.freed.Load() {
+		debug.FreeOSMemory() // compiling took several times what the zones take
+	}
+	return c, nil
+}
+
+// all makes zones until one cannot be made. Those before it are tried in any case, so that it does not hang on chance
+// which error is told.
+func (w *compiler) all(signed []release.Zone) ([]*zone.Zone, error) {
+	zones, errs := make([]*zone.Zone, len(signed)), make([]error, len(signed))
+	var next atomic.Int64
+	var failed atomic.Bool
+	var running sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(signed)) {
+		running.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(signed)) && !failed.Load(); i = next.Add(1) - 1 {
+				if zones[i], errs[i] = w.zone(signed[i]); errs[i] != nil {
+					failed.Store(true)
+				}
+				w.busy.zones.Add(1)
+			}
+		})
+	}
+	running.Wait()
+	return zones, cmp.Or(errs...)
+}
+
+// zone is a zone as it was signed: known already, kept compiled, or made of its text.
+func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
+	z = w.known[signed.SHA256]
+	if z == nil || z.Origin() != signed.Origin {
+		if z = w.cache.load(signed.SHA256); z == nil || z.Origin() != signed.Origin {
+			if z, err = w.compileZone(signed); err != nil {
+				return nil, err
+			}
+		}
+		if z.ImageSize() >= cacheFrom {
+			w.freed.Store(true)
+		}
+	}
+	if z.Serial() != signed.Serial {
+		return nil, &release.Error{File: release.BlobName(signed.Blob.SHA256), Rule: release.Format,
+			Detail: fmt.Sprintf("zone %s has serial %d, the release says %d", signed.Origin, z.Serial(), signed.Serial)}
+	}
+	return z, nil
+}
+
+// compileZone reads one zone. The text counts only once its end was reached and its digest found right.
+func (w *compiler) compileZone(signed release.Zone) (*zone.Zone, error) {
+	if signed.Length >= largeText {
+		w.large.Lock()
+		defer w.large.Unlock()
+	}
+	name := release.BlobName(signed.Blob.SHA256)
+	text, err := w.dir.OpenBlob(signed)
+	if err != nil {
+		return nil, blobError(name, err)
+	}
+	defer text.Close()
+	checked := &toEnd{ctx: w.ctx, r: text}
+	seen := 0
+	z, findings := zonefile.Parse(checked, zonefile.Options{Origin: signed.Origin, File: name, Size: signed.Length,
+		Progress: func(records int) bool {
+			w.busy.records.Add(int64(records - seen))
+			seen = records
+			return w.ctx.Err() == nil
+		}})
+	if err := cmp.Or(w.ctx.Err(), checked.finish()); err != nil {
+		return nil, blobError(name, err)
+	}
+	for _, f := range findings {
+		if f.Severity == zone.Error {
+			return nil, &release.Error{File: name, Rule: release.Format, Detail: f.String()}
+		}
+	}
+	w.busy.records.Add(int64(z.Len() - seen))
+	return z, nil
+}
+
+// toEnd remembers how reading ended, since a parser may stop before the digest was compared. It ends with ctx.
+type toEnd struct {
+	ctx context.Context
+	r   io.Reader
+	err error
+}
+
+func (t *toEnd) Read(p []byte) (int, error) {
+	if t.err = t.ctx.Err(); t.err != nil {
+		return 0, t.err
+	}
+	n, err := t.r.Read(p)
+	if err != nil {
+		t.err = err
+	}
+	return n, err
+}
+
+// finish reads the rest and returns what is wrong with the whole, nil if nothing is.
+func (t *toEnd) finish() error {
+	if t.err == nil {
+		io.Copy(io.Discard, t)
+	}
+	if t.err == io.EOF {
+		return nil
+	}
+	return t.err
+}
+
+func blobError(name string, err error) error {
+	if _, ok := release.RuleOf(err); ok || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &release.Error{File: name, Rule: release.Missing, Detail: err.Error()}
+}
