@@ -63,7 +63,7 @@ var importRules = []importRule{
 		why: "one place knows how routes are announced (cmd/demo plays the routers)"},
 	{except: []string{"internal/release"}, forbids: []string{"github.com/theupdateframework/go-tuf", "github.com/sigstore/sigstore"},
 		why: "one place knows how trust is established"},
-	{except: []string{"internal/testca"}, forbids: []string{module + "internal/testenv", module + "internal/testca"},
+	{except: []string{"test", "internal/testca"}, forbids: []string{module + "internal/testenv", module + "internal/testca"},
 		why: "only tests need a test's environment"},
 }
 
