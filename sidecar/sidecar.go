@@ -269,6 +269,7 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 		return status.Confirmation{}, fmt.Errorf("meshsync does not answer, so the node confirms nothing: %s", why[0].Detail)
 	}
 	c := status.ConfirmationOf(*node)
+	c.Leap = s.clock.Leap()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Announced, c.Why = s.decision.Announce, s.decision.Why

@@ -33,6 +33,7 @@ type scheduleFlags struct {
 	at     string
 	mode   string
 	force  bool
+	cancel bool
 	noWait bool
 	wait   time.Duration
 }
@@ -52,14 +53,18 @@ it then at once, and is safe whatever fails.
 release until their lease ends, or are silent from the switchover on, so that clients of different nodes may get
 different answers for that long.
 
-Ctrl-C does not take a switchover back.`,
+Refused, unless forced: near a leap second that a member's clock expects, and while a member's clock is not certified or
+cannot be right if this host's is.
+
+--cancel takes a switchover back, as long as members can hear of it in time. Each must say that it holds it no more; if one
+does not, the switchover stands after all, so that all members make it. Ctrl-C takes nothing back.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := c.scheduleOf(f)
 			if err != nil {
 				return err
 			}
-			return c.runs(func(cmd *cobra.Command, _ []string) error { return c.schedule(cmd.Context(), s, f.noWait) })(cmd, args)
+			return c.runs(func(cmd *cobra.Command, _ []string) error { return c.schedule(cmd.Context(), s, f) })(cmd, args)
 		},
 	})
 	flags := cmd.Flags()
@@ -69,7 +74,9 @@ Ctrl-C does not take a switchover back.`,
 	flags.BoolVar(&f.force, "force", false, "set it whatever speaks against it; it is put on record")
 	flags.BoolVar(&f.noWait, "no-wait", false, "end as soon as the switchover is published, without collecting the members' word for it")
 	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long members may take to have the release ready")
+	flags.BoolVar(&f.cancel, "cancel", false, "take back the switchover that is set")
 	cmd.MarkFlagsMutuallyExclusive("in", "at")
+	cmd.MarkFlagsMutuallyExclusive("cancel", "at")
 	return cmd
 }
 
@@ -93,7 +100,7 @@ func (c *cli) scheduleOf(f scheduleFlags) (host.Schedule, error) {
 	return s, nil
 }
 
-func (c *cli) schedule(ctx context.Context, s host.Schedule, noWait bool) error {
+func (c *cli) schedule(ctx context.Context, s host.Schedule, f scheduleFlags) error {
 	if _, err := host.Read(s.Home); err != nil {
 		return err
 	}
@@ -101,7 +108,10 @@ func (c *cli) schedule(ctx context.Context, s host.Schedule, noWait bool) error 
 	if err != nil {
 		return err
 	}
-	s.Ask = host.Asker(own)
+	s.Ask = host.Asker(own, c.clock)
+	if f.cancel {
+		return c.cancel(ctx, s)
+	}
 	set, err := s.Set(ctx)
 	var against *host.AgainstError
 	if errors.As(err, &against) {
@@ -114,11 +124,64 @@ func (c *cli) schedule(ctx context.Context, s host.Schedule, noWait bool) error 
 	c.progress("release %d: switchover set to %s", set.Number, instantOf(set.At))
 	for _, m := range set.Against {
 		c.progress("forced against: %s", m)
+		c.progress("  so %s", consequence(m.Why.Code))
 	}
-	if noWait {
+	if f.noWait {
 		return c.print(facts, func() {})
 	}
 	return c.seeThrough(ctx, s, set, facts)
+}
+
+// consequence is what may come of a switchover that is forced, in plain words.
+func consequence(code string) string {
+	switch code {
+	case "unreachable":
+		return "if it lives and does not hear of the instant, it goes on answering from the old release until its lease ends"
+	case mesh.ClockUnknown:
+		return "it cannot judge its lease, and is silent until its clock is certified again"
+	case mesh.NearSwitchover:
+		return "it is silent around the instant, for as long as its clock may be wrong"
+	case mesh.ClockDiffers:
+		return "it switches when its own clock says so: earlier or later than the others by that much"
+	case mesh.LeapSecond:
+		return "clocks that are all right may differ by a second at the instant, and so may answers"
+	case "too-early":
+		return "whoever does not hear of the instant in time answers from the old release beyond it, until its lease ends"
+	}
+	return "it is silent from the instant on, until it has the release"
+}
+
+// cancel takes back the switchover that is set.
+func (c *cli) cancel(ctx context.Context, s host.Schedule) error {
+	r, err := s.Cancel(ctx)
+	if err != nil {
+		return err
+	}
+	facts := struct {
+		Number    uint64         `json:"number"`
+		Cancelled bool           `json:"cancelled"`
+		Holding   []mesh.Missing `json:"holding,omitempty"`
+	}{r.Set.Number, !r.Stands, r.Holding}
+	err = c.print(facts, func() { c.sayCancelled(r) })
+	if r.Stands {
+		return errors.Join(err, &quietError{})
+	}
+	return err
+}
+
+func (c *cli) sayCancelled(r host.Cancelled) {
+	for _, m := range r.Holding {
+		c.say("%s", m)
+	}
+	switch {
+	case r.Stands:
+		c.say("so the switchover to release %d at %s stands", r.Set.Number, instantOf(r.Set.At))
+		c.say("it can be undone by a release with a higher number; --force takes it back all the same: who holds it then switches alone")
+	case len(r.Holding) > 0:
+		c.say("taken back by force: they may answer from release %d from %s on, and the others do not", r.Set.Number, instantOf(r.Set.At))
+	default:
+		c.say("the switchover to release %d is taken back: no member holds it", r.Set.Number)
+	}
 }
 
 // seeThrough collects the word of the members, waits for the switchover and says how it went.

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -25,7 +28,7 @@ func (c *cli) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s := host.StatusOf(cmd.Context(), view, host.Asker(own), c.clock())
+			s := host.StatusOf(cmd.Context(), view, host.Asker(own, c.clock), c.clock())
 			return c.print(s, func() { c.sayStatus(s) })
 		}),
 	})
@@ -49,6 +52,21 @@ func (c *cli) sayStatus(s host.Status) {
 		fmt.Fprintf(w, "%s\t%s\n", m.Name, memberLine(m))
 	}
 	w.Flush()
+	for _, d := range s.Drift {
+		c.say("DRIFT    %s differs: %s", d.What, driftWords(d))
+	}
+}
+
+// driftWords says who has what, the value that most have first.
+func driftWords(d host.Drift) string {
+	values := slices.SortedFunc(maps.Keys(d.Values), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(d.Values[b]), len(d.Values[a])), strings.Compare(a, b))
+	})
+	var words []string
+	for _, v := range values {
+		words = append(words, fmt.Sprintf("%s on %s", v[:min(12, len(v))], strings.Join(d.Values[v], ", ")))
+	}
+	return strings.Join(words, "; ")
 }
 
 func releaseLine(r *host.ReleaseStatus) string {

@@ -33,6 +33,7 @@ type Plan struct {
 	Epsilon time.Duration                  // ε: the clock error that members must keep
 	Lead    time.Duration                  // from now to the switchover in mode Confirmed; 0: DefaultLead
 	Asked   instant.Wall                   // the instant that the operator asks for; 0: as soon as it is safe
+	Apart   map[string]time.Duration       // by member: how far its clock and this host's are apart at the least
 
 	Set        instant.Wall // the switchover to Number that is published already; 0: none
 	PromiseSet instant.Wall // E* for it: the latest end of any lease that does not name Set
@@ -66,14 +67,56 @@ func (p Plan) Choose(now instant.Wall) (at instant.Wall, against []Missing) {
 		return p.Set, nil
 	}
 	against = p.missing(p.lacksRelease)
-	if p.Asked == 0 {
-		return earliest, against
+	at = earliest
+	if p.Asked != 0 {
+		at = p.Asked
+		if at < earliest {
+			against = append(against, againstInstant("too-early", "%v was asked for, %v is the earliest that is safe in mode %s", p.Asked, earliest, p.Mode))
+		}
 	}
-	if p.Asked < earliest {
-		against = append(against, againstInstant("too-early", "%v was asked for, %v is the earliest that is safe in mode %s", p.Asked, earliest, p.Mode))
-	}
-	return p.Asked, against
+	return at, append(against, p.leaping(at)...)
 }
+
+// Leap seconds come at the end of a UTC month. While one is smeared or waits to be told apart, two clocks that are both
+// right may differ by a second.
+const leapMargin = time.Hour
+
+// leaping are the members that expect a leap second near an instant.
+func (p Plan) leaping(at instant.Wall) []Missing {
+	t := at.Time().UTC()
+	before := time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC)
+	after := before.AddDate(0, 1, 0)
+	if t.Sub(before) > leapMargin && after.Sub(t) > leapMargin {
+		return nil
+	}
+	var all []Missing
+	for _, m := range p.Members {
+		if p.Said[m].Leap {
+			all = append(all, Missing{m, status.Reason{Code: LeapSecond, Detail: fmt.Sprintf("its clock expects a leap second within %v of %v", leapMargin, at)}})
+		}
+	}
+	return all
+}
+
+// Cancel reports whether the switchover that is set can be taken back at now: as long as another could be set.
+func (p Plan) Cancel(now instant.Wall) bool { return p.Set != 0 && !p.fixed(now) }
+
+// Holding names the members that may still switch at the instant set: those that hold it, or did not answer.
+func (p Plan) Holding() []Missing {
+	held := status.Ref{Number: p.Number, At: p.Set}
+	return p.missing(func(c status.Confirmation) *status.Reason {
+		if c.Holds == nil || *c.Holds != held {
+			return nil
+		}
+		return &status.Reason{Code: "holds", Detail: fmt.Sprintf("it has not heard that the switchover at %v is taken back", p.Set)}
+	})
+}
+
+// Codes of what speaks against a switchover, beside those of a node that is silent.
+const (
+	LeapSecond   = "leap-second"   // a member's clock expects one near the instant
+	ClockDiffers = "clock-differs" // a member's clock and this host's cannot both be right
+)
 
 // fixed reports whether the switchover that is set cannot be moved any more: it has passed for some, or will have before
 // all can have heard of another. Whoever has switched could only be silent until then.
@@ -150,6 +193,9 @@ func (p Plan) lacksRelease(c status.Confirmation) *status.Reason {
 	}
 	if !c.Clock.Known {
 		return &status.Reason{Code: ClockUnknown, Detail: c.Clock.Reason}
+	}
+	if apart := p.Apart[c.Node]; apart > 2*p.Epsilon {
+		return &status.Reason{Code: ClockDiffers, Detail: fmt.Sprintf("its clock and this host's are %v apart, more than 2 × %v: see to the one that is wrong", apart, p.Epsilon)}
 	}
 	if c.Clock.Bound > p.Epsilon {
 		return &status.Reason{Code: NearSwitchover, Detail: fmt.Sprintf("its clock may be wrong by %v, more than %v", c.Clock.Bound, p.Epsilon)}

@@ -179,6 +179,7 @@ func (w *world) decide() string {
 func (w *world) plan(d *datadriven.TestData) string {
 	p := Plan{Mode: Confirmed, Mesh: "m", Epsilon: w.epsilon, Said: map[string]status.Confirmation{}}
 	var now, review instant.Wall
+	cancel := false
 	for _, a := range d.CmdArgs {
 		value := strings.Join(a.Vals, ",")
 		switch a.Key {
@@ -198,6 +199,8 @@ func (w *world) plan(d *datadriven.TestData) string {
 			p.Epsilon = w.duration(value)
 		case "now":
 			now = w.wall(value)
+		case "cancel":
+			cancel = true
 		case "review":
 			review = w.wall(value)
 		}
@@ -207,7 +210,10 @@ func (w *world) plan(d *datadriven.TestData) string {
 	}
 	var b strings.Builder
 	var missing []Missing
-	if review != 0 {
+	if cancel {
+		fmt.Fprintf(&b, "may be taken back: %v\n", p.Cancel(now))
+		missing = p.Holding()
+	} else if review != 0 {
 		var stands bool
 		var at instant.Wall
 		stands, at, missing = p.Review(review, now)
@@ -229,7 +235,7 @@ func (w *world) member(p *Plan, words []string) {
 	if len(words) > 1 && words[1] == "unreachable" {
 		return
 	}
-	c := status.Confirmation{Mesh: "m", Clock: status.ClockState{Reason: "no certified clock sample yet"}}
+	c := status.Confirmation{Node: words[0], Mesh: "m", Clock: status.ClockState{Reason: "no certified clock sample yet"}}
 	for _, word := range words[1:] {
 		switch key, value, _ := strings.Cut(word, "="); key {
 		case "staged":
@@ -243,6 +249,16 @@ func (w *world) member(p *Plan, words []string) {
 			c.Refused = []status.Refused{{Number: w.number(value), Reason: status.Reason{Code: "digest", Detail: "blob"}}}
 		case "mesh":
 			c.Mesh = value
+		case "holds":
+			r := w.ref(value)
+			c.Holds = &r
+		case "leap":
+			c.Leap = true
+		case "apart":
+			if p.Apart == nil {
+				p.Apart = map[string]time.Duration{}
+			}
+			p.Apart[words[0]] = w.duration(value)
 		}
 	}
 	p.Said[words[0]] = c

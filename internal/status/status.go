@@ -141,6 +141,8 @@ type Confirmation struct {
 	Compiling    *Compiling   `json:"compiling,omitempty"`
 	Floor        uint64       `json:"floor"`
 	Clock        ClockState   `json:"clock"`
+	Leap         bool         `json:"leap,omitempty"`  // the clock's source expects a leap second at the end of this month
+	Holds        *Ref         `json:"holds,omitempty"` // the switchover that is durable here, confirmed or not
 	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
 	Refused      []Refused    `json:"refused,omitempty"`
 	LastFault    *Fault       `json:"last_fault,omitempty"`
@@ -154,7 +156,8 @@ type Confirmation struct {
 // ConfirmationOf copies what the distribution host needs from what the node said of itself.
 func ConfirmationOf(n Node) Confirmation {
 	return Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
-		Silent: n.Silent, Switched: n.Switched, Compiling: n.Compiling, Floor: n.Floor, Clock: n.Clock, LeaseExpires: n.LeaseExpires,
+		Silent: n.Silent, Switched: n.Switched, Compiling: n.Compiling, Floor: n.Floor, Clock: n.Clock,
+		Holds: n.Scheduled, LeaseExpires: n.LeaseExpires,
 		Refused: n.Refused, LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
 }
 

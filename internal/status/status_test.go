@@ -86,7 +86,7 @@ func TestConfirmationOf(t *testing.T) {
 	n := full()
 	c := ConfirmationOf(n)
 	want := Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
-		Silent: n.Silent, Switched: n.Switched, Floor: n.Floor, Clock: n.Clock, LeaseExpires: n.LeaseExpires, Refused: n.Refused,
+		Silent: n.Silent, Switched: n.Switched, Floor: n.Floor, Clock: n.Clock, Holds: n.Scheduled, LeaseExpires: n.LeaseExpires, Refused: n.Refused,
 		LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)

@@ -1,8 +1,6 @@
 package meshsync
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"path/filepath"
 	"slices"
 	"time"
@@ -198,7 +196,7 @@ func finish(c *caddy.Controller, conf *config) error {
 	for i, z := range conf.zones {
 		conf.zones[i] = plugin.Name(z).Normalize()
 	}
-	conf.digest = corefileDigest()
+	conf.digest = corefileDigest(conf.node)
 	return nil
 }
 
@@ -211,18 +209,4 @@ func absolute(c *caddy.Controller, path string) string {
 		return abs
 	}
 	return path
-}
-
-// corefileDigest is the SHA-256 of the Corefile being loaded, which nodes of a mesh compare (DRIFT-1).
-func corefileDigest() string {
-	instances := caddy.Instances()
-	if len(instances) == 0 {
-		return ""
-	}
-	file := instances[len(instances)-1].Caddyfile()
-	if file == nil {
-		return ""
-	}
-	sum := sha256.Sum256(file.Body())
-	return hex.EncodeToString(sum[:])
 }

@@ -78,6 +78,7 @@ func judge(t chrony.Tracking, at instant.Instant) (Reading, error) {
 	return Reading{
 		Sample:    instant.Sample{At: at, Bound: bound, DriftPPM: driftPPM, Source: "chrony"},
 		Reference: instant.WallOf(t.RefTime),
+		Leap:      t.LeapStatus != 0,
 		Metrics: map[string]float64{
 			"chrony_tracking_system_time_seconds":         t.CurrentCorrection,
 			"chrony_tracking_root_delay_seconds":          t.RootDelay,

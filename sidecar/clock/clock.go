@@ -31,6 +31,7 @@ const (
 type Reading struct {
 	Sample    instant.Sample
 	Reference instant.Wall       // when the source last compared itself with its own; zero where it does not say
+	Leap      bool               // it expects a leap second at the end of this month
 	Metrics   map[string]float64 // what the source says besides, by metric name
 }
 
@@ -129,6 +130,13 @@ func (k *Keeper) Bound() (time.Duration, error) {
 		return 0, errors.New(why)
 	}
 	return bound, nil
+}
+
+// Leap reports whether the source expected a leap second when it last certified the clock.
+func (k *Keeper) Leap() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.last.Leap
 }
 
 // Metrics is what the source said besides, at its last certified answer.

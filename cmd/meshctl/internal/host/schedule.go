@@ -71,7 +71,7 @@ func (s Schedule) Set(ctx context.Context) (Set, error) {
 			return Set{}, err
 		}
 		answers := s.Ask(ctx, view.Manifest.Members)
-		set, err := s.try(said(answers))
+		set, err := s.try(answers)
 		var against *AgainstError
 		if !errors.As(err, &against) {
 			return set, err
@@ -103,7 +103,7 @@ func (s Schedule) settle() error {
 
 // try chooses and publishes the instant, if nothing speaks against it or it is forced. One that is in force already, set
 // by a command that was killed since or runs beside this one, may be kept: then there is nothing to publish.
-func (s Schedule) try(confirmations map[string]status.Confirmation) (Set, error) {
+func (s Schedule) try(answers map[string]Answer) (Set, error) {
 	h, err := Open(s.Home, s.Clock)
 	if err != nil {
 		return Set{}, err
@@ -113,7 +113,9 @@ func (s Schedule) try(confirmations map[string]status.Confirmation) (Set, error)
 	if next == nil {
 		return Set{}, fmt.Errorf("the staged release was taken back meanwhile")
 	}
-	at, against := s.plan(h, confirmations).Choose(instant.WallOf(s.Clock()))
+	plan := s.plan(h, said(answers))
+	plan.Apart = apartOf(answers)
+	at, against := plan.Choose(instant.WallOf(s.Clock()))
 	inForce := at == instant.WallOf(next.Switchover)
 	if len(against) > 0 && (!s.Force || inForce) {
 		return Set{}, &AgainstError{next.Number, against}
@@ -144,10 +146,16 @@ func (s Schedule) plan(h *Host, confirmations map[string]status.Confirmation) me
 		Set:        instant.WallOf(m.Next.Switchover),
 		PromiseSet: instant.WallOf(h.state.LatestWithout(m.Next.Number, m.Next.Switchover)),
 	}
-	for _, member := range m.Members {
-		p.Members = append(p.Members, member.Name)
-	}
+	p.Members = names(m.Members)
 	return p
+}
+
+func apartOf(answers map[string]Answer) map[string]time.Duration {
+	apart := map[string]time.Duration{}
+	for name, a := range answers {
+		apart[name] = a.Apart
+	}
+	return apart
 }
 
 // roundUp is w in whole microseconds, as a manifest says it, and never earlier.
@@ -167,6 +175,89 @@ func (h *Host) setSwitchover(end, at time.Time, event Event) error {
 	m.Next = &next
 	event.Number, event.Switchover = next.Number, at
 	return h.publishBefore(end, m, event)
+}
+
+// Cancelled is what became of a switchover that was to be taken back.
+type Cancelled struct {
+	Set     Set            // the switchover
+	Stands  bool           // it was put back into force
+	Holding []mesh.Missing // who may still switch at its instant
+}
+
+// Cancel takes back the switchover that is set, while that can be heard of: every member must say in time that it does
+// not hold it any more. If one does not, the switchover is put back into force, so that all make it, unless it is forced.
+func (s Schedule) Cancel(ctx context.Context) (Cancelled, error) {
+	set, err := s.takeBack()
+	if err != nil {
+		return Cancelled{}, err
+	}
+	plan := mesh.Plan{Lead: s.Lead, Number: set.Number, Set: instant.WallOf(set.At)}
+	patience := s.Clock().Add(s.Wait)
+	for {
+		view, err := Read(s.Home)
+		if err != nil {
+			return Cancelled{}, err
+		}
+		plan.Epsilon, plan.Members = view.Manifest.Epsilon(), names(view.Manifest.Members)
+		last := plan.TooLate(plan.Set).Add(-plan.Grace()).Time()
+		if patience.Before(last) {
+			last = patience
+		}
+		plan.Said = said(s.askWithin(ctx, max(last.Sub(s.Clock()), 0)+plan.Grace(), view.Manifest.Members))
+		holding := plan.Holding()
+		if len(holding) == 0 || s.Force && !s.Clock().Before(last) {
+			return Cancelled{Set: set, Holding: holding}, nil
+		}
+		if !s.Clock().Before(last) {
+			return Cancelled{set, true, holding}, s.reinstate(set, plan.TooLate(plan.Set).Time(), holding)
+		}
+		if err := pause(ctx, min(askEvery, last.Sub(s.Clock()))); err != nil {
+			return Cancelled{}, errors.Join(err, s.reinstate(set, plan.TooLate(plan.Set).Time(), holding))
+		}
+	}
+}
+
+func names(members []release.Member) (all []string) {
+	for _, m := range members {
+		all = append(all, m.Name)
+	}
+	return all
+}
+
+// takeBack publishes that no switchover is set.
+func (s Schedule) takeBack() (Set, error) {
+	h, err := Open(s.Home, s.Clock)
+	if err != nil {
+		return Set{}, err
+	}
+	defer h.Close()
+	next := h.view.Manifest.Next
+	if next == nil || next.Switchover.IsZero() {
+		return Set{}, fmt.Errorf("no switchover is set")
+	}
+	set := Set{Number: next.Number, At: next.Switchover}
+	if !s.plan(h, nil).Cancel(instant.WallOf(s.Clock())) {
+		return set, hint("undo it with another release: meshctl release, then meshctl schedule",
+			"the switchover to release %d at %s cannot be taken back any more: members may not hear of it in time", set.Number, set.At.Format(time.RFC3339Nano))
+	}
+	return set, h.setSwitchover(time.Time{}, time.Time{}, Event{Event: "cancelled"})
+}
+
+// reinstate puts a switchover back into force, before end.
+func (s Schedule) reinstate(set Set, end time.Time, holding []mesh.Missing) error {
+	h, err := Open(s.Home, s.Clock)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if next := h.view.Manifest.Next; next == nil || next.Number != set.Number || !next.Switchover.IsZero() {
+		return fmt.Errorf("the schedule was changed by another command meanwhile")
+	}
+	err = h.setSwitchover(end, set.At, Event{Event: "not cancelled", Detail: detail(holding)})
+	if errors.Is(err, errTooLate) {
+		return fmt.Errorf("%w: the switchover stays taken back, and who holds it may make it all the same: %s", err, detail(holding))
+	}
+	return err
 }
 
 // Reviewed is what became of a switchover that was set.

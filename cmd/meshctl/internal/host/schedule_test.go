@@ -53,6 +53,7 @@ func obedient(name string, view release.View) Answer {
 		c.Confirms.Staged = m.Next.Number
 		if !m.Next.Switchover.IsZero() {
 			c.Confirms.Scheduled = &status.Ref{Number: m.Next.Number, At: instant.WallOf(m.Next.Switchover)}
+			c.Holds = c.Confirms.Scheduled
 		}
 	}
 	return Answer{Confirmation: c}
@@ -338,5 +339,106 @@ func TestNothingStagedIsNothingToSchedule(t *testing.T) {
 	var hinted *HintError
 	if _, err := w.s.Set(t.Context()); !errors.As(err, &hinted) || !strings.Contains(err.Error(), "no release is staged") {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// A switchover that can still be heard of is taken back once every member says that it holds it no more.
+func TestASwitchoverIsTakenBack(t *testing.T) {
+	w := newWorld(t)
+	w.s.At = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	_, err := w.s.Set(t.Context())
+	check(t, err)
+	r, err := w.s.Cancel(t.Context())
+	check(t, err)
+	if r.Stands || len(r.Holding) > 0 || w.next().Number != 2 || !w.next().Switchover.IsZero() {
+		t.Fatalf("%+v, next %+v", r, w.next())
+	}
+	if !strings.Contains(w.events(), `"cancelled"`) {
+		t.Errorf("not put on record: %s", w.events())
+	}
+	mustRelease(t, w.home, time.Now, 3, ReleaseOptions{})
+	if _, err := w.s.Cancel(t.Context()); err == nil || !strings.Contains(err.Error(), "no switchover is set") {
+		t.Errorf("taken back twice: %v", err)
+	}
+}
+
+// If one member may still make it, it stands for all, unless that is forced.
+func TestASwitchoverThatAMemberStillHoldsStands(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		w := newWorld(t)
+		w.s.At = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+		set, err := w.s.Set(t.Context())
+		check(t, err)
+		w.says = func(name string, view release.View) Answer {
+			a := obedient(name, view)
+			if name == "tyo" {
+				a.Confirmation.Holds = &status.Ref{Number: set.Number, At: instant.WallOf(set.At)}
+			}
+			return a
+		}
+		w.s.Wait, w.s.Force = 100*time.Millisecond, force
+		r, err := w.s.Cancel(t.Context())
+		check(t, err)
+		if r.Stands == force || len(r.Holding) != 1 || r.Holding[0].Member != "tyo" {
+			t.Fatalf("forced %v: %+v", force, r)
+		}
+		if at := w.next().Switchover; at.Equal(set.At) == force || at.IsZero() != force {
+			t.Errorf("forced %v: published %v, was %v", force, at, set.At)
+		}
+	}
+}
+
+// What members may not hear of in time is not taken back.
+func TestASwitchoverThatIsTooCloseIsNotTakenBack(t *testing.T) {
+	w := newWorld(t)
+	w.s.Lead = 4 * time.Second // less than half of the usual lead is left
+	set, err := w.s.Set(t.Context())
+	check(t, err)
+	if _, err := w.s.Cancel(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be taken back any more") {
+		t.Fatalf("got %v", err)
+	}
+	if !w.next().Switchover.Equal(set.At) {
+		t.Errorf("published %v, was %v", w.next().Switchover, set.At)
+	}
+}
+
+// A clock that differs from this host's is named, and nothing is set by it unless that is forced.
+func TestClocksThatCannotBothBeRight(t *testing.T) {
+	w := newWorld(t)
+	w.says = func(name string, view release.View) Answer {
+		a := obedient(name, view)
+		if name == "fra" {
+			a.Apart = time.Second
+		}
+		return a
+	}
+	w.s.Wait = 0
+	_, err := w.s.Set(t.Context())
+	var against *AgainstError
+	if !errors.As(err, &against) || len(against.Against) != 1 || against.Against[0].Why.Code != mesh.ClockDiffers || against.Against[0].Member != "fra" {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// What ought to be the same on all members and is not, is named with who has what (DRIFT-1).
+func TestDriftIsNamed(t *testing.T) {
+	w := newWorld(t)
+	view, err := Read(w.home)
+	check(t, err)
+	digest := map[string]string{"fra": "aa", "tyo": "aa"}
+	ask := func(_ context.Context, members []release.Member) map[string]Answer {
+		answers := map[string]Answer{}
+		for _, m := range members {
+			answers[m.Name] = Answer{Confirmation: status.Confirmation{Node: m.Name, Software: "v1", ConfigDigest: digest[m.Name]}}
+		}
+		return answers
+	}
+	if d := StatusOf(t.Context(), view, ask, time.Now()).Drift; len(d) != 0 {
+		t.Errorf("drift of equal members: %+v", d)
+	}
+	digest["tyo"] = "bb"
+	d := StatusOf(t.Context(), view, ask, time.Now()).Drift
+	if len(d) != 1 || d[0].What != "configuration" || len(d[0].Values["aa"]) != 1 || d[0].Values["bb"][0] != "tyo" {
+		t.Errorf("got %+v", d)
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -328,7 +329,7 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	defer h.Close()
 	answers := map[string]func(w http.ResponseWriter){
 		"good": func(w http.ResponseWriter) {
-			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good", Serving: 7})
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good", At: instant.WallOf(time.Now().Add(-time.Minute)), Serving: 7})
 		},
 		"impostor": func(w http.ResponseWriter) { // with the certificate of another member of that address
 			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "impostor"})
@@ -368,7 +369,7 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	check(t, err)
 	own, err := Identity(home, slog.New(slog.DiscardHandler))
 	check(t, err)
-	got := Asker(own)(t.Context(), h.View().Manifest.Members)
+	got := Asker(own, time.Now)(t.Context(), h.View().Manifest.Members)
 	if len(got) != 9 {
 		t.Fatalf("%d answers", len(got))
 	}
@@ -376,6 +377,9 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 		if (a.Err == nil) != (name == "good") {
 			t.Errorf("%s: %+v", name, a)
 		}
+	}
+	if a := got["good"].Apart; a < 59*time.Second || a > 70*time.Second {
+		t.Errorf("a clock that is a minute behind is %v apart", a)
 	}
 	if got["good"].Confirmation.Serving != 7 {
 		t.Errorf("good said %+v", got["good"])

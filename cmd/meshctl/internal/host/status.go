@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -20,6 +21,34 @@ type Status struct {
 	LeaseSeconds int64          `json:"lease_seconds_left"` // negative once it has ended
 	RoleExpires  RoleExpires    `json:"role_expires"`
 	Members      []MemberStatus `json:"members"`
+	Drift        []Drift        `json:"drift,omitempty"`
+}
+
+// Drift is something that ought to be the same on all members and is not (DRIFT-1).
+type Drift struct {
+	What   string              `json:"what"`    // "software" or "configuration"
+	Values map[string][]string `json:"members"` // the members that have each value
+}
+
+// driftOf compares what the members said of themselves.
+func driftOf(members []MemberStatus) (all []Drift) {
+	for what, value := range map[string]func(*status.Confirmation) string{
+		"software":      func(c *status.Confirmation) string { return c.Software },
+		"configuration": func(c *status.Confirmation) string { return c.ConfigDigest },
+	} {
+		d := Drift{what, map[string][]string{}}
+		for _, m := range members {
+			if m.Confirmation != nil {
+				v := value(m.Confirmation)
+				d.Values[v] = append(d.Values[v], m.Name)
+			}
+		}
+		if len(d.Values) > 1 {
+			all = append(all, d)
+		}
+	}
+	slices.SortFunc(all, func(a, b Drift) int { return strings.Compare(a.What, b.What) })
+	return all
 }
 
 // ReleaseStatus is one release.
@@ -64,6 +93,7 @@ func StatusOf(ctx context.Context, view release.View, ask Ask, now time.Time) St
 		}
 		s.Members = append(s.Members, ms)
 	}
+	s.Drift = driftOf(s.Members)
 	return s
 }
 
