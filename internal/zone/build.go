@@ -438,16 +438,52 @@ func (b *Builder) checkTTL(x, y *record) {
 	}
 }
 
-// where returns the first record of an owner's RRset, nil if there is none. Records are in canonical order.
+// from is the index of the first record whose owner is a key's or comes after it. Records are in canonical order.
+func (b *Builder) from(key []byte) int {
+	return sort.Search(len(b.records), func(i int) bool { return bytes.Compare(b.key(&b.records[i]), key) >= 0 })
+}
+
+// where returns the first record of an owner's RRset, be it a RRSIG, nil if there is none.
 func (b *Builder) where(key []byte, typ uint16) *record {
-	i := sort.Search(len(b.records), func(i int) bool {
-		c := bytes.Compare(b.key(&b.records[i]), key)
-		return c > 0 || c == 0 && b.records[i].set >= typ
-	})
-	if i < len(b.records) && b.records[i].set == typ && bytes.Equal(b.key(&b.records[i]), key) {
-		return &b.records[i]
+	for i := b.from(key); i < len(b.records) && bytes.Equal(b.key(&b.records[i]), key); i++ {
+		if b.records[i].set == typ {
+			return &b.records[i]
+		}
 	}
 	return nil
+}
+
+// below returns the records at and below an owner.
+func (b *Builder) below(key []byte) []record {
+	at := b.from(key)
+	n := 0
+	for at+n < len(b.records) && bytes.HasPrefix(b.key(&b.records[at+n]), key) {
+		n++
+	}
+	return b.records[at : at+n]
+}
+
+// ofType returns an owner's records of a type.
+func (b *Builder) ofType(key []byte, typ uint16) []record {
+	all := b.records[b.from(key):]
+	is := func(r record) bool { return r.typ == typ }
+	if len(all) == 0 {
+		return nil
+	}
+	all = all[:b.ownerLen(all)]
+	at := max(0, slices.IndexFunc(all, is))
+	n := 0
+	for at+n < len(all) && is(all[at+n]) && bytes.Equal(b.key(&all[at+n]), key) {
+		n++
+	}
+	return all[at : at+n]
+}
+
+// reportAll adds a finding about each of several records.
+func (b *Builder) reportAll(records []record, severity Severity, rule, detail string) {
+	for i := range records {
+		b.report(&records[i], severity, rule, detail)
+	}
 }
 
 // An arena keeps pieces of at most 65535 octets in ever larger blocks, so that a million small pieces are no million

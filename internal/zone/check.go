@@ -53,7 +53,7 @@ func (b *Builder) checkNode(z *Zone, n *node) {
 	b.checkCNAME(z, n)
 	if n.ref > 0 {
 		if parent := z.parent(n); parent.is(hasDNAME) && parent.authoritative() {
-			b.reportNode(z, *n, Error, "below-dname", "there must be nothing below a DNAME (RFC 6672 2.4)")
+			b.reportAll(b.below(z.keyOf(n)), Error, "below-dname", "there must be nothing below a DNAME (RFC 6672 2.4)")
 		}
 		if n.is(hasDNAME) && z.has(n, dns.TypeNS) {
 			b.report(b.where(z.keyOf(n), dns.TypeDNAME), Error, "dname-and-ns", "a DNAME beside NS records (RFC 6672 2.3)")
@@ -80,7 +80,7 @@ func (b *Builder) reportNode(z *Zone, n node, severity Severity, rule, detail st
 // checkSet checks what holds of an RRset wherever it is.
 func (b *Builder) checkSet(z *Zone, n *node, s *rrset) {
 	wrong := func(severity Severity, rule, detail string) {
-		b.report(b.where(z.keyOf(n), s.typ), severity, rule, detail)
+		b.reportAll(b.ofType(z.keyOf(n), s.typ), severity, rule, detail)
 	}
 	atWildcard := len(n.label) == 1 && n.label[0] == '*'
 	switch s.typ {
@@ -132,7 +132,7 @@ func (b *Builder) checkCNAME(z *Zone, n *node) {
 		case dns.TypeCNAME, dns.TypeNSEC, dns.TypeRRSIG, dns.TypeKEY, dns.TypeSIG, dns.TypeNXT:
 		default:
 			if s := z.at(n, i); s.split > 0 {
-				b.report(b.where(z.keyOf(n), typ), Error, "cname-and-other-data",
+				b.reportAll(b.ofType(z.keyOf(n), typ), Error, "cname-and-other-data",
 					fmt.Sprintf("%s beside a CNAME (RFC 1034 3.6.2)", dns.Type(typ)))
 			}
 		}
@@ -142,25 +142,26 @@ func (b *Builder) checkCNAME(z *Zone, n *node) {
 // checkServers looks at the names that NS records point at, as far as they are in the zone.
 func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
 	var at search
-	i := 0
+	i := -1
 	for rdata := range ns.records().All() {
-		_, fine := ns.target(i) // it has addresses, and if it were an alias beside them, that would be refused as such
-		if i++; fine {
+		i++
+		if _, fine := ns.target(i); fine { // it has addresses; were it an alias beside them, that would be refused as such
 			continue
 		}
 		if !at.set(nameIn(rdata, 0)) || !z.holds(&at) {
 			continue
 		}
+		here := func() *record { return &b.ofType(z.keyOf(n), dns.TypeNS)[i] }
 		switch has, alias := z.addresses(&at); {
 		case alias:
-			b.report(b.where(z.keyOf(n), dns.TypeNS), Error, "ns-at-cname",
+			b.report(here(), Error, "ns-at-cname",
 				fmt.Sprintf("the server %s is an alias (RFC 2181 10.3)", nameString(at.name)))
 		case has:
 		case n.ref > 0 && at.labels >= int(n.labels) && bytes.Equal(appendLower(nil, at.suffix(int(n.labels))), z.appendOwner(nil, *n)):
-			b.report(b.where(z.keyOf(n), dns.TypeNS), Warning, "missing-glue",
+			b.report(here(), Warning, "missing-glue",
 				fmt.Sprintf("no address of %s, without which the delegation cannot be followed", nameString(at.name)))
 		default:
-			b.report(b.where(z.keyOf(n), dns.TypeNS), Warning, "ns-without-address",
+			b.report(here(), Warning, "ns-without-address",
 				fmt.Sprintf("the server %s has no address here", nameString(at.name)))
 		}
 	}
@@ -169,12 +170,13 @@ func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
 // checkExchanges warns of mail exchangers that are aliases (RFC 2181 10.3); the mail gets there all the same.
 func (b *Builder) checkExchanges(z *Zone, n *node, mx *rrset) {
 	var at search
+	i := -1
 	for rdata := range mx.records().All() {
-		if !at.set(nameIn(rdata, 2)) || !z.holds(&at) {
+		if i++; !at.set(nameIn(rdata, 2)) || !z.holds(&at) {
 			continue
 		}
 		if _, alias := z.addresses(&at); alias {
-			b.report(b.where(z.keyOf(n), dns.TypeMX), Warning, "mx-at-cname",
+			b.report(&b.ofType(z.keyOf(n), dns.TypeMX)[i], Warning, "mx-at-cname",
 				fmt.Sprintf("the exchange %s is an alias (RFC 2181 10.3)", nameString(at.name)))
 		}
 	}
