@@ -1,0 +1,96 @@
+package zonecheck
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Mode says what is demanded of something that a zone may have.
+type Mode uint8
+
+const (
+	Verify  Mode = iota // if it is there it must be right, and it must not vanish
+	Require             // it must be there and right
+	Ignore
+)
+
+// Level says how a rule that an operator may set aside is reported.
+type Level uint8
+
+const (
+	Fault Level = iota // an error
+	Warn
+	Off
+)
+
+// Hold says what is held back when a zone has an error.
+type Hold uint8
+
+const (
+	HoldRelease Hold = iota // nothing is published
+	HoldZone                // the release goes out with the zone's last good data
+)
+
+// Policy is what is demanded of one zone.
+type Policy struct {
+	ZONEMD  Mode
+	DNSSEC  Mode
+	Anchors []dns.RR      // DS and DNSKEY records that the zone's keys must descend from; none: not checked
+	Margin  time.Duration // how long signatures must outlast a lease
+
+	Removed, Added, Changed Limit
+	Few                     int // names; a change of no more than so many is within every percentage
+
+	MinTTL, MaxTTL time.Duration // of every RRset
+
+	Meshes  []Mesh // meshes that servers may be in; none: ROUTE-4 and ROUTE-5 are not checked
+	Outside Level  // ROUTE-4: at least one server is in no mesh
+	OneMesh Level  // ROUTE-5: not all servers are in the same mesh
+
+	Command []string      // a program that checks the zone too; none if empty
+	Timeout time.Duration // of Command
+	Hold    Hold
+}
+
+// Limit bounds how many names may change from one release to the next. A zero field is no bound.
+type Limit struct {
+	Names   int
+	Percent int // of the names before
+}
+
+// Mesh is a set of nodes that share addresses, this project's or another's, as its servers are known to a zone.
+type Mesh struct {
+	Name      string
+	Names     []string     // names of servers, lower-case and fully qualified
+	Addresses []netip.Addr // shared-unicast addresses
+}
+
+// DefaultPolicy holds where nothing else is said.
+func DefaultPolicy() Policy {
+	return Policy{
+		Margin:  time.Hour,
+		Removed: Limit{Percent: 10}, Added: Limit{Percent: 30}, Changed: Limit{Percent: 30},
+		Few:     20,
+		MaxTTL:  90 * 24 * time.Hour,
+		Timeout: time.Minute,
+	}
+}
+
+// Config is the checks section of meshctl's configuration: a policy, and exceptions from it by zone.
+type Config struct {
+	Policy Policy
+	Zones  map[string]Policy // by origin, lower-case and fully qualified; whole policies
+}
+
+// DefaultConfig holds where there is no configuration.
+func DefaultConfig() *Config { return &Config{Policy: DefaultPolicy()} }
+
+// For is the policy of a zone.
+func (c *Config) For(origin string) Policy {
+	if p, ok := c.Zones[origin]; ok {
+		return p
+	}
+	return c.Policy
+}

@@ -1,0 +1,363 @@
+package zonecheck
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// edit changes the lines of a canonical zone text: nil removes one.
+func edit(text string, how func(f []string) []string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if changed := how(slices.Clone(f)); changed != nil {
+			b.WriteString(strings.Join(changed, " ") + "\n")
+		}
+	}
+	return b.String()
+}
+
+// chained is a zone re-signed after its text was edited, so that only what was edited is wrong.
+func chained(t *testing.T, flavour string, how func(f []string) []string) string {
+	t.Helper()
+	k := newKey(t, dns.ED25519, 256, 257)
+	return resigned(t, edit(signedZone(t, flavour), how), []testKey{k}, []testKey{k})
+}
+
+// TestDenialRules: what is wrong with a chain is found although all signatures are right and internal/zone takes it.
+func TestDenialRules(t *testing.T) {
+	for _, c := range []struct {
+		name, flavour string
+		how           func(f []string) []string
+		want          []string
+	}{
+		{"nothing", nsec, func(f []string) []string { return f }, nil},
+		{"nothing", nsec3, func(f []string) []string { return f }, nil},
+		{"nothing", nsec3OptOut, func(f []string) []string { return f }, nil},
+		{"a type too few", nsec, func(f []string) []string {
+			if f[0] == "mail.example." && f[3] == "NSEC" {
+				return slices.DeleteFunc(f, func(w string) bool { return w == "AAAA" })
+			}
+			return f
+		}, []string{"nsec-types"}},
+		{"a type too many", nsec3, func(f []string) []string {
+			if f[3] == "NSEC3" && slices.Contains(f, "AAAA") {
+				return append(f, "TYPE65500")
+			}
+			return f
+		}, []string{"nsec3-types"}},
+		{"glue in the bitmap", nsec, func(f []string) []string {
+			if f[0] == "insecure.example." && f[3] == "NSEC" {
+				return slices.Insert(f, 5, "A")
+			}
+			return f
+		}, []string{"nsec-types"}},
+		{"opt-out flag lost", nsec3OptOut, func(f []string) []string {
+			if f[3] == "NSEC3" {
+				f[5] = "0"
+			}
+			return f
+		}, []string{"nsec3-missing"}},
+		{"unknown flag", nsec3, func(f []string) []string {
+			if f[3] == "NSEC3" && slices.Contains(f, "SOA") {
+				f[5] = "2"
+			}
+			return f
+		}, []string{"nsec3-flags"}},
+		{"a name without a record", nsec3, func(f []string) []string {
+			if f[0] == "txt.example." {
+				f[0] = "txt2.example."
+			}
+			return f
+		}, []string{"nsec3-excess", "nsec3-missing"}},
+		{"neither kind", nsec, func(f []string) []string {
+			if f[3] == "NSEC" || f[3] == "RRSIG" && f[4] == "NSEC" {
+				return nil
+			}
+			return f
+		}, []string{"denial-missing"}},
+	} {
+		if got := errorRules(t, chained(t, c.flavour, c.how), strict()); !slices.Equal(got, c.want) {
+			t.Errorf("%s, %s: %q, want %q", c.flavour, c.name, got, c.want)
+		}
+	}
+}
+
+// TestSignatureRules changes a zone that is signed by one key.
+func TestSignatureRules(t *testing.T) {
+	k, other := newKey(t, dns.ED25519, 256, 257), newKey(t, dns.ECDSAP256SHA256, 256, 256)
+	revoked := newKey(t, dns.ED25519, 256, 257|dns.REVOKE)
+	notZone := newKey(t, dns.ED25519, 256, 0)
+	base := signedZone(t, nsec)
+	good := resigned(t, base, []testKey{k}, []testKey{k})
+	sigOf := func(name, typ string, change func(f []string)) string {
+		return edit(good, func(f []string) []string {
+			if f[0] == name && f[3] == "RRSIG" && f[4] == typ {
+				change(f)
+			}
+			return f
+		})
+	}
+	hour := time.Hour
+	now := time.Now()
+	for _, c := range []struct {
+		name, text string
+		want       []string
+	}{
+		{"fine", good, nil},
+		{"none", edit(good, func(f []string) []string {
+			if f[0] == "mail.example." && f[3] == "RRSIG" && f[4] == "A" {
+				return nil
+			}
+			return f
+		}), []string{"rrsig-missing"}},
+		{"a second algorithm's are missing", resigned(t, base, []testKey{k, other}, []testKey{k}), []string{"rrsig-missing"}},
+		{"a second algorithm's are there", resigned(t, base, []testKey{k, other}, []testKey{k, other}), nil},
+		{"a third key's that is not published", resigned(t, base, []testKey{k}, []testKey{k, other}), nil},
+		{"only by a key that is not published", resigned(t, base, []testKey{k}, []testKey{other}), []string{"rrsig-missing"}},
+		{"by a revoked key", resigned(t, base, []testKey{k, revoked}, []testKey{k, revoked}), []string{"rrsig-bogus"}},
+		{"by a key that is no zone key", resigned(t, base, []testKey{notZone}, []testKey{notZone}), []string{"dnskey-missing"}},
+		{"glue is signed", good + strings.Replace(lineOf(good, "mail.example.", "RRSIG", "A"), "mail.example.", "ns.secure.example.", 1), []string{"rrsig-excess"}},
+		{"a delegation's NS is signed", good + strings.Replace(lineOf(good, "mail.example.", "RRSIG", "A"), "mail.example.\t3600\tIN\tRRSIG\tA", "secure.example.\t3600\tIN\tRRSIG\tNS", 1), []string{"rrsig-excess"}},
+		{"original TTL", edit(good, func(f []string) []string {
+			if f[0] == "mail.example." && f[3] == "A" {
+				f[1] = "7200"
+			}
+			return f
+		}), []string{"rrsig-original-ttl"}},
+		{"labels", sigOf("mail.example.", "A", func(f []string) { f[6] = "1" }), []string{"rrsig-bogus", "rrsig-labels"}},
+		{"another signer", sigOf("mail.example.", "A", func(f []string) { f[11] = "test." }), []string{"rrsig-signer"}},
+		{"not yet valid", resignedAt(t, base, []testKey{k}, []testKey{k}, now.Add(hour), now.Add(99*hour)), []string{"rrsig-inception"}},
+		{"over", resignedAt(t, base, []testKey{k}, []testKey{k}, now.Add(-99*hour), now.Add(-hour)), []string{"rrsig-expired"}},
+		{"over before the lease", resignedAt(t, base, []testKey{k}, []testKey{k}, now.Add(-hour), now.Add(23*hour)), []string{"rrsig-ends"}},
+		{"over in the margin after it", resignedAt(t, base, []testKey{k}, []testKey{k}, now.Add(-hour), now.Add(24*hour+30*time.Minute)), []string{"rrsig-ends"}},
+		{"over after it", resignedAt(t, base, []testKey{k}, []testKey{k}, now.Add(-hour), now.Add(26*hour)), nil},
+		{"no keys", edit(good, func(f []string) []string {
+			if f[3] == "DNSKEY" {
+				return nil
+			}
+			return f
+		}), []string{"dnssec-missing"}},
+		{"a short RSA key", edit(good, func(f []string) []string {
+			if f[3] == "DNSKEY" {
+				return strings.Fields("example. 3600 IN DNSKEY 257 3 8 AwEAAQ==")
+			}
+			return f
+		}), []string{"dnskey-malformed", "dnskey-missing"}},
+	} {
+		if got := errorRules(t, c.text, strict()); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func lineOf(text, owner, typ, covered string) string {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); f[0] == owner && f[3] == typ && f[4] == covered {
+			return line
+		}
+	}
+	return ""
+}
+
+func TestTrustAnchors(t *testing.T) {
+	k, spare := newKey(t, dns.ED25519, 256, 257), newKey(t, dns.ED25519, 256, 257)
+	other := newKey(t, dns.ECDSAP256SHA256, 256, 257)
+	text := resigned(t, signedZone(t, nsec), []testKey{k, spare}, []testKey{k})
+	wrong := k.ToDS(dns.SHA256)
+	wrong.Digest = strings.Repeat("00", 32)
+	for _, c := range []struct {
+		name    string
+		anchors []dns.RR
+		fine    bool
+	}{
+		{"SHA-1", []dns.RR{k.ToDS(dns.SHA1)}, true},
+		{"SHA-256", []dns.RR{k.ToDS(dns.SHA256)}, true},
+		{"SHA-384", []dns.RR{k.ToDS(dns.SHA384)}, true},
+		{"the key itself", []dns.RR{k.DNSKEY}, true},
+		{"a key that does not sign", []dns.RR{spare.ToDS(dns.SHA256)}, false},
+		{"one that does and one that does not", []dns.RR{spare.ToDS(dns.SHA256), k.ToDS(dns.SHA256)}, true},
+		{"a key that is not there", []dns.RR{newKey(t, dns.ED25519, 256, 257).ToDS(dns.SHA256)}, false},
+		{"another digest", []dns.RR{wrong}, false},
+		{"an algorithm that is not there beside a right one", []dns.RR{k.ToDS(dns.SHA256), other.ToDS(dns.SHA256)}, false},
+	} {
+		p := strict()
+		p.Anchors = c.anchors
+		want := []string{"dnskey-anchor"}
+		if c.fine {
+			want = nil
+		}
+		if got := errorRules(t, text, p); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", c.name, got, want)
+		}
+	}
+	p := DefaultPolicy()
+	p.Anchors = []dns.RR{k.ToDS(dns.SHA256)}
+	if got := errorRules(t, testdata(t, "plain.zone"), p); !slices.Equal(got, []string{"dnssec-missing"}) {
+		t.Errorf("an unsigned zone with an anchor: %q", got)
+	}
+}
+
+// TestUnsigned: what a policy has against a zone without signatures.
+func TestUnsigned(t *testing.T) {
+	plain, signed := testdata(t, "plain.zone"), signedZone(t, nsec)
+	noKeys := edit(signed, func(f []string) []string {
+		if f[3] == "DNSKEY" || f[3] == "RRSIG" && f[4] == "DNSKEY" {
+			return nil
+		}
+		return f
+	})
+	for _, c := range []struct {
+		name, old, text string
+		mode            Mode
+		want            []string
+	}{
+		{"unsigned", plain, plain, Verify, nil},
+		{"unsigned, required", plain, plain, Require, []string{"dnssec-missing"}},
+		{"not signed any more", signed, plain, Verify, []string{"dnssec-gone", "serial"}},
+		{"not signed any more, ignored", signed, plain, Ignore, []string{"serial"}},
+		{"signatures without keys", noKeys, noKeys, Verify, []string{"dnskey-missing"}},
+	} {
+		p := DefaultPolicy()
+		p.DNSSEC = c.mode
+		if got := rulesOf(against(t, c.old, c.text, p), zone.Error); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+const tiny = "$ORIGIN example.\n$TTL 3600\n@ SOA ns1 host %d 7200 3600 1209600 300\n@ NS ns1\n@ NS ns.test.\nns1 A 192.0.2.53\n"
+
+// TestSerial: RFC 1982 3.2, and that content that did not change needs no new serial.
+func TestSerial(t *testing.T) {
+	for _, c := range []struct {
+		before, after uint32
+		changed, fine bool
+	}{
+		{1, 2, true, true}, {2, 2, false, true}, {2, 2, true, false}, {2, 1, true, false}, {4294967295, 0, true, true},
+		{1, 1 << 31, true, true}, {1, 1<<31 + 1, true, false}, {0, 1 << 31, true, false},
+	} {
+		text := fmt.Sprintf(tiny, c.after)
+		if c.changed {
+			text += "www A 192.0.2.80\n"
+		}
+		var want []string
+		if !c.fine {
+			want = []string{"serial"}
+		}
+		if got := rulesOf(against(t, fmt.Sprintf(tiny, c.before), text, DefaultPolicy()), zone.Error); !slices.Equal(got, want) {
+			t.Errorf("%d to %d: %q", c.before, c.after, got)
+		}
+	}
+}
+
+// TestSigningAgainIsNoChange: a zone that was signed anew, with other keys and another chain, has no changed names but
+// needs a new serial.
+func TestSigningAgainIsNoChange(t *testing.T) {
+	p := DefaultPolicy()
+	p.Few, p.Changed = 0, Limit{Names: 1} // the origin, for its keys and digest
+	got := rulesOf(against(t, signedZone(t, nsec3), signedZone(t, nsec3OptOut), p), zone.Error)
+	if !slices.Equal(got, []string{"serial"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestROUTE4AndROUTE5: at least one server outside any mesh, and not all in one.
+func TestROUTE4AndROUTE5(t *testing.T) {
+	const head = "$ORIGIN example.\n$TTL 3600\n@ SOA a host 1 7200 3600 1209600 300\n"
+	meshes := []Mesh{
+		{Name: "jp", Names: []string{"a.dns.test."}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8::53")}},
+		{Name: "other", Names: []string{"b.dns.test."}},
+	}
+	for _, c := range []struct {
+		name, text string
+		outside    Level
+		want       []string
+	}{
+		{"one outside", "@ NS a.dns.test.\n@ NS c.dns.test.\n", Fault, nil},
+		{"in two meshes", "@ NS A.DNS.test.\n@ NS b.dns.test.\n", Fault, []string{"servers-outside"}},
+		{"in two meshes, allowed", "@ NS a.dns.test.\n@ NS b.dns.test.\n", Off, nil},
+		{"in one mesh", "@ NS a.dns.test.\n@ NS a\na A 192.0.2.53\n", Fault, []string{"servers-one-mesh", "servers-outside"}},
+		{"in one mesh, by IPv6", "@ NS a.dns.test.\n@ NS a\na A 192.0.2.1\na AAAA 2001:db8::53\n", Warn, []string{"servers-one-mesh"}},
+		{"by an address outside", "@ NS a.dns.test.\n@ NS a\na A 192.0.2.54\n", Fault, nil},
+		{"by glue", "@ NS a.dns.test.\n@ NS ns.sub\nsub NS ns.sub\nns.sub A 192.0.2.53\n", Fault, []string{"servers-one-mesh", "servers-outside"}},
+	} {
+		p := DefaultPolicy()
+		p.Meshes, p.Outside = meshes, c.outside
+		if got := errorRules(t, head+c.text, p); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// TestNumbersThatMakeNoSense: SOA timers, TTLs and the number of servers.
+func TestNumbersThatMakeNoSense(t *testing.T) {
+	soa := func(timers string) string {
+		return "$ORIGIN example.\n$TTL 3600\n@ SOA ns.test. host 1 " + timers + "\n@ NS ns.test.\n@ NS ns2.test.\n"
+	}
+	p := DefaultPolicy()
+	p.MinTTL = 30 * time.Second
+	for _, c := range []struct {
+		name, text    string
+		errors, warns []string
+	}{
+		{"fine", soa("7200 3600 1209600 300"), nil, nil},
+		{"expire before refresh", soa("7200 3600 7200 300"), []string{"soa-expire"}, nil},
+		{"expire is short", soa("7200 3600 86400 300"), nil, []string{"soa-expire"}},
+		{"retry above refresh", soa("7200 7201 1209600 300"), nil, []string{"soa-retry"}},
+		{"refresh is short", soa("10 10 1209600 300"), nil, []string{"soa-refresh"}},
+		{"minimum is long", soa("7200 3600 1209600 90000"), nil, []string{"soa-minimum"}},
+		{"TTL too low", soa("7200 3600 1209600 300") + "www 29 A 192.0.2.1\n", []string{"ttl-low"}, nil},
+		{"TTL too high", soa("7200 3600 1209600 300") + "www 7776001 A 192.0.2.1\n", []string{"ttl-high"}, nil},
+		{"TTL high", soa("7200 3600 1209600 300") + "www 604801 A 192.0.2.1\n", nil, []string{"ttl-high"}},
+		{"one server", strings.Replace(soa("7200 3600 1209600 300"), "@ NS ns2.test.\n", "", 1), nil, []string{"ns-count"}},
+	} {
+		found := Check(nil, parse(t, c.text), p, time.Now(), lease)
+		if got := rulesOf(found, zone.Error); !slices.Equal(got, c.errors) {
+			t.Errorf("%s: errors %q, want %q", c.name, got, c.errors)
+		}
+		if got := rulesOf(found, zone.Warning); !slices.Equal(got, c.warns) {
+			t.Errorf("%s: warnings %q, want %q", c.name, got, c.warns)
+		}
+	}
+}
+
+// TestFindingsAreBoundedAndInOrder: a zone in which everything is wrong has few findings, the same every time.
+func TestFindingsAreBoundedAndInOrder(t *testing.T) {
+	k, other := newKey(t, dns.ED25519, 256, 257), newKey(t, dns.ED25519, 256, 257)
+	signed := lines(t, parse(t, signLDNS(t, registry(1, 600), nsec, "ECDSAP256SHA256")))
+	text := resigned(t, withoutTypes(signed, "ZONEMD"), []testKey{k, other}, []testKey{other})
+	text = edit(text, func(f []string) []string {
+		if f[3] == "RRSIG" {
+			f[12] = strings.Repeat("A", 86) + "=="
+		}
+		return f
+	})
+	z := parse(t, text)
+	first := Check(nil, z, strict(), time.Now(), lease)
+	bogus := 0
+	for _, f := range first {
+		if f.Rule == "rrsig-bogus" {
+			bogus++
+			if bogus == maxPerRule+1 && (f.Owner != "" || !strings.HasPrefix(f.Detail, "and ")) {
+				t.Errorf("the last finding is %v", f)
+			}
+		}
+	}
+	if bogus != maxPerRule+1 || len(first) > 3*(maxPerRule+1) {
+		t.Errorf("%d findings, %d of them bogus signatures: %v", len(first), bogus, first)
+	}
+	for range 5 {
+		if again := Check(nil, z, strict(), time.Now(), lease); !slices.Equal(again, first) {
+			t.Fatalf("other findings:\n%v\n%v", first, again)
+		}
+	}
+}
