@@ -9,6 +9,7 @@
 //	meshctl lease                     renew the permission to answer
 //	meshctl serve --listen HOST:PORT  serve the repository, and renew the lease
 //	meshctl status                    the mesh as the distribution host sees it
+//	meshctl which-node ADDRESS...     which node answers here
 //	meshctl try ZONEFILE...           answer from zone files at once, on this machine
 //
 // Exit status: 0 done, 1 refused or failed, 2 wrong usage. What it does is in internal/host; this package has the words.
@@ -100,7 +101,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 	}
 	root.PersistentFlags().StringVar(&c.home, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
 	root.AddCommand(c.initCommand(), c.memberCommand(), c.checkCommand(), c.releaseCommand(), c.scheduleCommand(),
-		c.leaseCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand())
+		c.leaseCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand())
 	return root
 }
 

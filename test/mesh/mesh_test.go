@@ -118,6 +118,10 @@ func (m *mesh) testNames(t *testing.T) {
 	if r, err := conn.ReadMsg(); err != nil || len(r.Answer) != 1 || !strings.Contains(r.Answer[0].String(), `"tyo"`) {
 		t.Errorf("id.server: %v %v", err, r)
 	}
+	out := m.mustRun("tyo", filepath.Join(m.bin, "meshctl"), "which-node", "--zone", "example.org", shared4, shared6)
+	if strings.Count(out, "  tyo, serial ") != 4 {
+		t.Errorf("which-node:\n%s", out)
+	}
 }
 
 func (m *mesh) testGarbage(t *testing.T) {
