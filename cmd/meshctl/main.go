@@ -4,6 +4,7 @@
 //	meshctl init                      keys, certificates and a repository
 //	meshctl member add NAME --admin HOST:PORT
 //	meshctl check ZONEFILE...         what is wrong with zone files
+//	meshctl receive                   take zones in from primaries and directories
 //	meshctl release ZONEFILE...       check, sign and publish them as the next release
 //	meshctl schedule                  set the switchover once all members have the release
 //	meshctl lease                     renew the permission to answer
@@ -101,7 +102,11 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 	}
 	root.PersistentFlags().StringVar(&c.home, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
 	root.AddCommand(c.initCommand(), c.memberCommand(), c.checkCommand(), c.releaseCommand(), c.scheduleCommand(),
+<<<<<<< /tmp/tmp.XkeDjZaWPp/mine/cmd/meshctl/main.go
+		c.leaseCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand())
+=======
 		c.leaseCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand())
+>>>>>>> cmd/meshctl/main.go
 	return root
 }
 

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+)
+
+// receivedJSON is what a round of receipt gave, as --json prints it.
+type receivedJSON struct {
+	Received []updateJSON     `json:"received"`
+	Zones    []receive.Status `json:"zones"`
+	Faults   []faultJSON      `json:"faults"`
+}
+
+type updateJSON struct {
+	Zone     string  `json:"zone"`
+	Serial   uint32  `json:"serial"`
+	How      string  `json:"how"`
+	From     string  `json:"from"`
+	File     string  `json:"file"`
+	SHA256   string  `json:"sha256"`
+	Records  int     `json:"records"`
+	Octets   int64   `json:"octets"`
+	Seconds  float64 `json:"seconds"`
+	BeganNew bool    `json:"began_anew,omitempty"`
+}
+
+type faultJSON struct {
+	receive.Fault
+	Error string `json:"error"`
+}
+
+func (c *cli) receiveCommand() *cobra.Command {
+	var file string
+	var o receive.RoundOptions
+	var limit time.Duration
+	cmd := c.withJSON(&cobra.Command{
+		Use:   "receive",
+		Short: "Take zones in from primaries, catalogs and directories, as the configuration says",
+		Long: `Take zones in from primaries (AXFR and IXFR over TCP or TLS), the members of catalog zones, and directories of zone files,
+as the section "sources" of the configuration says; sources.example.yaml shows all of it. What came is in HOME/zones as
+canonical zone files: meshctl release HOME/zones/*.zone makes a release of them.
+
+Status 1 if something could not be received; what was, counts all the same, and what was there before stays.`,
+		Args: cobra.NoArgs,
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
+			defer cancel()
+			for i, name := range o.Reset {
+				o.Reset[i] = dns.CanonicalName(name)
+			}
+			return c.receive(ctx, cmp.Or(file, filepath.Join(c.home, "meshctl.yaml")), o)
+		}),
+	})
+	cmd.Flags().StringVar(&file, "config", "", "configuration (default HOME/meshctl.yaml)")
+	cmd.Flags().BoolVar(&o.Withdraw, "withdraw", false, "withdraw the zones that are gone from their sources, however many")
+	cmd.Flags().StringSliceVar(&o.Reset, "reset", nil, "zones to receive anew, whatever their serial")
+	cmd.Flags().DurationVar(&limit, "timeout", time.Hour, "give up after this long")
+	return cmd
+}
+
+func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) error {
+	if _, err := host.Read(c.home); err != nil {
+		return err
+	}
+	config, err := receive.LoadConfig(file)
+	if err != nil {
+		return err
+	}
+	facts := receivedJSON{Received: []updateJSON{}, Faults: []faultJSON{}}
+	r, err := receive.New(config, receive.Options{
+		Zones: filepath.Join(c.home, "zones"),
+		State: filepath.Join(c.home, "state", "received"),
+		Now:   c.clock,
+		Log:   slog.New(slog.DiscardHandler), // all that it would say is printed below
+		Updated: func(u receive.Update) {
+			if u.How != receive.Kept {
+				facts.Received = append(facts.Received, updateJSON{u.Origin, u.Serial, string(u.How), u.Source, u.Path, u.SHA256,
+					u.Records, u.Octets, u.Duration.Seconds(), u.Reset})
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.Round(ctx, o); err != nil {
+		return err
+	}
+	facts.Zones = r.Zones()
+	for place, why := range r.Faults() {
+		facts.Faults = append(facts.Faults, faultJSON{place, why})
+	}
+	slices.SortFunc(facts.Faults, func(a, b faultJSON) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.What, b.What))
+	})
+	if err := c.print(facts, func() { c.sayReceived(facts) }); err != nil {
+		return err
+	}
+	failed := func(s receive.Status) bool { return s.Error != "" }
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if len(facts.Faults) > 0 || slices.ContainsFunc(facts.Zones, failed) {
+		return &quietError{}
+	}
+	return nil
+}
+
+func (c *cli) sayReceived(facts receivedJSON) {
+	for _, u := range facts.Received {
+		if u.How == string(receive.Withdrawn) {
+			c.say("withdrawn %s: %s has it no more", u.Zone, u.From)
+			continue
+		}
+		c.say("received %s serial %d by %s from %s: %d records, %d octets, %.2f s", u.Zone, u.Serial, u.How, u.From, u.Records, u.Octets, u.Seconds)
+	}
+	for _, s := range facts.Zones {
+		if s.Warning != "" {
+			c.say("warning: %s: %s", s.Zone, s.Warning)
+		}
+		if s.Error != "" {
+			c.say("error: %s: %s", s.Zone, s.Error)
+		}
+		if s.Expired {
+			c.say("error: %s EXPIRED: no primary has confirmed it since %s; what is released stays released", s.Zone, secondOf(s.Contact))
+		}
+	}
+	for _, f := range facts.Faults {
+		c.say("error: %s: %s: %s", f.Source, f.What, f.Error)
+	}
+	c.say("%d zones, %d changed", len(facts.Zones), len(facts.Received))
+}

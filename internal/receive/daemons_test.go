@@ -1,0 +1,510 @@
+package receive
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+// daemon is a real name server that is a primary.
+type daemon struct {
+	t            *testing.T
+	kind, binary string
+	dir          string
+	args         []string
+	addr, tls    netip.AddrPort
+	notify       netip.AddrPort // where it sends NOTIFY, if anywhere
+	zones        map[string]string
+	generate     string // catalog that Knot makes of its zones
+	cmd          *exec.Cmd
+}
+
+var testKeys = map[string]*Key{}
+
+func init() {
+	for _, algorithm := range []string{dns.HmacSHA256, dns.HmacSHA384, dns.HmacSHA512} {
+		name := strings.TrimPrefix(algorithm, "hmac-") + "key."
+		testKeys[algorithm] = NewKey(name, algorithm, bytes.Repeat([]byte(name[3:]), 8))
+	}
+	key256 = testKeys[dns.HmacSHA256]
+}
+
+var key256 *Key
+
+func kinds() []string { return []string{"knotd", "named", "nsd"} }
+
+// newDaemon starts a server of a kind with zones, given as text by origin, and waits until it has them all.
+func newDaemon(t *testing.T, kind string, zones map[string]string, with ...func(*daemon)) *daemon {
+	t.Helper()
+	d := &daemon{t: t, kind: kind, binary: testenv.Need(t, kind)[0], dir: t.TempDir(), zones: zones, addr: freePort(t)}
+	for _, w := range with {
+		w(d)
+	}
+	for origin, text := range zones {
+		d.write(origin, text)
+	}
+	d.configure()
+	d.start()
+	t.Cleanup(func() {
+		d.stop(syscall.SIGTERM)
+		if t.Failed() {
+			text, _ := os.ReadFile(filepath.Join(d.dir, "log"))
+			lines := bytes.Split(text, []byte("\n"))
+			t.Logf("last of %s's log:\n%s", kind, bytes.Join(lines[max(0, len(lines)-25):], []byte("\n")))
+		}
+	})
+	return d
+}
+
+// write replaces a zone file by renaming.
+func (d *daemon) write(origin, text string) {
+	d.t.Helper()
+	d.zones[origin] = text
+	temp := filepath.Join(d.dir, ".new")
+	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {
+		d.t.Fatal(err)
+	}
+	if err := os.Rename(temp, d.file(origin)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *daemon) file(origin string) string { return filepath.Join(d.dir, fileName(origin)+".zone") }
+
+// reload replaces zones and waits until the server answers with the serial.
+func (d *daemon) reload(origin, text string, serial uint32) {
+	d.t.Helper()
+	time.Sleep(time.Until(fileTime(d.file(origin)).Add(1100 * time.Millisecond))) // NSD sees whole seconds
+	d.write(origin, text)
+	d.cmd.Process.Signal(syscall.SIGHUP)
+	d.await(origin, serial)
+}
+
+func fileTime(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+func (d *daemon) configure() {
+	config := map[string]func() string{"knotd": d.knot, "named": d.bind, "nsd": d.nsd}[d.kind]()
+	file := filepath.Join(d.dir, "conf")
+	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
+		d.t.Fatal(err)
+	}
+	d.args = map[string][]string{"knotd": {"-c", file}, "named": {"-f", "-g", "-n", "1", "-c", file}, "nsd": {"-d", "-c", file}}[d.kind]
+}
+
+func (d *daemon) start() {
+	d.t.Helper()
+	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer log.Close()
+	d.cmd = exec.Command(d.binary, d.args...)
+	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = d.dir, log, log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := d.cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	for origin := range d.zones {
+		d.await(origin, 0)
+	}
+}
+
+// stop ends the server, with what it forked.
+func (d *daemon) stop(s syscall.Signal) {
+	if d.cmd == nil {
+		return
+	}
+	if s == syscall.SIGKILL {
+		syscall.Kill(-d.cmd.Process.Pid, s)
+	}
+	d.cmd.Process.Signal(s)
+	ended := make(chan struct{})
+	go func() { d.cmd.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
+		<-ended
+	}
+	d.cmd = nil
+}
+
+// await waits until the server answers for a zone, with the serial if it is not 0.
+func (d *daemon) await(origin string, serial uint32) {
+	d.t.Helper()
+	waitFor(d.t, fmt.Sprintf("%s has %s serial %d", d.kind, origin, serial), func() bool {
+		m, err := dns.Exchange(new(dns.Msg).SetQuestion(origin, dns.TypeSOA), d.addr.String())
+		if err != nil || !m.Authoritative || len(m.Answer) == 0 {
+			return false
+		}
+		soa, ok := m.Answer[0].(*dns.SOA)
+		return ok && (serial == 0 || soa.Serial == serial)
+	})
+}
+
+// waitFor waits for a state; how long it takes is not what is tested.
+func waitFor(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+func freePort(t *testing.T) netip.AddrPort {
+	t.Helper()
+	for range 20 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if u, err := net.ListenPacket("udp", l.Addr().String()); err == nil {
+			u.Close()
+			return l.Addr().(*net.TCPAddr).AddrPort()
+		}
+	}
+	t.Fatal("no free port")
+	return netip.AddrPort{}
+}
+
+func keyText(k *Key) string { return base64.StdEncoding.EncodeToString(k.secret) }
+func bare(s string) string  { return strings.TrimSuffix(s, ".") }
+
+func (d *daemon) knot() string {
+	var c strings.Builder
+	fmt.Fprintf(&c, "server:\n  listen: 127.0.0.1@%d\n  rundir: %q\n  udp-workers: 1\n  tcp-workers: 2\n  background-workers: 1\n"+
+		"database:\n  storage: %q\nlog:\n  - target: stderr\n    any: info\nkey:\n", d.addr.Port(), d.dir, d.dir)
+	var ids []string
+	for _, k := range testKeys {
+		ids = append(ids, bare(k.Name))
+		fmt.Fprintf(&c, "  - id: %s\n    algorithm: %s\n    secret: %s\n", k.Name, bare(k.Algorithm), keyText(k))
+	}
+	fmt.Fprintf(&c, "acl:\n  - id: xfr\n    key: [%s]\n    action: transfer\n", strings.Join(ids, ", "))
+	notify := ""
+	if d.notify.IsValid() {
+		fmt.Fprintf(&c, "remote:\n  - id: us\n    address: 127.0.0.1@%d\n    key: %s\n", d.notify.Port(), key256.Name)
+		notify = "    notify: us\n"
+	}
+	fmt.Fprintf(&c, "template:\n  - id: default\n    zonefile-sync: -1\n    zonefile-load: difference\n    journal-content: changes\n    acl: xfr\n%s", notify)
+	if d.generate != "" {
+		fmt.Fprintf(&c, "  - id: member\n    zonefile-sync: -1\n    acl: xfr\n    catalog-role: member\n    catalog-zone: %s\n    catalog-group: some\n%s", d.generate, notify)
+		fmt.Fprintf(&c, "  - id: catalog\n    zonefile-sync: -1\n    acl: xfr\n    catalog-role: generate\n%s", notify)
+	}
+	c.WriteString("zone:\n")
+	for origin := range d.zones {
+		fmt.Fprintf(&c, "  - domain: %q\n    file: %q\n", origin, d.file(origin))
+		if d.generate != "" {
+			c.WriteString("    template: member\n")
+		}
+	}
+	if d.generate != "" {
+		fmt.Fprintf(&c, "  - domain: %q\n    file: %q\n    template: catalog\n", d.generate, d.file(d.generate))
+	}
+	return c.String()
+}
+
+func (d *daemon) bind() string {
+	var c strings.Builder
+	var ids []string
+	for _, k := range testKeys {
+		ids = append(ids, fmt.Sprintf("key %q;", bare(k.Name)))
+		fmt.Fprintf(&c, "key %q { algorithm %s; secret %q; };\n", bare(k.Name), bare(k.Algorithm), keyText(k))
+	}
+	listenTLS := ""
+	if d.tls.IsValid() {
+		fmt.Fprintf(&c, "tls xot { cert-file %q; key-file %q; ca-file %q; protocols { TLSv1.3; }; };\n",
+			filepath.Join(d.dir, "server.crt"), filepath.Join(d.dir, "server.key"), filepath.Join(d.dir, "ca.crt"))
+		listenTLS = fmt.Sprintf("listen-on port %d tls xot { 127.0.0.1; };", d.tls.Port())
+	}
+	notify := "notify no;"
+	if d.notify.IsValid() {
+		notify = fmt.Sprintf("notify explicit; notify-delay 0; also-notify { 127.0.0.1 port %d key %q; };", d.notify.Port(), bare(key256.Name))
+	}
+	fmt.Fprintf(&c, `options {
+  directory %q; listen-on port %d { 127.0.0.1; }; %s listen-on-v6 { none; };
+  pid-file none; session-keyfile none; lock-file none;
+  recursion no; dnssec-validation no; empty-zones-enable no; %s
+  allow-transfer { %s }; ixfr-from-differences yes; check-integrity no;
+};
+controls {};
+`, d.dir, d.addr.Port(), listenTLS, notify, strings.Join(ids, " "))
+	for origin := range d.zones {
+		fmt.Fprintf(&c, "zone %q { type primary; file %q; };\n", origin, d.file(origin))
+	}
+	return c.String()
+}
+
+func (d *daemon) nsd() string {
+	var c strings.Builder
+	tls := ""
+	if d.tls.IsValid() {
+		tls = fmt.Sprintf("  ip-address: 127.0.0.1@%d\n  tls-port: %d\n  tls-service-key: %q\n  tls-service-pem: %q\n", d.tls.Port(), d.tls.Port(),
+			filepath.Join(d.dir, "server.key"), filepath.Join(d.dir, "server.crt"))
+	}
+	fmt.Fprintf(&c, `server:
+  ip-address: 127.0.0.1@%d
+%s  server-count: 1
+  username: ""
+  chroot: ""
+  database: ""
+  zonesdir: %q
+  pidfile: "%[4]s/pid"
+  xfrdfile: "%[4]s/xfrd"
+  xfrdir: %[3]q
+  zonelistfile: "%[4]s/zonelist"
+  cookie-secret-file: "%[4]s/cookie"
+  verbosity: 2
+remote-control:
+  control-enable: no
+`, d.addr.Port(), tls, d.dir, d.dir)
+	for _, k := range testKeys {
+		fmt.Fprintf(&c, "key:\n  name: %q\n  algorithm: %s\n  secret: %q\n", bare(k.Name), bare(k.Algorithm), keyText(k))
+	}
+	for origin := range d.zones {
+		fmt.Fprintf(&c, "zone:\n  name: %q\n  zonefile: %q\n  store-ixfr: yes\n  create-ixfr: yes\n", origin, d.file(origin))
+		for _, k := range testKeys {
+			fmt.Fprintf(&c, "  provide-xfr: 127.0.0.1 %s\n", bare(k.Name))
+		}
+		if d.notify.IsValid() {
+			fmt.Fprintf(&c, "  notify: 127.0.0.1@%d %s\n", d.notify.Port(), bare(key256.Name))
+		}
+	}
+	return c.String()
+}
+
+// zoneText makes a zone of a size, with some of the odder types; variant changes some of its records.
+func zoneText(origin string, serial uint32, names, variant int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "$ORIGIN %s\n$TTL 300\n@ SOA ns1 host %d 3600 900 1209600 300\n@ NS ns1\n@ NS ns.example.net.\nodd TYPE65280 \\# 4 C0000201\n"+
+		"ns1 A 192.0.2.1\n@ MX 10 Mail.Example.NET.\nwww CNAME ns1\nodd CAA 0 issue \"ca.example.net\"\nsvc SVCB 1 ns1 alpn=dot\n", origin, serial)
+	for i := range names {
+		address := i % 250
+		if i%1000 == 7 {
+			address = variant % 250
+		}
+		if i%2500 == 9 && variant > 0 {
+			fmt.Fprintf(&b, "v%d-%d TXT \"added\" \"twice\"\n", variant, i)
+			continue
+		}
+		fmt.Fprintf(&b, "host-%d A 192.0.2.%d\n", i, address)
+	}
+	return b.String()
+}
+
+// parsed is the zone of a text.
+func parsed(t *testing.T, origin, text string) *zone.Zone {
+	t.Helper()
+	z, found := zonefile.Parse(strings.NewReader(text), zonefile.Options{Origin: origin})
+	if z == nil {
+		t.Fatal(found)
+	}
+	return z
+}
+
+// sameZone demands that two zones have equal records.
+func sameZone(t *testing.T, got, want *zone.Zone) {
+	t.Helper()
+	var a, b bytes.Buffer
+	if zonefile.Write(&a, got) != nil || zonefile.Write(&b, want) != nil {
+		t.Fatal("cannot be written")
+	}
+	if bytes.Equal(bytes.ToLower(a.Bytes()), bytes.ToLower(b.Bytes())) { // servers may fold the names in RDATA
+		return
+	}
+	t.Errorf("%s: %d records, want %d", got.Origin(), got.Len(), want.Len())
+	have := map[string]bool{}
+	for _, l := range strings.Split(strings.ToLower(a.String()), "\n") {
+		have[l] = true
+	}
+	shown := 0
+	for _, l := range strings.Split(strings.ToLower(b.String()), "\n") {
+		if !have[l] && shown < 5 {
+			t.Errorf("lacks %s", l)
+			shown++
+		}
+	}
+}
+
+var testLimits = Limits{Octets: 1 << 30, Records: 1_000_000, Time: time.Minute, Stall: 5 * time.Second}
+
+func (d *daemon) primary(k *Key) Primary { return Primary{Address: d.addr, Key: k} }
+
+// Every server, every algorithm: whole zones of many messages, however the server signs them, and the differences.
+func TestTransfersFromRealServers(t *testing.T) {
+	const origin = "example.org."
+	names := 60_000
+	old := zoneText(origin, 1, names, 0)
+	next := zoneText(origin, 2, names, 1)
+	before, after := parsed(t, origin, old), parsed(t, origin, next)
+	for _, kind := range kinds() {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			d := newDaemon(t, kind, map[string]string{origin: old})
+			for algorithm, k := range testKeys {
+				got, messages, signed := d.transfer(t, k, nil, nil)
+				if got.how != AXFR || got.zone == nil {
+					t.Fatalf("%s: %+v", algorithm, got)
+				}
+				sameZone(t, got.zone, before)
+				t.Logf("%s AXFR: %d messages, %d of them signed, %d octets", algorithm, messages, signed, got.octets)
+				if messages < 10 {
+					t.Errorf("%d messages: too few for this test", messages)
+				}
+			}
+			d.reload(origin, next, 2)
+			for algorithm, k := range testKeys {
+				got, messages, signed := d.transfer(t, k, &held{1, before.Len()}, before)
+				if got.how != IXFR || got.zone == nil {
+					t.Fatalf("%s: %+v", algorithm, got)
+				}
+				sameZone(t, got.zone, after)
+				t.Logf("%s IXFR: %d messages, %d of them signed, %d octets", algorithm, messages, signed, got.octets)
+			}
+			if got, _, _ := d.transfer(t, key256, &held{2, after.Len()}, after); got.zone != nil {
+				t.Errorf("asked from the newest serial on, it gave %+v", got)
+			}
+			wrong := NewKey(key256.Name, key256.Algorithm, []byte("not the secret that is agreed on"))
+			c := client{testLimits, time.Now}
+			if got, err := c.once(t.Context(), d.primary(wrong), nil, origin, nil, nil); err == nil {
+				t.Errorf("with a wrong secret: %+v", got)
+			} else {
+				t.Log("with a wrong secret: ", err)
+			}
+		})
+	}
+}
+
+// Differences that the primary makes from a zone that is not the one we have are seen, and the whole zone is asked for.
+func TestDoubtfulDifferences(t *testing.T) {
+	const origin = "example.org."
+	text := func(serial uint32) string { return zoneText(origin, serial, 2000, int(serial)) }
+	for _, kind := range kinds() {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			d := newDaemon(t, kind, map[string]string{origin: text(1)})
+			d.reload(origin, text(2), 2)
+			ours := parsed(t, origin, strings.Replace(text(1), "host-1007 A", "host-1007x A", 1)) // which is to change
+			c := client{testLimits, time.Now}
+			got, doubt, err := c.transfer(t.Context(), d.primary(key256), nil, origin, &held{1, ours.Len()}, func() (*zone.Zone, error) { return ours, nil })
+			if err != nil || !errors.Is(doubt, errDoubt) || got.how != AXFR {
+				t.Fatalf("how %q, doubt %v, error %v", got.how, doubt, err)
+			}
+			sameZone(t, got.zone, parsed(t, origin, text(2)))
+		})
+	}
+}
+
+// transfer is client.once, and counts the messages and those that are signed.
+func (d *daemon) transfer(t *testing.T, k *Key, have *held, before *zone.Zone) (got transferred, messages, signed int) {
+	t.Helper()
+	c := client{testLimits, time.Now}
+	counted := &counting{}
+	s, err := c.connect(t.Context(), d.primary(k))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Conn = counted.over(s.Conn)
+	s.bind(t.Context())
+	got, err = c.once(t.Context(), d.primary(k), s, "example.org.", have, func() (*zone.Zone, error) { return before, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, signed = counted.count(t)
+	return got, messages, signed
+}
+
+// counting keeps what is read from a connection.
+type counting struct {
+	net.Conn
+	read bytes.Buffer
+}
+
+func (c *counting) over(conn net.Conn) net.Conn { c.Conn = conn; return c }
+
+func (c *counting) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.read.Write(b[:n])
+	return n, err
+}
+
+func (c *counting) count(t *testing.T) (messages, signed int) {
+	for rest := c.read.Bytes(); len(rest) >= 2; {
+		n := int(rest[0])<<8 | int(rest[1])
+		_, sig, err := splitTSIG(rest[2 : 2+n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages++
+		if sig != nil {
+			signed++
+		}
+		rest = rest[2+n:]
+	}
+	return messages, signed
+}
+
+// updates collects what a Receiver tells.
+type updates chan Update
+
+func (u updates) next(t *testing.T) Update {
+	t.Helper()
+	select {
+	case got := <-u:
+		return got
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing was told within 30 s")
+		return Update{}
+	}
+}
+
+// receiver runs a Receiver until stop.
+func receiver(t *testing.T, c *Config, dir string) (r *Receiver, told updates, stop func()) {
+	t.Helper()
+	told = make(updates, 1000)
+	r, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state"), Updated: func(u Update) { told <- u }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	stop = func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+			ended <- nil
+		case <-time.After(10 * time.Second):
+			t.Error("Run does not end")
+		}
+	}
+	t.Cleanup(stop)
+	return r, told, stop
+}

@@ -1,0 +1,464 @@
+package receive
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+const (
+	// settle is how long a file must not have changed before it is read.
+	settle = 200 * time.Millisecond
+	// folderPoll is how often a directory is looked at without an event: events get lost, and links swapped far away.
+	folderPoll = 5 * time.Second
+	// goneFor is how long the files that are gone must be the same ones: removing many takes a while.
+	goneFor = 5 * time.Second
+	// patience is how long a Round waits for files to be written.
+	patience = 30 * time.Second
+)
+
+// folder follows a directory of zone files. A file counts when it has not changed for a while, nobody has it open for
+// writing, and it was the same before and after it was read. One that cannot be read or served leaves its zone as it was.
+type folder struct {
+	r       *Receiver
+	d       Directory
+	owner   string
+	files   map[string]*zoneFile
+	gone    []string // zones without a file
+	goneAt  time.Time
+	watcher *fsnotify.Watcher // nil where the system has none to give: then there is the poll
+}
+
+// zoneFile is a file that was there at the last look.
+type zoneFile struct {
+	settling prints // as it was at the last look
+	read     prints // as it was read
+	origin   string // of the zone in it, once it was read
+	blocked  bool   // that zone comes from elsewhere
+}
+
+// prints tell a file, and those that it includes, from themselves at another time.
+type prints map[string]fs.FileInfo
+
+func (p prints) same(q prints) bool {
+	if len(p) != len(q) {
+		return false
+	}
+	for name, a := range p {
+		b := q[name]
+		if a == nil || b == nil || !os.SameFile(a, b) || a.Size() != b.Size() || !a.ModTime().Equal(b.ModTime()) {
+			return false
+		}
+	}
+	return true
+}
+
+func printsOf(root *os.Root, names ...string) prints {
+	p := prints{}
+	for _, name := range names {
+		p[name], _ = root.Stat(name) // one that is not there is like no other
+	}
+	return p
+}
+
+func newFolder(r *Receiver, d Directory) *folder {
+	return &folder{r: r, d: d, owner: directoryOwner(d.Path), files: map[string]*zoneFile{}}
+}
+
+// watch looks until ctx ends, or, in a Round, until there is nothing to wait for.
+func (w *folder) watch(ctx context.Context) {
+	if !w.r.once {
+		w.watcher, _ = fsnotify.NewWatcher()
+	}
+	if w.watcher != nil {
+		defer w.watcher.Close()
+	}
+	began := time.Now()
+	for ctx.Err() == nil {
+		w.attend()
+		settled := w.look(ctx)
+		switch {
+		case w.r.once && settled:
+			return
+		case w.r.once && time.Since(began) > patience:
+			w.giveUp()
+			return
+		case settled:
+			w.wait(ctx, folderPoll)
+		default:
+			pause(ctx, settle)
+		}
+	}
+}
+
+// giveUp says which files did not settle.
+func (w *folder) giveUp() {
+	for name, f := range w.files {
+		if f.read == nil {
+			w.fault(w.path(name), errWriting.Error())
+		}
+	}
+}
+
+// attend (re)sets the watch: a directory that was replaced is another one under the same name.
+func (w *folder) attend() {
+	if w.watcher == nil {
+		return
+	}
+	w.watcher.Remove(w.d.Path)
+	w.watcher.Add(w.d.Path) // an error means that it is not there yet: the poll will find it
+	w.watcher.Add(filepath.Dir(w.d.Path))
+}
+
+// wait waits for an event about the directory, or its link in the one above.
+func (w *folder) wait(ctx context.Context, most time.Duration) {
+	end := time.NewTimer(most)
+	defer end.Stop()
+	var events <-chan fsnotify.Event
+	var lost <-chan error
+	if w.watcher != nil {
+		events, lost = w.watcher.Events, w.watcher.Errors
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end.C:
+			return
+		case <-lost:
+			return
+		case e := <-events:
+			if e.Name == w.d.Path || filepath.Dir(e.Name) == w.d.Path {
+				return
+			}
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// look reads what has changed, and reports whether nothing is about to.
+func (w *folder) look(ctx context.Context) bool {
+	root, names, err := w.list()
+	if err != nil {
+		w.fault(w.d.Path, "cannot be read, its zones stay as they are: "+err.Error())
+		return true
+	}
+	defer root.Close()
+	for name := range w.files {
+		if !slices.Contains(names, name) {
+			delete(w.files, name)
+			w.fault(w.path(name), "")
+		}
+	}
+	settled := true
+	for _, name := range names {
+		if ctx.Err() != nil {
+			return true
+		}
+		settled = w.file(ctx, root, name) && settled
+	}
+	return settled && w.missing(ctx)
+}
+
+func (w *folder) list() (*os.Root, []string, error) {
+	root, err := os.OpenRoot(w.d.Path)
+	if err != nil {
+		return nil, nil, err
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		root.Close()
+		return nil, nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if match, _ := filepath.Match(w.d.Pattern, e.Name()); match && e.Name()[0] != '.' {
+			names = append(names, e.Name())
+		}
+	}
+	return root, names, nil
+}
+
+func (w *folder) path(name string) string { return filepath.Join(w.d.Path, name) }
+
+// file reads a file if it has changed and changes no more. It reports whether it need not be looked at again soon.
+func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
+	f := w.files[name]
+	if f == nil {
+		f = &zoneFile{}
+		w.files[name] = f
+	}
+	unblocked := f.blocked && w.free(f.origin, name) == nil
+	if f.read != nil && !unblocked && f.read.same(printsOf(root, namesOf(f.read)...)) {
+		return true
+	}
+	now := printsOf(root, name)
+	if f.settling == nil || !f.settling.same(now) {
+		f.settling = now
+		return now[name] == nil // a link to nowhere does not settle
+	}
+	z, read, octets, err := w.parse(root, name)
+	if errors.Is(err, errWriting) {
+		w.fault(w.path(name), err.Error())
+		f.settling = nil
+		return false
+	}
+	f.read = read
+	if err == nil {
+		err = w.take(ctx, f, name, z, octets)
+	}
+	if err != nil {
+		w.fault(w.path(name), err.Error())
+		return true
+	}
+	w.fault(w.path(name), "")
+	return true
+}
+
+func namesOf(p prints) []string {
+	names := make([]string, 0, len(p))
+	for name := range p {
+		names = append(names, name)
+	}
+	return names
+}
+
+// errWriting says that a file is not complete yet.
+var errWriting = errors.New("it is being written")
+
+// parse reads a zone file, and the prints of all that was read.
+func (w *folder) parse(root *os.Root, name string) (*zone.Zone, prints, int64, error) {
+	before := printsOf(root, name)
+	info := before[name]
+	if info == nil || !info.Mode().IsRegular() {
+		return nil, before, 0, errors.New("not a regular file in this directory")
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, before, 0, err
+	}
+	defer f.Close()
+	if openForWriting(f) {
+		return nil, before, 0, errWriting
+	}
+	origin, err := w.origin(name)
+	if err != nil {
+		return nil, before, 0, err
+	}
+	included := &recorder{FS: root.FS()}
+	z, found := zonefile.Parse(f, zonefile.Options{Origin: origin, File: w.path(name), Include: included})
+	for _, other := range included.names {
+		before[other] = included.infos[other]
+	}
+	if !before.same(printsOf(root, namesOf(before)...)) {
+		return nil, before, 0, errWriting
+	}
+	if z == nil {
+		return nil, before, 0, &refusedError{found}
+	}
+	return z, before, info.Size(), nil
+}
+
+// origin is what the file's name says, if it is to say anything.
+func (w *folder) origin(name string) (string, error) {
+	if !w.d.ByName {
+		return "", nil
+	}
+	prefix, suffix, _ := strings.Cut(w.d.Pattern, "*")
+	return fields.ZoneName(strings.TrimSuffix(strings.TrimPrefix(name, prefix), suffix))
+}
+
+// recorder notes which files are opened, and what they were like.
+type recorder struct {
+	fs.FS
+	names []string
+	infos prints
+}
+
+func (r *recorder) Open(name string) (fs.File, error) {
+	f, err := r.FS.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, known := r.infos[name]; !known {
+		if r.infos == nil {
+			r.infos = prints{}
+		}
+		r.names = append(r.names, name)
+		r.infos[name], _ = f.Stat()
+	}
+	return f, nil
+}
+
+// take keeps a zone that was read, and tells of it.
+func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zone, octets int64) error {
+	origin := z.Origin()
+	f.origin = origin
+	err := w.free(origin, name)
+	if f.blocked = err != nil; f.blocked {
+		return err
+	}
+	before, held := w.r.holds(origin)
+	began := time.Now()
+	rec := record{Origin: origin, Owner: w.owner, From: w.path(name), How: File, Contact: w.r.opt.Now().UTC().Truncate(time.Second)}
+	if held && before.Serial != z.Serial() && !newer(z.Serial(), before.Serial) {
+		return fmt.Errorf("serial %d is not above %d, which we hold (RFC 1982): not taken", z.Serial(), before.Serial)
+	}
+	was := ""
+	if held {
+		was = before.SHA256
+	}
+	if held && before.Serial == z.Serial() {
+		same, err := sameText(z, was)
+		if err != nil || !same {
+			return cmp.Or(err, fmt.Errorf("it has changed, and serial %d has not: not taken", z.Serial()))
+		}
+	}
+	changed, err := w.r.store.put(&rec, z, was)
+	if err != nil {
+		return err
+	}
+	out := found{good: true, rec: rec, noted: rec.Contact, octets: octets, duration: time.Since(began)}
+	if changed {
+		out.zone = z
+	}
+	w.r.hand(ctx, func() {
+		if f := w.r.zones[origin]; f != nil {
+			out.reset = f.reset
+			w.r.judge(f, out)
+		}
+	})
+	return nil
+}
+
+// free begins to follow the zone of a file, unless it comes from elsewhere.
+func (w *folder) free(origin, name string) error {
+	for other, file := range w.files {
+		if other != name && file.origin == origin && !file.blocked {
+			return fmt.Errorf("zone %s is in %s too", origin, other)
+		}
+	}
+	return w.r.claim(origin, w.owner)
+}
+
+// missing withdraws zones whose files are gone, if that is wanted and not too many. It reports whether there is nothing to
+// wait for.
+func (w *folder) missing(ctx context.Context) bool {
+	there := map[string]bool{} // origins, and paths: a file that has an error now still is its zone's
+	for name, f := range w.files {
+		there[w.path(name)] = true
+		if !f.blocked {
+			there[f.origin] = true
+		}
+	}
+	gone, had := w.r.without(w.owner, there)
+	if !slices.Equal(gone, w.gone) {
+		w.gone, w.goneAt = gone, time.Now()
+	}
+	why := ""
+	switch {
+	case len(gone) == 0:
+	case !w.d.Withdraw:
+		why = fmt.Sprintf("files are gone, and their zones are kept (deleted: keep): %s", some(gone))
+	case w.r.force:
+	default:
+		why = tooMany(len(gone), had, w.d.Limit)
+	}
+	w.fault(w.d.Path, why)
+	if len(gone) == 0 || why != "" {
+		return true
+	}
+	if !w.r.once && time.Since(w.goneAt) < goneFor {
+		return false
+	}
+	w.r.hand(ctx, func() {
+		for _, origin := range gone {
+			if f := w.r.zones[origin]; f != nil && f.owner == w.owner {
+				w.r.opt.Log.Warn("withdrawn: its file is gone", "zone", origin, "file", f.rec.From)
+				w.r.withdraw(f)
+			}
+		}
+	})
+	return true
+}
+
+func some(names []string) string {
+	if len(names) > 5 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:5], " "), len(names)-5)
+	}
+	return strings.Join(names, " ")
+}
+
+// fault says what is wrong with the directory or a file; empty: nothing any more.
+func (w *folder) fault(what, why string) {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	place := Fault{w.owner, what}
+	if why == "" {
+		delete(w.r.faults, place)
+		return
+	}
+	if w.r.faults[place] != why {
+		w.r.opt.Log.Error("a directory of zones", "file", what, "error", why)
+	}
+	w.r.faults[place] = why
+}
+
+// claim begins to follow a zone for a section, unless it comes from another.
+func (r *Receiver) claim(origin, owner string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.zones[origin]
+	if f == nil {
+		f = r.follows(origin, owner, nil)
+	}
+	if f.owner != owner {
+		return fmt.Errorf("zone %s comes from %s already", origin, f.owner)
+	}
+	return nil
+}
+
+// holds is what is held of a zone.
+func (r *Receiver) holds(origin string) (record, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.zones[origin]
+	if f == nil {
+		return record{}, false
+	}
+	return f.rec, f.held
+}
+
+// without lists the zones of a section, in order, that are not there, nor are their files, and counts all of them.
+func (r *Receiver) without(owner string, there map[string]bool) (gone []string, had int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.sorted() {
+		if f.owner != owner || !f.held {
+			continue
+		}
+		if had++; !there[f.origin] && !there[f.rec.From] {
+			gone = append(gone, f.origin)
+		}
+	}
+	return gone, had
+}

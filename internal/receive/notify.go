@@ -1,0 +1,275 @@
+package receive
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// notifySpacing is the least time between two looks at a zone that NOTIFY messages make: a storm of them is one look.
+	notifySpacing = time.Second
+	notifyStreams = 32              // TCP connections at once
+	notifyStall   = 5 * time.Second // for a message over TCP
+	notifyPerConn = 100             // messages over one connection
+)
+
+// listen takes NOTIFY messages by UDP and TCP (RFC 1996) until ctx ends.
+func (r *Receiver) listen(ctx context.Context, tasks *sync.WaitGroup) (stop func(), err error) {
+	n := &notified{r: r, budget: budget{rate: r.config.Notify.Rate}, keys: map[string]*Key{}}
+	for _, g := range r.config.groups() {
+		for _, p := range g.Servers {
+			if p.Key != nil {
+				n.keys[p.Key.Name] = p.Key
+			}
+		}
+	}
+	var sockets []io.Closer
+	stop = func() {
+		for _, s := range sockets {
+			s.Close()
+		}
+	}
+	for _, at := range r.config.Notify.Listen {
+		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		sockets = append(sockets, udp)
+		tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		sockets = append(sockets, tcp)
+		tasks.Go(func() { n.datagrams(ctx, udp) })
+		tasks.Go(func() { n.streams(ctx, tcp, tasks) })
+	}
+	context.AfterFunc(ctx, stop)
+	return stop, nil
+}
+
+// groups are all lists of primaries that something comes from.
+func (c *Config) groups() []*Group {
+	var list []*Group
+	for _, z := range c.Zones {
+		list = append(list, z.Primaries)
+	}
+	for _, c := range c.Catalogs {
+		list = append(list, c.Primaries, c.Members)
+		for _, g := range c.Groups {
+			list = append(list, g)
+		}
+	}
+	return list
+}
+
+// notified takes NOTIFY messages.
+type notified struct {
+	r      *Receiver
+	keys   map[string]*Key
+	budget budget
+}
+
+func (n *notified) datagrams(ctx context.Context, conn *net.UDPConn) {
+	buf := make([]byte, 4096)
+	for {
+		size, from, err := conn.ReadFromUDPAddrPort(buf)
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil || !n.budget.take(time.Now()) {
+			continue
+		}
+		if reply := n.message(buf[:size], from.Addr().Unmap()); reply != nil {
+			conn.WriteToUDPAddrPort(reply, from)
+		}
+	}
+}
+
+func (n *notified) streams(ctx context.Context, listener *net.TCPListener, tasks *sync.WaitGroup) {
+	free := make(chan struct{}, notifyStreams)
+	for {
+		conn, err := listener.AcceptTCP()
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			pause(ctx, 100*time.Millisecond) // out of descriptors, perhaps
+			continue
+		}
+		select {
+		case free <- struct{}{}:
+			tasks.Go(func() {
+				defer func() { <-free }()
+				defer context.AfterFunc(ctx, func() { conn.Close() })()
+				n.stream(conn)
+			})
+		default:
+			conn.Close()
+		}
+	}
+}
+
+func (n *notified) stream(conn *net.TCPConn) {
+	defer conn.Close()
+	from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+	buf := make([]byte, 4096) // a NOTIFY has a SOA and a signature at most
+	for range notifyPerConn {
+		conn.SetDeadline(time.Now().Add(notifyStall))
+		if _, err := io.ReadFull(conn, buf[:2]); err != nil {
+			return
+		}
+		size := int(binary.BigEndian.Uint16(buf))
+		if size > len(buf) {
+			return
+		}
+		if _, err := io.ReadFull(conn, buf[:size]); err != nil || !n.budget.take(time.Now()) {
+			return
+		}
+		reply := n.message(buf[:size], from)
+		if reply == nil {
+			return
+		}
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)); err != nil {
+			return
+		}
+	}
+}
+
+// message takes one message, and returns the response; nil if it deserves none.
+func (n *notified) message(raw []byte, from netip.Addr) []byte {
+	if len(raw) < headerSize || raw[2]&0x80 != 0 {
+		return nil // a response is never answered
+	}
+	m := new(dns.Msg)
+	if m.Unpack(raw) != nil {
+		return n.answer(&dns.Msg{MsgHdr: dns.MsgHdr{Id: binary.BigEndian.Uint16(raw), Opcode: int(raw[2] >> 3 & 0xf)}}, dns.RcodeFormatError, nil, nil)
+	}
+	switch {
+	case m.Opcode != dns.OpcodeNotify:
+		return n.answer(m, dns.RcodeRefused, nil, nil) // no queries here
+	case len(m.Question) != 1 || m.Question[0].Qtype != dns.TypeSOA || m.Question[0].Qclass != dns.ClassINET:
+		return n.answer(m, dns.RcodeFormatError, nil, nil)
+	}
+	var key *Key
+	if sig := m.IsTsig(); sig != nil {
+		var code uint16
+		if key, code = n.verify(raw, sig); code != dns.RcodeSuccess {
+			return n.unverified(m, sig, code)
+		}
+	}
+	rcode := n.r.notify(dns.CanonicalName(m.Question[0].Name), from, key)
+	return n.answer(m, rcode, key, m.IsTsig())
+}
+
+// verify checks a signature, and returns its key or what is wrong (RFC 8945 5.2).
+func (n *notified) verify(raw []byte, sig *dns.TSIG) (*Key, uint16) {
+	key := n.keys[dns.CanonicalName(sig.Hdr.Name)]
+	if key == nil || dns.CanonicalName(sig.Algorithm) != key.Algorithm {
+		return nil, dns.RcodeBadKey
+	}
+	if _, err := newVerifier(key, nil, n.r.opt.Now).message(raw); errors.Is(err, errTime) {
+		return nil, dns.RcodeBadTime
+	} else if err != nil {
+		return nil, dns.RcodeBadSig
+	}
+	return key, dns.RcodeSuccess
+}
+
+// answer makes the response, signed if the request was.
+func (n *notified) answer(m *dns.Msg, rcode int, key *Key, sig *dns.TSIG) []byte {
+	reply := new(dns.Msg)
+	reply.MsgHdr = dns.MsgHdr{Id: m.Id, Response: true, Opcode: m.Opcode, Authoritative: rcode == dns.RcodeSuccess, Rcode: rcode}
+	reply.Question = m.Question
+	var mac []byte
+	if key != nil {
+		mac = macOf(sig)
+	}
+	wire, _, err := key.sign(reply, mac, n.r.opt.Now())
+	if err != nil {
+		return nil
+	}
+	return wire
+}
+
+// unverified is the response to a signature that is wrong: NOTAUTH, and why, unsigned (RFC 8945 5.3.2).
+func (n *notified) unverified(m *dns.Msg, sig *dns.TSIG, code uint16) []byte {
+	reply := new(dns.Msg)
+	reply.MsgHdr = dns.MsgHdr{Id: m.Id, Response: true, Opcode: m.Opcode, Rcode: dns.RcodeNotAuth}
+	reply.Question = m.Question
+	reply.Extra = []dns.RR{&dns.TSIG{Hdr: dns.RR_Header{Name: sig.Hdr.Name, Rrtype: dns.TypeTSIG, Class: dns.ClassANY},
+		Algorithm: sig.Algorithm, TimeSigned: sig.TimeSigned, Fudge: fudge, OrigId: m.Id, Error: code}}
+	wire, err := reply.Pack()
+	if err != nil {
+		return nil
+	}
+	return wire
+}
+
+// notify has a zone looked for at once, if whoever says so may: with a key of its primaries, or without any from the
+// address of one of them or one that is named for it. The serial that may come with it is a hint to anybody who can
+// forge one, and ignored.
+func (r *Receiver) notify(origin string, from netip.Addr, key *Key) (rcode int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.zones[origin]
+	if f == nil || f.group == nil {
+		return dns.RcodeRefused
+	}
+	if !f.group.trusts(from, key) {
+		r.opt.Log.Warn("NOTIFY refused: neither signed with a key of the zone's primaries nor from one of them", "zone", origin, "from", from)
+		return dns.RcodeRefused
+	}
+	switch next := f.began.Add(notifySpacing); {
+	case f.cancel != nil:
+		f.again = true
+	case time.Now().Before(next):
+		r.plan(f, next)
+	default:
+		r.plan(f, time.Now())
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	return dns.RcodeSuccess
+}
+
+// trusts reports whether a NOTIFY counts.
+func (g *Group) trusts(from netip.Addr, key *Key) bool {
+	if key != nil {
+		return slices.ContainsFunc(g.Servers, func(p Primary) bool { return p.Key == key })
+	}
+	return slices.ContainsFunc(g.Servers, func(p Primary) bool { return p.Address.Addr() == from }) ||
+		slices.ContainsFunc(g.NotifyFrom, func(p netip.Prefix) bool { return p.Contains(from) })
+}
+
+// budget bounds the messages that are looked at in a second; what comes beyond is dropped.
+type budget struct {
+	rate int
+	mu   sync.Mutex
+	left float64
+	last time.Time
+}
+
+func (b *budget) take(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left = min(float64(b.rate), b.left+now.Sub(b.last).Seconds()*float64(b.rate))
+	b.last = now
+	if b.left < 1 {
+		return false
+	}
+	b.left--
+	return true
+}

@@ -1,0 +1,75 @@
+// Package receive takes zones in (RFC 3258 2.3 a, SYNC-A): from directories of zone files, from primaries by AXFR and
+// IXFR over TCP or TLS, asked by the SOA's timers and on NOTIFY, and from those that catalog zones list (RFC 9432).
+//
+// What it received it keeps as canonical text, so that it goes on after a restart where it was; whoever runs a Receiver is
+// told of each zone that has new content. It judges whether a zone came whole and can be served; whether it should be
+// is for whoever is told. A source that fails costs nothing that is there: the last good zone stays.
+//
+//	ZONES/NAME.zone   a zone's canonical text
+//	STATE/NAME.json   where it came from, its digest, when it was last confirmed
+//	STATE/NAME.zone   a catalog zone
+//
+// It may import packages of internal that read, write and hold zones. cmd/meshctl calls it.
+package receive
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// How says how a zone came.
+type How string
+
+const (
+	AXFR      How = "axfr"
+	IXFR      How = "ixfr"
+	File      How = "file"
+	Kept      How = "kept"      // it was received before this start
+	Withdrawn How = "withdrawn" // its source has it no more: the other members of the Update are as it last was
+)
+
+// Update says that a zone has new content, or that a Receiver that starts has it.
+type Update struct {
+	Origin  string // fully qualified, lower case
+	Serial  uint32
+	How     How
+	Source  string // address of the primary, or the file
+	Path    string // the canonical text
+	SHA256  string // of that text, in hexadecimal
+	Length  int64  // of that text, in octets
+	Records int
+	Reset   bool // the zone began anew: its serial says nothing about the one before (RFC 9432 5.4)
+
+	Octets   int64         // that were transferred or read
+	Duration time.Duration // from the first question to durable
+
+	Zone *zone.Zone // nil if it is Kept or Withdrawn
+}
+
+// Options are what a Receiver needs of the process around it.
+type Options struct {
+	Zones, State string           // directories; made if they are not there
+	Updated      func(Update)     // called by one goroutine, one call after the other; it must not wait for long
+	Log          *slog.Logger     // nil: none
+	Now          func() time.Time // wall time; nil: that of the system
+}
+
+// Status is how one zone is.
+type Status struct {
+	Zone      string    `json:"zone"`
+	Source    string    `json:"source"`            // section of the configuration: zones, catalog NAME, directory PATH
+	From      string    `json:"from,omitempty"`    // primary or file it came from last
+	Serial    *uint32   `json:"serial,omitempty"`  // nil: nothing was received yet
+	Records   int       `json:"records,omitempty"` // of the zone
+	Checked   time.Time `json:"checked,omitzero"`  // when it was last looked for
+	Contact   time.Time `json:"contact,omitzero"`  // when a primary last confirmed what we have
+	Next      time.Time `json:"next,omitzero"`     // when it is looked for next
+	Expires   time.Time `json:"expires,omitzero"`  // when it is too old to be released anew, without contact
+	Expired   bool      `json:"expired,omitempty"`
+	Receiving bool      `json:"receiving,omitempty"`
+	Catalog   bool      `json:"catalog,omitempty"`
+	Error     string    `json:"error,omitempty"`   // of the last look, which nobody answered
+	Warning   string    `json:"warning,omitempty"` // of primaries that failed, while another did not
+}

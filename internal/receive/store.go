@@ -1,0 +1,241 @@
+package receive
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+// store keeps what was received: zones as canonical text, NAME.zone, and beside it in another directory what must
+// outlive a restart, NAME.json. The text is durable before the record that names its digest, so a crash between the two
+// leaves a record that does not fit, and the zone is received anew.
+type store struct {
+	zones, state string
+}
+
+// record is what is known of a zone that was received. Times are wall time.
+type record struct {
+	Version int       `json:"version"`
+	Origin  string    `json:"zone"`
+	Owner   string    `json:"source"` // the section of the configuration that it came by
+	Unique  string    `json:"member,omitempty"`
+	From    string    `json:"from"` // primary or file
+	How     How       `json:"how"`
+	Serial  uint32    `json:"serial"`
+	Records int       `json:"records"`
+	SHA256  string    `json:"sha256"` // of the canonical text
+	Length  int64     `json:"length"` // of that text, in octets
+	Refresh uint32    `json:"refresh_seconds"`
+	Retry   uint32    `json:"retry_seconds"`
+	Expire  uint32    `json:"expire_seconds"`
+	Contact time.Time `json:"contact"` // when a primary last confirmed it, or the file was read
+	Catalog bool      `json:"catalog,omitempty"`
+}
+
+const (
+	recordVersion  = 1
+	maxRecordBytes = 1 << 16
+	zoneSuffix     = ".zone"
+	recordSuffix   = ".json"
+	tempPrefix     = ".tmp-"
+)
+
+// openStore makes the directories, and removes what a killed writer left.
+func openStore(zones, state string) (*store, error) {
+	for _, dir := range []string{zones, state} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		left, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+		for _, name := range left {
+			if err := os.Remove(name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &store{zones, state}, nil
+}
+
+// fileName is a zone's name as a file's: what is not in host names is written %XX, the root is "@", and what would be
+// too long is a digest.
+func fileName(origin string) string {
+	name := strings.TrimSuffix(origin, ".")
+	if name == "" {
+		return "@"
+	}
+	var b strings.Builder
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_', c == '.' && i > 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	if b.Len() > 200 {
+		return fmt.Sprintf("%%%x", sha256.Sum256([]byte(origin)))
+	}
+	return b.String()
+}
+
+// path is where a zone's text is. Catalog zones are no zones to release, and lie apart.
+func (s *store) path(origin string, catalog bool) string {
+	dir := s.zones
+	if catalog {
+		dir = s.state
+	}
+	return filepath.Join(dir, fileName(origin)+zoneSuffix)
+}
+
+// put keeps a zone, and fills in what the record says of it. It reports whether the text is another than before.
+func (s *store) put(rec *record, z *zone.Zone, before string) (changed bool, err error) {
+	timers(rec, z)
+	path := s.path(rec.Origin, rec.Catalog)
+	written, err := writeZone(filepath.Dir(path), z)
+	if err != nil {
+		return false, err
+	}
+	rec.SHA256, rec.Length = written.sha256, written.length
+	if changed = rec.SHA256 != before; changed {
+		err = renameDurably(written.temp, path)
+	} else {
+		err = os.Remove(written.temp)
+	}
+	if err != nil {
+		return false, err
+	}
+	return changed, s.note(*rec)
+}
+
+// timers takes over what the SOA says.
+func timers(rec *record, z *zone.Zone) {
+	soa := soaOf(z)
+	rec.Serial, rec.Records = z.Serial(), z.Len()
+	rec.Refresh, rec.Retry, rec.Expire = soa.Refresh, soa.Retry, soa.Expire
+}
+
+// note makes a record durable.
+func (s *store) note(rec record) error {
+	rec.Version = recordVersion
+	data, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		return err
+	}
+	return depot.WriteFile(s.state, fileName(rec.Origin)+recordSuffix, append(data, '\n'), 0o644)
+}
+
+// remove forgets a zone: its record first, so that a text without one is left at worst.
+func (s *store) remove(rec record) error {
+	for _, path := range []string{filepath.Join(s.state, fileName(rec.Origin)+recordSuffix), s.path(rec.Origin, rec.Catalog)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := syncDir(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load reads a zone back, if it is what the record says.
+func (s *store) load(rec record) (*zone.Zone, error) {
+	path := s.path(rec.Origin, rec.Catalog)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	z, found := zonefile.Parse(io.TeeReader(f, sum), zonefile.Options{Origin: rec.Origin, File: path})
+	if hex.EncodeToString(sum.Sum(nil)) != rec.SHA256 {
+		return nil, fmt.Errorf("%s is not as it was written", path)
+	}
+	if z == nil {
+		return nil, &refusedError{found}
+	}
+	return z, nil
+}
+
+// records reads all records whose zones are there. One that cannot be read is as good as none: the zone is received anew.
+func (s *store) records() ([]record, error) {
+	names, err := filepath.Glob(filepath.Join(s.state, "*"+recordSuffix))
+	if err != nil {
+		return nil, err
+	}
+	var list []record
+	for _, name := range names {
+		data, err := depot.ReadFile(s.state, filepath.Base(name), maxRecordBytes)
+		var rec record
+		if err != nil || json.Unmarshal(data, &rec) != nil || rec.Version != recordVersion ||
+			fileName(rec.Origin)+recordSuffix != filepath.Base(name) {
+			continue
+		}
+		if info, err := os.Stat(s.path(rec.Origin, rec.Catalog)); err != nil || info.Size() != rec.Length {
+			continue
+		}
+		list = append(list, rec)
+	}
+	return list, nil
+}
+
+// writtenZone is a zone's text that is on disk, under a temporary name.
+type writtenZone struct {
+	temp, sha256 string
+	length       int64
+}
+
+func writeZone(dir string, z *zone.Zone) (w writtenZone, err error) {
+	f, err := os.CreateTemp(dir, tempPrefix+"*")
+	if err != nil {
+		return w, err
+	}
+	sum := sha256.New()
+	out := bufio.NewWriterSize(f, 1<<16)
+	err = zonefile.Write(io.MultiWriter(out, sum), z)
+	err = errors.Join(err, out.Flush(), f.Chmod(0o644), f.Sync())
+	if info, statErr := f.Stat(); statErr == nil {
+		w.length = info.Size()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		os.Remove(f.Name())
+	}
+	w.temp, w.sha256 = f.Name(), hex.EncodeToString(sum.Sum(nil))
+	return w, err
+}
+
+// sameText reports whether a zone's text has a digest.
+func sameText(z *zone.Zone, digest string) (bool, error) {
+	sum := sha256.New()
+	err := zonefile.Write(sum, z)
+	return hex.EncodeToString(sum.Sum(nil)) == digest, err
+}
+
+func renameDurably(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		os.Remove(from)
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
