@@ -102,11 +102,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 	}
 	root.PersistentFlags().StringVar(&c.home, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
 	root.AddCommand(c.initCommand(), c.memberCommand(), c.checkCommand(), c.releaseCommand(), c.scheduleCommand(),
-<<<<<<< /tmp/tmp.XkeDjZaWPp/mine/cmd/meshctl/main.go
-		c.leaseCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand())
-=======
-		c.leaseCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand())
->>>>>>> cmd/meshctl/main.go
+		c.leaseCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand())
 	return root
 }
 

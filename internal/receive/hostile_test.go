@@ -290,7 +290,9 @@ func TestHostilePrimaries(t *testing.T) {
 			m.Rcode = dns.RcodeRefused
 			a.raw(a.pack(false, m))
 		}, "the answer is REFUSED"},
-		{"a zone that cannot be served", nil, func(a *answerer) { a.send(false, first, second, rr("www.example.org. 300 IN CNAME a."), rr("www.example.org. 300 IN A 192.0.2.1"), first) }, "cname-and-other-data"},
+		{"a zone that cannot be served", nil, func(a *answerer) {
+			a.send(false, first, second, rr("www.example.org. 300 IN CNAME a."), rr("www.example.org. 300 IN A 192.0.2.1"), first)
+		}, "cname-and-other-data"},
 		{"RDATA that is none", nil, func(a *answerer) {
 			a.send(false, first, second, third, &dns.RFC3597{Hdr: dns.RR_Header{Name: "x.example.org.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, Rdata: "01"}, first)
 		}, "malformed record"},
