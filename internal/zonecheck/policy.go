@@ -77,20 +77,3 @@ func DefaultPolicy() Policy {
 		Timeout: time.Minute,
 	}
 }
-
-// Config is the checks section of meshctl's configuration: a policy, and exceptions from it by zone.
-type Config struct {
-	Policy Policy
-	Zones  map[string]Policy // by origin, lower-case and fully qualified; whole policies
-}
-
-// DefaultConfig holds where there is no configuration.
-func DefaultConfig() *Config { return &Config{Policy: DefaultPolicy()} }
-
-// For is the policy of a zone.
-func (c *Config) For(origin string) Policy {
-	if p, ok := c.Zones[origin]; ok {
-		return p
-	}
-	return c.Policy
-}

@@ -1,0 +1,208 @@
+package zonecheck
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+)
+
+// Config is the section "checks" of meshctl's configuration: a policy, and exceptions from it by zone. checks.example.yaml
+// shows every key.
+type Config struct {
+	Policy Policy
+	Zones  map[string]Policy // by origin, lower-case and fully qualified; whole policies
+}
+
+// DefaultConfig holds where there is no configuration.
+func DefaultConfig() *Config { return &Config{Policy: DefaultPolicy()} }
+
+// For is the policy of a zone.
+func (c *Config) For(origin string) Policy {
+	if p, ok := c.Zones[origin]; ok {
+		return p
+	}
+	return c.Policy
+}
+
+// maxConfigList bounds the lists of a configuration.
+const maxConfigList = 100_000
+
+// ParseConfig reads a configuration that may have the section "checks"; file is the name that errors carry, which are of
+// type fields.Errors. Sections of others are named in others, and passed over.
+func ParseConfig(file string, data []byte, others ...string) (*Config, error) {
+	r := &fields.Reader{File: file, MaxList: maxConfigList}
+	root, err := r.Document(data)
+	if err != nil {
+		return nil, err
+	}
+	c := DefaultConfig()
+	keys := fields.Keys{"checks": func(n *yaml.Node) { c = Section(r, n) }}
+	for _, name := range others {
+		keys[name] = func(*yaml.Node) {}
+	}
+	r.Mapping(root, "the configuration", keys)
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Section reads the section at n. What breaks a rule is in r; the result counts only if nothing does.
+func Section(r *fields.Reader, n *yaml.Node) *Config {
+	c := DefaultConfig()
+	var zones *yaml.Node
+	keys := policyKeys(r, &c.Policy)
+	keys["meshes"] = func(n *yaml.Node) {
+		r.List(n, func(n *yaml.Node) { c.Policy.Meshes = append(c.Policy.Meshes, mesh(r, n)) })
+	}
+	keys["zones"] = func(n *yaml.Node) { zones = n }
+	r.Mapping(n, "checks", keys)
+	if zones != nil { // last, since what is said for all holds for them too
+		c.Zones = zonePolicies(r, zones, c.Policy)
+	}
+	return c
+}
+
+// policyKeys are the keys that may be said for all zones and for one.
+func policyKeys(r *fields.Reader, p *Policy) fields.Keys {
+	const long = 10 * 365 * 24 * time.Hour
+	modes := map[string]Mode{"require": Require, "verify": Verify, "ignore": Ignore}
+	levels := map[string]Level{"error": Fault, "warning": Warn, "ignore": Off}
+	return fields.Keys{
+		"zonemd":           fields.Parsed(r, &p.ZONEMD, oneOf(modes)),
+		"dnssec":           fields.Parsed(r, &p.DNSSEC, oneOf(modes)),
+		"signature_margin": fields.Parsed(r, &p.Margin, fields.DurationIn(0, long)),
+		"removed":          func(n *yaml.Node) { limit(r, n, "removed", &p.Removed) },
+		"added":            func(n *yaml.Node) { limit(r, n, "added", &p.Added) },
+		"changed":          func(n *yaml.Node) { limit(r, n, "changed", &p.Changed) },
+		"few_names":        fields.Parsed(r, &p.Few, fields.IntegerIn[int](0, 1<<31-1)),
+		"ttl":              func(n *yaml.Node) { ttls(r, n, p) },
+		"server_outside":   fields.Parsed(r, &p.Outside, oneOf(levels)),
+		"several_meshes":   fields.Parsed(r, &p.OneMesh, oneOf(levels)),
+		"command":          func(n *yaml.Node) { command(r, n, p) },
+		"command_timeout":  fields.Parsed(r, &p.Timeout, fields.DurationIn(time.Second, 24*time.Hour)),
+		"on_error":         fields.Parsed(r, &p.Hold, oneOf(map[string]Hold{"hold-release": HoldRelease, "hold-zone": HoldZone})),
+	}
+}
+
+// oneOf reads one of the words that it is given.
+func oneOf[T any](words map[string]T) func(string) (T, error) {
+	return func(s string) (T, error) {
+		v, ok := words[s]
+		if !ok {
+			return v, fmt.Errorf("%q: want one of %s", s, strings.Join(slices.Sorted(maps.Keys(words)), ", "))
+		}
+		return v, nil
+	}
+}
+
+func limit(r *fields.Reader, n *yaml.Node, what string, l *Limit) {
+	*l = Limit{}
+	r.Mapping(n, what, fields.Keys{
+		"names":   fields.Parsed(r, &l.Names, fields.IntegerIn[int](1, 1<<31-1)),
+		"percent": fields.Parsed(r, &l.Percent, fields.IntegerIn[int](1, 1_000_000)),
+	})
+}
+
+func ttls(r *fields.Reader, n *yaml.Node, p *Policy) {
+	const most = (1<<31 - 1) * time.Second
+	r.Mapping(n, "ttl", fields.Keys{
+		"min": fields.Parsed(r, &p.MinTTL, fields.DurationIn(0, most)),
+		"max": fields.Parsed(r, &p.MaxTTL, fields.DurationIn(time.Second, most)),
+	})
+	if p.MinTTL > p.MaxTTL {
+		r.Fail(n, "ttl: min %v is above max %v", p.MinTTL, p.MaxTTL)
+	}
+}
+
+// command is a program, by its absolute path, and arguments, which may repeat.
+func command(r *fields.Reader, n *yaml.Node, p *Policy) {
+	p.Command = nil
+	r.List(n, func(e *yaml.Node) {
+		read := func(s string) (string, error) { return s, nil }
+		if len(p.Command) == 0 {
+			read = fields.Path
+		}
+		var word string
+		fields.Parsed(r, &word, read)(e)
+		p.Command = append(p.Command, word)
+	})
+}
+
+func mesh(r *fields.Reader, n *yaml.Node) Mesh {
+	var m Mesh
+	var servers []string
+	r.Mapping(n, "mesh", fields.Keys{
+		"name":    fields.Parsed(r, &m.Name, func(s string) (string, error) { return s, nil }),
+		"servers": fields.Each(r, &servers, addressOrName),
+	}, "name", "servers")
+	for _, s := range servers {
+		if a, err := netip.ParseAddr(s); err == nil {
+			m.Addresses = append(m.Addresses, a)
+		} else {
+			m.Names = append(m.Names, s)
+		}
+	}
+	return m
+}
+
+// addressOrName takes an address, or the name of a server.
+func addressOrName(s string) (string, error) {
+	if a, err := fields.Address(s); err == nil {
+		return a.String(), nil
+	}
+	if strings.Trim(s, "0123456789.") == "" || strings.Contains(s, ":") {
+		return "", fmt.Errorf("%q is no unicast address, and no name of a server", s)
+	}
+	return fields.ZoneName(s)
+}
+
+// zonePolicies reads what is said for single zones, each beginning with what is said for all.
+func zonePolicies(r *fields.Reader, n *yaml.Node, all Policy) map[string]Policy {
+	zones := map[string]Policy{}
+	if n.Kind != yaml.MappingNode {
+		r.Fail(n, "zones: want a mapping of zones: NAME: {…}")
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		origin, err := fields.ZoneName(n.Content[i].Value)
+		if err != nil {
+			r.Fail(n.Content[i], "%v", err)
+			continue
+		}
+		if _, twice := zones[origin]; twice {
+			r.Fail(n.Content[i], "zone %s twice", origin)
+		}
+		p := all
+		keys := policyKeys(r, &p)
+		keys["trust_anchors"] = fields.Each(r, &p.Anchors, anchor)
+		r.Mapping(n.Content[i+1], "zone "+origin, keys)
+		zones[origin] = p
+	}
+	return zones
+}
+
+// anchor reads a trust anchor: the type and RDATA of a DS or DNSKEY record.
+func anchor(s string) (dns.RR, error) {
+	rr, err := dns.NewRR(". IN " + s)
+	switch rr := rr.(type) {
+	case *dns.DS:
+		if err == nil && rr.Digest != "" {
+			return rr, nil
+		}
+	case *dns.DNSKEY:
+		if err == nil && rr.PublicKey != "" {
+			return rr, nil
+		}
+	}
+	return nil, errors.New("a trust anchor is a record without its owner: DS 12345 13 2 49FD… or DNSKEY 257 3 13 mdsswUyr…")
+}
