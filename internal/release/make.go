@@ -2,6 +2,7 @@ package release
 
 import (
 	"crypto"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -97,25 +98,33 @@ func verified(prev Memory, files []File) ([]File, Memory, error) {
 }
 
 func makeRoot(by Signers, ends time.Time) ([]byte, error) {
-	md := metadata.Root(ends.UTC().Truncate(time.Second))
-	for _, grant := range []struct {
-		role string
-		to   crypto.Signer
-	}{
-		{metadata.ROOT, by.Root}, {metadata.TARGETS, by.Release}, {metadata.SNAPSHOT, by.Release}, {metadata.TIMESTAMP, by.Lease},
-	} {
-		if grant.to == nil {
-			return nil, errNoKey
-		}
-		key, err := metadata.KeyFromPublicKey(grant.to.Public())
-		if err != nil {
-			return nil, err
-		}
-		if err := md.Signed.AddKey(key, grant.role); err != nil {
-			return nil, err
-		}
+	root, err1 := publicOf(by.Root)
+	content, err2 := publicOf(by.Release)
+	lease, err3 := publicOf(by.Lease)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, err
+	}
+	t := Trust{Expires: ends, Threshold: 1, Root: []ed25519.PublicKey{root}, Release: content, Lease: lease}
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	md, err := rootOf(t)
+	if err != nil {
+		return nil, err
 	}
 	return sign(md, by.Root)
+}
+
+// publicOf is the public half of a signer's key.
+func publicOf(by crypto.Signer) (ed25519.PublicKey, error) {
+	if by == nil {
+		return nil, errNoKey
+	}
+	key, ok := by.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("a %T, want an ed25519 key", by.Public())
+	}
+	return key, nil
 }
 
 func makeTargets(version int64, manifest []byte, by crypto.Signer, ends time.Time) (File, error) {

@@ -12,7 +12,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 )
 
-// Everything that knows The Update Framework's types is in this file (reading) and in make.go (writing).
+// Everything that knows The Update Framework's types is in this file (reading), and in make.go and root.go (writing).
 
 // root is a verified root: it says which keys speak for which role.
 type root struct {
