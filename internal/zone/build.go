@@ -145,7 +145,7 @@ func (b *Builder) Add(rr dns.RR, file string, line int) {
 	b.add(&r, owner, rdata)
 }
 
-// AddWire is Add of a record of class IN in wire format. The owner must be a valid name; owner and rdata are copied.
+// AddWire is Add of a record of class IN in wire format. The owner must be a valid name of at most 255 octets; owner and rdata are copied.
 func (b *Builder) AddWire(owner []byte, typ uint16, ttl uint32, rdata []byte, file string, line int) {
 	r := b.place(file, line)
 	r.typ, r.ttl = typ, ttl
@@ -223,6 +223,9 @@ func (b *Builder) pack(rr dns.RR) (owner, rdata []byte, err error) {
 	}
 	n := nameLen(b.buf, 0)
 	rdata = b.buf[n+10 : end]
+	if n > 255 {
+		return nil, nil, errors.New("an owner of more than 255 octets (RFC 1035 2.3.4)")
+	}
 	if len(rdata) > 65535 {
 		return nil, nil, fmt.Errorf("RDATA of %d octets", len(rdata))
 	}
@@ -233,8 +236,8 @@ func (b *Builder) pack(rr dns.RR) (owner, rdata []byte, err error) {
 // dynamic updates have them (RFC 2136 2.5), and takes the generic form (RFC 3597 5) at its word.
 func checkRdata(typ uint16, rdata []byte) error {
 	switch typ { // a large zone is made of these
-	case dns.TypeA, dns.TypeAAAA, dns.TypeTXT:
-		if len(rdata) > 0 {
+	case dns.TypeA, dns.TypeAAAA:
+		if len(rdata) == 4 && typ == dns.TypeA || len(rdata) == 16 && typ == dns.TypeAAAA {
 			return nil
 		}
 	case dns.TypeNS, dns.TypeCNAME:

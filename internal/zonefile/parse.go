@@ -8,6 +8,7 @@ package zonefile
 
 import (
 	"cmp"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -43,7 +44,8 @@ const (
 	defaultMaxRecords = 50_000_000
 	defaultMaxEntry   = 1 << 20
 	maxIncludeDepth   = 7
-	maxIncludes       = 1000 // files read for one zone
+	maxIncludes       = 1000    // files read for one zone
+	maxIncluded       = 4 << 30 // octets after which no other file is read for it
 )
 
 // Parse reads a zone. It returns every finding, syntactical or about the zone, up to zone.MaxFindings, and no zone if one
@@ -78,6 +80,7 @@ type parser struct {
 	ttl       *uint32 // what $TTL said last
 	lastTTL   *uint32 // the last record's TTL, for those that have none (RFC 1035 5.1)
 	includes  int
+	included  int64 // octets
 	generated int
 	errors    int
 	stopped   bool
@@ -227,15 +230,22 @@ func (p *parser) include(f *file, args []token) error {
 		}
 		sub.origin = origin
 	}
-	if p.includes++; p.includes > maxIncludes {
+	if p.includes++; p.includes > maxIncludes || p.included > maxIncluded {
 		p.stopped = true
-		return fmt.Errorf("more than %d files are included: %w", maxIncludes, errFatal)
+		return fmt.Errorf("more than %d files, or files of more than %d octets, are included: %w", maxIncludes, maxIncluded, errFatal)
 	}
 	switch {
 	case p.opts.Include == nil:
 		return errors.New("$INCLUDE is not allowed here")
 	case sub.depth > maxIncludeDepth:
 		return fmt.Errorf("$INCLUDE goes deeper than %d files; does a file include itself?", maxIncludeDepth)
+	}
+	info, err := fs.Stat(p.opts.Include, sub.name)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() { // to open a pipe would hang
+		return fmt.Errorf("%s is no regular file", sub.name)
 	}
 	r, err := p.opts.Include.Open(sub.name)
 	if err != nil {
@@ -245,6 +255,7 @@ func (p *parser) include(f *file, args []token) error {
 	s := newScanner(r, p.opts.MaxEntry)
 	defer s.close()
 	p.read(s, nil, &sub)
+	p.included += s.octets
 	return nil
 }
 
@@ -278,6 +289,11 @@ func (p *parser) record(f *file, e *entry) error {
 		f.origin = cmp.Or(f.origin, f.owner)
 	}
 	if wire, ok := p.plainRdata(&h, rdata, f.origin); ok {
+		if owner, ok := p.packOwner(f.owner); ok {
+			return p.addWire(f, e, &h, owner, ttl, wire)
+		}
+	}
+	if wire, ok := genericRdata(rdata); ok && h.Class == dns.ClassINET && h.Rrtype != dns.TypeSOA {
 		if owner, ok := p.packOwner(f.owner); ok {
 			return p.addWire(f, e, &h, owner, ttl, wire)
 		}
@@ -319,6 +335,20 @@ func (p *parser) plainRdata(h *dns.RR_Header, tokens []token, origin string) (wi
 		return p.rdata[:n], err == nil
 	}
 	return nil, false
+}
+
+// genericRdata reads RDATA of any type in the form of RFC 3597 5: \#, the number of octets, and they in hexadecimal.
+func genericRdata(tokens []token) (wire []byte, ok bool) {
+	if len(tokens) < 2 || tokens[0].text != `\#` || tokens[0].quoted {
+		return nil, false
+	}
+	var digits strings.Builder
+	for _, t := range tokens[2:] {
+		digits.WriteString(t.text)
+	}
+	n, err := strconv.ParseUint(tokens[1].text, 10, 16)
+	wire, bad := hex.DecodeString(digits.String())
+	return wire, err == nil && bad == nil && int(n) == len(wire)
 }
 
 // packOwner is an owner in wire format, good until the next call. Zone text repeats owners.
@@ -450,6 +480,9 @@ func parseRdata(h dns.RR_Header, tokens []token, origin string) (dns.RR, error) 
 	if h.Rrtype == dns.TypeSOA && len(tokens) != 7 && tokens[0].text != `\#` {
 		return nil, fmt.Errorf("a SOA record has 7 fields, not %d", len(tokens)) // the dns package takes fewer for zeros
 	}
+	if isStrings(h.Rrtype) && slices.ContainsFunc(tokens, func(t token) bool { return octets(t.text) > 255 }) && tokens[0].text != `\#` {
+		return nil, errors.New("a string of more than 255 octets (RFC 1035 3.3)")
+	}
 	zp := dns.NewZoneParser(strings.NewReader(join(". 0 IN "+dns.Type(h.Rrtype).String(), tokens)), origin, "")
 	rr, ok := zp.Next()
 	if err := zp.Err(); err != nil {
@@ -510,7 +543,7 @@ func absolute(text, origin string) (string, error) {
 			text += "." + origin
 		}
 	}
-	if _, ok := dns.IsDomainName(text); !ok || !validEscapes(text) {
+	if _, ok := dns.IsDomainName(text); !ok || !validEscapes(text) || text != "." && octets(text)+1 > 255 {
 		return "", fmt.Errorf("%s is no domain name (RFC 1035 2.3.4)", text)
 	}
 	return text, nil
@@ -529,6 +562,29 @@ func validEscapes(text string) bool {
 		}
 	}
 	return true
+}
+
+// octets counts those of a text whose escapes are valid. The dots of a name stand for the length of a label each.
+func octets(text string) int {
+	n := 0
+	for i := 0; i < len(text); i++ {
+		if text[i] == '\\' {
+			if i++; i < len(text) && '0' <= text[i] && text[i] <= '9' {
+				i += 2
+			}
+		}
+		n++
+	}
+	return n
+}
+
+// isStrings tells the types whose RDATA are character-strings, which the dns package cuts up if they are too long.
+func isStrings(typ uint16) bool {
+	switch typ {
+	case dns.TypeTXT, dns.TypeSPF, dns.TypeAVC, dns.TypeNINFO, dns.TypeRESINFO, dns.TypeHINFO, dns.TypeISDN, dns.TypeUINFO:
+		return true
+	}
+	return false
 }
 
 // parseTTL reads seconds, or BIND's 1w2d3h4m5s.

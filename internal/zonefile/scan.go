@@ -2,6 +2,7 @@ package zonefile
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +79,10 @@ func (s *scanner) next(p *parser, f *file) (e *entry, err error) {
 			}
 			e.line = s.line
 			e.inherited = text[0] == ' ' || text[0] == '\t'
+		}
+		if bytes.IndexByte(text, 0) >= 0 {
+			e.line = s.line
+			return e, errors.New("a NUL octet: is this a text file?")
 		}
 		if size += len(text); size > s.limit {
 			return e, fmt.Errorf("an entry of more than %d octets: %w", s.limit, errFatal)
