@@ -127,14 +127,8 @@ func (c *cli) withJSON(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// writing runs do with the home open for writing.
-func (c *cli) writing(do func(h *host.Host) error) error {
-	h, err := host.Open(c.home, c.clock)
-	if err != nil {
-		return err
-	}
-	return errors.Join(do(h), h.Close())
-}
+// writing runs do with the home open for writing; it says nothing before it has published.
+func (c *cli) writing(do func(h *host.Host) error) error { return host.Write(c.home, c.clock, do) }
 
 // print prints facts as JSON, or as words does.
 func (c *cli) print(facts any, words func()) error {

@@ -17,7 +17,14 @@ func (c *cli) initCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a mesh: keys, certificates, and a repository without a release",
-		Args:  cobra.NoArgs,
+		Long: `Make a mesh: keys, certificates, and a repository without a release. The repository is a directory of the home, or with
+--repository in a bucket, where any number of distribution hosts publish by turns: each has a copy of this home.
+
+  --repository 's3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=REGION&path-style=true'
+
+All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from
+~/.aws/credentials and AWS_PROFILE, or from the machine's role; AWS_CA_BUNDLE names certificates to trust.`,
+		Args: cobra.NoArgs,
 		RunE: c.runs(func(*cobra.Command, []string) error {
 			h, err := host.Init(c.home, o, rand.Reader, c.clock)
 			if err != nil {
@@ -37,6 +44,7 @@ func (c *cli) initCommand() *cobra.Command {
 	f.StringVar(&o.Mesh, "mesh", "mesh", "name of the mesh")
 	f.DurationVar(&o.Epsilon, "epsilon", release.DefaultEpsilonMS*time.Millisecond, "clock error that members must keep")
 	f.DurationVar(&o.Lease, "lease", 24*time.Hour, "how long nodes may answer without hearing from here")
+	f.StringVar(&o.Bucket, "repository", "", "URL of a bucket to publish in, beginning with s3:// (default: a directory of the home)")
 	f.StringSliceVar(&o.Shared, "shared", nil, "the shared-unicast addresses; with --url, bundles of nodes hold their configurations")
 	f.StringSliceVar(&o.URLs, "url", nil, "where nodes find the repository: of \"meshctl serve\", a web server or a bucket")
 	f.StringVar(&o.CA, "ca", "", "certificate authority of your own (PEM); otherwise one is made")

@@ -122,11 +122,11 @@ the others of the release before. If one file has an error, nothing is published
 
 func (c *cli) release(h *host.Host, from []host.Source, o host.ReleaseOptions) error {
 	made, found, err := h.Release(from, o)
-	if !c.json || made == nil {
-		printFindings(c.log, found)
-	}
 	if err != nil {
 		return err
+	}
+	if !c.json || made == nil {
+		printFindings(c.log, found)
 	}
 	if made == nil {
 		return &host.HintError{Err: fmt.Errorf("nothing was published"), Hint: "correct the zone files and run this again"}

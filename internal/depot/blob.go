@@ -26,15 +26,14 @@ type Content struct {
 	Blob   release.Blob
 }
 
-// PutBlob stores the text that write produces, packed, and says what a release must say of it. Bounded memory. An
-// error of write comes back as it is, and stores nothing.
+// PutBlob implements Store.
 func (d *Dir) PutBlob(write func(io.Writer) error) (Content, error) {
 	f, err := createTemp(d.root, blobDir, 0o644)
 	if err != nil {
 		return Content{}, err
 	}
 	step("write")
-	content, err := pack(f, write)
+	content, err := Pack(f, write)
 	name, err := closeTemp(d.root, f, err)
 	if err != nil {
 		return Content{}, err
@@ -42,7 +41,8 @@ func (d *Dir) PutBlob(write func(io.Writer) error) (Content, error) {
 	return content, rename(d.root, name, release.BlobName(content.Blob.SHA256))
 }
 
-func pack(to io.Writer, write func(io.Writer) error) (Content, error) {
+// Pack writes the text that write produces to to, packed as a blob.
+func Pack(to io.Writer, write func(io.Writer) error) (Content, error) {
 	text, packed := newMeter(), newMeter()
 	// One goroutine: the same text gives the same bytes, and so the same blob.
 	z, err := zstd.NewWriter(io.MultiWriter(to, packed), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(windowBytes))

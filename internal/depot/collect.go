@@ -2,54 +2,57 @@ package depot
 
 import (
 	"errors"
-	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// Collect removes what nobody needs any more once view was installed. It keeps the blobs of the current, the next and
-// the previous release, all roots, and for readers that are in the middle of it one older version of the other
-// metadata. The previous release is known from the last manifest that named it, which is kept for that. Call it with
-// the lock held.
-func (d *Dir) Collect(view release.View) error {
-	keep := map[string]bool{}
-	manifests, err := d.manifests()
-	if err != nil {
-		return err
+// Collect removes from s what nobody needs any more once view was installed. It keeps the blobs of the current, the next
+// and the previous release, all roots, and for readers that are in the middle of it one older version of the other
+// metadata. The previous release is known from the last manifest that named it, which is kept for that.
+//
+// Where there are other writers, one may have gone on meanwhile, or be about to: what is numbered higher than view stays,
+// and so does what is younger than the store's Grace. Without them, call it with the lock held.
+func Collect(s Store, view release.View) error {
+	lists := map[string][]Entry{}
+	for _, dir := range []string{"metadata", "targets", blobDir} {
+		entries, err := s.List(dir)
+		if err != nil {
+			return err
+		}
+		lists[dir] = entries
 	}
+	keep := map[string]bool{}
 	keepManifest(keep, view.Manifest)
-	name, previous := previousRelease(manifests, view.Manifest)
+	name, previous := previousRelease(manifests(s, lists["targets"]), view.Manifest)
 	keep[name] = true
 	keepRelease(keep, previous)
 	for v := range int64(2) {
 		keep["metadata/"+strconv.FormatInt(view.Versions.Snapshot-v, 10)+".snapshot.json"] = true
 		keep["metadata/"+strconv.FormatInt(view.Versions.Targets-v, 10)+".targets.json"] = true
 	}
-	return errors.Join(
-		d.removeOthers("metadata", keep, func(name string) bool {
-			return strings.HasSuffix(name, ".snapshot.json") || strings.HasSuffix(name, ".targets.json")
-		}),
-		d.removeOthers("targets", keep, func(name string) bool { return strings.HasSuffix(name, ".mesh.json") }),
-		d.removeOthers(blobDir, keep, func(name string) bool { return name != lockName && !isTemp(name) }),
-	)
+	c := collector{s, view.Versions, time.Now()}
+	var faults []error
+	for dir, entries := range lists {
+		faults = append(faults, c.removeOthers(dir, entries, keep))
+	}
+	return errors.Join(faults...)
 }
 
-// maxManifests bounds how many manifests are looked at for the previous release.
-const maxManifests = 64
+// maxManifests bounds how many manifests are looked at for the previous release, the youngest first.
+const maxManifests = 8
 
-// manifests are those in the repository that can be read, by name. They are not verified: they only say what to keep.
-func (d *Dir) manifests() (map[string]release.Manifest, error) {
-	entries, err := fs.ReadDir(d.root.FS(), "targets")
-	if err != nil {
-		return nil, err
-	}
+// manifests are those that can be read, by name. They are not verified: they only say what to keep.
+func manifests(s Store, entries []Entry) map[string]release.Manifest {
+	entries = slices.SortedFunc(slices.Values(entries), func(a, b Entry) int { return b.Modified.Compare(a.Modified) })
 	found := map[string]release.Manifest{}
 	for _, e := range entries[:min(len(entries), maxManifests)] {
-		name := path.Join("targets", e.Name())
-		data, err := readAll(d.root, name, release.MaxManifestBytes)
+		name := path.Join("targets", e.Name)
+		data, _, err := s.Read(name, release.MaxManifestBytes)
 		if err != nil {
 			continue
 		}
@@ -57,7 +60,7 @@ func (d *Dir) manifests() (map[string]release.Manifest, error) {
 			found[name] = m
 		}
 	}
-	return found, nil
+	return found
 }
 
 // previousRelease is the highest release below the current one, and the name of a manifest that holds it.
@@ -95,23 +98,52 @@ func keepRelease(keep map[string]bool, r *release.Release) {
 	}
 }
 
-// removeOthers removes from dir the files of a kind that are not kept.
-func (d *Dir) removeOthers(dir string, keep map[string]bool, kind func(name string) bool) error {
-	entries, err := fs.ReadDir(d.root.FS(), dir)
-	if err != nil {
-		return err
-	}
+// collector removes from a store, as long as what it knows is fresh.
+type collector struct {
+	Store
+	now    release.Versions
+	listed time.Time
+}
+
+// collectWithin bounds how long after the listing something may be removed: a writer that was stopped for long must not
+// go on with what it knew. It is short beside any Grace.
+const collectWithin = 10 * time.Minute
+
+// removeOthers removes the files of dir that are not kept and not to be spared.
+func (c collector) removeOthers(dir string, entries []Entry, keep map[string]bool) error {
 	for _, e := range entries {
-		name := path.Join(dir, e.Name())
-		if keep[name] || !kind(e.Name()) || !e.Type().IsRegular() {
+		name := path.Join(dir, e.Name)
+		if keep[name] || !c.removable(dir, e) {
 			continue
 		}
-		step("remove")
-		if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if c.Grace() > 0 && time.Since(c.listed) > collectWithin {
+			return nil
+		}
+		if err := c.Remove(name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removable reports whether a file that view does not need may go.
+func (c collector) removable(dir string, e Entry) bool {
+	old := c.listed.Sub(e.Modified) >= c.Grace()
+	switch dir {
+	case "metadata":
+		number, kind, _ := strings.Cut(e.Name, ".")
+		version, err := strconv.ParseInt(number, 10, 64)
+		switch kind {
+		case "snapshot.json":
+			return err == nil && (c.Grace() == 0 || version < c.now.Snapshot)
+		case "targets.json":
+			return err == nil && (c.Grace() == 0 || version < c.now.Targets)
+		}
+		return false
+	case "targets":
+		return old && strings.HasSuffix(e.Name, ".mesh.json")
+	}
+	return old && e.Name != lockName && !isTemp(e.Name)
 }
 
 // blobsOf lists the blobs of a manifest, the current release's first, each once.

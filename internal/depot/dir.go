@@ -1,17 +1,20 @@
 package depot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
+	"syscall"
+	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// Dir is a repository in a directory. It is an fs.FS for release.Verify. Any number of processes may read; one writes,
-// and holds a Lock while it does.
+// Dir is a repository in a directory: a Store. Any number of processes may read; one writes, and holds a Lock while it
+// does.
 type Dir struct {
 	root *os.Root
 }
@@ -57,9 +60,49 @@ func (d *Dir) Open(name string) (fs.File, error) {
 	return openRegular(d.root, name)
 }
 
-// Publish puts files into the repository in the order given, each durably before the next. It may be repeated after an
-// interruption. A numbered file that is there with other content is a second writer's: ErrExists, and what follows is
-// not written.
+// Read implements Store.
+func (d *Dir) Read(name string, max int64) ([]byte, Tag, error) {
+	tag, err := d.Tag(name) // before the content: a tag that is too old costs another look, one that is too new hides a change
+	if err != nil {
+		return nil, "", err
+	}
+	data, err := readAll(d.root, name, max)
+	return data, tag, err
+}
+
+// Tag implements Store. Each content has a file of its own, which was renamed to its place.
+func (d *Dir) Tag(name string) (Tag, error) {
+	info, err := d.root.Lstat(name)
+	if err != nil {
+		return "", err
+	}
+	var inode uint64
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		inode = stat.Ino
+	}
+	return Tag(fmt.Sprintf("%d-%d-%d", inode, info.Size(), info.ModTime().UnixNano())), nil
+}
+
+// Create implements Store.
+func (d *Dir) Create(name string, data []byte) error { return create(d.root, name, data, 0o644) }
+
+// Swap implements Store.
+func (d *Dir) Swap(ctx context.Context, name string, data []byte, was Tag) (Tag, error) {
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	if is, err := d.Tag(name); err != nil || is != was {
+		return "", &fs.PathError{Op: "swap", Path: name, Err: ErrChanged}
+	}
+	if err := replace(d.root, name, data, 0o644); err != nil {
+		return "", err
+	}
+	return d.Tag(name)
+}
+
+// Publish puts files into the repository in the order given, each durably before the next, whatever timestamp is there.
+// It may be repeated after an interruption. A numbered file that is there with other content is a second writer's:
+// ErrExists, and what follows is not written.
 func (d *Dir) Publish(files []release.File) error {
 	for _, f := range files {
 		put := create
@@ -67,19 +110,51 @@ func (d *Dir) Publish(files []release.File) error {
 			put = replace
 		}
 		if err := put(d.root, f.Name, f.Data, 0o644); err != nil {
-			if errors.Is(err, ErrExists) {
-				return fmt.Errorf("%w: another distribution host has published in %s", err, d.Path())
-			}
-			return err
+			return SecondWriter(err)
 		}
 	}
 	return nil
 }
 
+// List implements Store.
+func (d *Dir) List(dir string) ([]Entry, error) {
+	entries, err := fs.ReadDir(d.root.FS(), dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []Entry
+	for _, e := range entries {
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, Entry{e.Name(), info.Size(), info.ModTime()})
+	}
+	return files, nil
+}
+
+// Remove implements Store.
+func (d *Dir) Remove(name string) error {
+	step("remove")
+	if err := d.root.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Grace implements Store.
+func (d *Dir) Grace() time.Duration { return 0 }
+
 // Sweep removes what writers that were killed left behind. Call it with the lock held.
 func (d *Dir) Sweep() error {
 	for _, dir := range []string{".", "metadata", "targets", blobDir} {
 		entries, err := fs.ReadDir(d.root.FS(), dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -51,9 +51,6 @@ func rename(root *os.Root, from, name string) error {
 	return syncDir(root, path.Dir(name))
 }
 
-// ErrExists is wrapped when a file that is written once is there already, with other content.
-var ErrExists = errors.New("exists with other content")
-
 // create makes name hold data if it does not exist (put if absent: link(2) has one winner). It is nil when the file
 // holds just this data already, so that a writer which was interrupted can repeat itself.
 func create(root *os.Root, name string, data []byte, perm fs.FileMode) error {

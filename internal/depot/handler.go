@@ -2,20 +2,22 @@ package depot
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"regexp"
 	"strings"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
 // known is every path that a repository has.
 var known = regexp.MustCompile(`^(metadata/(timestamp|[1-9][0-9]{0,18}\.(root|snapshot|targets))\.json|` +
 	`targets/[0-9a-f]{64}\.mesh\.json|blobs/sha256/[0-9a-f]{64})$`)
 
-// Handler serves the repository: GET and HEAD of the files it has, ranges included, nothing else. Who may ask is the
+// Handler serves a repository: GET and HEAD of the files it has, ranges included, nothing else. Who may ask is the
 // server's concern.
-func (d *Dir) Handler() http.Handler {
+func Handler(repo Store) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
@@ -27,12 +29,15 @@ func (d *Dir) Handler() http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		d.serveFile(w, r, name)
+		serveFile(w, r, repo, name)
 	})
 }
 
-func (d *Dir) serveFile(w http.ResponseWriter, r *http.Request, name string) {
-	f, err := openRegular(d.root, name)
+// Handler serves the directory.
+func (d *Dir) Handler() http.Handler { return Handler(d) }
+
+func serveFile(w http.ResponseWriter, r *http.Request, repo Store, name string) {
+	f, err := repo.Open(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
 		http.NotFound(w, r)
 		return
@@ -47,19 +52,19 @@ func (d *Dir) serveFile(w http.ResponseWriter, r *http.Request, name string) {
 		http.Error(w, "the repository cannot be read", http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Content-Type", contentType(name))
-	if name == "metadata/timestamp.json" {
+	w.Header().Set("Content-Type", ContentType(name))
+	if name == release.TimestampName {
 		w.Header().Set("Cache-Control", "no-cache")
 	}
-	http.ServeContent(w, r, "", info.ModTime(), f)
+	http.ServeContent(w, r, "", info.ModTime(), f.(io.ReadSeeker))
 }
 
-func contentType(name string) string {
+// ContentType is what a web server says of a file.
+func ContentType(name string) string {
 	if strings.HasSuffix(name, ".json") {
 		return "application/json"
 	}
 	return "application/zstd"
 }
 
-var _ fs.FS = (*Dir)(nil)
-var _ fs.File = (*os.File)(nil)
+var _ Store = (*Dir)(nil)

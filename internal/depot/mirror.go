@@ -38,7 +38,7 @@ func Mirror(ctx context.Context, client *http.Client, base string, d *Dir, mem r
 		return view, mem, fetched, errors.Join(missing, err)
 	}
 	if installed {
-		err = d.Collect(view)
+		err = Collect(d, view)
 	}
 	return view, next, fetched || installed, errors.Join(missing, err)
 }
@@ -134,7 +134,7 @@ func (r *remoteFS) get(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer response.Body.Close()
-	if response.StatusCode == http.StatusNotFound {
+	if absent(name, response.StatusCode) {
 		return nil, fs.ErrNotExist
 	}
 	if response.StatusCode != http.StatusOK {
@@ -142,6 +142,13 @@ func (r *remoteFS) get(name string) ([]byte, error) {
 	}
 	// One byte more than any file may have is enough for release to see that this one is too long.
 	return io.ReadAll(io.LimitReader(response.Body, release.MaxBytes(name)+1))
+}
+
+// absent reports whether a server's status says that it has no such file. A bucket that may not be listed says 403 of
+// what it does not have; that is taken for the root only, which ends its walk: what 403 keeps back there could as well be
+// kept back by 404, and any other file is refused.
+func absent(name string, status int) bool {
+	return status == http.StatusNotFound || status == http.StatusForbidden && strings.HasSuffix(name, ".root.json")
 }
 
 // memFile is a file that was read already.

@@ -55,16 +55,24 @@ func ParseMemory(data []byte) (Memory, error) {
 	if err := decodeStrict(data, &m); err != nil {
 		return Memory{}, refuse("memory", Torn, "%v", err)
 	}
-	if m.Format != memoryFormat {
-		return Memory{}, refuse("memory", Format, "format %d, this version reads %d", m.Format, memoryFormat)
-	}
-	if len(m.Known) > maxKnown || !slices.IsSortedFunc(m.Known, byNumber) {
-		return Memory{}, refuse("memory", Format, "known must be sorted by number and at most %d", maxKnown)
-	}
-	if _, err := parseRoot("root", m.Root); err != nil {
-		return Memory{}, inMemory(err)
+	if err := m.Validate(); err != nil {
+		return Memory{}, err
 	}
 	return m, nil
+}
+
+// Validate says what is wrong with a memory that was decoded as a part of something else.
+func (m Memory) Validate() error {
+	if m.Format != memoryFormat {
+		return refuse("memory", Format, "format %d, this version reads %d", m.Format, memoryFormat)
+	}
+	if len(m.Known) > maxKnown || !slices.IsSortedFunc(m.Known, byNumber) {
+		return refuse("memory", Format, "known must be sorted by number and at most %d", maxKnown)
+	}
+	if _, err := parseRoot("root", m.Root); err != nil {
+		return inMemory(err)
+	}
+	return nil
 }
 
 // Encode is what a node writes to disk.
@@ -72,6 +80,17 @@ func (m Memory) Encode() ([]byte, error) { return encodeLine(m) }
 
 // Verified reports whether m holds a verified state, or a root only.
 func (m Memory) Verified() bool { return len(m.Timestamp) > 0 }
+
+// Files are those that put what m has verified into a repository; v is Restore(m)'s. The order is that in which they go in.
+func (m Memory) Files(v Versions) []File {
+	return []File{
+		{RootName(v.Root), m.Root},
+		{ManifestName(DigestOf(m.Manifest)), m.Manifest},
+		{targetsName(v.Targets), m.Targets},
+		{snapshotName(v.Snapshot), m.Snapshot},
+		{TimestampName, m.Timestamp},
+	}
+}
 
 // read hands out the remembered files under the names that the chain asks for.
 func (m Memory) read(name string, max int64) ([]byte, error) {

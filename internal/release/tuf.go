@@ -124,6 +124,21 @@ func (r *root) chain(read readFile) (*chain, error) {
 	return c, nil
 }
 
+// TimestampVersion is the version of a timestamp that m's root trusts, and 0 of anything else. Whoever writes a repository
+// asks it, so as never to put an older timestamp in the place of a newer one.
+func (m Memory) TimestampVersion(data []byte) int64 {
+	trusted, err := trustedmetadata.New(m.Root)
+	if err != nil || len(data) > maxTimestampBytes {
+		return 0
+	}
+	trusted.RefTime = time.Time{}
+	md, err := trusted.UpdateTimestamp(data)
+	if err != nil {
+		return 0
+	}
+	return md.Signed.Version
+}
+
 func (c *chain) readTimestamp(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
 	data, err := read(TimestampName, maxTimestampBytes)
 	if err != nil {

@@ -153,7 +153,7 @@ func (h *Host) makeBundle(n NewMember, address string) (release.Digest, error) {
 	}
 	err = errors.Join(
 		depot.WriteFile(dir, "ca.crt", ca, 0o644),
-		depot.WriteFile(dir, "root.json", h.mem.Root, 0o644),
+		depot.WriteFile(dir, "root.json", h.Root(), 0o644),
 		h.fill(corefileName, dir, n.facts(address)),
 		h.fill(sidecarName, dir, n.facts(address)),
 		h.issue(nodesDir+"/"+n.Name, "node", subject{n.Name, identity.Node, []string{address}}),

@@ -7,20 +7,23 @@
 //	HOME/pki/host.crt, host.key          this host, as server and as client
 //	HOME/members/NAME/                   what a member is given: root.json, ca.crt, node.crt, node.key
 //	HOME/repository/                     what members mirror; any web server may serve it
-//	HOME/state/memory.json               what was published last (release.Memory)
-//	HOME/state/state.json                what was promised: see State
-//	HOME/state/journal.json              a publication that is under way; absent otherwise
-//	HOME/state/events.jsonl              what was done, one JSON object a line
+//	HOME/state/state.json                what was promised and published: see State
 //
-// # Crashes
+// HOME/repository may be a file instead, with the URL of a bucket in it. What members mirror and state/state.json are in the
+// bucket then, and any number of hosts have a copy of the rest.
 //
-// A publication is decided at one instant, when journal.json is durable. Before, nothing of it can be seen; after, it
-// is carried through by whoever opens the home next, in the same order with the same bytes. So a number is never
-// used twice, nothing is published twice with different content, and a promise is durable before the lease that makes
-// it leaves.
+// # Crashes, and hosts that take turns
 //
-// # Writers
+// A publication is decided at one instant, when state.json is replaced: it names the promises and holds, whole, what the
+// repository is to hold. Before, nothing of it can be seen; after, it is carried through by whoever looks next, in the
+// same order with the same bytes. So a number is never used twice, nothing is published twice with different content, and
+// a promise is durable before the lease that makes it leaves.
 //
-// One process writes, and holds the lock of HOME/repository while it does; a second one is refused. Reading needs no
-// lock (Read).
+// Whoever replaces state.json does so on condition that it is the one that was read (depot.Store.Swap). Of several hosts one
+// wins; the others read again, and decide anew on what is in force then (Write). No host waits for another, and no clock
+// says whose turn it is. A host that was stopped for long, and goes on, can do no harm: its decision is refused, numbered
+// files are written once, and the timestamp is replaced on condition as well, only by a later one.
+//
+// In a directory the condition is kept by its lock: one process writes, and a second one is refused after two seconds.
+// Reading needs no lock (Read).
 package host

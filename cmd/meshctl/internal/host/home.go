@@ -3,8 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"math/rand/v2"
 	"path/filepath"
 	"time"
 
@@ -17,13 +16,12 @@ type Clock func() time.Time
 
 // Host is a home directory that is open for writing. Close it.
 type Host struct {
+	storage
 	home  string
 	clock Clock
-	repo  *depot.Dir
-	lock  *depot.Lock
-	mem   release.Memory
-	view  release.View
 	state State
+	tag   depot.Tag // of the state that was read or written last
+	view  release.View
 }
 
 // HintError is an error with what the operator can do about it.
@@ -46,10 +44,7 @@ const (
 	repoDir  = "repository"
 	nodesDir = "members"
 
-	memoryName  = "memory.json"
-	stateName   = "state.json"
-	journalName = "journal.json"
-	eventsName  = "events.jsonl"
+	stateName = "state.json"
 )
 
 func (h *Host) path(elem ...string) string {
@@ -60,17 +55,15 @@ func (h *Host) path(elem ...string) string {
 func (h *Host) View() release.View { return h.view }
 
 // Root is the newest root, which a node is given as root.json.
-func (h *Host) Root() []byte { return h.mem.Root }
+func (h *Host) Root() []byte { return h.state.Published.Root }
 
-// Open opens a home for writing, and carries through what a killed command left unfinished.
+// Open opens a home for writing, and carries through what a killed command has decided, here or on another host.
 func Open(home string, clock Clock) (*Host, error) {
-	if _, err := os.Stat(filepath.Join(home, stateDir, memoryName)); errors.Is(err, fs.ErrNotExist) {
-		return nil, noMesh(home)
-	}
-	h, err := lock(home, clock)
+	s, err := openForWriting(home)
 	if err != nil {
 		return nil, err
 	}
+	h := &Host{storage: s, home: home, clock: clock}
 	if err := h.load(); err != nil {
 		h.Close()
 		return nil, err
@@ -78,91 +71,56 @@ func Open(home string, clock Clock) (*Host, error) {
 	return h, nil
 }
 
-// noMesh is the error of a home without a memory: one that never held a mesh, or one that was damaged.
-func noMesh(home string) error {
-	if _, err := os.Lstat(filepath.Join(home, stateDir, stateName)); err == nil {
-		return hint("restore the whole home, from a copy that is no older than the last publication", "%s is lost", filepath.Join(home, stateDir, memoryName))
-	}
-	return hint("make one with: meshctl init --home "+home, "there is no mesh in %s", home)
-}
-
-// lockPatience is how long a command waits for another that publishes, which takes milliseconds.
-const lockPatience = 2 * time.Second
-
-// lock opens the repository of a home for writing.
-func lock(home string, clock Clock) (*Host, error) {
-	repo, err := depot.Create(filepath.Join(home, repoDir))
-	if err != nil {
-		return nil, err
-	}
-	var locked *depot.LockedError
-	for end := time.Now().Add(lockPatience); ; time.Sleep(50 * time.Millisecond) {
-		l, err := depot.LockDir(repo.Path())
-		if err == nil {
-			return &Host{home: home, clock: clock, repo: repo, lock: l}, nil
-		}
-		if !errors.As(err, &locked) || time.Now().After(end) {
-			repo.Close()
-			return nil, lockHint(err)
-		}
-	}
-}
-
-func lockHint(err error) error {
-	var locked *depot.LockedError
-	if errors.As(err, &locked) {
-		return &HintError{err, "one command publishes at a time: wait until it has ended"}
-	}
-	return err
-}
-
 // Close gives up the right to write.
-func (h *Host) Close() error { return errors.Join(h.lock.Unlock(), h.repo.Close()) }
+func (h *Host) Close() error { return h.close() }
+
+// turns is how often a change is tried before it is given up.
+const turns = 8
+
+// Write opens a home, makes a change, and closes it. When another host has published meanwhile, do is called again on what
+// is in force then.
+func Write(home string, clock Clock, do func(h *Host) error) error {
+	for turn := range turns {
+		err := writeOnce(home, clock, do)
+		if !errors.Is(err, depot.ErrChanged) {
+			return err
+		}
+		time.Sleep(rand.N(time.Duration(turn+1) * maxPause)) // so that two hosts do not stay in step
+	}
+	return hint("run it again", "other distribution hosts were first, %d times in a row", turns)
+}
+
+// maxPause bounds the pause after the first turn that was lost; later ones are longer.
+const maxPause = 100 * time.Millisecond
+
+func writeOnce(home string, clock Clock, do func(h *Host) error) error {
+	h, err := Open(home, clock)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(h), h.Close())
+}
 
 func (h *Host) load() (err error) {
-	if err := h.repo.Sweep(); err != nil {
+	if h.state, h.tag, err = readState(h.home, h.storage); err != nil {
 		return err
 	}
-	if h.mem, err = readMemory(h.home); err != nil {
+	if h.view, err = release.Restore(h.state.Published); err != nil {
 		return err
 	}
-	if err := h.recover(); err != nil {
-		return err
-	}
-	if h.state, err = readState(h.home); err != nil {
-		return err
-	}
-	if !h.mem.Verified() {
-		return hint("remove it, and run meshctl init again", "%s: init was interrupted", h.home)
-	}
-	h.view, err = release.Restore(h.mem)
-	return err
+	return h.carryThrough()
 }
 
 // Read is what a home has published, without the right to write.
 func Read(home string) (release.View, error) {
-	mem, err := readMemory(home)
-	if errors.Is(err, fs.ErrNotExist) {
-		return release.View{}, noMesh(home)
-	}
+	s, err := openStorage(home)
 	if err != nil {
 		return release.View{}, err
 	}
-	return release.Restore(mem)
-}
-
-func readMemory(home string) (release.Memory, error) {
-	data, err := depot.ReadFile(filepath.Join(home, stateDir), memoryName, release.MaxMemoryBytes)
+	defer s.close()
+	state, _, err := readState(home, s)
 	if err != nil {
-		return release.Memory{}, err
+		return release.View{}, err
 	}
-	return release.ParseMemory(data)
-}
-
-func (h *Host) writeMemory(mem release.Memory) error {
-	data, err := mem.Encode()
-	if err != nil {
-		return err
-	}
-	return depot.WriteFile(h.path(stateDir), memoryName, data, 0o600)
+	return release.Restore(state.Published)
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
@@ -23,6 +24,7 @@ type InitOptions struct {
 	URLs    []string      // where nodes find the repository, for the same
 	CA      string        // file: a certificate authority of the operator's own; "": one is made
 	CAKey   string        // file: its key
+	Bucket  string        // URL of a bucket to publish in; empty: a directory of the home
 }
 
 // Init makes a home: keys, certificates, and a repository that names no release yet. random yields key material. The
@@ -40,10 +42,14 @@ func Init(home string, o InitOptions, random io.Reader, clock Clock) (*Host, err
 			return nil, err
 		}
 	}
-	h, err := lock(home, clock)
+	if err := makeRepository(home, o.Bucket); err != nil {
+		return nil, err
+	}
+	s, err := openForWriting(home)
 	if err != nil {
 		return nil, err
 	}
+	h := &Host{storage: s, home: home, clock: clock}
 	if err := h.init(manifest, o, random); err != nil {
 		h.Close()
 		return nil, err
@@ -51,9 +57,36 @@ func Init(home string, o InitOptions, random io.Reader, clock Clock) (*Host, err
 	return h, nil
 }
 
+// makeRepository makes HOME/repository, unless it is there: a directory, or a file that names a bucket.
+func makeRepository(home, url string) error {
+	name := filepath.Join(home, repoDir)
+	if url == "" {
+		if info, err := os.Stat(name); err == nil && !info.IsDir() {
+			return hint("choose another --home, or say --repository", "%s names a bucket", name)
+		}
+		repo, err := depot.Create(name)
+		if err != nil {
+			return err
+		}
+		return repo.Close()
+	}
+	b, err := bucket.Open(url)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if old, err := depot.ReadFile(home, repoDir, maxURLBytes); err == nil && string(old) != url+"\n" || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return hint("choose another --home", "%s is there already", name)
+	}
+	if err := b.Below(stateDir).Prove(); err != nil {
+		return err
+	}
+	return depot.WriteFile(home, repoDir, []byte(url+"\n"), 0o644)
+}
+
 func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) error {
-	if h.taken() {
-		return hint("choose another --home", "%s holds a mesh already", h.home)
+	if err := h.free(); err != nil {
+		return err
 	}
 	keys, err := release.GenerateKeys(random)
 	if err != nil {
@@ -61,7 +94,7 @@ func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) 
 	}
 	now := h.clock()
 	e := ends(now, o.Lease, now.AddDate(rootYears, 0, 0))
-	files, mem, err := release.Init(manifest, keys.Signers(), e)
+	_, mem, err := release.Init(manifest, keys.Signers(), e)
 	if err != nil {
 		return err
 	}
@@ -74,32 +107,32 @@ func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) 
 	if err := h.writeTemplates(o); err != nil {
 		return err
 	}
-	if h.mem, err = release.NewMemory(mem.Root); err != nil {
-		return err
-	}
-	if err := h.writeMemory(h.mem); err != nil {
-		return err
-	}
 	h.state = State{Format: stateFormat, LeaseSeconds: int64(o.Lease / time.Second)}
-	if err := h.commit(h.promised(mem, manifest), files); err != nil {
+	state := h.promised(mem, manifest).note(Event{Event: "init", Detail: "mesh " + o.Mesh}, now)
+	data, err := state.encode()
+	if err != nil {
 		return err
 	}
-	return h.note(Event{Event: "init", Detail: "mesh " + o.Mesh})
+	step("decide")
+	if err := h.records.Create(stateName, data); err != nil {
+		return err
+	}
+	return h.load()
 }
 
-// taken reports whether the home holds a mesh: one that was decided, even if its init was killed after that, or if some
-// of its state was lost since. Its keys must not be overwritten.
-func (h *Host) taken() bool {
-	for _, name := range []string{journalName, stateName} {
-		if _, err := os.Lstat(h.path(stateDir, name)); err == nil {
-			return true
+// free is an error if there is a mesh already, even if its init was killed after it was decided, or if its state was
+// lost since: its keys must not be overwritten.
+func (h *Host) free() error {
+	for name, store := range map[string]depot.Store{stateName: h.records, release.TimestampName: h.repo} {
+		_, err := store.Tag(name)
+		if err == nil {
+			return hint("choose another --home or --repository; for another host of this mesh, copy the home", "%s holds a mesh already", h.home)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
-	mem, err := readMemory(h.home)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false
-	}
-	return err != nil || mem.Verified()
+	return nil
 }
 
 func (h *Host) writeKeys(keys release.Keys) error {

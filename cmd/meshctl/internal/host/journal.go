@@ -1,11 +1,11 @@
 package host
 
 import (
-	"encoding/json"
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -15,72 +15,98 @@ import (
 // process in it; otherwise it does nothing.
 var step = func(string) {}
 
-// journal is a publication that was decided: what will be promised, and the files in the order in which they go in.
-type journal struct {
-	State State          `json:"state"`
-	Files []release.File `json:"files"`
-}
-
-const maxJournalBytes = release.MaxMemoryBytes
-
-// commit decides a publication and carries it through.
-func (h *Host) commit(state State, files []release.File) error {
-	data, err := json.Marshal(journal{state, files})
+// commit decides a publication and carries it through. When another host has decided one since this one has read the
+// state, it is depot.ErrChanged, and nothing was published. When ctx ends before it is decided, nothing was published
+// either, as far as this host can know: what it has sent may yet arrive.
+func (h *Host) commit(ctx context.Context, state State) error {
+	view, err := release.Restore(state.Published)
+	if err != nil {
+		return err
+	}
+	data, err := state.encode()
 	if err != nil {
 		return err
 	}
 	step("decide")
-	if err := depot.WriteFile(h.path(stateDir), journalName, data, 0o600); err != nil {
-		return err
-	}
-	if err := h.carryThrough(journal{state, files}); err != nil {
-		return err
-	}
-	return h.repo.Collect(h.view)
-}
-
-// recover carries through what a killed command had decided.
-func (h *Host) recover() error {
-	data, err := depot.ReadFile(h.path(stateDir), journalName, maxJournalBytes)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	tag, err := h.records.Swap(ctx, stateName, data, h.tag)
 	if err != nil {
 		return err
 	}
-	var j journal
-	if err := decodeStrict(data, &j); err != nil {
-		return fmt.Errorf("%s: %w", journalName, err)
-	}
-	return h.carryThrough(j)
+	h.state, h.tag, h.view = state, tag, view
+	return h.carryThrough()
 }
 
-// carryThrough may be repeated at any time with the same journal: promises first, the files in their order, then the
-// proof that a node would accept them.
-func (h *Host) carryThrough(j journal) error {
-	step("promise")
-	if err := h.writeState(j.State); err != nil {
+// carryThrough puts into the repository what the state says is published, in its order. It may be done by any number of
+// hosts at once, and repeated at any time: all files but the timestamp are written once, and the timestamp only goes
+// forward. It ends the sooner as the timestamp is the last: where that is in place, so is the rest.
+func (h *Host) carryThrough() error {
+	step("look")
+	if done, _, err := h.timestamp(); done || err != nil {
 		return err
 	}
-	for _, f := range j.Files {
+	for _, f := range h.state.Published.Files(h.view.Versions) {
+		if f.Replaces() {
+			continue
+		}
 		step("publish " + f.Name)
-		if err := h.repo.Publish([]release.File{f}); err != nil {
+		if err := h.repo.Create(f.Name, f.Data); err != nil {
+			return depot.SecondWriter(err)
+		}
+	}
+	for {
+		step("look again")
+		done, there, err := h.timestamp()
+		if done || err != nil {
+			return err
+		}
+		step("publish " + release.TimestampName)
+		if err := h.replaceTimestamp(there); !errors.Is(err, depot.ErrChanged) && !errors.Is(err, depot.ErrExists) {
 			return err
 		}
 	}
-	step("verify")
-	view, mem, err := release.Verify(h.repo, h.mem)
-	if err != nil {
-		return fmt.Errorf("what was just published: %w", err)
+}
+
+// timestamp reports whether the repository has the timestamp that is published, or a later one. Otherwise there is the tag of
+// the one it has, empty for none.
+func (h *Host) timestamp() (done bool, there depot.Tag, err error) {
+	data, tag, err := h.repo.Read(release.TimestampName, release.MaxBytes(release.TimestampName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, "", nil
 	}
-	step("remember")
-	if err := h.writeMemory(mem); err != nil {
+	if err != nil || bytes.Equal(data, h.state.Published.Timestamp) {
+		return err == nil, tag, err
+	}
+	if version := h.state.Published.TimestampVersion(data); version >= h.view.Versions.Timestamp {
+		return true, tag, h.overtaken(version)
+	}
+	return false, tag, nil
+}
+
+// overtaken is nil if another host has gone on from the state that this one knows: then it has put in place before what
+// this one was to.
+func (h *Host) overtaken(version int64) error {
+	tag, err := h.records.Tag(stateName)
+	if err != nil || tag != h.tag {
 		return err
 	}
-	step("forget the journal")
-	if err := os.Remove(h.path(stateDir, journalName)); err != nil {
-		return err
+	return hint("restore the latest state; a mesh that has lost it needs new keys for its nodes",
+		"the repository has version %d of %s, and the state knows of %d only: it was restored from an older copy, or someone publishes without it",
+		version, release.TimestampName, h.view.Versions.Timestamp)
+}
+
+func (h *Host) replaceTimestamp(there depot.Tag) error {
+	if there == "" {
+		return h.repo.Create(release.TimestampName, h.state.Published.Timestamp)
 	}
-	h.state, h.mem, h.view = j.State, mem, view
+	_, err := h.repo.Swap(context.Background(), release.TimestampName, h.state.Published.Timestamp, there)
+	return err
+}
+
+// collect removes what is not needed any more.
+func (h *Host) collect() error {
+	step("collect")
+	if err := depot.Collect(h.repo, h.view); err != nil {
+		return fmt.Errorf("it is published, but what is not needed any more could not be removed: %w", err)
+	}
 	return nil
 }

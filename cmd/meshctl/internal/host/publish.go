@@ -1,12 +1,11 @@
 package host
 
 import (
+	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -37,32 +36,39 @@ func (h *Host) publish(m release.Manifest, event Event) error {
 	return h.publishBefore(time.Time{}, m, event)
 }
 
-// errTooLate says that a publication was given up, since signing took until after its time.
-var errTooLate = errors.New("signing took too long")
+// errTooLate says that a publication was given up, since its time had come before it was decided.
+var errTooLate = errors.New("it could not be published in time")
 
-// publishBefore is publish, unless the time has come when all is signed, which takes seconds for 100,000 zones. A zero
-// time never comes.
+// publishBefore is publish, unless the time has come when all is signed, which takes seconds for 100,000 zones, or before it
+// is decided, which takes as long as a bucket is out of reach. A zero time never comes.
 func (h *Host) publishBefore(end time.Time, m release.Manifest, event Event) error {
 	keys, err := readKeys(h.home, "release", "lease")
 	if err != nil {
 		return err
 	}
 	e := ends(h.clock(), h.state.Lease(), h.view.Expires.Root)
-	files, mem, err := release.Publish(h.mem, m, keys.Signers(), e)
+	_, mem, err := release.Publish(h.state.Published, m, keys.Signers(), e)
 	if err != nil {
 		return err
 	}
-	promised := h.promised(mem, m)
-	if !end.IsZero() && !h.clock().Before(end) {
-		return errTooLate
+	promised := h.promised(mem, m).note(event, h.clock())
+	ctx := context.Background()
+	if !end.IsZero() {
+		left := end.Sub(h.clock())
+		if left <= 0 {
+			return errTooLate
+		}
+		limited, cancel := context.WithTimeoutCause(ctx, left, errTooLate)
+		defer cancel()
+		ctx = limited
 	}
-	if err := h.commit(promised, files); err != nil {
+	if err := h.commit(ctx, promised); err != nil {
 		return err
 	}
-	return h.note(event)
+	return h.collect()
 }
 
-// promised is the state once the lease that mem holds has left.
+// promised is the state that lets the lease leave which mem holds.
 func (h *Host) promised(mem release.Memory, m release.Manifest) State {
 	view, err := release.Restore(mem)
 	if err != nil {
@@ -74,6 +80,7 @@ func (h *Host) promised(mem release.Memory, m release.Manifest) State {
 			s.Highest = max(s.Highest, r.Number)
 		}
 	}
+	s.Published = mem
 	return s
 }
 
@@ -97,11 +104,11 @@ func (h *Host) Lease(d time.Duration) (time.Time, error) {
 	}
 	until := h.view.Expires
 	until.Timestamp = h.clock().Add(d)
-	files, mem, err := release.Renew(h.mem, keys.Signers().Lease, until.Earliest())
+	_, mem, err := release.Renew(h.state.Published, keys.Signers().Lease, until.Earliest())
 	if err != nil {
 		return time.Time{}, err
 	}
-	err = h.commit(h.promised(mem, h.view.Manifest), files)
+	err = h.commit(context.Background(), h.promised(mem, h.view.Manifest))
 	return h.view.LeaseExpires, err
 }
 
@@ -156,28 +163,4 @@ func readKeys(home string, names ...string) (release.Keys, error) {
 		}
 	}
 	return keys, nil
-}
-
-// Event is a line of events.jsonl.
-type Event struct {
-	At         time.Time `json:"at"`
-	Event      string    `json:"event"`
-	Number     uint64    `json:"number,omitempty"`
-	Switchover time.Time `json:"switchover,omitzero"`
-	Detail     string    `json:"detail,omitempty"`
-}
-
-// note records what was done. It comes after the deed and is not part of it: a crash in between loses the line only.
-func (h *Host) note(e Event) error {
-	e.At = h.clock().UTC().Truncate(time.Microsecond)
-	line, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(h.path(stateDir, eventsName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(line, '\n'))
-	return errors.Join(err, f.Sync(), f.Close())
 }

@@ -87,28 +87,28 @@ func (s Schedule) Set(ctx context.Context) (Set, error) {
 }
 
 func (s Schedule) settle() error {
-	h, err := Open(s.Home, s.Clock)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	if _, err := h.Settle(); err != nil {
-		return err
-	}
-	if h.view.Manifest.Next == nil {
-		return hint("make one with: meshctl release ZONEFILE...", "no release is staged")
-	}
-	return nil
+	return Write(s.Home, s.Clock, func(h *Host) error {
+		if _, err := h.Settle(); err != nil {
+			return err
+		}
+		if h.view.Manifest.Next == nil {
+			return hint("make one with: meshctl release ZONEFILE...", "no release is staged")
+		}
+		return nil
+	})
 }
 
 // try chooses and publishes the instant, if nothing speaks against it or it is forced. One that is in force already, set
 // by a command that was killed since or runs beside this one, may be kept: then there is nothing to publish.
-func (s Schedule) try(answers map[string]Answer) (Set, error) {
-	h, err := Open(s.Home, s.Clock)
-	if err != nil {
-		return Set{}, err
-	}
-	defer h.Close()
+func (s Schedule) try(answers map[string]Answer) (set Set, err error) {
+	err = Write(s.Home, s.Clock, func(h *Host) (err error) {
+		set, err = s.choose(h, answers)
+		return err
+	})
+	return set, err
+}
+
+func (s Schedule) choose(h *Host, answers map[string]Answer) (Set, error) {
 	next := h.view.Manifest.Next
 	if next == nil {
 		return Set{}, fmt.Errorf("the staged release was taken back meanwhile")
@@ -128,7 +128,19 @@ func (s Schedule) try(answers map[string]Answer) (Set, error) {
 		event = "scheduled by force"
 	}
 	set := Set{Number: next.Number, At: roundUp(at), Against: against}
-	return set, h.setSwitchover(time.Time{}, set.At, Event{Event: event, Detail: detail(against)})
+	return set, h.setSwitchover(s.before(plan, at), set.At, Event{Event: event, Detail: detail(against)})
+}
+
+// before is by when an instant must be published: while the one that is set can still be moved, and unless it is forced, while
+// members have time to hear of it. Zero: at any time.
+func (s Schedule) before(plan mesh.Plan, at instant.Wall) time.Time {
+	switch {
+	case s.Force && plan.Set == 0:
+		return time.Time{}
+	case plan.Set == 0 || !s.Force && at < plan.Set:
+		return plan.TooLate(at).Time()
+	}
+	return plan.TooLate(plan.Set).Time()
 }
 
 func (s Schedule) plan(h *Host, confirmations map[string]status.Confirmation) mesh.Plan {
@@ -225,35 +237,36 @@ func names(members []release.Member) (all []string) {
 }
 
 // takeBack publishes that no switchover is set.
-func (s Schedule) takeBack() (Set, error) {
-	h, err := Open(s.Home, s.Clock)
-	if err != nil {
-		return Set{}, err
-	}
-	defer h.Close()
+func (s Schedule) takeBack() (set Set, err error) {
+	err = Write(s.Home, s.Clock, func(h *Host) (err error) {
+		set, err = s.takeBackOnce(h)
+		return err
+	})
+	return set, err
+}
+
+func (s Schedule) takeBackOnce(h *Host) (Set, error) {
 	next := h.view.Manifest.Next
 	if next == nil || next.Switchover.IsZero() {
 		return Set{}, fmt.Errorf("no switchover is set")
 	}
 	set := Set{Number: next.Number, At: next.Switchover}
-	if !s.plan(h, nil).Cancel(instant.WallOf(s.Clock())) {
+	plan := s.plan(h, nil)
+	if !plan.Cancel(instant.WallOf(s.Clock())) {
 		return set, hint("undo it with another release: meshctl release, then meshctl schedule",
 			"the switchover to release %d at %s cannot be taken back any more: members may not hear of it in time", set.Number, set.At.Format(time.RFC3339Nano))
 	}
-	return set, h.setSwitchover(time.Time{}, time.Time{}, Event{Event: "cancelled"})
+	return set, h.setSwitchover(plan.TooLate(plan.Set).Time(), time.Time{}, Event{Event: "cancelled"})
 }
 
 // reinstate puts a switchover back into force, before end.
 func (s Schedule) reinstate(set Set, end time.Time, holding []mesh.Missing) error {
-	h, err := Open(s.Home, s.Clock)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	if next := h.view.Manifest.Next; next == nil || next.Number != set.Number || !next.Switchover.IsZero() {
-		return fmt.Errorf("the schedule was changed by another command meanwhile")
-	}
-	err = h.setSwitchover(end, set.At, Event{Event: "not cancelled", Detail: detail(holding)})
+	err := Write(s.Home, s.Clock, func(h *Host) error {
+		if next := h.view.Manifest.Next; next == nil || next.Number != set.Number || !next.Switchover.IsZero() {
+			return fmt.Errorf("the schedule was changed by another command meanwhile")
+		}
+		return h.setSwitchover(end, set.At, Event{Event: "not cancelled", Detail: detail(holding)})
+	})
 	if errors.Is(err, errTooLate) {
 		return fmt.Errorf("%w: the switchover stays taken back, and who holds it may make it all the same: %s", err, detail(holding))
 	}
@@ -310,12 +323,15 @@ func (set Set) hear(confirmations, said map[string]status.Confirmation) {
 
 // judge reviews the switchover, and publishes a postponed one if it is time to. One that was put on record has passed,
 // and stands.
-func (s Schedule) judge(set Set, confirmations map[string]status.Confirmation, last bool) (Reviewed, error) {
-	h, err := Open(s.Home, s.Clock)
-	if err != nil {
-		return Reviewed{}, err
-	}
-	defer h.Close()
+func (s Schedule) judge(set Set, confirmations map[string]status.Confirmation, last bool) (r Reviewed, err error) {
+	err = Write(s.Home, s.Clock, func(h *Host) (err error) {
+		r, err = s.judgeOnce(h, set, confirmations, last)
+		return err
+	})
+	return r, err
+}
+
+func (s Schedule) judgeOnce(h *Host, set Set, confirmations map[string]status.Confirmation, last bool) (Reviewed, error) {
 	if c := h.view.Manifest.Current; c != nil && c.Number == set.Number && c.Switchover.Equal(set.At) {
 		return Reviewed{Set: set, Stands: true}, nil
 	}
@@ -328,7 +344,7 @@ func (s Schedule) judge(set Set, confirmations map[string]status.Confirmation, l
 		return Reviewed{Set: set, Stands: true, Missing: missing}, nil
 	}
 	later := Set{Number: set.Number, At: roundUp(postponed)}
-	err = h.setSwitchover(plan.TooLate(instant.WallOf(set.At)).Time(), later.At, Event{Event: "postponed", Detail: detail(missing)})
+	err := h.setSwitchover(plan.TooLate(instant.WallOf(set.At)).Time(), later.At, Event{Event: "postponed", Detail: detail(missing)})
 	if errors.Is(err, errTooLate) {
 		return Reviewed{Set: set, Stands: true, Missing: missing}, nil
 	}
@@ -380,13 +396,10 @@ func (s Schedule) Await(ctx context.Context, set Set) ([]Result, error) {
 
 // record settles what has passed, unless another command did.
 func (s Schedule) record() error {
-	h, err := Open(s.Home, s.Clock)
-	if err != nil {
+	return Write(s.Home, s.Clock, func(h *Host) error {
+		_, err := h.Settle()
 		return err
-	}
-	defer h.Close()
-	_, err = h.Settle()
-	return err
+	})
 }
 
 func resultsOf(members []release.Member, answers map[string]Answer, number uint64) (results []Result, all bool) {

@@ -61,7 +61,7 @@ func obedient(name string, view release.View) Answer {
 
 func (w *world) events() string {
 	w.t.Helper()
-	data, err := os.ReadFile(filepath.Join(w.home, stateDir, eventsName))
+	data, err := os.ReadFile(filepath.Join(w.home, stateDir, stateName))
 	check(w.t, err)
 	return string(data)
 }

@@ -1,16 +1,17 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,18 +42,21 @@ const (
 
 // Run serves on a listener until ctx ends, then lets transfers that are under way finish for a few seconds.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
-	repo, err := depot.Open(filepath.Join(s.Home, repoDir))
+	storage, err := openStorage(s.Home)
 	if err != nil {
 		return err
 	}
-	defer repo.Close()
+	defer storage.close()
 	own, err := Identity(s.Home, s.Log)
 	if err != nil {
 		return err
 	}
-	published := &published{home: s.Home}
+	published := &published{storage: storage, home: s.Home}
+	if err := published.look(); err != nil {
+		return err
+	}
 	server := &http.Server{
-		Handler:           &gate{published, s.handler(repo.Handler()), s.Log},
+		Handler:           &gate{published, s.handler(depot.Handler(storage.repo)), s.Log},
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      answerTimeout,
@@ -99,13 +103,7 @@ type gate struct {
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	certificate := r.TLS.PeerCertificates[0]
 	name := certificate.Subject.CommonName
-	refusal, err := g.published.refuses(certificate)
-	if err != nil {
-		g.log.Error("the list of members cannot be read", "error", err)
-		http.Error(w, "the list of members cannot be read", http.StatusInternalServerError)
-		return
-	}
-	if refusal != "" {
+	if refusal := g.published.refuses(certificate); refusal != "" {
 		g.log.Warn("refused: "+refusal, "name", name, "remote", r.RemoteAddr, "path", r.URL.Path)
 		http.Error(w, fmt.Sprintf("%q: %s", name, refusal), http.StatusForbidden)
 		return
@@ -113,46 +111,76 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.next.ServeHTTP(w, r)
 }
 
-// published is the view that is in force. It is verified again only when it was published again.
+// published is what is in force. It is read only when it has changed. A bucket is looked at every second, so that requests
+// do not wait for it, and a directory for each request.
 type published struct {
-	home  string
+	storage
+	home    string
+	looking sync.Mutex
+	tag     depot.Tag // guarded by looking
+
 	guard sync.Mutex
-	read  time.Time // modification time of what view was read from
+	state State
 	view  release.View
 }
 
-func (p *published) get() (release.View, error) {
+// look reads what is in force, if it has changed.
+func (p *published) look() error {
+	p.looking.Lock()
+	defer p.looking.Unlock()
+	tag, err := p.records.Tag(stateName)
+	if err == nil && tag == p.tag {
+		return nil
+	}
+	state, tag, err := readState(p.home, p.storage)
+	if err != nil {
+		return err
+	}
+	view, err := release.Restore(state.Published)
+	if err != nil {
+		return err
+	}
 	p.guard.Lock()
 	defer p.guard.Unlock()
-	info, err := os.Stat(filepath.Join(p.home, stateDir, memoryName))
-	if err != nil || info.ModTime().Equal(p.read) {
-		return p.view, err
+	p.tag, p.state, p.view = tag, state, view
+	return nil
+}
+
+func (p *published) get() (State, release.View) {
+	p.guard.Lock()
+	defer p.guard.Unlock()
+	return p.state, p.view
+}
+
+// complete reports whether the repository has what is published, rather than a part that a killed command has left.
+func (p *published) complete(state State) (bool, error) {
+	data, _, err := p.repo.Read(release.TimestampName, release.MaxBytes(release.TimestampName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	view, err := Read(p.home)
-	if err != nil {
-		return p.view, err
-	}
-	p.view, p.read = view, info.ModTime()
-	return p.view, nil
+	return bytes.Equal(data, state.Published.Timestamp), err
 }
 
 // refuses says why the owner of a certificate may not read, "" if it may: this host, and members by a key of theirs.
-func (p *published) refuses(c *x509.Certificate) (string, error) {
-	view, err := p.get()
-	if err != nil || c.Subject.CommonName == HostName {
-		return "", err
+func (p *published) refuses(c *x509.Certificate) string {
+	if c.Subject.CommonName == HostName {
+		return ""
 	}
+	if _, here := p.records.(*depot.Dir); here {
+		_ = p.look() // keepLease says why it fails, and what was in force stays so
+	}
+	_, view := p.get()
 	members := view.Manifest.Members
 	i, member := slices.BinarySearchFunc(members, c.Subject.CommonName, func(m release.Member, name string) int {
 		return strings.Compare(m.Name, name)
 	})
 	switch {
 	case !member:
-		return "not a member of this mesh", nil
+		return "not a member of this mesh"
 	case !members[i].Has(identity.PinOf(c)):
-		return "its certificate was revoked", nil
+		return "its certificate was revoked"
 	}
-	return "", nil
+	return ""
 }
 
 // handler serves the repository, and to each member its newest certificate.
@@ -186,15 +214,16 @@ const keepEvery = time.Second
 // and tried again: the lease that is out lasts for a while yet.
 func (s *Server) keepLease(ctx context.Context, p *published) {
 	var failed error
-	for {
+	for pause(ctx, keepEvery) == nil {
 		err := s.keepOnce(p)
 		if err != nil && (failed == nil || err.Error() != failed.Error()) {
-			s.Log.Error("the lease was not renewed", "error", err)
+			_, view := p.get()
+			s.Log.Error("the lease cannot be kept", "error", err, "until", view.LeaseExpires)
+		}
+		if err == nil && failed != nil {
+			s.Log.Info("the lease can be kept again")
 		}
 		failed = err
-		if pause(ctx, keepEvery) != nil {
-			return
-		}
 	}
 }
 
@@ -217,49 +246,45 @@ func (s *Server) keepCertificates(ctx context.Context) {
 // certificatesEvery is how often certificates are looked at.
 const certificatesEvery = time.Hour
 
-func (s *Server) renewCertificates() ([]string, error) {
-	h, err := Open(s.Home, s.Clock)
-	if err != nil {
-		return nil, err
-	}
-	defer h.Close()
-	return h.RenewDue()
+func (s *Server) renewCertificates() (names []string, err error) {
+	err = Write(s.Home, s.Clock, func(h *Host) (err error) {
+		names, err = h.RenewDue()
+		return err
+	})
+	return names, err
 }
 
+// keepOnce does what is due, unless another distribution host has done it meanwhile.
 func (s *Server) keepOnce(p *published) error {
-	due, err := s.due(p)
-	if err != nil || !due {
+	if err := p.look(); err != nil {
 		return err
 	}
-	h, err := Open(s.Home, s.Clock)
-	if err != nil {
+	state, view := p.get()
+	complete, err := p.complete(state)
+	if err != nil || complete && !s.due(state, view) {
 		return err
 	}
-	defer h.Close()
-	until, err := h.Lease(0)
-	if err == nil {
-		s.Log.Info("lease renewed", "until", until, "state", h.View().String())
-	}
-	return err
+	return Write(s.Home, s.Clock, func(h *Host) error {
+		if !s.due(h.state, h.view) {
+			return nil
+		}
+		until, err := h.Lease(0)
+		if err == nil {
+			s.Log.Info("lease renewed", "until", until, "state", h.View().String())
+		}
+		return err
+	})
 }
 
 // due reports whether the lease is old, or a switchover has passed that this host has the key to put on record.
-func (s *Server) due(p *published) (bool, error) {
-	view, err := p.get()
-	if err != nil {
-		return false, err
-	}
-	state, err := readState(s.Home)
-	if err != nil {
-		return false, err
-	}
+func (s *Server) due(state State, view release.View) bool {
 	now := s.Clock()
 	fresh := view.Expires
 	fresh.Timestamp = now.Add(state.Lease() - min(s.Renew, state.Lease()/2))
 	if Settled(view.Manifest, now) {
 		if _, err := readKeys(s.Home, "release"); !errors.Is(err, errKeyAway) {
-			return true, nil
+			return true
 		}
 	}
-	return view.LeaseExpires.Before(fresh.Earliest()), nil
+	return view.LeaseExpires.Before(fresh.Earliest())
 }
