@@ -63,6 +63,10 @@ var importRules = []importRule{
 		why: "one place knows how routes are announced (cmd/demo plays the routers)"},
 	{except: []string{"internal/release"}, forbids: []string{"github.com/theupdateframework/go-tuf", "github.com/sigstore/sigstore"},
 		why: "one place knows how trust is established"},
+	{except: []string{"internal/bucket"}, tests: true, forbids: []string{"github.com/minio"},
+		why: "one place knows S3"},
+	{except: []string{"cmd/meshctl"}, forbids: []string{module + "internal/bucket"},
+		why: "nodes read static files over HTTPS: they need no S3 client"},
 	{except: []string{"test", "internal/testca"}, forbids: []string{module + "internal/testenv", module + "internal/testca"},
 		why: "only tests need a test's environment"},
 }
@@ -245,7 +249,7 @@ func TestEveryRuleFires(t *testing.T) {
 // TestExceptions reads the same file where some of it is allowed.
 func TestExceptions(t *testing.T) {
 	for dir, allowed := range map[string]string{
-		"sidecar/bgp": "gobgp", "cmd/demo": "gobgp", "internal/release": "go-tuf", "internal/depot": "import of sync",
+		"sidecar/bgp": "gobgp", "internal/bucket": "minio", "cmd/meshctl/x": "internal/bucket", "cmd/demo": "gobgp", "internal/release": "go-tuf", "internal/depot": "import of sync",
 		"internal/zonefile": "clock", "plugin/meshsync": "go statement", "internal/meshes": "channel",
 	} {
 		for _, f := range check(t, "testdata/bad.go", dir) {
