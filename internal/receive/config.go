@@ -87,41 +87,42 @@ const (
 	defaultMassGone = 10 // percent
 )
 
-// LoadConfig reads a file that has the section "sources". The error is of type fields.Errors when it could be read.
-func LoadConfig(path string) (*Config, error) {
+// LoadConfig reads a configuration that has the section "sources". Sections of others are named in others, and passed
+// over. The error is of type fields.Errors when the file could be read.
+func LoadConfig(path string, others ...string) (*Config, error) {
 	data, err := fields.ReadFile(path, maxConfigBytes)
 	if err != nil {
 		return nil, err
 	}
-	return ParseConfig(path, data)
+	return ParseConfig(path, data, others...)
 }
 
-// ParseConfig is LoadConfig of what is read already.
-func ParseConfig(file string, data []byte) (*Config, error) {
+// ParseConfig is LoadConfig of what is read already; file is the name that errors carry.
+func ParseConfig(file string, data []byte, others ...string) (*Config, error) {
 	r := &fields.Reader{File: file, MaxList: maxConfigList}
 	root, err := r.Document(data)
 	if err != nil {
 		return nil, err
 	}
 	var c *Config
-	r.Mapping(root, "the configuration", fields.Keys{"sources": func(n *yaml.Node) { c = Sources(r, n) }}, "sources")
+	keys := fields.Keys{"sources": func(n *yaml.Node) { c = Section(r, n) }}
+	for _, name := range others {
+		keys[name] = func(*yaml.Node) {}
+	}
+	r.Mapping(root, "the configuration", keys, "sources")
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// Sources reads the section at n. What breaks a rule is in r; the configuration counts only if nothing does. Files of
-// secrets are read, and must be nobody else's to read.
-func Sources(r *fields.Reader, n *yaml.Node) *Config {
-	s := &sections{Reader: r, keys: map[string]*Key{}, groups: map[string]*Group{}}
-	if n.Kind != yaml.MappingNode {
-		r.Mapping(n, "sources", s.topKeys(defaults()))
-		return nil
-	}
-	s.before(n, "keys", func(n *yaml.Node) { r.List(n, s.key) })
-	s.before(n, "primaries", func(n *yaml.Node) { r.List(n, s.group) })
+// Section reads the section at n. What breaks a rule is in r; the result counts only if nothing does. Files of secrets are
+// read, and must be nobody else's to read.
+func Section(r *fields.Reader, n *yaml.Node) *Config {
+	s := &sections{Reader: r, keys: map[string]*Key{}, groups: map[string]*Group{}, places: map[string]*yaml.Node{}}
 	c := defaults()
+	s.before(n, "keys", s.key)
+	s.before(n, "primaries", s.group)
 	r.Mapping(n, "sources", s.topKeys(c))
 	if len(c.Zones)+len(c.Catalogs)+len(c.Directories) == 0 && r.Count() == 0 {
 		r.Fail(n, "sources: nothing to receive: give zones, catalogs or directories")
@@ -137,11 +138,14 @@ type sections struct {
 	places map[string]*yaml.Node // of zone names
 }
 
-// before reads a key ahead of those that refer to it.
-func (s *sections) before(n *yaml.Node, key string, read func(*yaml.Node)) {
+// before reads a list ahead of what refers to its elements, wherever it stands.
+func (s *sections) before(n *yaml.Node, key string, element func(*yaml.Node)) {
+	if n.Kind != yaml.MappingNode {
+		return
+	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == key {
-			read(n.Content[i+1])
+			s.List(n.Content[i+1], element)
 			return
 		}
 	}
@@ -453,9 +457,6 @@ func (s *sections) claim(n *yaml.Node) {
 	name, err := fields.ZoneName(n.Value)
 	if err != nil {
 		return // said already
-	}
-	if s.places == nil {
-		s.places = map[string]*yaml.Node{}
 	}
 	if before := s.places[name]; before != nil {
 		s.Fail(n, "zone %s is named in line %d already", name, before.Line)

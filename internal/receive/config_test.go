@@ -1,0 +1,144 @@
+package receive
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// The shipped example is a configuration, and means what its comments say.
+func TestExampleLoads(t *testing.T) {
+	c, err := LoadConfig(filepath.Join(testenv.Top(t), "sources.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers := c.Zones[0].Primaries.Servers
+	if len(servers) != 2 || servers[0].Address.String() != "198.51.100.21:53" || servers[0].Key.Name != "xfr.example." || servers[1].TLS == nil {
+		t.Errorf("primaries %+v", servers)
+	}
+	if g := c.Catalogs[0]; g.Members != g.Primaries || g.Groups["signed"] == nil || g.Limit != 10 {
+		t.Errorf("catalog %+v", g)
+	}
+	want := defaults()
+	if c.Limits != want.Limits || c.Timers != want.Timers || c.Transfers != 10 || c.Notify.Rate != 1000 || c.Directories[0].Withdraw {
+		t.Errorf("the example does not show the defaults: %+v", c)
+	}
+}
+
+// The example shows every key that the parser knows.
+func TestExampleShowsEveryKey(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(testenv.Top(t), "sources.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^ *(?:# |- )*([a-z_0-9]+):`).FindAllStringSubmatch(string(data), -1) {
+		shown[m[1]] = true
+	}
+	_, err = ParseConfig("x", []byte("sources: {z: 1, keys: [{z: 1}], primaries: [{z: 1, servers: [{z: 1, address: 192.0.2.1, tls: {z: 1}}]}], zones: [{z: 1}],\n"+
+		" catalogs: [{z: 1, groups: [{z: 1}]}], directories: [{z: 1}], notify: {z: 1}, limits: {z: 1}, timers: {z: 1}}\n"))
+	sections := regexp.MustCompile(`it may hold (.*)`).FindAllStringSubmatch(err.Error(), -1)
+	if len(sections) != 12 {
+		t.Fatalf("%d sections said what they may hold, want 12:\n%v", len(sections), err)
+	}
+	for _, m := range sections {
+		for _, k := range strings.Split(m[1], ", ") {
+			if !shown[k] {
+				t.Errorf("the example does not show %q", k)
+			}
+		}
+	}
+}
+
+const goodSecret = "c2VjcmV0IHRoYXQgeW91IHdpbGwgcmVwbGFjZSE="
+
+// Each bad file gives exactly these lines, and never shows a secret.
+func TestConfigErrors(t *testing.T) {
+	dir := t.TempDir()
+	open, empty := filepath.Join(dir, "open.key"), filepath.Join(dir, "empty.key")
+	for name, mode := range map[string]os.FileMode{open: 0o644, empty: 0o600} {
+		if err := os.WriteFile(name, nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hidden := "  primaries: [{name: h, servers: [{address: 192.0.2.1}]}]\n"
+	for _, c := range []struct {
+		name, file string
+		want       []string
+	}{
+		{"nothing", "sources: {}\n", []string{"x.yaml:1:10: sources: nothing to receive"}},
+		{"no mapping", "sources: 1\n", []string{"x.yaml:1:10: sources: want a mapping of catalogs, directories, keys,"}},
+		{"another section", "source: {}\n", []string{`x.yaml:1:1: unknown key "source"`, `x.yaml:1:1: the configuration lacks "sources"`}},
+		{"every error at once", "sources:\n  zones: [{names: [a..b], primaries: none}]\n" +
+			"  keys: [{name: k, algorithm: hmac-md5, secret: c2hvcnQ=}, {name: k, secret: '!'}, {name: l}]\n" +
+			"  primaries: [{name: p, servers: [{address: x, key: m}, {address: 192.0.2.1, source: '2001:db8::1', tls: {certificate: /c}}]}]\n", []string{
+			`x.yaml:2:20: "a..b" is not a domain name`, `x.yaml:2:38: no primaries named "none"`,
+			`x.yaml:3:31: "hmac-md5" is no algorithm`, `x.yaml:3:49: a secret of 5 octets`, `x.yaml:3:60: key k. twice`, `x.yaml:3:78: a secret is base64`,
+			`x.yaml:3:84: key l.: want either secret or secret_file`,
+			`x.yaml:4:45: "x" is not address:port`, `x.yaml:4:53: no key m among keys`, `x.yaml:4:86: server 192.0.2.1:853: source 2001:db8::1 is of the other family`,
+			`x.yaml:4:106: tls: want ca, pins or both`, `x.yaml:4:106: tls: certificate and key go together`}},
+		{"secrets in files", fmt.Sprintf("sources:\n%s  zones: [{names: [a], primaries: h}]\n  keys: [{name: a, secret_file: %s}, {name: b, secret_file: %s}, {name: c, secret_file: %s/none}, {name: d, secret_file: k}]\n", hidden, open, empty, dir),
+			[]string{"mode 0644, and others may read it: chmod 600", "a secret is base64", "no such file", `"k" is not an absolute path`}},
+		{"a zone twice", "sources:\n" + hidden + "  zones: [{names: [a, b], primaries: h}, {names: [A.], primaries: h}]\n  catalogs: [{name: b, primaries: h}]\n",
+			[]string{"x.yaml:3:51: zone a. is named in line 3 already", "x.yaml:4:21: zone b. is named in line 3 already"}},
+		{"directories", "sources:\n  directories: [{path: zones}, {path: /z, pattern: '*.*'}, {path: /z, deleted: no, origin: soa}, {path: /y, withdraw_limit: 5}]\n",
+			[]string{`x.yaml:2:24: "zones" is not an absolute path`, `x.yaml:2:52: "*.*" is not a pattern`, `x.yaml:2:80: "no": want keep or withdraw`,
+				"x.yaml:2:125: directory: withdraw_limit goes with deleted: withdraw"}},
+		{"timers and limits", "sources:\n" + hidden + "  zones: [{names: [a], primaries: h}]\n  timers: {min_refresh: 2h, max_refresh: 1h}\n  limits: {octets: 5, stall: 1ms}\n  notify: {listen: ['0.0.0.0:53']}\n",
+			[]string{"x.yaml:4:11: timers: a least value above the greatest", `x.yaml:5:20: "5": want a number from 1024`, "x.yaml:5:30: 1ms is out of range", "x.yaml:6:21: 0.0.0.0 is the wildcard"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := ParseConfig("x.yaml", []byte(c.file))
+			var got fields.Errors
+			if !errors.As(err, &got) {
+				t.Fatalf("error %v", err)
+			}
+			if len(got) != len(c.want) {
+				t.Fatalf("%d errors, want %d:\n%v", len(got), len(c.want), err)
+			}
+			for _, w := range c.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("no %q in\n%v", w, err)
+				}
+			}
+			if strings.Contains(err.Error(), "c2hvcnQ") {
+				t.Errorf("it shows a secret: %v", err)
+			}
+		})
+	}
+}
+
+// A key shows its name and nothing else, however it is printed.
+func TestKeysAreNotShown(t *testing.T) {
+	k := NewKey("xfr.example.", dns.HmacSHA256, []byte("the secret"))
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		for _, v := range []any{k, Primary{Key: k}, &Group{Servers: []Primary{{Key: k}}}} {
+			if s := fmt.Sprintf(verb, v); strings.Contains(s, "the secret") || strings.Contains(s, "116, 104, 101") || strings.Contains(s, "0x74, 0x68") || strings.Contains(s, "116 104 101") {
+				t.Errorf("%s shows %s", verb, s)
+			}
+		}
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte("sources: {keys: [{name: a, secret: " + goodSecret + "}], primaries: [{name: h, servers: [{address: 192.0.2.1, key: a}]}], zones: [{names: [a], primaries: h}]}"))
+	f.Add([]byte("sources: {directories: [{path: /z}]}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if strings.Contains(string(data), "secret_file") {
+			t.Skip() // it opens what is named
+		}
+		c, err := ParseConfig("x", data)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v with error %v", c, err)
+		}
+	})
+}

@@ -1,0 +1,415 @@
+package receive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// following is a configuration of zones from one group of primaries.
+func following(notify netip.AddrPort, servers []Primary, names ...string) *Config {
+	c := defaults()
+	c.Zones = []Zones{{names, &Group{Name: "hidden", Servers: servers}}}
+	c.Limits.Stall = 2 * time.Second
+	if notify.IsValid() {
+		c.Notify.Listen = []netip.AddrPort{notify}
+	}
+	return c
+}
+
+// status is the status of a zone.
+func (r *Receiver) status(t *testing.T, origin string) Status {
+	t.Helper()
+	for _, s := range r.Zones() {
+		if s.Zone == origin {
+			return s
+		}
+	}
+	return Status{}
+}
+
+// onDisk demands that the text of a zone that was told of be there, and be the zone.
+func onDisk(t *testing.T, u Update, want string) {
+	t.Helper()
+	data, err := os.ReadFile(u.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := parsed(t, u.Origin, string(data))
+	sameZone(t, z, parsed(t, u.Origin, want))
+	if int64(len(data)) != u.Length || z.Len() != u.Records || z.Serial() != u.Serial {
+		t.Errorf("%d octets, %d records, serial %d; told %+v", len(data), z.Len(), z.Serial(), u)
+	}
+}
+
+// A zone is fetched at the start, again as soon as the primary says by NOTIFY that it has changed, and by differences;
+// a restart goes on where it was.
+func TestFollowsPrimaries(t *testing.T) {
+	const origin = "example.org."
+	for _, kind := range kinds() {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			text := func(serial uint32) string { return zoneText(origin, serial, 3000, int(serial)) }
+			notify := freePort(t)
+			d := newDaemon(t, kind, map[string]string{origin: text(1)}, func(d *daemon) { d.notify = notify })
+			dir := t.TempDir()
+			c := following(notify, []Primary{d.primary(key256)}, origin)
+			r, told, stop := receiver(t, c, dir)
+			u := told.next(t)
+			if u.How != AXFR || u.Serial != 1 || u.Source != d.addr.String() || u.Octets == 0 {
+				t.Fatalf("%+v", u)
+			}
+			onDisk(t, u, text(1))
+			waitFor(t, "the next look is when the SOA says", func() bool {
+				s := r.status(t, origin)
+				return !s.Receiving && s.Error == "" && !s.Expired && time.Until(s.Next) > 40*time.Minute
+			})
+			d.reload(origin, text(2), 2)
+			if u = told.next(t); u.How != IXFR || u.Serial != 2 {
+				t.Fatalf("%+v", u)
+			}
+			onDisk(t, u, text(2))
+			stop()
+			d.reload(origin, text(3), 3)
+			_, told, _ = receiver(t, c, dir)
+			if u = told.next(t); u.How != Kept || u.Serial != 2 || u.SHA256 == "" {
+				t.Fatalf("%+v", u)
+			}
+			if u = told.next(t); u.How != IXFR || u.Serial != 3 {
+				t.Fatalf("%+v", u)
+			}
+			onDisk(t, u, text(3))
+		})
+	}
+}
+
+// A primary that is killed in the middle of a transfer, and one that is not there, cost nothing: the next one in the list
+// is asked, and what was held stays.
+func TestPrimaryIsKilledInTheMiddle(t *testing.T) {
+	const origin = "example.org."
+	text := zoneText(origin, 7, 200_000, 0)
+	d := newDaemon(t, "knotd", map[string]string{origin: text})
+	p := d.primary(key256)
+	c := client{testLimits, time.Now}
+	s, err := c.connect(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.bind(t.Context())
+	s.Conn = &killing{Conn: s.Conn, after: 500_000, kill: func() { d.stop(syscall.SIGKILL) }}
+	if got, err := c.once(t.Context(), p, s, origin, nil, nil); err == nil {
+		t.Fatalf("%+v", got)
+	} else {
+		t.Log(err)
+	}
+	dir := t.TempDir()
+	config := following(netip.AddrPort{}, []Primary{p}, origin)
+	config.Timers.MinRetry, config.Timers.MaxRetry, config.Timers.MinRefresh = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+	r, told, _ := receiver(t, config, dir)
+	waitFor(t, "it is said that the primary is not there", func() bool { return strings.Contains(r.status(t, origin).Error, "refused") })
+	d.start() // and comes back
+	if u := told.next(t); u.Serial != 7 {
+		t.Errorf("%+v", u)
+	}
+}
+
+// killing calls kill once so many octets were read.
+type killing struct {
+	net.Conn
+	after int
+	kill  func()
+}
+
+func (k *killing) Read(b []byte) (int, error) {
+	n, err := k.Conn.Read(b)
+	if k.after -= n; k.after <= 0 && k.kill != nil {
+		k.kill()
+		k.kill = nil
+	}
+	return n, err
+}
+
+// A serial that goes backwards is said, and not taken, unless the zone is to begin anew; another primary is asked meanwhile.
+func TestSerialThatGoesBackwards(t *testing.T) {
+	const origin = "example.org."
+	d := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 10, 10, 0)})
+	dir := t.TempDir()
+	c := following(netip.AddrPort{}, []Primary{d.primary(key256)}, origin)
+	if told := round(t, c, dir, RoundOptions{}); len(told.updates) != 1 || told.updates[0].Serial != 10 {
+		t.Fatalf("%+v", told)
+	}
+	d.stop(syscall.SIGTERM)
+	d.write(origin, zoneText(origin, 9, 10, 0))
+	d.start()
+	told := round(t, c, dir, RoundOptions{})
+	if len(told.updates) != 1 || told.updates[0].How != Kept || !strings.Contains(told.zones[0].Error, "serial 9 is not above 10") || *told.zones[0].Serial != 10 {
+		t.Fatalf("%+v", told)
+	}
+	other := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 11, 10, 0)})
+	both := following(netip.AddrPort{}, []Primary{d.primary(key256), other.primary(key256)}, origin)
+	told = round(t, both, dir, RoundOptions{})
+	if len(told.updates) != 2 || told.updates[1].Serial != 11 || !strings.Contains(told.zones[0].Warning, "serial 9") || told.zones[0].Error != "" {
+		t.Fatalf("%+v", told)
+	}
+	told = round(t, c, dir, RoundOptions{Reset: []string{origin}})
+	if len(told.updates) != 1 || told.updates[0].Serial != 9 || !told.updates[0].Reset {
+		t.Fatalf("%+v", told)
+	}
+}
+
+// rounded is what a Round gave.
+type rounded struct {
+	updates []Update
+	zones   []Status
+	faults  map[Fault]string
+}
+
+func round(t *testing.T, c *Config, dir string, o RoundOptions) (got rounded) {
+	t.Helper()
+	return roundAt(t, c, dir, o, time.Now)
+}
+
+func roundAt(t *testing.T, c *Config, dir string, o RoundOptions, now func() time.Time) (got rounded) {
+	t.Helper()
+	r, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state"), Now: now,
+		Updated: func(u Update) { got.updates = append(got.updates, u) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := r.Round(ctx, o); err != nil || ctx.Err() != nil {
+		t.Fatal(err, ctx.Err())
+	}
+	got.zones, got.faults = r.Zones(), r.Faults()
+	return got
+}
+
+// A zone that no primary confirms for as long as its SOA says expires by wall time, over restarts; it is said, and what
+// is held stays. A primary that comes back ends that.
+func TestExpiry(t *testing.T) {
+	const origin = "example.org."
+	d := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 1, 10, 0)})
+	dir := t.TempDir()
+	c := following(netip.AddrPort{}, []Primary{{Address: d.addr, Key: key256}}, origin)
+	at := func(later time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(later) } }
+	round(t, c, dir, RoundOptions{})
+	d.stop(syscall.SIGTERM)
+	const expire = 1209600 * time.Second
+	if s := roundAt(t, c, dir, RoundOptions{}, at(expire-time.Minute)).zones[0]; s.Expired || s.Error == "" {
+		t.Errorf("before its time: %+v", s)
+	}
+	s := roundAt(t, c, dir, RoundOptions{}, at(expire)).zones[0]
+	if !s.Expired || s.Serial == nil {
+		t.Errorf("at its time: %+v", s)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "zones", "example.org.zone")); err != nil {
+		t.Error(err)
+	}
+	d.start()
+	if s := round(t, c, dir, RoundOptions{}).zones[0]; s.Expired || s.Error != "" {
+		t.Errorf("confirmed again: %+v", s)
+	}
+}
+
+// What is on disk counts only if it is what was written: otherwise the zone is fetched anew.
+func TestDamagedStore(t *testing.T) {
+	const origin = "example.org."
+	d := newDaemon(t, "knotd", map[string]string{origin: zoneText(origin, 1, 100, 0)})
+	for name, damage := range map[string]func(zone, record string) error{
+		"another octet": func(zone, _ string) error { return flip(zone) },
+		"cut":           func(zone, _ string) error { return os.Truncate(zone, 100) },
+		"zone gone":     func(zone, _ string) error { return os.Remove(zone) },
+		"record gone":   func(_, record string) error { return os.Remove(record) },
+		"record cut":    func(_, record string) error { return os.Truncate(record, 20) },
+		"left by a crash": func(zone, _ string) error {
+			return os.WriteFile(filepath.Join(filepath.Dir(zone), tempPrefix+"1"), []byte("x"), 0o600)
+		},
+	} {
+		dir := t.TempDir()
+		c := following(netip.AddrPort{}, []Primary{d.primary(key256)}, origin)
+		serial := uint32(0)
+		if err := dnsSerial(d, origin, &serial); err != nil {
+			t.Fatal(err)
+		}
+		first := round(t, c, dir, RoundOptions{})
+		path := filepath.Join(dir, "zones", "example.org.zone")
+		if err := damage(path, filepath.Join(dir, "state", "example.org.json")); err != nil {
+			t.Fatal(err)
+		}
+		d.reload(origin, zoneText(origin, serial+1, 100, int(serial)), serial+1)
+		told := round(t, c, dir, RoundOptions{})
+		last := told.updates[len(told.updates)-1]
+		if last.Serial != serial+1 || told.zones[0].Error != "" {
+			t.Errorf("%s: %+v after %+v", name, told, first)
+		}
+		if want := map[bool]How{true: IXFR, false: AXFR}[name == "left by a crash"]; last.How != want {
+			t.Errorf("%s: came by %s, want %s", name, last.How, want)
+		}
+		onDisk(t, last, zoneText(origin, serial+1, 100, int(serial)))
+		if left, _ := filepath.Glob(filepath.Join(dir, "*", tempPrefix+"*")); len(left) > 0 {
+			t.Errorf("%s: left %v", name, left)
+		}
+	}
+}
+
+func flip(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	at := len(data) - 3
+	data[at] ^= 1
+	return os.WriteFile(path, data, 0o644)
+}
+
+func dnsSerial(d *daemon, origin string, serial *uint32) error {
+	m, err := dns.Exchange(new(dns.Msg).SetQuestion(origin, dns.TypeSOA), d.addr.String())
+	if err != nil {
+		return err
+	}
+	*serial = m.Answer[0].(*dns.SOA).Serial
+	return nil
+}
+
+// Two Receivers on one store are one too many.
+func TestSecondReceiverIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	c := following(netip.AddrPort{}, []Primary{{Address: freePort(t)}}, "example.org.")
+	r, _, _ := receiver(t, c, dir)
+	waitFor(t, "the first one runs", func() bool { return len(r.Zones()) == 1 })
+	second, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Run(t.Context()); err == nil {
+		t.Error("it runs")
+	}
+}
+
+func catalogText(serial int, version string, members ...string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "$ORIGIN catalog.test.\n$TTL 0\n@ SOA invalid. invalid. %d 60 60 3600 0\n@ NS invalid.\nversion TXT %q\n", serial, version)
+	for _, m := range members {
+		b.WriteString(m + "\n")
+	}
+	return b.String()
+}
+
+// Members of a catalog that Knot makes by itself, and of one that BIND has as a file, are followed, come and go with it;
+// a broken one changes nothing, and one that lost most of its members neither.
+func TestCatalogOfBIND(t *testing.T) {
+	zones := map[string]string{}
+	list := func(ids ...string) (members []string) {
+		for _, id := range ids {
+			members = append(members, fmt.Sprintf("%s.zones PTR m%s.test.", id, strings.TrimPrefix(id, "other")))
+		}
+		return members
+	}
+	for i := range 12 {
+		origin := fmt.Sprintf("m%d.test.", i)
+		zones[origin] = zoneText(origin, 1, 3, 0)
+	}
+	all := list("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10")
+	zones["catalog.test."] = catalogText(1, "2", all...)
+	notify := freePort(t)
+	d := newDaemon(t, "named", zones, func(d *daemon) { d.notify = notify })
+	group := &Group{Name: "hidden", Servers: []Primary{d.primary(key256)}}
+	c := defaults()
+	c.Notify.Listen = []netip.AddrPort{notify}
+	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
+	dir := t.TempDir()
+	r, told, stop := receiver(t, c, dir)
+	had := func(n int) func() bool {
+		return func() bool {
+			count := 0
+			for _, s := range r.Zones() {
+				if s.Serial != nil && !s.Catalog {
+					count++
+				}
+			}
+			return count == n
+		}
+	}
+	waitFor(t, "all members are received", had(11))
+	for range 11 {
+		if u := told.next(t); u.How != AXFR {
+			t.Errorf("%+v", u)
+		}
+	}
+
+	d.reload("catalog.test.", catalogText(2, "2", append(list("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"), list("11")...)...), 2)
+	seen := map[string]How{}
+	for range 2 {
+		u := told.next(t)
+		seen[u.Origin] = u.How
+	}
+	if seen["m10.test."] != Withdrawn || seen["m11.test."] != AXFR {
+		t.Fatalf("told %v", seen)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "zones", "m10.test.zone")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what was withdrawn is there: %v", err)
+	}
+
+	d.reload("catalog.test.", catalogText(3, "1", list("0")...), 3)
+	waitFor(t, "the catalog is said to be broken", func() bool {
+		return strings.Contains(r.Faults()[Fault{"catalog catalog.test.", "catalog.test."}], `version "1"`)
+	})
+	d.reload("catalog.test.", catalogText(4, "2", list("0", "1")...), 4)
+	waitFor(t, "it is said that too many are gone", func() bool {
+		return strings.Contains(r.Faults()[Fault{"catalog catalog.test.", "members"}], "9 of 11 zones are gone at once")
+	})
+	if !had(11)() {
+		t.Errorf("%+v", r.Zones())
+	}
+
+	// Another label is another zone, although its serial is the same.
+	d.reload("catalog.test.", catalogText(5, "2", append(list("0", "1", "2", "3", "4", "5", "6", "7", "8", "11"), list("other9")...)...), 5)
+	if u := told.next(t); u.Origin != "m9.test." || !u.Reset || u.How != AXFR {
+		t.Errorf("%+v", u)
+	}
+	if len(r.Faults()) > 0 {
+		t.Errorf("%v", r.Faults())
+	}
+	stop()
+
+	r, told, _ = receiver(t, c, dir)
+	for range 11 {
+		if u := told.next(t); u.How != Kept {
+			t.Errorf("after a restart: %+v", u)
+		}
+	}
+	if !had(11)() {
+		t.Errorf("after a restart: %+v", r.Zones())
+	}
+}
+
+func TestCatalogThatKnotMakes(t *testing.T) {
+	zones := map[string]string{"a.test.": zoneText("a.test.", 1, 3, 0), "b.test.": zoneText("b.test.", 1, 3, 0)}
+	d := newDaemon(t, "knotd", zones, func(d *daemon) { d.generate = "catalog.test." })
+	nowhere := &Group{Name: "nowhere", Servers: []Primary{{Address: freePort(t)}}}
+	group := &Group{Name: "hidden", Servers: []Primary{d.primary(key256)}}
+	c := defaults()
+	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: nowhere, Groups: map[string]*Group{"some": group}, Limit: 10}}
+	c.Timers.MinRetry = 100 * time.Millisecond // Knot makes the catalog after its start
+	r, told, _ := receiver(t, c, t.TempDir())
+	for range 2 {
+		if u := told.next(t); u.How != AXFR || u.Serial != 1 {
+			t.Errorf("%+v", u)
+		}
+	}
+	if zones := r.Zones(); len(zones) != 3 || !zones[2].Catalog {
+		t.Errorf("%+v", zones)
+	}
+}
