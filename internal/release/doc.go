@@ -23,7 +23,8 @@
 // The lease key can lengthen a lease, or let it run out; it cannot name another content: versions that went before
 // are refused, and everything above the timestamp needs the release key. The release key can name any content, but no
 // node goes back to a lower release number, or takes a number twice with different content. Only the root key can
-// replace the others.
+// replace the others. The override key says that content goes out which the distribution host's checks refuse (Override);
+// nodes do not know it, and it is worth nothing without the release key.
 //
 // # Expiry
 //

@@ -15,6 +15,8 @@ type Keys struct {
 	Root    ed25519.PrivateKey // who may speak: kept offline
 	Release ed25519.PrivateKey // what is answered: needed when releases are made
 	Lease   ed25519.PrivateKey // until when: online, renewed all day
+	// Override says that a release goes out although checks speak against it (Override): a second person's.
+	Override ed25519.PrivateKey
 }
 
 // Signers are what making needs of keys: Keys.Signers, or a token's. Every one must be an ed25519 signer.
@@ -33,18 +35,19 @@ func (k Keys) Signers() Signers {
 	return Signers{Root: signer(k.Root), Release: signer(k.Release), Lease: signer(k.Lease)}
 }
 
-// GenerateKeys makes three new keys of what random yields.
+// GenerateKeys makes four new keys of what random yields.
 func GenerateKeys(random io.Reader) (Keys, error) {
-	var seeds [3][ed25519.SeedSize]byte
+	var seeds [4][ed25519.SeedSize]byte
 	for i := range seeds {
 		if _, err := io.ReadFull(random, seeds[i][:]); err != nil {
 			return Keys{}, fmt.Errorf("generate keys: %w", err)
 		}
 	}
 	return Keys{
-		Root:    ed25519.NewKeyFromSeed(seeds[0][:]),
-		Release: ed25519.NewKeyFromSeed(seeds[1][:]),
-		Lease:   ed25519.NewKeyFromSeed(seeds[2][:]),
+		Root:     ed25519.NewKeyFromSeed(seeds[0][:]),
+		Release:  ed25519.NewKeyFromSeed(seeds[1][:]),
+		Lease:    ed25519.NewKeyFromSeed(seeds[2][:]),
+		Override: ed25519.NewKeyFromSeed(seeds[3][:]),
 	}, nil
 }
 

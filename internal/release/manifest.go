@@ -53,7 +53,8 @@ type Release struct {
 	// Switchover is the instant at which the mesh moves to this release, UTC, whole microseconds. For a current
 	// release the instant at which it became so; zero for a next one that is staged and not yet scheduled.
 	Switchover time.Time `json:"switchover,omitzero"`
-	Zones      []Zone    `json:"zones"` // by origin in byte order, each once
+	Zones      []Zone    `json:"zones"`              // by origin in byte order, each once
+	Override   *Override `json:"override,omitempty"` // if checks had errors against zones of it
 }
 
 // Zone is one zone of a release.
@@ -237,6 +238,9 @@ func (r *Release) validate(which string) error {
 		if i > 0 && z.Origin <= r.Zones[i-1].Origin {
 			return fmt.Errorf("%s: zone %q: must be sorted by origin, each once", which, z.Origin)
 		}
+	}
+	if err := r.validateOverride(); err != nil {
+		return fmt.Errorf("%s: override: %w", which, err)
 	}
 	return nil
 }
