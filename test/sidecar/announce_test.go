@@ -4,6 +4,7 @@ package sidecar
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,6 +23,8 @@ const secret = "not-so-secret"
 var binary string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "16") // the worlds of TestMatrix wait most of the time
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "sidecar-test-")
 		if err != nil {

@@ -9,11 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
@@ -36,6 +39,8 @@ type world struct {
 	t            *testing.T
 	dir          string
 	node, router string
+	other        string // a second node, where there is one
+	handles      map[string]*netlink.Handle
 }
 
 func newWorld(t *testing.T) *world {
@@ -99,6 +104,8 @@ type process struct {
 	name string
 	cmd  *exec.Cmd
 	done chan error
+
+	others []*process // what it consists of, if it is several
 }
 
 // start runs a command in ns until it is ended or the test is over.
@@ -128,11 +135,25 @@ func (w *world) start(ns, name string, command ...string) *process {
 	return p
 }
 
-func (p *process) signal(s syscall.Signal) { syscall.Kill(-p.cmd.Process.Pid, s) }
+func (p *process) signal(s syscall.Signal) {
+	for _, one := range p.others {
+		one.signal(s)
+	}
+	if p.others == nil {
+		syscall.Kill(-p.cmd.Process.Pid, s)
+	}
+}
 
 // end waits for the process to be gone after a signal, and returns how it went.
 func (p *process) end(s syscall.Signal) error {
 	p.t.Helper()
+	if p.others != nil {
+		var errs []error
+		for _, one := range slices.Backward(p.others) {
+			errs = append(errs, one.end(s))
+		}
+		return errors.Join(errs...)
+	}
 	p.signal(s)
 	select {
 	case err := <-p.done:
@@ -188,27 +209,31 @@ ns1 A 192.0.2.53
 // nsd starts a name server on the shared addresses, without any plugin of ours beside it.
 func (w *world) nsd() *process {
 	w.t.Helper()
+	return w.nsdIn(w.node, shared4, shared6)
+}
+
+func (w *world) nsdIn(ns string, addresses ...string) *process {
+	w.t.Helper()
 	binary := testenv.Need(w.t, "nsd")[0]
 	w.file("example.org.zone", zone)
-	conf := w.file("nsd.conf", fmt.Sprintf(`server:
-  ip-address: %s
-  ip-address: %s
+	conf := w.file(ns+"-nsd.conf", fmt.Sprintf(`server:
+  ip-address: %[1]s
   server-count: 1
   username: ""
   chroot: ""
-  zonesdir: %[3]s
+  zonesdir: %[2]s
   database: ""
   pidfile: ""
-  xfrdfile: %[3]s/xfrd.state
-  xfrdir: %[3]s
-  zonelistfile: %[3]s/zone.list
+  xfrdfile: %[2]s/%[3]s-xfrd.state
+  xfrdir: %[2]s
+  zonelistfile: %[2]s/%[3]s-zone.list
 remote-control:
   control-enable: no
 zone:
   name: example.org
   zonefile: example.org.zone
-`, shared4, shared6, w.dir))
-	return w.start(w.node, "nsd", binary, "-d", "-c", conf)
+`, strings.Join(addresses, "\n  ip-address: "), w.dir, ns))
+	return w.start(ns, ns+"-nsd", binary, "-d", "-c", conf)
 }
 
 // router starts a routing daemon of the kind given.
