@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -45,6 +47,7 @@ type session struct {
 	p      Primary
 	end    time.Time // of all of it
 	stop   func() bool
+	heard  bool // a message
 	buf    [65535]byte
 }
 
@@ -91,28 +94,35 @@ func (s *session) deadline() time.Time {
 
 func (s *session) write(wire []byte) error {
 	s.SetWriteDeadline(s.deadline())
-	_, err := s.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(wire))), wire...))
-	return err
+	if _, err := s.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(wire))), wire...)); err != nil {
+		return s.broken(err)
+	}
+	return nil
 }
 
 // read takes the next message, good until the one after.
 func (s *session) read() ([]byte, error) {
 	s.SetReadDeadline(s.deadline())
 	if _, err := io.ReadFull(s, s.buf[:2]); err != nil {
-		return nil, broken(err)
+		return nil, s.broken(err)
 	}
 	n := int(binary.BigEndian.Uint16(s.buf[:2]))
 	if _, err := io.ReadFull(s, s.buf[:n]); err != nil {
-		return nil, broken(err)
+		return nil, s.broken(err)
 	}
+	s.heard = true
 	return s.buf[:n], nil
 }
 
-func broken(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the primary closed the connection in the middle")
+// broken says what the end of a stream means.
+func (s *session) broken(err error) error {
+	switch {
+	case !slices.ContainsFunc([]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE}, func(end error) bool { return errors.Is(err, end) }):
+		return err
+	case s.p.TLS != nil && !s.heard:
+		return errors.New("the primary closed the connection without a word: does it take our certificate?")
 	}
-	return err
+	return errors.New("the primary closed the connection in the middle")
 }
 
 // request makes a query with a random id.

@@ -1,0 +1,279 @@
+package receive
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// zoneDir is a directory of zone files that a Receiver follows.
+type zoneDir struct {
+	t    *testing.T
+	path string
+	d    Directory
+	dir  string // the Receiver's
+}
+
+func newZoneDir(t *testing.T, d Directory) *zoneDir {
+	d.Path = filepath.Join(t.TempDir(), "zones")
+	if err := os.Mkdir(d.Path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if d.Pattern == "" {
+		d.Pattern = "*.zone"
+	}
+	if d.Limit == 0 {
+		d.Limit = defaultMassGone
+	}
+	return &zoneDir{t: t, path: d.Path, d: d, dir: t.TempDir()}
+}
+
+func (z *zoneDir) config() *Config {
+	c := defaults()
+	c.Directories = []Directory{z.d}
+	return c
+}
+
+func (z *zoneDir) put(name, text string) {
+	z.t.Helper()
+	temp := filepath.Join(z.path, ".new")
+	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {
+		z.t.Fatal(err)
+	}
+	if err := os.Rename(temp, filepath.Join(z.path, name)); err != nil {
+		z.t.Fatal(err)
+	}
+}
+
+func (z *zoneDir) remove(names ...string) {
+	z.t.Helper()
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(z.path, name)); err != nil {
+			z.t.Fatal(err)
+		}
+	}
+}
+
+func (z *zoneDir) fault(r *Receiver, name string) string {
+	return r.Faults()[Fault{"directory " + z.path, filepath.Join(z.path, name)}]
+}
+
+func small(origin string, serial uint32) string { return zoneText(origin, serial, 2, int(serial)) }
+
+// Files that come, change and are wrong, while a Receiver runs: each complete one is told of once, and a wrong one leaves
+// what was there before and is named until it is right.
+func TestFollowsDirectory(t *testing.T) {
+	z := newZoneDir(t, Directory{})
+	z.put("a.zone", small("a.test.", 1))
+	z.put("README", "no zone\n")
+	z.put(".hidden.zone", "no zone\n")
+	r, told, stop := receiver(t, z.config(), z.dir)
+	u := told.next(t)
+	if u.Origin != "a.test." || u.How != File || u.Source != filepath.Join(z.path, "a.zone") {
+		t.Fatalf("%+v", u)
+	}
+	onDisk(t, u, small("a.test.", 1))
+
+	z.put("b.zone", small("b.test.", 1))
+	if u = told.next(t); u.Origin != "b.test." {
+		t.Fatalf("%+v", u)
+	}
+	z.put("a.zone", small("a.test.", 2))
+	if u = told.next(t); u.Origin != "a.test." || u.Serial != 2 {
+		t.Fatalf("%+v", u)
+	}
+
+	for text, why := range map[string]string{
+		strings.TrimSuffix(small("a.test.", 3), "\n"):                      "syntax",
+		small("a.test.", 3) + "www A 192.0.2.1\n":                          "cname-and-other-data",
+		small("a.test.", 1):                                                "serial 1 is not above 2",
+		strings.Replace(small("a.test.", 2), "192.0.2.1", "192.0.2.99", 1): "it has changed, and serial 2 has not",
+		small("b.test.", 3):                                                "zone b.test. is in b.zone too",
+		"$INCLUDE ../outside\n" + small("a.test.", 4):                      "../outside",
+	} {
+		z.put("a.zone", text)
+		waitFor(t, "the fault is named: "+why, func() bool { return strings.Contains(z.fault(r, "a.zone"), why) })
+	}
+	z.put("a.zone", small("a.test.", 5))
+	if u = told.next(t); u.Origin != "a.test." || u.Serial != 5 {
+		t.Fatalf("%+v", u)
+	}
+	waitFor(t, "no fault is left", func() bool { return len(r.Faults()) == 0 })
+
+	// Deleted, and kept.
+	z.remove("b.zone")
+	waitFor(t, "it is said that a file is gone", func() bool { return strings.Contains(r.Faults()[Fault{"directory " + z.path, z.path}], "b.test.") })
+	stop()
+	_, told, _ = receiver(t, z.config(), z.dir)
+	for _, origin := range []string{"a.test.", "b.test."} {
+		if u := told.next(t); u.Origin != origin || u.How != Kept {
+			t.Errorf("%+v", u)
+		}
+	}
+}
+
+// A file that is written in place counts when its writer has closed it, however long that takes.
+func TestFileBeingWritten(t *testing.T) {
+	z := newZoneDir(t, Directory{})
+	r, told, _ := receiver(t, z.config(), z.dir)
+	waitFor(t, "it runs", func() bool { return r.Zones() != nil })
+	f, err := os.Create(filepath.Join(z.path, "a.zone"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	text := small("a.test.", 1)
+	half := strings.Index(text, "host-1")
+	f.WriteString(text[:half]) // ends with a newline, and is a zone
+	if openForWriting(open(t, f.Name())) {
+		waitFor(t, "it is said that the file is being written", func() bool { return strings.Contains(z.fault(r, "a.zone"), "being written") })
+	} else {
+		testenv.Missing(t, "this file system grants no leases, so nobody can tell who writes")
+	}
+	f.WriteString(text[half:])
+	f.Close()
+	u := told.next(t)
+	onDisk(t, u, text)
+	select {
+	case u := <-told:
+		t.Errorf("told of %+v", u)
+	default:
+	}
+	waitFor(t, "no fault is left", func() bool { return len(r.Faults()) == 0 })
+}
+
+func open(t *testing.T, name string) *os.File {
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// A directory that is a link is taken as what it points to, whole, when the link is swapped; an included file counts
+// with the one that includes it.
+func TestDirectoryThatIsSwapped(t *testing.T) {
+	z := newZoneDir(t, Directory{})
+	parent := filepath.Dir(z.path)
+	version := func(n uint32) string {
+		dir := filepath.Join(parent, fmt.Sprint("v", n))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{"a.zone": small("a.test.", n), "b.zone": small("b.test.", n) + "$INCLUDE more\n", "more": "more A 192.0.2.1\n"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return dir
+	}
+	point := func(dir string) {
+		link := filepath.Join(parent, "link")
+		if err := os.Symlink(dir, link); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(link, z.path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.Remove(z.path)
+	point(version(1))
+	r, told, _ := receiver(t, z.config(), z.dir)
+	both := func(serial uint32) {
+		t.Helper()
+		seen := map[string]uint32{}
+		for range 2 {
+			u := told.next(t)
+			seen[u.Origin] = u.Serial
+		}
+		if seen["a.test."] != serial || seen["b.test."] != serial {
+			t.Fatalf("told of %v, want both at %d", seen, serial)
+		}
+	}
+	both(1)
+	second := version(2)
+	point(second)
+	both(2)
+
+	// The serial is in the including file, so that another one of the included alone is no new version, but is seen.
+	if err := os.WriteFile(filepath.Join(second, "more"), []byte("more A 192.0.2.2\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "it is seen that the included file has changed", func() bool { return strings.Contains(z.fault(r, "b.zone"), "serial 2 has not") })
+
+	os.Remove(z.path)
+	waitFor(t, "it is said that the directory is gone", func() bool { return strings.Contains(r.Faults()[Fault{"directory " + z.path, z.path}], "no such file") })
+	for _, s := range r.Zones() {
+		if s.Serial == nil || *s.Serial != 2 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// One file that is deleted withdraws its zone, where that is wanted; many at once do not, however they go, unless an operator
+// says so.
+func TestFilesThatAreGone(t *testing.T) {
+	z := newZoneDir(t, Directory{Withdraw: true, ByName: true})
+	var names []string
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("z%02d.test.zone", i))
+		z.put(names[i], small(strings.TrimSuffix(names[i], "zone"), 1))
+	}
+	if got := round(t, z.config(), z.dir, RoundOptions{}); len(got.updates) != 20 || len(got.faults) > 0 {
+		t.Fatalf("%+v", got)
+	}
+	withdrawn := func(got rounded) (n int) {
+		for _, u := range got.updates {
+			if u.How == Withdrawn {
+				n++
+			}
+		}
+		return n
+	}
+	z.remove(names[:2]...)
+	if got := round(t, z.config(), z.dir, RoundOptions{}); withdrawn(got) != 2 || len(got.zones) != 18 || len(got.faults) > 0 {
+		t.Fatalf("%+v", got)
+	}
+	z.remove(names[2:]...)
+	got := round(t, z.config(), z.dir, RoundOptions{})
+	if withdrawn(got) != 0 || len(got.zones) != 18 || !strings.Contains(fmt.Sprint(got.faults), "18 of 18 zones are gone at once") {
+		t.Fatalf("%+v", got)
+	}
+	if got := round(t, z.config(), z.dir, RoundOptions{Withdraw: true}); withdrawn(got) != 18 || len(got.zones) != 0 || len(got.faults) > 0 {
+		t.Fatalf("%+v", got)
+	}
+	if left, _ := filepath.Glob(filepath.Join(z.dir, "*", "*test*")); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// A zone that is configured by name, or in two directories, comes from one place only, and the other is named.
+func TestZoneInTwoPlaces(t *testing.T) {
+	a, b := newZoneDir(t, Directory{}), newZoneDir(t, Directory{})
+	a.put("x.zone", small("x.test.", 1))
+	b.put("x.zone", small("x.test.", 2))
+	b.put("named.zone", small("named.test.", 2))
+	c := a.config()
+	c.Directories = append(c.Directories, b.d)
+	c.Zones = []Zones{{[]string{"named.test."}, &Group{Servers: []Primary{{Address: freePort(t)}}}}}
+	r, err := New(c, Options{Zones: filepath.Join(a.dir, "zones"), State: filepath.Join(a.dir, "state")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := r.Round(ctx, RoundOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	faults := fmt.Sprint(r.Faults())
+	if !strings.Contains(faults, "zone named.test. comes from zones already") || !strings.Contains(faults, "zone x.test. comes from directory") || len(r.Faults()) != 2 {
+		t.Error(faults)
+	}
+}

@@ -1,0 +1,159 @@
+package receive
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+)
+
+// withTLS lets a server speak DNS over TLS, and trust clients of the CA where it can.
+func withTLS(ca *testca.CA) func(*daemon) {
+	return func(d *daemon) {
+		d.tls = freePort(d.t)
+		own := ca.Identity("primary", time.Hour)
+		for name, from := range map[string]string{"server.crt": own.Certificate, "server.key": own.Key, "ca.crt": own.CA} {
+			data, err := os.ReadFile(from)
+			if err != nil {
+				d.t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(d.dir, name), data, 0o600); err != nil {
+				d.t.Fatal(err)
+			}
+		}
+	}
+}
+
+func pinOf(t *testing.T, file string) Pin {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+}
+
+// Transfers over TLS (RFC 9103), from BIND with mutual authentication, and from NSD: both know who the other is, or
+// nothing is transferred.
+func TestTransfersOverTLS(t *testing.T) {
+	const origin = "example.org."
+	ca, stranger := testca.New(t), testca.New(t)
+	ours, other := ca.Identity("us", time.Hour), stranger.Identity("us", time.Hour)
+	for _, kind := range []string{"named", "nsd"} { // Knot 3.2 does not listen on TLS
+		t.Run(kind, func(t *testing.T) {
+			text := func(serial uint32) string { return zoneText(origin, serial, 5000, int(serial)) }
+			d := newDaemon(t, kind, map[string]string{origin: text(1)}, withTLS(ca))
+			pin := pinOf(t, filepath.Join(d.dir, "server.crt"))
+			with := func(tls TLS) Primary { return Primary{Address: d.tls, Key: key256, TLS: &tls} }
+			good := TLS{CA: ours.CA, Certificate: ours.Certificate, Key: ours.Key}
+
+			dir := t.TempDir()
+			c := following(freePort(t), []Primary{with(good)}, origin)
+			got := round(t, c, dir, RoundOptions{})
+			if len(got.updates) != 1 || got.updates[0].How != AXFR || !strings.Contains(got.updates[0].Source, "TLS") {
+				t.Fatalf("%+v", got)
+			}
+			onDisk(t, got.updates[0], text(1))
+			d.reload(origin, text(2), 2)
+			got = round(t, c, dir, RoundOptions{})
+			if len(got.updates) != 2 || got.updates[1].How != IXFR {
+				t.Fatalf("%+v", got)
+			}
+			onDisk(t, got.updates[1], text(2))
+
+			for name, want := range map[string]struct {
+				tls TLS
+				err string
+			}{
+				"pinned":                     {TLS{Pins: []Pin{{1}, pin}, Certificate: ours.Certificate, Key: ours.Key}, ""},
+				"pinned, with CA":            {TLS{CA: ours.CA, Pins: []Pin{pin}, Certificate: ours.Certificate, Key: ours.Key}, ""},
+				"another pin":                {TLS{CA: ours.CA, Pins: []Pin{{1}}, Certificate: ours.Certificate, Key: ours.Key}, "which is not pinned"},
+				"another CA":                 {TLS{CA: other.CA, Certificate: ours.Certificate, Key: ours.Key}, "unknown authority"},
+				"another name":               {TLS{CA: ours.CA, ServerName: "other.example", Certificate: ours.Certificate, Key: ours.Key}, "other.example"},
+				"a key that others may read": {TLS{CA: ours.CA, Certificate: ours.Certificate, Key: readable(t, ours.Key)}, "chmod 600"},
+			} {
+				checkTLS(t, name, with(want.tls), want.err)
+			}
+			if kind == "named" { // NSD 4.6 asks clients for no certificate
+				checkTLS(t, "no certificate", with(TLS{CA: ours.CA}), "does it take our certificate")
+				checkTLS(t, "a stranger's certificate", with(TLS{CA: ours.CA, Certificate: other.Certificate, Key: other.Key}), "does it take our certificate")
+			}
+		})
+	}
+}
+
+func readable(t *testing.T, key string) string {
+	t.Helper()
+	data, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func checkTLS(t *testing.T, name string, p Primary, want string) {
+	t.Helper()
+	c := client{testLimits, time.Now}
+	got, err := c.once(t.Context(), p, nil, "example.org.", nil, nil)
+	switch {
+	case want == "" && err != nil:
+		t.Errorf("%s: %v", name, err)
+	case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+		t.Errorf("%s: %+v, error %v; want %q", name, got, err, want)
+	}
+}
+
+// What is not TLS 1.3, or not DNS over TLS, gets no request, and nothing is tried without TLS.
+func TestStrictTLS(t *testing.T) {
+	own := testca.New(t).Identity("primary", time.Hour)
+	pair, err := tls.LoadX509KeyPair(own.Certificate, own.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		config *tls.Config
+		want   string
+	}{
+		"TLS 1.2": {&tls.Config{MaxVersion: tls.VersionTLS12, NextProtos: []string{"dot"}}, "protocol version"},
+		"HTTP":    {&tls.Config{NextProtos: []string{"h2"}}, "no application protocol"},
+	} {
+		c.config.Certificates = []tls.Certificate{pair}
+		l, err := tls.Listen("tcp", "127.0.0.1:0", c.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		asked := make(chan int, 1)
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			n, _ := conn.Read(make([]byte, 100))
+			asked <- n
+		}()
+		p := Primary{Address: l.Addr().(*net.TCPAddr).AddrPort(), TLS: &TLS{CA: own.CA}}
+		checkTLS(t, name, p, c.want)
+		if n := <-asked; n > 0 {
+			t.Errorf("%s: %d octets were sent", name, n)
+		}
+	}
+}
