@@ -42,7 +42,7 @@ func (z *Zone) RRsets() iter.Seq[RRset] {
 					return
 				}
 			}
-			if len(sets) > 0 && !yieldSets(yield, z.appendOwner(nil, n), sets) {
+			if len(sets) > 0 && !yieldSets(yield, z.appendOwner(make([]byte, 0, 64), n), sets) {
 				return
 			}
 			r = n.next()
