@@ -19,7 +19,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
-	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 var log = clog.NewWithPlugin("meshsync")
@@ -33,8 +32,8 @@ const (
 // answering is what queries are answered from. It ends by itself at until, so that neither a late timer nor a process
 // that was stopped for a while answers from what is over; then holds what was already decided to follow, or nil.
 type answering struct {
+	*compiled
 	number uint64
-	zones  *zone.Zones
 	until  instant.Wall
 	then   *answering
 }
@@ -50,16 +49,18 @@ var machine = clocks{now: sysclock.Now, wall: func() instant.Wall { return insta
 // follower follows one repository and decides, by internal/mesh, what this process answers from. Its goroutine run owns
 // all fields below the line; no I/O is done there, so that a hanging disk cannot keep it from falling silent.
 type follower struct {
-	config  config
-	clocks  clocks
-	active  atomic.Pointer[answering]
-	shown   atomic.Pointer[status.Node]
-	assumed atomic.Bool            // the clock is certified by the operator's word only
-	digest  atomic.Pointer[string] // of the Corefile
-	state   *state
-	cancel  context.CancelFunc
-	running sync.WaitGroup
-	samples chan instant.Sample
+	config    config
+	clocks    clocks
+	active    atomic.Pointer[answering]
+	shown     atomic.Pointer[status.Node]
+	assumed   atomic.Bool            // the clock is certified by the operator's word only
+	digest    atomic.Pointer[string] // of the Corefile
+	state     *state
+	cancel    context.CancelFunc
+	running   sync.WaitGroup
+	samples   chan instant.Sample
+	audience  audience
+	transfers atomic.Bool // zones may be transferred, so differences are wanted
 
 	// ──
 	node       *mesh.Node
@@ -86,6 +87,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 		node: mesh.NewNode(known.durable), compiled: map[uint64]*compiled{}}
 	f.stager.results = make(chan staged, 1)
 	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
+	f.audience.init(ctx, &f.running)
 	f.digest.Store(&c.digest)
 	f.publish(f.node.Decide(clocks.now()))
 	w := &watcher{repository: c.repository, state: s, durable: known.mem, mem: known.mem, view: known.view}
@@ -106,13 +108,13 @@ func (f *follower) close() error {
 	return f.state.close()
 }
 
-// zones is what to answer from now; nil is silence. The first query after a switchover makes it, if the follower has
+// answering is what to answer from now; nil is silence. The first query after a switchover makes it, if the follower has
 // not yet; the follower sees that and does not go back.
-func (f *follower) zones() *zone.Zones {
+func (f *follower) answering() *answering {
 	now := f.clocks.wall()
 	for a := f.active.Load(); a != nil; a = f.active.Load() {
 		if now < a.until {
-			return a.zones
+			return a
 		}
 		if a.then == nil {
 			return nil
@@ -264,9 +266,9 @@ func (f *follower) answeringFrom(d mesh.Decision, now instant.Instant) *answerin
 		return nil
 	}
 	stalled := now.Wall.Add(stall)
-	a := &answering{number: d.Serve, zones: f.compiled[d.Serve].zones, until: min(stalled, d.Until)}
+	a := &answering{compiled: f.compiled[d.Serve], number: d.Serve, until: min(stalled, d.Until)}
 	if d.Then.Number != 0 && d.Until < stalled {
-		a.then = &answering{number: d.Then.Number, zones: f.compiled[d.Then.Number].zones, until: min(stalled, d.Lapse)}
+		a.then = &answering{compiled: f.compiled[d.Then.Number], number: d.Then.Number, until: min(stalled, d.Lapse)}
 	}
 	return a
 }
@@ -296,6 +298,7 @@ func (f *follower) activated(d mesh.Decision) {
 		switchoverLateness.Observe(f.switched.Lateness.Seconds())
 	}
 	switchovers.Inc()
+	f.audience.activated(f.compiled[d.Serve].list)
 	log.Infof("release %d is active, %s", d.Serve, lateness)
 }
 

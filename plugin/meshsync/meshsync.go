@@ -102,11 +102,19 @@ func (m *Meshsync) identify(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 
 // zones is what to answer from now; nil is silence.
 func (m *Meshsync) zones() *zone.Zones {
+	if a := m.answering(); a != nil {
+		return a.zones
+	}
+	return nil
+}
+
+// answering is zones with what else belongs to their release.
+func (m *Meshsync) answering() *answering {
 	f := m.follower.Load()
 	if f == nil {
 		return nil
 	}
-	return f.zones()
+	return f.answering()
 }
 
 // others hands what is not ours to the next plugin of the block, if there is one that could know better.

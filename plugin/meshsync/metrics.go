@@ -22,6 +22,10 @@ var (
 		Buckets: prometheus.ExponentialBuckets(10e-6, 4, 10)})
 	silentDrops = promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
 		Name: "silent_drops_total", Help: "Counter of queries given no answer because the node is silent."}, []string{"server"})
+	transfers = promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
+		Name: "transfers_total", Help: "Counter of zone transfers begun, by what was sent."}, []string{"type"})
+	notifies = promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
+		Name: "notifies_total", Help: "Counter of zones that a secondary was to be told of, by what came of it."}, []string{"result"})
 	depotFaults = promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
 		Name: "depot_faults_total", Help: "Counter of looks at the repository that were refused, by the rule that it broke."}, []string{"rule"})
 )

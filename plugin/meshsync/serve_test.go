@@ -185,6 +185,8 @@ func TestMetricNames(t *testing.T) {
 	n.becomes(1)
 	overwrite("")(t, h)
 	n.faulty("torn")
+	transfers.WithLabelValues("axfr")
+	notifies.WithLabelValues("refused")
 	families, err := prometheus.DefaultGatherer.Gather()
 	must(t, err)
 	readme := string(readFile(t, "README.md"))
@@ -206,7 +208,7 @@ func TestMetricNames(t *testing.T) {
 			t.Errorf("%s is not in README.md", f.GetName())
 		}
 	}
-	if seen != 9 {
+	if seen != 11 {
 		t.Errorf("%d metrics", seen)
 	}
 }

@@ -1,8 +1,9 @@
 package meshsync
 
 import (
+	"net/netip"
 	"path/filepath"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/coredns/caddy"
@@ -21,15 +22,17 @@ func init() {
 
 // config is one meshsync block of the Corefile.
 type config struct {
-	dir        string // state, and by default the repository and the status socket
-	repository string
-	root       string // the mesh's root.json
-	clock      clockConfig
-	status     string // path of the status socket
-	node       string // name for the status
-	zones      []string
-	digest     string // of the Corefile
-	cacheFrom  int    // octets of a zone's image from which it is kept on disk; 0 for the default
+	dir         string // state, and by default the repository and the status socket
+	repository  string
+	root        string // the mesh's root.json
+	clock       clockConfig
+	status      string // path of the status socket
+	node        string // name for the status
+	zones       []string
+	digest      string      // of the Corefile
+	transfers   bool        // the block has plugin transfer
+	secondaries []secondary // to be told of new releases
+	cacheFrom   int         // octets of a zone's image from which it is kept on disk; 0 for the default
 }
 
 // register sets the plugin up for one server block. What can be wrong is found here, before there is any socket.
@@ -46,6 +49,10 @@ func register(c *caddy.Controller) error {
 	}
 	m := &Meshsync{config: conf}
 	c.OnStartup(func() error {
+		m.config.transfers = dnsserver.GetConfig(c).Handler("transfer") != nil
+		if len(conf.secondaries) > 0 && !m.config.transfers {
+			return plugin.Error("meshsync", c.Err("notify: without plugin transfer in the block nobody can transfer what changed"))
+		}
 		if err := acquire(m); err != nil {
 			return plugin.Error("meshsync", err)
 		}
@@ -98,7 +105,7 @@ func parseConfig(c *caddy.Controller) (config, error) {
 	seen := map[string]bool{}
 	for c.NextBlock() {
 		property := c.Val()
-		if seen[property] {
+		if seen[property] && property != "notify" {
 			return conf, c.Errf("property %q is given twice", property)
 		}
 		seen[property] = true
@@ -120,11 +127,14 @@ func parseConfig(c *caddy.Controller) (config, error) {
 
 func parseProperty(c *caddy.Controller, property string, conf *config) error {
 	args := c.RemainingArgs()
-	if property == "clock" {
+	switch property {
+	case "clock":
 		return parseClock(c, args, &conf.clock)
-	}
-	if !slices.Contains([]string{"repository", "root", "status", "node"}, property) {
-		return c.Errf("unknown property %q: there are clock, node, repository, root and status", property)
+	case "notify":
+		return parseNotify(c, args, conf)
+	case "repository", "root", "status", "node":
+	default:
+		return c.Errf("unknown property %q: there are clock, node, notify, repository, root and status", property)
 	}
 	if len(args) != 1 {
 		return c.Errf("property %s wants one argument, has %d", property, len(args))
@@ -169,6 +179,44 @@ func parseClock(c *caddy.Controller, args []string, clock *clockConfig) error {
 	return nil
 }
 
+// parseNotify reads ADDRESS[:PORT]... [key NAME]. Messages come from the block's own address, with the key of plugin tsig.
+func parseNotify(c *caddy.Controller, args []string, conf *config) error {
+	block := dnsserver.GetConfig(c)
+	var key, secret string
+	if n := len(args); n >= 2 && args[n-2] == "key" {
+		key = plugin.Name(args[n-1]).Normalize()
+		if secret = block.TsigSecret[key]; secret == "" {
+			return c.Errf("notify: plugin tsig has no key %s in this block", key)
+		}
+		args = args[:n-2]
+	}
+	if len(args) == 0 {
+		return c.Err("notify wants: ADDRESS[:PORT]... [key NAME]")
+	}
+	for _, arg := range args {
+		host, err := parse.HostPort(arg, transport.Port)
+		if err != nil {
+			return c.Errf("notify: %v", err)
+		}
+		addr, err := netip.ParseAddrPort(host)
+		if err != nil || addr.Port() == 0 {
+			return c.Errf("notify: %q is no address of a secondary", arg)
+		}
+		conf.secondaries = append(conf.secondaries, secondary{addr: addr, source: sourceFor(addr.Addr(), block.ListenHosts), key: key, secret: secret})
+	}
+	return nil
+}
+
+// sourceFor is the first address of a block that can reach another one.
+func sourceFor(to netip.Addr, hosts []string) netip.Addr {
+	for _, host := range hosts {
+		if a, err := netip.ParseAddr(host); err == nil && !a.IsUnspecified() && a.Is4() == to.Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
 // finish fills in what was not said and refuses a transport that cannot be silent.
 func finish(c *caddy.Controller, conf *config) error {
 	if conf.repository == "" {
@@ -195,6 +243,9 @@ func finish(c *caddy.Controller, conf *config) error {
 	}
 	for i, z := range conf.zones {
 		conf.zones[i] = plugin.Name(z).Normalize()
+	}
+	for i := range conf.secondaries {
+		conf.secondaries[i].zones = strings.Join(conf.zones, " ")
 	}
 	conf.digest = corefileDigest(conf.node)
 	return nil

@@ -16,11 +16,12 @@ import (
 	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/root"
+	_ "github.com/coredns/coredns/plugin/tsig"
 	_ "github.com/coredns/coredns/plugin/whoami"
 )
 
 func init() {
-	err := dnsserver.SetDirectives([]string{"root", "bind", "ready", "prometheus", "errors", "cache", "transfer", "meshsync", "whoami"})
+	err := dnsserver.SetDirectives([]string{"root", "bind", "ready", "prometheus", "errors", "cache", "tsig", "transfer", "meshsync", "whoami"})
 	if err != nil {
 		panic(err)
 	}
@@ -45,6 +46,8 @@ func TestCorefile(t *testing.T) {
 		{"relative to plugin root", ". {\n root MESH\n meshsync state {\n root root.json\n clock assume 1ms\n}\n}", ""},
 		{"two blocks that agree", "a {\n meshsync MESH {\n " + good + "}\n}\nb {\n meshsync MESH {\n " + good + "}\n}", ""},
 		{"several keys", "a b 10.0.0.0/8 {\n meshsync MESH {\n " + good + "}\n}", ""},
+		{"secondaries", ". {\n bind 127.0.0.1\n tsig {\n secret k. " + transferSecret + "\n}\n transfer {\n to *\n}\n meshsync MESH {\n " + good +
+			" notify 192.0.2.1 [2001:db8::1]:5353 key K\n notify 192.0.2.2\n}\n}", ""},
 		{"DNS over TLS", "tls://a {\n meshsync MESH {\n " + good + "}\n}", ""},
 
 		{"no directory", ". {\n meshsync {\n " + good + "}\n}", "Corefile:2 .*one directory"},
@@ -52,10 +55,15 @@ func TestCorefile(t *testing.T) {
 		{"no block", ". {\n meshsync MESH\n}", "Corefile:2 .*root is missing"},
 		{"no root", ". {\n meshsync MESH {\n clock assume 1ms\n}\n}", "Corefile:4 .*root is missing"},
 		{"no clock", ". {\n meshsync MESH {\n root MESH/root.json\n}\n}", "Corefile:4 .*clock is missing"},
-		{"unknown property", ". {\n meshsync MESH {\n " + good + " floor 7\n}\n}", "Corefile:5 .*unknown property \"floor\".*clock, node, repository"},
+		{"unknown property", ". {\n meshsync MESH {\n " + good + " floor 7\n}\n}", "Corefile:5 .*unknown property \"floor\".*clock, node, notify, repository"},
 		{"property twice", ". {\n meshsync MESH {\n " + good + " clock assume 2ms\n}\n}", "Corefile:5 .*\"clock\" is given twice"},
 		{"property without argument", ". {\n meshsync MESH {\n " + good + " node\n}\n}", "Corefile:5 .*node wants one argument, has 0"},
 		{"property with two arguments", ". {\n meshsync MESH {\n " + good + " node a b\n}\n}", "Corefile:5 .*node wants one argument, has 2"},
+		{"notify without address", ". {\n meshsync MESH {\n " + good + " notify\n}\n}", "Corefile:5 .*notify wants"},
+		{"notify a name", ". {\n meshsync MESH {\n " + good + " notify ns.example.org\n}\n}", "Corefile:5 .*ns.example.org"},
+		{"notify port 0", ". {\n meshsync MESH {\n " + good + " notify 192.0.2.1:0\n}\n}", "Corefile:5 .*192.0.2.1:0"},
+		{"notify with a key that is not there", ". {\n meshsync MESH {\n " + good + " notify 192.0.2.1 key k\n}\n}", "Corefile:5 .*no key k\\."},
+		{"notify with a key and no address", ". {\n meshsync MESH {\n " + good + " notify key k\n}\n}", "Corefile:5 .*key"},
 		{"two in a block", ". {\n meshsync MESH {\n " + good + "}\n meshsync MESH {\n " + good + "}\n}", "Corefile:6 .*once in a server block"},
 		{"clock alone", ". {\n meshsync MESH {\n root MESH/root.json\n clock\n}\n}", "Corefile:4 .*clock wants"},
 		{"clock of a kind there is not", ". {\n meshsync MESH {\n root MESH/root.json\n clock sundial 1ms\n}\n}", "Corefile:4 .*sidecar and assume"},

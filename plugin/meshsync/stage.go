@@ -18,6 +18,7 @@ type compiled struct {
 	list     []status.Zone
 	byDigest map[release.Digest]*zone.Zone
 	records  int
+	history  history
 }
 
 // staged is the outcome of compiling one release.
@@ -64,9 +65,12 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 		now := time.Now()
 		busy := &compiling{number: number, began: now, of: len(r.Zones)}
 		s.busy, s.told = busy, now
-		known := f.known()
+		known, before := f.known(), f.before(number)
 		f.running.Go(func() {
 			c, err := compile(ctx, f.config.repository, *r, known, s.cache, busy)
+			if err == nil && before != nil {
+				c.history = c.since(before)
+			}
 			s.results <- staged{number: number, compiled: c, took: time.Since(now), err: err}
 			if err == nil {
 				s.cache.update(c.byDigest, known)

@@ -240,8 +240,8 @@ func beNode(top string) {
 	var said string
 	for {
 		var number uint64
-		if a := f.zones(); a != nil {
-			number = uint64(a.All()[0].Serial())
+		if a := f.answering(); a != nil {
+			number = uint64(a.zones.All()[0].Serial())
 		}
 		line := fmt.Sprintln("answers", number)
 		if s := f.shown.Load().Confirms.Scheduled; s != nil {

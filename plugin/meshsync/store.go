@@ -57,6 +57,7 @@ func acquire(m *Meshsync) error {
 		return err
 	}
 	h.holders[m] = followers.epoch
+	h.arrangeTransfers()
 	m.follower.Store(h.follower)
 	return nil
 }
@@ -146,6 +147,7 @@ func restartFailed(m *Meshsync) error {
 			delete(h.holders, holder)
 		}
 	}
+	h.arrangeTransfers()
 	return h.apply(m.config.setup())
 }
 
@@ -158,6 +160,7 @@ func letGo(m *Meshsync) error {
 		return nil
 	}
 	delete(h.holders, m)
+	h.arrangeTransfers()
 	return dropUnheld(m.config.dir, h)
 }
 

@@ -1,53 +1,183 @@
 package meshsync
 
 import (
+	"errors"
+	"slices"
+
 	"github.com/coredns/coredns/plugin/transfer"
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-// Transfer implements transfer.Transferer: it hands out a zone of the release that is answered from, whole and of one
-// release whatever switches meanwhile (XFER-1). Who may have it is plugin transfer's business.
-func (m *Meshsync) Transfer(name string, serial uint32) (<-chan []dns.RR, error) {
-	zones := m.zones()
-	if zones == nil {
-		return nil, transfer.ErrNotAuthoritative // the query then comes to ServeDNS, which is silent
+// history has the differences that lead to the zones of a release from those of the releases before, by origin, the
+// oldest first. Each ends where the next one begins, and the last one at the release's own zone.
+type history map[string][]*zone.Delta
+
+// Bounds of a zone's history: its differences may take half the room of the zone itself. To send more than that takes
+// no less than to send the zone.
+const (
+	maxDeltas    = 32
+	historyShare = 2 // the zone's part
+)
+
+// since is the history of a release that follows another.
+func (c *compiled) since(before *compiled) history {
+	h := history{}
+	for _, z := range c.zones.All() {
+		old, chain := before.zones.Get(z.Origin()), before.history[z.Origin()]
+		if old != nil && old != z {
+			chain = extend(chain, old, z)
+		}
+		if old != nil && len(chain) > 0 {
+			h[z.Origin()] = chain
+		}
 	}
-	z := zones.Get(name)
+	return h
+}
+
+// extend returns a history with the difference from old to z at its end, and as much of what was before as the bounds
+// allow; none of it if the serial does not say that z is newer (RFC 1982 3.2).
+func extend(chain []*zone.Delta, old, z *zone.Zone) []*zone.Delta {
+	if !earlier(old.Serial(), z.Serial()) {
+		return nil
+	}
+	room := z.ImageSize() / historyShare
+	d := zone.Difference(old, z, room)
+	if d == nil {
+		return nil
+	}
+	first, room := len(chain), room-d.Size()
+	for first > 0 && len(chain)-first+1 < maxDeltas && chain[first-1].Size() <= room && earlier(chain[first-1].From, z.Serial()) {
+		first--
+		room -= chain[first].Size()
+	}
+	return append(slices.Clone(chain[first:]), d)
+}
+
+// earlier compares serials as RFC 1982 3.2 does.
+func earlier(a, b uint32) bool { return int32(b-a) > 0 }
+
+// from is the part of a zone's history that begins with a serial, none if it does not go back to that.
+func from(chain []*zone.Delta, serial uint32) []*zone.Delta {
+	i := slices.IndexFunc(chain, func(d *zone.Delta) bool { return d.From == serial })
+	if i < 0 {
+		return nil
+	}
+	return chain[i:]
+}
+
+// errSilent makes plugin transfer answer SERVFAIL, which sends a secondary to its other primaries.
+var errSilent = errors.New("silent: no zone can be vouched for now")
+
+// Transfer implements transfer.Transferer: it hands out a zone of the release that is answered from, whole and of one
+// release whatever switches meanwhile, or what changed in it since a serial (RFC 1995, XFER-1). Who may have it is plugin
+// transfer's business. Serial 0 stands for AXFR.
+func (m *Meshsync) Transfer(name string, serial uint32) (<-chan []dns.RR, error) {
+	a := m.answering()
+	if a == nil {
+		return nil, errSilent
+	}
+	z := a.zones.Get(name)
 	if z == nil {
 		return nil, transfer.ErrNotAuthoritative
 	}
 	records := make(chan []dns.RR)
+	out := &sender{to: records}
+	send := func() { out.whole(z) }
+	kind := "axfr"
+	if serial != 0 {
+		switch chain := from(a.history[z.Origin()], serial); {
+		case !earlier(serial, z.Serial()):
+			kind, send = "current", func() { out.add(soaOf(z)) } // RFC 1995 2
+		case chain == nil:
+			kind = "fallback" // RFC 1995 4
+		default:
+			kind, send = "ixfr", func() { out.changes(z, chain) }
+		}
+	}
+	transfers.WithLabelValues(kind).Inc()
 	go func() {
 		defer close(records)
-		sendZone(z, serial, records)
+		send()
+		out.flush()
 	}()
 	return records, nil
 }
 
-// sendZone sends all records, the SOA first and once more last; or the SOA alone to who has this serial or a later one
-// (RFC 1995 2; 0 stands for AXFR).
-func sendZone(z *zone.Zone, serial uint32, records chan<- []dns.RR) {
-	const batch = 100
-	upToDate := serial != 0 && int32(serial-z.Serial()) >= 0 // RFC 1982 3.2
-	var soa dns.RR
-	var rrs []dns.RR
+// soaOf is a zone's SOA.
+func soaOf(z *zone.Zone) dns.RR {
 	for rr := range z.Records() {
-		if soa == nil {
-			soa = rr
+		return rr
+	}
+	return nil
+}
+
+// sender hands records over in batches.
+type sender struct {
+	to    chan<- []dns.RR
+	batch []dns.RR
+}
+
+func (s *sender) add(rr dns.RR) {
+	s.batch = append(s.batch, rr)
+	if len(s.batch) == cap(s.batch) {
+		s.flush()
+	}
+}
+
+func (s *sender) flush() {
+	if len(s.batch) > 0 {
+		s.to <- s.batch
+	}
+	s.batch = make([]dns.RR, 0, 100)
+}
+
+// whole sends all records, the SOA first and once more last (RFC 5936 2.2).
+func (s *sender) whole(z *zone.Zone) {
+	for rr := range z.Records() {
+		s.add(rr)
+	}
+	s.add(soaOf(z))
+}
+
+// changes sends differences one after the other between the new SOA and the new SOA (RFC 1995 4): each is the old SOA
+// with what is taken out, then the new SOA with what is put in.
+func (s *sender) changes(z *zone.Zone, chain []*zone.Delta) {
+	s.add(soaOf(z))
+	for _, d := range chain {
+		for rr := range d.Removed.All() {
+			s.add(rr)
 		}
-		rrs = append(rrs, rr)
-		if upToDate {
-			break
-		}
-		if len(rrs) == batch {
-			records <- rrs
-			rrs = nil
+		for rr := range d.Added.All() {
+			s.add(rr)
 		}
 	}
-	if !upToDate {
-		rrs = append(rrs, soa)
+	s.add(soaOf(z))
+}
+
+// before is the compiled release that another one follows; nil if there is none, or nobody wants to know the difference.
+func (f *follower) before(number uint64) *compiled {
+	if !f.transfers.Load() {
+		return nil
 	}
-	records <- rrs
+	var newest uint64
+	for n := range f.compiled {
+		if n < number {
+			newest = max(newest, n)
+		}
+	}
+	return f.compiled[newest]
+}
+
+// arrangeTransfers has the follower do what the blocks together want of it: to keep differences, and to tell secondaries.
+func (h *held) arrangeTransfers() {
+	var told []secondary
+	wanted := false
+	for m := range h.holders {
+		wanted = wanted || m.config.transfers
+		told = append(told, m.config.secondaries...)
+	}
+	h.follower.transfers.Store(wanted)
+	h.follower.audience.set(told)
 }
