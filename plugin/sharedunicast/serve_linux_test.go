@@ -206,6 +206,14 @@ func TestTransferOnlyBlockServesAuthenticatedTransfers(t *testing.T) {
 		}
 	}
 	mustAsk(t, "udp", "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+	m := new(dns.Msg).SetIxfr("example.org.", 1, "ns.", "admin.")
+	m.SetEdns0(1232, true)
+	m.SetTsig("transfer.", dns.HmacSHA256, 300, time.Now().Unix())
+	answer, _, err := (&dns.Client{TsigSecret: map[string]string{"transfer.": transferSecret}}).Exchange(m, server)
+	if err != nil || len(answer.Answer) != 1 || answer.Answer[0].Header().Rrtype != dns.TypeSOA || len(answer.Ns) > 0 ||
+		answer.Question[0].Qtype != dns.TypeIXFR || answer.IsTsig() == nil {
+		t.Errorf("IXFR by UDP: %v, %v, want the SOA alone (RFC 1995 2)", answer, err)
+	}
 }
 
 func TestTransferOnlyBlockTakesClientCertificate(t *testing.T) {

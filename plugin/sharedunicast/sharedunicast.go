@@ -10,6 +10,8 @@ package sharedunicast
 import (
 	"context"
 	"crypto/tls"
+	"net"
+	"slices"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metrics"
@@ -53,11 +55,42 @@ func (t *transferOnly) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dn
 	if r.Opcode != dns.OpcodeQuery || !authenticated(w, r) {
 		return refuse(ctx, w, r, reasonAdministrative)
 	}
-	switch r.Question[0].Qtype {
-	case dns.TypeSOA, dns.TypeAXFR, dns.TypeIXFR:
+	switch qtype := r.Question[0].Qtype; qtype {
+	case dns.TypeIXFR:
+		if _, datagram := w.RemoteAddr().(*net.UDPAddr); datagram {
+			w, r = soaOnly(w, r)
+		}
+		fallthrough
+	case dns.TypeSOA, dns.TypeAXFR:
 		return plugin.NextOrFailure(t.Name(), t.Next, ctx, w, r)
 	}
 	return refuse(ctx, w, r, reasonAdministrative)
+}
+
+// soaOnly turns an IXFR query that came in a datagram into one for the SOA, which is what it is answered with: whoever is
+// behind then asks again over TCP (RFC 1995 2).
+func soaOnly(w dns.ResponseWriter, r *dns.Msg) (dns.ResponseWriter, *dns.Msg) {
+	query := *r
+	query.Question = []dns.Question{{Name: r.Question[0].Name, Qtype: dns.TypeSOA, Qclass: r.Question[0].Qclass}}
+	query.Ns = nil
+	return &soaWriter{ResponseWriter: w, question: r.Question}, &query
+}
+
+// soaWriter makes the answer to a query for the SOA one to the question that was asked.
+type soaWriter struct {
+	dns.ResponseWriter
+	question []dns.Question
+}
+
+// WriteMsg implements dns.ResponseWriter.
+func (w *soaWriter) WriteMsg(m *dns.Msg) error {
+	c := *m
+	c.Question, c.Ns = w.question, nil
+	c.Answer = slices.DeleteFunc(slices.Clone(m.Answer), func(rr dns.RR) bool { return rr.Header().Rrtype != dns.TypeSOA })
+	c.Extra = slices.DeleteFunc(slices.Clone(m.Extra), func(rr dns.RR) bool {
+		return rr.Header().Rrtype != dns.TypeOPT && rr.Header().Rrtype != dns.TypeTSIG
+	})
+	return w.ResponseWriter.WriteMsg(&c)
 }
 
 // authenticated says whether the sender proved who it is, by TSIG or by a TLS client certificate.
