@@ -47,6 +47,7 @@ All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and 
 	f.StringVar(&o.Bucket, "repository", "", "URL of a bucket to publish in, beginning with s3:// (default: a directory of the home)")
 	f.StringSliceVar(&o.Shared, "shared", nil, "the shared-unicast addresses; with --url, bundles of nodes hold their configurations")
 	f.StringSliceVar(&o.URLs, "url", nil, "where nodes find the repository: of \"meshctl serve\", a web server or a bucket")
+	f.BoolVar(&o.Encrypt, "encrypt", false, "keep the keys under a passphrase, asked for or in the file that $MESHCTL_PASSPHRASE_FILE names; otherwise files of mode 0600")
 	f.StringVar(&o.CA, "ca", "", "certificate authority of your own (PEM); otherwise one is made")
 	f.StringVar(&o.CAKey, "ca-key", "", "its key (PEM)")
 	f.StringSliceVar(&o.SANs, "san", []string{"localhost", "127.0.0.1", "::1"}, "names and addresses under which members reach \"meshctl serve\"")

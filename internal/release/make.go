@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ed25519"
 	"errors"
@@ -173,23 +174,29 @@ func sign[T metadata.Roles](md *metadata.Metadata[T], by crypto.Signer) ([]byte,
 	if by == nil {
 		return nil, errNoKey
 	}
-	if _, err := md.Sign(signer{by}); err != nil {
-		return nil, err
+	s := &signer{Signer: by}
+	if _, err := md.Sign(s); err != nil {
+		return nil, cmp.Or(s.fault, err)
 	}
 	return md.ToBytes(false)
 }
 
-// signer gives an ed25519 crypto.Signer the interface that the library wants.
-type signer struct{ crypto.Signer }
+// signer gives an ed25519 crypto.Signer the interface that the library wants, and keeps the error that the library drops.
+type signer struct {
+	crypto.Signer
+	fault error
+}
 
-func (s signer) SignMessage(message io.Reader, _ ...signature.SignOption) ([]byte, error) {
+func (s *signer) SignMessage(message io.Reader, _ ...signature.SignOption) ([]byte, error) {
 	data, err := io.ReadAll(message)
 	if err != nil {
 		return nil, err
 	}
-	return s.Sign(nil, data, crypto.Hash(0))
+	var signed []byte
+	signed, s.fault = s.Sign(nil, data, crypto.Hash(0))
+	return signed, s.fault
 }
 
-func (s signer) PublicKey(...signature.PublicKeyOption) (crypto.PublicKey, error) {
+func (s *signer) PublicKey(...signature.PublicKeyOption) (crypto.PublicKey, error) {
 	return s.Public(), nil
 }

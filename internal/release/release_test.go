@@ -468,7 +468,7 @@ func (w *world) rotate(keys Keys, also ed25519.PrivateKey) {
 		signers = append(signers, also)
 	}
 	for _, key := range signers {
-		if _, err := md.Sign(signer{key}); err != nil {
+		if _, err := md.Sign(&signer{Signer: key}); err != nil {
 			w.t.Fatal(err)
 		}
 	}

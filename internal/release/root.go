@@ -44,6 +44,18 @@ func TrustOf(data []byte) (Trust, error) {
 	return trustOf(r.signed.Signed)
 }
 
+// DraftTrust reads a draft, whoever has signed it so far.
+func DraftTrust(draft []byte) (Trust, error) {
+	if err := checkRoot("draft", draft); err != nil {
+		return Trust{}, err
+	}
+	md, err := metadata.Root().FromBytes(draft)
+	if err != nil {
+		return Trust{}, refuseTUF("draft", err)
+	}
+	return trustOf(md.Signed)
+}
+
 func trustOf(said metadata.RootType) (Trust, error) {
 	t := Trust{Version: said.Version, Expires: said.Expires, Threshold: said.Roles[metadata.ROOT].Threshold}
 	for role, to := range map[string]*ed25519.PublicKey{metadata.TARGETS: &t.Release, metadata.TIMESTAMP: &t.Lease} {
@@ -152,9 +164,9 @@ func Lacks(prev, draft []byte) error {
 	return err
 }
 
-// Rotate makes the files that put a root in force which follows that of prev: the root, and below it anew whatever was
-// signed by a key that is no longer trusted for it. Signers must have the release key or the lease key, as far as they
-// are new; content and schedule stay as they are.
+// Rotate makes the files that put a root in force which follows that of prev: the root, a timestamp, since that is what
+// followers look at, and all that is between if the release key is another one. Content and schedule stay as they are.
+// The keys that sign are those that the new root names.
 func Rotate(prev Memory, root []byte, by Signers, ends Expiries) ([]File, Memory, error) {
 	before, err := parseRoot("root", prev.Root)
 	if err != nil {
@@ -171,9 +183,6 @@ func Rotate(prev Memory, root []byte, by Signers, ends Expiries) ([]File, Memory
 	files := []File{{RootName(trusted.version()), root}}
 	under := prev
 	under.Root = root
-	if _, err := trusted.chain(prev.read); err == nil { // all that is signed stays good
-		return files, under, nil
-	}
 	if !trusted.trusts(metadata.TARGETS, before) {
 		below, mem, err := publish(under, last.Versions, last.Manifest, by, ends)
 		return append(files, below...), mem, err

@@ -45,8 +45,8 @@ func TestEveryRoleIsRotated(t *testing.T) {
 		"release": {func(n *Trust) { n.Release = public(fresh.Release) },
 			func(k Keys) Keys { k.Release = fresh.Release; return k }, nil, "2.root.json mesh.json 2.targets.json 2.snapshot.json timestamp.json"},
 		"root": {func(n *Trust) { n.Root = []ed25519.PublicKey{public(fresh.Root)} },
-			func(k Keys) Keys { k.Root = fresh.Root; return k }, fresh.Root, "2.root.json"},
-		"expiry": {func(n *Trust) { n.Expires = testNow.AddDate(9, 0, 0) }, func(k Keys) Keys { return k }, nil, "2.root.json"},
+			func(k Keys) Keys { k.Root = fresh.Root; return k }, fresh.Root, "2.root.json timestamp.json"},
+		"expiry": {func(n *Trust) { n.Expires = testNow.AddDate(9, 0, 0) }, func(k Keys) Keys { return k }, nil, "2.root.json timestamp.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

@@ -113,14 +113,26 @@ func (h *Host) load() (err error) {
 
 // Read is what a home has published, without the right to write.
 func Read(home string) (release.View, error) {
-	s, err := openStorage(home)
-	if err != nil {
-		return release.View{}, err
-	}
-	defer s.close()
-	state, _, err := readState(home, s)
+	state, err := ReadState(home)
 	if err != nil {
 		return release.View{}, err
 	}
 	return release.Restore(state.Published)
+}
+
+// ReadRoot is the root in force.
+func ReadRoot(home string) ([]byte, error) {
+	state, err := ReadState(home)
+	return state.Published.Root, err
+}
+
+// ReadState is what the distribution hosts of a mesh do not forget.
+func ReadState(home string) (State, error) {
+	s, err := openStorage(home)
+	if err != nil {
+		return State{}, err
+	}
+	defer s.close()
+	state, _, err := readState(home, s)
+	return state, err
 }

@@ -22,6 +22,7 @@ type InitOptions struct {
 	SANs    []string      // names and addresses under which members reach this host
 	Shared  []string      // the shared-unicast addresses, for the nodes' configurations
 	URLs    []string      // where nodes find the repository, for the same
+	Encrypt bool          // keys lie under a passphrase
 	CA      string        // file: a certificate authority of the operator's own; "": one is made
 	CAKey   string        // file: its key
 	Bucket  string        // URL of a bucket to publish in; empty: a directory of the home
@@ -98,7 +99,7 @@ func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) 
 	if err != nil {
 		return err
 	}
-	if err := h.writeKeys(keys); err != nil {
+	if err := h.writeKeys(keys, o.Encrypt); err != nil {
 		return err
 	}
 	if err := h.makeAuthority(o); err != nil {
@@ -135,16 +136,17 @@ func (h *Host) free() error {
 	return nil
 }
 
-func (h *Host) writeKeys(keys release.Keys) error {
+func (h *Host) writeKeys(keys release.Keys, encrypt bool) error {
+	seal := sealer{encrypt: encrypt}
 	for _, k := range []struct {
-		name string
+		kind string
 		key  ed25519.PrivateKey
-	}{{"root", keys.Root}, {"release", keys.Release}, {"lease", keys.Lease}} {
-		data, err := release.EncodeKey(k.key)
+	}{{rootKey, keys.Root}, {releaseKey, keys.Release}, {leaseKey, keys.Lease}} {
+		data, err := seal.encode(k.key)
 		if err != nil {
 			return err
 		}
-		if err := depot.WriteFile(h.path(keysDir), k.name+".pem", data, 0o600); err != nil {
+		if err := depot.WriteFile(h.path(keysDir), k.kind+".pem", data, 0o600); err != nil {
 			return err
 		}
 	}

@@ -2,15 +2,10 @@ package host
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
-	"slices"
 	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -42,12 +37,12 @@ var errTooLate = errors.New("it could not be published in time")
 // publishBefore is publish, unless the time has come when all is signed, which takes seconds for 100,000 zones, or before it
 // is decided, which takes as long as a bucket is out of reach. A zero time never comes.
 func (h *Host) publishBefore(end time.Time, m release.Manifest, event Event) error {
-	keys, err := readKeys(h.home, "release", "lease")
+	keys, err := h.signers(releaseKey, leaseKey)
 	if err != nil {
 		return err
 	}
 	e := ends(h.clock(), h.state.Lease(), h.view.Expires.Root)
-	_, mem, err := release.Publish(h.state.Published, m, keys.Signers(), e)
+	_, mem, err := release.Publish(h.state.Published, m, keys, e)
 	if err != nil {
 		return err
 	}
@@ -98,13 +93,13 @@ func (h *Host) Lease(d time.Duration) (time.Time, error) {
 	if err != nil && !errors.Is(err, errKeyAway) || folded && d == h.state.Lease() {
 		return h.view.LeaseExpires, err
 	}
-	keys, err := readKeys(h.home, "lease")
+	keys, err := h.signers(leaseKey)
 	if err != nil {
 		return time.Time{}, err
 	}
 	until := h.view.Expires
 	until.Timestamp = h.clock().Add(d)
-	_, mem, err := release.Renew(h.state.Published, keys.Signers().Lease, until.Earliest())
+	_, mem, err := release.Renew(h.state.Published, keys.Lease, until.Earliest())
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -139,28 +134,4 @@ func (h *Host) Settle() (bool, error) {
 // wrong by ε, and a member that reads of a current release whose instant lies ahead is silent until then.
 func Settled(m release.Manifest, now time.Time) bool {
 	return m.Next != nil && !m.Next.Switchover.IsZero() && now.After(m.Next.Switchover.Add(2*m.Epsilon()))
-}
-
-// errKeyAway is wrapped when a private key is not where it is looked for.
-var errKeyAway = errors.New("key is not there")
-
-// readKeys reads the private keys named; the others stay nil.
-func readKeys(home string, names ...string) (release.Keys, error) {
-	var keys release.Keys
-	for name, key := range map[string]*ed25519.PrivateKey{"root": &keys.Root, "release": &keys.Release, "lease": &keys.Lease} {
-		if !slices.Contains(names, name) {
-			continue
-		}
-		data, err := depot.ReadFile(filepath.Join(home, keysDir), name+".pem", 16<<10)
-		if errors.Is(err, fs.ErrNotExist) {
-			return keys, hint("put it back for this command; it may be kept offline otherwise", "%s %w: %s", name, errKeyAway, filepath.Join(home, keysDir))
-		}
-		if err == nil {
-			*key, err = release.ParseKey(data)
-		}
-		if err != nil {
-			return keys, fmt.Errorf("%s key: %w", name, err)
-		}
-	}
-	return keys, nil
 }

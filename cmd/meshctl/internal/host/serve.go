@@ -282,7 +282,7 @@ func (s *Server) due(state State, view release.View) bool {
 	fresh := view.Expires
 	fresh.Timestamp = now.Add(state.Lease() - min(s.Renew, state.Lease()/2))
 	if Settled(view.Manifest, now) {
-		if _, err := readKeys(s.Home, "release"); !errors.Is(err, errKeyAway) {
+		if hasKey(s.Home, state.Published.Root, releaseKey) {
 			return true
 		}
 	}

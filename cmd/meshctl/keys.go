@@ -1,0 +1,275 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+func (c *cli) keysCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keys",
+		Short: "Which keys speak for the mesh: list, rotate, and ceremonies for the root",
+		Long: `Which keys speak for the mesh. The root key says who may speak and is kept offline; the release key signs what is answered;
+the lease key, online, signs until when. KEYS.md says where each lies and what its theft means.
+
+A key lies in HOME/keys: ROLE.pem, ROLE-anything.pem, or ROLE.command, which has two lines, "ed25519 PUBLICKEY" in
+hexadecimal and a command that signs its standard input, for a key in a token or a service.
+
+Nodes follow new keys by themselves. rotate does all in one step where enough root keys are at hand. Where several people
+must sign, draft writes what they sign, each uses sign where his key is, and publish puts it in force.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("keys: list, new, rotate, draft, sign or publish?")
+		},
+	}
+	cmd.AddCommand(c.keysListCommand(), c.keysNewCommand(), c.keysRotateCommand(), c.keysDraftCommand(), c.keysSignCommand(), c.keysPublishCommand())
+	return cmd
+}
+
+// keyJSON is a key that the root names.
+type keyJSON struct {
+	Role string `json:"role"`
+	ID   string `json:"id"`
+	File string `json:"file,omitempty"` // where its private half is at hand
+	How  string `json:"how,omitempty"`
+}
+
+func (c *cli) keysListCommand() *cobra.Command {
+	return c.withJSON(&cobra.Command{
+		Use:   "list",
+		Short: "The keys that the root in force names, and which are at hand",
+		Args:  cobra.NoArgs,
+		RunE: c.runs(func(*cobra.Command, []string) error {
+			root, err := host.ReadRoot(c.home)
+			if err != nil {
+				return err
+			}
+			t, err := release.TrustOf(root)
+			if err != nil {
+				return err
+			}
+			facts := struct {
+				Version   int64     `json:"version"`
+				Expires   time.Time `json:"expires"`
+				Threshold int       `json:"threshold"`
+				Keys      []keyJSON `json:"keys"`
+			}{Version: t.Version, Expires: t.Expires, Threshold: t.Threshold}
+			if facts.Keys, err = keysOf(c.home, t); err != nil {
+				return err
+			}
+			return c.print(facts, func() {
+				c.say("root %d, until %s, replaced by %d of %d root keys", t.Version, secondOf(t.Expires), t.Threshold, len(t.Root))
+				w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+				for _, k := range facts.Keys {
+					where := "not here"
+					if k.File != "" {
+						where = k.How + ", " + k.File
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\n", k.Role, k.ID[:16], where)
+				}
+				w.Flush()
+			})
+		}),
+	})
+}
+
+func keysOf(home string, t release.Trust) (all []keyJSON, err error) {
+	for _, role := range []struct {
+		name string
+		keys []ed25519.PublicKey
+	}{{"root", t.Root}, {"release", []ed25519.PublicKey{t.Release}}, {"lease", []ed25519.PublicKey{t.Lease}}} {
+		here, err := host.Keys(home, role.name)
+		if err != nil {
+			return nil, err
+		}
+		for _, public := range role.keys {
+			k := keyJSON{Role: role.name, ID: release.KeyID(public)}
+			for _, h := range here {
+				if h.Public.Equal(public) {
+					k.File, k.How = h.File, h.How
+				}
+			}
+			all = append(all, k)
+		}
+	}
+	return all, nil
+}
+
+func (c *cli) keysNewCommand() *cobra.Command {
+	var encrypt bool
+	cmd := &cobra.Command{
+		Use:   "new root|release|lease",
+		Short: "Make a key that nothing trusts yet, and print its public half",
+		Args:  cobra.ExactArgs(1),
+		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+			k, err := host.NewKey(c.home, args[0], encrypt, rand.Reader)
+			if err != nil {
+				return err
+			}
+			public, err := host.PublicPEM(k.Public)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.log, "%s, %s\n", filepath.Join(c.home, "keys", k.File), k.How)
+			_, err = c.out.Write(public)
+			return err
+		}),
+	}
+	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "keep it under a passphrase")
+	return cmd
+}
+
+func (c *cli) keysRotateCommand() *cobra.Command {
+	var encrypt bool
+	cmd := &cobra.Command{
+		Use:   "rotate root|release|lease",
+		Short: "Replace a key by a new one; the old one's word is worth nothing from then on",
+		Args:  cobra.ExactArgs(1),
+		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+			return c.writing(func(h *host.Host) error {
+				k, err := h.RotateKey(args[0], encrypt, rand.Reader)
+				if err != nil {
+					return err
+				}
+				c.say("%s key %s is in force: %s, %s", args[0], release.KeyID(k.Public)[:16], k.File, k.How)
+				c.say("nodes follow by themselves; the old key is of no use any more: destroy it")
+				return nil
+			})
+		}),
+	}
+	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "keep the new key under a passphrase")
+	return cmd
+}
+
+func (c *cli) keysDraftCommand() *cobra.Command {
+	var change host.RootChange
+	var add []string
+	var newRelease, newLease, out string
+	var years int
+	cmd := &cobra.Command{
+		Use:   "draft --out FILE",
+		Short: "Draft the root that follows, for others to sign",
+		Args:  cobra.NoArgs,
+		RunE: c.runs(func(*cobra.Command, []string) error {
+			for _, file := range add {
+				key, err := publicKey(file)
+				if err != nil {
+					return err
+				}
+				change.Add = append(change.Add, key)
+			}
+			var err error
+			if change.Release, err = publicKey(newRelease); err != nil {
+				return err
+			}
+			if change.Lease, err = publicKey(newLease); err != nil {
+				return err
+			}
+			return c.writing(func(h *host.Host) error {
+				if years > 0 {
+					change.Expires = c.clock().AddDate(years, 0, 0)
+				}
+				draft, err := h.DraftRoot(change)
+				if err != nil {
+					return err
+				}
+				return writeDraft(out, draft)
+			})
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVar(&out, "out", "", "file to write")
+	f.StringSliceVar(&add, "add", nil, "public key file of a root key that is added")
+	f.StringSliceVar(&change.Drop, "drop", nil, "beginning of the id of a root key that goes")
+	f.IntVar(&change.Threshold, "threshold", 0, "how many root keys must sign the next root (default: as now)")
+	f.StringVar(&newRelease, "release", "", "public key file of a new release key")
+	f.StringVar(&newLease, "lease", "", "public key file of a new lease key")
+	f.IntVar(&years, "years", 0, "how long the root's word lasts (default 10)")
+	_ = cmd.MarkFlagRequired("out")
+	return cmd
+}
+
+// publicKey reads a public key file; no name is no key.
+func publicKey(file string) (ed25519.PublicKey, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	key, err := host.ParsePublic(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return key, nil
+}
+
+func (c *cli) keysSignCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "sign FILE",
+		Short: "Sign a draft with the root keys in HOME/keys; needs nothing else of the mesh",
+		Args:  cobra.ExactArgs(1),
+		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+			draft, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			t, err := release.DraftTrust(draft)
+			if err != nil {
+				return err
+			}
+			c.say("root %d, until %s, replaced by %d of %d root keys from then on", t.Version, secondOf(t.Expires), t.Threshold, len(t.Root))
+			signed, files, err := host.SignDraft(c.home, draft)
+			if err != nil {
+				return err
+			}
+			if err := writeDraft(args[0], signed); err != nil {
+				return err
+			}
+			for _, file := range files {
+				c.say("signed with %s", file)
+			}
+			return nil
+		}),
+	}
+}
+
+func writeDraft(file string, data []byte) error {
+	return depot.WriteFile(filepath.Dir(file), filepath.Base(file), data, 0o644)
+}
+
+func (c *cli) keysPublishCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "publish FILE",
+		Short: "Put a root in force that enough root keys have signed",
+		Args:  cobra.ExactArgs(1),
+		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+			draft, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			return c.writing(func(h *host.Host) error {
+				if err := h.PublishRoot(draft); err != nil {
+					return err
+				}
+				t, err := h.Trust()
+				if err == nil {
+					c.say("root %d is in force; nodes follow by themselves", t.Version)
+				}
+				return err
+			})
+		}),
+	}
+}
