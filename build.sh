@@ -4,14 +4,15 @@
 #   ./build.sh                    bin/coredns, bin/anycast-sidecar, bin/meshctl
 #   ./build.sh demo [OPTION…]     these, and with them a mesh of three nodes on this machine (--once: end after it)
 #   ./build.sh test [PATTERN]     every test; as root on Debian it installs the daemons that the tests run against
-#   ./build.sh daemons            only that
+#   ./build.sh bench [NAMES]      as root: speed and memory beside other name servers, with a zone of a million names
+#   ./build.sh daemons            installs the daemons only
 set -euo pipefail
 cd "$(dirname "$0")"
 export CGO_ENABLED=0
 
 # What Debian calls the real routers, clocks and name servers that the tests talk to.
-daemons="bind9 bind9-dnsutils bind9-utils bird2 chrony frr gobgpd iproute2 knot knot-dnssecutils ldnsutils nftables nsd openbgpd pdns-backend-sqlite3 pdns-server procps sqlite3 tcpdump unbound xz-utils"
-commands="named delv dnssec-signzone bird /usr/sbin/bgpd bgpctl chronyd /usr/lib/frr/bgpd gobgp gobgpd ip knotd kzonesign ldns-signzone nft nsd pdns_server sqlite3 tcpdump unbound xz"
+daemons="bind9 bind9-dnsutils bind9-utils bird2 chrony dnsperf frr gobgpd iproute2 knot knot-dnssecutils ldnsutils nftables nsd openbgpd pdns-backend-sqlite3 pdns-server procps sqlite3 tcpdump unbound xz-utils"
+commands="named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chronyd /usr/lib/frr/bgpd gobgp gobgpd ip knotd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd pdns_server sqlite3 tcpdump unbound xz"
 
 made=() # files to be removed at the end
 trap 'rm -f "${made[@]}"' EXIT
@@ -62,6 +63,22 @@ install_daemons() {
 # run shows what failed, what was skipped and why, and a line for each package.
 run() { go test -json "$@" | "$quiet"; }
 
+# fuzz has each fuzz target make inputs of its own for a few seconds: those of what reads and answers from zones.
+fuzz() {
+	for package in ./internal/zone ./internal/zonefile; do
+		for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz'); do
+			go test -run '^$' -fuzz "^$target\$" -fuzztime 5s -fuzzminimizetime 1x "$package" >"$fuzzed" 2>&1 || { cat "$fuzzed"; failed=1; }
+		done
+	done
+}
+
+bench() { # [NAMES [OPTION…]]
+	binaries
+	build stock ./test/bench/stock
+	build bench ./test/bench
+	exec bin/bench -bin bin ${1:+-names "$@"}
+}
+
 tests() {
 	install_daemons
 	unformatted=$(gofmt -l cmd internal plugin sidecar test)
@@ -75,6 +92,9 @@ tests() {
 	# shellcheck disable=SC2046
 	run -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/) || failed=1
 	run -timeout 25m -p 1 ${1:+-run "$1"} ./test/... || failed=1
+	fuzzed=$(mktemp)
+	made+=("$fuzzed")
+	[ -n "${1:-}" ] || fuzz
 	exit ${failed:-0}
 }
 
@@ -82,6 +102,7 @@ case "${1:-}" in
 "") binaries ;;
 demo) shift; demo "$@" ;;
 test) shift; tests "$@" ;;
+bench) shift; bench "$@" ;;
 daemons) install_daemons ;;
-*) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -12,8 +12,13 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-// benchNames is the number of names of the large zone.
-const benchNames = 1_000_000
+// benchNames is the number of names of the large zone, and few with -short, to try the benchmarks themselves.
+func benchNames() int {
+	if testing.Short() {
+		return 1000
+	}
+	return 1_000_000
+}
 
 // A benchWorld is a zone like a TLD's, after the serving bench: of 50 names one is a host; of ten delegations one has
 // glue and one a DS record, the others share the servers of 5000 operators.
@@ -49,7 +54,7 @@ func (w *benchWorld) make(b testing.TB) {
 	}
 	add("*.wild.bench", dns.TypeA, []byte{192, 0, 2, 99})
 	syllables := strings.Fields("ka shi to mi na ro ku ha yo se re do pa tu wi gem lor zan bel fin")
-	for i := range benchNames {
+	for i := range benchNames() {
 		name := ""
 		for range 2 + r.IntN(3) {
 			name += syllables[r.IntN(len(syllables))]
@@ -150,6 +155,9 @@ func BenchmarkAnswer(b *testing.B) {
 func BenchmarkManyZones(b *testing.B) {
 	for _, count := range []int{10, 1000, 100_000} {
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			if testing.Short() {
+				count = min(count, 1000)
+			}
 			zones, names := make([]*zone.Zone, count), make([][]byte, 1<<14)
 			for i := range zones {
 				zones[i] = smallZone(b, i)

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bytes"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// TestEveryRowIsPrinted runs the bench on a small zone, once. What the figures are is not looked at.
+func TestEveryRowIsPrinted(t *testing.T) {
+	testenv.Need(t, "knotd", "nsd", "named", "dnsperf", "taskset", "go")
+	bin := t.TempDir()
+	for name, pkg := range map[string]string{"coredns": "../../cmd/coredns", "stock": "./stock"} {
+		if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	var out, log bytes.Buffer
+	b := &bench{names: 2000, rounds: 1, seconds: 1, rate: 1000, bin: bin, short: true, out: &out, log: &log}
+	if err := b.run(); err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	t.Log("\n" + out.String())
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	number := `\S*\d\S*`
+	for i, want := range []string{
+		"2000 names +ours +target +BIND .* +Knot .* +NSD .* +file .*",
+		"memory of a node that serves .* " + number + " MiB .* MiB .* MiB .* MiB .* MiB",
+		"most memory while loading .* " + number + " MiB .* MiB .* MiB .* MiB .* MiB",
+		"first answer from zone text, one core .* " + number + " s .* s .* s .* s .* s",
+		"first answer from the compiled cache .* " + number + " s",
+		"processor time of an answered query .* " + number + " µs .* µs .* µs .* µs .* µs",
+		"p99 of answers, quiet",
+		"p99 while the next release is compiled and swapped in",
+		"ratio of the two",
+		"lookup and packet, mixed queries, .* " + number + " ns",
+		"its allocations +" + number,
+		"NSEC3 denial, not cached .* " + number + " ns",
+		"lookup among 100,000 zones, to that among 10 +" + number,
+	} {
+		if i >= len(lines) || !regexp.MustCompile("^"+want).MatchString(lines[i]) || strings.Contains(lines[i], "NaN") {
+			t.Errorf("no line %d like %q in\n%s", i, want, out.String())
+		}
+	}
+}

@@ -1,0 +1,362 @@
+// Command bench measures a node beside Knot, NSD, BIND and CoreDNS's plugin file on the same machine in the same run, and
+// prints a table. What counts are the ratios: absolute figures change with the machine. The server has CPU 0 to itself and
+// the client CPU 1, but for the last figure, for which the node has both. It needs Linux and root.
+//
+//	bench [-names 1000000] [-rounds 3] [-seconds 5] -bin DIR
+//
+// DIR has coredns and stock (./build.sh bench makes them). A peer that is not installed is left out, and said so.
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+func main() {
+	b := &bench{out: os.Stdout, log: os.Stderr}
+	flag.IntVar(&b.names, "names", 1_000_000, "names of the zone")
+	flag.IntVar(&b.rounds, "rounds", 3, "how often everything is measured; the median counts")
+	flag.IntVar(&b.seconds, "seconds", 5, "how long queries are asked in a round")
+	flag.IntVar(&b.rate, "rate", 10_000, "queries a second while latency is measured")
+	flag.StringVar(&b.bin, "bin", "bin", "directory of coredns and stock")
+	flag.Parse()
+	if err := b.run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type bench struct {
+	names, rounds, seconds, rate int
+	bin                          string
+	short                        bool // Go's benchmarks too are to be small
+	out, log                     io.Writer
+
+	dir   string
+	zones [2]string // files
+	known zoneNames
+	rows  []row
+}
+
+// row is a line of the table.
+type row struct {
+	what, unit, target string
+	ours               float64
+	peers              map[string]float64
+}
+
+// figures are measured again and again, by server.
+type figures map[string][]float64
+
+func (f figures) median(name string) float64 {
+	v := slices.Sorted(slices.Values(f[name]))
+	if len(v) == 0 {
+		return math.NaN()
+	}
+	return v[len(v)/2]
+}
+
+func (b *bench) row(what, unit, target string, f figures) {
+	r := row{what: what, unit: unit, target: target, ours: f.median("ours"), peers: map[string]float64{}}
+	for name := range f {
+		if name != "ours" {
+			r.peers[name] = f.median(name)
+		}
+	}
+	b.rows = append(b.rows, r)
+}
+
+func (b *bench) run() (err error) {
+	if b.dir, err = os.MkdirTemp("", "bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	for _, c := range []string{"taskset", "dnsperf"} {
+		if _, err := exec.LookPath(c); err != nil {
+			return fmt.Errorf("%s is not installed", c)
+		}
+	}
+	for i := range b.zones {
+		b.zones[i] = filepath.Join(b.dir, fmt.Sprintf("zone%d", i))
+		if b.known, err = b.writeZone(i); err != nil {
+			return err
+		}
+	}
+	if err := b.known.writeQueries(filepath.Join(b.dir, "queries"), 200_000); err != nil {
+		return err
+	}
+	if err := errors.Join(b.serving(), b.compiling(), b.lookups()); err != nil {
+		return err
+	}
+	return b.print()
+}
+
+func (b *bench) writeZone(i int) (zoneNames, error) {
+	f, err := os.Create(b.zones[i])
+	if err != nil {
+		return zoneNames{}, err
+	}
+	defer f.Close()
+	return writeZone(f, b.names, uint32(2026112200+i))
+}
+
+// serving measures what all servers can be asked for: starting, memory, processor time for a query.
+func (b *bench) serving() error {
+	m, zones, err := b.mesh("serving")
+	if err != nil {
+		return err
+	}
+	if err := m.current(zones[0]); err != nil {
+		return err
+	}
+	servers := []server{ours(m, b.bin, "GOMAXPROCS=1")}
+	for _, p := range peers(b.zones[0], b.bin) {
+		if _, err := exec.LookPath(p.command); err != nil {
+			fmt.Fprintf(b.log, "%s is not installed (Debian package %s): left out\n", p.name, p.pkg)
+			continue
+		}
+		servers = append(servers, p)
+	}
+	text, cached, pss, peak, cpu := figures{}, figures{}, figures{}, figures{}, figures{}
+	for round := range b.rounds {
+		for _, s := range servers {
+			fmt.Fprintf(b.log, "round %d of %d: %s\n", round+1, b.rounds, s.name)
+			if err := m.forget(); err != nil {
+				return err
+			}
+			if err := b.serve(s, text, pss, peak, cpu); err != nil {
+				return err
+			}
+		}
+		if err := b.fromCache(m, servers[0], cached); err != nil {
+			return err
+		}
+	}
+	b.row("memory of a node that serves (PSS)", "MiB", "≤ 150", pss)
+	b.row("most memory while loading (RSS)", "MiB", "", peak)
+	b.row("first answer from zone text, one core", "s", "≤ Knot", text)
+	b.row("first answer from the compiled cache", "s", "≤ 0.3", cached)
+	b.row("processor time of an answered query", "µs", "", cpu)
+	return nil
+}
+
+// mesh makes a mesh that has both zones.
+func (b *bench) mesh(name string) (*mesh, [2]release.Zone, error) {
+	var zones [2]release.Zone
+	dir := filepath.Join(b.dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, zones, err
+	}
+	m, err := newMesh(dir)
+	for i := range zones {
+		if err == nil {
+			zones[i], err = m.store(b.zones[i])
+		}
+	}
+	if err == nil {
+		err = m.forget()
+	}
+	return m, zones, err
+}
+
+// serve starts a server, has it answer for a while, and stops it.
+func (b *bench) serve(s server, text, pss, peak, cpu figures) error {
+	dir, err := os.MkdirTemp(b.dir, "server-")
+	if err != nil {
+		return err
+	}
+	r, err := s.start(dir, "0")
+	if err != nil {
+		return err
+	}
+	defer r.stop()
+	text[s.name] = append(text[s.name], r.took.Seconds())
+	time.Sleep(time.Second) // what is freed after loading counts as free
+	now, most := r.memory()
+	pss[s.name] = append(pss[s.name], now/(1<<20))
+	peak[s.name] = append(peak[s.name], most/(1<<20))
+	each, err := r.perQuery(filepath.Join(b.dir, "queries"), b.seconds, "1")
+	cpu[s.name] = append(cpu[s.name], each*1e6)
+	return err
+}
+
+// fromCache starts our node again on what it kept when it ran.
+func (b *bench) fromCache(m *mesh, s server, cached figures) error {
+	if err := m.forget(); err != nil {
+		return err
+	}
+	for range 2 {
+		r, err := s.start(m.dir, "0")
+		if err != nil {
+			return err
+		}
+		if b.names >= cachedFrom {
+			err = b.waitForCache(m)
+		}
+		r.stop()
+		if err != nil {
+			return err
+		}
+		cached["last"] = []float64{r.took.Seconds()}
+	}
+	cached["ours"] = append(cached["ours"], cached["last"]...)
+	delete(cached, "last")
+	return nil
+}
+
+// cachedFrom is the number of names from which a zone is surely large enough to be kept compiled.
+const cachedFrom = 100_000
+
+func (b *bench) waitForCache(m *mesh) error {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if kept, _ := filepath.Glob(m.path("node/cache/*.zone")); len(kept) > 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.New("the node keeps no compiled zone")
+		}
+	}
+}
+
+// compiling measures the latency of answers in quiet, and while the next release is compiled and swapped in.
+func (b *bench) compiling() error {
+	m, zones, err := b.mesh("compiling")
+	if err != nil {
+		return err
+	}
+	if err := m.current(zones[0]); err != nil {
+		return err
+	}
+	r, err := ours(m, b.bin).start(m.dir, "0,1")
+	if err != nil {
+		return err
+	}
+	defer r.stop()
+	l, err := startLoad(r.port, b.rate, b.known)
+	if err != nil {
+		return err
+	}
+	defer l.stop()
+	quiet, busy, ratio := figures{}, figures{}, figures{}
+	for i := range 2*b.rounds - 1 {
+		fmt.Fprintf(b.log, "round %d of %d: a release while queries are answered\n", i+1, 2*b.rounds-1)
+		os.RemoveAll(m.path("node/cache"))
+		l.window()
+		time.Sleep(time.Duration(b.seconds) * time.Second)
+		q := l.window()
+		if err := b.switchOver(m, zones[(i+1)%2]); err != nil {
+			return err
+		}
+		c := l.window()
+		quiet["ours"] = append(quiet["ours"], q*1e6)
+		busy["ours"] = append(busy["ours"], c*1e6)
+		ratio["ours"] = append(ratio["ours"], c/q)
+	}
+	b.row("p99 of answers, quiet", "µs", "", quiet)
+	b.row("p99 while the next release is compiled and swapped in", "µs", "", busy)
+	b.row("ratio of the two", "", "≤ 1.5", ratio)
+	return nil
+}
+
+// switchOver has a release staged and switched to, and returns when it is answered from.
+func (b *bench) switchOver(m *mesh, z release.Zone) error {
+	if err := m.next(z); err != nil {
+		return err
+	}
+	number := m.manifest.Next.Number
+	if err := m.waits("to stage", func(s status.Node) bool { return s.Staged == number }); err != nil {
+		return err
+	}
+	if err := m.schedule(time.Second); err != nil {
+		return err
+	}
+	return m.waits("to serve", func(s status.Node) bool { return s.Serving == number })
+}
+
+var benchLine = regexp.MustCompile(`(?m)^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op(?:.*?(\d+) allocs/op)?`)
+
+// lookups runs Go's benchmarks of internal/zone.
+func (b *bench) lookups() error {
+	args := []string{"test", "-run", "^$", "-bench", "^Benchmark(Answer|Denial|ManyZones)$/^(mix|nsec3|hash|10|100000)$"}
+	if b.short {
+		args = append(args, "-short", "-benchtime", "10x")
+	} else {
+		args = append(args, "-count", strconv.Itoa(b.rounds))
+	}
+	fmt.Fprintln(b.log, "go test -bench in internal/zone")
+	out, err := exec.Command("go", append(args, "github.com/coredns-anycast/coredns-anycast/internal/zone")...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go test -bench: %w\n%s", err, out)
+	}
+	ns, allocs := figures{}, figures{}
+	for _, f := range benchLine.FindAllSubmatch(out, -1) {
+		n, _ := strconv.ParseFloat(string(f[2]), 64)
+		ns[string(f[1])] = append(ns[string(f[1])], n)
+		if len(f[3]) > 0 {
+			n, _ := strconv.ParseFloat(string(f[3]), 64)
+			allocs[string(f[1])] = append(allocs[string(f[1])], n)
+		}
+	}
+	one := func(v float64) figures { return figures{"ours": {v}} }
+	b.row("lookup and packet, mixed queries, 1,000,000 names", "ns", "≤ 400", one(ns.median("Answer/mix")))
+	b.row("its allocations", "", "0", one(allocs.median("Answer/mix")))
+	b.row("NSEC3 denial, not cached", "ns", fmt.Sprintf("≤ %.0f: three hashes and 1 µs", 3*ns.median("Denial/hash")+1000), one(ns.median("Denial/nsec3")))
+	b.row("lookup among 100,000 zones, to that among 10", "", "≤ 1.5", one(ns.median("ManyZones/100000")/ns.median("ManyZones/10")))
+	return nil
+}
+
+// print prints the table: ours, and each peer with the ratio of ours to it.
+func (b *bench) print() error {
+	var columns []string
+	for _, r := range b.rows {
+		for name := range r.peers {
+			if !slices.Contains(columns, name) {
+				columns = append(columns, name)
+			}
+		}
+	}
+	slices.SortFunc(columns, cmp.Compare)
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "%d names\tours\ttarget\t%s\n", b.names, strings.Join(columns, " (ours to it)\t")+" (ours to it)")
+	for _, r := range b.rows {
+		fmt.Fprintf(w, "%s\t%s\t%s", r.what, figure(r.ours, r.unit), r.target)
+		for _, name := range columns {
+			if v, ok := r.peers[name]; ok {
+				fmt.Fprintf(w, "\t%s (%.2f)", figure(v, r.unit), r.ours/v)
+			} else {
+				fmt.Fprint(w, "\t")
+			}
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush()
+	_, err := b.out.Write(text.Bytes())
+	return err
+}
+
+func figure(v float64, unit string) string {
+	digits := 2
+	if v >= 100 || v == math.Trunc(v) {
+		digits = 0
+	}
+	return strings.TrimSpace(fmt.Sprintf("%.*f %s", digits, v, unit))
+}
