@@ -6,6 +6,7 @@
 //	meshctl check ZONEFILE...         what is wrong with zone files
 //	meshctl keys list                 which keys speak for the mesh, and which are at hand
 //	meshctl receive                   take zones in from primaries and directories
+//	meshctl override REQUEST          sign, as a second person, that a release goes out in spite of errors
 //	meshctl release ZONEFILE...       check, sign and publish them as the next release
 //	meshctl schedule                  set the switchover once all members have the release
 //	meshctl lease                     renew the permission to answer
@@ -102,7 +103,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		RunE: func(*cobra.Command, []string) error { return errors.New("which command?") },
 	}
 	root.PersistentFlags().StringVar(&c.home, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
-	root.AddCommand(c.initCommand(), c.memberCommand(), c.checkCommand(), c.releaseCommand(), c.scheduleCommand(),
+	root.AddCommand(c.initCommand(), c.memberCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(),
 		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand())
 	return root
 }

@@ -1,91 +1,14 @@
 package main
 
 import (
-	"fmt"
-	"io"
+	"errors"
 
 	"github.com/spf13/cobra"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
-	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 const sourceHelp = `A zone's origin is the owner of its SOA, or said as NAME=FILE. $INCLUDE reaches files beside the zone file.`
-
-// findingJSON is a finding as --json prints it.
-type findingJSON struct {
-	File     string `json:"file"`
-	Line     int    `json:"line"`
-	Zone     string `json:"zone"`
-	Owner    string `json:"owner"`
-	Rule     string `json:"rule"`
-	Severity string `json:"severity"`
-	Detail   string `json:"detail"`
-}
-
-func (c *cli) checkCommand() *cobra.Command {
-	return c.withJSON(&cobra.Command{
-		Use:   "check ZONEFILE...",
-		Short: "Say what is wrong with zone files, all of it",
-		Long: "Say what is wrong with zone files, all of it: FILE:LINE: ZONE: OWNER: RULE: DETAIL. Status 1 if one of it is an error.\n\n" +
-			sourceHelp,
-		Args: cobra.MinimumNArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			var found []zone.Finding
-			for _, s := range sources(args) {
-				z, findings := host.Load(s)
-				found = append(found, findings...)
-				if z != nil && !c.json {
-					c.say("%s: %s serial %d, %d records", s.File, z.Origin(), z.Serial(), z.Len())
-				}
-			}
-			if err := c.print(findingsJSON(found), func() { printFindings(c.out, found) }); err != nil {
-				return err
-			}
-			if zone.HasErrors(found) {
-				return &quietError{}
-			}
-			return nil
-		}),
-	})
-}
-
-func sources(args []string) []host.Source {
-	list := make([]host.Source, len(args))
-	for i, arg := range args {
-		list[i] = host.ParseSource(arg)
-	}
-	return list
-}
-
-func printFindings(w io.Writer, found []zone.Finding) {
-	for _, f := range found {
-		fmt.Fprintln(w, findingLine(f))
-	}
-}
-
-// findingLine is FILE:LINE: ZONE: OWNER: RULE: DETAIL. Only a warning says what it is; "-" stands for what is unknown.
-func findingLine(f zone.Finding) string {
-	known := func(s string) string {
-		if s == "" {
-			return "-"
-		}
-		return s
-	}
-	line := fmt.Sprintf("%s:%d: %s: %s: %s: %s", f.File, f.Line, known(f.Zone), known(f.Owner), f.Rule, f.Detail)
-	if f.Severity != zone.Error {
-		line += " (warning)"
-	}
-	return line
-}
-
-func findingsJSON(found []zone.Finding) []findingJSON {
-	list := make([]findingJSON, len(found))
-	for i, f := range found {
-		list[i] = findingJSON{f.File, f.Line, f.Zone, f.Owner, f.Rule, f.Severity.String(), f.Detail}
-	}
-	return list
-}
 
 // madeJSON is a release as --json prints it.
 type madeJSON struct {
@@ -97,24 +20,43 @@ type madeJSON struct {
 	Changed   []string      `json:"changed"`
 	Same      []string      `json:"same"`
 	Withdrawn []string      `json:"withdrawn"`
+	Held      []host.Held   `json:"held"`
+	Override  *overrideJSON `json:"override,omitempty"`
 	Findings  []findingJSON `json:"findings"`
+}
+
+// overrideJSON is who had a release go out although checks had errors against it.
+type overrideJSON struct {
+	Who string `json:"who"`
+	Why string `json:"why"`
 }
 
 func (c *cli) releaseCommand() *cobra.Command {
 	var o host.ReleaseOptions
+	var override string
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "release ZONEFILE...",
 		Short: "Check zone files, sign them and publish them as the next release",
 		Long: `Check zone files, sign them and publish them as the next release, staged: members take it and have it ready, and answer
 from it after the switchover that "meshctl schedule" sets. A release is the zones of the files named, and with --keep
-the others of the release before. If one file has an error, nothing is published.
+the others of the release before.
+
+Zones are checked as "meshctl check" does it, by the section "checks" of HOME/meshctl.yaml, against what is answered now.
+If one has an error, nothing is published; or, where the policy says hold-zone, the zone's last good data stays. With
+--override, zones go out in spite of errors by a second person's word: see "meshctl override".
 
 ` + sourceHelp,
 		Args: cobra.MinimumNArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+		RunE: c.runs(func(_ *cobra.Command, args []string) (err error) {
+			if override != "" {
+				if o.Override, err = host.ReadOverride(override); err != nil {
+					return err
+				}
+			}
 			return c.writing(func(h *host.Host) error { return c.release(h, sources(args), o) })
 		}),
 	})
+	cmd.Flags().StringVar(&override, "override", "", "file that \"meshctl override\" wrote")
 	cmd.Flags().BoolVar(&o.Keep, "keep", false, "keep the zones of the release before that no file names")
 	cmd.Flags().BoolVar(&o.Now, "now", false, "make it current at once: for a mesh that answers from nothing yet, or has no members")
 	return cmd
@@ -122,18 +64,31 @@ the others of the release before. If one file has an error, nothing is published
 
 func (c *cli) release(h *host.Host, from []host.Source, o host.ReleaseOptions) error {
 	made, found, err := h.Release(from, o)
-	if err != nil {
+	var blocked *host.BlockedError
+	if err != nil && !errors.As(err, &blocked) {
 		return err
 	}
 	if !c.json || made == nil {
 		printFindings(c.log, found)
 	}
 	if made == nil {
-		return &host.HintError{Err: fmt.Errorf("nothing was published"), Hint: "correct the zone files and run this again"}
+		return &host.HintError{Err: err, Hint: whatNow(blocked)}
 	}
 	facts := madeJSON{made.Release.Number, made.Current, made.Replaced, len(made.Release.Zones),
-		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), findingsJSON(found)}
+		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), append([]host.Held{}, made.Held...), nil, findingsJSON(found)}
+	if by := made.Release.Override; by != nil {
+		facts.Override = &overrideJSON{by.Who, by.Why}
+	}
 	return c.print(facts, func() { c.sayMade(made) })
+}
+
+// whatNow is what can be done about a release that was blocked.
+func whatNow(b *host.BlockedError) string {
+	const correct = "correct the zone files and run this again"
+	if b.Request == "" {
+		return correct
+	}
+	return correct + "; if they are right as they are, have a second person sign: meshctl override --who NAME --why REASON --key FILE " + b.Request
 }
 
 func list(names []string) []string { return append([]string{}, names...) }
@@ -149,6 +104,16 @@ func (c *cli) sayMade(made *host.Made) {
 		for _, z := range kind.zones {
 			c.say("%s %s", kind.what, z)
 		}
+	}
+	for _, held := range made.Held {
+		if held.Absent {
+			c.say("HELD BACK %s: it has errors, and there is no earlier data of it: it is not in this release", held.Origin)
+		} else {
+			c.say("HELD BACK %s: it has errors; serial %d stays", held.Origin, held.Serial)
+		}
+	}
+	if by := made.Release.Override; by != nil {
+		c.say("OVERRIDDEN by %s: %s", by.Who, by.Why)
 	}
 	number, zones := made.Release.Number, len(made.Release.Zones)
 	if made.Current {

@@ -7,7 +7,6 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"os"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -112,16 +111,19 @@ func atMost(n, limit int64) string {
 // OpenBlob opens the text of a zone. The packed file was checked against its digest when this returns. The text is
 // checked as it is read: Read ends in io.EOF only when length and digest are those signed, and in a *release.Error
 // otherwise, so use nothing of it before io.EOF. Memory is bounded by the window, whatever the file says.
-func (d *Dir) OpenBlob(z release.Zone) (io.ReadCloser, error) {
+func (d *Dir) OpenBlob(z release.Zone) (io.ReadCloser, error) { return OpenBlob(d, z) }
+
+// OpenBlob is Dir.OpenBlob of any repository that opens files as a Store does.
+func OpenBlob(repo fs.FS, z release.Zone) (io.ReadCloser, error) {
 	name := release.BlobName(z.Blob.SHA256)
-	f, err := openRegular(d.root, name)
+	f, err := repo.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &release.Error{File: name, Rule: release.Missing, Detail: "no such file, for zone " + z.Origin}
 	}
 	if err != nil {
 		return nil, &release.Error{File: name, Rule: release.Unreadable, Detail: err.Error()}
 	}
-	r, err := newTextReader(f, z)
+	r, err := newTextReader(f.(io.ReadSeekCloser), z)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -129,7 +131,7 @@ func (d *Dir) OpenBlob(z release.Zone) (io.ReadCloser, error) {
 	return r, nil
 }
 
-func newTextReader(f *os.File, z release.Zone) (*textReader, error) {
+func newTextReader(f io.ReadSeekCloser, z release.Zone) (*textReader, error) {
 	if err := checkPacked(f, z.Blob); err != nil {
 		return nil, err
 	}
@@ -146,7 +148,7 @@ func newTextReader(f *os.File, z release.Zone) (*textReader, error) {
 
 // textReader unpacks and checks.
 type textReader struct {
-	file     *os.File
+	file     io.Closer
 	unpacker *zstd.Decoder
 	zone     release.Zone
 	seen     *meter

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
@@ -65,6 +66,8 @@ func (s Source) finding(rule, format string, args ...any) zone.Finding {
 type ReleaseOptions struct {
 	Keep bool // zones of the latest release that no file names stay in it
 	Now  bool // it becomes current at once: only where nothing is answered yet, or nobody answers
+
+	Override *release.Override // a second person's word for zones that checks speak against; nil: none
 }
 
 // Made is a release that was published, and what changed in it against the one before.
@@ -73,27 +76,42 @@ type Made struct {
 	Current                         bool // it is current already, not staged
 	Replaced                        uint64
 	Added, Changed, Same, Withdrawn []string
+	Held                            []Held // zones with errors, whose last good data stays
 }
 
-// Release checks the zone files, makes a release of them and publishes it, staged (SYNC-B, SYNC-C). When a finding is
-// an error, all findings come back, Made is nil, and nothing was published.
+// BlockedError says that nothing was published because of findings, and where there is what a second person may sign so
+// that it is all the same; "" if that cannot be.
+type BlockedError struct{ Request string }
+
+func (e *BlockedError) Error() string { return "nothing was published" }
+
+// Release checks the zone files, makes a release of them and publishes it, staged (SYNC-B, SYNC-C). Findings come back
+// whatever the error is, which is a *BlockedError when they kept the release back.
 func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Finding, error) {
 	if _, err := h.Settle(); err != nil {
 		return nil, nil, err
 	}
-	if err := h.mayRelease(o); err != nil {
+	if err := errors.Join(h.mayRelease(o), h.verifyOverride(o.Override)); err != nil {
 		return nil, nil, err
 	}
-	zones, found, err := h.build(sources)
-	if err != nil || zone.HasErrors(found) {
+	candidates, found, err := h.build(sources)
+	if err != nil {
 		return nil, found, err
 	}
 	m := h.view.Manifest
 	before := latestRelease(m)
-	if o.Keep {
-		zones = keepOthers(zones, before)
+	v := decide(candidates, before, o.Override)
+	if v.stop {
+		request, err := h.ask(v)
+		return nil, found, cmp.Or[error](err, &BlockedError{request})
 	}
-	made := &Made{Release: release.Release{Number: h.state.Highest + 1, Zones: zones}}
+	if o.Keep {
+		v.zones = keepOthers(v.zones, before)
+	}
+	made := &Made{Release: release.Release{Number: h.state.Highest + 1, Zones: v.zones}, Held: v.held}
+	if len(v.overridden) > 0 {
+		made.Release.Override = o.Override
+	}
 	made.compare(before)
 	if m.Next != nil {
 		made.Replaced = m.Next.Number
@@ -104,7 +122,7 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 		made.Release.Switchover = h.clock().UTC().Truncate(time.Microsecond)
 		m.Current, m.Next = &made.Release, nil
 	}
-	return made, found, h.publish(m, Event{Event: "released", Number: made.Release.Number, Switchover: made.Release.Switchover})
+	return made, found, h.publish(m, Event{Event: "released", Number: made.Release.Number, Switchover: made.Release.Switchover, Detail: v.String()})
 }
 
 // mayRelease refuses what the protocol cannot make safe.
@@ -128,51 +146,59 @@ func latestRelease(m release.Manifest) *release.Release {
 	return m.Current
 }
 
-// build checks and stores the zones. What is stored and not published after all is collected with the next publication.
-func (h *Host) build(sources []Source) ([]release.Zone, []zone.Finding, error) {
-	var zones []release.Zone
+// build reads, stores and checks the zones. What is stored and not published after all is collected with a later
+// publication.
+func (h *Host) build(sources []Source) ([]candidate, []zone.Finding, error) {
+	policy, err := h.checks()
+	if err != nil {
+		return nil, nil, err
+	}
+	var list []candidate
 	var found []zone.Finding
 	files := map[string]string{}
 	for _, s := range sources {
 		z, findings := Load(s)
-		found = append(found, findings...)
-		if z == nil {
-			continue
+		c := candidate{source: s, zone: release.Zone{Origin: originOf(s, findings)}}
+		if z != nil {
+			c.zone.Origin = z.Origin()
 		}
-		s.Origin = z.Origin()
-		if other, twice := files[s.Origin]; twice {
-			found = append(found, s.finding("zone-twice", "%s has this zone too", other))
-			continue
+		other, twice := files[c.zone.Origin]
+		switch c.policy = policy.For(c.zone.Origin); {
+		case twice && c.zone.Origin != "":
+			s.Origin, c.policy.Hold = c.zone.Origin, zonecheck.HoldRelease // which of the two would be held?
+			findings = append(findings, s.finding("zone-twice", "%s has this zone too", other))
+			c.rules = []string{"zone-twice"}
+		case z == nil:
+			c.rules = []string{"unreadable"}
+		default:
+			if c.zone, err = h.store(z); err != nil {
+				return nil, found, fmt.Errorf("%s: %w", s.File, err)
+			}
+			more, err := h.judge(&c, z)
+			if err != nil {
+				return nil, found, fmt.Errorf("%s: %w", s.File, err)
+			}
+			findings = append(findings, more...)
 		}
-		files[s.Origin] = s.File
-		built, err := h.store(z)
-		if err != nil {
-			return nil, found, fmt.Errorf("%s: %w", s.File, err)
-		}
-		if f := s.checkSerial(h.view.Manifest.Current, built); f != nil {
-			found = append(found, *f)
-			continue
-		}
-		zones = append(zones, built)
+		files[c.zone.Origin] = s.File
+		list, found = append(list, c), append(found, findings...)
 	}
-	slices.SortFunc(zones, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
-	return zones, found, nil
+	return list, found, nil
+}
+
+// originOf is the origin of a zone whose file has errors, as far as it is known.
+func originOf(s Source, findings []zone.Finding) string {
+	for _, f := range findings {
+		if f.Zone != "" {
+			return f.Zone
+		}
+	}
+	return s.Origin
 }
 
 func (h *Host) store(z *zone.Zone) (release.Zone, error) {
 	c, err := h.repo.PutBlob(func(w io.Writer) error { return zonefile.Write(w, z) })
 	return release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}, err
-}
-
-// checkSerial compares a zone with what is answered now: changed content needs a higher serial (RFC 1982 3.2).
-func (s Source) checkSerial(current *release.Release, z release.Zone) *zone.Finding {
-	old := find(current, z.Origin)
-	if old == nil || old.SHA256 == z.SHA256 || int32(z.Serial-old.Serial) > 0 {
-		return nil
-	}
-	f := s.finding("serial", "serial %d must be above %d, which is answered now with other content (RFC 1982)", z.Serial, old.Serial)
-	f.Owner = z.Origin
-	return &f
 }
 
 func find(r *release.Release, origin string) *release.Zone {

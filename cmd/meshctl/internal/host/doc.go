@@ -3,6 +3,9 @@
 // the words; the decisions are those of internal/release (what may be published) and internal/mesh (when to switch).
 //
 //	HOME/keys/{root,release,lease}.pem   private keys, mode 0600, see internal/release
+//	HOME/keys/override.pem, .pub         a second person's key, who takes the private half away; this host needs the public one
+//	HOME/meshctl.yaml                    the configuration: sources, checks; may be absent
+//	HOME/override-request.json           what a second person may sign for the last release that was blocked
 //	HOME/pki/ca.crt, ca.key              the mesh's small certificate authority
 //	HOME/pki/host.crt, host.key          this host, as server and as client
 //	HOME/members/NAME/                   what a member is given: root.json, ca.crt, node.crt, node.key

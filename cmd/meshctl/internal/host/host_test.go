@@ -16,7 +16,6 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
-	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 var testNow = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
@@ -294,27 +293,6 @@ func TestNowIsRefusedWhereMembersAnswer(t *testing.T) {
 	defer h.Close()
 	if _, _, err := h.Release([]Source{zoneFile(t, 2)}, ReleaseOptions{Now: true}); err == nil {
 		t.Fatal("members were made to answer differently")
-	}
-}
-
-func TestSerialsGoForward(t *testing.T) {
-	for _, test := range []struct {
-		from, to uint32
-		ok       bool
-	}{{5, 6, true}, {5, 5, true}, {5, 4, false}, {4294967295, 1, true}, {1, 4294967295, false}, {0, 1 << 31, false}} {
-		z := release.Zone{Origin: "example.org.", Serial: test.to, Length: int64(test.to)}
-		if test.from != test.to {
-			z.SHA256[0] = 1
-		}
-		current := &release.Release{Zones: []release.Zone{{Origin: "example.org.", Serial: test.from}}}
-		if f := (Source{File: "f"}).checkSerial(current, z); (f == nil) != test.ok {
-			t.Errorf("%d to %d: %v", test.from, test.to, f)
-		}
-	}
-	z := release.Zone{Origin: "example.org.", Serial: 5, SHA256: release.Digest{1}}
-	current := &release.Release{Zones: []release.Zone{{Origin: "example.org.", Serial: 5}}}
-	if f := (Source{}).checkSerial(current, z); f == nil || f.Rule != "serial" || f.Severity != zone.Error {
-		t.Errorf("changed content under the same serial: %v", f)
 	}
 }
 

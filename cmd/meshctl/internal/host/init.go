@@ -102,6 +102,9 @@ func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) 
 	if err := h.writeKeys(keys, o.Encrypt); err != nil {
 		return err
 	}
+	if err := h.writeOverrideKey(keys.Override); err != nil {
+		return err
+	}
 	if err := h.makeAuthority(o); err != nil {
 		return err
 	}

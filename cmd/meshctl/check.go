@@ -1,0 +1,179 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
+)
+
+// findingJSON is a finding as --json prints it.
+type findingJSON struct {
+	File     string `json:"file"`
+	Line     int    `json:"line"`
+	Zone     string `json:"zone"`
+	Owner    string `json:"owner"`
+	Rule     string `json:"rule"`
+	Severity string `json:"severity"`
+	Detail   string `json:"detail"`
+}
+
+// checkOptions are what zone files are judged by.
+type checkOptions struct {
+	policy   string
+	previous []string
+	lease    time.Duration
+}
+
+func (c *cli) checkCommand() *cobra.Command {
+	var o checkOptions
+	cmd := c.withJSON(&cobra.Command{
+		Use:   "check ZONEFILE...",
+		Short: "Say what is wrong with zone files, all of it",
+		Long: `Say what is wrong with zone files, all of it: FILE:LINE: ZONE: OWNER: RULE: DETAIL. Beside the syntax, it verifies ZONEMD
+and DNSSEC, compares with the zone before if that is given, and looks for numbers, names and servers that make no sense.
+The policy is the section "checks" of a configuration; checks.example.yaml shows all of it.
+
+Status 0: no errors, perhaps warnings; 1: an error, or a file that cannot be read; 2: wrong usage.
+
+` + sourceHelp,
+		Args: cobra.MinimumNArgs(1),
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error { return c.check(cmd.Context(), args, o) }),
+	})
+	cmd.Flags().StringVar(&o.policy, "policy", "", "configuration with the section \"checks\" (default HOME/meshctl.yaml, if it is there)")
+	cmd.Flags().StringArrayVar(&o.previous, "previous", nil, "zone file that one of the others is to replace; may be repeated")
+	cmd.Flags().DurationVar(&o.lease, "lease", 24*time.Hour, "how long a node may answer from the zone: signatures must last longer")
+	return cmd
+}
+
+func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
+	policy, err := c.policy(o.policy)
+	if err != nil {
+		return err
+	}
+	var found []zone.Finding
+	before := map[string]*zone.Zone{}
+	for _, s := range sources(o.previous) {
+		z, findings := host.Load(s)
+		if z == nil {
+			printFindings(c.log, findings)
+			return fmt.Errorf("--previous %s is no zone to compare with", s.File)
+		}
+		before[z.Origin()] = z
+	}
+	for _, s := range sources(args) {
+		z, findings := host.Load(s)
+		if z != nil {
+			findings = append(findings, host.Check(ctx, before[z.Origin()], z, policy.For(z.Origin()), c.clock(), o.lease)...)
+		}
+		for i := range findings {
+			findings[i].File = cmp.Or(findings[i].File, s.File)
+		}
+		found = append(found, findings...)
+		if z != nil && !c.json {
+			c.say("%s: %s serial %d, %d records", s.File, z.Origin(), z.Serial(), z.Len())
+		}
+	}
+	if err := c.print(findingsJSON(found), func() { printFindings(c.out, found) }); err != nil {
+		return err
+	}
+	if zone.HasErrors(found) {
+		return &quietError{}
+	}
+	return nil
+}
+
+// policy reads a configuration, or that of the home if none is named and it is there.
+func (c *cli) policy(file string) (*zonecheck.Config, error) {
+	config, err := host.Checks(cmp.Or(file, filepath.Join(c.home, host.ConfigName)))
+	if file == "" && errors.Is(err, fs.ErrNotExist) {
+		return zonecheck.DefaultConfig(), nil
+	}
+	return config, err
+}
+
+func (c *cli) overrideCommand() *cobra.Command {
+	var key, who, why string
+	cmd := &cobra.Command{
+		Use:   "override REQUEST --key FILE --who NAME --why REASON > FILE",
+		Short: "Sign, as a second person, that zones are released although checks have errors against them",
+		Long: `Sign, as a second person, that zones are released although checks have errors against them. A release that was blocked
+leaves the request, which names the zones, the digests of their content, and the rules that they break; this prints it,
+signed, for "meshctl release --override". It stands for exactly this content and these rules, counts for a day, and is
+recorded in the release.
+
+The key is the override key, HOME/keys/override.pem after "meshctl init": give it to a second person, who keeps it away
+from the distribution host, which needs override.pub only. This command needs no home, and may run anywhere.`,
+		Args: cobra.ExactArgs(1),
+		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+			o, err := host.SignOverride(args[0], key, who, why, c.clock())
+			if err != nil {
+				return err
+			}
+			data, err := o.Encode()
+			if err != nil {
+				return err
+			}
+			for _, z := range o.Zones {
+				fmt.Fprintf(c.log, "signed: %s sha256 %s may break: %v\n", z.Origin, z.SHA256, z.Rules)
+			}
+			_, err = c.out.Write(data)
+			return err
+		}),
+	}
+	for _, f := range []struct {
+		to          *string
+		name, usage string
+	}{{&key, "key", "the override key (PEM)"}, {&who, "who", "who signs"}, {&why, "why", "for what reason"}} {
+		cmd.Flags().StringVar(f.to, f.name, "", f.usage)
+		_ = cmd.MarkFlagRequired(f.name)
+	}
+	return cmd
+}
+
+func sources(args []string) []host.Source {
+	list := make([]host.Source, len(args))
+	for i, arg := range args {
+		list[i] = host.ParseSource(arg)
+	}
+	return list
+}
+
+func printFindings(w io.Writer, found []zone.Finding) {
+	for _, f := range found {
+		fmt.Fprintln(w, findingLine(f))
+	}
+}
+
+// findingLine is FILE:LINE: ZONE: OWNER: RULE: DETAIL. Only a warning says what it is; "-" stands for what is unknown.
+func findingLine(f zone.Finding) string {
+	known := func(s string) string {
+		if s == "" {
+			return "-"
+		}
+		return s
+	}
+	line := fmt.Sprintf("%s:%d: %s: %s: %s: %s", f.File, f.Line, known(f.Zone), known(f.Owner), f.Rule, f.Detail)
+	if f.Severity != zone.Error {
+		line += " (warning)"
+	}
+	return line
+}
+
+func findingsJSON(found []zone.Finding) []findingJSON {
+	list := make([]findingJSON, len(found))
+	for i, f := range found {
+		list[i] = findingJSON{f.File, f.Line, f.Zone, f.Owner, f.Rule, f.Severity.String(), f.Detail}
+	}
+	return list
+}
