@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -78,8 +79,9 @@ func newFolder(r *Receiver, d Directory) *folder {
 	return &folder{r: r, d: d, owner: directoryOwner(d.Path), files: map[string]*zoneFile{}}
 }
 
-// watch looks until ctx ends, or, in a Round, until there is nothing to wait for.
-func (w *folder) watch(ctx context.Context) {
+// watch looks until ctx ends, or, in a Round, until there is nothing to wait for. It calls done when it has read what is
+// there for the first time.
+func (w *folder) watch(ctx context.Context, done func()) {
 	if !w.r.once {
 		w.watcher, _ = fsnotify.NewWatcher()
 	}
@@ -92,11 +94,14 @@ func (w *folder) watch(ctx context.Context) {
 		settled := w.look(ctx)
 		switch {
 		case w.r.once && settled:
+			done()
 			return
 		case w.r.once && time.Since(began) > patience:
 			w.giveUp()
+			done()
 			return
 		case settled:
+			done()
 			w.wait(ctx, folderPoll)
 		default:
 			pause(ctx, settle)
@@ -216,7 +221,7 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 		f.settling = now
 		return now[name] == nil // a link to nowhere does not settle
 	}
-	z, read, octets, err := w.parse(root, name)
+	z, read, octets, err := w.parse(ctx, root, name)
 	if errors.Is(err, errWriting) {
 		w.fault(w.path(name), err.Error())
 		f.settling = nil
@@ -246,7 +251,7 @@ func namesOf(p prints) []string {
 var errWriting = errors.New("it is being written")
 
 // parse reads a zone file, and the prints of all that was read.
-func (w *folder) parse(root *os.Root, name string) (*zone.Zone, prints, int64, error) {
+func (w *folder) parse(ctx context.Context, root *os.Root, name string) (*zone.Zone, prints, int64, error) {
 	before := printsOf(root, name)
 	info := before[name]
 	if info == nil || !info.Mode().IsRegular() {
@@ -265,11 +270,11 @@ func (w *folder) parse(root *os.Root, name string) (*zone.Zone, prints, int64, e
 		return nil, before, 0, err
 	}
 	included := &recorder{FS: root.FS()}
-	z, found := zonefile.Parse(f, zonefile.Options{Origin: origin, File: w.path(name), Include: included})
+	z, found := zonefile.Parse(&cancellable{ctx, f}, zonefile.Options{Origin: origin, File: w.path(name), Include: included})
 	for _, other := range included.names {
 		before[other] = included.infos[other]
 	}
-	if !before.same(printsOf(root, namesOf(before)...)) {
+	if ctx.Err() != nil || !before.same(printsOf(root, namesOf(before)...)) {
 		return nil, before, 0, errWriting
 	}
 	if z == nil {
@@ -285,6 +290,19 @@ func (w *folder) origin(name string) (string, error) {
 	}
 	prefix, suffix, _ := strings.Cut(w.d.Pattern, "*")
 	return fields.ZoneName(strings.TrimSuffix(strings.TrimPrefix(name, prefix), suffix))
+}
+
+// cancellable is a reader that ends with ctx.
+type cancellable struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (c *cancellable) Read(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.Reader.Read(b)
 }
 
 // recorder notes which files are opened, and what they were like.
@@ -430,6 +448,9 @@ func (r *Receiver) claim(origin, owner string) error {
 	f := r.zones[origin]
 	if f == nil {
 		f = r.follows(origin, owner, nil)
+	}
+	if f.owner == orphan {
+		f.owner = owner
 	}
 	if f.owner != owner {
 		return fmt.Errorf("zone %s comes from %s already", origin, f.owner)

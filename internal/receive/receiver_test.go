@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
 
 // following is a configuration of zones from one group of primaries.
@@ -411,5 +413,64 @@ func TestCatalogThatKnotMakes(t *testing.T) {
 	}
 	if zones := r.Zones(); len(zones) != 3 || !zones[2].Catalog {
 		t.Errorf("%+v", zones)
+	}
+}
+
+// Run ends at once, also in the middle of a transfer, of a handshake and of a file.
+func TestRunEndsInTheMiddle(t *testing.T) {
+	stuck := make(chan struct{})
+	t.Cleanup(func() { close(stuck) })
+	f := newFake(t, nil, func(a *answerer) { a.send(false, first); <-stuck })
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	own := testca.New(t).Identity("x", time.Hour)
+	c := following(freePort(t), []Primary{{Address: f.at}}, "example.org.")
+	c.Zones = append(c.Zones, Zones{[]string{"example.net."}, &Group{Servers: []Primary{{Address: l.Addr().(*net.TCPAddr).AddrPort(), TLS: &TLS{CA: own.CA}}}}})
+	c.Limits.Stall = time.Hour
+	z := newZoneDir(t, Directory{})
+	z.put("x.zone", zoneText("x.test.", 1, 300_000, 0))
+	c.Directories = []Directory{z.d}
+	r, _, stop := receiver(t, c, t.TempDir())
+	waitFor(t, "both are under way", func() bool { return r.status(t, "example.org.").Receiving && r.status(t, "example.net.").Receiving })
+	began := time.Now()
+	stop()
+	t.Logf("it took %v", time.Since(began))
+}
+
+// A zone whose section is gone from the configuration goes to the one that has it now, with its serial; one that no section
+// has is withdrawn.
+func TestConfigurationThatChanges(t *testing.T) {
+	zones := map[string]string{"a.test.": small("a.test.", 5), "catalog.test.": catalogText(1, "2", "a.zones PTR a.test.")}
+	d := newDaemon(t, "named", zones)
+	group := &Group{Servers: []Primary{d.primary(key256)}}
+	z := newZoneDir(t, Directory{})
+	for _, name := range []string{"a", "b", "c"} {
+		z.put(name+".zone", small(name+".test.", 5))
+	}
+	if got := round(t, z.config(), z.dir, RoundOptions{}); len(got.updates) != 3 {
+		t.Fatalf("%+v", got)
+	}
+	moved := newZoneDir(t, Directory{})
+	moved.put("b.zone", small("b.test.", 4))
+	c := moved.config()
+	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
+	got := round(t, c, z.dir, RoundOptions{})
+	var told []string
+	for _, u := range got.updates {
+		told = append(told, string(u.How)+" "+u.Origin)
+	}
+	if strings.Join(told, ", ") != "kept a.test., kept b.test., kept c.test., withdrawn c.test." {
+		t.Errorf("told %q", told)
+	}
+	if faults := fmt.Sprint(got.faults); len(got.faults) != 1 || !strings.Contains(faults, "serial 4 is not above 5") {
+		t.Error(faults)
+	}
+	for _, s := range got.zones {
+		if s.Zone == "a.test." && (s.Source != "catalog catalog.test." || s.Error != "") {
+			t.Errorf("%+v", s)
+		}
 	}
 }

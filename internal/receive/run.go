@@ -34,6 +34,8 @@ type Receiver struct {
 	faults   map[Fault]string             // what is wrong with sources, as far as it is no zone's own
 	queue    queue
 	running  int
+	reading  int // directories that were not read once yet
+	orphans  int // zones that were received before from what is not configured any more
 	once     bool
 	force    bool     // more may be withdrawn than the limits say
 	anew     []string // zones that begin anew
@@ -114,6 +116,9 @@ func (r *Receiver) run(ctx context.Context) error {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer cancel()
+	if err := r.store.sweep(); err != nil {
+		return err
+	}
 	if err := r.restore(); err != nil {
 		return err
 	}
@@ -124,24 +129,22 @@ func (r *Receiver) run(ctx context.Context) error {
 		}
 		defer stop()
 	}
-	reading := len(r.config.Directories)
+	r.reading = len(r.config.Directories)
 	for _, d := range r.config.Directories {
 		w := newFolder(r, d)
-		tasks.Go(func() {
-			w.watch(ctx)
-			r.hand(ctx, func() { reading-- })
-		})
+		tasks.Go(func() { w.watch(ctx, sync.OnceFunc(func() { r.hand(ctx, func() { r.reading-- }) })) })
 	}
-	r.decide(ctx, &tasks, &reading)
+	r.decide(ctx, &tasks)
 	return nil
 }
 
 // decide is the loop that owns what is followed.
-func (r *Receiver) decide(ctx context.Context, tasks *sync.WaitGroup, reading *int) {
+func (r *Receiver) decide(ctx context.Context, tasks *sync.WaitGroup) {
 	for ctx.Err() == nil {
 		r.mu.Lock()
+		r.dropOrphans()
 		next := r.start(ctx, tasks)
-		idle := r.once && r.running == 0 && len(r.queue) == 0 && *reading == 0
+		idle := r.once && r.running == 0 && len(r.queue) == 0 && r.reading == 0
 		updates := r.tell
 		r.tell = nil
 		r.mu.Unlock()
@@ -214,7 +217,7 @@ func (r *Receiver) follows(origin, owner string, group *Group) *follow {
 	return f
 }
 
-// restore takes up what was received before, tells of it, and withdraws what no source is configured for any more.
+// restore takes up what was received before, and tells of it.
 func (r *Receiver) restore() error {
 	records, err := r.store.records()
 	if err != nil {
@@ -244,11 +247,6 @@ func (r *Receiver) restore() error {
 	}
 	r.reconcile()
 	for _, f := range r.sorted() {
-		if f.catalog == nil && !r.configured(f) {
-			r.opt.Log.Warn("withdrawn: no source is configured for it any more", "zone", f.origin, "source", f.owner)
-			r.withdraw(f)
-			continue
-		}
 		if f.held && f.catalog == nil {
 			r.tell = append(r.tell, r.update(f, Kept))
 		}
@@ -263,19 +261,43 @@ func (r *Receiver) take(rec record) {
 	if f == nil {
 		f = r.follows(rec.Origin, rec.Owner, nil)
 		f.unique = rec.Unique
+		if !r.configured(rec.Owner) {
+			f.owner = orphan
+			r.orphans++
+		}
 	}
 	if (f.catalog != nil) == rec.Catalog {
 		f.rec, f.held, f.noted = rec, true, rec.Contact
 	}
 }
 
+// orphan owns a zone whose section is not configured any more, until another section takes it, or all were looked at and
+// none has.
+const orphan = "nothing that is configured"
+
 // configured reports whether the section that a zone came by is still there.
-func (r *Receiver) configured(f *follow) bool {
-	if f.group != nil {
-		return true
+func (r *Receiver) configured(owner string) bool {
+	return slices.ContainsFunc(r.config.Directories, func(d Directory) bool { return directoryOwner(d.Path) == owner }) ||
+		slices.ContainsFunc(r.config.Catalogs, func(c Catalog) bool { return catalogOwner(c.Name) == owner })
+}
+
+// dropOrphans withdraws what nobody has taken.
+func (r *Receiver) dropOrphans() {
+	if r.orphans == 0 || r.reading > 0 {
+		return
 	}
-	return slices.ContainsFunc(r.config.Directories, func(d Directory) bool { return directoryOwner(d.Path) == f.owner }) ||
-		slices.ContainsFunc(r.config.Catalogs, func(c Catalog) bool { return catalogOwner(c.Name) == f.owner })
+	for _, c := range r.config.Catalogs {
+		if f := r.zones[c.Name]; f.began.IsZero() || f.cancel != nil {
+			return
+		}
+	}
+	r.orphans = 0
+	for _, f := range r.sorted() {
+		if f.owner == orphan {
+			r.opt.Log.Warn("withdrawn: no source is configured for it any more", "zone", f.origin, "source", f.rec.Owner)
+			r.withdraw(f)
+		}
+	}
 }
 
 func catalogOwner(name string) string   { return "catalog " + name }
@@ -437,6 +459,9 @@ func (r *Receiver) adopt(c *Catalog, listed map[string]member, next map[string]s
 	for name, m := range listed {
 		place := Fault{owner, name}
 		f := r.zones[name]
+		if f != nil && f.owner == orphan {
+			f.owner, f.unique = owner, m.unique
+		}
 		if f != nil && (f.catalog != nil || !slices.ContainsFunc(r.config.Catalogs, func(c Catalog) bool { return catalogOwner(c.Name) == f.owner })) {
 			r.faults[place] = "the catalog lists a zone that comes from " + f.owner
 			continue

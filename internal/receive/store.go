@@ -53,20 +53,27 @@ const (
 	tempPrefix     = ".tmp-"
 )
 
-// openStore makes the directories, and removes what a killed writer left.
+// openStore makes the directories.
 func openStore(zones, state string) (*store, error) {
 	for _, dir := range []string{zones, state} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
+	}
+	return &store{zones, state}, nil
+}
+
+// sweep removes what a killed writer left. Nobody else may be writing.
+func (s *store) sweep() error {
+	for _, dir := range []string{s.zones, s.state} {
 		left, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
 		for _, name := range left {
 			if err := os.Remove(name); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return &store{zones, state}, nil
+	return nil
 }
 
 // fileName is a zone's name as a file's: what is not in host names is written %XX, the root is "@", and what would be
