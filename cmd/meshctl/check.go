@@ -134,7 +134,7 @@ from the distribution host, which needs override.pub only. This command needs no
 	for _, f := range []struct {
 		to          *string
 		name, usage string
-	}{{&key, "key", "the override key (PEM)"}, {&who, "who", "who signs"}, {&why, "why", "for what reason"}} {
+	}{{&key, "key", "the override key: as one in HOME/keys, PEM or ROLE.command"}, {&who, "who", "who signs"}, {&why, "why", "for what reason"}} {
 		cmd.Flags().StringVar(f.to, f.name, "", f.usage)
 		_ = cmd.MarkFlagRequired(f.name)
 	}

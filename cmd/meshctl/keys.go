@@ -109,7 +109,7 @@ func keysOf(home string, t release.Trust) (all []keyJSON, err error) {
 func (c *cli) keysNewCommand() *cobra.Command {
 	var encrypt bool
 	cmd := &cobra.Command{
-		Use:   "new root|release|lease",
+		Use:   "new root|release|lease|override",
 		Short: "Make a key that nothing trusts yet, and print its public half",
 		Args:  cobra.ExactArgs(1),
 		RunE: c.runs(func(_ *cobra.Command, args []string) error {

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ed25519"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -183,33 +181,4 @@ func (r *Release) validateOverride() error {
 		}
 	}
 	return nil
-}
-
-// pemPublicType is PKIX, what "openssl pkey -pubout" writes too.
-const pemPublicType = "PUBLIC KEY"
-
-// EncodePublicKey writes a public key as PEM.
-func EncodePublicKey(key ed25519.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: pemPublicType, Bytes: der}), nil
-}
-
-// ParsePublicKey reads what EncodePublicKey wrote.
-func ParsePublicKey(data []byte) (ed25519.PublicKey, error) {
-	block, rest := pem.Decode(data)
-	if block == nil || block.Type != pemPublicType || len(rest) > 0 {
-		return nil, fmt.Errorf("not one PEM block %q", pemPublicType)
-	}
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	public, ok := key.(ed25519.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("a %T, want an ed25519 key", key)
-	}
-	return public, nil
 }

@@ -151,23 +151,3 @@ func FuzzParseOverride(f *testing.F) {
 		}
 	})
 }
-
-func TestPublicKeysSurviveEncoding(t *testing.T) {
-	keys, err := GenerateKeys(seeded(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, err := EncodePublicKey(keys.Override.Public().(ed25519.PublicKey))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if back, err := ParsePublicKey(data); err != nil || !back.Equal(keys.Override.Public()) {
-		t.Errorf("%v %v", back, err)
-	}
-	private, _ := EncodeKey(keys.Override)
-	for _, wrong := range [][]byte{nil, private, append(data, data...), data[:len(data)/2]} {
-		if _, err := ParsePublicKey(wrong); err == nil {
-			t.Errorf("%q is taken", wrong)
-		}
-	}
-}

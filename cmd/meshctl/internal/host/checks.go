@@ -253,38 +253,19 @@ func (h *Host) verifyOverride(o *release.Override) error {
 	return nil
 }
 
-// The override key, and its public half, which is all that this host needs.
-const (
-	overridePrivate = "override.pem"
-	overridePublic  = "override.pub"
-)
-
-// writeOverrideKey writes both halves: the private one is for a second person, and not to stay here.
-func (h *Host) writeOverrideKey(key ed25519.PrivateKey) error {
-	private, err := release.EncodeKey(key)
-	if err != nil {
-		return err
-	}
-	public, err := release.EncodePublicKey(key.Public().(ed25519.PublicKey))
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		depot.WriteFile(h.path(keysDir), overridePrivate, private, 0o600),
-		depot.WriteFile(h.path(keysDir), overridePublic, public, 0o644),
-	)
-}
+// overridePublic is the public half of the key that overrides are signed with, in HOME/keys.
+const overridePublic = secondKey + ".pub"
 
 // overrideKey is the public half of the key that overrides are signed with.
 func (h *Host) overrideKey() (ed25519.PublicKey, error) {
 	data, err := depot.ReadFile(h.path(keysDir), overridePublic, maxPEMBytes)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, hint("put the public half of a second person's ed25519 key there (openssl pkey -pubout)", "no override key: %s", h.path(keysDir, overridePublic))
+		return nil, hint("put there what this printed for a second person: meshctl keys new --home . override", "no override key: %s", h.path(keysDir, overridePublic))
 	}
 	if err != nil {
 		return nil, err
 	}
-	key, err := release.ParsePublicKey(data)
+	key, err := ParsePublic(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(keysDir, overridePublic), err)
 	}
@@ -301,15 +282,15 @@ func SignOverride(request, keyFile, who, why string, now time.Time) (release.Ove
 	if err != nil {
 		return o, fmt.Errorf("%s: %w", request, err)
 	}
-	pem, err := readSmall(keyFile)
-	if err != nil {
-		return o, err
-	}
-	key, err := release.ParseKey(pem)
+	key, err := readKey(filepath.Dir(keyFile), filepath.Base(keyFile))
 	if err != nil {
 		return o, fmt.Errorf("%s: %w", keyFile, err)
 	}
-	return o.Sign(key, who, why, now)
+	signer, err := key.open()
+	if err != nil {
+		return o, err
+	}
+	return o.Sign(signer, who, why, now)
 }
 
 // ReadOverride reads a signed override. Whether it counts is for Release to say.

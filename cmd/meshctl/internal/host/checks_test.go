@@ -127,12 +127,12 @@ func TestOverride(t *testing.T) {
 	if blocked == nil || blocked.Request == "" {
 		t.Fatal("nothing to sign")
 	}
-	key := filepath.Join(home, keysDir, overridePrivate)
+	key := filepath.Join(home, keysDir, secondKey+".pem")
 	signed, err := SignOverride(blocked.Request, key, "Jane Doe", "the registrar left", testNow)
 	check(t, err)
 	unsigned, err := ReadOverride(blocked.Request)
 	check(t, err)
-	other, err := SignOverride(blocked.Request, filepath.Join(newHome(t, at(testNow)), keysDir, overridePrivate), "Joe", "because", testNow)
+	other, err := SignOverride(blocked.Request, filepath.Join(newHome(t, at(testNow)), keysDir, secondKey+".pem"), "Joe", "because", testNow)
 	check(t, err)
 	byReleaseKey, err := SignOverride(blocked.Request, filepath.Join(home, keysDir, "release.pem"), "Joe", "because", testNow)
 	check(t, err)
@@ -184,7 +184,7 @@ func TestAnOverrideThatIsNotNeededIsNotRecorded(t *testing.T) {
 	home := newHome(t, at(testNow), "tyo")
 	releases(t, home, ReleaseOptions{Now: true}, namesZone(t, "a.", 1, 100))
 	_, _, blocked := releases(t, home, ReleaseOptions{}, namesZone(t, "a.", 2, 60))
-	signed, err := SignOverride(blocked.Request, filepath.Join(home, keysDir, overridePrivate), "Jane Doe", "why", testNow)
+	signed, err := SignOverride(blocked.Request, filepath.Join(home, keysDir, secondKey+".pem"), "Jane Doe", "why", testNow)
 	check(t, err)
 	made, _, _ := releases(t, home, ReleaseOptions{Override: &signed}, namesZone(t, "a.", 2, 99))
 	if made == nil || made.Release.Override != nil {

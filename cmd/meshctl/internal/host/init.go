@@ -102,9 +102,6 @@ func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) 
 	if err := h.writeKeys(keys, o.Encrypt); err != nil {
 		return err
 	}
-	if err := h.writeOverrideKey(keys.Override); err != nil {
-		return err
-	}
 	if err := h.makeAuthority(o); err != nil {
 		return err
 	}
@@ -144,7 +141,7 @@ func (h *Host) writeKeys(keys release.Keys, encrypt bool) error {
 	for _, k := range []struct {
 		kind string
 		key  ed25519.PrivateKey
-	}{{rootKey, keys.Root}, {releaseKey, keys.Release}, {leaseKey, keys.Lease}} {
+	}{{rootKey, keys.Root}, {releaseKey, keys.Release}, {leaseKey, keys.Lease}, {secondKey, keys.Override}} {
 		data, err := seal.encode(k.key)
 		if err != nil {
 			return err
@@ -153,5 +150,9 @@ func (h *Host) writeKeys(keys release.Keys, encrypt bool) error {
 			return err
 		}
 	}
-	return nil
+	public, err := PublicPEM(keys.Override.Public().(ed25519.PublicKey))
+	if err != nil {
+		return err
+	}
+	return depot.WriteFile(h.path(keysDir), overridePublic, public, 0o644)
 }

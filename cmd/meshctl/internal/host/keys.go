@@ -40,10 +40,11 @@ const (
 	rootKey    = "root"
 	releaseKey = "release"
 	leaseKey   = "lease"
+	secondKey  = "override" // a second person's, see release.Override; the host needs its public half only
 )
 
 // KeyNames are all kinds of keys.
-var KeyNames = []string{rootKey, releaseKey, leaseKey}
+var KeyNames = []string{rootKey, releaseKey, leaseKey, secondKey}
 
 // Key is a private key that is at hand, or a way to have it sign.
 type Key struct {
