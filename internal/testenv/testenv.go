@@ -80,3 +80,20 @@ func Top(t testing.TB) string {
 		dir = parent
 	}
 }
+
+// Build builds commands of this project, by their directories, and returns the directory they are in while the test lasts.
+func Build(t testing.TB, commands ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	args := []string{"build", "-o", dir + string(filepath.Separator)}
+	for _, c := range commands {
+		args = append(args, "./"+c)
+	}
+	cmd := exec.Command("go", args...)
+	cmd.Dir = Top(t)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", strings.Join(commands, ", "), err, out)
+	}
+	return dir
+}

@@ -1,0 +1,40 @@
+// Command differential compares our answers with those of NSD, Knot, BIND and PowerDNS over random zones, unsigned and
+// signed in three ways, and random questions:
+//
+//	go run ./test/differential                              # 100,000 questions over 500 zones of each flavour
+//	go run ./test/differential -seed 7 -flavours optout -zones 100 -queries 20000
+//
+// Zones come in batches, of which all servers have the zones at once. Ours is the zone engine, called directly, and for a
+// share of the questions the real coredns (-wire). Responses are compared section by section, see normal. Where we differ
+// from the majority of the others, one of the deviations must say why, with its RFC section. If none does, the zones and
+// the question are made as small as they can be (-shrink), printed with everybody's answer, and the command fails.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+)
+
+func main() {
+	o := options{}
+	names := flag.String("flavours", strings.Join(flavours, ","), "how zones are signed")
+	flag.Uint64Var(&o.seed, "seed", 2026, "of the random zones and questions")
+	flag.IntVar(&o.zones, "zones", 500, "zones of each flavour")
+	flag.IntVar(&o.queries, "queries", 100000, "questions of each flavour")
+	flag.IntVar(&o.batch, "batch", 50, "zones that the servers have at one time")
+	flag.Float64Var(&o.wire, "wire", 0.1, "share of the questions that are put to the real coredns")
+	flag.IntVar(&o.shrink, "shrink", 3, "how many unexplained deviations of a flavour are made small")
+	flag.StringVar(&o.bin, "bin", "bin", "directory of coredns and meshctl")
+	flag.Parse()
+	o.flavours = strings.Split(*names, ",")
+	failed, err := run(o, os.Stdout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	if failed > 0 {
+		os.Exit(1)
+	}
+}

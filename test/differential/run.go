@@ -1,0 +1,190 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+type options struct {
+	seed     uint64
+	flavours []string
+	zones    int // of each flavour
+	queries  int // of each flavour
+	batch    int
+	wire     float64
+	shrink   int
+	bin      string
+}
+
+// A tally counts what came of the questions of one flavour.
+type tally struct {
+	zones, queries, wire, split, tied int
+	explained                         map[string]int
+	failed                            []failure
+	unexplained                       int
+}
+
+// A failure is a difference that nothing explains, and where it was found.
+type failure struct {
+	verdict
+	zones []source
+}
+
+// run compares, reports to out, and returns the number of differences that nothing explains.
+func run(o options, out io.Writer) (failed int, err error) {
+	dir, err := os.MkdirTemp("", "differential-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	for _, flavour := range o.flavours {
+		if !slices.Contains(flavours, flavour) {
+			return 0, fmt.Errorf("no flavour %q: %v", flavour, flavours)
+		}
+		began := time.Now()
+		t, err := o.flavour(dir, flavour)
+		if err != nil {
+			return 0, err
+		}
+		t.report(out, flavour, time.Since(began))
+		failed += t.unexplained
+		for i := range min(o.shrink, len(t.failed)) {
+			if err := o.reproduce(dir, out, &t.failed[i]); err != nil {
+				return failed, err
+			}
+		}
+	}
+	return failed, nil
+}
+
+// flavour compares over all batches of one flavour. The zones of the next batch are signed while one is asked about.
+func (o *options) flavour(dir, flavour string) (*tally, error) {
+	t := &tally{explained: map[string]int{}}
+	type prepared struct {
+		u   *universe
+		err error
+	}
+	batches := make(chan prepared, 1)
+	count := (o.zones + o.batch - 1) / o.batch
+	go func() {
+		defer close(batches)
+		for i := range count {
+			u, err := prepare(dir, generate(o.seed*1000003+uint64(i), flavour, min(o.batch, o.zones-i*o.batch)))
+			batches <- prepared{u, err}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	defer func() {
+		for range batches { // let it end
+		}
+	}()
+	for i := 0; ; i++ {
+		p, ok := <-batches
+		if !ok {
+			return t, nil
+		}
+		if p.err != nil {
+			return nil, p.err
+		}
+		if err := o.ask(p.u, t, (o.queries+count-1)/count, o.seed^uint64(i)<<32); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// ask puts questions about a batch to the servers, many at a time.
+func (o *options) ask(u *universe, t *tally, queries int, seed uint64) error {
+	defer u.stop()
+	launchers := peers
+	if o.wire > 0 {
+		launchers = append(slices.Clone(peers), coredns(o.bin))
+	}
+	if err := u.start(launchers); err != nil {
+		return err
+	}
+	t.zones += len(u.zones)
+	const workers = 16
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for worker := range workers {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(worker)))
+			clients := u.clients()
+			defer closeAll(clients)
+			for i := worker; i < queries; i += workers {
+				q := newQuestion(r, u.zones[i*len(u.zones)/queries])
+				q.wire = r.Float64() < o.wire
+				v := u.judge(clients, q)
+				mu.Lock()
+				t.count(u, &v)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+// clients makes a client for each server.
+func (u *universe) clients() []*client {
+	var clients []*client
+	for _, s := range u.servers {
+		clients = append(clients, &client{server: s})
+	}
+	return clients
+}
+
+func closeAll(clients []*client) {
+	for _, c := range clients {
+		c.close()
+	}
+}
+
+// kept is how many failures of a flavour are kept to be shown.
+const kept = 20
+
+func (t *tally) count(u *universe, v *verdict) {
+	t.queries++
+	if v.question.wire {
+		t.wire++
+	}
+	if v.split {
+		t.split++
+	}
+	if len(v.majority) > 1 {
+		t.tied++
+	}
+	for _, rfc := range v.explained {
+		t.explained[rfc]++
+	}
+	if !v.differs && v.err == nil {
+		return
+	}
+	if t.unexplained++; len(t.failed) < kept {
+		f := failure{verdict: *v}
+		for _, z := range u.zones {
+			f.zones = append(f.zones, z.source)
+		}
+		t.failed = append(t.failed, f)
+	}
+}
+
+func (t *tally) report(out io.Writer, flavour string, took time.Duration) {
+	fmt.Fprintf(out, "%-8s %d zones, %d questions (%d to coredns) in %v: the others differ among themselves in %d, with no majority in %d; unexplained: %d\n",
+		flavour, t.zones, t.queries, t.wire, took.Round(time.Second), t.split, t.tied, t.unexplained)
+	for _, d := range deviations {
+		if n := t.explained[d.rfc]; n > 0 {
+			fmt.Fprintf(out, "         %7d × %s\n", n, d.rfc)
+		}
+	}
+	for i := range t.failed {
+		fmt.Fprintf(out, "\nUNEXPLAINED %s", t.failed[i].difference())
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// reproduce makes the zones of a failure as small as they can be with the difference still there, and prints them. Each
+// attempt signs the zones anew and asks servers that were started anew.
+func (o *options) reproduce(dir string, out io.Writer, f *failure) error {
+	zones := f.zones
+	fails := func(zones []source) (verdict, bool) {
+		v, err := o.again(dir, zones, f.question)
+		return v, err == nil && (v.differs || v.err != nil)
+	}
+	last, ok := fails(zones)
+	if !ok {
+		fmt.Fprintf(out, "not to be had again: %s\n", &f.verdict)
+		return nil
+	}
+	zones = shrink(zones, func(zones []source) bool {
+		v, bad := fails(zones)
+		if bad {
+			last = v
+		}
+		return bad
+	})
+	for i := range zones {
+		i := i
+		records := zones[i].lines[1:]
+		zones[i].lines = append(zones[i].lines[:1:1], shrink(records, func(lines []string) bool {
+			attempt := slices.Clone(zones)
+			attempt[i].lines = append(attempt[i].lines[:1:1], lines...)
+			v, bad := fails(attempt)
+			if bad {
+				last = v
+			}
+			return bad
+		})...)
+	}
+	fmt.Fprintf(out, "\nMINIMAL REPRODUCTION\n")
+	for _, z := range zones {
+		fmt.Fprintf(out, "; zone %s, %+v\n%s", z.origin, z.recipe, z.text())
+	}
+	fmt.Fprintf(out, "%s\n", &last)
+	return nil
+}
+
+// shrink leaves out as many elements as it can with the condition still holding: halves first, then smaller pieces
+// (delta debugging).
+func shrink[T any](all []T, holds func([]T) bool) []T {
+	for size := (len(all) + 1) / 2; size > 0; {
+		removed := false
+		for at := 0; at < len(all); {
+			without := slices.Concat(all[:at], all[min(at+size, len(all)):])
+			if holds(without) {
+				all, removed = without, true
+			} else {
+				at += size
+			}
+		}
+		if size == 1 && !removed {
+			break
+		}
+		if size > 1 {
+			size = (size + 1) / 2
+		}
+	}
+	return all
+}
+
+// again asks one question of servers that have just these zones.
+func (o *options) again(dir string, zones []source, q question) (verdict, error) {
+	if len(zones) == 0 || !slices.ContainsFunc(zones, func(s source) bool { return hasNS(s) }) {
+		return verdict{}, fmt.Errorf("no zones")
+	}
+	u, err := prepare(dir, zones)
+	if err != nil {
+		return verdict{}, err
+	}
+	defer u.stop()
+	launchers := peers
+	if q.wire {
+		launchers = append(slices.Clone(peers), coredns(o.bin))
+	}
+	if err := u.start(launchers); err != nil {
+		return verdict{}, err
+	}
+	clients := u.clients()
+	defer closeAll(clients)
+	return u.judge(clients, q), nil
+}
+
+func hasNS(s source) bool {
+	return slices.ContainsFunc(s.lines, func(line string) bool { return strings.HasPrefix(line, s.origin+" ") && strings.Contains(line, " NS ") })
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+// served is a zone as the servers load it, and as we do.
+type served struct {
+	source
+	path   string
+	zone   *zone.Zone
+	owners []string
+}
+
+// A universe is the zones that all servers have at one time.
+type universe struct {
+	dir     string
+	zones   []*served
+	ours    *zone.Zones
+	owners  map[string]bool // of all records, lower case
+	origins map[string]bool
+	servers []*server // the peers, and last our own if it is asked too
+	wire    bool      // whether it is
+}
+
+// prepare signs zones, two at a time, and loads them.
+func prepare(dir string, sources []source) (*universe, error) {
+	dir, err := os.MkdirTemp(dir, "universe-")
+	if err != nil {
+		return nil, err
+	}
+	u := &universe{dir: dir, zones: make([]*served, len(sources)), owners: map[string]bool{}, origins: map[string]bool{}}
+	errs := make([]error, len(sources))
+	var wg sync.WaitGroup
+	for worker := range 2 {
+		wg.Go(func() {
+			for i := worker; i < len(sources); i += 2 {
+				u.zones[i], errs[i] = sources[i].load(dir, i)
+			}
+		})
+	}
+	wg.Wait()
+	var ours []*zone.Zone
+	for i, z := range u.zones {
+		if errs[i] != nil {
+			return nil, errs[i]
+		}
+		ours = append(ours, z.zone)
+		u.origins[strings.ToLower(z.origin)] = true
+		for rr := range z.zone.Records() {
+			u.owners[strings.ToLower(rr.Header().Name)] = true
+		}
+	}
+	u.ours, err = zone.NewZones(ours...)
+	return u, err
+}
+
+// load signs a zone, writes it to its file and compiles it.
+func (s *source) load(dir string, i int) (*served, error) {
+	text, err := s.sign(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", s.origin, err, s.text())
+	}
+	z := &served{source: *s, path: filepath.Join(dir, fmt.Sprintf("zone%d", i))}
+	if err := os.WriteFile(z.path, text, 0o644); err != nil {
+		return nil, err
+	}
+	var found []zone.Finding
+	z.zone, found = zonefile.Parse(bytes.NewReader(text), zonefile.Options{File: z.path})
+	if z.zone == nil {
+		return nil, fmt.Errorf("the zone %s is refused: %v\n%s", z.origin, found, s.text())
+	}
+	z.origin = z.zone.Origin()
+	z.owners = ownersOf(z.origin, z.zone.Records())
+	return z, nil
+}
+
+// start starts the servers, and waits until all of them have every zone.
+func (u *universe) start(launchers []launcher) error {
+	for _, l := range launchers {
+		s, err := l.start(u.dir, u.zones)
+		if err != nil {
+			return err
+		}
+		u.servers = append(u.servers, s)
+	}
+	for _, s := range u.servers {
+		if err := s.await(u.zones); err != nil {
+			return err
+		}
+	}
+	u.wire = len(launchers) > len(peers)
+	return nil
+}
+
+// stop ends the servers and removes everything.
+func (u *universe) stop() {
+	var wg sync.WaitGroup
+	for _, s := range u.servers {
+		wg.Go(s.stop)
+	}
+	wg.Wait()
+	os.RemoveAll(u.dir)
+}
+
+// answer is the zone engine's response to a question, as a server would send it.
+func (u *universe) answer(q question) (*dns.Msg, error) {
+	size := dns.MaxMsgSize
+	if !q.tcp {
+		size = sizeUDP(q.msg)
+	}
+	zq, err := engineQuery(q.msg)
+	if err != nil {
+		return nil, err
+	}
+	a := u.ours.Lookup(zq)
+	r := zone.Request{Query: zq, ID: q.msg.Id, RecursionDesired: q.msg.RecursionDesired}
+	if q.msg.IsEdns0() != nil {
+		r.OPT = make([]byte, 11)
+		if _, err := dns.PackRR(ownOPT(q.msg), r.OPT, 0, nil, false); err != nil {
+			return nil, err
+		}
+	}
+	wire, _ := a.AppendTo(nil, &r, size)
+	packet, err := unpack(wire, size)
+	if err != nil {
+		return nil, err
+	}
+	return packet, u.sameAsMsg(q.msg, &a, packet, size)
+}
+
+// sizeUDP is the largest response by UDP to a query (RFC 6891 6.2.5).
+func sizeUDP(q *dns.Msg) int {
+	if opt := q.IsEdns0(); opt != nil {
+		return min(max(dns.MinMsgSize, int(opt.UDPSize())), maxUDP)
+	}
+	return dns.MinMsgSize
+}
+
+// ownOPT is the OPT record of the response to a query that has one.
+func ownOPT(q *dns.Msg) *dns.OPT {
+	opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
+	opt.SetUDPSize(maxUDP)
+	opt.SetDo(q.IsEdns0().Do())
+	return opt
+}
+
+func engineQuery(q *dns.Msg) (zone.Query, error) {
+	name := make([]byte, 256)
+	n, err := dns.PackDomainName(q.Question[0].Name, name, 0, nil, false)
+	if err != nil {
+		return zone.Query{}, err
+	}
+	opt := q.IsEdns0()
+	return zone.Query{Name: name[:n], Type: q.Question[0].Qtype, Class: q.Question[0].Qclass, DO: opt != nil && opt.Do()}, nil
+}
+
+func unpack(wire []byte, size int) (*dns.Msg, error) {
+	m := new(dns.Msg)
+	if err := m.Unpack(wire); err != nil || len(wire) > size {
+		return nil, fmt.Errorf("response of %d octets, of at most %d: %w", len(wire), size, err)
+	}
+	return m, nil
+}
+
+// sameAsMsg checks that Answer.Msg says what the packet of AppendTo does, which may have room for more.
+func (u *universe) sameAsMsg(q *dns.Msg, a *zone.Answer, packet *dns.Msg, size int) error {
+	m := a.Msg(q, size)
+	if q.IsEdns0() != nil {
+		m.Extra = append(m.Extra, ownOPT(q))
+	}
+	wire, err := m.Pack()
+	if err != nil {
+		return err
+	}
+	if m, err = unpack(wire, size); err != nil {
+		return err
+	}
+	if m.Truncated || len(m.Extra) < len(packet.Extra) {
+		return nil
+	}
+	if got, want := u.normal(packet, false), u.normal(m, false); got != want {
+		return fmt.Errorf("Answer.AppendTo makes\n%s\nAnswer.Msg\n%s", got, want)
+	}
+	return nil
+}
