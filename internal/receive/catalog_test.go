@@ -58,6 +58,7 @@ func TestCatalogNamedZones(t *testing.T) {
 }
 
 func TestMostMembersOfACatalog(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{maxMembers, maxMembers + 1} {
 		var b strings.Builder
 		b.WriteString("$ORIGIN c.test.\n@ 0 SOA . . 1 1 1 1 1\n@ 0 NS invalid.\nversion 0 TXT 2\n")

@@ -91,7 +91,9 @@ func (d *daemon) file(origin string) string { return filepath.Join(d.dir, fileNa
 // reload replaces zones and waits until the server answers with the serial.
 func (d *daemon) reload(origin, text string, serial uint32) {
 	d.t.Helper()
-	time.Sleep(time.Until(fileTime(d.file(origin)).Add(1100 * time.Millisecond))) // NSD sees whole seconds
+	if d.kind == "nsd" { // it sees whole seconds
+		time.Sleep(time.Until(fileTime(d.file(origin)).Add(1100 * time.Millisecond)))
+	}
 	d.write(origin, text)
 	d.cmd.Process.Signal(syscall.SIGHUP)
 	d.await(origin, serial)
@@ -357,7 +359,7 @@ func (d *daemon) primary(k *Key) Primary { return Primary{Address: d.addr, Key: 
 // Every server, every algorithm: whole zones of many messages, however the server signs them, and the differences.
 func TestTransfersFromRealServers(t *testing.T) {
 	const origin = "example.org."
-	names := 60_000
+	names := 20_000
 	old := zoneText(origin, 1, names, 0)
 	next := zoneText(origin, 2, names, 1)
 	before, after := parsed(t, origin, old), parsed(t, origin, next)

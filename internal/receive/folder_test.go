@@ -69,6 +69,7 @@ func small(origin string, serial uint32) string { return zoneText(origin, serial
 // Files that come, change and are wrong, while a Receiver runs: each complete one is told of once, and a wrong one leaves
 // what was there before and is named until it is right.
 func TestFollowsDirectory(t *testing.T) {
+	t.Parallel()
 	z := newZoneDir(t, Directory{})
 	z.put("a.zone", small("a.test.", 1))
 	z.put("README", "no zone\n")
@@ -120,6 +121,7 @@ func TestFollowsDirectory(t *testing.T) {
 
 // A file that is written in place counts when its writer has closed it, however long that takes.
 func TestFileBeingWritten(t *testing.T) {
+	t.Parallel()
 	z := newZoneDir(t, Directory{})
 	r, told, _ := receiver(t, z.config(), z.dir)
 	waitFor(t, "it runs", func() bool { return r.Zones() != nil })
@@ -160,6 +162,7 @@ func open(t *testing.T, name string) *os.File {
 // A directory that is a link is taken as what it points to, whole, when the link is swapped; an included file counts
 // with the one that includes it.
 func TestDirectoryThatIsSwapped(t *testing.T) {
+	t.Parallel()
 	z := newZoneDir(t, Directory{})
 	parent := filepath.Dir(z.path)
 	version := func(n uint32) string {
@@ -220,6 +223,7 @@ func TestDirectoryThatIsSwapped(t *testing.T) {
 // One file that is deleted withdraws its zone, where that is wanted; many at once do not, however they go, unless an operator
 // says so.
 func TestFilesThatAreGone(t *testing.T) {
+	t.Parallel()
 	z := newZoneDir(t, Directory{Withdraw: true, ByName: true})
 	var names []string
 	for i := range 20 {
@@ -256,6 +260,7 @@ func TestFilesThatAreGone(t *testing.T) {
 
 // A zone that is configured by name, or in two directories, comes from one place only, and the other is named.
 func TestZoneInTwoPlaces(t *testing.T) {
+	t.Parallel()
 	a, b := newZoneDir(t, Directory{}), newZoneDir(t, Directory{})
 	a.put("x.zone", small("x.test.", 1))
 	b.put("x.zone", small("x.test.", 2))

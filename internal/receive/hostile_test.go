@@ -349,6 +349,13 @@ func TestHostilePrimaries(t *testing.T) {
 			wire, _ := m.Pack()
 			a.raw(wire)
 		}, "BADSIG"},
+		{"a TSIG record of class IN", key256, func(a *answerer) {
+			m := a.reply(first, second, third, first)
+			m.SetTsig(a.key.Name, a.key.Algorithm, 300, time.Now().Unix())
+			m.Extra[0].Header().Class = dns.ClassINET
+			wire, _, _ := dns.TsigGenerateWithProvider(m, &rolling{a}, a.mac, false)
+			a.raw(wire)
+		}, "malformed TSIG"},
 		{"signed, and no key is agreed", nil, func(a *answerer) { a.key = key256; a.send(true, first, second, third, first) }, "none is agreed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -88,6 +88,7 @@ func TestNotify(t *testing.T) {
 
 // However many NOTIFY messages come, the zone is looked for once in a while, and what is beyond the rate is dropped.
 func TestNotifyStorm(t *testing.T) {
+	t.Parallel()
 	looks := make(chan time.Time, 1000)
 	f := newFake(t, nil, func(a *answerer) {
 		looks <- time.Now()
@@ -123,6 +124,7 @@ func TestNotifyStorm(t *testing.T) {
 
 // What is no message gets no answer, or a format error, and harms nothing.
 func TestNotifyThatIsNone(t *testing.T) {
+	t.Parallel()
 	_, at := listening(t, Primary{Address: netip.MustParseAddrPort("127.0.0.1:9")})
 	response := notifyOf("example.org.")
 	response.Response = true

@@ -99,8 +99,9 @@ func TestFollowsPrimaries(t *testing.T) {
 // A primary that is killed in the middle of a transfer, and one that is not there, cost nothing: the next one in the list
 // is asked, and what was held stays.
 func TestPrimaryIsKilledInTheMiddle(t *testing.T) {
+	t.Parallel()
 	const origin = "example.org."
-	text := zoneText(origin, 7, 200_000, 0)
+	text := zoneText(origin, 7, 100_000, 0)
 	d := newDaemon(t, "knotd", map[string]string{origin: text})
 	p := d.primary(key256)
 	c := client{testLimits, time.Now}
@@ -144,6 +145,7 @@ func (k *killing) Read(b []byte) (int, error) {
 
 // A serial that goes backwards is said, and not taken, unless the zone is to begin anew; another primary is asked meanwhile.
 func TestSerialThatGoesBackwards(t *testing.T) {
+	t.Parallel()
 	const origin = "example.org."
 	d := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 10, 10, 0)})
 	dir := t.TempDir()
@@ -201,6 +203,7 @@ func roundAt(t *testing.T, c *Config, dir string, o RoundOptions, now func() tim
 // A zone that no primary confirms for as long as its SOA says expires by wall time, over restarts; it is said, and what
 // is held stays. A primary that comes back ends that.
 func TestExpiry(t *testing.T) {
+	t.Parallel()
 	const origin = "example.org."
 	d := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 1, 10, 0)})
 	dir := t.TempDir()
@@ -227,6 +230,7 @@ func TestExpiry(t *testing.T) {
 
 // What is on disk counts only if it is what was written: otherwise the zone is fetched anew.
 func TestDamagedStore(t *testing.T) {
+	t.Parallel()
 	const origin = "example.org."
 	d := newDaemon(t, "knotd", map[string]string{origin: zoneText(origin, 1, 100, 0)})
 	for name, damage := range map[string]func(zone, record string) error{
@@ -312,6 +316,7 @@ func catalogText(serial int, version string, members ...string) string {
 // Members of a catalog that Knot makes by itself, and of one that BIND has as a file, are followed, come and go with it;
 // a broken one changes nothing, and one that lost most of its members neither.
 func TestCatalogOfBIND(t *testing.T) {
+	t.Parallel()
 	zones := map[string]string{}
 	list := func(ids ...string) (members []string) {
 		for _, id := range ids {
@@ -398,6 +403,7 @@ func TestCatalogOfBIND(t *testing.T) {
 }
 
 func TestCatalogThatKnotMakes(t *testing.T) {
+	t.Parallel()
 	zones := map[string]string{"a.test.": zoneText("a.test.", 1, 3, 0), "b.test.": zoneText("b.test.", 1, 3, 0)}
 	d := newDaemon(t, "knotd", zones, func(d *daemon) { d.generate = "catalog.test." })
 	nowhere := &Group{Name: "nowhere", Servers: []Primary{{Address: freePort(t)}}}
@@ -431,7 +437,7 @@ func TestRunEndsInTheMiddle(t *testing.T) {
 	c.Zones = append(c.Zones, Zones{[]string{"example.net."}, &Group{Servers: []Primary{{Address: l.Addr().(*net.TCPAddr).AddrPort(), TLS: &TLS{CA: own.CA}}}}})
 	c.Limits.Stall = time.Hour
 	z := newZoneDir(t, Directory{})
-	z.put("x.zone", zoneText("x.test.", 1, 300_000, 0))
+	z.put("x.zone", zoneText("x.test.", 1, 100_000, 0))
 	c.Directories = []Directory{z.d}
 	r, _, stop := receiver(t, c, t.TempDir())
 	waitFor(t, "both are under way", func() bool { return r.status(t, "example.org.").Receiving && r.status(t, "example.net.").Receiving })
@@ -443,6 +449,7 @@ func TestRunEndsInTheMiddle(t *testing.T) {
 // A zone whose section is gone from the configuration goes to the one that has it now, with its serial; one that no section
 // has is withdrawn.
 func TestConfigurationThatChanges(t *testing.T) {
+	t.Parallel()
 	zones := map[string]string{"a.test.": small("a.test.", 5), "catalog.test.": catalogText(1, "2", "a.zones PTR a.test.")}
 	d := newDaemon(t, "named", zones)
 	group := &Group{Servers: []Primary{d.primary(key256)}}

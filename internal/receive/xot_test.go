@@ -49,6 +49,7 @@ func pinOf(t *testing.T, file string) Pin {
 // Transfers over TLS (RFC 9103), from BIND with mutual authentication, and from NSD: both know who the other is, or
 // nothing is transferred.
 func TestTransfersOverTLS(t *testing.T) {
+	t.Parallel()
 	const origin = "example.org."
 	ca, stranger := testca.New(t), testca.New(t)
 	ours, other := ca.Identity("us", time.Hour), stranger.Identity("us", time.Hour)
