@@ -166,7 +166,7 @@ func TestErrors(t *testing.T) {
 			"    communities: ['65535:0', '65536:1', '1:65536', 'rt:65536:65536', 'rt:1:2:3', '1:2:4294967296', '01:2', 'no-such', '-1:2', '1:2', '1:2']\n",
 			[]string{"x.yaml:11:19: 65535:0 is GRACEFUL_SHUTDOWN", `x.yaml:11:30: "65536:1" is not`, `x.yaml:11:41: "1:65536" is not`, `x.yaml:11:52: "rt:65536:65536"`,
 				`x.yaml:11:70: "rt:1:2:3"`, `x.yaml:11:82: "1:2:4294967296"`, `x.yaml:11:100: "01:2"`, `x.yaml:11:108: "no-such"`, `x.yaml:11:119: "-1:2"`, "x.yaml:11:134: {0 1:2} twice"}},
-		{"IGP", small + "igp: {interface: lo, lifetime: 2500ms}\n", []string{"x.yaml:4:18: lo keeps the address", "x.yaml:4:32: igp: lifetime 2.5s: the kernel counts",
+		{"IGP", small + "igp: {interface: lo, lifetime: 2500ms}\n", []string{"x.yaml:4:32: igp: lifetime 2.5s: the kernel counts",
 			"x.yaml:4:6: igp: lifetime 2.5s is below 3s"}},
 		{"IGP's interface", small + "igp: {interface: 'a/b'}\n", []string{`x.yaml:4:18: "a/b" is not an interface's name`}},
 		{"default route", small + "bgp:\n  as: 1\n  router_id: 198.51.100.7\n  prefixes: [0.0.0.0/0]\n  neighbors: [{address: 198.51.100.1, as: 2}]\n",

@@ -59,11 +59,8 @@ func numbers(parts []string, bits ...int) bool {
 var interfaceForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
 
 func interfaceName(s string) (string, error) {
-	switch {
-	case !interfaceForm.MatchString(s) || s == "." || s == "..":
+	if !interfaceForm.MatchString(s) || s == "." || s == ".." {
 		return "", fmt.Errorf("%q is not an interface's name: 1 to 15 of letters, digits, dot, - and _", s)
-	case s == "lo":
-		return "", errors.New("lo keeps the address for the DNS server's sockets: give the interface that the IGP reads")
 	}
 	return s, nil
 }

@@ -3,8 +3,8 @@
 // and over whether they are to be there, and each time that it says yes they are renewed.
 //
 // The addresses have a lifetime. When nobody renews them, since the process has died or hangs, the kernel takes them down:
-// a dead man's switch that needs nobody alive. On lo they stay for good, so that the DNS server keeps its sockets, and
-// whoever still comes is answered.
+// a dead man's switch that needs nobody alive. On another interface, which the IGP does not read, they stay for good, so
+// that the DNS server keeps its sockets, and whoever still comes is answered.
 //
 // It touches nothing of others: on its one interface, its own addresses alone, which it knows by a mark (IFA_PROTO, Linux
 // 5.18) or, on an older kernel, by being one of its configuration that does not last. main calls it; it needs
@@ -57,7 +57,8 @@ func Start(cfg Config) (*Announcer, error) {
 	for _, shared := range cfg.Addresses {
 		elsewhere := func(held address) bool { return held.link != link.Index && held.prefix.Addr() == shared }
 		if !slices.ContainsFunc(all, elsewhere) {
-			return nil, fmt.Errorf("%s is on no interface, and the DNS server needs it while it is not announced: ip addr add %s dev lo", shared, host(shared))
+			return nil, fmt.Errorf("%s is on no interface but %s, and the DNS server needs it while it is not announced: add %s to one that the IGP does not read",
+				shared, cfg.Interface, host(shared))
 		}
 	}
 	return a, a.Set(false)

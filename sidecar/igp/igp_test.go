@@ -176,7 +176,7 @@ func TestRefuses(t *testing.T) {
 	for _, c := range []struct{ name, setup, want string }{
 		{"for good", "addr add 192.0.2.53/32 dev anycast0", "192.0.2.53 is on anycast0 by somebody else's hand"},
 		{"wider", "addr add 192.0.2.53/24 dev anycast0 valid_lft 3600 preferred_lft 0", "ip addr del 192.0.2.53/24 dev anycast0"},
-		{"not on lo", "addr del 2001:db8:53::53/128 dev lo", "2001:db8:53::53 is on no interface"},
+		{"not on lo", "addr del 2001:db8:53::53/128 dev lo", "2001:db8:53::53 is on no interface but anycast0"},
 		{"down", "link set anycast0 down", "anycast0 is down"},
 		{"absent", "link del anycast0", "interface anycast0"},
 	} {

@@ -184,11 +184,11 @@ func (l *life) there(hop string) time.Time {
 }
 
 // decided is when a sidecar logged a decision last.
-func (l *life) decided(ns, what string) time.Time {
-	l.t.Helper()
-	log, err := os.ReadFile(filepath.Join(l.dir, "sidecar-"+ns+".log"))
+func (w *world) decided(ns, what string) time.Time {
+	w.t.Helper()
+	log, err := os.ReadFile(filepath.Join(w.dir, "sidecar-"+ns+".log"))
 	if err != nil {
-		l.t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	var last time.Time
 	for _, line := range strings.Split(string(log), "\n") {
