@@ -464,20 +464,37 @@ func TestConfigurationThatChanges(t *testing.T) {
 	moved.put("b.zone", small("b.test.", 4))
 	c := moved.config()
 	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
-	got := round(t, c, z.dir, RoundOptions{})
-	var told []string
-	for _, u := range got.updates {
-		told = append(told, string(u.How)+" "+u.Origin)
+	tell := func(want string) rounded {
+		t.Helper()
+		got := round(t, c, z.dir, RoundOptions{})
+		var told []string
+		for _, u := range got.updates {
+			told = append(told, string(u.How)+" "+u.Origin)
+		}
+		if strings.Join(told, ", ") != want {
+			t.Errorf("told %q, want %q", told, want)
+		}
+		return got
 	}
-	if strings.Join(told, ", ") != "kept a.test., kept b.test., kept c.test., withdrawn c.test." {
-		t.Errorf("told %q", told)
-	}
+	got := tell("kept a.test., kept b.test., kept c.test.") // as long as something is wrong, it might have them
 	if faults := fmt.Sprint(got.faults); len(got.faults) != 1 || !strings.Contains(faults, "serial 4 is not above 5") {
 		t.Error(faults)
 	}
+	moved.put("b.zone", small("b.test.", 6))
+	got = tell("kept a.test., kept b.test., kept c.test., file b.test., withdrawn c.test.")
 	for _, s := range got.zones {
 		if s.Zone == "a.test." && (s.Source != "catalog catalog.test." || s.Error != "") {
 			t.Errorf("%+v", s)
 		}
+	}
+
+	// What was a catalog is one no more, and the other way round.
+	c = following(netip.AddrPort{}, group.Servers, "catalog.test.")
+	tell("kept a.test., kept b.test., withdrawn a.test., withdrawn b.test., axfr catalog.test.")
+	c = defaults()
+	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
+	tell("withdrawn catalog.test., axfr a.test.")
+	if left, _ := filepath.Glob(filepath.Join(z.dir, "zones", "*")); len(left) != 1 {
+		t.Errorf("zones has %v", left)
 	}
 }

@@ -258,6 +258,13 @@ func (r *Receiver) restore() error {
 // take takes up a record.
 func (r *Receiver) take(rec record) {
 	f := r.zones[rec.Origin]
+	if rec.Catalog != (f != nil && f.catalog != nil) { // a catalog is no zone to release, nor the other way round
+		gone := &follow{origin: rec.Origin, rec: rec, held: true, index: -1}
+		if r.drop(gone); !rec.Catalog {
+			r.tell = append(r.tell, r.update(gone, Withdrawn))
+		}
+		return
+	}
 	if f == nil {
 		f = r.follows(rec.Origin, rec.Owner, nil)
 		f.unique = rec.Unique
@@ -266,13 +273,11 @@ func (r *Receiver) take(rec record) {
 			r.orphans++
 		}
 	}
-	if (f.catalog != nil) == rec.Catalog {
-		f.rec, f.held, f.noted = rec, true, rec.Contact
-	}
+	f.rec, f.held, f.noted = rec, true, rec.Contact
 }
 
-// orphan owns a zone whose section is not configured any more, until another section takes it, or all were looked at and
-// none has.
+// orphan owns a zone whose section is not configured any more, until another section takes it, or all are right and none
+// has.
 const orphan = "nothing that is configured"
 
 // configured reports whether the section that a zone came by is still there.
@@ -283,11 +288,11 @@ func (r *Receiver) configured(owner string) bool {
 
 // dropOrphans withdraws what nobody has taken.
 func (r *Receiver) dropOrphans() {
-	if r.orphans == 0 || r.reading > 0 {
+	if r.orphans == 0 || r.reading > 0 || len(r.faults) > 0 {
 		return
 	}
 	for _, c := range r.config.Catalogs {
-		if f := r.zones[c.Name]; f.began.IsZero() || f.cancel != nil {
+		if f := r.zones[c.Name]; f.began.IsZero() || f.cancel != nil || f.err != "" {
 			return
 		}
 	}
@@ -391,13 +396,17 @@ func (r *Receiver) withdraw(f *follow) {
 	if f.index >= 0 {
 		heap.Remove(&r.queue, f.index)
 	}
-	if !f.held {
-		return
+	if f.held {
+		r.drop(f)
+		r.tell = append(r.tell, r.update(f, Withdrawn))
 	}
+}
+
+// drop removes what is stored of a zone.
+func (r *Receiver) drop(f *follow) {
 	if err := r.store.remove(f.rec); err != nil {
 		r.opt.Log.Error("what is left of a withdrawn zone cannot be removed", "zone", f.origin, "error", err)
 	}
-	r.tell = append(r.tell, r.update(f, Withdrawn))
 }
 
 // relist takes up the listing of a catalog that was received before.
