@@ -43,7 +43,7 @@ func TestTenGigabytes(t *testing.T) {
 				text := &counted{r: io.LimitReader(io.MultiReader(strings.NewReader(head+c.begin), endlessly([]byte(c.more)...)), 10<<30)}
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
-				z, found := Parse(text, Options{readers: readers, MaxRecords: 100_000})
+				z, found := Parse(text, Options{Parallel: readers, MaxRecords: 100_000})
 				runtime.ReadMemStats(&after)
 				if z != nil || len(found) > zone.MaxFindings+1 || !strings.Contains(fmt.Sprint(found), c.want) {
 					t.Errorf("%d findings: %.300v", len(found), found)

@@ -31,9 +31,9 @@ func outcome(t testing.TB, r io.Reader, opts Options) string {
 // inChunks compares reading in small chunks with reading line by line.
 func inChunks(t testing.TB, text string, opts Options) {
 	t.Helper()
-	opts.readers = 1
+	opts.Parallel = 1
 	want := outcome(t, strings.NewReader(text), opts)
-	opts.readers = 3
+	opts.Parallel = 3
 	for _, opts.chunk = range []int{16, 61, 256, 4096} {
 		if got := outcome(t, strings.NewReader(text), opts); got != want {
 			t.Errorf("in chunks of %d octets\n%s\nnot\n%s\nof\n%s", opts.chunk, got, want, text)
@@ -87,7 +87,7 @@ func TestReadErrorInChunks(t *testing.T) {
 	text := absoluteHead + strings.Repeat("a.example. 300 IN A 192.0.2.1\n", 50)
 	for _, readers := range []int{1, 3} {
 		broken := io.MultiReader(strings.NewReader(text+"b.exam"), iotest.ErrReader(errors.New("disk on fire")))
-		z, found := Parse(broken, Options{chunk: 100, readers: readers})
+		z, found := Parse(broken, Options{chunk: 100, Parallel: readers})
 		if z != nil || len(found) != 1 || found[0].Line != 53 || !strings.Contains(found[0].Detail, "disk on fire") {
 			t.Errorf("%d readers: %v", readers, found)
 		}
@@ -106,7 +106,7 @@ func TestProgressEndsReading(t *testing.T) {
 	for _, readers := range []int{1, 3} {
 		calls := 0
 		var seen []int
-		opts := Options{readers: readers, chunk: 1 << 15, Size: int64(text.Len()), Progress: func(n int) bool { calls++; seen = append(seen, n); return true }}
+		opts := Options{Parallel: readers, chunk: 1 << 15, Size: int64(text.Len()), Progress: func(n int) bool { calls++; seen = append(seen, n); return true }}
 		if z, found := Parse(strings.NewReader(text.String()), opts); z == nil {
 			t.Fatal(found)
 		}

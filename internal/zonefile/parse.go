@@ -32,12 +32,13 @@ type Options struct {
 	MaxRecords int    // of the zone; default 50,000,000
 	MaxEntry   int    // octets of a line and of an entry; default 1 MiB
 	Size       int64  // octets of the text if they are known: memory for the records is then taken once
+	Parallel   int    // processors to take; default all, and never more than are of use
 
 	// Progress is called now and then with the number of records read so far, also while the zone is made of them. If it
 	// returns false, Parse ends soon, without a zone and with an Error.
 	Progress func(records int) bool
 
-	chunk, readers int // for tests: octets of a chunk, and how many are read at a time
+	chunk int // for tests: octets of a chunk
 }
 
 const (
@@ -55,7 +56,7 @@ func Parse(r io.Reader, opts Options) (*zone.Zone, []zone.Finding) {
 	opts.MaxRecords = cmp.Or(opts.MaxRecords, defaultMaxRecords)
 	opts.MaxEntry = cmp.Or(opts.MaxEntry, defaultMaxEntry)
 	opts.chunk = cmp.Or(opts.chunk, chunkSize)
-	opts.readers = cmp.Or(opts.readers, min(runtime.GOMAXPROCS(0), maxChunks))
+	opts.Parallel = min(cmp.Or(opts.Parallel, runtime.GOMAXPROCS(0)), maxChunks)
 	p := &parser{opts: opts, b: zone.NewBuilder()}
 	f := file{name: opts.File}
 	if opts.Origin != "" {
@@ -109,11 +110,11 @@ type file struct {
 func (p *parser) readTop(r io.Reader, f *file) {
 	s := newScanner(r, p.opts.MaxEntry)
 	defer s.close()
-	if _, err := s.r.Peek(min(p.opts.chunk, bufferSize)); err != nil || p.opts.readers == 1 {
+	if _, err := s.r.Peek(min(p.opts.chunk, bufferSize)); err != nil || p.opts.Parallel == 1 {
 		p.read(s, nil, f) // it is short
 		return
 	}
-	ahead := newChunks(s.r, p.opts.chunk, p.opts.readers, p.opts)
+	ahead := newChunks(s.r, p.opts.chunk, p.opts.Parallel, p.opts)
 	defer ahead.close()
 	text := newScanner(ahead, p.opts.MaxEntry)
 	defer text.close()

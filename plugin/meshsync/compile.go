@@ -24,6 +24,7 @@ import (
 type compiling struct {
 	number  uint64
 	began   time.Time
+	beside  bool         // another release is answered from meanwhile
 	of      int          // zones
 	zones   atomic.Int64 // ready
 	records atomic.Int64 // read
@@ -47,6 +48,20 @@ type compiler struct {
 	large sync.Mutex  // one large zone at a time: it keeps all processors busy, and takes memory
 	freed atomic.Bool // there is memory to give back
 }
+
+// processors is how many the work may take: all of them, or half while there are queries to be answered, since a goroutine
+// keeps its processor for up to 10 ms.
+func (w *compiler) processors() int {
+	n := runtime.GOMAXPROCS(0)
+	if w.busy.beside {
+		n = max(1, n/2)
+	}
+	return n
+}
+
+// loadGC is the garbage collector's percentage while a large zone is compiled. It costs little, since most of what is in
+// memory then has no pointers.
+const loadGC = 20
 
 // largeText is the size in octets from which a zone's text is large.
 const largeText = 4 << 20
@@ -90,8 +105,11 @@ func (w *compiler) all(signed []release.Zone) ([]*zone.Zone, error) {
 	var next atomic.Int64
 	var failed atomic.Bool
 	var running sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(signed)) {
+	for range min(w.processors(), len(signed)) {
 		running.Go(func() {
+			if w.busy.beside {
+				stepBack()
+			}
 			for i := next.Add(1) - 1; i < int64(len(signed)) && !failed.Load(); i = next.Add(1) - 1 {
 				if zones[i], errs[i] = w.zone(signed[i]); errs[i] != nil {
 					failed.Store(true)
@@ -129,6 +147,7 @@ func (w *compiler) compileZone(signed release.Zone) (*zone.Zone, error) {
 	if signed.Length >= largeText {
 		w.large.Lock()
 		defer w.large.Unlock()
+		defer debug.SetGCPercent(debug.SetGCPercent(loadGC))
 	}
 	name := release.BlobName(signed.Blob.SHA256)
 	text, err := w.dir.OpenBlob(signed)
@@ -138,7 +157,7 @@ func (w *compiler) compileZone(signed release.Zone) (*zone.Zone, error) {
 	defer text.Close()
 	checked := &toEnd{ctx: w.ctx, r: text}
 	seen := 0
-	z, findings := zonefile.Parse(checked, zonefile.Options{Origin: signed.Origin, File: name, Size: signed.Length,
+	z, findings := zonefile.Parse(checked, zonefile.Options{Origin: signed.Origin, File: name, Size: signed.Length, Parallel: w.processors(),
 		Progress: func(records int) bool {
 			w.busy.records.Add(int64(records - seen))
 			seen = records

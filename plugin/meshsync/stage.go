@@ -63,10 +63,13 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 		}
 		ctx, s.cancel = context.WithCancel(ctx)
 		now := time.Now()
-		busy := &compiling{number: number, began: now, of: len(r.Zones)}
+		busy := &compiling{number: number, began: now, beside: f.serving != 0, of: len(r.Zones)}
 		s.busy, s.told = busy, now
 		known, before := f.known(), f.before(number)
 		f.running.Go(func() {
+			if busy.beside {
+				stepBack()
+			}
 			c, err := compile(ctx, f.config.repository, *r, known, s.cache, busy)
 			if err == nil && before != nil {
 				c.history = c.since(before)
