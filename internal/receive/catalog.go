@@ -23,7 +23,9 @@ type member struct {
 // brokenError is a catalog that must not be processed, and the rule that it breaks (RFC 9432 5.1).
 type brokenError struct{ owner, rule string }
 
-func (e *brokenError) Error() string { return fmt.Sprintf("%s: %s (RFC 9432)", e.owner, e.rule) }
+func (e *brokenError) Error() string {
+	return fmt.Sprintf("broken catalog, not processed: %s: %s (RFC 9432)", e.owner, e.rule)
+}
 
 // members reads a catalog zone of version 2 (RFC 9432 4). What it does not know it passes over; what is broken breaks all
 // of it.

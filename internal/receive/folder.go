@@ -219,7 +219,11 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	now := printsOf(root, name)
 	if f.settling == nil || !f.settling.same(now) {
 		f.settling = now
-		return now[name] == nil // a link to nowhere does not settle
+		if now[name] == nil {
+			w.fault(w.path(name), "a link to nowhere, or out of the directory")
+			return true
+		}
+		return false
 	}
 	z, read, octets, err := w.parse(ctx, root, name)
 	if errors.Is(err, errWriting) {
@@ -255,11 +259,11 @@ func (w *folder) parse(ctx context.Context, root *os.Root, name string) (*zone.Z
 	before := printsOf(root, name)
 	info := before[name]
 	if info == nil || !info.Mode().IsRegular() {
-		return nil, before, 0, errors.New("not a regular file in this directory")
+		return nil, nil, 0, errors.New("not a regular file")
 	}
 	f, err := root.Open(name)
 	if err != nil {
-		return nil, before, 0, err
+		return nil, nil, 0, err
 	}
 	defer f.Close()
 	if openForWriting(f) {

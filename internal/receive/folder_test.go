@@ -220,6 +220,37 @@ func TestDirectoryThatIsSwapped(t *testing.T) {
 	}
 }
 
+// What is no file of the directory is named, and taken once it is one.
+func TestFilesThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{})
+	outside := filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, []byte(small("a.test.", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"out.zone": outside, "nowhere.zone": "nowhere", "in.zone": "data"} {
+		if err := os.Symlink(to, filepath.Join(z.path, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(z.path, "dir.zone"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	z.put("data", small("b.test.", 1))
+	r, told, _ := receiver(t, z.config(), z.dir)
+	if u := told.next(t); u.Origin != "b.test." {
+		t.Errorf("%+v", u)
+	}
+	for name, why := range map[string]string{"out.zone": "out of the directory", "nowhere.zone": "a link to nowhere", "dir.zone": "not a regular file"} {
+		waitFor(t, name+" is named", func() bool { return strings.Contains(z.fault(r, name), why) })
+	}
+	z.put("nowhere", small("c.test.", 1))
+	if u := told.next(t); u.Origin != "c.test." {
+		t.Errorf("%+v", u)
+	}
+	waitFor(t, "it is named no more", func() bool { return z.fault(r, "nowhere.zone") == "" })
+}
+
 // One file that is deleted withdraws its zone, where that is wanted; many at once do not, however they go, unless an operator
 // says so.
 func TestFilesThatAreGone(t *testing.T) {

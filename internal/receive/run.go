@@ -326,6 +326,7 @@ func (r *Receiver) finish(f *follow, found found) {
 	switch {
 	case f.gone:
 		r.withdraw(f)
+		r.reconcile() // it may be listed again
 		return
 	case f.reset && !found.reset: // it began anew meanwhile
 		f.again = true
@@ -424,16 +425,15 @@ func (r *Receiver) relist(catalog string) {
 	r.list(catalog, z)
 }
 
-// list takes the listing of a catalog; one that is broken leaves the last good one (RFC 9432 5.1).
+// list takes the listing of a catalog. One that is broken was not taken (RFC 9432 5.1).
 func (r *Receiver) list(catalog string, z *zone.Zone) {
 	place := Fault{catalogOwner(catalog), catalog}
+	delete(r.faults, place)
 	listed, err := members(z)
 	if err != nil {
-		r.faults[place] = "broken catalog, not processed: " + err.Error()
-		r.opt.Log.Error("broken catalog, not processed", "catalog", catalog, "error", err)
+		r.faults[place] = err.Error()
 		return
 	}
-	delete(r.faults, place)
 	r.listings[catalog] = listed
 }
 
@@ -722,6 +722,9 @@ func (l *look) ask(ctx context.Context, p Primary) (transferred, error) {
 		if err = l.forward(got.zone.Serial()); got.zone.Serial() == l.rec.Serial {
 			got.zone = nil
 		}
+	}
+	if err == nil && got.zone != nil && l.rec.Catalog {
+		_, err = members(got.zone)
 	}
 	return got, err
 }
