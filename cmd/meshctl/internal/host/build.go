@@ -174,11 +174,7 @@ func (h *Host) build(sources []Source) ([]candidate, []zone.Finding, error) {
 			if c.zone, err = h.store(z); err != nil {
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}
-			more, err := h.judge(&c, z)
-			if err != nil {
-				return nil, found, fmt.Errorf("%s: %w", s.File, err)
-			}
-			findings = append(findings, more...)
+			findings = append(findings, h.judge(&c, z)...)
 		}
 		files[c.zone.Origin] = s.File
 		list, found = append(list, c), append(found, findings...)

@@ -121,12 +121,13 @@ type candidate struct {
 }
 
 // judge checks a zone against the one that is answered now.
-func (h *Host) judge(c *candidate, z *zone.Zone) ([]zone.Finding, error) {
+func (h *Host) judge(c *candidate, z *zone.Zone) []zone.Finding {
 	old, err := h.answered(z, c.zone)
-	if err != nil {
-		return nil, err
-	}
 	found := Check(context.Background(), old, z, c.policy, h.clock(), h.state.Lease())
+	if err != nil { // no reason to be stuck with it, nor to let anything replace it
+		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,
+			Detail: fmt.Sprintf("the zone that is answered now cannot be read to compare with: %v", err)})
+	}
 	for i := range found {
 		found[i].File = cmp.Or(found[i].File, c.source.File)
 		if found[i].Severity == zone.Error {
@@ -135,7 +136,7 @@ func (h *Host) judge(c *candidate, z *zone.Zone) ([]zone.Finding, error) {
 	}
 	slices.Sort(c.rules)
 	c.rules = slices.Compact(c.rules)
-	return found, nil
+	return found
 }
 
 // answered is the zone that is answered now where z is to be: z itself if it is the same, nil if none is.
@@ -149,12 +150,12 @@ func (h *Host) answered(z *zone.Zone, as release.Zone) (*zone.Zone, error) {
 	}
 	r, err := depot.OpenBlob(h.repo, *was)
 	if err != nil {
-		return nil, fmt.Errorf("the zone %s as it is answered now: %w", as.Origin, err)
+		return nil, err
 	}
 	defer r.Close()
 	old, found := zonefile.Parse(r, zonefile.Options{Origin: as.Origin, File: as.Origin})
 	if old == nil {
-		return nil, fmt.Errorf("the zone %s as it is answered now: %v", as.Origin, found)
+		return nil, fmt.Errorf("%v", found[0])
 	}
 	return old, nil
 }

@@ -192,6 +192,24 @@ func TestAnOverrideThatIsNotNeededIsNotRecorded(t *testing.T) {
 	}
 }
 
+// TestALostBlobBlocksAndCanBeOverridden: when what is answered now cannot be compared with, nothing replaces it but by a
+// second person's word, and that does.
+func TestALostBlobBlocksAndCanBeOverridden(t *testing.T) {
+	home := newHome(t, at(testNow), "tyo")
+	made, _, _ := releases(t, home, ReleaseOptions{Now: true}, namesZone(t, "a.", 1, 100))
+	check(t, os.Remove(filepath.Join(home, repoDir, release.BlobName(made.Release.Zones[0].Blob.SHA256))))
+	next := namesZone(t, "a.", 2, 100)
+	_, found, blocked := releases(t, home, ReleaseOptions{}, next)
+	if blocked == nil || !hasRule(found, "previous") {
+		t.Fatalf("blocked %v: %v", blocked, found)
+	}
+	signed, err := SignOverride(blocked.Request, filepath.Join(home, keysDir, secondKey+".pem"), "Jane Doe", "the disk broke", testNow)
+	check(t, err)
+	if made, found, _ := releases(t, home, ReleaseOptions{Override: &signed}, next); made == nil {
+		t.Fatal(found)
+	}
+}
+
 // TestBadConfigurationBlocks: a policy that cannot be read is no reason to release without one.
 func TestBadConfigurationBlocks(t *testing.T) {
 	home := newHome(t, at(testNow), "tyo")
