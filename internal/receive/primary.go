@@ -181,7 +181,7 @@ const (
 	udpWait  = 2 * time.Second
 )
 
-// soaUDP asks for the zone's SOA by UDP. What does not answer the question is passed over: anybody can send it.
+// soaUDP asks for the zone's SOA by UDP.
 func (c *client) soaUDP(ctx context.Context, p Primary, name string) (*dns.SOA, error) {
 	d := net.Dialer{}
 	if p.Source.IsValid() {
@@ -193,41 +193,46 @@ func (c *client) soaUDP(ctx context.Context, p Primary, name string) (*dns.SOA, 
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	buf := make([]byte, 4096)
 	for range udpTries {
-		m, q := request(name, dns.TypeSOA)
-		wire, mac, err := p.Key.sign(m, nil, c.now())
-		if err != nil {
-			return nil, err
+		soa, err := c.tryUDP(conn, p, name)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
-		if _, err := conn.Write(wire); err != nil {
-			return nil, err
-		}
-		var wrong error
-		for conn.SetReadDeadline(time.Now().Add(min(udpWait, c.limits.Stall))); ; {
-			n, err := conn.Read(buf)
-			if errors.Is(err, net.ErrClosed) {
-				return nil, ctx.Err()
-			} else if err != nil {
-				break
-			}
-			if n < headerSize || binary.BigEndian.Uint16(buf) != q.id {
-				continue
-			}
-			soa, err := soaIn(buf[:n], q, newVerifier(p.Key, mac, c.now))
-			if err == nil {
-				return soa, nil
-			}
-			wrong = err
-			if p.Key == nil || errors.Is(err, errTruncated) {
-				break
-			}
-		}
-		if wrong != nil {
-			return nil, wrong
+		if !errors.Is(err, errNoAnswer) {
+			return soa, err
 		}
 	}
 	return nil, errNoAnswer
+}
+
+// tryUDP asks once. What does not answer the question, or is wrongly signed, is passed over: anybody can send it. It is the
+// reason that is given if nothing better comes.
+func (c *client) tryUDP(conn net.Conn, p Primary, name string) (*dns.SOA, error) {
+	m, q := request(name, dns.TypeSOA)
+	wire, mac, err := p.Key.sign(m, nil, c.now())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(wire); err != nil {
+		return nil, err
+	}
+	conn.SetReadDeadline(time.Now().Add(min(udpWait, c.limits.Stall)))
+	buf := make([]byte, 4096)
+	wrong := errNoAnswer
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return nil, wrong
+		}
+		if n < headerSize || binary.BigEndian.Uint16(buf) != q.id {
+			continue
+		}
+		soa, err := soaIn(buf[:n], q, newVerifier(p.Key, mac, c.now))
+		if err == nil || p.Key == nil {
+			return soa, err
+		}
+		wrong = err
+	}
 }
 
 var errNoAnswer = errors.New("no answer by UDP")
