@@ -104,7 +104,16 @@ func (s *Speaker) Stop(ctx context.Context) error {
 		err = s.waitSent(ctx, need)
 	}
 	s.stopped = true
-	s.server.Stop() // says goodbye with a CEASE, which withdraws as well
+	closed := make(chan struct{})
+	go func() {
+		s.server.Stop() // says goodbye with a CEASE, which withdraws as well
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-ctx.Done():
+		err = errors.Join(err, errors.New("the sessions were not closed in time; the end of the process closes them"))
+	}
 	return err
 }
 
@@ -137,7 +146,8 @@ const lasting = 10 * time.Second
 
 // reviveLost makes a neighbour anew when a session that had lasted is lost. GoBGP would keep still for five seconds, and
 // close the connections that the router makes meanwhile; one that it has just been given is tried, and accepted, at once.
-// A session that does not last gets the five seconds: whatever breaks it would break it again.
+// A session that does not last gets the five seconds: whatever breaks it would break it again. So does one with BFD, whose
+// part of GoBGP can wait for itself when neighbours are deleted while it brings sessions down.
 func (s *Speaker) reviveLost(ctx context.Context) error {
 	up := map[netip.Addr]time.Time{}
 	return s.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
@@ -158,7 +168,7 @@ func (s *Speaker) renew(ctx context.Context, address netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.cfg.Neighbors, func(n Neighbor) bool { return n.Address == address })
-	if s.stopped || i < 0 {
+	if s.stopped || i < 0 || s.cfg.Neighbors[i].BFD > 0 {
 		return
 	}
 	err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: address.String()})

@@ -402,3 +402,32 @@ func (l *life) internal(router *process) {
 	router.end(syscall.SIGTERM)
 	l.times.say(l.row, mInternal, "yes")
 }
+
+// TestMultihop is a session across a router that does not take part in it.
+func TestMultihop(t *testing.T) {
+	testenv.Root(t)
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.addOther()
+			for ns, via := range map[string][2]string{w.node: {f.other, f.router}, w.other: {f.node, f.routerToOther}} {
+				w.ip("-n", ns, "route", "add", via[0], "via", via[1])
+			}
+			for _, forward := range []string{"net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"} {
+				w.ip("netns", "exec", w.router, "sysctl", "-qw", forward)
+			}
+			between := f.routerToOther
+			w.router, f.router = w.other, f.other // the far end is the router now, and has no other node
+			w.other, f.other = "", map[int]string{4: "198.51.101.99", 6: "2001:db8:101::99"}[f.version]
+			l := &life{world: w, router: routers[0], family: f}
+			router := l.router.run(w, f, protection{multihop: true})
+			w.nsd()
+			s := l.node(w.node, "multihop: 2")
+			l.there(between)
+			s.end(syscall.SIGTERM)
+			l.there("")
+			router.end(syscall.SIGTERM)
+		})
+	}
+}

@@ -72,7 +72,8 @@ func (p protection) as() int {
 func (w *world) addOther() {
 	w.other = strings.TrimSuffix(w.node, "node") + "other"
 	w.ip("netns", "add", w.other)
-	w.t.Cleanup(func() { exec.Command("ip", "netns", "del", w.other).Run() })
+	ns := w.other
+	w.t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
 	w.ip("-n", w.other, "link", "set", "lo", "up")
 	w.ip("-n", w.other, "link", "add", "up0", "type", "veth", "peer", "name", "down1", "netns", w.router)
 	for _, f := range families {
