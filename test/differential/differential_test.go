@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"slices"
 	"testing"
 
@@ -18,7 +19,7 @@ func TestAnswersAsOthersDo(t *testing.T) {
 	o := options{seed: 2026, flavours: flavours, zones: 40, queries: 4000, batch: 40, wire: 0.2, shrink: 1,
 		bin: testenv.Build(t, "cmd/coredns", "cmd/meshctl")}
 	var out bytes.Buffer
-	failed, err := run(o, &out)
+	failed, err := run(o, &out, io.Discard)
 	t.Logf("\n%s", &out)
 	if err != nil || failed > 0 {
 		t.Fatalf("%d differences that nothing explains, %v", failed, err)

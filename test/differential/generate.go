@@ -31,6 +31,9 @@ func generate(seed uint64, flavour string, count int) []source {
 		var below []*generator
 		for parent := g; r.IntN(4) == 0 && len(zones)+len(below) < count-1; {
 			child := newGenerator(r, parent.plainName(parent.origin), flavour)
+			for _, g := range append(below, g) {
+				g.below = append(g.below, child.origin)
+			}
 			if r.IntN(5) > 0 {
 				parent.delegate(child.origin)
 			} else {
@@ -40,12 +43,15 @@ func generate(seed uint64, flavour string, count int) []source {
 			parent = child
 		}
 		for _, g := range append([]*generator{g}, below...) {
-			g.fill(len(below) == 0 && g.origin != "z0.test.")
+			g.fill(!root && len(below) == 0 && g.origin != "z0.test.")
 			add(g)
 		}
 	}
 	if root {
 		g := newGenerator(r, ".", flavour)
+		for _, z := range zones {
+			g.below = append(g.below, z.origin)
+		}
 		for _, z := range zones {
 			served := func(s source) bool { return s.origin != z.origin && dns.IsSubDomain(s.origin, z.origin) }
 			if r.IntN(4) == 0 && !slices.ContainsFunc(zones, served) {
@@ -68,6 +74,7 @@ type generator struct {
 	owners  map[string]string // owner to what is there: data, alias, cut, dname
 	cuts    []string
 	signed  bool
+	below   []string // origins of zones below this one, below which this one adds nothing but glue
 	longest int      // octets of a name
 	targets []string // names worth pointing at
 }
@@ -172,7 +179,7 @@ func newGenerator(r *rand.Rand, origin, flavour string) *generator {
 	return g
 }
 
-// fill adds some forty owners, or a DNAME at the apex now and then, if no zone is below this one.
+// fill adds some forty owners, or a DNAME at the apex now and then, if no zone is below or above this one.
 func (g *generator) fill(leaf bool) {
 	if leaf && g.IntN(15) == 0 {
 		g.owners[strings.ToLower(g.origin)] = "dname"
@@ -219,7 +226,8 @@ func (g *generator) randomOwner() {
 // place adds at an owner that has nothing yet and no DNAME above, and says what is worth pointing at.
 func (g *generator) place(owner string, add func(string)) {
 	key := canonical(owner)
-	if g.owners[key] != "" || !dns.IsSubDomain(g.origin, owner) {
+	isBelow := func(child string) bool { return dns.IsSubDomain(child, owner) && !strings.EqualFold(child, owner) }
+	if g.owners[key] != "" || !dns.IsSubDomain(g.origin, owner) || slices.ContainsFunc(g.below, isBelow) {
 		return
 	}
 	for n := key; n != canonical(g.origin); n = above(n) {

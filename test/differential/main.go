@@ -29,7 +29,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin", "directory of coredns and meshctl")
 	flag.Parse()
 	o.flavours = strings.Split(*names, ",")
-	failed, err := run(o, os.Stdout)
+	failed, err := run(o, os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)

@@ -35,8 +35,8 @@ type failure struct {
 	zones []source
 }
 
-// run compares, reports to out, and returns the number of differences that nothing explains.
-func run(o options, out io.Writer) (failed int, err error) {
+// run compares, reports to out, says to progress how far it is, and returns the number of differences that nothing explains.
+func run(o options, out, progress io.Writer) (failed int, err error) {
 	dir, err := os.MkdirTemp("", "differential-")
 	if err != nil {
 		return 0, err
@@ -47,7 +47,7 @@ func run(o options, out io.Writer) (failed int, err error) {
 			return 0, fmt.Errorf("no flavour %q: %v", flavour, flavours)
 		}
 		began := time.Now()
-		t, err := o.flavour(dir, flavour)
+		t, err := o.flavour(dir, flavour, progress)
 		if err != nil {
 			return 0, err
 		}
@@ -63,7 +63,7 @@ func run(o options, out io.Writer) (failed int, err error) {
 }
 
 // flavour compares over all batches of one flavour. The zones of the next batch are signed while one is asked about.
-func (o *options) flavour(dir, flavour string) (*tally, error) {
+func (o *options) flavour(dir, flavour string, progress io.Writer) (*tally, error) {
 	t := &tally{explained: map[string]int{}}
 	type prepared struct {
 		u   *universe
@@ -96,6 +96,7 @@ func (o *options) flavour(dir, flavour string) (*tally, error) {
 		if err := o.ask(p.u, t, (o.queries+count-1)/count, o.seed^uint64(i)<<32); err != nil {
 			return nil, err
 		}
+		fmt.Fprintf(progress, "%s: %d of %d batches, %d questions, %d unexplained\n", flavour, i+1, count, t.queries, t.unexplained)
 	}
 }
 

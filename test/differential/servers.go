@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -219,7 +220,7 @@ func (l *launcher) start(dir string, zones []*served) (*server, error) {
 	defer log.Close()
 	s := &server{name: l.name, addr: "127.0.0.1:" + port, dir: dir, cmd: exec.Command(path, args...), done: make(chan struct{})}
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, log, log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -233,7 +234,7 @@ func (s *server) stop() {
 	select {
 	case <-s.done:
 	case <-time.After(10 * time.Second):
-		syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+		s.cmd.Process.Kill()
 		<-s.done
 	}
 }
@@ -273,14 +274,16 @@ func (s *server) log() string {
 	return string(bytes.Join(lines[max(0, len(lines)-15):], []byte("\n")))
 }
 
+// freePort is a port that nobody has, below those that the system gives to clients. It is drawn, so that programs that run at
+// the same time do not get the same one.
 func freePort() (string, error) {
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 {
+		port := fmt.Sprint(20000 + rand.IntN(12000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
 		if err != nil {
-			return "", err
+			continue
 		}
 		defer l.Close()
-		port := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 		if u, err := net.ListenPacket("udp", "127.0.0.1:"+port); err == nil {
 			u.Close()
 			return port, nil
