@@ -142,6 +142,7 @@ func (b *Builder) checkCNAME(z *Zone, n *node) {
 // checkServers looks at the names that NS records point at, as far as they are in the zone.
 func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
 	var at search
+	var records []record
 	i := -1
 	for rdata := range ns.records().All() {
 		i++
@@ -151,17 +152,19 @@ func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
 		if !at.set(nameIn(rdata, 0)) || !z.holds(&at) {
 			continue
 		}
-		here := func() *record { return &b.ofType(z.keyOf(n), dns.TypeNS)[i] }
+		if records == nil { // found once: there may be very many
+			records = b.ofType(z.keyOf(n), dns.TypeNS)
+		}
 		switch has, alias := z.addresses(&at); {
 		case alias:
-			b.report(here(), Error, "ns-at-cname",
+			b.report(&records[i], Error, "ns-at-cname",
 				fmt.Sprintf("the server %s is an alias (RFC 2181 10.3)", nameString(at.name)))
 		case has:
 		case n.ref > 0 && at.labels >= int(n.labels) && bytes.Equal(appendLower(nil, at.suffix(int(n.labels))), z.appendOwner(nil, *n)):
-			b.report(here(), Warning, "missing-glue",
+			b.report(&records[i], Warning, "missing-glue",
 				fmt.Sprintf("no address of %s, without which the delegation cannot be followed", nameString(at.name)))
 		default:
-			b.report(here(), Warning, "ns-without-address",
+			b.report(&records[i], Warning, "ns-without-address",
 				fmt.Sprintf("the server %s has no address here", nameString(at.name)))
 		}
 	}
@@ -170,13 +173,17 @@ func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
 // checkExchanges warns of mail exchangers that are aliases (RFC 2181 10.3); the mail gets there all the same.
 func (b *Builder) checkExchanges(z *Zone, n *node, mx *rrset) {
 	var at search
+	var records []record
 	i := -1
 	for rdata := range mx.records().All() {
 		if i++; !at.set(nameIn(rdata, 2)) || !z.holds(&at) {
 			continue
 		}
 		if _, alias := z.addresses(&at); alias {
-			b.report(&b.ofType(z.keyOf(n), dns.TypeMX)[i], Warning, "mx-at-cname",
+			if records == nil {
+				records = b.ofType(z.keyOf(n), dns.TypeMX)
+			}
+			b.report(&records[i], Warning, "mx-at-cname",
 				fmt.Sprintf("the exchange %s is an alias (RFC 2181 10.3)", nameString(at.name)))
 		}
 	}
