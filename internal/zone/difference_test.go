@@ -144,8 +144,13 @@ func (c *changing) zone(t testing.TB, flavour string) *zone.Zone {
 	}
 	var records []zone.Record
 	for _, rr := range sign("example.", slices.Collect(z.Records()), flavour) {
-		if sig, ok := rr.(*dns.RRSIG); ok && c.IntN(3) == 0 {
-			sig.Signature = []string{"AAAA", "AAAB", "AAAC"}[c.sigs%3]
+		if sig, ok := rr.(*dns.RRSIG); ok {
+			switch c.IntN(6) {
+			case 0, 1:
+				sig.Signature = []string{"AAAA", "AAAB", "AAAC"}[c.sigs%3]
+			case 2:
+				sig.Hdr.Ttl = uint32(c.sigs % 3)
+			}
 		}
 		records = append(records, zone.Record{RR: rr})
 	}

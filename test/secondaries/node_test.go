@@ -38,6 +38,7 @@ type primary struct {
 	keys     release.Keys
 	mem      release.Memory
 	manifest release.Manifest
+	kill     func() // the process, without warning
 }
 
 // startPrimary starts a node that has no release yet, and tells the secondaries at these addresses.
@@ -59,7 +60,7 @@ func startPrimary(t *testing.T, told []string) *primary {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	block := fmt.Sprintf("meshsync %s {\n root %s/root.json\n clock assume 1ms\n", p.dir, p.dir)
-	start(t, "coredns", filepath.Join(p.dir, "coredns"), "-conf", write(t, filepath.Join(p.dir, "Corefile"), fmt.Sprintf(`. {
+	write(t, filepath.Join(p.dir, "Corefile"), fmt.Sprintf(`. {
 	sharedunicast %s {
 		admin %s
 	}
@@ -80,8 +81,14 @@ func startPrimary(t *testing.T, told []string) *primary {
 	}
 	errors
 }
-`, shared, admin, block, admin, secret, strings.Join(told, " "))))
+`, shared, admin, block, admin, secret, strings.Join(told, " ")))
+	p.run()
 	return p
+}
+
+// run starts the node's process.
+func (p *primary) run() {
+	p.kill = start(p.t, "coredns", filepath.Join(p.dir, "coredns"), "-conf", filepath.Join(p.dir, "Corefile"))
 }
 
 func expiries() release.Expiries {
@@ -90,7 +97,7 @@ func expiries() release.Expiries {
 }
 
 // lead is how long before its instant a switchover is set.
-const lead = 200 * time.Millisecond
+const lead = 100 * time.Millisecond
 
 // release makes the node switch to the next release, of zones in the form of text by origin, and waits until it has.
 func (p *primary) release(zones map[string]string) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
@@ -293,4 +294,17 @@ func TestSecondariesFollowByIXFR(t *testing.T) {
 		t.Errorf("NOTIFY: %v, of %d changes", notified, changes)
 	}
 	t.Logf("transfers %v, NOTIFY %v", got, notified)
+
+	// A node that was killed has its differences again from the next release on.
+	node.kill()
+	node.run()
+	node.reaches("serving", switchovers+1, func(s *status.Node) uint64 { return s.Serving })
+	plain.step(switchovers + 1)
+	texts[plain.origin] = plain.text(switchovers + 1)
+	node.release(texts)
+	follow()
+	if got := node.counters("coredns_meshsync_transfers_total"); got["axfr"]+got["fallback"] > 0 || got["ixfr"] < len(secondaries) {
+		t.Errorf("after a restart: %v", got)
+	}
+	hold()
 }

@@ -65,8 +65,8 @@ func loopbackUp() error {
 	return netlink.LinkSetUp(lo)
 }
 
-// start runs a program until the end of the test; what it said last is shown if the test failed.
-func start(t *testing.T, name string, argv ...string) {
+// start runs a program until it is killed or the test ends; what it said last is shown if the test failed.
+func start(t *testing.T, name string, argv ...string) (kill func()) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "log")
 	log, err := os.Create(path)
@@ -74,10 +74,10 @@ func start(t *testing.T, name string, argv ...string) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	must(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
 	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
-		ended := make(chan struct{})
-		go func() { cmd.Wait(); close(ended) }()
 		select {
 		case <-ended:
 		case <-time.After(10 * time.Second):
@@ -91,6 +91,10 @@ func start(t *testing.T, name string, argv ...string) {
 			t.Logf("── last of %s's log\n%s", name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
 		}
 	})
+	return func() {
+		cmd.Process.Kill()
+		<-ended
+	}
 }
 
 // eventually waits until there is no error.
