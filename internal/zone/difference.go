@@ -84,6 +84,7 @@ func Difference(old, new *Zone, limit int) *Delta {
 			y.next()
 		}
 	}
+	d.Removed, d.Added = slices.Clone(d.Removed), slices.Clone(d.Added) // they are kept: without spare room
 	return d
 }
 
