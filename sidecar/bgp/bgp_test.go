@@ -275,6 +275,32 @@ func TestAttributes(t *testing.T) {
 	stop(t, s)
 }
 
+// What is to protect a session and cannot starts nothing.
+func TestProtection(t *testing.T) {
+	n := Neighbor{Address: netip.MustParseAddr("127.0.0.1"), AS: 64501, Port: 1, HoldTime: 9 * time.Second}
+	refused := func(n Neighbor, want string) {
+		t.Helper()
+		s, err := Start(Config{AS: 64500, RouterID: netip.MustParseAddr("198.51.100.7"), Neighbors: []Neighbor{n}}, quiet)
+		if err == nil {
+			s.server.Stop()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+	long := n
+	long.Password = strings.Repeat("x", 81)
+	refused(long, "neighbor 127.0.0.1: TCP MD5: a password has at most 80 bytes")
+	taken, err := net.ListenPacket("udp", ":3784")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	bfd := n
+	bfd.BFD = 300 * time.Millisecond
+	refused(bfd, "does another BFD daemon run here?")
+}
+
 // A router that comes up later is told what is set already, and nothing that it sends is taken.
 func TestLateRouterAndNoImport(t *testing.T) {
 	r := newRouter(t, "127.0.0.1")
