@@ -17,6 +17,7 @@ func listening(t *testing.T, server Primary, more ...netip.Prefix) (*Receiver, n
 	at := freePort(t)
 	c := following(at, []Primary{server}, "example.org.")
 	c.Zones[0].Primaries.NotifyFrom = more
+	c.Zones = append(c.Zones, Zones{[]string{"other.test."}, &Group{Servers: []Primary{{Address: netip.MustParseAddrPort("127.0.0.9:9"), Key: testKeys[dns.HmacSHA384]}}}})
 	r, _, _ := receiver(t, c, t.TempDir())
 	waitFor(t, "the first look is over", func() bool { s := r.status(t, "example.org."); return s.Error != "" && !s.Receiving })
 	return r, at
@@ -48,6 +49,8 @@ func TestNotify(t *testing.T) {
 		{name: "signed", primary: Primary{Address: elsewhere, Key: key256}, m: notifyOf("Example.ORG."), key: key256},
 		{name: "with a key that is not known", primary: Primary{Address: elsewhere, Key: key256}, m: notifyOf("example.org."), key: testKeys[dns.HmacSHA512],
 			rcode: dns.RcodeNotAuth, sig: dns.RcodeBadKey},
+		{name: "with a key of another zone's primaries", primary: Primary{Address: beside.Address, Key: key256}, m: notifyOf("example.org."), key: testKeys[dns.HmacSHA384],
+			rcode: dns.RcodeRefused},
 		{name: "with another secret, from the right address", primary: Primary{Address: beside.Address, Key: key256}, m: notifyOf("example.org."),
 			key: NewKey(key256.Name, key256.Algorithm, []byte("another secret!!")), rcode: dns.RcodeNotAuth, sig: dns.RcodeBadSig},
 		{name: "of another zone", primary: beside, m: notifyOf("example.net."), rcode: dns.RcodeRefused},

@@ -23,7 +23,7 @@ import (
 func following(notify netip.AddrPort, servers []Primary, names ...string) *Config {
 	c := defaults()
 	c.Zones = []Zones{{names, &Group{Name: "hidden", Servers: servers}}}
-	c.Limits.Stall = 2 * time.Second
+	c.Limits.Stall = 10 * time.Second
 	if notify.IsValid() {
 		c.Notify.Listen = []netip.AddrPort{notify}
 	}
