@@ -1,8 +1,6 @@
 package zonefile
 
 import (
-	"encoding/binary"
-	"encoding/hex"
 	"net/netip"
 
 	"github.com/miekg/dns"
@@ -70,6 +68,15 @@ func (p *parser) plainData(typ, text []byte) (rrtype uint16, rdata []byte, ok bo
 	case "DS":
 		rrtype = dns.TypeDS
 		out, rest, ok = plainDS(out, text)
+	case "RRSIG":
+		rrtype = dns.TypeRRSIG
+		out, rest, ok = plainRRSIG(out, text)
+	case "NSEC":
+		rrtype = dns.TypeNSEC
+		out, rest, ok = plainNSEC(out, text)
+	case "NSEC3":
+		rrtype = dns.TypeNSEC3
+		out, rest, ok = plainNSEC3(out, text)
 	}
 	return rrtype, out, ok && string(rest) == "\n"
 }
@@ -92,7 +99,7 @@ func plainWord(b []byte) (word, rest []byte) {
 }
 
 // plainNumber reads a decimal number of at most limit.
-func plainNumber(word []byte, limit uint32) (n uint32, ok bool) {
+func plainNumber(word []byte, limit uint64) (n uint32, ok bool) {
 	if len(word) == 0 || len(word) > 10 {
 		return 0, false
 	}
@@ -103,7 +110,7 @@ func plainNumber(word []byte, limit uint32) (n uint32, ok bool) {
 		}
 		wide = wide*10 + uint64(c-'0')
 	}
-	return uint32(wide), wide <= uint64(limit)
+	return uint32(wide), wide <= limit
 }
 
 // plainName appends an absolute name in wire format.
@@ -142,21 +149,4 @@ func plainIPv4(dst, text []byte) ([]byte, bool) {
 		text = text[min(digits+1, len(text)):]
 	}
 	return dst, true
-}
-
-// plainDS appends key tag, algorithm, digest type and a digest in one word (RFC 4034 5.3).
-func plainDS(dst, text []byte) (rdata, rest []byte, ok bool) {
-	tag, text := plainWord(text)
-	algorithm, text := plainWord(text)
-	kind, text := plainWord(text)
-	digest, rest := plainWord(text)
-	t, ok1 := plainNumber(tag, 1<<16-1)
-	a, ok2 := plainNumber(algorithm, 1<<8-1)
-	k, ok3 := plainNumber(kind, 1<<8-1)
-	if !ok1 || !ok2 || !ok3 || len(digest) == 0 || len(digest) > 128 {
-		return dst, nil, false
-	}
-	dst = append(binary.BigEndian.AppendUint16(dst, uint16(t)), byte(a), byte(k))
-	dst, err := hex.AppendDecode(dst, digest)
-	return dst, rest, err == nil
 }
