@@ -243,7 +243,7 @@ func (s *server) stop() {
 func (s *server) await(zones []*served) error {
 	c := client{server: s}
 	defer c.close()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for _, z := range zones {
 		q := question{msg: new(dns.Msg).SetQuestion(z.origin, dns.TypeSOA)}
 		for {
