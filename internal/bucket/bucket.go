@@ -213,6 +213,9 @@ func (b *Bucket) upload(f *os.File, blob release.Blob) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
 	ctx, cancel := within(context.Background(), blob.Length)
 	defer cancel()
 	_, err = b.s3.Client.PutObject(ctx, b.bucket, b.key(name), f, blob.Length, minio.PutObjectOptions{ContentType: depot.ContentType(name)})

@@ -3,6 +3,7 @@ package depot
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -288,6 +289,42 @@ func TestPublishRefusesASecondWriter(t *testing.T) {
 	if got := serves(t, h.dir, h.root()); got != 1 {
 		t.Fatalf("release %d is in force", got)
 	}
+}
+
+func TestADirectoryKeepsTheConditionsOfAStore(t *testing.T) {
+	d := newDir(t)
+	check(t, d.Create("state", []byte("one")))
+	check(t, d.Create("state", []byte("one")))
+	if err := d.Create("state", []byte("two")); !errors.Is(err, ErrExists) {
+		t.Errorf("created again: %v", err)
+	}
+	_, first, err := d.Read("state", 10)
+	check(t, err)
+	second, err := d.Swap(t.Context(), "state", []byte("two"), first)
+	check(t, err)
+	if now, err := d.Tag("state"); err != nil || now != second || now == first {
+		t.Errorf("tag %q, %v, after %q and %q", now, err, first, second)
+	}
+	if _, err := d.Swap(t.Context(), "state", []byte("six"), first); !errors.Is(err, ErrChanged) {
+		t.Errorf("swapped what has changed: %v", err)
+	}
+	if _, err := d.Swap(t.Context(), "absent", nil, first); !errors.Is(err, ErrChanged) {
+		t.Errorf("swapped what is not there: %v", err)
+	}
+	late := errors.New("too late")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(late)
+	if _, err := d.Swap(ctx, "state", []byte("six"), second); !errors.Is(err, late) {
+		t.Errorf("swapped too late: %v", err)
+	}
+	if data, _, err := d.Read("state", 10); err != nil || string(data) != "two" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if _, _, err := d.Read("absent", 10); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("read what is not there: %v", err)
+	}
+	check(t, d.Remove("state"))
+	check(t, d.Remove("state"))
 }
 
 func TestTheLockNamesItsHolderAndDiesWithIt(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -352,6 +353,38 @@ func TestMirrorKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated(t *testing.T) {
 		}
 	}
 	t.Fatal("never done")
+}
+
+// TestABucketThatMayNotBeListedIsMirrored: it says 403 of what it does not have. That ends the walk of the roots, and is no
+// excuse for any other file.
+func TestABucketThatMayNotBeListedIsMirrored(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	var refused atomic.Value
+	refused.Store("")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		recorded := httptest.NewRecorder()
+		h.dir.Handler().ServeHTTP(recorded, r)
+		if recorded.Code == http.StatusNotFound || strings.HasSuffix(r.URL.Path, refused.Load().(string)) && refused.Load() != "" {
+			http.Error(w, "AccessDenied", http.StatusForbidden)
+			return
+		}
+		w.Write(recorded.Body.Bytes())
+	}))
+	defer server.Close()
+	node := newDir(t)
+	view, mem, _, err := Mirror(t.Context(), server.Client(), server.URL, node, h.root())
+	check(t, err)
+	if view.Manifest.Current.Number != 1 {
+		t.Fatalf("mirrored %v", view)
+	}
+	for _, name := range []string{"timestamp.json", "snapshot.json", "targets.json", "mesh.json"} {
+		h.release(h.m.Current.Number+1, 1000)
+		refused.Store(name)
+		if _, _, _, err := Mirror(t.Context(), server.Client(), server.URL, node, mem); err == nil || !strings.Contains(err.Error(), "403 Forbidden") {
+			t.Errorf("%s is kept back: %v", name, err)
+		}
+	}
 }
 
 func TestHandlerServesTheRepositoryAndNothingElse(t *testing.T) {

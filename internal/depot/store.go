@@ -25,8 +25,9 @@ type Store interface {
 	// Create puts a file that is not there yet. It is nil if the file holds just this already, so that a writer which was
 	// interrupted can repeat itself, and ErrExists if it holds something else.
 	Create(name string, data []byte) error
-	// Swap puts data in the place of the content that has the tag was. It is ErrChanged if that is not there any more. It
-	// is given up when ctx ends, with the cause.
+	// Swap puts data in the place of the content that has the tag was. It is ErrChanged if that is not there any more, but
+	// nil if just this data is: two writers who have decided the same are told both that it is done. It is given up when
+	// ctx ends, with the cause.
 	Swap(ctx context.Context, name string, data []byte, was Tag) (Tag, error)
 	// PutBlob stores the text that write produces, packed, and says what a release must say of it. Memory is bounded. An
 	// error of write comes back as it is, and stores nothing.
