@@ -108,7 +108,11 @@ func (h *Host) load() (err error) {
 	if h.view, err = release.Restore(h.state.Published); err != nil {
 		return err
 	}
-	return h.carryThrough()
+	// The timestamp goes in last: where it is in place, so is the rest.
+	if done, _, err := h.timestamp(); done || err != nil {
+		return err
+	}
+	return h.carryThrough(nil)
 }
 
 // Read is what a home has published, without the right to write.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -32,20 +33,20 @@ func (h *Host) commit(ctx context.Context, state State) error {
 	if err != nil {
 		return err
 	}
+	there := h.files()
 	h.state, h.tag, h.view = state, tag, view
-	return h.carryThrough()
+	return h.carryThrough(there)
 }
 
-// carryThrough puts into the repository what the state says is published, in its order. It may be done by any number of
-// hosts at once, and repeated at any time: all files but the timestamp are written once, and the timestamp only goes
-// forward. It ends the sooner as the timestamp is the last: where that is in place, so is the rest.
-func (h *Host) carryThrough() error {
-	step("look")
-	if done, _, err := h.timestamp(); done || err != nil {
-		return err
-	}
-	for _, f := range h.state.Published.Files(h.view.Versions) {
-		if f.Replaces() {
+// files are those that the repository is to hold, beside the blobs.
+func (h *Host) files() []release.File { return h.state.Published.Files(h.view.Versions) }
+
+// carryThrough puts into the repository what the state says is published, in its order, but for the files that are there for
+// sure. It may be done by any number of hosts at once, and repeated at any time: all files but the timestamp are written
+// once, and the timestamp only goes forward.
+func (h *Host) carryThrough(there []release.File) error {
+	for _, f := range h.files() {
+		if f.Replaces() || slices.ContainsFunc(there, func(t release.File) bool { return t.Name == f.Name }) {
 			continue
 		}
 		step("publish " + f.Name)
@@ -54,7 +55,7 @@ func (h *Host) carryThrough() error {
 		}
 	}
 	for {
-		step("look again")
+		step("look")
 		done, there, err := h.timestamp()
 		if done || err != nil {
 			return err
