@@ -200,6 +200,7 @@ func bare(s string) string  { return strings.TrimSuffix(s, ".") }
 func (d *daemon) knot() string {
 	var c strings.Builder
 	fmt.Fprintf(&c, "server:\n  listen: 127.0.0.1@%d\n  rundir: %q\n  udp-workers: 1\n  tcp-workers: 2\n  background-workers: 1\n"+
+		"  tcp-io-timeout: 20000\n"+ // half a second otherwise, in which a busy machine may not get to read
 		"database:\n  storage: %q\nlog:\n  - target: stderr\n    any: info\nkey:\n", d.addr.Port(), d.dir, d.dir)
 	var ids []string
 	for _, k := range testKeys {

@@ -125,6 +125,27 @@ func TestNotifyStorm(t *testing.T) {
 	}
 }
 
+// A NOTIFY that comes while the zone is being looked for is not lost: what is being fetched may be older.
+func TestNotifyInTheMiddle(t *testing.T) {
+	t.Parallel()
+	asked, proceed := make(chan bool, 10), make(chan bool)
+	f := newFake(t, nil, func(a *answerer) {
+		asked <- true
+		<-proceed
+		a.send(false, soa("5"), rr("example.org. 300 IN NS ns.example.net."), soa("5"))
+	})
+	at := freePort(t)
+	r, told, _ := receiver(t, following(at, []Primary{{Address: f.at}}, "example.org."), t.TempDir())
+	<-asked
+	first := r.status(t, "example.org.").Checked
+	if m, err := dns.Exchange(notifyOf("example.org."), at.String()); err != nil || m.Rcode != dns.RcodeSuccess {
+		t.Fatal(m, err)
+	}
+	close(proceed)
+	told.next(t)
+	waitFor(t, "it is looked for again", func() bool { return r.status(t, "example.org.").Checked.After(first) })
+}
+
 // What is no message gets no answer, or a format error, and harms nothing.
 func TestNotifyThatIsNone(t *testing.T) {
 	t.Parallel()
