@@ -80,8 +80,10 @@ func TestDE2026(t *testing.T) {
 	if got := errorRules(t, resigned(t, text, []testKey{a}, []testKey{a}), strict()); len(got) > 0 {
 		t.Error("the published key's signatures:", got)
 	}
-	if got := errorRules(t, resigned(t, text, []testKey{a, b}, []testKey{b}), strict()); len(got) > 0 {
-		t.Error("signatures by the second of two published keys with one tag:", got)
+	for _, by := range []testKey{a, b} {
+		if got := errorRules(t, resigned(t, text, []testKey{a, b}, []testKey{by}), strict()); len(got) > 0 {
+			t.Error("signatures by one of two published keys with one tag:", got)
+		}
 	}
 	found := Check(nil, parse(t, resigned(t, text, []testKey{a}, []testKey{b})), strict(), time.Now(), lease)
 	stops(t, "a zone signed by an unpublished key with the tag of the published one", "rrsig-bogus", found)
@@ -135,11 +137,16 @@ func TestSE2009(t *testing.T) {
 	if found := errorsOf(Check(nil, parse(t, right), DefaultPolicy(), time.Now(), lease)); len(found) > 0 {
 		t.Error("the right zone is stopped:", found)
 	}
-	// One such name is worth a warning, and no more.
-	one := right + "www CNAME mail.example\n"
-	found = Check(nil, parse(t, one), DefaultPolicy(), time.Now(), lease)
+	// A few such names are worth a warning, and no more.
+	few := right + "www CNAME mail.example\nftp CNAME mail.example\n"
+	found = Check(nil, parse(t, few), DefaultPolicy(), time.Now(), lease)
 	if len(errorsOf(found)) > 0 || !hasRule(found, "trailing-dot") {
-		t.Error("one name:", found)
+		t.Error("two names:", found)
+	}
+	// A label that only looks like the origin is none.
+	odd := fmt.Sprintf(tiny, 1) + "a\\007example A 192.0.2.1\nb\\007example A 192.0.2.1\n"
+	if found := errorsOf(Check(nil, parse(t, odd), DefaultPolicy(), time.Now(), lease)); len(found) > 0 {
+		t.Error("labels with the octets of the origin:", found)
 	}
 }
 

@@ -1,6 +1,8 @@
 package zonecheck
 
 import (
+	"bytes"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -91,6 +93,50 @@ func TestDenialRules(t *testing.T) {
 	}
 }
 
+// TestNamesThatOptOutMayLeaveOut: an insecure delegation and what exists for such ones only need no NSEC3 record in an
+// opt-out span; what exists for a secure delegation does (RFC 5155 7.1).
+func TestNamesThatOptOutMayLeaveOut(t *testing.T) {
+	k := newKey(t, dns.ED25519, 256, 257)
+	base := signedZone(t, nsec3OptOut)
+	for name, want := range map[string][]string{
+		"example.":            nil,
+		"insecure.example.":   nil, // not there, or not needed
+		"ent.example.":        nil,
+		"ent2.example.":       {"nsec3-missing"}, // an empty non-terminal above a secure delegation
+		"c.empty.example.":    {"nsec3-missing"},
+		"secure.example.":     {"nsec3-missing"},
+		"mail.example.":       {"nsec3-missing"},
+		"mixed.ent2.example.": nil,
+	} {
+		text := base
+		if name != "example." {
+			text = withoutLink(base, name)
+		}
+		if got := errorRules(t, resigned(t, text, []testKey{k}, []testKey{k}), strict()); !slices.Equal(got, want) {
+			t.Errorf("without %s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+// withoutLink takes a name out of the NSEC3 chain, which stays whole.
+func withoutLink(text, name string) string {
+	hash := strings.ToLower(dns.HashName(name, dns.SHA1, 1, "cafe"))
+	link := lineOf(text, hash+".example.", "NSEC3", "1")
+	if link == "" {
+		return text
+	}
+	after := strings.Fields(link)[8]
+	return edit(text, func(f []string) []string {
+		switch {
+		case f[0] == hash+".example.":
+			return nil
+		case f[3] == "NSEC3" && strings.EqualFold(f[8], hash):
+			f[8] = after
+		}
+		return f
+	})
+}
+
 // TestSignatureRules changes a zone that is signed by one key.
 func TestSignatureRules(t *testing.T) {
 	k, other := newKey(t, dns.ED25519, 256, 257), newKey(t, dns.ECDSAP256SHA256, 256, 256)
@@ -146,9 +192,15 @@ func TestSignatureRules(t *testing.T) {
 			}
 			return f
 		}), []string{"dnssec-missing"}},
-		{"a short RSA key", edit(good, func(f []string) []string {
+		{"an RSA key without modulus", edit(good, func(f []string) []string {
 			if f[3] == "DNSKEY" {
 				return strings.Fields("example. 3600 IN DNSKEY 257 3 8 AwEAAQ==")
+			}
+			return f
+		}), []string{"dnskey-malformed", "dnskey-missing"}},
+		{"a short RSA key", edit(good, func(f []string) []string {
+			if f[3] == "DNSKEY" {
+				f[6], f[7] = "8", base64.StdEncoding.EncodeToString(append([]byte{3, 1, 0, 1}, bytes.Repeat([]byte{0xff}, 64)...))
 			}
 			return f
 		}), []string{"dnskey-malformed", "dnskey-missing"}},
