@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"net"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,34 +30,5 @@ has passed is put on record first, which needs the release key too.`,
 		}),
 	})
 	cmd.Flags().DurationVar(&length, "for", 0, "length of this lease (default: as given to init)")
-	return cmd
-}
-
-func (c *cli) serveCommand() *cobra.Command {
-	var listen string
-	var renew time.Duration
-	cmd := &cobra.Command{
-		Use:   "serve --listen HOST:PORT",
-		Short: "Serve the repository to members over mutual TLS, and renew the lease",
-		Args:  cobra.NoArgs,
-		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			if renew < time.Second {
-				return fmt.Errorf("--renew %v: at least 1s", renew)
-			}
-			if _, err := host.Read(c.home); err != nil {
-				return err
-			}
-			listener, err := net.Listen("tcp", listen)
-			if err != nil {
-				return err
-			}
-			logger := c.logger()
-			logger.Info("serving", "home", c.home, "url", "https://"+listener.Addr().String())
-			server := &host.Server{Home: c.home, Clock: c.clock, Renew: renew, Log: logger}
-			return server.Run(cmd.Context(), listener)
-		}),
-	}
-	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8444", "administrative address to serve on")
-	cmd.Flags().DurationVar(&renew, "renew", time.Hour, "how old a lease may get, at most half its length")
 	return cmd
 }

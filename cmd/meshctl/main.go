@@ -10,8 +10,9 @@
 //	meshctl release ZONEFILE...       check, sign and publish them as the next release
 //	meshctl schedule                  set the switchover once all members have the release
 //	meshctl lease                     renew the permission to answer
-//	meshctl serve --listen HOST:PORT  serve the repository, and renew the lease
+//	meshctl serve                     all of it, unattended, and the repository for members
 //	meshctl status                    the mesh as the distribution host sees it
+//	meshctl history                   the last releases, and how they went
 //	meshctl which-node ADDRESS...     which node answers here
 //	meshctl try ZONEFILE...           answer from zone files at once, on this machine
 //
@@ -104,7 +105,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 	}
 	root.PersistentFlags().StringVar(&c.home, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
 	root.AddCommand(c.initCommand(), c.memberCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(),
-		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand())
+		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand(), c.historyCommand())
 	return root
 }
 

@@ -73,7 +73,7 @@ func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) 
 	if _, err := host.Read(c.home); err != nil {
 		return err
 	}
-	config, err := receive.LoadConfig(file, "checks")
+	config, err := receive.LoadConfig(file, "checks", "releases", "serve")
 	if err != nil {
 		return err
 	}

@@ -14,18 +14,11 @@ import (
 
 // scheduleJSON is what "schedule --json" prints.
 type scheduleJSON struct {
-	Number     uint64         `json:"number"`
-	Switchover time.Time      `json:"switchover"`
-	Forced     []mesh.Missing `json:"forced_against,omitempty"`
-	Postponed  []mesh.Missing `json:"postponed_for,omitempty"`
-	Results    []resultJSON   `json:"results,omitempty"`
-}
-
-type resultJSON struct {
-	Member     string `json:"member"`
-	Switched   bool   `json:"switched"`
-	LatenessNS int64  `json:"lateness_ns,omitempty"`
-	Why        string `json:"why,omitempty"`
+	Number     uint64            `json:"number"`
+	Switchover time.Time         `json:"switchover"`
+	Forced     []mesh.Missing    `json:"forced_against,omitempty"`
+	Postponed  []mesh.Missing    `json:"postponed_for,omitempty"`
+	Results    []host.ResultJSON `json:"results,omitempty"`
 }
 
 type scheduleFlags struct {
@@ -204,9 +197,12 @@ func (c *cli) seeThrough(ctx context.Context, s host.Schedule, set host.Set, fac
 	if err != nil {
 		return err
 	}
+	facts.Results = host.ResultsJSON(results)
+	if err := s.Record(set, results, nil); err != nil {
+		return err
+	}
 	failed := 0
 	for _, r := range results {
-		facts.Results = append(facts.Results, resultJSON{r.Member, r.Switched, int64(r.Lateness), r.Why})
 		if !r.Switched {
 			failed++
 		}

@@ -2,36 +2,87 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
 func (c *cli) statusCommand() *cobra.Command {
-	return c.withJSON(&cobra.Command{
+	var watch bool
+	var every time.Duration
+	cmd := c.withJSON(&cobra.Command{
 		Use:   "status",
-		Short: "The mesh as the distribution host sees it: releases, lease, members",
-		Args:  cobra.NoArgs,
+		Short: "The mesh as the distribution host sees it: releases, lease, alarms, members, drift",
+		Long: `The mesh as the distribution host sees it: releases, lease, alarms, and each member: what it answers from, what it has
+ready or is compiling, how wrong its clock may be, whether it is announced, and why not; and what differs between members.
+
+With --watch, again and again until Ctrl-C; with --json too, one document a line.`,
+		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			view, err := host.Read(c.home)
-			if err != nil {
+			if _, err := host.Read(c.home); err != nil {
 				return err
 			}
 			own, err := host.Identity(c.home, c.logger())
 			if err != nil {
 				return err
 			}
-			s := host.StatusOf(cmd.Context(), view, host.Asker(own, c.clock), c.clock())
-			return c.print(s, func() { c.sayStatus(s) })
+			ask := host.Asker(own, c.clock)
+			if !watch {
+				return c.status(cmd.Context(), ask)
+			}
+			return c.watchStatus(cmd.Context(), ask, every)
 		}),
 	})
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again")
+	cmd.Flags().DurationVar(&every, "every", time.Second, "how often, with --watch")
+	return cmd
+}
+
+func (c *cli) status(ctx context.Context, ask host.Ask) error {
+	state, err := host.ReadState(c.home)
+	if err != nil {
+		return err
+	}
+	view, err := release.Restore(state.Published)
+	if err != nil {
+		return err
+	}
+	s := host.StatusOf(ctx, view, state.Lease(), ask, c.clock())
+	return c.print(s, func() { c.sayStatus(s) })
+}
+
+// clearScreen moves to the top and clears (ECMA-48 CUP, ED).
+const clearScreen = "\x1b[H\x1b[2J"
+
+func (c *cli) watchStatus(ctx context.Context, ask host.Ask, every time.Duration) error {
+	terminal := false
+	if f, ok := c.out.(*os.File); ok {
+		terminal = term.IsTerminal(int(f.Fd()))
+	}
+	for ctx.Err() == nil {
+		if terminal && !c.json {
+			fmt.Fprint(c.out, clearScreen)
+		}
+		if err := c.status(ctx, ask); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(every):
+		}
+	}
+	return nil
 }
 
 func (c *cli) sayStatus(s host.Status) {
@@ -44,8 +95,8 @@ func (c *cli) sayStatus(s host.Status) {
 	} else {
 		c.say("lease    ENDED at %s: all nodes are silent; renew it with: meshctl lease", secondOf(s.LeaseExpires))
 	}
-	if first := s.RoleExpires.First(); first.Sub(s.At) < host.WarnBefore {
-		c.say("WARNING  the keys' word ends at %s, and the lease with it: publish a release", secondOf(first))
+	for _, a := range s.Alarms {
+		c.say("ALARM    %s", a)
 	}
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	for _, m := range s.Members {

@@ -84,7 +84,12 @@ func (d *Dir) Tag(name string) (Tag, error) {
 }
 
 // Create implements Store.
-func (d *Dir) Create(name string, data []byte) error { return create(d.root, name, data, 0o644) }
+func (d *Dir) Create(name string, data []byte) error {
+	if err := mkdirAll(d.root, path.Dir(name)); err != nil {
+		return err
+	}
+	return create(d.root, name, data, 0o644)
+}
 
 // Swap implements Store.
 func (d *Dir) Swap(ctx context.Context, name string, data []byte, was Tag) (Tag, error) {

@@ -71,6 +71,17 @@ type Timers struct {
 	MinRefresh, MaxRefresh, MinRetry, MaxRetry time.Duration
 }
 
+// FromDirectory is the configuration of one directory of *.zone files, whose path is made absolute.
+func FromDirectory(path string) (*Config, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	c := defaults()
+	c.Directories = []Directory{{Path: path, Pattern: "*.zone", Limit: defaultMassGone}}
+	return c, nil
+}
+
 func defaults() *Config {
 	return &Config{
 		Notify:    Notify{Rate: 1000},

@@ -64,6 +64,9 @@ type Zone struct {
 	SHA256 Digest `json:"sha256"` // of the zone's canonical text, zonefile.Write's output
 	Length int64  `json:"length"` // of that text, in bytes
 	Blob   Blob   `json:"blob"`   // the file that holds it
+	// SignedUntil is when the first of the zone's signatures ends: UTC, whole seconds; zero if it has none that count. No
+	// lease goes beyond it.
+	SignedUntil time.Time `json:"signed_until,omitzero"`
 }
 
 // Blob is a compressed zone text in the repository.
@@ -251,6 +254,9 @@ func (z Zone) validate() error {
 	}
 	if z.Length < 1 || z.Length > MaxZoneBytes {
 		return fmt.Errorf("length %d must be 1 to %d", z.Length, int64(MaxZoneBytes))
+	}
+	if !validInstant(z.SignedUntil) {
+		return fmt.Errorf("signed_until %s must be UTC, whole microseconds, between 2000 and 2200", z.SignedUntil)
 	}
 	if z.Blob.Length < 1 || z.Blob.Length > MaxZoneBytes {
 		return fmt.Errorf("blob length %d must be 1 to %d", z.Blob.Length, int64(MaxZoneBytes))

@@ -24,6 +24,23 @@ func (d *Delta) Size() int { return len(d.Removed) + len(d.Added) }
 // it is among them, then the others in canonical order (RFC 4034 6). Owners are lower-case.
 type RRs []byte
 
+// Len counts the records.
+func (r RRs) Len() int {
+	count := 0
+	for rest := []byte(r); len(rest) > 0; count++ {
+		n := nameLen(rest, 0)
+		if n == 0 || len(rest) < n+10 {
+			break
+		}
+		end := n + 10 + int(binary.BigEndian.Uint16(rest[n+8:]))
+		if end > len(rest) {
+			break
+		}
+		rest = rest[end:]
+	}
+	return count
+}
+
 // All yields each record.
 func (r RRs) All() iter.Seq[dns.RR] {
 	return func(yield func(dns.RR) bool) {

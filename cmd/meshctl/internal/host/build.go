@@ -67,6 +67,9 @@ type ReleaseOptions struct {
 	Keep bool // zones of the latest release that no file names stay in it
 	Now  bool // it becomes current at once: only where nothing is answered yet, or nobody answers
 
+	Withdraw []string // origins that are not in it, though Keep would keep them
+	By       string   // who makes it, for the record; "meshctl release" if empty
+
 	Override *release.Override // a second person's word for zones that checks speak against; nil: none
 }
 
@@ -77,6 +80,7 @@ type Made struct {
 	Replaced                        uint64
 	Added, Changed, Same, Withdrawn []string
 	Held                            []Held // zones with errors, whose last good data stays
+	Changes                         []ZoneChange
 }
 
 // BlockedError says that nothing was published because of findings, and where there is what a second person may sign so
@@ -94,6 +98,7 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 	if err := errors.Join(h.mayRelease(o), h.verifyOverride(o.Override)); err != nil {
 		return nil, nil, err
 	}
+	began := h.clock()
 	candidates, found, err := h.build(sources)
 	if err != nil {
 		return nil, found, err
@@ -108,6 +113,7 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 	if o.Keep {
 		v.zones = keepOthers(v.zones, before)
 	}
+	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return slices.Contains(o.Withdraw, z.Origin) })
 	made := &Made{Release: release.Release{Number: h.state.Highest + 1, Zones: v.zones}, Held: v.held}
 	if len(v.overridden) > 0 {
 		made.Release.Override = o.Override
@@ -122,7 +128,30 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 		made.Release.Switchover = h.clock().UTC().Truncate(time.Microsecond)
 		m.Current, m.Next = &made.Release, nil
 	}
-	return made, found, h.publish(m, Event{Event: "released", Number: made.Release.Number, Switchover: made.Release.Switchover, Detail: v.String()})
+	built := h.clock()
+	for _, c := range candidates {
+		if z := find(&made.Release, c.zone.Origin); z != nil && z.SHA256 == c.zone.SHA256 && (c.change.Added > 0 || c.change.Removed > 0) {
+			made.Changes = append(made.Changes, c.change)
+		}
+	}
+	err = h.publish(m, Event{Event: "released", Number: made.Release.Number, Switchover: made.Release.Switchover, Detail: v.String()})
+	if err != nil {
+		return made, found, err
+	}
+	return made, found, h.remember(made.Release.Number, func(r *Record) {
+		*r = made.record(o, built)
+		r.Timing = []Step{{"checked and stored", built.Sub(began).Seconds()}, {"signed and published", h.clock().Sub(built).Seconds()}}
+	})
+}
+
+// record is what is remembered of a release.
+func (m *Made) record(o ReleaseOptions, at time.Time) Record {
+	by := cmp.Or(o.By, "meshctl release")
+	if name, err := os.Hostname(); err == nil {
+		by += " on " + name
+	}
+	return Record{Number: m.Release.Number, Made: at.UTC().Truncate(time.Microsecond), By: by, Zones: append([]ZoneChange{}, m.Changes...),
+		Withdrawn: m.Withdrawn, Held: m.Held, Override: m.Release.Override, Switchover: m.Release.Switchover}
 }
 
 // mayRelease refuses what the protocol cannot make safe.

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ func Checks(file string) (*zonecheck.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return zonecheck.ParseConfig(file, data, "sources")
+	return zonecheck.ParseConfig(file, data, "sources", "releases", "serve")
 }
 
 // checks is how this home's zones are judged.
@@ -118,11 +119,16 @@ type candidate struct {
 	zone   release.Zone // zero if the file makes no zone
 	policy zonecheck.Policy
 	rules  []string // of the errors against it; empty: it is fine
+	change ZoneChange
 }
 
 // judge checks a zone against the one that is answered now.
 func (h *Host) judge(c *candidate, z *zone.Zone) []zone.Finding {
 	old, err := h.answered(z, c.zone)
+	c.change = changeOf(old, z)
+	if c.policy.DNSSEC != zonecheck.Ignore {
+		c.zone.SignedUntil = signaturesEnd(z, h.clock())
+	}
 	found := Check(context.Background(), old, z, c.policy, h.clock(), h.state.Lease())
 	if err != nil { // no reason to be stuck with it, nor to let anything replace it
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,
@@ -137,6 +143,24 @@ func (h *Host) judge(c *candidate, z *zone.Zone) []zone.Finding {
 	slices.Sort(c.rules)
 	c.rules = slices.Compact(c.rules)
 	return found
+}
+
+// signaturesEnd is when the first signature of a zone ends; zero if it has none. Its 32 bits are read as the instant that is
+// closest to now (RFC 4034 3.1.5).
+func signaturesEnd(z *zone.Zone, now time.Time) time.Time {
+	var first time.Time
+	for set := range z.RRsets() {
+		for rdata := range set.Sigs.All() {
+			if len(rdata) < 12 {
+				continue
+			}
+			ends := now.Add(time.Duration(int32(binary.BigEndian.Uint32(rdata[8:])-uint32(now.Unix()))) * time.Second)
+			if first.IsZero() || ends.Before(first) {
+				first = ends
+			}
+		}
+	}
+	return first.UTC().Truncate(time.Second)
 }
 
 // answered is the zone that is answered now where z is to be: z itself if it is the same, nil if none is.

@@ -94,7 +94,7 @@ func (h *Host) init(manifest release.Manifest, o InitOptions, random io.Reader) 
 		return err
 	}
 	now := h.clock()
-	e := ends(now, o.Lease, now.AddDate(rootYears, 0, 0))
+	e := ends(now, o.Lease, now.AddDate(rootYears, 0, 0), manifest)
 	_, mem, err := release.Init(manifest, keys.Signers(), e)
 	if err != nil {
 		return err

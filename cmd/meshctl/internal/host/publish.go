@@ -18,11 +18,26 @@ const (
 // WarnBefore is how long before the end of the root's or the release key's word it is time to act.
 const WarnBefore = 90 * 24 * time.Hour
 
-// ends is when what is signed at now for a lease of length d ends; the lease ends with the first role.
-func ends(now time.Time, d time.Duration, root time.Time) release.Expiries {
+// ends is when what is signed at now for a lease of length d ends; the lease ends with the first role, and with the
+// signatures in the zones of m.
+func ends(now time.Time, d time.Duration, root time.Time, m release.Manifest) release.Expiries {
 	year := now.AddDate(releaseYears, 0, 0)
 	e := release.Expiries{Root: root, Targets: year, Snapshot: year, Timestamp: now.Add(d)}
+	return capped(e, now, m)
+}
+
+// capped ends the lease with whatever it leans on. Signatures that have ended already do not keep a release from members
+// that brings new ones.
+func capped(e release.Expiries, now time.Time, m release.Manifest) release.Expiries {
+	if c := m.Current; c != nil && m.Next != nil {
+		if _, ended := signedUntil(release.Manifest{Current: c}); !ended.After(now) {
+			m.Current = nil
+		}
+	}
 	e.Timestamp = e.Earliest()
+	if _, signed := signedUntil(m); !signed.IsZero() && signed.Before(e.Timestamp) {
+		e.Timestamp = signed
+	}
 	return e
 }
 
@@ -41,7 +56,7 @@ func (h *Host) publishBefore(end time.Time, m release.Manifest, event Event) err
 	if err != nil {
 		return err
 	}
-	e := ends(h.clock(), h.state.Lease(), h.view.Expires.Root)
+	e := ends(h.clock(), h.state.Lease(), h.view.Expires.Root, m)
 	_, mem, err := release.Publish(h.state.Published, m, keys, e)
 	if err != nil {
 		return err
@@ -99,7 +114,8 @@ func (h *Host) Lease(d time.Duration) (time.Time, error) {
 	}
 	until := h.view.Expires
 	until.Timestamp = h.clock().Add(d)
-	_, mem, err := release.Renew(h.state.Published, keys.Lease, until.Earliest())
+	until = capped(until, h.clock(), h.view.Manifest)
+	_, mem, err := release.Renew(h.state.Published, keys.Lease, until.Timestamp)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -101,7 +101,7 @@ func (h *Host) PublishRoot(draft []byte) error {
 		return err
 	}
 	until := h.view.Expires
-	e := ends(h.clock(), h.state.Lease(), next.Expires)
+	e := ends(h.clock(), h.state.Lease(), next.Expires, h.view.Manifest)
 	if len(kinds) == 1 { // the release key's word stays
 		e.Targets, e.Snapshot = until.Targets, until.Snapshot
 		e.Timestamp = e.Earliest()

@@ -433,11 +433,11 @@ func TestDriftIsNamed(t *testing.T) {
 		}
 		return answers
 	}
-	if d := StatusOf(t.Context(), view, ask, time.Now()).Drift; len(d) != 0 {
+	if d := StatusOf(t.Context(), view, time.Hour, ask, time.Now()).Drift; len(d) != 0 {
 		t.Errorf("drift of equal members: %+v", d)
 	}
 	digest["tyo"] = "bb"
-	d := StatusOf(t.Context(), view, ask, time.Now()).Drift
+	d := StatusOf(t.Context(), view, time.Hour, ask, time.Now()).Drift
 	if len(d) != 1 || d[0].What != "configuration" || len(d[0].Values["aa"]) != 1 || d[0].Values["bb"][0] != "tyo" {
 		t.Errorf("got %+v", d)
 	}

@@ -16,11 +16,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // Server serves the repository to members over mutual TLS (DELIV-2) and keeps the lease fresh.
@@ -29,6 +31,10 @@ type Server struct {
 	Clock Clock
 	Renew time.Duration // how old a lease may get; no older than half its length
 	Log   *slog.Logger
+	Cycle func() CycleState // how the cycle beside it goes; nil if there is none
+
+	alarmed map[string]bool // alarms that were logged
+	known   atomic.Pointer[published]
 }
 
 // Limits of a connection. Blobs are large and lines are slow, so that a whole answer may take long, but not its start.
@@ -55,6 +61,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	if err := published.look(); err != nil {
 		return err
 	}
+	s.known.Store(published)
 	server := &http.Server{
 		Handler:           &gate{published, s.handler(depot.Handler(storage.repo)), s.Log},
 		ReadHeaderTimeout: headerTimeout,
@@ -71,6 +78,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	defer cancel()
 	open.Go(func() { s.keepLease(ctx, published) })
 	open.Go(func() { s.keepCertificates(ctx) })
+	open.Go(func() { s.keepAlarms(ctx, published) })
 	open.Go(func() {
 		<-ctx.Done()
 		end, done := context.WithTimeout(context.Background(), drainTimeout)
@@ -216,6 +224,9 @@ func (s *Server) keepLease(ctx context.Context, p *published) {
 	var failed error
 	for pause(ctx, keepEvery) == nil {
 		err := s.keepOnce(p)
+		if locked := new(depot.LockedError); errors.As(err, &locked) {
+			err = nil // another command publishes: this is tried again in a moment
+		}
 		if err != nil && (failed == nil || err.Error() != failed.Error()) {
 			_, view := p.get()
 			s.Log.Error("the lease cannot be kept", "error", err, "until", view.LeaseExpires)
@@ -224,6 +235,36 @@ func (s *Server) keepLease(ctx context.Context, p *published) {
 			s.Log.Info("the lease can be kept again")
 		}
 		failed = err
+	}
+}
+
+// alarms are those of now.
+func (s *Server) alarms(p *published) []status.Reason {
+	var cycle CycleState
+	if s.Cycle != nil {
+		cycle = s.Cycle()
+	}
+	state, view := p.get()
+	return Alarms(view, state.Lease(), cycle, s.Clock())
+}
+
+// keepAlarms logs alarms when they begin and when they end.
+func (s *Server) keepAlarms(ctx context.Context, p *published) {
+	s.alarmed = map[string]bool{}
+	for pause(ctx, keepEvery) == nil {
+		now := map[string]bool{}
+		for _, a := range s.alarms(p) {
+			now[a.String()] = true
+			if !s.alarmed[a.String()] {
+				s.Log.Error("ALARM", "code", a.Code, "detail", a.Detail)
+			}
+		}
+		for text := range s.alarmed {
+			if !now[text] {
+				s.Log.Info("alarm is over", "alarm", text)
+			}
+		}
+		s.alarmed = now
 	}
 }
 
@@ -281,6 +322,7 @@ func (s *Server) due(state State, view release.View) bool {
 	now := s.Clock()
 	fresh := view.Expires
 	fresh.Timestamp = now.Add(state.Lease() - min(s.Renew, state.Lease()/2))
+	fresh = capped(fresh, now, view.Manifest)
 	if Settled(view.Manifest, now) {
 		if hasKey(s.Home, state.Published.Root, releaseKey) {
 			return true

@@ -12,16 +12,17 @@ import (
 
 // Status is the state of a mesh as the distribution host sees it; "meshctl status --json" prints it.
 type Status struct {
-	Mesh         string         `json:"mesh"`
-	At           time.Time      `json:"at"`
-	EpsilonMS    int            `json:"epsilon_ms"`
-	Current      *ReleaseStatus `json:"current,omitempty"`
-	Next         *ReleaseStatus `json:"next,omitempty"`
-	LeaseExpires time.Time      `json:"lease_expires"`
-	LeaseSeconds int64          `json:"lease_seconds_left"` // negative once it has ended
-	RoleExpires  RoleExpires    `json:"role_expires"`
-	Members      []MemberStatus `json:"members"`
-	Drift        []Drift        `json:"drift,omitempty"`
+	Mesh         string          `json:"mesh"`
+	At           time.Time       `json:"at"`
+	EpsilonMS    int             `json:"epsilon_ms"`
+	Current      *ReleaseStatus  `json:"current,omitempty"`
+	Next         *ReleaseStatus  `json:"next,omitempty"`
+	LeaseExpires time.Time       `json:"lease_expires"`
+	LeaseSeconds int64           `json:"lease_seconds_left"` // negative once it has ended
+	RoleExpires  RoleExpires     `json:"role_expires"`
+	Members      []MemberStatus  `json:"members"`
+	Drift        []Drift         `json:"drift,omitempty"`
+	Alarms       []status.Reason `json:"alarms,omitempty"`
 }
 
 // Drift is something that ought to be the same on all members and is not (DRIFT-1).
@@ -74,7 +75,7 @@ type MemberStatus struct {
 }
 
 // StatusOf asks all members and sums up.
-func StatusOf(ctx context.Context, view release.View, ask Ask, now time.Time) Status {
+func StatusOf(ctx context.Context, view release.View, lease time.Duration, ask Ask, now time.Time) Status {
 	m := view.Manifest
 	s := Status{
 		Mesh: m.Mesh, At: now.UTC(), EpsilonMS: m.EpsilonMS,
@@ -94,6 +95,7 @@ func StatusOf(ctx context.Context, view release.View, ask Ask, now time.Time) St
 		s.Members = append(s.Members, ms)
 	}
 	s.Drift = driftOf(s.Members)
+	s.Alarms = Alarms(view, lease, CycleState{}, now)
 	return s
 }
 
@@ -106,9 +108,4 @@ func releaseStatus(r *release.Release) *ReleaseStatus {
 		s.Zones = append(s.Zones, status.Zone{Origin: z.Origin, Serial: z.Serial})
 	}
 	return s
-}
-
-// First is when the first of them ends: what an operator has to renew by hand.
-func (r RoleExpires) First() time.Time {
-	return slices.MinFunc([]time.Time{r.Root, r.Targets, r.Snapshot}, time.Time.Compare)
 }

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+)
+
+func (c *cli) historyCommand() *cobra.Command {
+	var limit int
+	var timing bool
+	cmd := c.withJSON(&cobra.Command{
+		Use:   "history",
+		Short: "The last releases: who made them, what changed, how each node switched",
+		Args:  cobra.NoArgs,
+		RunE: c.runs(func(*cobra.Command, []string) error {
+			records, err := host.History(c.home, limit)
+			if err != nil {
+				return err
+			}
+			return c.print(records, func() {
+				for _, r := range records {
+					c.sayRecord(r, timing)
+				}
+			})
+		}),
+	})
+	cmd.Flags().IntVar(&limit, "last", 20, "how many releases")
+	cmd.Flags().BoolVar(&timing, "timing", false, "how long each step took")
+	return cmd
+}
+
+func (c *cli) sayRecord(r host.Record, timing bool) {
+	c.say("release %d, made %s by %s", r.Number, secondOf(r.Made), r.By)
+	for _, z := range r.Zones {
+		serial := fmt.Sprintf("serial %d", z.To)
+		if z.From != 0 {
+			serial = fmt.Sprintf("serial %d → %d", z.From, z.To)
+		}
+		c.say("  %s %s, records: %d added, %d removed", z.Origin, serial, z.Added, z.Removed)
+	}
+	for _, origin := range r.Withdrawn {
+		c.say("  %s withdrawn", origin)
+	}
+	for _, held := range r.Held {
+		c.say("  %s HELD BACK at serial %d", held.Origin, held.Serial)
+	}
+	if r.Override != nil {
+		c.say("  OVERRIDDEN by %s: %s", r.Override.Who, r.Override.Why)
+	}
+	if len(r.Results) > 0 || !r.Switchover.IsZero() {
+		c.say("  switchover %s%s", instantOf(r.Switchover), resultsWords(r.Results))
+	} else {
+		c.say("  not switched to, as far as is known here")
+	}
+	if timing {
+		for _, s := range r.Timing {
+			c.say("  %8.3f s  %s", s.Seconds, s.Name)
+		}
+	}
+}
+
+func resultsWords(results []host.ResultJSON) string {
+	var words []string
+	for _, r := range results {
+		if r.Switched {
+			words = append(words, fmt.Sprintf("%s +%d µs", r.Member, time.Duration(r.LatenessNS).Microseconds()))
+		} else {
+			words = append(words, r.Member+" MISSED: "+r.Why)
+		}
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(words, ", ")
+}

@@ -1,0 +1,353 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// Cycle is the whole of RFC 3258 2.3 unattended: what is received is checked, released, scheduled and seen through, by
+// the same steps that are commands. Any of them may be given beside it, and any number of hosts may run one.
+type Cycle struct {
+	Home   string
+	Clock  Clock
+	Ask    Ask
+	Config *Config
+	Log    *slog.Logger
+
+	mu      sync.Mutex
+	pending map[string]receive.Update // by origin, since it was last released
+	wake    chan struct{}
+	judged  map[string]judged // zones that were held back
+	said    map[string]string // by what goes on, the last that was logged
+	state   CycleState
+}
+
+// judged is content that had errors, which is not judged again for a while.
+type judged struct {
+	sha256 string
+	at     time.Time
+}
+
+// CycleState is how the cycle goes, for the metrics.
+type CycleState struct {
+	Received  map[string]uint64 // zones received, by how
+	Released  uint64            // releases made here
+	Switched  uint64            // switchovers seen through
+	Postponed uint64
+	Blocked   bool     // the last attempt at a release was blocked by findings
+	Held      []string // zones whose last good data stays
+	Missing   []string // members that keep the staged release from being scheduled
+	Sources   []receive.Status
+	Faults    map[receive.Fault]string
+}
+
+// State is how the cycle goes.
+func (c *Cycle) State() CycleState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.state
+	s.Received = maps.Clone(s.Received)
+	return s
+}
+
+// Run goes round until ctx ends.
+func (c *Cycle) Run(ctx context.Context) error {
+	c.pending, c.judged, c.said = map[string]receive.Update{}, map[string]judged{}, map[string]string{}
+	c.wake = make(chan struct{}, 1)
+	c.state.Received = map[string]uint64{}
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if c.Config.Sources != nil {
+		r, err := receive.New(c.Config.Sources, receive.Options{
+			Zones: filepath.Join(c.Home, "zones"), State: filepath.Join(c.Home, stateDir, "received"),
+			Now: c.Clock, Log: c.Log, Updated: c.received})
+		if err != nil {
+			return err
+		}
+		running.Go(func() {
+			if err := r.Run(ctx); err != nil {
+				c.Log.Error("receiving has ended", "error", err)
+			}
+		})
+		running.Go(func() { c.watch(ctx, r) })
+	}
+	for {
+		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
+			c.say("cycle", err.Error(), "the cycle could not go on; it is tried again")
+		}
+		if c.sleep(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+// sleep waits until there is something to release, but at least Every, or until it is time to look at the schedule.
+func (c *Cycle) sleep(ctx context.Context) error {
+	if err := pause(ctx, c.Config.Releases.Every); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.wake:
+	case <-time.After(max(lookEvery-c.Config.Releases.Every, 0)):
+	}
+	return nil
+}
+
+// lookEvery is how often the schedule is looked at though nothing was received.
+const lookEvery = 5 * time.Second
+
+// watch keeps how the sources are.
+func (c *Cycle) watch(ctx context.Context, r *receive.Receiver) {
+	for pause(ctx, lookEvery) == nil {
+		zones, faults := r.Zones(), r.Faults()
+		c.mu.Lock()
+		c.state.Sources, c.state.Faults = zones, faults
+		c.mu.Unlock()
+	}
+}
+
+// received takes in a zone.
+func (c *Cycle) received(u receive.Update) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u.Zone = nil // what is released is read from the file: a hundred thousand zones are not held twice
+	c.pending[u.Origin] = u
+	c.state.Received[string(u.How)]++
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// say logs something that goes on once, until something else is said of the same matter; "" says that it is over.
+func (c *Cycle) say(matter, detail, message string) {
+	if c.said[matter] == detail {
+		return
+	}
+	c.said[matter] = detail
+	if detail != "" {
+		c.Log.Error(message, "detail", detail)
+	}
+}
+
+// turn is one round: a release of what was received, if that is possible, and then the schedule.
+func (c *Cycle) turn(ctx context.Context) error {
+	began := c.Clock()
+	made, err := c.release()
+	if err != nil {
+		return err
+	}
+	c.say("cycle", "", "")
+	return c.schedule(ctx, made, began)
+}
+
+// todo is what of the pending is not in the latest release: zones to take from their files, and zones to withdraw.
+func (c *Cycle) todo(latest *release.Release) (sources []Source, withdrawn []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.Clock()
+	for _, origin := range slices.Sorted(maps.Keys(c.pending)) {
+		u := c.pending[origin]
+		has := find(latest, origin)
+		switch {
+		case u.How == receive.Withdrawn && has == nil, u.How != receive.Withdrawn && has != nil && has.SHA256.String() == u.SHA256:
+			delete(c.pending, origin)
+		case u.How == receive.Withdrawn:
+			withdrawn = append(withdrawn, origin)
+		case c.judged[origin].sha256 == u.SHA256 && now.Before(c.judged[origin].at.Add(c.Config.Releases.Retry)):
+		default:
+			sources = append(sources, Source{Origin: origin, File: u.Path})
+		}
+	}
+	return sources, withdrawn
+}
+
+// release makes a release of what is pending; nil if there is nothing, or nothing that may be released.
+func (c *Cycle) release() (made *Made, err error) {
+	var found []zone.Finding
+	var sources []Source
+	err = Write(c.Home, c.Clock, func(h *Host) error {
+		made = nil
+		if _, err := h.Settle(); err != nil {
+			return err
+		}
+		m := h.view.Manifest
+		if m.Next != nil && !m.Next.Switchover.IsZero() {
+			return nil
+		}
+		latest := latestRelease(m)
+		var withdrawn []string
+		if sources, withdrawn = c.todo(latest); len(sources) == 0 && len(withdrawn) == 0 {
+			return nil
+		}
+		made, found, err = h.Release(sources, ReleaseOptions{Keep: true, Now: m.Current == nil, Withdraw: withdrawn, By: "meshctl serve"})
+		return err
+	})
+	c.report(found)
+	var blocked *BlockedError
+	if errors.As(err, &blocked) || made != nil {
+		c.judge(sources, found, made)
+	}
+	if blocked != nil {
+		detail := "see the findings above"
+		if blocked.Request != "" {
+			detail += "; a second person may sign " + blocked.Request
+		}
+		c.say("blocked", detail, "nothing is released: zones have errors")
+		return nil, nil
+	}
+	if err != nil || made == nil {
+		return nil, err
+	}
+	c.say("blocked", "", "")
+	c.Log.Info("release made", "number", made.Release.Number, "current", made.Current, "added", len(made.Added),
+		"changed", len(made.Changed), "withdrawn", len(made.Withdrawn), "held", len(made.Held))
+	return made, nil
+}
+
+// judge remembers which content had errors, so that it is not judged again at once.
+func (c *Cycle) judge(sources []Source, found []zone.Finding, made *Made) {
+	bad := map[string]bool{}
+	for _, f := range found {
+		bad[f.Zone] = bad[f.Zone] || f.Severity == zone.Error
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.Blocked, c.state.Held = made == nil, nil
+	for _, s := range sources {
+		if bad[s.Origin] {
+			c.judged[s.Origin] = judged{c.pending[s.Origin].SHA256, c.Clock()}
+		} else {
+			delete(c.judged, s.Origin)
+		}
+	}
+	if made == nil {
+		return
+	}
+	c.state.Released++
+	for _, held := range made.Held {
+		c.state.Held = append(c.state.Held, held.Origin)
+	}
+}
+
+// report logs findings: errors and warnings of zones that are about to go out.
+func (c *Cycle) report(found []zone.Finding) {
+	for _, f := range found {
+		level := slog.LevelWarn
+		if f.Severity == zone.Error {
+			level = slog.LevelError
+		}
+		c.Log.Log(context.Background(), level, "finding", "zone", f.Zone, "owner", f.Owner, "rule", f.Rule, "detail", f.Detail)
+	}
+}
+
+// schedule sets the switchover to what is staged and sees it through. What cannot be done now is tried in the next round.
+func (c *Cycle) schedule(ctx context.Context, made *Made, began time.Time) error {
+	view, err := Read(c.Home)
+	if err != nil {
+		return err
+	}
+	next := view.Manifest.Next
+	if next == nil {
+		c.lacks("", nil)
+		return nil
+	}
+	s := Schedule{Home: c.Home, Clock: c.Clock, Ask: c.Ask, Mode: c.Config.Releases.Mode, Lead: c.Config.Releases.Lead, Wait: c.Config.Releases.Wait}
+	published := c.Clock()
+	set, err := s.Set(ctx)
+	var against *AgainstError
+	if errors.As(err, &against) {
+		c.lacks(against.Error(), against)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.lacks("", nil)
+	ready := c.Clock()
+	c.Log.Info("switchover set", "number", set.Number, "at", set.At)
+	reviewed, err := s.Review(ctx, set)
+	if err != nil {
+		return err
+	}
+	if !reviewed.Stands {
+		c.mu.Lock()
+		c.state.Postponed++
+		c.mu.Unlock()
+		c.Log.Error("switchover postponed", "number", set.Number, "at", reviewed.Set.At, "not confirmed by", detail(reviewed.Missing))
+		return nil
+	}
+	return c.seeThrough(ctx, s, set, func(r *Record) {
+		if made != nil && made.Release.Number == set.Number {
+			r.Timing = append(r.Timing, Step{"all members ready", ready.Sub(published).Seconds()}, Step{"lead", set.At.Sub(ready).Seconds()},
+				Step{"from the beginning to the switchover", set.At.Sub(began).Seconds()})
+		}
+	})
+}
+
+// lacks keeps which members keep the staged release from being scheduled.
+func (c *Cycle) lacks(detail string, against *AgainstError) {
+	c.say("members", detail, "the staged release cannot be scheduled")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.Missing = nil
+	if against != nil {
+		for _, m := range against.Against {
+			c.state.Missing = append(c.state.Missing, m.Member)
+		}
+	}
+}
+
+// seeThrough waits for the switchover and puts on record how it went.
+func (c *Cycle) seeThrough(ctx context.Context, s Schedule, set Set, more func(*Record)) error {
+	results, err := s.Await(ctx, set)
+	if err != nil {
+		return err
+	}
+	var missed []string
+	for _, r := range results {
+		if !r.Switched {
+			missed = append(missed, r.Member+": "+r.Why)
+		}
+	}
+	c.Log.Info("switched", "number", set.Number, "members", len(results)-len(missed), "missed", strings.Join(missed, "; "))
+	c.mu.Lock()
+	c.state.Switched++
+	c.mu.Unlock()
+	return s.Record(set, results, more)
+}
+
+// Record puts on record how a switchover went.
+func (s Schedule) Record(set Set, results []Result, more func(*Record)) error {
+	h, err := Open(s.Home, s.Clock)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	err = h.remember(set.Number, func(r *Record) {
+		r.Switchover, r.Results = set.At, ResultsJSON(results)
+		if more != nil {
+			more(r)
+		}
+	})
+	if errors.Is(err, depot.ErrChanged) {
+		return nil // another host records the same
+	}
+	return err
+}

@@ -1,0 +1,169 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// Record is what is remembered of a release beyond what nodes need: history/NUMBER.json beside the state, for the last
+// keepRecords releases. It is no part of a decision: a host that dies before it is written loses the record only.
+type Record struct {
+	Number    uint64            `json:"number"`
+	Made      time.Time         `json:"made"`
+	By        string            `json:"by"` // "meshctl release" or "meshctl serve", and on which machine
+	Zones     []ZoneChange      `json:"zones"`
+	Withdrawn []string          `json:"withdrawn,omitempty"`
+	Held      []Held            `json:"held,omitempty"`
+	Override  *release.Override `json:"override,omitempty"`
+
+	Switchover time.Time    `json:"switchover,omitzero"`
+	Results    []ResultJSON `json:"results,omitempty"`
+	Timing     []Step       `json:"timing,omitempty"`
+}
+
+// ZoneChange is what a release changed in a zone.
+type ZoneChange struct {
+	Origin  string `json:"origin"`
+	From    uint32 `json:"from,omitempty"` // serial; 0 for a zone that is new
+	To      uint32 `json:"to"`
+	Added   int    `json:"added"`   // records
+	Removed int    `json:"removed"` // records; one that is changed is removed and added
+}
+
+// Step is how long a step of a release took.
+type Step struct {
+	Name    string  `json:"step"`
+	Seconds float64 `json:"seconds"`
+}
+
+// ResultJSON is a Result as documents have it.
+type ResultJSON struct {
+	Member     string `json:"member"`
+	Switched   bool   `json:"switched"`
+	LatenessNS int64  `json:"lateness_ns,omitempty"`
+	Why        string `json:"why,omitempty"`
+}
+
+// ResultsJSON are results as documents have them.
+func ResultsJSON(results []Result) (all []ResultJSON) {
+	for _, r := range results {
+		all = append(all, ResultJSON{r.Member, r.Switched, int64(r.Lateness), r.Why})
+	}
+	return all
+}
+
+const (
+	historyDir     = "history"
+	keepRecords    = 1000
+	maxRecordBytes = 64 << 20
+)
+
+func recordName(number uint64) string { return fmt.Sprintf("%s/%020d.json", historyDir, number) }
+
+// changeOf counts what turns one zone into another; the old one may be nil.
+func changeOf(old, z *zone.Zone) ZoneChange {
+	c := ZoneChange{Origin: z.Origin(), To: z.Serial()}
+	if old == nil {
+		c.Added = z.Len()
+		return c
+	}
+	c.From = old.Serial()
+	if old != z {
+		if d := zone.Difference(old, z, maxDifference); d != nil {
+			c.Added, c.Removed = d.Added.Len(), d.Removed.Len()
+		} else {
+			c.Added, c.Removed = z.Len(), old.Len()
+		}
+	}
+	return c
+}
+
+// maxDifference bounds, in octets, a difference that is counted record by record.
+const maxDifference = 256 << 20
+
+// remember writes the record of a release, or what is known of it since.
+func (h *Host) remember(number uint64, change func(r *Record)) error {
+	name := recordName(number)
+	for range turns {
+		var r Record
+		data, tag, err := h.records.Read(name, maxRecordBytes)
+		fresh := errors.Is(err, fs.ErrNotExist)
+		if err == nil {
+			err = json.Unmarshal(data, &r)
+		}
+		if err != nil && !fresh {
+			return err
+		}
+		r.Number = number
+		change(&r)
+		if data, err = json.Marshal(r); err != nil {
+			return err
+		}
+		if fresh {
+			err = h.records.Create(name, data)
+		} else {
+			_, err = h.records.Swap(context.Background(), name, data, tag)
+		}
+		if !errors.Is(err, depot.ErrExists) && !errors.Is(err, depot.ErrChanged) {
+			return errors.Join(err, h.forget(number))
+		}
+	}
+	return depot.ErrChanged
+}
+
+// forget removes the records that are older than is worth while.
+func (h *Host) forget(number uint64) error {
+	if number <= keepRecords {
+		return nil
+	}
+	entries, err := h.records.List(historyDir)
+	if err != nil {
+		return err
+	}
+	oldest := recordName(number - keepRecords)
+	for _, e := range entries {
+		if name := historyDir + "/" + e.Name; name < oldest {
+			if err := h.records.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// History are the records of the last releases, at most limit of them, the latest first.
+func History(home string, limit int) ([]Record, error) {
+	s, err := openStorage(home)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	entries, err := s.records.List(historyDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	slices.SortFunc(entries, func(a, b depot.Entry) int { return strings.Compare(b.Name, a.Name) })
+	records := []Record{}
+	for _, e := range entries[:min(limit, len(entries))] {
+		data, _, err := s.records.Read(historyDir+"/"+e.Name, maxRecordBytes)
+		if err != nil {
+			return nil, err
+		}
+		var r Record
+		if err := json.Unmarshal(data, &r); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Name, err)
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}

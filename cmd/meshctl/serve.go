@@ -1,0 +1,107 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+)
+
+func (c *cli) serveCommand() *cobra.Command {
+	var file, listen, zones string
+	var renew time.Duration
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the mesh: receive, check, release, schedule, serve the repository to members, renew leases and certificates",
+		Long: `Run the mesh unattended, as HOME/meshctl.yaml says (meshctl.example.yaml shows every key): receive zones, check them, release
+what changed, schedule the switchover once all members are ready, and put on record how it went. Beside that, serve the
+repository to members over mutual TLS, and renew leases and certificates. Each step is a command too, and may be given at
+any time; where there is no section "sources", releases are made by command alone.
+
+Several of them may run, on one bucket: they take turns, and over.`,
+		Args: cobra.NoArgs,
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			config, err := host.LoadConfig(cmp.Or(file, filepath.Join(c.home, host.ConfigName)))
+			if err != nil {
+				return err
+			}
+			if zones != "" {
+				if config.Sources, err = receive.FromDirectory(zones); err != nil {
+					return err
+				}
+			}
+			if cmd.Flags().Changed("renew") {
+				config.Serve.Renew = renew
+			}
+			if config.Serve.Renew < time.Second {
+				return fmt.Errorf("--renew %v: at least 1s", renew)
+			}
+			if listen != "" {
+				if config.Serve.Listen, err = endpoint(listen); err != nil {
+					return err
+				}
+			}
+			return c.serve(cmd.Context(), config)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "config", "", "configuration (default HOME/meshctl.yaml)")
+	f.StringVar(&listen, "listen", "", "administrative address to serve on (default 127.0.0.1:8444)")
+	f.StringVar(&zones, "zones", "", "take in the *.zone files of this directory, and nothing else")
+	f.DurationVar(&renew, "renew", time.Hour, "how old a lease may get, at most half its length")
+	return cmd
+}
+
+// endpoint takes HOST:PORT, HOST being an address or a name of this machine.
+func endpoint(listen string) (netip.AddrPort, error) {
+	a, err := net.ResolveTCPAddr("tcp", listen)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("--listen: %w", err)
+	}
+	return a.AddrPort(), nil
+}
+
+func (c *cli) serve(ctx context.Context, config *host.Config) error {
+	if _, err := host.Read(c.home); err != nil {
+		return err
+	}
+	log := c.logger()
+	own, err := host.Identity(c.home, log)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", config.Serve.Listen.String())
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "home", c.home, "url", "https://"+listener.Addr().String(), "receiving", config.Sources != nil)
+	cycle := &host.Cycle{Home: c.home, Clock: c.clock, Ask: host.Asker(own, c.clock), Config: config, Log: log}
+	server := &host.Server{Home: c.home, Clock: c.clock, Renew: config.Serve.Renew, Log: log, Cycle: cycle.State}
+	together, ctx := errgroup.WithContext(ctx)
+	together.Go(func() error { return server.Run(ctx, listener) })
+	if config.Sources != nil {
+		together.Go(func() error { return cycle.Run(ctx) })
+	}
+	if config.Serve.Metrics.IsValid() {
+		metrics := &http.Server{Addr: config.Serve.Metrics.String(), Handler: host.MetricsHandler(server, version), ReadHeaderTimeout: 5 * time.Second}
+		together.Go(func() error { <-ctx.Done(); return metrics.Close() })
+		together.Go(func() error {
+			if err := metrics.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return together.Wait()
+}
