@@ -73,8 +73,8 @@ func runOSPF(w *world, link string) {
 			v3 += "interface " + link + "\n ipv6 ospf6 area 0.0.0.0\n ipv6 ospf6 passive\n"
 		}
 		w.frrDaemons(end[0], map[string]string{
-			"ospfd":  v2 + "router ospf\n ospf router-id " + end[2] + "\n timers throttle spf 0 50 1000\n timers throttle lsa all 0\n",
-			"ospf6d": v3 + "router ospf6\n ospf6 router-id " + end[2] + "\n timers throttle spf 0 50 1000\n",
+			"ospfd":  v2 + "router ospf\n ospf router-id " + end[2] + "\n timers throttle spf 0 50 1000\n timers throttle lsa all 0\n timers lsa min-arrival 0\n",
+			"ospf6d": v3 + "router ospf6\n ospf6 router-id " + end[2] + "\n timers throttle spf 0 50 1000\n timers lsa min-arrival 0\n",
 		})
 	}
 }
