@@ -35,7 +35,18 @@ func (h *Host) commit(ctx context.Context, state State) error {
 	}
 	there := h.files()
 	h.state, h.tag, h.view = state, tag, view
-	return h.carryThrough(there)
+	if err := h.carryThrough(there); err != nil {
+		return decided(err)
+	}
+	return nil
+}
+
+// decided is an error that came after the decision, which must not be taken for a turn that was lost.
+func decided(err error) error {
+	if errors.Is(err, depot.ErrChanged) {
+		err = errors.New(err.Error())
+	}
+	return fmt.Errorf("it is decided, and will be published by the next command or by meshctl serve: %w", err)
 }
 
 // files are those that the repository is to hold, beside the blobs.
@@ -107,7 +118,7 @@ func (h *Host) replaceTimestamp(there depot.Tag) error {
 func (h *Host) collect() error {
 	step("collect")
 	if err := depot.Collect(h.repo, h.view); err != nil {
-		return fmt.Errorf("it is published, but what is not needed any more could not be removed: %w", err)
+		return fmt.Errorf("it is published, but what is not needed any more could not be removed: %v", err) // no turn was lost
 	}
 	return nil
 }
