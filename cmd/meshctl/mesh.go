@@ -36,6 +36,7 @@ All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and 
 				c.say("configurations of nodes are made from %s/templates", c.home)
 			}
 			c.say("keys: %s/keys (the root key is needed for new keys only: keep it offline)", c.home)
+			c.say("%s/keys/override.pem is a second person's, for releases that checks refuse: hand it over, and remove it here", c.home)
 			c.say("next: meshctl member add NAME --admin HOST:PORT")
 			return nil
 		}),
