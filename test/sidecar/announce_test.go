@@ -24,7 +24,7 @@ var binary string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "16") // the worlds of TestMatrix wait most of the time
+	flag.Set("test.parallel", "16") // worlds wait most of the time
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "sidecar-test-")
 		if err != nil {
@@ -85,7 +85,10 @@ func TestAnnounce(t *testing.T) {
 	for _, router := range []string{"FRR", "BIRD"} {
 		for _, c := range [][2]string{{"a session per family", twoSessions}, {"IPv6 over the IPv4 session", oneSession},
 			{"IPv4 over the IPv6 session", overIPv6}, {"the router connecting", listening}} {
-			t.Run(router+" with "+c[0], func(t *testing.T) { announce(t, router, c[1]) })
+			t.Run(router+" with "+c[0], func(t *testing.T) {
+				t.Parallel()
+				announce(t, router, c[1])
+			})
 		}
 	}
 }
@@ -191,7 +194,7 @@ func TestRefusesToStart(t *testing.T) {
 		"bad key":      {"node: a\nshard: [192.0.2.53]\n", `:2:1: unknown key "shard"`},
 		"no such file": {"", "no such file"},
 		"no certificate": {"node: a\nshared: [192.0.2.53]\nprobe: {zones: [.]}\nclock: {source: assumed, bound: 1ms}\n" +
-			"identity: {certificate: /nowhere, key: /nowhere, ca: /nowhere}\nadmin: {listen: '127.0.0.1:1'}\n", "the node's certificate"},
+			"identity: {certificate: /nowhere, key: /nowhere, ca: /nowhere}\nadmin: {listen: '127.0.0.1:1'}\n", "the certificate /nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
