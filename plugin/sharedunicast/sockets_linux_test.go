@@ -106,10 +106,26 @@ func checkOptions(t *testing.T, s kernelSocket) {
 		want("IPV6_FREEBIND", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1)
 		want("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
+	if size, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); s.kind == unix.SOCK_DGRAM && (err != nil || size < min(2*receiveBuffer, 2*rmemMax(t))) {
+		t.Errorf("%v: SO_RCVBUF is %d, %v", s, size, err)
+	}
 	if s.kind == unix.SOCK_STREAM {
 		want("TCP_MAXSEG", unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment)
 		want("SO_PROTOCOL (not MPTCP)", unix.SOL_SOCKET, unix.SO_PROTOCOL, unix.IPPROTO_TCP)
 	}
+}
+
+// rmemMax is the largest receive buffer that the kernel gives.
+func rmemMax(t *testing.T) int {
+	text, err := os.ReadFile("/proc/sys/net/core/rmem_max")
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
 }
 
 // Without multisocket nobody can join the address, not even another process of this user.

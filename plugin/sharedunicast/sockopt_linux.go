@@ -12,6 +12,10 @@ const maxSegment = 1220
 // minMTU is IPv6's minimum MTU: what every path carries without asking.
 const minMTU = 1280
 
+// receiveBuffer is how many octets of queries a UDP socket holds while the process does not get a processor: some 2000, where
+// the usual buffer of Linux holds 250. The kernel gives no more than net.core.rmem_max.
+const receiveBuffer = 1 << 20
+
 type option struct {
 	name                 string
 	level, number, value int
@@ -30,10 +34,13 @@ func setOptions(fd int, network string, ipv6 bool) error {
 			{"IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_OMIT},
 		}
 	}
-	switch {
-	case network == "tcp":
+	switch network {
+	case "tcp":
 		options = append(options, option{"TCP_MAXSEG", unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment})
-	case ipv6:
+	default:
+		options = append(options, option{"SO_RCVBUF", unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer})
+	}
+	if ipv6 && network != "tcp" {
 		// No router fragments IPv6, so the host must, and without discovery to the size that passes everywhere.
 		options = append(options, option{"IPV6_MTU", unix.IPPROTO_IPV6, unix.IPV6_MTU, minMTU})
 	}

@@ -2,7 +2,7 @@
 // prints a table. What counts are the ratios: absolute figures change with the machine. The server has CPU 0 to itself and
 // the client CPU 1, but for the last figure, for which the node has both. It needs Linux and root.
 //
-//	bench [-names 1000000] [-rounds 3] [-seconds 5] -bin DIR
+//	bench [-names 1000000] [-rounds 3] [-seconds 5] [-part serving|compiling|lookups] -bin DIR
 //
 // DIR has coredns and stock (./build.sh bench makes them). A peer that is not installed is left out, and said so.
 package main
@@ -35,6 +35,7 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 3, "how often everything is measured; the median counts")
 	flag.IntVar(&b.seconds, "seconds", 5, "how long queries are asked in a round")
 	flag.IntVar(&b.rate, "rate", 10_000, "queries a second while latency is measured")
+	flag.StringVar(&b.part, "part", "", "only this: serving, compiling or lookups")
 	flag.StringVar(&b.bin, "bin", "bin", "directory of coredns and stock")
 	flag.Parse()
 	if err := b.run(); err != nil {
@@ -45,7 +46,7 @@ func main() {
 
 type bench struct {
 	names, rounds, seconds, rate int
-	bin                          string
+	bin, part                    string
 	short                        bool // Go's benchmarks too are to be small
 	out, log                     io.Writer
 
@@ -103,8 +104,15 @@ func (b *bench) run() (err error) {
 	if err := b.known.writeQueries(filepath.Join(b.dir, "queries"), 200_000); err != nil {
 		return err
 	}
-	if err := errors.Join(b.serving(), b.compiling(), b.lookups()); err != nil {
-		return err
+	for _, p := range []struct {
+		name    string
+		measure func() error
+	}{{"serving", b.serving}, {"compiling", b.compiling}, {"lookups", b.lookups}} {
+		if b.part == "" || b.part == p.name {
+			if err := p.measure(); err != nil {
+				return err
+			}
+		}
 	}
 	return b.print()
 }
