@@ -68,6 +68,7 @@ type ReleaseOptions struct {
 	Now  bool // it becomes current at once: only where nothing is answered yet, or nobody answers
 
 	Withdraw []string // origins that are not in it, though Keep would keep them
+	IfNew    bool     // none is made, and Made.Release has no number, if it had just the zones of the latest
 	By       string   // who makes it, for the record; "meshctl release" if empty
 
 	Override *release.Override // a second person's word for zones that checks speak against; nil: none
@@ -119,6 +120,10 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 		made.Release.Override = o.Override
 	}
 	made.compare(before)
+	if o.IfNew && before != nil && len(made.Added)+len(made.Changed)+len(made.Withdrawn) == 0 {
+		made.Release.Number = 0
+		return made, found, nil
+	}
 	if m.Next != nil {
 		made.Replaced = m.Next.Number
 	}

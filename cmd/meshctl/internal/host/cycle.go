@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
@@ -29,15 +32,34 @@ type Cycle struct {
 	mu      sync.Mutex
 	pending map[string]receive.Update // by origin, since it was last released
 	wake    chan struct{}
-	judged  map[string]judged // zones that were held back
+	judged  map[string]judged // zones that are held back
+	stopped judged            // what held back everything
 	said    map[string]string // by what goes on, the last that was logged
 	state   CycleState
 }
 
 // judged is content that had errors, which is not judged again for a while.
 type judged struct {
-	sha256 string
-	at     time.Time
+	content string // digest of a zone, or of all that was to be released
+	at      time.Time
+}
+
+func (j judged) holds(content string, now time.Time, retry time.Duration) bool {
+	return j.content == content && now.Before(j.at.Add(retry))
+}
+
+// todo is what of the pending is not in the latest release.
+type todo struct {
+	sources   []Source
+	digests   map[string]string // of the sources, by origin
+	withdrawn []string
+}
+
+func (t todo) empty() bool { return len(t.sources) == 0 && len(t.withdrawn) == 0 }
+
+// content tells one lot of things to do from another.
+func (t todo) content() string {
+	return fmt.Sprint(t.digests, t.withdrawn) // maps are printed in the order of their keys
 }
 
 // CycleState is how the cycle goes, for the metrics.
@@ -62,15 +84,10 @@ func (c *Cycle) State() CycleState {
 	return s
 }
 
-// Run goes round until ctx ends.
+// Run receives and goes round until ctx ends, or nothing can be received at all.
 func (c *Cycle) Run(ctx context.Context) error {
-	c.pending, c.judged, c.said = map[string]receive.Update{}, map[string]judged{}, map[string]string{}
-	c.wake = make(chan struct{}, 1)
-	c.state.Received = map[string]uint64{}
-	var running sync.WaitGroup
-	defer running.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	c.begin()
+	running, ctx := errgroup.WithContext(ctx)
 	if c.Config.Sources != nil {
 		r, err := receive.New(c.Config.Sources, receive.Options{
 			Zones: filepath.Join(c.Home, "zones"), State: filepath.Join(c.Home, stateDir, "received"),
@@ -78,19 +95,29 @@ func (c *Cycle) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		running.Go(func() {
-			if err := r.Run(ctx); err != nil {
-				c.Log.Error("receiving has ended", "error", err)
-			}
-		})
-		running.Go(func() { c.watch(ctx, r) })
+		running.Go(func() error { return r.Run(ctx) })
+		running.Go(func() error { c.watch(ctx, r); return nil })
 	}
+	running.Go(func() error { c.turns(ctx); return nil })
+	return running.Wait()
+}
+
+func (c *Cycle) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending, c.judged, c.said = map[string]receive.Update{}, map[string]judged{}, map[string]string{}
+	c.wake = make(chan struct{}, 1)
+	c.state.Received = map[string]uint64{}
+}
+
+// turns goes round until ctx ends.
+func (c *Cycle) turns(ctx context.Context) {
 	for {
 		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
 			c.say("cycle", err.Error(), "the cycle could not go on; it is tried again")
 		}
 		if c.sleep(ctx) != nil {
-			return nil
+			return
 		}
 	}
 }
@@ -157,11 +184,13 @@ func (c *Cycle) turn(ctx context.Context) error {
 	return c.schedule(ctx, made, began)
 }
 
-// todo is what of the pending is not in the latest release: zones to take from their files, and zones to withdraw.
-func (c *Cycle) todo(latest *release.Release) (sources []Source, withdrawn []string) {
+// todo sorts what is pending. What is in the latest release already is not pending any more. Where errors held everything
+// back, nothing goes out until something of it changes: to go on without the zone that has them is "hold-zone".
+func (c *Cycle) todo(latest *release.Release) (t todo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := c.Clock()
+	now, retry := c.Clock(), c.Config.Releases.Retry
+	t.digests, c.state.Held = map[string]string{}, nil
 	for _, origin := range slices.Sorted(maps.Keys(c.pending)) {
 		u := c.pending[origin]
 		has := find(latest, origin)
@@ -169,19 +198,28 @@ func (c *Cycle) todo(latest *release.Release) (sources []Source, withdrawn []str
 		case u.How == receive.Withdrawn && has == nil, u.How != receive.Withdrawn && has != nil && has.SHA256.String() == u.SHA256:
 			delete(c.pending, origin)
 		case u.How == receive.Withdrawn:
-			withdrawn = append(withdrawn, origin)
-		case c.judged[origin].sha256 == u.SHA256 && now.Before(c.judged[origin].at.Add(c.Config.Releases.Retry)):
+			t.withdrawn = append(t.withdrawn, origin)
 		default:
-			sources = append(sources, Source{Origin: origin, File: u.Path})
+			if c.judged[origin].content == u.SHA256 {
+				c.state.Held = append(c.state.Held, origin)
+			}
+			if !c.judged[origin].holds(u.SHA256, now, retry) {
+				t.sources = append(t.sources, Source{Origin: origin, File: u.Path})
+				t.digests[origin] = u.SHA256
+			}
 		}
 	}
-	return sources, withdrawn
+	c.state.Blocked = !t.empty() && c.stopped.content == t.content()
+	if c.stopped.holds(t.content(), now, retry) {
+		return todo{}
+	}
+	return t
 }
 
 // release makes a release of what is pending; nil if there is nothing, or nothing that may be released.
 func (c *Cycle) release() (made *Made, err error) {
 	var found []zone.Finding
-	var sources []Source
+	var t todo
 	err = Write(c.Home, c.Clock, func(h *Host) error {
 		made = nil
 		if _, err := h.Settle(); err != nil {
@@ -191,58 +229,59 @@ func (c *Cycle) release() (made *Made, err error) {
 		if m.Next != nil && !m.Next.Switchover.IsZero() {
 			return nil
 		}
-		latest := latestRelease(m)
-		var withdrawn []string
-		if sources, withdrawn = c.todo(latest); len(sources) == 0 && len(withdrawn) == 0 {
+		if t = c.todo(latestRelease(m)); t.empty() {
 			return nil
 		}
-		made, found, err = h.Release(sources, ReleaseOptions{Keep: true, Now: m.Current == nil, Withdraw: withdrawn, By: "meshctl serve"})
+		made, found, err = h.Release(t.sources, ReleaseOptions{Keep: true, IfNew: true, Now: m.Current == nil, Withdraw: t.withdrawn, By: "meshctl serve"})
 		return err
 	})
 	c.report(found)
 	var blocked *BlockedError
-	if errors.As(err, &blocked) || made != nil {
-		c.judge(sources, found, made)
-	}
-	if blocked != nil {
+	if errors.As(err, &blocked) {
 		detail := "see the findings above"
 		if blocked.Request != "" {
 			detail += "; a second person may sign " + blocked.Request
 		}
 		c.say("blocked", detail, "nothing is released: zones have errors")
+		c.stop(t)
 		return nil, nil
 	}
 	if err != nil || made == nil {
 		return nil, err
 	}
 	c.say("blocked", "", "")
+	c.released(t, made)
+	if made.Release.Number == 0 {
+		return nil, nil
+	}
 	c.Log.Info("release made", "number", made.Release.Number, "current", made.Current, "added", len(made.Added),
 		"changed", len(made.Changed), "withdrawn", len(made.Withdrawn), "held", len(made.Held))
 	return made, nil
 }
 
-// judge remembers which content had errors, so that it is not judged again at once.
-func (c *Cycle) judge(sources []Source, found []zone.Finding, made *Made) {
-	bad := map[string]bool{}
-	for _, f := range found {
-		bad[f.Zone] = bad[f.Zone] || f.Severity == zone.Error
-	}
+// stop remembers what had errors that held back everything.
+func (c *Cycle) stop(t todo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state.Blocked, c.state.Held = made == nil, nil
-	for _, s := range sources {
-		if bad[s.Origin] {
-			c.judged[s.Origin] = judged{c.pending[s.Origin].SHA256, c.Clock()}
-		} else {
-			delete(c.judged, s.Origin)
+	c.state.Blocked, c.stopped = true, judged{t.content(), c.Clock()}
+}
+
+// released remembers which zones were held back, as they were judged: they may have been received anew meanwhile.
+func (c *Cycle) released(t todo, made *Made) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = judged{}
+	for origin := range t.digests {
+		delete(c.judged, origin)
+	}
+	for _, held := range made.Held {
+		c.judged[held.Origin] = judged{t.digests[held.Origin], c.Clock()}
+		if !slices.Contains(c.state.Held, held.Origin) {
+			c.state.Held = append(c.state.Held, held.Origin)
 		}
 	}
-	if made == nil {
-		return
-	}
-	c.state.Released++
-	for _, held := range made.Held {
-		c.state.Held = append(c.state.Held, held.Origin)
+	if made.Release.Number != 0 {
+		c.state.Released++
 	}
 }
 

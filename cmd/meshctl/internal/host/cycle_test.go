@@ -1,0 +1,104 @@
+package host
+
+import (
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
+)
+
+// cycleAt is a cycle that is moved by hand.
+func cycleAt(home string, now *time.Time) *Cycle {
+	c := &Cycle{Home: home, Clock: func() time.Time { return *now }, Config: DefaultConfig(), Log: slog.New(slog.DiscardHandler)}
+	c.begin()
+	return c
+}
+
+// receives hands a zone file in as a receiver does.
+func (c *Cycle) receives(t *testing.T, s Source) {
+	t.Helper()
+	origin := strings.TrimSuffix(filepath.Base(s.File), "zone")
+	c.received(receive.Update{Origin: origin, How: receive.File, Path: s.File, SHA256: s.File})
+}
+
+func (c *Cycle) releases(t *testing.T) *Made {
+	t.Helper()
+	made, err := c.release()
+	check(t, err)
+	return made
+}
+
+// TestOneBadZoneHoldsBackTheRelease until it is right, by the default policy: what else was received does not go out without it.
+func TestOneBadZoneHoldsBackTheRelease(t *testing.T) {
+	now := testNow
+	home := newHome(t, at(now), "tyo")
+	c := cycleAt(home, &now)
+	c.receives(t, namesZone(t, "a.", 1, 100))
+	c.receives(t, namesZone(t, "b.", 1, 100))
+	if made := c.releases(t); made == nil || !made.Current {
+		t.Fatalf("the first release: %+v", made)
+	}
+	bad := namesZone(t, "a.", 2, 60)
+	c.receives(t, bad)
+	c.receives(t, namesZone(t, "b.", 2, 100))
+	for range 3 {
+		if made := c.releases(t); made != nil || !c.State().Blocked {
+			t.Fatalf("a bad zone, by %q: %+v, state %+v", zonecheck.HoldRelease, made, c.State())
+		}
+	}
+	// The good one comes while the bad one is being judged: what counts is what was judged.
+	c.receives(t, namesZone(t, "a.", 3, 100))
+	if made := c.releases(t); made == nil || len(made.Changed) != 2 || c.State().Blocked {
+		t.Fatalf("once it is right: %+v, state %+v", made, c.State())
+	}
+	// The alarm ends when what was bad is taken back.
+	c.receives(t, namesZone(t, "a.", 4, 60))
+	c.releases(t)
+	if !c.State().Blocked {
+		t.Fatal("not blocked")
+	}
+	delete(c.pending, "a.")
+	if made := c.releases(t); made != nil || c.State().Blocked {
+		t.Errorf("taken back: %+v, state %+v", made, c.State())
+	}
+}
+
+// TestAHeldZoneIsSaidUntilItIsRight, costs no release by itself, and is judged again in time.
+func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
+	now := testNow
+	home := newHome(t, at(now), "tyo")
+	configure(t, home, "checks: {on_error: hold-zone}\n")
+	c := cycleAt(home, &now)
+	c.receives(t, namesZone(t, "a.", 1, 100))
+	c.receives(t, namesZone(t, "b.", 1, 100))
+	c.releases(t)
+	highest := func() uint64 {
+		state, err := ReadState(home)
+		check(t, err)
+		return state.Highest
+	}
+	before := highest()
+	c.receives(t, namesZone(t, "a.", 2, 60))
+	for range 3 {
+		if made := c.releases(t); made != nil || highest() != before || !slices.Equal(c.State().Held, []string{"a."}) {
+			t.Fatalf("a release like the one before: %+v, state %+v", made, c.State())
+		}
+		now = now.Add(c.Config.Releases.Retry)
+	}
+	c.receives(t, namesZone(t, "b.", 2, 100))
+	if made := c.releases(t); made == nil || !slices.Equal(made.Changed, []string{"b."}) || !slices.Equal(c.State().Held, []string{"a."}) {
+		t.Fatalf("the other zone: %+v, state %+v", made, c.State())
+	}
+	c.receives(t, namesZone(t, "a.", 3, 100))
+	if made := c.releases(t); made == nil || !slices.Equal(made.Changed, []string{"a."}) {
+		t.Fatalf("once it is right: %+v", made)
+	}
+	if c.releases(t); len(c.State().Held) != 0 {
+		t.Errorf("still held: %+v", c.State())
+	}
+}
