@@ -59,7 +59,7 @@ Several of them may run, on one bucket: they take turns, and over.`,
 	f.StringVar(&file, "config", "", "configuration (default HOME/meshctl.yaml)")
 	f.StringVar(&listen, "listen", "", "administrative address to serve on (default 127.0.0.1:8444)")
 	f.StringVar(&zones, "zones", "", "take in the *.zone files of this directory, and nothing else")
-	f.DurationVar(&renew, "renew", time.Hour, "how old a lease may get, at most half its length")
+	f.DurationVar(&renew, "renew", time.Hour, "how old a lease may get, at most a third of its length")
 	return cmd
 }
 

@@ -153,7 +153,7 @@ func memberLine(m host.MemberStatus) string {
 	if n.Compiling != nil {
 		why = append(why, n.Compiling.String())
 	}
-	for _, r := range n.Silent {
+	for _, r := range slices.Concat(n.Silent, n.Warnings) {
 		why = append(why, r.String())
 	}
 	for _, r := range n.Why {

@@ -166,12 +166,23 @@ func inForce(c *x509.Certificate, now time.Time) error {
 func (i *Identity) Certificate() *x509.Certificate { return i.Config().Certificates[0].Leaf }
 
 // Server is the configuration of a listener: it asks for a certificate of the authority, and takes each connection with
-// the files as they are then.
+// the files as they are then. Whoever shows another certificate is refused, and named in the log.
 func (i *Identity) Server() *tls.Config {
 	return &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		ClientAuth:         tls.RequireAndVerifyClientCert,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return i.Config(), nil },
+		MinVersion: tls.VersionTLS13,
+		ClientAuth: tls.RequireAndVerifyClientCert,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			config := i.Config().Clone()
+			config.ClientAuth = tls.RequireAnyClientCert // and verified here, since crypto/tls does not say whose it refuses
+			config.VerifyConnection = func(s tls.ConnectionState) error {
+				err := verify(s.PeerCertificates, config.ClientCAs)
+				if err != nil {
+					i.log.Warn("certificate refused", "name", s.PeerCertificates[0].Subject.CommonName, "remote", hello.Conn.RemoteAddr().String(), "error", err)
+				}
+				return err
+			}
+			return config, nil
+		},
 	}
 }
 
@@ -202,19 +213,29 @@ func (i *Identity) Renew(certificate []byte) (bool, error) {
 	if leaf.Subject.CommonName != mine.Subject.CommonName {
 		return false, fmt.Errorf("the certificate offered is of %q, this is %q", leaf.Subject.CommonName, mine.Subject.CommonName)
 	}
-	if err := errors.Join(verify(offered, config.RootCAs), inForce(leaf, time.Now())); err != nil {
+	if err := errors.Join(verify(chainOf(offered), config.RootCAs), inForce(leaf, time.Now())); err != nil {
 		return false, fmt.Errorf("the certificate offered: %w", err)
 	}
 	return true, depot.WriteFile(filepath.Dir(i.files.Certificate), filepath.Base(i.files.Certificate), certificate, 0o644)
 }
 
-func verify(offered tls.Certificate, roots *x509.CertPool) error {
+// verify says why a certificate, which comes first in its chain, is none of a client that the authorities vouch for.
+func verify(chain []*x509.Certificate, roots *x509.CertPool) error {
 	between := x509.NewCertPool()
-	for _, der := range offered.Certificate[1:] {
-		if c, err := x509.ParseCertificate(der); err == nil {
-			between.AddCert(c)
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	return err
+}
+
+// chainOf is a certificate and those that come with it; what is none is left out.
+func chainOf(c tls.Certificate) []*x509.Certificate {
+	chain := []*x509.Certificate{c.Leaf}
+	for _, der := range c.Certificate[1:] {
+		if between, err := x509.ParseCertificate(der); err == nil {
+			chain = append(chain, between)
 		}
 	}
-	_, err := offered.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	return err
+	return chain
 }

@@ -45,9 +45,10 @@ type Node struct {
 	ConfigDigest string       `json:"config_digest"` // SHA-256 of the Corefile, DRIFT-1
 	At           instant.Wall `json:"at_ns"`
 
-	Serving      uint64       `json:"serving"`          // the release answered from; 0 is silent
-	Silent       []Reason     `json:"silent,omitempty"` // why, when Serving is 0 (SYNC-F)
-	Zones        []Zone       `json:"zones,omitempty"`  // of the release served
+	Serving      uint64       `json:"serving"`            // the release answered from; 0 is silent
+	Silent       []Reason     `json:"silent,omitempty"`   // why, when Serving is 0 (SYNC-F)
+	Warnings     []Reason     `json:"warnings,omitempty"` // what will lead to silence if nobody sees to it
+	Zones        []Zone       `json:"zones,omitempty"`    // of the release served
 	Switched     *Switched    `json:"switched,omitempty"`
 	Staged       uint64       `json:"staged,omitempty"`    // highest release verified, compiled and ready
 	Compiling    *Compiling   `json:"compiling,omitempty"` // the release that is being made ready
@@ -137,6 +138,7 @@ type Confirmation struct {
 	Confirms     Confirms     `json:"confirms"`
 	Serving      uint64       `json:"serving"`
 	Silent       []Reason     `json:"silent,omitempty"`
+	Warnings     []Reason     `json:"warnings,omitempty"`
 	Switched     *Switched    `json:"switched,omitempty"`
 	Compiling    *Compiling   `json:"compiling,omitempty"`
 	Floor        uint64       `json:"floor"`
@@ -156,7 +158,7 @@ type Confirmation struct {
 // ConfirmationOf copies what the distribution host needs from what the node said of itself.
 func ConfirmationOf(n Node) Confirmation {
 	return Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
-		Silent: n.Silent, Switched: n.Switched, Compiling: n.Compiling, Floor: n.Floor, Clock: n.Clock,
+		Silent: n.Silent, Warnings: n.Warnings, Switched: n.Switched, Compiling: n.Compiling, Floor: n.Floor, Clock: n.Clock,
 		Holds: n.Scheduled, LeaseExpires: n.LeaseExpires,
 		Refused: n.Refused, LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
 }

@@ -69,6 +69,8 @@ type follower struct {
 	serving    uint64
 	switched   *status.Switched // the last activation
 	silent     []status.Reason
+	granted    time.Duration // what the lease had left when it was verified
+	waning     bool          // less than half of that is left, which was logged
 	writing    bool
 	writeAfter time.Time // no promise is written before: the disk just refused one
 	faults     faults
@@ -169,6 +171,9 @@ func (f *follower) learn(l found) {
 		return
 	}
 	f.forgetReleases(*l.view)
+	if f.view == nil || !f.view.LeaseExpires.Equal(l.view.LeaseExpires) {
+		f.granted = instant.WallOf(l.view.LeaseExpires).Sub(f.clocks.now().Wall)
+	}
 	f.view = l.view
 	f.node.Learn(meshView(*l.view))
 	f.stager.again()
@@ -302,6 +307,26 @@ func (f *follower) activated(d mesh.Decision) {
 	log.Infof("release %d is active, %s", d.Serve, lateness)
 }
 
+// warnings are what will lead to silence if nobody sees to it: less than half of the lease is left, counted from when it
+// was verified (FAIL-4). A distribution host that is well renews it long before.
+func (f *follower) warnings() (all []status.Reason) {
+	if f.view == nil {
+		return nil
+	}
+	if left := instant.WallOf(f.view.LeaseExpires).Sub(f.clocks.now().Wall); left < f.granted/2 {
+		all = append(all, status.Reason{Code: "lease-not-renewed", Detail: fmt.Sprintf("it ends at %v, and this node falls silent then", instant.WallOf(f.view.LeaseExpires))})
+	}
+	if waning := len(all) > 0; waning != f.waning {
+		f.waning = waning
+		if waning {
+			log.Warning(all[0])
+		} else {
+			log.Info("the lease is renewed again")
+		}
+	}
+	return all
+}
+
 // fallSilent tells of silence, and again when its reasons change.
 func (f *follower) fallSilent(why []status.Reason) {
 	f.serving = 0
@@ -331,7 +356,7 @@ func (f *follower) dropAllBut(keep []uint64) {
 // publish shows the state to the status socket and the metrics.
 func (f *follower) publish(d mesh.Decision) {
 	n := &status.Node{Version: status.Version, Node: f.config.node, Software: Version, ConfigDigest: *f.digest.Load(),
-		At: f.clocks.now().Wall, Serving: d.Serve, Silent: d.Silent, Switched: f.switched, Staged: d.Confirms.Staged,
+		At: f.clocks.now().Wall, Serving: d.Serve, Silent: d.Silent, Warnings: f.warnings(), Switched: f.switched, Staged: d.Confirms.Staged,
 		Scheduled: d.Holds, Floor: d.Floor, Clock: d.Clock, Refused: d.Refused, Confirms: d.Confirms,
 		Compiling: f.stager.busy.status()}
 	n.Clock.Assumed = f.assumed.Load()

@@ -1,5 +1,6 @@
 // Package admin serves what the sidecar knows on the node's administrative address: over mutual TLS 1.3 to whoever
-// holds a certificate of the mesh's CA, and metrics in plain HTTP on loopback where that is asked for.
+// holds a certificate of the mesh's CA that is not another node's, and metrics in plain HTTP on loopback where that is
+// asked for.
 //
 // It only hands out: nothing that a client sends changes anything here. It refuses a wildcard, which would answer on
 // the shared address too (HOST-2, DELIV-1). main calls it.
@@ -46,7 +47,20 @@ func Serve(address netip.AddrPort, shared []netip.Addr, node *identity.Identity,
 	mux.HandleFunc("GET /v1/status", document(d.Status))
 	mux.HandleFunc("GET /v1/confirmations", document(d.Confirmations))
 	mux.Handle("GET /metrics", d.Metrics)
-	return listen(address, node.Server(), mux, log)
+	return listen(address, node.Server(), readers(mux, log), log)
+}
+
+// readers lets in who reads: the distribution host, operators and observers. Nodes have nothing to ask of each other, and
+// one that was removed keeps its certificate.
+func readers(next http.Handler, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c := r.TLS.PeerCertificates[0]; identity.RoleOf(c) == identity.Node {
+			log.Warn("refused: a node's certificate reads nothing here", "name", c.Subject.CommonName, "remote", r.RemoteAddr, "path", r.URL.Path)
+			http.Error(w, fmt.Sprintf("%q is a node, and reads nothing here", c.Subject.CommonName), http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // ServeMetrics answers /metrics in plain HTTP, on loopback only.

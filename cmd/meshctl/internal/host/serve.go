@@ -29,7 +29,7 @@ import (
 type Server struct {
 	Home  string
 	Clock Clock
-	Renew time.Duration // how old a lease may get; no older than half its length
+	Renew time.Duration // how old a lease may get; no older than a third of its length, so that an alarm at half of it has a reason
 	Log   *slog.Logger
 	Cycle func() CycleState // how the cycle beside it goes; nil if there is none
 
@@ -321,7 +321,7 @@ func (s *Server) keepOnce(p *published) error {
 func (s *Server) due(state State, view release.View) bool {
 	now := s.Clock()
 	fresh := view.Expires
-	fresh.Timestamp = now.Add(state.Lease() - min(s.Renew, state.Lease()/2))
+	fresh.Timestamp = now.Add(state.Lease() - min(s.Renew, state.Lease()/3))
 	fresh = capped(fresh, now, view.Manifest)
 	if Settled(view.Manifest, now) {
 		if hasKey(s.Home, state.Published.Root, releaseKey) {
