@@ -1,9 +1,12 @@
 package zone_test
 
 import (
+	"bytes"
+	"encoding/base32"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +26,7 @@ func benchNames() int {
 // A benchWorld is a zone like a TLD's, after the serving bench: of 50 names one is a host; of ten delegations one has
 // glue and one a DS record, the others share the servers of 5000 operators.
 type benchWorld struct {
+	names              int
 	zone               *zone.Zone
 	delegations, hosts []string
 }
@@ -31,7 +35,7 @@ var benchCached *benchWorld
 
 func largeBench(b *testing.B) *benchWorld {
 	if benchCached == nil {
-		benchCached = &benchWorld{}
+		benchCached = &benchWorld{names: benchNames()}
 		benchCached.make(b)
 	}
 	b.ResetTimer()
@@ -54,7 +58,7 @@ func (w *benchWorld) make(b testing.TB) {
 	}
 	add("*.wild.bench", dns.TypeA, []byte{192, 0, 2, 99})
 	syllables := strings.Fields("ka shi to mi na ro ku ha yo se re do pa tu wi gem lor zan bel fin")
-	for i := range benchNames() {
+	for i := range w.names {
 		name := ""
 		for range 2 + r.IntN(3) {
 			name += syllables[r.IntN(len(syllables))]
@@ -74,7 +78,7 @@ func (w *benchWorld) make(b testing.TB) {
 			add("ns1."+name, dns.TypeA, binary.BigEndian.AppendUint32(nil, uint32(i)))
 			add("ns2."+name, dns.TypeAAAA, binary.BigEndian.AppendUint64(make([]byte, 8), uint64(i)))
 		} else {
-			pool := r.IntN(5000)
+			pool := r.IntN(max(1, w.names/200))
 			add(name, dns.TypeNS, wireName(fmt.Sprintf("a.pool%d.example", pool)))
 			add(name, dns.TypeNS, wireName(fmt.Sprintf("b.pool%d.example", pool)))
 		}
@@ -151,19 +155,23 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
-// BenchmarkManyZones is the same in one of few, and one of very many, small zones. Zones are asked in random order.
+// BenchmarkManyZones is the same in one of few, and one of very many, zones: small ones, and as many names in all in few
+// large zones as there are in very many small ones. Zones are asked in random order.
 func BenchmarkManyZones(b *testing.B) {
-	for _, count := range []int{10, 1000, 100_000} {
-		b.Run(fmt.Sprint(count), func(b *testing.B) {
+	for _, c := range []struct {
+		name         string
+		zones, hosts int
+	}{{"10", 10, 1}, {"1000", 1000, 1}, {"100000", 100_000, 1}, {"10-of-10000", 10, 10_000}} {
+		b.Run(c.name, func(b *testing.B) {
 			if testing.Short() {
-				count = min(count, 1000)
+				c.zones, c.hosts = min(c.zones, 1000), min(c.hosts, 100)
 			}
-			zones, names := make([]*zone.Zone, count), make([][]byte, 1<<14)
+			zones, names := make([]*zone.Zone, c.zones), make([][]byte, 1<<16)
 			for i := range zones {
-				zones[i] = smallZone(b, i)
+				zones[i] = smallZone(b, i, c.hosts)
 			}
 			for i := range names {
-				names[i] = wireName(fmt.Sprintf("www.zone%d.example", rand.IntN(count)))
+				names[i] = wireName(fmt.Sprintf("www%d.zone%d.example", rand.IntN(c.hosts), rand.IntN(c.zones)))
 			}
 			set, err := zone.NewZones(zones...)
 			if err != nil {
@@ -182,14 +190,16 @@ func BenchmarkManyZones(b *testing.B) {
 	}
 }
 
-func smallZone(b testing.TB, i int) *zone.Zone {
+func smallZone(b testing.TB, i, hosts int) *zone.Zone {
 	builder := zone.NewBuilder()
 	origin := wireName(fmt.Sprintf("zone%d.example", i))
 	server := append([]byte("\x02ns"), origin...)
 	builder.AddWire(origin, dns.TypeSOA, 300, append(append(append([]byte(nil), server...), server...), make([]byte, 20)...), "", 0)
 	builder.AddWire(origin, dns.TypeNS, 300, server, "", 0)
 	builder.AddWire(server, dns.TypeA, 300, []byte{192, 0, 2, 1}, "", 0)
-	builder.AddWire(append([]byte("\x03www"), origin...), dns.TypeA, 300, []byte{192, 0, 2, 2}, "", 0)
+	for host := range hosts {
+		builder.AddWire(wireName(fmt.Sprintf("www%d.zone%d.example", host, i)), dns.TypeA, 300, []byte{192, 0, 2, 2}, "", 0)
+	}
 	z, found := builder.Build("")
 	if z == nil {
 		b.Fatal(found)
@@ -199,12 +209,17 @@ func smallZone(b testing.TB, i int) *zone.Zone {
 
 // BenchmarkDenial is the proof that a name does not exist, beside the cost of one NSEC3 hash.
 func BenchmarkDenial(b *testing.B) {
-	for _, flavour := range []string{nsec, nsec3, optOut} {
+	for _, flavour := range []string{nsec, nsec3, optOut, "million"} {
 		b.Run(flavour, func(b *testing.B) {
-			z := largeZone(b, flavour)
-			names := make([][]byte, 1<<14)
+			var z *zone.Zone
+			if flavour == "million" {
+				z = hashedBench(b)
+			} else {
+				z = largeZone(b, flavour)
+			}
+			names := make([][]byte, 1<<16)
 			for i := range names {
-				names[i] = wireName(fmt.Sprintf("nx%d.example", rand.IntN(1e6)))
+				names[i] = wireName(fmt.Sprintf("nx%d.example", rand.IntN(1e9)))
 			}
 			var a zone.Answer
 			wire := make([]byte, 0, 4096)
@@ -222,4 +237,51 @@ func BenchmarkDenial(b *testing.B) {
 			zone.Hash([]byte("\x05nx123\x07example\x00"), "\xab")
 		}
 	})
+}
+
+var hashedCached *zone.Zone
+
+// hashedBench is a zone of a million names and as many NSEC3 records, signed with octets that verify nothing.
+func hashedBench(b testing.TB) *zone.Zone {
+	if hashedCached != nil {
+		return hashedCached
+	}
+	builder := zone.NewBuilder()
+	apex := wireName("example")
+	signature := append(append(make([]byte, 18), apex...), make([]byte, 64)...) // ECDSA P-256 (RFC 6605)
+	add := func(owner []byte, typ uint16, rdata []byte) {
+		builder.AddWire(owner, typ, 300, rdata, "", 0)
+		binary.BigEndian.PutUint16(signature, typ)
+		builder.AddWire(owner, dns.TypeRRSIG, 300, signature, "", 0)
+	}
+	add(apex, dns.TypeSOA, append(append(wireName("ns.example"), wireName("mail.example")...), make([]byte, 20)...))
+	add(apex, dns.TypeNS, wireName("ns0.example"))
+	add(apex, dns.TypeNSEC3PARAM, []byte{1, 0, 0, 0, 0})
+	hashes := make([][20]byte, 0, benchNames()+1)
+	hashes = append(hashes, zone.Hash(apex, ""))
+	for i := range benchNames() {
+		name := wireName(fmt.Sprintf("ns%d.example", i))
+		builder.AddWire(name, dns.TypeA, 300, []byte{192, 0, 2, 1}, "", 0)
+		hashes = append(hashes, zone.Hash(name, ""))
+	}
+	slices.SortFunc(hashes, func(x, y [20]byte) int { return bytes.Compare(x[:], y[:]) })
+	for i, h := range hashes {
+		next := hashes[(i+1)%len(hashes)]
+		add(wireName(base32.HexEncoding.EncodeToString(h[:])+".example"), dns.TypeNSEC3,
+			append(append([]byte{1, 0, 0, 0, 0, 20}, next[:]...), 0, 1, 0x40))
+	}
+	z, found := builder.Build("example.")
+	if z == nil {
+		b.Fatal(found)
+	}
+	hashedCached = z
+	return z
+}
+
+// BenchmarkBuild makes a zone of a million names of records in wire format.
+func BenchmarkBuild(b *testing.B) {
+	for b.Loop() {
+		w := benchWorld{names: benchNames()}
+		w.make(b)
+	}
 }

@@ -324,7 +324,6 @@ func (b *Builder) build(origin string) *Zone {
 		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: err.Error()})
 		return nil
 	}
-	z.fillIndex()
 	z.fillTargets()
 	if b.givenUp() {
 		return nil
@@ -356,15 +355,33 @@ func (b *Builder) keepInZone(apex []byte) {
 // sort brings the records into canonical order. Where the owners come in order, as in what zonefile.Write writes, it is
 // enough to sort the records of each.
 func (b *Builder) sort() {
+	if !b.uniteOwners() {
+		slices.SortFunc(b.records, b.compare)
+		b.uniteOwners()
+		return
+	}
 	for rest := b.records; len(rest) > 0; {
-		n := b.ownerLen(rest)
-		if n < len(rest) && bytes.Compare(b.key(&rest[0]), b.key(&rest[n])) > 0 {
-			slices.SortFunc(b.records, b.compare)
-			return
-		}
+		n := ownerLen(rest)
 		slices.SortFunc(rest[:n], b.compare)
 		rest = rest[n:]
 	}
+}
+
+// uniteOwners lets all records of an owner, which follow one another, have the same key, so that it is enough to compare
+// where the keys are. It reports whether the owners are in canonical order; if not, it has not come to the end.
+func (b *Builder) uniteOwners() bool {
+	for i := 1; i < len(b.records); i++ {
+		x, y := &b.records[i-1], &b.records[i]
+		if x.name != y.name {
+			switch c := bytes.Compare(b.key(x), b.key(y)); {
+			case c > 0:
+				return false
+			case c == 0:
+				y.name = x.name
+			}
+		}
+	}
+	return true
 }
 
 // compare orders records by owner, RRset, records before RRSIGs, and RDATA, all canonically. RDATA that differ in case
@@ -396,14 +413,10 @@ func (b *Builder) compare(x, y record) int {
 	return bytes.Compare(b.rdata(&x), b.rdata(&y))
 }
 
-func (b *Builder) sameOwner(x, y *record) bool {
-	return x.name == y.name || bytes.Equal(b.key(x), b.key(y))
-}
-
-// ownerLen counts the records of the first owner.
-func (b *Builder) ownerLen(records []record) int {
+// ownerLen counts the records of the first owner. Owners are united.
+func ownerLen(records []record) int {
 	n := 1
-	for n < len(records) && b.sameOwner(&records[n], &records[0]) {
+	for n < len(records) && records[n].name == records[0].name {
 		n++
 	}
 	return n
@@ -425,7 +438,7 @@ func keyPrefix(key []byte, count int) []byte {
 // dropEqual drops records that are there twice.
 func (b *Builder) dropEqual() {
 	b.records = slices.CompactFunc(b.records, func(x, y record) bool {
-		if x.typ != y.typ || !b.sameOwner(&x, &y) || compareRdata(x.typ, b.rdata(&x), b.rdata(&y)) != 0 {
+		if x.typ != y.typ || x.name != y.name || compareRdata(x.typ, b.rdata(&x), b.rdata(&y)) != 0 {
 			return false
 		}
 		b.checkTTL(&x, &y)
@@ -473,7 +486,7 @@ func (b *Builder) ofType(key []byte, typ uint16) []record {
 	if len(all) == 0 {
 		return nil
 	}
-	all = all[:b.ownerLen(all)]
+	all = all[:ownerLen(all)]
 	at := max(0, slices.IndexFunc(all, is))
 	n := 0
 	for at+n < len(all) && is(all[at+n]) && bytes.Equal(b.key(&all[at+n]), key) {

@@ -12,15 +12,15 @@ import (
 
 // A compiled zone, as WriteImage writes it, is
 //
-//	magic [8]octet · FormatVersion u32 · 0 u32 · source [32]octet · octets of image u64 · image · SHA-256 of all before
+//	magic [8]octet · FormatVersion u32 · 0 u32 · source [32]octet · octets of image u64 · 0 u64 · image · SHA-256 of all before
 //
-// with little-endian numbers. The source is the digest of what the zone was made of: a compiled zone stands for that, and
-// for nothing else.
+// with little-endian numbers; the image begins where a line of the processor's cache does. The source is the digest of what
+// the zone was made of: a compiled zone stands for that, and for nothing else.
 
 var compiledMagic = [8]byte{'A', 'N', 'Y', 'Z', 'O', 'N', 'E', '\n'}
 
 const (
-	compiledHead = 56
+	compiledHead = 64
 	compiledTail = sha256.Size
 )
 
@@ -38,6 +38,7 @@ func (z *Zone) WriteImage(w io.Writer, source [sha256.Size]byte) error {
 	head = binary.LittleEndian.AppendUint32(head, 0)
 	head = append(head, source[:]...)
 	head = binary.LittleEndian.AppendUint64(head, uint64(len(z.image)))
+	head = binary.LittleEndian.AppendUint64(head, 0)
 	sum := sha256.New()
 	for _, part := range [][]byte{head, z.image} {
 		digest(sum, part)

@@ -11,10 +11,9 @@ import (
 // checked before.
 func (b *Builder) check(z *Zone) {
 	b.checkApex(z)
-	for r := ref(0); !z.ended(r) && !b.halted(); {
-		n := z.node(r)
+	for i := 0; i < len(z.order)/unit && !b.halted(); i++ {
+		n := z.node(z.orderAt(i))
 		b.checkNode(z, &n)
-		r = n.next()
 	}
 	for i := range len(z.hashed) / hashedSize {
 		h := hashedAt(z.hashed, i)
@@ -51,7 +50,7 @@ func (b *Builder) checkNode(z *Zone, n *node) {
 		return // not the zone's own data
 	}
 	b.checkCNAME(z, n)
-	if n.ref > 0 {
+	if n.ref != z.apexRef {
 		if parent := z.parent(n); parent.is(hasDNAME) && parent.authoritative() {
 			b.reportAll(b.below(z.keyOf(n)), Error, "below-dname", "there must be nothing below a DNAME (RFC 6672 2.4)")
 		}
@@ -69,12 +68,8 @@ func (b *Builder) checkNode(z *Zone, n *node) {
 
 // reportNode reports something about a node, and the line of the first record at or below it.
 func (b *Builder) reportNode(z *Zone, n node, severity Severity, rule, detail string) {
-	for ; n.count() == 0; n = z.node(n.next()) {
-		if z.ended(n.next()) {
-			return
-		}
-	}
-	b.report(b.where(z.keyOf(&n), n.typeAt(0)), severity, rule, detail)
+	key := z.keyOf(&n)
+	b.report(&b.records[b.from(key)], severity, rule, detail)
 }
 
 // checkSet checks what holds of an RRset wherever it is.
@@ -85,7 +80,7 @@ func (b *Builder) checkSet(z *Zone, n *node, s *rrset) {
 	atWildcard := len(n.label) == 1 && n.label[0] == '*'
 	switch s.typ {
 	case dns.TypeSOA:
-		if count := s.records().Len(); n.ref != 0 && count > 0 {
+		if count := s.records().Len(); n.ref != z.apexRef && count > 0 {
 			wrong(Error, "soa", "a SOA record below the zone's origin")
 		} else if count > 1 {
 			wrong(Error, "soa", fmt.Sprintf("%d SOA records; a zone has one (RFC 1035 5.2)", count))
@@ -160,7 +155,7 @@ func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
 			b.report(&records[i], Error, "ns-at-cname",
 				fmt.Sprintf("the server %s is an alias (RFC 2181 10.3)", nameString(at.name)))
 		case has:
-		case n.ref > 0 && at.labels >= int(n.labels) && bytes.Equal(appendLower(nil, at.suffix(int(n.labels))), z.appendOwner(nil, *n)):
+		case n.ref != z.apexRef && at.labels >= int(n.labels) && bytes.Equal(appendLower(nil, at.suffix(int(n.labels))), z.appendOwner(nil, *n)):
 			b.report(&records[i], Warning, "missing-glue",
 				fmt.Sprintf("no address of %s, without which the delegation cannot be followed", nameString(at.name)))
 		default:
@@ -200,7 +195,7 @@ func (z *Zone) addresses(at *search) (has, alias bool) {
 		if n.is(hasDNAME) {
 			return true, false
 		}
-		if n, exact = z.child(n.ref, asterisk); !exact {
+		if n, exact = z.wildcard(&n, at); !exact {
 			return false, false
 		}
 	}

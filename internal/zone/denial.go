@@ -6,7 +6,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
-	"math/bits"
+	"slices"
 	"sort"
 
 	"github.com/miekg/dns"
@@ -61,39 +61,31 @@ func (p *nsec3Params) hash(name []byte) [sha1.Size]byte {
 	return h
 }
 
+// linkNames is how many links of a chain there are on average in an interval of links.
+const linkNames = 8
+
+// intervals is the number of intervals of equal width into which links divides the hashes of a chain of so many.
+func intervals(hashes int) int { return (hashes + linkNames - 1) / linkNames }
+
+// intervalOf is the interval of a hash.
+func intervalOf(hash []byte, intervals int) int {
+	return int(bucketOf(binary.BigEndian.Uint64(hash), uint32(intervals)))
+}
+
 // findHash returns the index of the last link of the chain whose hash is at or before h, which is the last of all for a
-// hash before the first, and whether it is h itself. Hashes are spread evenly: the search begins where h would be if they
-// were so exactly, goes on from there as far as the hash found differs, and ends in a window that doubles until it holds h.
+// hash before the first, and whether it is h itself.
 func (z *Zone) findHash(h *[sha1.Size]byte) (int, bool) {
 	count := len(z.chain) / hashedSize
-	after := func(i int) bool { return bytes.Compare(hashedAt(z.chain, i).hash, h[:]) > 0 }
-	want := binary.BigEndian.Uint64(h[:])
-	at, _ := bits.Mul64(want, uint64(count))
-	guess := int(at)
-	for range 2 {
-		if have := binary.BigEndian.Uint64(hashedAt(z.chain, guess).hash); have <= want {
-			step, _ := bits.Mul64(want-have, uint64(count))
-			guess = min(guess+int(step), count-1)
-		} else {
-			step, _ := bits.Mul64(have-want, uint64(count))
-			guess = max(guess-int(step), 0)
-		}
-	}
-	low, high := guess, guess // all before low are not after h, all from high on are
-	for width := 2; low > 0 && after(low-1); width *= 2 {
-		high, low = low, max(0, low-width)
-	}
-	for width := 2; high < count && !after(high); width *= 2 {
-		low, high = high+1, min(count, high+width)
-	}
-	for low < high {
-		if mid := int(uint(low+high) / 2); after(mid) {
+	in := z.links[unit*intervalOf(h[:], len(z.links)/unit-1):]
+	low, high := int(binary.LittleEndian.Uint32(in)), int(binary.LittleEndian.Uint32(in[unit:]))
+	for high = min(high, count); low < high; { // all before low are not after h, all from high on are
+		if mid := int(uint(low+high) / 2); bytes.Compare(hashedAt(z.chain, mid).hash, h[:]) > 0 {
 			high = mid
 		} else {
 			low = mid + 1
 		}
 	}
-	if low == 0 {
+	if low == 0 || low > count {
 		return count - 1, false
 	}
 	return low - 1, bytes.Equal(hashedAt(z.chain, low-1).hash, h[:])
@@ -135,7 +127,7 @@ func (z *Zone) setDenial(d denial, params int) {
 // checkHashes refuses owners of NSEC3 records that are no hashes.
 func (b *Builder) checkHashes(z *Zone) {
 	for rest := b.records; b.hasNSEC3 && len(rest) > 0; {
-		n := b.ownerLen(rest)
+		n := ownerLen(rest)
 		if set := nsec3Of(rest[:n]); len(set) > 0 {
 			if _, ok := hashOfKey(b.key(&set[0]), z.key); !ok {
 				b.report(&set[0], Error, "nsec3-owner",
@@ -203,16 +195,38 @@ func (z *Zone) nextHash(list []byte, i int, p nsec3Params) ([]byte, bool) {
 
 // setChain makes a chain that in use. If it is not all of hashed, the image gets it at its end.
 func (z *Zone) setChain(chain []byte) {
-	if len(chain) == len(z.hashed) {
-		z.chain = z.hashed
-		return
+	count := len(chain) / hashedSize
+	at := binary.LittleEndian.Uint32(z.image[atHashed:])
+	z.chain = z.hashed
+	if len(chain) < len(z.hashed) {
+		at = uint32(len(z.image) / unit)
+		links := unit * (intervals(count) + 1)
+		z.image = slices.Concat(z.image, chain, make([]byte, links))
+		z.links = z.image[len(z.image)-links:]
+		z.chain = z.image[unit*int(at) : len(z.image)-links]
+		putSection(z.image, atLinks, ref((len(z.image)-links)/unit), intervals(count))
 	}
-	at := len(z.image)
-	image := make([]byte, 0, at+len(chain))
-	image = append(append(image, z.image...), chain...)
-	binary.LittleEndian.PutUint64(image[atChain:], uint64(at))
-	binary.LittleEndian.PutUint64(image[atChain+8:], uint64(len(chain)/hashedSize))
-	z.image, z.chain = image, image[at:] // the other parts are where they were until Build opens it
+	putSection(z.image, atChain, ref(at), count)
+	z.fillLinks()
+	apex, star := z.params.hash(z.owner), z.params.hash(append([]byte("\x01*"), z.owner...))
+	z.apexLink, _ = z.findHash(&apex)
+	z.starLink, _ = z.findHash(&star)
+	binary.LittleEndian.PutUint32(z.image[atApexLink:], uint32(z.apexLink))
+	binary.LittleEndian.PutUint32(z.image[atStarLink:], uint32(z.starLink))
+}
+
+// fillLinks counts the links of the chain before each interval.
+func (z *Zone) fillLinks() {
+	count, n := len(z.chain)/hashedSize, len(z.links)/unit-1
+	links := z.links[:0]
+	for i := range count {
+		for interval := intervalOf(hashedAt(z.chain, i).hash, n); len(links) <= unit*interval; {
+			links = binary.LittleEndian.AppendUint32(links, uint32(i))
+		}
+	}
+	for len(links) <= unit*n {
+		links = binary.LittleEndian.AppendUint32(links, uint32(count))
+	}
 }
 
 // chainGap says where a chain is broken, "" if it is whole: it has the apex's hash somewhere, and each link names the
@@ -237,7 +251,7 @@ func (z *Zone) chainGap(chain []byte, p nsec3Params) string {
 // checkNSEC refuses an NSEC chain that lacks a link.
 func (b *Builder) checkNSEC(z *Zone) {
 	following := z.owner
-	for i := len(z.order)/4 - 1; i >= 0; i-- {
+	for i := len(z.order)/unit - 1; i >= 0; i-- {
 		n := z.node(z.orderAt(i))
 		if !n.is(hasNSEC) {
 			if n.count() > 0 && !n.is(isBelowCut) {
@@ -257,33 +271,45 @@ func (b *Builder) checkNSEC(z *Zone) {
 }
 
 // orderAt is the i-th node in canonical order.
-func (z *Zone) orderAt(i int) ref { return ref(binary.LittleEndian.Uint32(z.order[4*i:])) }
+func (z *Zone) orderAt(i int) ref { return ref(binary.LittleEndian.Uint32(z.order[unit*i:])) }
 
-// indexOf is the place in order of the last node that is not after a reference.
-func (z *Zone) indexOf(r ref) int {
-	return sort.Search(len(z.order)/4, func(i int) bool { return z.orderAt(i) > r }) - 1
+// lineage are the nodes from the apex down to one, by labels. It is used again: what it has below the node is of no meaning.
+type lineage [maxLabels + 1]ref
+
+func (l *lineage) set(z *Zone, n node) {
+	for ; n.labels > z.labels; n = z.climb(n, n.labels-1) {
+		l[n.labels] = n.ref
+	}
 }
 
-// before is the place in order of the last node before the name that a label would make below a node, which has no such
-// child.
+// before is the place in order of the last node before the name that a label makes below a node.
 func (z *Zone) before(n *node, label []byte) int {
-	return sort.Search(len(z.order)/4, func(i int) bool {
-		r := z.orderAt(i)
-		if r <= n.ref {
-			return false
+	var of, other lineage
+	of.set(z, *n)
+	return sort.Search(len(z.order)/unit, func(i int) bool {
+		c := z.node(z.orderAt(i))
+		if c.parent == n.ref && c.labels == n.labels+1 {
+			return bytes.Compare(c.label, label) >= 0
 		}
-		c := z.climb(z.node(r), n.labels+1)
-		return c.labels != n.labels+1 || c.parent != n.ref || bytes.Compare(c.label, label) > 0
+		other.set(z, c)
+		for depth := int(z.labels) + 1; depth <= int(min(c.labels, n.labels)); depth++ {
+			if of[depth] != other[depth] {
+				c, n := z.node(other[depth]), z.node(of[depth])
+				return bytes.Compare(c.label, n.label) > 0
+			}
+		}
+		if c.labels <= n.labels {
+			return false // n itself, or above it
+		}
+		c = z.node(other[n.labels+1])
+		return bytes.Compare(c.label, label) >= 0
 	}) - 1
 }
 
 // nsecAt is the closest node at or before a place in order that has an NSEC RRset. Between it and the place are only
 // empty non-terminals, of which there are no more than labels in a name, and what lies below one cut.
 func (z *Zone) nsecAt(i int) (node, bool) {
-	for range 2 * maxLabels {
-		if i < 0 {
-			break
-		}
+	for last := i; i >= 0 && last-i < 2*maxLabels; i-- {
 		n := z.node(z.orderAt(i))
 		if n.is(isBelowCut) {
 			n = z.cutOf(n)
@@ -291,7 +317,6 @@ func (z *Zone) nsecAt(i int) (node, bool) {
 		if n.is(hasNSEC) {
 			return n, true
 		}
-		i = z.indexOf(n.ref) - 1
 	}
 	return node{}, false
 }
@@ -304,14 +329,12 @@ func (z *Zone) nsecAt(i int) (node, bool) {
 func (l *lookup) proveNoType(n *node) {
 	switch l.z.denial {
 	case byNSEC:
-		if n.is(hasNSEC) {
-			l.addNSEC(*n)
-		} else if at, ok := l.z.nsecAt(l.z.indexOf(n.ref)); ok {
-			l.addNSEC(at)
-		}
+		l.addNSECOf(n)
 	case byHashName:
-		if owner := l.ownerOf(n); !l.addMatch(owner) {
-			l.proveCloser(l.z.parent(n))
+		if i, exact := l.z.linkOf(l.ownerOf(n)); exact {
+			l.addLink(i)
+		} else {
+			l.proveCloser(l.z.parent(n), i)
 		}
 	}
 }
@@ -323,9 +346,12 @@ func (l *lookup) proveNoName(encloser *node) {
 		l.addNSECBefore(encloser, l.search.label(int(encloser.labels)+1))
 		l.addNSECBefore(encloser, asterisk)
 	case byHashName:
-		proven := l.proveCloser(*encloser)
-		var room [257]byte
-		l.addCover(append(append(room[:0], 1, '*'), l.ownerOf(&proven)...))
+		proven := l.proveCloser(*encloser, l.nextCloser(encloser))
+		if proven.labels == l.z.labels {
+			l.addLink(l.z.starLink)
+		} else {
+			l.addLink(l.starOf(&proven))
+		}
 	}
 }
 
@@ -335,7 +361,7 @@ func (l *lookup) proveSynthesis(encloser *node) {
 	case byNSEC:
 		l.addNSECBefore(encloser, l.search.label(int(encloser.labels)+1))
 	case byHashName:
-		l.addCover(l.search.suffix(int(encloser.labels) + 1))
+		l.addLink(l.nextCloser(encloser))
 	}
 }
 
@@ -345,29 +371,50 @@ func (l *lookup) proveNoTypeAtWildcard(encloser, wildcard *node) {
 	switch l.z.denial {
 	case byNSEC:
 		l.addNSECBefore(encloser, l.search.label(int(encloser.labels)+1))
-		if at, ok := l.z.nsecAt(l.z.indexOf(wildcard.ref)); ok {
-			l.addNSEC(at)
-		}
+		l.addNSECOf(wildcard)
 	case byHashName:
-		l.proveCloser(*encloser)
-		var room [257]byte
-		l.addMatch(append(append(room[:0], 1, '*'), l.ownerOf(encloser)...))
+		l.proveCloser(*encloser, l.nextCloser(encloser))
+		l.addLink(l.starOf(encloser))
 	}
 }
 
-// proveCloser adds the closest encloser proof of the name, whose closest encloser is at or above a node (RFC 5155 7.2.1).
-// Names that only hold opted-out delegations may have no NSEC3 record: the closest one that is provable serves. It
-// returns the encloser; the apex's record is always there.
-func (l *lookup) proveCloser(encloser node) node {
-	for encloser.labels > l.z.labels && !l.addMatch(l.ownerOf(&encloser)) {
-		encloser = l.z.climb(encloser, encloser.labels-1)
+// nextCloser is the link of the name one label longer than the closest encloser (RFC 5155 1.3).
+func (l *lookup) nextCloser(encloser *node) int {
+	i, _ := l.z.linkOf(l.search.suffix(int(encloser.labels) + 1))
+	return i
+}
+
+// starOf is the link of the wildcard below a node.
+func (l *lookup) starOf(n *node) int {
+	var room [257]byte
+	i, _ := l.z.linkOf(append(append(room[:0], 1, '*'), l.ownerOf(n)...))
+	return i
+}
+
+// proveCloser adds the closest encloser proof of the name, whose closest encloser is at or above a node (RFC 5155 7.2.1);
+// the link is of the name one label longer. Names that only hold opted-out delegations may have no NSEC3 record: the
+// closest one that is provable serves. It returns the encloser; the apex's record is always there.
+func (l *lookup) proveCloser(encloser node, closer int) node {
+	match, exact := l.z.apexLink, false
+	for encloser.labels > l.z.labels && !exact {
+		if match, exact = l.z.linkOf(l.ownerOf(&encloser)); !exact {
+			closer, match = match, l.z.apexLink
+			encloser = l.z.climb(encloser, encloser.labels-1)
+		}
 	}
-	if encloser.labels <= l.z.labels {
-		encloser = l.z.apex()
-		l.addMatch(l.z.owner)
-	}
-	l.addCover(l.search.suffix(int(encloser.labels) + 1))
+	l.addLink(match)
+	l.addLink(closer)
 	return encloser
+}
+
+// addNSECOf adds the NSEC RRset of a node, or that which covers it if it has none.
+func (l *lookup) addNSECOf(n *node) {
+	if n.is(hasNSEC) {
+		l.addNSEC(*n)
+		return
+	}
+	parent := l.z.parent(n)
+	l.addNSECBefore(&parent, n.label)
 }
 
 // addNSECBefore adds the NSEC RRset that covers the name that a label would make below a node.
@@ -389,21 +436,10 @@ func (l *lookup) addNSEC(n node) {
 	l.a.Authority = l.add(l.a.Authority, (*names)[start:len(*names):len(*names)], &s)
 }
 
-// addMatch adds the NSEC3 RRset of a name's hash, and reports whether there is one.
-func (l *lookup) addMatch(name []byte) bool {
-	h := l.z.params.hash(name)
-	i, exact := l.z.findHash(&h)
-	if exact {
-		l.addLink(i)
-	}
-	return exact
-}
-
-// addCover adds the NSEC3 RRset whose span covers a name's hash.
-func (l *lookup) addCover(name []byte) {
-	h := l.z.params.hash(name)
-	i, _ := l.z.findHash(&h)
-	l.addLink(i)
+// linkOf is the index of the link of the chain that matches or covers a name, and whether it matches.
+func (z *Zone) linkOf(name []byte) (int, bool) {
+	h := z.params.hash(name)
+	return z.findHash(&h)
 }
 
 // addLink adds the NSEC3 RRset of the i-th link of the chain.

@@ -9,96 +9,306 @@ import (
 	"github.com/miekg/dns"
 )
 
-// encoder makes an image of records in canonical order. A first walk over them measures, a second one writes.
+// encoder makes an image of records in canonical order. A first walk over them measures, and finds what is there several
+// times; a second one writes.
 type encoder struct {
 	b      *Builder
-	apex   []byte // key
-	labels int    // of the apex
-	image  []byte
-
-	nodes, nodeBytes, hashed int // as measured
+	apex   []byte   // key
+	labels int      // of the apex
+	places []uint32 // by the number of an RRset's first record, see share
+	shared []byte
 
 	path    [maxLabels + 1]pathNode // nodes from the apex down to the last one, by labels
-	nextRef ref
-	sets    []byte
-	buf     []byte
-	known   []uint32 // set refs plus one by hash, to find equal sets; newer ones displace older ones
+	seed    uint64
+	nodes   []listed // in canonical order
+	buckets []filling
+	size    int // octets of a bucket
+
+	image     []byte
+	marksAt   ref
+	bucketsAt ref
+	sharedAt  ref
 }
 
-// pathNode is a node on the path to the one being written.
+// listed is a node that has been measured.
+type listed struct {
+	hash     uint32 // the upper half
+	at       uint32 // its size in units, at first without sets, then its ref
+	from, to uint32 // numbers of its records
+}
+
+// filling says how far a bucket is taken.
+type filling struct {
+	used     uint32 // units of the bucket
+	overflow ref    // units beyond it, then where they begin, and then where the next node goes; 0 if there are none
+}
+
+// pathNode is a node on the path to the last one.
 type pathNode struct {
 	ref   ref
+	hash  uint64
 	below bool // what comes below it is not authoritative
 }
 
-// encode makes the image of the records, but for what denies existence.
+const (
+	// bucketFill is how many octets of nodes there are to a bucket on average.
+	bucketFill = 230
+	// oneBucket is how many octets of nodes there may be in the only bucket of a small zone.
+	oneBucket = 512
+	// fullBucket is how many units of nodes to a bucket make another seed be tried: a registrant chooses names, not seeds.
+	fullBucket = 32 * bucketFill / unit
+	seeds      = 8
+	// largeSet is the size in octets from which an RRset is not kept with its node, where searches pass over it.
+	largeSet = 512
+)
+
+// encode makes the image of the records, but for what denies existence. It returns nothing if that would be too large.
 func (b *Builder) encode(origin []byte) []byte {
-	e := &encoder{b: b, apex: appendKey(nil, origin), labels: labels(origin)}
-	e.walk(e.measure)
-	e.walkHashed(func([]byte, []record) { e.hashed++ })
-	order := 0
-	if b.hasNSEC {
-		order = e.nodes
+	e := &encoder{b: b, apex: appendKey(nil, origin), labels: labels(origin), seed: 1}
+	e.share()
+	for !e.fill() && e.seed < seeds {
+		e.hashAgain()
 	}
-	slots := 0
-	if e.nodes > 1 {
-		slots = (e.nodes-1)*3/2 + 1
+	hashed, proofsSize := 0, 0
+	e.walkHashed(func(_ []byte, records []record) {
+		hashed++
+		proofsSize += b.setSize(records)
+	})
+	size := 0
+	place := func(octets int) ref {
+		at := size
+		size += align(octets)
+		return ref(at / unit)
 	}
-	nodesAt := align(headerSize + len(origin))
-	indexAt := nodesAt + e.nodeBytes
-	orderAt := align(indexAt + slots*slotSize)
-	hashedAt := orderAt + 4*order
-	setsAt := hashedAt + e.hashed*hashedSize
-	e.image = make([]byte, setsAt)
-	e.known = make([]uint32, 1<<min(20, bits.Len(uint(e.nodes))))
+	place(headerSize + len(origin))
+	apex := place(unit * int(e.sizeOf(&e.nodes[0])))
+	e.marksAt = place(unit * len(e.buckets))
+	if len(e.buckets) > 1 {
+		size = (size + cacheLine - 1) &^ (cacheLine - 1)
+	}
+	e.bucketsAt = place(e.size * len(e.buckets))
+	size += unit * e.placeNodes(apex, ref(size/unit))
+	e.sharedAt = place(len(e.shared))
+	order := place(unit * len(e.nodes))
+	hashes := place(hashedSize * hashed)
+	links := place(unit * (intervals(hashed) + 1))
+	proofs := place(proofsSize)
+	if size > maxImage || len(e.shared)/unit >= apart {
+		return nil
+	}
+	e.image = make([]byte, size)
 
 	put := binary.LittleEndian
 	put.PutUint32(e.image[atVersion:], FormatVersion)
 	put.PutUint64(e.image[atRecords:], uint64(len(b.records)))
-	for _, f := range [][3]int{{atNodes, nodesAt, e.nodeBytes}, {atIndex, indexAt, slots}, {atOrder, orderAt, order},
-		{atHashed, hashedAt, e.hashed}, {atChain, hashedAt, e.hashed}} {
-		put.PutUint64(e.image[f[0]:], uint64(f[1]))
-		put.PutUint64(e.image[f[0]+8:], uint64(f[2]))
-	}
+	put.PutUint32(e.image[atShared:], uint32(e.sharedAt))
+	put.PutUint32(e.image[atApex:], uint32(apex))
+	put.PutUint32(e.image[atSize:], uint32(e.size))
+	put.PutUint32(e.image[atMarks:], uint32(e.marksAt))
+	put.PutUint32(e.image[atSeed:], uint32(e.seed))
+	putSection(e.image, atBuckets, e.bucketsAt, len(e.buckets))
+	putSection(e.image, atOrder, order, len(e.nodes))
+	putSection(e.image, atHashed, hashes, hashed)
+	putSection(e.image, atLinks, links, intervals(hashed))
 	e.image[atOriginLen] = byte(len(origin))
 	appendLower(e.image[:headerSize], origin)
 
-	nodes, orders, hashes := e.image[nodesAt:nodesAt], e.image[orderAt:orderAt], e.image[hashedAt:hashedAt]
-	e.walk(func(label []byte, depth int, records []record) {
-		if order > 0 {
-			orders = put.AppendUint32(orders, uint32(e.nextRef))
-		}
-		nodes = e.appendNode(nodes, nodesAt, label, depth, records)
-	})
-	e.walkHashed(func(hash []byte, records []record) {
-		hashes = append(hashes, hash...)
-		hashes = put.AppendUint32(hashes, uint32(e.putSet(records)))
-	})
-	put.PutUint64(e.image[atSets:], uint64(setsAt))
-	put.PutUint64(e.image[atSets+8:], uint64(len(e.sets)))
-	image := make([]byte, setsAt+len(e.sets))
-	copy(image[copy(image, e.image):], e.sets)
-	e.image, e.sets, e.known = nil, nil, nil
-	return image
+	copy(e.from(e.sharedAt), e.shared)
+	e.shared = nil
+	e.writeNodes(order)
+	e.writeHashed(hashes, proofs)
+	return e.image
 }
 
-// walk calls f for every node in canonical order, with its label, the number of its labels and its records.
-func (e *encoder) walk(f func(label []byte, depth int, records []record)) {
+// putSection writes into the header where a section is and how much it has.
+func putSection(image []byte, at int, r ref, count int) {
+	binary.LittleEndian.PutUint32(image[at:], uint32(r))
+	binary.LittleEndian.PutUint32(image[at+unit:], uint32(count))
+}
+
+// from is the image from a ref on.
+func (e *encoder) from(r ref) []byte { return e.image[unit*int(r):] }
+
+// apart in a place says that the RRset is not kept with one node.
+const apart = 1 << 31
+
+// share lists the nodes, and finds for every RRset its place: the units that it takes with its node, or apart and the units
+// in shared before it. There are those that are large, and those that are equal and not signed, which are kept once
+// whatever their owners.
+func (e *encoder) share() {
+	b := e.b
+	owners, sets := 0, 0
+	for i := range b.records {
+		if i == 0 || b.records[i].name != b.records[i-1].name {
+			owners++
+			sets++
+		} else if b.records[i].set != b.records[i-1].set {
+			sets++
+		}
+	}
+	e.nodes = make([]listed, 0, owners+1)
+	e.places = make([]uint32, len(b.records))
+	same := make([]uint32, len(b.records)) // by the number of a set's first record: that of an equal set plus one
+	known := make([]uint64, 1<<bits.Len(uint(sets*3/2)))
+	e.walk(func(label []byte, depth, from int, records []record) {
+		e.nodes = append(e.nodes, listed{hash: uint32(e.enter(label, depth) >> 32), from: uint32(from), to: uint32(from + len(records)),
+			at: uint32(align(nodeHead+len(label)+setEntry*plainSets(records)) / unit)})
+		for len(records) > 0 {
+			n := setLen(records)
+			if set := records[:n]; set[0].set != dns.TypeNSEC3 {
+				b.checkTTLs(set)
+				size := b.setSize(set)
+				e.places[from] = uint32(size / unit)
+				if set[n-1].typ != dns.TypeRRSIG {
+					e.findEqual(known, same, from, set)
+				}
+				if same[from] == 0 && size > largeSet {
+					same[from] = uint32(from) + 1
+				}
+			}
+			from, records = from+n, records[n:]
+		}
+	})
+	for i, first := range same {
+		if first == uint32(i)+1 {
+			e.places[i] = apart | uint32(len(e.shared)/unit)
+			e.shared = b.appendSet(e.shared, b.setAt(i))
+		} else if first > 0 {
+			e.places[i] = e.places[first-1]
+		}
+	}
+}
+
+// findEqual looks for a set among those known, which are in a hash table of halves of hashes and numbers plus one of first
+// records. The set becomes known, or else both are the same as the one that is.
+func (e *encoder) findEqual(known []uint64, same []uint32, from int, set []record) {
+	const number = 1<<32 - 1
+	hash := e.b.hashSet(set)
+	slot := hash & uint64(len(known)-1)
+	for ; known[slot] != 0; slot = (slot + 1) & uint64(len(known)-1) {
+		if (known[slot]^hash)&^number == 0 {
+			first := uint32(known[slot]) - 1
+			if e.b.equalSets(e.b.setAt(int(first)), set) {
+				same[first], same[from] = first+1, first+1
+				return
+			}
+		}
+	}
+	known[slot] = hash&^number | uint64(from+1)
+}
+
+// hashAgain gives the nodes other hashes.
+func (e *encoder) hashAgain() {
+	e.seed++
+	i := 0
+	e.walk(func(label []byte, depth, _ int, _ []record) {
+		e.nodes[i].hash = uint32(e.enter(label, depth) >> 32)
+		i++
+	})
+}
+
+// sizeOf is the units of a node with the sets that are kept with it.
+func (e *encoder) sizeOf(n *listed) uint32 {
+	size := n.at
+	for _, place := range e.places[n.from:n.to] { // 0 but for the first record of a set
+		if place&apart == 0 {
+			size += place
+		}
+	}
+	return size
+}
+
+// fill finds out how much there is to be in the buckets, and reports whether that is well spread.
+func (e *encoder) fill() bool {
+	units := 0
+	for i := range e.nodes[1:] {
+		units += int(e.sizeOf(&e.nodes[1+i]))
+	}
+	count := 1
+	e.size = bucketHead + unit*units
+	if e.size > oneBucket {
+		count, e.size = (unit*units+bucketFill-1)/bucketFill, bucketSize
+	}
+	e.buckets = make([]filling, count)
+	even := true
+	for i := range e.nodes[1:] {
+		n := &e.nodes[1+i]
+		size := e.sizeOf(n)
+		if bucket := &e.buckets[e.bucketOf(n.hash)]; bucket.fits(size, e.size) {
+			bucket.used += size
+		} else {
+			bucket.overflow += ref(size)
+			even = even && (bucket.overflow < fullBucket || size > fullBucket/2)
+		}
+	}
+	return even
+}
+
+// fits reports whether a bucket has room for so many units more.
+func (f *filling) fits(units uint32, octets int) bool {
+	return bucketHead+unit*int(f.used+units) <= octets
+}
+
+func (e *encoder) bucketOf(hash uint32) uint32 {
+	return bucketOf(uint64(hash)<<32, uint32(len(e.buckets)))
+}
+
+// placeNodes gives every node its ref, and returns how many units there are in overflow, which begins at a ref.
+func (e *encoder) placeNodes(apex, overflow ref) int {
+	next := overflow
+	for i := range e.buckets {
+		bucket := &e.buckets[i]
+		bucket.used = 0
+		if units := bucket.overflow; units > 0 {
+			bucket.overflow = next
+			next += units + 1
+		}
+	}
+	e.nodes[0].at = uint32(apex)
+	for i := range e.nodes[1:] {
+		n := &e.nodes[1+i]
+		number, size := e.bucketOf(n.hash), e.sizeOf(n)
+		if bucket := &e.buckets[number]; bucket.fits(size, e.size) {
+			n.at = uint32(e.bucketsAt) + number*uint32(e.size/unit) + bucketHead/unit + bucket.used
+			bucket.used += size
+		} else {
+			n.at = uint32(bucket.overflow)
+			bucket.overflow += ref(size)
+		}
+	}
+	return int(next - overflow)
+}
+
+// enter makes a node the last one of the path, and returns its hash.
+func (e *encoder) enter(label []byte, depth int) uint64 {
+	here := pathNode{hash: e.seed}
+	if depth > e.labels {
+		above := &e.path[depth-1]
+		here = pathNode{hash: hashLabel(above.hash, label), below: above.below}
+	}
+	e.path[depth] = here
+	return here.hash
+}
+
+// walk calls f for every node in canonical order, with its label, the number of its labels, its records and the number of
+// the first of them.
+func (e *encoder) walk(f func(label []byte, depth, from int, records []record)) {
 	b := e.b
 	last := e.apex
 	var room [64]byte
 	rest := b.records
 	n := 0
 	if len(rest) > 0 && bytes.Equal(b.key(&rest[0]), e.apex) {
-		n = b.ownerLen(rest)
+		n = ownerLen(rest)
 	}
-	f(nil, e.labels, rest[:n])
-	for rest = rest[n:]; len(rest) > 0 && !b.halted(); rest = rest[n:] {
-		n = b.ownerLen(rest)
-		if plainSets(rest[:n]) == 0 {
+	f(nil, e.labels, 0, rest[:n])
+	for from := n; from < len(rest) && !b.halted(); from += n {
+		n = ownerLen(rest[from:])
+		records := rest[from : from+n]
+		if plainSets(records) == 0 {
 			continue // NSEC3 records do not make their owner exist (RFC 5155 7.2.8)
 		}
-		key := b.key(&rest[0])
+		key := b.key(&records[0])
 		depth := commonLabels(last, key)
 		at := len(keyPrefix(key, depth))
 		for at < len(key) {
@@ -114,9 +324,9 @@ func (e *encoder) walk(f func(label []byte, depth int, records []record)) {
 			at++
 			depth++
 			if at < len(key) {
-				f(label, depth, nil)
+				f(label, depth, from, nil)
 			} else {
-				f(label, depth, rest[:n])
+				f(label, depth, from, records)
 			}
 		}
 		last = key
@@ -129,7 +339,7 @@ func (e *encoder) walkHashed(f func(hash []byte, records []record)) {
 		return
 	}
 	for rest := e.b.records; len(rest) > 0; {
-		n := e.b.ownerLen(rest)
+		n := ownerLen(rest)
 		if set := nsec3Of(rest[:n]); len(set) > 0 {
 			if hash, ok := hashOfKey(e.b.key(&set[0]), e.apex); ok {
 				f(hash, set)
@@ -178,186 +388,260 @@ func setLen(records []record) int {
 	return n
 }
 
-func (e *encoder) measure(label []byte, _ int, records []record) {
-	e.nodes++
-	e.nodeBytes += align(nodeHead + len(label) + setEntry*plainSets(records))
+// setAt are the records of the RRset that begins with the record of a number.
+func (b *Builder) setAt(i int) []record {
+	n := 1
+	for i+n < len(b.records) && b.records[i+n].set == b.records[i].set && b.records[i+n].name == b.records[i].name {
+		n++
+	}
+	return b.records[i : i+n]
 }
 
-// appendNode writes a node, and the flag of its parent if it is a wildcard.
-func (e *encoder) appendNode(nodes []byte, nodesAt int, label []byte, depth int, records []record) []byte {
-	start := len(nodes)
-	here := pathNode{ref: e.nextRef}
-	var parent ref
-	var flags uint16
+// writeNodes writes apex, buckets, overflow and order.
+func (e *encoder) writeNodes(order ref) {
+	refs, i := e.from(order)[:0], 0
+	e.walk(func(label []byte, depth, from int, records []record) {
+		n := e.nodes[i]
+		i++
+		hash := e.enter(label, depth)
+		e.path[depth].ref = ref(n.at)
+		if depth > e.labels {
+			e.mark(hash, ref(n.at))
+		}
+		e.writeNode(label, depth, from, records)
+		refs = binary.LittleEndian.AppendUint32(refs, n.at)
+	})
+}
+
+// mark makes a node known to its bucket.
+func (e *encoder) mark(hash uint64, at ref) {
+	put := binary.LittleEndian
+	number := ref(bucketOf(hash, uint32(len(e.buckets))))
+	marks, bucket := e.from(e.marksAt+number), e.bucketsAt+ref(e.size/unit)*number
+	put.PutUint32(marks, put.Uint32(marks)|markOf(hash))
+	if overflow := e.from(bucket); at >= bucket+ref(e.size/unit) && put.Uint32(overflow) == 0 {
+		put.PutUint32(overflow, uint32(at))
+	}
+}
+
+// writeNode writes the last node of the path and the sets that are kept with it, and the flag of its parent if it is a
+// wildcard.
+func (e *encoder) writeNode(label []byte, depth, from int, records []record) {
+	put := binary.LittleEndian
+	here := &e.path[depth]
+	parent := here.ref
 	if depth > e.labels {
-		parent, here.below = e.path[depth-1].ref, e.path[depth-1].below
+		parent = e.path[depth-1].ref
 		if len(label) == 1 && label[0] == '*' {
-			nodes[uint64(parent)*unit] |= hasWildcard
+			e.from(parent)[0] |= hasWildcard
 		}
 	}
+	var flags uint32
 	if here.below {
 		flags = isBelowCut
 	}
-	put := binary.LittleEndian
-	nodes = put.AppendUint16(nodes, 0)
-	nodes = put.AppendUint16(nodes, uint16(plainSets(records)))
-	nodes = put.AppendUint32(nodes, uint32(parent))
-	nodes = append(append(nodes, byte(depth), byte(len(label))), label...)
-	for rest := records; len(rest) > 0; {
-		n := setLen(rest)
-		set := &rest[0]
-		if set.set != dns.TypeNSEC3 {
-			nodes = put.AppendUint16(nodes, set.set)
-			nodes = put.AppendUint32(nodes, uint32(e.putSet(rest[:n])))
-			if set.typ == set.set { // not RRSIGs alone
-				switch {
-				case set.typ == dns.TypeNS && depth > e.labels && !here.below:
-					flags |= isCut
-				case set.typ == dns.TypeDNAME:
-					flags |= hasDNAME
-				case set.typ == dns.TypeCNAME:
-					flags |= hasCNAME
-				case set.typ == dns.TypeNSEC && !here.below:
-					flags |= hasNSEC
-				}
+	count := plainSets(records)
+	next := here.ref + ref(align(nodeHead+len(label)+setEntry*count)/unit)
+	b := append(e.from(here.ref)[:nodeHead], label...)
+	for len(records) > 0 {
+		n := setLen(records)
+		if set := records[:n]; set[0].set != dns.TypeNSEC3 {
+			flags |= flagsOf(&set[0], depth > e.labels, here.below)
+			at := next
+			if place := e.places[from]; place&apart != 0 {
+				at = e.sharedAt + ref(place&^apart)
+			} else {
+				next += ref(len(e.b.appendSet(e.from(next)[:0], set)) / unit)
 			}
+			b = put.AppendUint16(b, set[0].set)
+			b = put.AppendUint32(b, uint32(at))
 		}
-		rest = rest[n:]
+		from, records = from+n, records[n:]
 	}
 	here.below = here.below || flags&isCut != 0
-	put.PutUint16(nodes[start:], flags)
-	for len(nodes)%unit != 0 {
-		nodes = append(nodes, 0)
-	}
-	e.path[depth] = here
-	e.nextRef = ref(len(nodes) / unit)
-	return nodes
+	put.PutUint32(b, flags|uint32(next-here.ref)<<8)
+	put.PutUint32(b[4:], uint32(parent))
+	put.PutUint16(b[8:], uint16(count))
+	b[10], b[11] = byte(depth), byte(len(label))
 }
 
-// putSet writes the set of records and their RRSIGs, in this order, unless an equal one is at hand. The lowest TTL goes
-// for each of the two.
-func (e *encoder) putSet(records []record) ref {
-	b := e.b
-	put := binary.LittleEndian
-	var ttl, sigTTL uint32
-	split, hosts := 0, 0
-	buf := append(e.buf[:0], make([]byte, setHead)...)
-	for i := range records {
-		r := &records[i]
-		rdata := b.rdata(r)
-		buf = append(binary.BigEndian.AppendUint16(buf, uint16(len(rdata))), rdata...)
-		to := &ttl
+// flagsOf are the flags of a node that an RRset makes, which may be RRSIGs alone.
+func flagsOf(set *record, belowApex, belowCut bool) uint32 {
+	switch {
+	case set.typ != set.set:
+	case set.typ == dns.TypeNS && belowApex && !belowCut:
+		return isCut
+	case set.typ == dns.TypeDNAME:
+		return hasDNAME
+	case set.typ == dns.TypeCNAME:
+		return hasCNAME
+	case set.typ == dns.TypeNSEC && !belowCut:
+		return hasNSEC
+	}
+	return 0
+}
+
+// writeHashed writes hashed and proofs.
+func (e *encoder) writeHashed(hashed, proofs ref) {
+	hashes, sets := e.from(hashed)[:0], e.from(proofs)[:0]
+	e.walkHashed(func(hash []byte, records []record) {
+		e.b.checkTTLs(records)
+		hashes = append(hashes, hash...)
+		hashes = binary.LittleEndian.AppendUint32(hashes, uint32(proofs)+uint32(len(sets)/unit))
+		sets = e.b.appendSet(sets, records)
+	})
+}
+
+// setParts are what is to be known of a set before it is written: the lowest TTL of the records and of the RRSIGs, how many
+// octets either take, and how many targets there are.
+type setParts struct {
+	ttl, sigTTL uint32
+	split, sigs int
+	targets     int
+}
+
+func (b *Builder) setParts(set []record) (p setParts) {
+	for i := range set {
+		r := &set[i]
+		octets, ttl := &p.split, &p.ttl
 		if r.typ == dns.TypeRRSIG {
-			to = &sigTTL
-		} else {
-			split = len(buf) - setHead
-			hosts++
+			octets, ttl = &p.sigs, &p.sigTTL
 		}
-		if i == 0 || r.typ != records[i-1].typ {
-			*to = r.ttl
-		} else {
-			b.checkTTL(&records[i-1], r)
-			*to = min(*to, r.ttl)
+		if *octets == 0 || r.ttl < *ttl {
+			*ttl = r.ttl
+		}
+		*octets += 2 + len(b.rdata(r))
+		if r.typ != dns.TypeRRSIG {
+			p.targets++
 		}
 	}
-	size := len(buf) - setHead
-	if hostAt(records[0].set) < 0 {
-		hosts = 0
+	if hostAt(set[0].set) < 0 || p.targets > 65535 {
+		p.targets = 0
 	}
-	buf = append(buf, make([]byte, 4*hosts)...)
-	buf = append(buf, make([]byte, align(len(buf))-len(buf))...)
-	put.PutUint16(buf, records[0].set)
-	put.PutUint32(buf[4:], ttl)
-	put.PutUint32(buf[8:], sigTTL)
-	put.PutUint32(buf[12:], uint32(split))
-	put.PutUint32(buf[16:], uint32(size))
-	put.PutUint32(buf[20:], uint32(hosts))
-	e.buf = buf
-	if split == size {
-		if r, ok := e.find(buf); ok {
-			return r
-		}
-	}
-	r := ref(len(e.sets) / unit)
-	e.sets = append(e.sets, buf...)
-	return r
+	return p
 }
 
-// find looks for an equal set among those written, and remembers that this one is about to be.
-func (e *encoder) find(set []byte) (ref, bool) {
-	h := uint64(len(set))
-	for rest := set; len(rest) >= 4; rest = rest[4:] {
-		h = mix(h^uint64(binary.LittleEndian.Uint32(rest)), 0xe7037ed1a0b428db)
+func (p *setParts) size() int {
+	head := setHead
+	if p.sigs > 0 {
+		head = signedHead
 	}
-	slot := &e.known[h%uint64(len(e.known))]
-	if *slot > 0 {
-		if at := uint64(*slot-1) * unit; at+uint64(len(set)) <= uint64(len(e.sets)) && bytes.Equal(e.sets[at:at+uint64(len(set))], set) {
-			return ref(*slot - 1), true
-		}
-	}
-	*slot = uint32(len(e.sets)/unit) + 1
-	return 0, false
+	return align(head + unit*p.targets + p.split + p.sigs)
 }
 
-// Bounds of how far a name may lie from its first slot before another seed is tried: a registrant chooses names, not
-// seeds.
-const (
-	fineProbe = 512
-	seeds     = 8
-)
+// setSize is the octets of a set.
+func (b *Builder) setSize(set []record) int {
+	p := b.setParts(set)
+	return p.size()
+}
 
-// fillIndex makes the hash table of the nodes but the apex.
-func (z *Zone) fillIndex() {
-	if z.slots == 0 {
+// checkTTLs warns of a set with several TTLs.
+func (b *Builder) checkTTLs(set []record) {
+	for i := 1; i < len(set); i++ {
+		if set[i].typ == set[i-1].typ {
+			b.checkTTL(&set[i-1], &set[i])
+		}
+	}
+}
+
+// appendSet appends a set without its targets.
+func (b *Builder) appendSet(dst []byte, set []record) []byte {
+	put := binary.LittleEndian
+	p := b.setParts(set)
+	dst = put.AppendUint16(dst, set[0].set)
+	dst = put.AppendUint16(dst, uint16(p.targets))
+	dst = put.AppendUint32(dst, p.ttl)
+	if p.sigs == 0 {
+		dst = put.AppendUint32(dst, uint32(p.split))
+	} else {
+		dst = put.AppendUint32(dst, uint32(p.split)|signed)
+		dst = put.AppendUint32(dst, p.sigTTL)
+		dst = put.AppendUint32(dst, uint32(p.sigs))
+	}
+	for range p.targets {
+		dst = put.AppendUint32(dst, 0)
+	}
+	for i := range set {
+		rdata := b.rdata(&set[i])
+		dst = append(binary.BigEndian.AppendUint16(dst, uint16(len(rdata))), rdata...)
+	}
+	for len(dst)%unit != 0 {
+		dst = append(dst, 0)
+	}
+	return dst
+}
+
+// hashSet is a hash of what equalSets compares.
+func (b *Builder) hashSet(set []record) uint64 {
+	h := uint64(set[0].set)<<32 | uint64(set[0].ttl)
+	for i := range set {
+		h = hashLabel(h, b.rdata(&set[i]))
+	}
+	return h
+}
+
+// equalSets compares sets without RRSIGs.
+func (b *Builder) equalSets(x, y []record) bool {
+	if len(x) != len(y) || x[0].set != y[0].set || b.setParts(x) != b.setParts(y) {
+		return false
+	}
+	for i := range x {
+		if !bytes.Equal(b.rdata(&x[i]), b.rdata(&y[i])) {
+			return false
+		}
+	}
+	return true
+}
+
+// fillTargets finds the nodes that RRsets point at. It goes over the image as it lies in memory.
+func (z *Zone) fillTargets() {
+	shared, order := refAt(z.image, atShared), refAt(z.image, atOrder)
+	z.fillNodes(z.apexRef, z.apexRef+1, shared)
+	next := z.bucketsAt
+	for range z.buckets {
+		next += ref(z.bucketSize / unit)
+		z.fillNodes(next-ref((z.bucketSize-bucketHead)/unit), next, shared)
+	}
+	z.fillNodes(next, shared, shared)
+	for r := shared; r < order; {
+		set := z.set(r)
+		z.fillTarget(&set)
+		r += ref(set.extent() / unit)
+	}
+}
+
+// fillNodes is fillTargets for the sets before shared of the nodes between two refs.
+func (z *Zone) fillNodes(from, to, shared ref) {
+	for from < to {
+		size := refAt(z.image, unit*int(from)) >> 8
+		if size == 0 {
+			from++
+			continue
+		}
+		n := z.node(from)
+		for i := range n.count() {
+			if r := n.setRefAt(i); r < shared {
+				set := z.set(r)
+				z.fillTarget(&set)
+			}
+		}
+		from += size
+	}
+}
+
+// fillTarget finds the nodes that one RRset points at.
+func (z *Zone) fillTarget(set *rrset) {
+	if len(set.targets) == 0 {
 		return
 	}
-	for z.seed = 1; ; z.seed++ {
-		if z.maxProbe = z.tryIndex(); z.maxProbe <= fineProbe || z.seed == seeds {
-			break
-		}
-	}
-	binary.LittleEndian.PutUint64(z.image[atSeed:], z.seed)
-	binary.LittleEndian.PutUint32(z.image[atMaxProbe:], z.maxProbe)
-}
-
-// tryIndex fills the table with the seed, and returns the longest way from a first slot.
-func (z *Zone) tryIndex() (longest uint32) {
-	clear(z.index)
-	apex := z.apex()
-	for r := apex.next(); !z.ended(r); {
-		n := z.node(r)
-		h := hashLabel(z.seed, n.parent, n.label)
-		slot, probe := z.home(h), uint32(0)
-		for binary.LittleEndian.Uint32(z.index[slot*slotSize:]) != 0 {
-			probe++
-			if slot++; slot == z.slots {
-				slot = 0
-			}
-		}
-		binary.LittleEndian.PutUint32(z.index[slot*slotSize:], uint32(r)+1)
-		z.index[slot*slotSize+4] = byte(h)
-		longest = max(longest, probe)
-		r = n.next()
-	}
-	return longest
-}
-
-// fillTargets finds the nodes that RRsets point at.
-func (z *Zone) fillTargets() {
 	var s search
-	for at := 0; at+setHead <= len(z.sets); {
-		set := z.set(ref(at / unit))
-		if len(set.targets) > 0 {
-			i := 0
-			for rdata := range set.records().All() {
-				if host := nameIn(rdata, hostAt(set.typ)); host != nil && s.set(host) && z.holds(&s) {
-					if n, exact := z.locate(&s); exact && (z.has(&n, dns.TypeA) || z.has(&n, dns.TypeAAAA)) {
-						binary.LittleEndian.PutUint32(set.targets[4*i:], uint32(n.ref)+1)
-					}
-				}
-				i++
+	targets := set.targets
+	for rdata := range set.records().All() {
+		if host := nameIn(rdata, hostAt(set.typ)); host != nil && s.set(host) && z.holds(&s) {
+			if n, exact := z.locate(&s); exact && (z.has(&n, dns.TypeA) || z.has(&n, dns.TypeAAAA)) {
+				binary.LittleEndian.PutUint32(targets, uint32(n.ref))
 			}
 		}
-		at += align(setHead + len(set.data) + len(set.targets))
+		targets = targets[unit:]
 	}
 }

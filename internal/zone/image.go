@@ -12,62 +12,80 @@ import (
 // An image is a whole zone in one block of octets without pointers, so that the garbage collector does not walk it and
 // it can be written to a file as it is. Numbers are little-endian. It consists of
 //
-//	header   fixed fields, see the offsets below, and the origin in wire format, folded
-//	nodes    the names that exist, the empty non-terminals among them (RFC 4592 2.2.2), in canonical order, the apex first
-//	index    a hash table from parent and label to node
-//	order    for NSEC: the node references in ascending, so canonical, order
-//	hashed   for NSEC3: every hash that owns NSEC3 records, in order, and its RRset
-//	sets     the RRsets; those that are equal and not signed are there once, whatever their owners
-//	chain    the part of hashed that belongs to the parameters in use, if that is not all of it
+//	header     fixed fields, see the offsets below, and the origin in wire format, folded
+//	apex       a node
+//	marks      for every bucket, markOf of every node in it: u32…
+//	buckets    the other names that exist, the empty non-terminals among them (RFC 4592 2.2.2), by the hash of their labels
+//	overflow   what finds no room in its bucket
+//	shared     the RRsets that several names have, or that are large
+//	order      every node in canonical order: ref…
+//	hashed     for NSEC3: every hash that owns NSEC3 records, in order, with the ref of its RRset
+//	proofs     the RRsets of hashed
+//	chain      the part of hashed that belongs to the parameters in use, if that is not all of it
+//	links      for every so many hashes that there can be, how many of chain come before them: u32…
 //
-// A node:
+// A bucket, the place of which follows from a hash alone, so that there is no index to be read before it. Marks tell of most
+// names that do not exist that they do not, and are few enough to remain in the processor's cache.
 //
-//	flags u16 · RRsets u16 · parent ref u32 · labels u8 · length u8 · label · { type u16 · set ref u32 }… · padding
+//	overflow ref, 0 for none · node… · 0 u32 unless it is full; overflow: node… · 0 u32
+//
+// A node, and behind it those of its RRsets that are nowhere else, so that a name is found in one place of memory:
+//
+//	flags u8, size u24 · parent ref · RRsets u16 · labels u8 · length u8 · label · { type u16 · set ref }… · padding · set…
 //
 // A set, of records and the RRSIG records that cover them, either of which may be none:
 //
-//	type u16 · 0 u16 · TTL u32 · RRSIG TTL u32 · split u32 · size u32 · targets u32 · { length u16, big-endian · RDATA }… ·
-//	{ target u32 }… · padding
+//	type u16 · targets u16 · TTL u32 · octets of records u31, signed u1 · { RRSIG TTL u32 · octets of RRSIGs u32 if signed } ·
+//	{ target ref }… · { length u16, big-endian · RDATA }… · padding
 //
-// The records take split octets of size, the RRSIGs the rest. If a type points at hosts (RFC 1035 3.3.9, 3.3.11) there
-// is a target for each record: the reference of the host's node plus one if that has addresses, otherwise 0.
+// If a type points at hosts (RFC 1035 3.3.9, 3.3.11) there is a target for each record: the host's node if that has
+// addresses, otherwise 0.
 //
 // Every read checks its bounds and every loop is bounded, so that whatever an image holds no reader panics or hangs;
 // what it finds is then of no use. That an image is as it was made is for its checksum to prove (see FromImage).
 
-// ref is a position in nodes or sets, in units of four octets.
+// ref is a position in an image, in units of four octets.
 type ref uint32
 
-// unit is the alignment of nodes and sets in octets.
+// unit is the alignment of nodes and sets, and the measure of their sizes, in octets.
 const unit = 4
 
+// maxImage is the size that refs can reach.
+const maxImage = unit << 32
+
 // FormatVersion is that of the image. It changes with whatever changes the meaning of an octet.
-const FormatVersion = 1
+const FormatVersion = 2
 
 // Offsets of the header's fields.
 const (
-	atVersion   = 0   // u32
-	atDenial    = 4   // u32
-	atParams    = 8   // u32 which NSEC3PARAM record of the apex is in use
-	atMaxProbe  = 12  // u32 index slots that a search looks at beyond its first
-	atRecords   = 16  // u64
-	atNodes     = 24  // offset u64, octets u64
-	atIndex     = 40  // offset u64, slots u64
-	atSeed      = 56  // u64
-	atOrder     = 64  // offset u64, nodes u64
-	atHashed    = 80  // offset u64, entries u64
-	atChain     = 96  // offset u64, entries u64
-	atSets      = 112 // offset u64, octets u64
-	atOriginLen = 128 // u8
-	headerSize  = 132
+	atVersion   = 0  // u32
+	atDenial    = 4  // u32
+	atParams    = 8  // u32 which NSEC3PARAM record of the apex is in use
+	atApexLink  = 12 // u32 link of the chain that matches the apex
+	atStarLink  = 16 // u32 link of the chain that covers the wildcard below the apex, or matches it
+	atShared    = 20 // ref
+	atOrder     = 24 // ref, nodes u32
+	atHashed    = 32 // ref, entries u32
+	atChain     = 40 // ref, entries u32
+	atLinks     = 48 // ref, intervals u32, of which there is a number more
+	atRecords   = 56 // u64
+	atApex      = 64 // ref
+	atBuckets   = 68 // ref, buckets u32
+	atSize      = 76 // u32 octets of a bucket
+	atMarks     = 80 // ref
+	atSeed      = 84 // u32
+	atOriginLen = 88 // u8
+	headerSize  = 89
 )
 
 const (
-	nodeHead   = 10 // octets of a node before its label
-	setEntry   = 6  // octets of an RRset in a node
-	setHead    = 24 // octets of a set before its data
-	slotSize   = 5  // octets of a slot of the index: ref plus one u32, fingerprint u8
-	hashedSize = 24 // octets of an entry of hashed: hash, set ref u32
+	bucketHead = 4       // octets of a bucket before its nodes
+	nodeHead   = 12      // octets of a node before its label
+	setEntry   = 6       // octets of an RRset in a node
+	setHead    = 12      // octets of a set that is not signed before its targets and data
+	signedHead = 20      // octets of one that is
+	signed     = 1 << 31 // in the octets of records
+	hashedSize = 24      // octets of an entry of hashed: hash, ref
 )
 
 // Flags of a node.
@@ -84,38 +102,34 @@ const (
 type node struct {
 	ref    ref
 	parent ref // the apex is its own
-	flags  uint16
+	flags  uint8
 	labels uint8
 	label  []byte // folded, without its length; that of the apex is empty
 	sets   []byte
 }
 
-func (n *node) is(flag uint16) bool     { return n.flags&flag != 0 }
+func (n *node) is(flag uint8) bool      { return n.flags&flag != 0 }
 func (n *node) count() int              { return len(n.sets) / setEntry }
 func (n *node) typeAt(i int) uint16     { return binary.LittleEndian.Uint16(n.sets[i*setEntry:]) }
 func (n *node) setRefAt(i int) ref      { return ref(binary.LittleEndian.Uint32(n.sets[i*setEntry+2:])) }
 func (n *node) authoritative() bool     { return n.flags&(isCut|isBelowCut) == 0 }
-func (n *node) size() int               { return align(nodeHead + len(n.label) + len(n.sets)) }
-func (n *node) next() ref               { return n.ref + ref(n.size()/unit) }
 func align(n int) int                   { return (n + unit - 1) &^ (unit - 1) }
-func (z *Zone) apex() node              { return z.node(0) }
 func (z *Zone) parent(n *node) node     { return z.node(n.parent) }
-func (z *Zone) ended(r ref) bool        { return uint64(r)*unit >= uint64(len(z.nodes)) }
 func (z *Zone) at(n *node, i int) rrset { return z.set(n.setRefAt(i)) }
 
 // node reads the node at a reference; where there is none, the zero node.
 func (z *Zone) node(r ref) node {
 	at := uint64(r) * unit
-	if at+nodeHead > uint64(len(z.nodes)) {
+	if at+nodeHead > uint64(len(z.image)) {
 		return node{}
 	}
-	b := z.nodes[at:]
-	labelEnd := nodeHead + int(b[9])
-	end := labelEnd + setEntry*int(binary.LittleEndian.Uint16(b[2:]))
-	if end > len(b) {
+	b := z.image[at:]
+	labelEnd := nodeHead + int(b[11])
+	end := labelEnd + setEntry*int(binary.LittleEndian.Uint16(b[8:]))
+	if end > len(b) || b[10] > maxLabels {
 		return node{}
 	}
-	return node{ref: r, parent: ref(binary.LittleEndian.Uint32(b[4:])), flags: binary.LittleEndian.Uint16(b), labels: b[8],
+	return node{ref: r, parent: ref(binary.LittleEndian.Uint32(b[4:])), flags: b[0], labels: b[10],
 		label: b[nodeHead:labelEnd:labelEnd], sets: b[labelEnd:end:end]}
 }
 
@@ -134,28 +148,41 @@ func (s *rrset) sigs() Rdata    { return Rdata(s.data[s.split:]) }
 
 // target is the node that the i-th record points at, if it is one that has addresses.
 func (s *rrset) target(i int) (ref, bool) {
-	if 4*i+4 > len(s.targets) {
+	if unit*i+unit > len(s.targets) {
 		return 0, false
 	}
-	r := binary.LittleEndian.Uint32(s.targets[4*i:])
-	return ref(r - 1), r > 0
+	r := ref(binary.LittleEndian.Uint32(s.targets[unit*i:]))
+	return r, r > 0
+}
+
+// extent is the octets that a set takes.
+func (s *rrset) extent() int {
+	head := setHead
+	if len(s.data) > int(s.split) {
+		head = signedHead
+	}
+	return align(head + len(s.targets) + len(s.data))
 }
 
 // set reads the set at a reference; where there is none, an empty one.
 func (z *Zone) set(r ref) rrset {
 	at := uint64(r) * unit
-	if at+setHead > uint64(len(z.sets)) {
+	if at+signedHead > uint64(len(z.image)) {
 		return rrset{}
 	}
-	b := z.sets[at:]
-	split, size := binary.LittleEndian.Uint32(b[12:]), binary.LittleEndian.Uint32(b[16:])
-	end := setHead + uint64(size)
-	targetsEnd := end + 4*uint64(binary.LittleEndian.Uint32(b[20:]))
-	if split > size || targetsEnd > uint64(len(b)) {
+	b := z.image[at:]
+	split, head, size, sigTTL := binary.LittleEndian.Uint32(b[8:]), uint64(setHead), uint64(0), uint32(0)
+	if split >= signed {
+		split -= signed
+		head, size, sigTTL = signedHead, uint64(binary.LittleEndian.Uint32(b[16:])), binary.LittleEndian.Uint32(b[12:])
+	}
+	data := head + unit*uint64(binary.LittleEndian.Uint16(b[2:]))
+	end := data + uint64(split) + size
+	if end > uint64(len(b)) {
 		return rrset{}
 	}
-	return rrset{typ: binary.LittleEndian.Uint16(b), ttl: binary.LittleEndian.Uint32(b[4:]), sigTTL: binary.LittleEndian.Uint32(b[8:]),
-		split: split, data: b[setHead:end:end], targets: b[end:targetsEnd:targetsEnd]}
+	return rrset{typ: binary.LittleEndian.Uint16(b), ttl: binary.LittleEndian.Uint32(b[4:]), sigTTL: sigTTL,
+		split: split, data: b[data:end:end], targets: b[head:data:data]}
 }
 
 // get returns the RRset of a type that has records.
@@ -174,9 +201,9 @@ func (z *Zone) has(n *node, typ uint16) bool {
 	return ok
 }
 
-// hashLabel is the hash of a child's name in the index.
-func hashLabel(seed uint64, parent ref, label []byte) uint64 {
-	h := mix(seed^uint64(parent), 0x9e3779b97f4a7c15^uint64(len(label))<<32)
+// hashLabel is the hash of a child's name by that of its parent. The seed is that of the apex.
+func hashLabel(parent uint64, label []byte) uint64 {
+	h := mix(parent, 0x9e3779b97f4a7c15^uint64(len(label))<<32)
 	for len(label) >= 8 {
 		h = mix(h^binary.LittleEndian.Uint64(label), 0xe7037ed1a0b428db)
 		label = label[8:]
@@ -196,36 +223,72 @@ func mix(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// home is the first slot of the index for a hash.
-func (z *Zone) home(h uint64) uint64 {
-	slot, _ := bits.Mul64(h, z.slots)
-	return slot
-}
+// bucketSize is the octets of a bucket, unless there is only one, which is as large as need be. It is four lines of the
+// processor's cache.
+const bucketSize = 256
 
-// child finds the child of a node that has a folded label.
-func (z *Zone) child(parent ref, label []byte) (node, bool) {
-	if z.slots == 0 {
+const cacheLine = 64
+
+// bucketOf is the bucket for a hash, of so many.
+func bucketOf(hash uint64, buckets uint32) uint32 { return uint32(hash >> 32 * uint64(buckets) >> 32) }
+
+// markOf is the bit that a node sets in the marks of its bucket.
+func markOf(hash uint64) uint32 { return 1 << (hash & 31) }
+
+// child finds the child of a node that has a folded label and, for it, a hash.
+func (z *Zone) child(parent ref, hash uint64, label []byte) (node, bool) {
+	number := uint64(bucketOf(hash, z.buckets))
+	at := unit * (uint64(z.marksAt) + number)
+	if at+unit > uint64(len(z.image)) || binary.LittleEndian.Uint32(z.image[at:])&markOf(hash) == 0 {
 		return node{}, false
 	}
-	h := hashLabel(z.seed, parent, label)
-	slot := z.home(h)
-	for range z.maxProbe + 1 {
-		entry := z.index[slot*slotSize : slot*slotSize+slotSize]
-		r := binary.LittleEndian.Uint32(entry)
-		if r == 0 {
+	at = unit*uint64(z.bucketsAt) + uint64(z.bucketSize)*number
+	end := at + uint64(z.bucketSize)
+	if end > uint64(len(z.image)) || at+bucketHead > end {
+		return node{}, false
+	}
+	bucket := z.image[at:end]
+	if i, ok := among(bucket[bucketHead:], parent, label); ok {
+		return z.node(ref((at + bucketHead + i) / unit)), true
+	}
+	at = unit * uint64(binary.LittleEndian.Uint32(bucket))
+	if at == 0 || at > uint64(len(z.image)) {
+		return node{}, false
+	}
+	i, ok := among(z.image[at:], parent, label)
+	if !ok {
+		return node{}, false
+	}
+	return z.node(ref((at + i) / unit)), true
+}
+
+// among finds where the node with a parent and a label is in a sequence of nodes.
+func among(nodes []byte, parent ref, label []byte) (at uint64, ok bool) {
+	for at+nodeHead <= uint64(len(nodes)) {
+		b := nodes[at:]
+		size := unit * uint64(binary.LittleEndian.Uint32(b)>>8)
+		if size == 0 {
 			break
 		}
-		if entry[4] == byte(h) {
-			if n := z.node(ref(r - 1)); n.parent == parent && bytes.Equal(n.label, label) {
-				return n, true
-			}
+		if int(b[11]) == len(label) && ref(binary.LittleEndian.Uint32(b[4:])) == parent &&
+			nodeHead+len(label) <= len(b) && bytes.Equal(b[nodeHead:nodeHead+len(label)], label) {
+			return at, true
 		}
-		if slot++; slot == z.slots {
-			slot = 0
-		}
+		at += size
 	}
-	return node{}, false
+	return 0, false
 }
+
+// wildcard finds the wildcard below the closest encloser of a name (RFC 4592 3.3.1).
+func (z *Zone) wildcard(encloser *node, s *search) (node, bool) {
+	hash := z.seed
+	for depth := int(z.labels) + 1; depth <= int(encloser.labels); depth++ {
+		hash = hashLabel(hash, s.label(depth))
+	}
+	return z.child(encloser.ref, hashLabel(hash, asterisk), asterisk)
+}
+
+func (z *Zone) apex() node { return z.node(z.apexRef) }
 
 // climb returns the ancestor of a node that has so many labels, which may be the node itself, or the first one that has
 // no more.
@@ -284,16 +347,18 @@ func (z *Zone) appendHashed(dst, hash []byte) []byte {
 	return append(hashing.AppendEncode(dst, hash), z.owner...)
 }
 
-var errImage = errors.New("no zone image of this format")
+var errImage = errors.New("no zone image of this format, or one that would be larger than 16 GiB")
 
-// section returns the octets that an offset and a count in the header stand for.
-func section(b []byte, at int, size uint64) ([]byte, bool) {
-	offset, count := binary.LittleEndian.Uint64(b[at:]), binary.LittleEndian.Uint64(b[at+8:])
-	if offset > uint64(len(b)) || count > (uint64(len(b))-offset)/size {
+func refAt(b []byte, at int) ref { return ref(binary.LittleEndian.Uint32(b[at:])) }
+
+// section returns the octets that a ref and a count in the header stand for, and so many more.
+func section(b []byte, at int, size, more uint64) ([]byte, bool) {
+	from := unit * uint64(refAt(b, at))
+	end := from + size*uint64(binary.LittleEndian.Uint32(b[at+unit:])) + more
+	if end > uint64(len(b)) {
 		return nil, false
 	}
-	end := offset + count*size
-	return b[offset:end:end], true
+	return b[from:end:end], true
 }
 
 // open makes a zone of an image, which it keeps. It looks at the header and the apex only.
@@ -303,27 +368,25 @@ func open(b []byte) (*Zone, error) {
 		return nil, errImage
 	}
 	z := &Zone{image: b, owner: b[headerSize : headerSize+int(b[atOriginLen])],
-		seed: binary.LittleEndian.Uint64(b[atSeed:]), maxProbe: binary.LittleEndian.Uint32(b[atMaxProbe:]),
-		len: int(binary.LittleEndian.Uint64(b[atRecords:])), denial: denial(binary.LittleEndian.Uint32(b[atDenial:]))}
+		originLen: b[atOriginLen], seed: uint64(binary.LittleEndian.Uint32(b[atSeed:])), apexRef: refAt(b, atApex), bucketsAt: refAt(b, atBuckets), marksAt: refAt(b, atMarks),
+		buckets: binary.LittleEndian.Uint32(b[atBuckets+unit:]), bucketSize: binary.LittleEndian.Uint32(b[atSize:]),
+		len: int(binary.LittleEndian.Uint64(b[atRecords:])), denial: denial(binary.LittleEndian.Uint32(b[atDenial:])),
+		apexLink: int(binary.LittleEndian.Uint32(b[atApexLink:])), starLink: int(binary.LittleEndian.Uint32(b[atStarLink:]))}
 	for _, s := range []struct {
-		to   *[]byte
-		at   int
-		size uint64
-	}{{&z.nodes, atNodes, 1}, {&z.index, atIndex, slotSize}, {&z.order, atOrder, 4}, {&z.hashed, atHashed, hashedSize},
-		{&z.chain, atChain, hashedSize}, {&z.sets, atSets, 1}} {
+		to         *[]byte
+		at         int
+		size, more uint64
+	}{{&z.order, atOrder, unit, 0}, {&z.hashed, atHashed, hashedSize, 0}, {&z.chain, atChain, hashedSize, 0}, {&z.links, atLinks, unit, unit}} {
 		var ok bool
-		if *s.to, ok = section(b, s.at, s.size); !ok {
+		if *s.to, ok = section(b, s.at, s.size, s.more); !ok {
 			return nil, errImage
 		}
 	}
 	apex := z.apex()
-	z.top = apex
 	if !validName(z.owner) || apex.labels != uint8(labels(z.owner)) || z.len < 0 {
 		return nil, errImage
 	}
 	z.origin, z.key, z.labels = nameString(z.owner), appendKey(nil, z.owner), apex.labels
-	z.slots = uint64(len(z.index) / slotSize)
-	z.maxProbe = uint32(min(uint64(z.maxProbe), z.slots))
 	if soa, ok := z.get(&apex, dns.TypeSOA); ok {
 		z.setSOA(soa)
 	}
@@ -353,7 +416,8 @@ func (z *Zone) readParams(apex *node, i int) bool {
 		if i == 0 {
 			var ok bool
 			z.params, _, _, ok = parseNSEC3(rdata)
-			return ok && z.params.iterations <= maxIterations && len(z.chain) > 0
+			return ok && z.params.iterations <= maxIterations && len(z.links) > unit &&
+				max(z.apexLink, z.starLink) < len(z.chain)/hashedSize
 		}
 		i--
 	}

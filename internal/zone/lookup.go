@@ -149,7 +149,7 @@ func (l *lookup) step() (follow bool) {
 	case n.is(hasDNAME):
 		return l.substitute(&n)
 	case n.is(hasWildcard):
-		if wildcard, ok := l.z.child(n.ref, asterisk); ok {
+		if wildcard, ok := l.z.wildcard(&n, l.search); ok {
 			return l.synthesise(&n, &wildcard)
 		}
 	}

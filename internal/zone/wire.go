@@ -20,11 +20,8 @@ func (z *Zone) RRsets() iter.Seq[RRset] {
 			hash++
 			return z.appendHashed(nil, h.hash), []rrset{z.set(h.set)}
 		}
-		for r := ref(0); !z.ended(r); {
-			n := z.node(r)
-			if n.ref != r {
-				return
-			}
+		for i := range len(z.order) / unit {
+			n := z.node(z.orderAt(i))
 			sets = sets[:0]
 			for i := range n.count() {
 				sets = append(sets, z.at(&n, i))
@@ -45,7 +42,6 @@ func (z *Zone) RRsets() iter.Seq[RRset] {
 			if len(sets) > 0 && !yieldSets(yield, z.appendOwner(make([]byte, 0, 64), n), sets) {
 				return
 			}
-			r = n.next()
 		}
 		for hash < hashes {
 			if owner, own := hashedSets(); !yieldSets(yield, owner, own) {

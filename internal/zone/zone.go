@@ -20,20 +20,23 @@ import (
 
 // Zone is an immutable zone, made by a Builder, by New or by FromImage.
 type Zone struct {
-	image []byte // the parts of which are:
-	owner []byte // of the apex, wire format, folded
-	nodes []byte
-	index []byte
-	order []byte
-	chain []byte // the NSEC3 chain of params by hash
-	sets  []byte
+	// What every lookup needs, in one line of the processor's cache.
+	image      []byte
+	seed       uint64
+	apexRef    ref
+	marksAt    ref
+	bucketsAt  ref
+	buckets    uint32
+	bucketSize uint32
+	originLen  uint8
+	labels     uint8 // of the origin
+	denial     denial
 
-	hashed   []byte // every NSEC3 RRset of every chain by owner, for Records
-	slots    uint64 // of index
-	seed     uint64
-	maxProbe uint32
-	labels   uint8 // of owner
-	top      node  // the apex
+	owner  []byte // of the apex, wire format, folded; a part of the image, as are:
+	order  []byte
+	hashed []byte // every NSEC3 RRset of every chain by owner, for Records
+	chain  []byte // the NSEC3 chain of params by hash
+	links  []byte
 
 	origin string
 	key    []byte // of owner, see appendKey
@@ -43,8 +46,8 @@ type Zone struct {
 	soa         rrset // as in a positive answer
 	negativeSOA rrset // with the TTL of a negative answer (RFC 2308 5)
 
-	denial denial
-	params nsec3Params
+	params             nsec3Params
+	apexLink, starLink int // links of the chain: the apex's, and that which proves that no wildcard is below it
 }
 
 // Rdata is a sequence of RDATA: each two octets of length, big-endian, and so many octets without name compression.
@@ -248,30 +251,26 @@ func (z *Zone) holds(s *search) bool {
 
 // find locates a name of the zone: its node, or else that of its closest encloser (RFC 4592 3.3.1). It goes no further
 // than to a delegation point.
-func (z *Zone) find(s *search) (n node, exact bool) {
-	n = z.top
-	for depth := int(z.labels) + 1; depth <= s.labels; depth++ {
-		child, ok := z.child(n.ref, s.label(depth))
-		if !ok {
-			return n, false
-		}
-		n = child
-		if n.is(isCut) {
-			return n, depth == s.labels
-		}
-	}
-	return n, true
-}
+func (z *Zone) find(s *search) (n node, exact bool) { return z.descend(s, isCut) }
 
 // locate is find for all names that the zone has, those below a delegation point too.
-func (z *Zone) locate(s *search) (n node, exact bool) {
-	n = z.top
+func (z *Zone) locate(s *search) (n node, exact bool) { return z.descend(s, 0) }
+
+// descend goes from the apex down towards a name of the zone, but not below a node with a flag.
+func (z *Zone) descend(s *search, end uint8) (n node, exact bool) {
+	n = z.apex()
+	hash := z.seed
 	for depth := int(z.labels) + 1; depth <= s.labels; depth++ {
-		child, ok := z.child(n.ref, s.label(depth))
+		label := s.label(depth)
+		hash = hashLabel(hash, label)
+		child, ok := z.child(n.ref, hash, label)
 		if !ok {
 			return n, false
 		}
 		n = child
+		if n.is(end) {
+			return n, depth == s.labels
+		}
 	}
 	return n, true
 }

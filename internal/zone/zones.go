@@ -3,6 +3,7 @@ package zone
 import (
 	"bytes"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/miekg/dns"
@@ -10,24 +11,49 @@ import (
 
 // Zones is an immutable set of zones, such as those of a release.
 type Zones struct {
-	sorted  []*Zone
-	byName  map[string]*Zone // by folded wire-format origin
-	deepest int              // labels of the longest origin
+	sorted []*Zone
+	table  []slot              // by hashOrigin, with linear probing; a power of two, at least half of them empty
+	depths [maxLabels + 1]bool // how many labels origins have
+}
+
+// slot is a place for a zone.
+type slot struct {
+	hash uint64
+	zone *Zone // nil: none
 }
 
 // NewZones makes a set of zones, no two of which may have the same origin.
 func NewZones(zones ...*Zone) (*Zones, error) {
-	s := &Zones{sorted: slices.Clone(zones), byName: make(map[string]*Zone, len(zones))}
+	s := &Zones{sorted: slices.Clone(zones), table: make([]slot, 2<<bits.Len(uint(len(zones))))}
 	for _, z := range zones {
-		owner := string(z.owner)
-		if s.byName[owner] != nil {
+		hash := hashOrigin(z.owner)
+		at := s.slot(hash, z.owner)
+		if at.zone != nil {
 			return nil, fmt.Errorf("zone %s is there twice", z.origin)
 		}
-		s.byName[owner] = z
-		s.deepest = max(s.deepest, int(z.labels))
+		*at = slot{hash, z}
+		s.depths[z.labels] = true
 	}
 	slices.SortFunc(s.sorted, func(a, b *Zone) int { return bytes.Compare(a.key, b.key) })
 	return s, nil
+}
+
+// hashOrigin is the hash of a folded name in the table.
+func hashOrigin(name []byte) uint64 { return hashLabel(uint64(len(name)), name) }
+
+// slot is where the zone of a folded origin is, or would be.
+func (s *Zones) slot(hash uint64, origin []byte) *slot {
+	for i := hash; ; i++ {
+		at := &s.table[i&uint64(len(s.table)-1)]
+		if at.zone == nil || at.hash == hash && at.zone.isAt(origin) {
+			return at
+		}
+	}
+}
+
+// isAt reports whether a folded name is the zone's origin.
+func (z *Zone) isAt(name []byte) bool {
+	return len(name) == int(z.originLen) && bytes.Equal(z.image[headerSize:headerSize+len(name)], name)
 }
 
 // All returns the zones in canonical order of their origins. The slice must not be changed.
@@ -39,7 +65,8 @@ func (s *Zones) Get(origin string) *Zone {
 	if !ok {
 		return nil
 	}
-	return s.byName[string(appendLower(nil, name))]
+	name = appendLower(nil, name)
+	return s.slot(hashOrigin(name), name).zone
 }
 
 // Find returns the zone that answers for a name in wire format and a type: the closest one at or above the name. DS
@@ -71,8 +98,12 @@ func (s *Zones) find(at *search, qtype uint16) *Zone {
 
 // closest returns the zone with the longest origin at or above a name, of at most so many labels.
 func (s *Zones) closest(at *search, labels int) *Zone {
-	for labels = min(labels, s.deepest); labels >= 0; labels-- {
-		if z := s.byName[string(at.folded[at.starts[at.labels-labels]:len(at.name)])]; z != nil {
+	for ; labels >= 0; labels-- {
+		if !s.depths[labels] {
+			continue
+		}
+		origin := at.folded[at.starts[at.labels-labels]:len(at.name)]
+		if z := s.slot(hashOrigin(origin), origin).zone; z != nil {
 			return z
 		}
 	}

@@ -357,7 +357,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	if len(chain) != maxDeltas || from(chain, 51-maxDeltas) == nil || from(chain, 50-maxDeltas) != nil {
 		t.Errorf("%d differences", len(chain))
 	}
-	grow(52, 60)
+	grow(52, 200)
 	if len(chain) == 0 || len(chain) == maxDeltas {
 		t.Errorf("after a large difference: %d", len(chain))
 	}
