@@ -54,7 +54,7 @@ func (c *cli) status(ctx context.Context, ask host.Ask) error {
 	if err != nil {
 		return err
 	}
-	view, err := release.Restore(state.Published)
+	view, _, err := release.Restore(state.Published)
 	if err != nil {
 		return err
 	}

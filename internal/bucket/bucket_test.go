@@ -248,7 +248,7 @@ func (h *host) release(zones ...release.Zone) release.View {
 	check(h.t, err)
 	h.put(files)
 	h.mem = mem
-	view, err := release.Restore(mem)
+	view, _, err := release.Restore(mem)
 	check(h.t, err)
 	return view
 }

@@ -1,6 +1,7 @@
 package depot
 
 import (
+	"bytes"
 	"errors"
 	"path"
 	"slices"
@@ -26,11 +27,14 @@ func Collect(s Store, view release.View) error {
 		}
 		lists[dir] = entries
 	}
-	keep := map[string]bool{}
-	keepManifest(keep, view.Manifest)
-	name, previous := previousRelease(manifests(s, lists["targets"]), view.Manifest)
-	keep[name] = true
-	keepRelease(keep, previous)
+	keep := map[string]bool{release.ManifestName(view.Digest): true}
+	keepRelease(keep, view.Manifest.Current)
+	keepRelease(keep, view.Manifest.Next)
+	if current := view.Manifest.Current; current != nil {
+		name, previous := previousRelease(manifests(s, lists["targets"], current.Number), current.Number)
+		keep[name] = true
+		keepRelease(keep, previous)
+	}
 	for v := range int64(2) {
 		keep["metadata/"+strconv.FormatInt(view.Versions.Snapshot-v, 10)+".snapshot.json"] = true
 		keep["metadata/"+strconv.FormatInt(view.Versions.Targets-v, 10)+".targets.json"] = true
@@ -46,14 +50,15 @@ func Collect(s Store, view release.View) error {
 // maxManifests bounds how many manifests are looked at for the previous release, the youngest first.
 const maxManifests = 8
 
-// manifests are those that can be read, by name. They are not verified: they only say what to keep.
-func manifests(s Store, entries []Entry) map[string]release.Manifest {
+// manifests are those that can be read, by name, and whose current release is below a number. They are not verified: they
+// only say what to keep.
+func manifests(s Store, entries []Entry, below uint64) map[string]release.Manifest {
 	entries = slices.SortedFunc(slices.Values(entries), func(a, b Entry) int { return b.Modified.Compare(a.Modified) })
 	found := map[string]release.Manifest{}
 	for _, e := range entries[:min(len(entries), maxManifests)] {
 		name := path.Join("targets", e.Name)
 		data, _, err := s.Read(name, release.MaxManifestBytes)
-		if err != nil {
+		if err != nil || currentOf(data) >= below {
 			continue
 		}
 		if m, err := release.ParseManifest(data); err == nil {
@@ -63,29 +68,27 @@ func manifests(s Store, entries []Entry) map[string]release.Manifest {
 	return found
 }
 
-// previousRelease is the highest release below the current one, and the name of a manifest that holds it.
-func previousRelease(manifests map[string]release.Manifest, now release.Manifest) (string, *release.Release) {
+// currentOf is the number of the current release in the canonical encoding of a manifest; 0 if there is none. It stands at the
+// beginning: what follows may be long, and names no lower number.
+func currentOf(data []byte) uint64 {
+	_, after, _ := bytes.Cut(data[:min(len(data), 256)], []byte(`"current":{"number":`))
+	digits, _, _ := bytes.Cut(after, []byte(","))
+	number, _ := strconv.ParseUint(string(digits), 10, 64)
+	return number
+}
+
+// previousRelease is the highest release below the current one's number, and the name of a manifest that holds it.
+func previousRelease(manifests map[string]release.Manifest, current uint64) (string, *release.Release) {
 	var name string
 	var previous *release.Release
-	if now.Current == nil {
-		return "", nil
-	}
 	for from, m := range manifests {
 		for _, r := range []*release.Release{m.Current, m.Next} {
-			if r != nil && r.Number < now.Current.Number && (previous == nil || r.Number > previous.Number) {
+			if r != nil && r.Number < current && (previous == nil || r.Number > previous.Number) {
 				name, previous = from, r
 			}
 		}
 	}
 	return name, previous
-}
-
-func keepManifest(keep map[string]bool, m release.Manifest) {
-	if data, err := m.Encode(); err == nil {
-		keep[release.ManifestName(release.DigestOf(data))] = true
-	}
-	keepRelease(keep, m.Current)
-	keepRelease(keep, m.Next)
 }
 
 func keepRelease(keep map[string]bool, r *release.Release) {

@@ -107,7 +107,7 @@ func FuzzParseMemory(f *testing.F) {
 	f.Add(data)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if m, err := ParseMemory(data); err == nil {
-			_, _ = Restore(m)
+			_, _, _ = Restore(m)
 		}
 	})
 }

@@ -35,7 +35,7 @@ func Init(m Manifest, by Signers, ends Expiries) ([]File, Memory, error) {
 // the timestamp. It signs with the release and the lease key; ends.Root is not used. What it makes has passed Verify
 // against prev, so a release number that was taken, for example, is refused here as a node would refuse it.
 func Publish(prev Memory, m Manifest, by Signers, ends Expiries) ([]File, Memory, error) {
-	last, err := Restore(prev)
+	last, prev, err := Restore(prev)
 	if err != nil {
 		return nil, Memory{}, err
 	}
@@ -44,7 +44,7 @@ func Publish(prev Memory, m Manifest, by Signers, ends Expiries) ([]File, Memory
 
 // Renew makes the one file that lengthens the lease of what prev last verified. It needs the lease key only.
 func Renew(prev Memory, lease crypto.Signer, until time.Time) ([]File, Memory, error) {
-	last, err := Restore(prev)
+	last, prev, err := Restore(prev)
 	if err != nil {
 		return nil, Memory{}, err
 	}

@@ -29,6 +29,8 @@ type Memory struct {
 	Mesh    string  `json:"mesh,omitempty"`    // whose repository this is; learnt with the first manifest
 	Current uint64  `json:"current,omitempty"` // highest number seen as current
 	Known   []Known `json:"known,omitempty"`   // releases seen, by number
+
+	parsed *parsed // a manifest that was read before; nil: none. It spares reading, and is believed for its digest only
 }
 
 // Known is a release that was seen.
@@ -117,19 +119,21 @@ func kindOf(name string) string {
 
 // remember is m after c was verified, or the reason why c contradicts m.
 func (m Memory) remember(c *chain) (Memory, error) {
-	name := ManifestName(DigestOf(c.manifestData))
-	if m.Mesh != "" && c.manifest.Mesh != m.Mesh {
-		return m, refuse(name, WrongMesh, "mesh %q, this node belongs to %q", c.manifest.Mesh, m.Mesh)
+	name, manifest := ManifestName(c.parsed.digest), c.parsed.manifest()
+	if m.Mesh != "" && manifest.Mesh != m.Mesh {
+		return m, refuse(name, WrongMesh, "mesh %q, this node belongs to %q", manifest.Mesh, m.Mesh)
 	}
-	known, err := m.learn(name, c.manifest)
-	if err != nil {
-		return m, err
+	if m.parsed != c.parsed { // otherwise it was learnt before
+		known, err := m.learn(name, manifest)
+		if err != nil {
+			return m, err
+		}
+		m.Known, m.parsed = known, c.parsed
 	}
-	m.Known = known
-	if r := c.manifest.Current; r != nil {
+	if r := manifest.Current; r != nil {
 		m.Current = r.Number
 	}
-	m.Mesh = c.manifest.Mesh
+	m.Mesh = manifest.Mesh
 	m.Root, m.Timestamp, m.Snapshot, m.Targets, m.Manifest =
 		c.root.data, c.timestamp.data, c.snapshot.data, c.targets.data, c.manifestData
 	return m, nil

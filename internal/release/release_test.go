@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -92,10 +93,18 @@ func (w *world) publish(m Manifest) {
 	w.put(files, mem, err)
 }
 
-// verify is the node's look at the repository; what it remembers is kept as a node must, encoded and decoded.
+// verify is the node's look at the repository; what it remembers is kept as a node must, encoded and decoded. A node that has
+// read its manifest before comes to the same.
 func (w *world) verify() (View, error) {
 	w.t.Helper()
 	view, mem, err := Verify(w.repo, w.node)
+	if _, warm, fault := Restore(w.node); fault == nil {
+		again, next, other := Verify(w.repo, warm)
+		next.parsed, mem.parsed = nil, nil
+		if fmt.Sprint(err) != fmt.Sprint(other) || !reflect.DeepEqual(view, again) || !reflect.DeepEqual(mem, next) {
+			w.t.Fatalf("%v, %v, but with a manifest that was read before %v, %v", view, err, again, other)
+		}
+	}
 	data, encodeErr := mem.Encode()
 	if encodeErr != nil {
 		w.t.Fatal(encodeErr)
@@ -391,7 +400,7 @@ func TestEveryRuleIsEnforced(t *testing.T) {
 			w.mustVerify()
 			test.damage(w)
 			w.wantRule(test.rule, test.file)
-			if view, err := Restore(w.node); err != nil || view.Manifest.Current == nil {
+			if view, _, err := Restore(w.node); err != nil || view.Manifest.Current == nil {
 				t.Fatalf("the node lost what it had verified: %v", err)
 			}
 		})
@@ -436,7 +445,7 @@ func (w *world) signManifest(m Manifest) {
 // bump gives each role a version above what the node has seen.
 func (w *world) bump() {
 	w.t.Helper()
-	v, err := Restore(w.node)
+	v, _, err := Restore(w.node)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -516,21 +525,21 @@ func TestBlanksAroundWhatIsSignedAreNoReplay(t *testing.T) {
 
 func TestRestoreNeedsNoRepository(t *testing.T) {
 	w := newWorld(t)
-	if _, err := Restore(w.node); err == nil {
+	if _, _, err := Restore(w.node); err == nil {
 		t.Fatal("restored from a root alone")
 	}
 	want := w.mustVerify()
-	got, err := Restore(w.node)
+	got, _, err := Restore(w.node)
 	if err != nil || got.Manifest.Current.Number != want.Manifest.Current.Number || !got.LeaseExpires.Equal(want.LeaseExpires) {
 		t.Fatalf("got %v, %v", got, err)
 	}
 	w.node.Manifest[30] ^= 1
-	if rule, _ := RuleOf(second(Restore(w.node))); rule != Mismatch {
+	if rule, _ := RuleOf(third(Restore(w.node))); rule != Mismatch {
 		t.Fatalf("a changed memory was restored: %s", rule)
 	}
 }
 
-func second(_ View, err error) error { return err }
+func third(_ View, _ Memory, err error) error { return err }
 
 func TestPublishRefusesWhatANodeWouldRefuse(t *testing.T) {
 	w := newWorld(t)

@@ -176,7 +176,7 @@ func Rotate(prev Memory, root []byte, by Signers, ends Expiries) ([]File, Memory
 	if err != nil {
 		return nil, Memory{}, err
 	}
-	last, err := Restore(prev)
+	last, prev, err := Restore(prev)
 	if err != nil {
 		return nil, Memory{}, err
 	}

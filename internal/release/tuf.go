@@ -35,8 +35,8 @@ type signed struct {
 type chain struct {
 	root                         *root
 	timestamp, snapshot, targets signed
-	manifest                     Manifest
 	manifestData                 []byte
+	parsed                       *parsed // the manifest
 }
 
 // readFile takes a file of a repository by its name.
@@ -105,15 +105,34 @@ func isEd25519(k *metadata.Key) bool {
 	return err == nil && len(public) == 32
 }
 
+// parsed is a manifest that ParseManifest has read, by the digest of its octets. It is never changed.
+type parsed struct {
+	digest Digest
+	read   Manifest
+}
+
+// manifest is the manifest, whose releases are the caller's to change, but not their lists.
+func (p *parsed) manifest() Manifest {
+	m := p.read
+	for _, r := range []**Release{&m.Current, &m.Next} {
+		if *r != nil {
+			copied := **r
+			*r = &copied
+		}
+	}
+	return m
+}
+
 // chain verifies from the timestamp down to the manifest. Nothing is parsed further before the signature or the digest
-// above it was checked.
-func (r *root) chain(read readFile) (*chain, error) {
+// above it was checked. A manifest with the digest of before, which may be nil, is not read again: it has millions of
+// octets where there are many zones.
+func (r *root) chain(read readFile, before *parsed) (*chain, error) {
 	trusted, err := trustedmetadata.New(r.data)
 	if err != nil {
 		return nil, refuseTUF("root", err)
 	}
 	trusted.RefTime = time.Time{} // nothing has expired yet at the zero time: expiry is not judged here
-	c := &chain{root: r}
+	c := &chain{root: r, parsed: before}
 	for _, step := range []func(*trustedmetadata.TrustedMetadata, readFile) error{
 		c.readTimestamp, c.readSnapshot, c.readTargets, c.readManifest,
 	} {
@@ -202,10 +221,14 @@ func (c *chain) readManifest(trusted *trustedmetadata.TrustedMetadata, read read
 	if err := want.VerifyLengthHashes(data); err != nil {
 		return refuseTUF(name, err)
 	}
-	if c.manifest, err = ParseManifest(data); err != nil {
-		return refuse(name, Format, "%v", err)
-	}
 	c.manifestData = data
+	if digest := Digest(want.Hashes["sha256"]); c.parsed == nil || c.parsed.digest != digest {
+		m, err := ParseManifest(data)
+		if err != nil {
+			return refuse(name, Format, "%v", err)
+		}
+		c.parsed = &parsed{digest, m}
+	}
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 // View is what a verified repository says.
 type View struct {
 	Manifest Manifest
+	Digest   Digest // of the manifest's encoding
 	// LeaseExpires is when the permission to answer from this manifest ends: the earliest of Expires. Whether that
 	// has come is judged by internal/mesh.
 	LeaseExpires time.Time
@@ -62,7 +63,10 @@ func accept(trusted *root, mem Memory, read readFile) (*chain, Memory, error) {
 	if err != nil {
 		return nil, mem, err
 	}
-	c, err := trusted.chain(read)
+	if seen != nil {
+		mem.parsed = seen.parsed
+	}
+	c, err := trusted.chain(read, mem.parsed)
 	if err != nil {
 		return nil, mem, err
 	}
@@ -74,20 +78,22 @@ func accept(trusted *root, mem Memory, read readFile) (*chain, Memory, error) {
 }
 
 // Restore verifies what mem itself holds, so that a node whose repository is gone or broken can start from what it
-// last verified. It fails with Missing when mem holds no more than a root.
-func Restore(mem Memory) (View, error) {
+// last verified. It fails with Missing when mem holds no more than a root. The Memory is mem; with it, its manifest need
+// not be read again.
+func Restore(mem Memory) (View, Memory, error) {
 	trusted, err := parseRoot("memory", mem.Root)
 	if err != nil {
-		return View{}, err
+		return View{}, mem, err
 	}
 	if !mem.Verified() {
-		return View{}, refuse("memory", Missing, "nothing was verified yet")
+		return View{}, mem, refuse("memory", Missing, "nothing was verified yet")
 	}
-	c, err := trusted.chain(mem.read)
+	c, err := trusted.chain(mem.read, mem.parsed)
 	if err != nil {
-		return View{}, inMemory(err)
+		return View{}, mem, inMemory(err)
 	}
-	return c.view(), nil
+	mem.parsed = c.parsed
+	return c.view(), mem, nil
 }
 
 // walkRoots takes every newer root there is, each signed by the one before.
@@ -119,7 +125,7 @@ func recall(trusted *root, mem Memory) (*chain, error) {
 	if !mem.Verified() {
 		return nil, nil
 	}
-	c, err := trusted.chain(mem.read)
+	c, err := trusted.chain(mem.read, mem.parsed)
 	if rule, ok := RuleOf(err); ok && rule == Signature {
 		return nil, nil
 	}
@@ -193,7 +199,8 @@ func inMemory(err error) error {
 // view is what a verified chain says.
 func (c *chain) view() View {
 	v := View{
-		Manifest: c.manifest,
+		Manifest: c.parsed.manifest(),
+		Digest:   c.parsed.digest,
 		Expires: Expiries{
 			Root: c.root.expires(), Targets: c.targets.expires, Snapshot: c.snapshot.expires, Timestamp: c.timestamp.expires,
 		},

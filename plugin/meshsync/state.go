@@ -101,7 +101,7 @@ func readMemory(data []byte) (release.Memory, *release.View, error) {
 	if err != nil || !mem.Verified() {
 		return mem, nil, err
 	}
-	view, err := release.Restore(mem)
+	view, mem, err := release.Restore(mem)
 	if rule, ok := release.RuleOf(err); ok && rule == release.Signature {
 		return mem, nil, nil // a newer root took the keys away
 	}

@@ -269,7 +269,7 @@ func TestLeaseEnd(t *testing.T) {
 // version is that of the lease that was published last.
 func (h *host) version() int64 {
 	h.t.Helper()
-	v, err := release.Restore(h.mem)
+	v, _, err := release.Restore(h.mem)
 	must(h.t, err)
 	return v.Versions.Timestamp
 }
@@ -277,7 +277,7 @@ func (h *host) version() int64 {
 // leaseEnd is when the lease ends that was published last.
 func (h *host) leaseEnd() time.Time {
 	h.t.Helper()
-	v, err := release.Restore(h.mem)
+	v, _, err := release.Restore(h.mem)
 	must(h.t, err)
 	return v.LeaseExpires
 }

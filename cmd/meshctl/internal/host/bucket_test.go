@@ -144,10 +144,16 @@ func TestAStateFromABackupIsNotPublishedOver(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			home, state := make(t)
-			backup, err := os.ReadFile(state)
+			s, err := openStorage(home)
+			check(t, err)
+			defer s.close()
+			backup, _, err := s.records.Read(stateName, maxStateBytes)
 			check(t, err)
 			mustRelease(t, home, time.Now, 1, ReleaseOptions{})
-			check(t, os.WriteFile(state, backup, 0o600))
+			tag, err := s.records.Tag(stateName)
+			check(t, err)
+			_, err = s.records.Swap(t.Context(), stateName, backup, tag)
+			check(t, err)
 			var hinted *HintError
 			_, err = Open(home, time.Now)
 			if !errors.As(err, &hinted) || !strings.Contains(err.Error(), "restored from an older copy") {

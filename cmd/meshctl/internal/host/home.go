@@ -102,10 +102,7 @@ func writeOnce(home string, clock Clock, do func(h *Host) error) error {
 }
 
 func (h *Host) load() (err error) {
-	if h.state, h.tag, err = readState(h.home, h.storage); err != nil {
-		return err
-	}
-	if h.view, err = release.Restore(h.state.Published); err != nil {
+	if h.state, h.view, h.tag, err = readPublished(h.home, h.storage); err != nil {
 		return err
 	}
 	// The timestamp goes in last: where it is in place, so is the rest.
@@ -117,11 +114,13 @@ func (h *Host) load() (err error) {
 
 // Read is what a home has published, without the right to write.
 func Read(home string) (release.View, error) {
-	state, err := ReadState(home)
+	s, err := openStorage(home)
 	if err != nil {
 		return release.View{}, err
 	}
-	return release.Restore(state.Published)
+	defer s.close()
+	_, view, _, err := readPublished(home, s)
+	return view, err
 }
 
 // ReadRoot is the root in force.

@@ -20,7 +20,7 @@ var step = func(string) {}
 // state, it is depot.ErrChanged, and nothing was published. When ctx ends before it is decided, nothing was published
 // either, as far as this host can know: what it has sent may yet arrive.
 func (h *Host) commit(ctx context.Context, state State) error {
-	view, err := release.Restore(state.Published)
+	view, _, err := release.Restore(state.Published)
 	if err != nil {
 		return err
 	}
@@ -33,6 +33,7 @@ func (h *Host) commit(ctx context.Context, state State) error {
 	if err != nil {
 		return err
 	}
+	keepRead(h.home, tag, state)
 	there := h.files()
 	h.state, h.tag, h.view = state, tag, view
 	if err := h.carryThrough(there); err != nil {

@@ -80,7 +80,7 @@ func (h *Host) publishBefore(end time.Time, m release.Manifest, event Event) err
 
 // promised is the state that lets the lease leave which mem holds.
 func (h *Host) promised(mem release.Memory, m release.Manifest) State {
-	view, err := release.Restore(mem)
+	view, _, err := release.Restore(mem)
 	if err != nil {
 		panic(fmt.Sprintf("what was verified a moment ago does not verify: %v", err))
 	}

@@ -140,11 +140,7 @@ func (p *published) look() error {
 	if err == nil && tag == p.tag {
 		return nil
 	}
-	state, tag, err := readState(p.home, p.storage)
-	if err != nil {
-		return err
-	}
-	view, err := release.Restore(state.Published)
+	state, view, tag, err := readPublished(p.home, p.storage)
 	if err != nil {
 		return err
 	}

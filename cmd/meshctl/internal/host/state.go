@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -134,6 +135,43 @@ func readState(home string, from storage) (State, depot.Tag, error) {
 		return State{}, "", fmt.Errorf("%s: %w", stateName, err)
 	}
 	return s, tag, nil
+}
+
+// lastRead is the state that was read last in this process: meshctl serve looks every few seconds, and 100,000 zones take
+// seconds to read.
+var lastRead struct {
+	sync.Mutex
+	home  string
+	tag   depot.Tag
+	state State
+}
+
+// keepRead keeps what was read or written.
+func keepRead(home string, tag depot.Tag, state State) {
+	lastRead.Lock()
+	defer lastRead.Unlock()
+	lastRead.home, lastRead.tag, lastRead.state = home, tag, state
+}
+
+// readPublished is what readState reads, and the view that it holds, verified. What has the tag of what was read last is
+// not read again, but verified all the same.
+func readPublished(home string, from storage) (State, release.View, depot.Tag, error) {
+	lastRead.Lock()
+	state, was, same := lastRead.state, lastRead.tag, home == lastRead.home
+	lastRead.Unlock()
+	tag, err := from.records.Tag(stateName)
+	if err != nil || !same || tag != was {
+		if state, tag, err = readState(home, from); err != nil {
+			return State{}, release.View{}, "", err
+		}
+	}
+	view, published, err := release.Restore(state.Published)
+	if err != nil {
+		return State{}, release.View{}, "", err
+	}
+	state.Published = published
+	keepRead(home, tag, state)
+	return state, view, tag, nil
 }
 
 // encode is the file.
