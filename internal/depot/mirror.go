@@ -29,7 +29,12 @@ func Mirror(ctx context.Context, client *http.Client, base string, d *Dir, mem r
 	remote := &remoteFS{ctx: ctx, client: client, base: base, mem: mem}
 	view, next, err := release.Verify(remote, mem)
 	if err != nil {
-		return view, next, false, err
+		// Roots that were verified go in all the same: they are not asked for again, and readers need every one of them.
+		wrote, lost := d.install(remote.rootsUpTo(next.Root))
+		if lost != nil {
+			return view, mem, wrote, errors.Join(err, lost)
+		}
+		return view, next, wrote, err
 	}
 	fresh := !bytes.Equal(mem.Timestamp, next.Timestamp)
 	fetched, missing := d.fetchMissing(ctx, client, base, view.Manifest, fresh)
@@ -107,6 +112,19 @@ func (r *remoteFS) files() []release.File {
 		rest = append([]release.File{f}, rest...)
 	}
 	return append(roots, rest...)
+}
+
+// rootsUpTo is the roots that were read, up to the one that was verified last; none if none of them was.
+func (r *remoteFS) rootsUpTo(last []byte) (roots []release.File) {
+	for _, f := range r.read {
+		if strings.HasSuffix(f.Name, ".root.json") {
+			roots = append(roots, f)
+			if bytes.Equal(f.Data, last) {
+				return roots
+			}
+		}
+	}
+	return nil
 }
 
 // Open implements fs.FS.

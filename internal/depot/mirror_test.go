@@ -3,9 +3,11 @@ package depot
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -419,4 +421,49 @@ func TestHandlerServesTheRepositoryAndNothingElse(t *testing.T) {
 			t.Errorf("%s %s: %d, want %d", test.method, test.path, response.StatusCode, test.want)
 		}
 	}
+}
+
+// TestMirrorInstallsARootThatComesAlone: a network that fails between a new root and the rest costs nothing but time. The
+// root is not asked for again, and without it whoever reads the depot could never follow.
+func TestMirrorInstallsARootThatComesAlone(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	n := newNode(t, h)
+	start := h.root()
+	n.mustMirror(true)
+	h.rotate()
+	n.meddle = func(w http.ResponseWriter, r *http.Request, whole http.Handler) {
+		if strings.HasSuffix(r.URL.Path, "/timestamp.json") {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		whole.ServeHTTP(w, r)
+	}
+	if changed, err := n.mirror(); err == nil || !changed {
+		t.Fatalf("without a timestamp: changed %v, %v", changed, err)
+	}
+	n.meddle = nil
+	n.mustMirror(true)
+	if got := serves(t, n.dir, start); got != 1 {
+		t.Errorf("release %d", got)
+	}
+}
+
+// rotate replaces the lease key.
+func (h *host) rotate() {
+	h.t.Helper()
+	fresh, err := release.GenerateKeys(rand.NewChaCha8([32]byte{1}))
+	check(h.t, err)
+	trust, err := release.TrustOf(h.mem.Root)
+	check(h.t, err)
+	h.keys.Lease = fresh.Lease
+	trust.Lease = h.keys.Lease.Public().(ed25519.PublicKey)
+	draft, err := release.DraftRoot(h.mem.Root, trust)
+	check(h.t, err)
+	root, err := release.SignRoot(draft, h.keys.Root)
+	check(h.t, err)
+	files, mem, err := release.Rotate(h.mem, root, h.keys.Signers(), ends())
+	check(h.t, err)
+	check(h.t, h.dir.Publish(files))
+	h.mem = mem
 }
