@@ -46,6 +46,8 @@ var (
 	mClockBound    = gauge("anycast_clock_error_bound_seconds", "By how much the clock may be wrong now; absent while that is unknown.")
 	mMeshsync      = gauge("anycast_meshsync_up", "Whether the plugin meshsync says how it is.")
 	mMirrorUp      = gauge("anycast_mirror_up", "Whether the last look at the repository went well.")
+	mMirrorZones   = counter("anycast_mirror_zones_total", "Zones that were fetched, by how: made of a delta, or whole; and deltas that failed.", "how")
+	mMirrorBytes   = counter("anycast_mirror_zone_bytes_total", "Bytes of the files that zones were made of.")
 	mMirrorGood    = gauge("anycast_mirror_last_success_timestamp_seconds", "When the repository was last verified and mirrored.")
 )
 
@@ -113,6 +115,10 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	if doc.Mirror != nil {
 		send(mMirrorUp, truth(doc.Mirror.LastError == "" && !doc.Mirror.LastGood.IsZero()))
+		send(mMirrorZones, float64(doc.Mirror.Deltas), "delta")
+		send(mMirrorZones, float64(doc.Mirror.DeltasFailed), "delta_failed")
+		send(mMirrorZones, float64(doc.Mirror.Wholes), "whole")
+		send(mMirrorBytes, float64(doc.Mirror.ZoneBytes))
 		send(mMirrorGood, stamp(doc.Mirror.LastGood))
 	}
 }

@@ -42,9 +42,14 @@ func (d *Dir) PutBlob(write func(io.Writer) error) (Content, error) {
 
 // Pack writes the text that write produces to to, packed as a blob.
 func Pack(to io.Writer, write func(io.Writer) error) (Content, error) {
+	return pack(to, zstd.SpeedDefault, write)
+}
+
+func pack(to io.Writer, level zstd.EncoderLevel, write func(io.Writer) error) (Content, error) {
 	text, packed := newMeter(), newMeter()
 	// One goroutine: the same text gives the same bytes, and so the same blob.
-	z, err := zstd.NewWriter(io.MultiWriter(to, packed), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(windowBytes))
+	z, err := zstd.NewWriter(io.MultiWriter(to, packed), zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
+		zstd.WithWindowSize(windowBytes))
 	if err != nil {
 		return Content{}, err
 	}
@@ -80,6 +85,32 @@ func (d *Dir) CheckBlob(b release.Blob) error {
 	return checkPacked(f, b)
 }
 
+// hasZone reports whether the text of a zone is there: as the blob that was published, or made of a delta. What is in it is
+// read through when deep is set; what is damaged is removed.
+func (d *Dir) hasZone(z release.Zone, deep bool) (bool, error) {
+	if d.HasBlob(z.Blob) {
+		if !deep || d.CheckBlob(z.Blob) == nil {
+			return true, nil
+		}
+	}
+	if err := d.Remove(release.BlobName(z.Blob.SHA256)); err != nil { // or OpenBlob would take it
+		return false, err
+	}
+	if !deep {
+		info, err := d.root.Lstat(textName(z.SHA256))
+		return err == nil && info.Mode().IsRegular(), nil
+	}
+	r, err := d.OpenBlob(z)
+	if err == nil {
+		defer r.Close()
+		_, err = io.Copy(io.Discard, r)
+	}
+	if err == nil {
+		return true, nil
+	}
+	return false, d.Remove(textName(z.SHA256))
+}
+
 // HasBlob reports whether a blob is there with its length; what is in it is checked when it is read.
 func (d *Dir) HasBlob(b release.Blob) bool {
 	info, err := d.root.Lstat(release.BlobName(b.SHA256))
@@ -108,12 +139,23 @@ func atMost(n, limit int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
-// OpenBlob opens the text of a zone. The packed file was checked against its digest when this returns. The text is
-// checked as it is read: Read ends in io.EOF only when length and digest are those signed, and in a *release.Error
-// otherwise, so use nothing of it before io.EOF. Memory is bounded by the window, whatever the file says.
-func (d *Dir) OpenBlob(z release.Zone) (io.ReadCloser, error) { return OpenBlob(d, z) }
+// OpenBlob opens the text of a zone, as it was published or else as it was made of a delta. A published file was checked
+// against its digest when this returns. The text is checked as it is read: Read ends in io.EOF only when length and digest
+// are those signed, and in a *release.Error otherwise, so use nothing of it before io.EOF. Memory is bounded by the window,
+// whatever the file says.
+func (d *Dir) OpenBlob(z release.Zone) (io.ReadCloser, error) {
+	r, err := OpenBlob(d, z)
+	if rule, _ := release.RuleOf(err); rule != release.Missing {
+		return r, err
+	}
+	f, made := openRegular(d.root, textName(z.SHA256))
+	if made != nil {
+		return nil, err
+	}
+	return newTextReader(f, textName(z.SHA256), release.MaxZoneBytes, z)
+}
 
-// OpenBlob is Dir.OpenBlob of any repository that opens files as a Store does.
+// OpenBlob is Dir.OpenBlob of any repository that opens files as a Store does; it has published files only.
 func OpenBlob(repo fs.FS, z release.Zone) (io.ReadCloser, error) {
 	name := release.BlobName(z.Blob.SHA256)
 	f, err := repo.Open(name)
@@ -123,32 +165,34 @@ func OpenBlob(repo fs.FS, z release.Zone) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, &release.Error{File: name, Rule: release.Unreadable, Detail: err.Error()}
 	}
-	r, err := newTextReader(f.(io.ReadSeekCloser), z)
+	err = checkPacked(f, z.Blob)
+	if err == nil {
+		_, err = f.(io.Seeker).Seek(0, io.SeekStart)
+	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	return r, nil
+	return newTextReader(f, name, z.Blob.Length, z)
 }
 
-func newTextReader(f io.ReadSeekCloser, z release.Zone) (*textReader, error) {
-	if err := checkPacked(f, z.Blob); err != nil {
-		return nil, err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	unpacker, err := zstd.NewReader(io.LimitReader(f, z.Blob.Length), zstd.WithDecoderConcurrency(1),
-		zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(windowBytes))
+func newTextReader(f io.ReadCloser, name string, packed int64, z release.Zone) (*textReader, error) {
+	unpacker, err := unpack(io.LimitReader(f, packed))
 	if err != nil {
+		f.Close()
 		return nil, err
 	}
-	return &textReader{file: f, unpacker: unpacker, zone: z, seen: newMeter()}, nil
+	return &textReader{file: f, name: name, unpacker: unpacker, zone: z, seen: newMeter()}, nil
+}
+
+func unpack(r io.Reader) (*zstd.Decoder, error) {
+	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(windowBytes))
 }
 
 // textReader unpacks and checks.
 type textReader struct {
 	file     io.Closer
+	name     string
 	unpacker *zstd.Decoder
 	zone     release.Zone
 	seen     *meter
@@ -186,7 +230,7 @@ func (r *textReader) verdict() error {
 }
 
 func (r *textReader) refuse(rule release.Rule, format string, args ...any) error {
-	return &release.Error{File: release.BlobName(r.zone.Blob.SHA256), Rule: rule, Detail: fmt.Sprintf(format, args...)}
+	return &release.Error{File: r.name, Rule: rule, Detail: fmt.Sprintf(format, args...)}
 }
 
 func (r *textReader) Close() error {

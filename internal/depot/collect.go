@@ -96,9 +96,17 @@ func keepRelease(keep map[string]bool, r *release.Release) {
 		return
 	}
 	for _, z := range r.Zones {
-		keep[release.BlobName(z.Blob.SHA256)] = true
-		keep[path.Join(blobDir, partPrefix+z.Blob.SHA256.String())] = true
+		keepBlob(keep, z.Blob)
+		keep[textName(z.SHA256)] = true
+		for _, delta := range z.Deltas {
+			keepBlob(keep, delta.Blob)
+		}
 	}
+}
+
+func keepBlob(keep map[string]bool, b release.Blob) {
+	keep[release.BlobName(b.SHA256)] = true
+	keep[path.Join(blobDir, partPrefix+b.SHA256.String())] = true
 }
 
 // collector removes from a store, as long as what it knows is fresh.
@@ -149,10 +157,10 @@ func (c collector) removable(dir string, e Entry) bool {
 	return old && e.Name != lockName && !isTemp(e.Name)
 }
 
-// blobsOf lists the blobs of a manifest, the current release's first, each once.
-func blobsOf(m release.Manifest) []release.Blob {
+// zonesOf lists the zones of a manifest, the current release's first, each blob once.
+func zonesOf(m release.Manifest) []release.Zone {
 	seen := map[release.Digest]bool{}
-	var blobs []release.Blob
+	var zones []release.Zone
 	for _, r := range []*release.Release{m.Current, m.Next} {
 		if r == nil {
 			continue
@@ -160,9 +168,9 @@ func blobsOf(m release.Manifest) []release.Blob {
 		for _, z := range r.Zones {
 			if !seen[z.Blob.SHA256] {
 				seen[z.Blob.SHA256] = true
-				blobs = append(blobs, z.Blob)
+				zones = append(zones, z)
 			}
 		}
 	}
-	return blobs
+	return zones
 }

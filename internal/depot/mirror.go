@@ -7,26 +7,42 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// Mirror brings d up to what base, the URL of a repository, says, and reports whether anything was written. Nothing
-// goes in that release.Verify did not accept, and what goes in does so in the order of publishing, the zones first, so
-// that a reader sees the old state or the new one. Keep the returned Memory durably, also with an error (see
-// release.Verify). The caller holds the lock of d.
+// Source is a repository that a depot is brought up to.
+type Source struct {
+	Client *http.Client
+	URL    string
+	Note   func(Note, error) // is told of each zone that came; the error is why a delta was of no use. nil: nobody
+}
+
+// Note says how a zone came.
+type Note struct {
+	Zone  string // origin
+	Delta bool   // it was, or was to be, made of a delta
+	Bytes int64  // of the file that was used
+}
+
+// Mirror brings d up to what the repository says, and reports whether anything was written. Nothing goes in that
+// release.Verify did not accept, and what goes in does so in the order of publishing, the zones first, so that a reader
+// sees the old state or the new one. Keep the returned Memory durably, also with an error (see release.Verify). The caller
+// holds the lock of d.
 //
 // A zone that cannot be had is an error, and the rest goes in all the same: a node must learn of a switchover that it
 // cannot take part in, to be silent after it (SYNC-F), and a release to come must not keep it from the lease of the one
 // that it answers from (FAIL-4).
 //
 // An interrupted Mirror is repeated by calling it again; blobs go on where they stopped.
-func Mirror(ctx context.Context, client *http.Client, base string, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
-	remote := &remoteFS{ctx: ctx, client: client, base: base, mem: mem}
+func Mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
+	remote := &remoteFS{ctx: ctx, client: from.Client, base: from.URL, mem: mem}
 	view, next, err := release.Verify(remote, mem)
 	if err != nil {
 		// Roots that were verified go in all the same: they are not asked for again, and readers need every one of them.
@@ -37,7 +53,8 @@ func Mirror(ctx context.Context, client *http.Client, base string, d *Dir, mem r
 		return view, next, wrote, err
 	}
 	fresh := !bytes.Equal(mem.Timestamp, next.Timestamp)
-	fetched, missing := d.fetchMissing(ctx, client, base, view.Manifest, fresh)
+	get := &getter{Source: from, dir: d, manifest: view.Manifest}
+	fetched, missing := get.missing(ctx, fresh)
 	installed, err := d.install(remote.files())
 	if err != nil {
 		return view, mem, fetched, errors.Join(missing, err)
@@ -48,26 +65,92 @@ func Mirror(ctx context.Context, client *http.Client, base string, d *Dir, mem r
 	return view, next, fetched || installed, errors.Join(missing, err)
 }
 
-// fetchMissing fetches the blobs that d lacks, up to the first that cannot be had; the current release's come first.
-// Those that are there are read through when deep is set, otherwise only their length is compared. A damaged one is
-// removed, so that it counts as lacking until it was fetched.
-func (d *Dir) fetchMissing(ctx context.Context, client *http.Client, base string, m release.Manifest, deep bool) (bool, error) {
+// getter gets the zones of a manifest.
+type getter struct {
+	Source
+	dir      *Dir
+	manifest release.Manifest
+	older    map[release.Digest]release.Zone // by text, those that may lie in the depot; nil: not looked up yet
+}
+
+// missing gets the zones that the depot lacks, up to the first that cannot be had; the current release's come first. Those
+// that are there are read through when deep is set. A damaged one is removed, so that it counts as lacking.
+func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 	fetched := false
-	for _, b := range blobsOf(m) {
-		if d.HasBlob(b) {
-			if !deep || d.CheckBlob(b) == nil {
-				continue
-			}
-			if err := d.root.Remove(release.BlobName(b.SHA256)); err != nil {
-				return fetched, err
-			}
+	for _, z := range zonesOf(g.manifest) {
+		there, err := g.dir.hasZone(z, deep)
+		if err != nil {
+			return fetched, err
 		}
-		if err := d.Fetch(ctx, client, base, b); err != nil {
+		if there {
+			continue
+		}
+		if err := g.get(ctx, z); err != nil {
 			return fetched, err
 		}
 		fetched = true
 	}
 	return fetched, nil
+}
+
+// get has a zone made of a delta if that can be, and takes it whole otherwise.
+func (g *getter) get(ctx context.Context, z release.Zone) error {
+	for _, delta := range z.Deltas {
+		from, there := g.olderText(delta.From)
+		if !there {
+			continue
+		}
+		err := g.fetch(ctx, delta.Blob)
+		if err == nil {
+			err = g.dir.patch(ctx, z, from, delta.Blob)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		g.note(Note{z.Origin, true, delta.Blob.Length}, err)
+		if err == nil {
+			return nil
+		}
+	}
+	if err := g.fetch(ctx, z.Blob); err != nil {
+		return err
+	}
+	g.note(Note{z.Origin, false, z.Blob.Length}, nil)
+	return nil
+}
+
+func (g *getter) note(n Note, err error) {
+	if g.Note != nil {
+		g.Note(n, err)
+	}
+}
+
+// olderText is a zone in the depot that has this text. What manifests say of that need not be trusted: patch compares what
+// comes of it with what was signed.
+func (g *getter) olderText(text release.Digest) (release.Zone, bool) {
+	if g.older == nil {
+		g.older = map[release.Digest]release.Zone{}
+		entries, _ := g.dir.List("targets") // without it, zones are taken whole
+		for _, m := range append(slices.Collect(maps.Values(manifests(g.dir, entries))), g.manifest) {
+			for _, z := range zonesOf(m) {
+				g.older[z.SHA256] = z
+			}
+		}
+	}
+	z, known := g.older[text]
+	if !known {
+		return z, false
+	}
+	there, err := g.dir.hasZone(z, false)
+	return z, there && err == nil
+}
+
+// fetch fetches a blob that is not there yet.
+func (g *getter) fetch(ctx context.Context, b release.Blob) error {
+	if g.dir.HasBlob(b) {
+		return nil
+	}
+	return g.dir.Fetch(ctx, g.Client, g.URL, b)
 }
 
 // install writes verified files that d does not hold yet, in order. Verified bytes win over what is there.

@@ -13,7 +13,7 @@
 //	metadata/N.targets.json        which manifest is in force; the release key's word
 //	metadata/timestamp.json        which snapshot is in force, and until when: the lease; the lease key's word
 //	targets/DIGEST.mesh.json       the manifest, see Manifest
-//	blobs/sha256/DIGEST            one zone each, zstd, named by the SHA-256 of the compressed file
+//	blobs/sha256/DIGEST            a zone each, or what makes one of an older one, zstd, named by the SHA-256 of the file
 //
 // Numbered and content-addressed files never change once they are there. timestamp.json alone is replaced, and last, so
 // a reader of a repository that is being written sees the old state or the new one.

@@ -19,6 +19,7 @@ const ManifestFormat = 1
 const (
 	MaxZones     = 100_000
 	MaxMembers   = 100_000
+	MaxDeltas    = 4 // of a zone
 	MaxKeys      = 2 // of a member: one that is replaced, and the one that replaces it
 	MinEpsilonMS = 1
 	MaxEpsilonMS = 10_000
@@ -67,6 +68,14 @@ type Zone struct {
 	// SignedUntil is when the first of the zone's signatures ends: UTC, whole seconds; zero if it has none that count. No
 	// lease goes beyond it.
 	SignedUntil time.Time `json:"signed_until,omitzero"`
+	// Deltas are shorter ways to the text for who has an older one. Whoever takes none of them misses nothing.
+	Deltas []Delta `json:"deltas,omitempty"`
+}
+
+// Delta is a file that makes a zone's text of an older one of the same zone. Package depot has its format.
+type Delta struct {
+	From Digest `json:"from"` // of the older text
+	Blob Blob   `json:"blob"`
 }
 
 // Blob is a compressed zone text in the repository.
@@ -260,6 +269,23 @@ func (z Zone) validate() error {
 	}
 	if z.Blob.Length < 1 || z.Blob.Length > MaxZoneBytes {
 		return fmt.Errorf("blob length %d must be 1 to %d", z.Blob.Length, int64(MaxZoneBytes))
+	}
+	return z.validateDeltas()
+}
+
+func (z Zone) validateDeltas() error {
+	if len(z.Deltas) > MaxDeltas {
+		return fmt.Errorf("%d deltas, more than %d", len(z.Deltas), MaxDeltas)
+	}
+	for i, d := range z.Deltas {
+		switch {
+		case d.From == z.SHA256:
+			return errors.New("a delta from the text itself")
+		case slices.ContainsFunc(z.Deltas[:i], func(other Delta) bool { return other.From == d.From }):
+			return fmt.Errorf("two deltas from %s", d.From)
+		case d.Blob.Length < 1 || d.Blob.Length >= z.Blob.Length:
+			return fmt.Errorf("a delta's length %d must be 1 or more, and less than the blob's %d", d.Blob.Length, z.Blob.Length)
+		}
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ func TestParseManifestRefusesOtherEncodings(t *testing.T) {
 	replace := func(old, new string) string { return strings.Replace(string(data), old, new, 1) }
 	for name, text := range map[string]string{
 		"no final newline":     strings.TrimSpace(string(data)),
+		"empty list":           replace(`}},`, `},"deltas":[]},`),
 		"a blank":              replace(`:1,`, `: 1,`),
 		"another order":        replace(`{"format":1,"mesh":"jp",`, `{"mesh":"jp","format":1,`),
 		"a key twice":          replace(`"mesh":"jp",`, `"mesh":"jp","mesh":"jp",`),
@@ -64,23 +65,33 @@ func TestValidateNamesTheRule(t *testing.T) {
 		change func(*Manifest)
 		want   string
 	}{
-		"format":                      {func(m *Manifest) { m.Format = 2 }, "format 2"},
-		"mesh":                        {func(m *Manifest) { m.Mesh = "J P" }, "mesh"},
-		"epsilon":                     {func(m *Manifest) { m.EpsilonMS = 0 }, "epsilon_ms 0"},
-		"number 0":                    {func(m *Manifest) { m.Current.Number = 0 }, "1 or more"},
-		"next not above":              {func(m *Manifest) { m.Next.Number = 7 }, "above the current"},
-		"current without switchover":  {func(m *Manifest) { m.Current.Switchover = time.Time{} }, "missing"},
-		"next before current":         {func(m *Manifest) { m.Next.Switchover = testNow }, "must come after"},
-		"nanoseconds":                 {func(m *Manifest) { m.Current.Switchover = testNow.Add(1) }, "microseconds"},
-		"not UTC":                     {func(m *Manifest) { m.Current.Switchover = testNow.In(time.FixedZone("", 3600)) }, "UTC"},
-		"far future":                  {func(m *Manifest) { m.Current.Switchover = testNow.AddDate(500, 0, 0) }, "2200"},
-		"zones not sorted":            {func(m *Manifest) { z := m.Current.Zones; z[0], z[1] = z[1], z[0] }, "sorted by origin"},
-		"zone twice":                  {func(m *Manifest) { m.Current.Zones[1] = m.Current.Zones[0] }, "sorted by origin"},
-		"zone without dot":            {func(m *Manifest) { m.Current.Zones[0].Origin = "example.net" }, "final dot"},
-		"zone in upper case":          {func(m *Manifest) { m.Current.Zones[0].Origin = "A." }, "lower-case"},
-		"zone with an empty label":    {func(m *Manifest) { m.Current.Zones[0].Origin = "a..b." }, "domain name"},
-		"empty zone":                  {func(m *Manifest) { m.Current.Zones[0].Length = 0 }, "length 0"},
-		"zone too long":               {func(m *Manifest) { m.Current.Zones[0].Length = MaxZoneBytes + 1 }, "length"},
+		"format":                     {func(m *Manifest) { m.Format = 2 }, "format 2"},
+		"mesh":                       {func(m *Manifest) { m.Mesh = "J P" }, "mesh"},
+		"epsilon":                    {func(m *Manifest) { m.EpsilonMS = 0 }, "epsilon_ms 0"},
+		"number 0":                   {func(m *Manifest) { m.Current.Number = 0 }, "1 or more"},
+		"next not above":             {func(m *Manifest) { m.Next.Number = 7 }, "above the current"},
+		"current without switchover": {func(m *Manifest) { m.Current.Switchover = time.Time{} }, "missing"},
+		"next before current":        {func(m *Manifest) { m.Next.Switchover = testNow }, "must come after"},
+		"nanoseconds":                {func(m *Manifest) { m.Current.Switchover = testNow.Add(1) }, "microseconds"},
+		"not UTC":                    {func(m *Manifest) { m.Current.Switchover = testNow.In(time.FixedZone("", 3600)) }, "UTC"},
+		"far future":                 {func(m *Manifest) { m.Current.Switchover = testNow.AddDate(500, 0, 0) }, "2200"},
+		"zones not sorted":           {func(m *Manifest) { z := m.Current.Zones; z[0], z[1] = z[1], z[0] }, "sorted by origin"},
+		"zone twice":                 {func(m *Manifest) { m.Current.Zones[1] = m.Current.Zones[0] }, "sorted by origin"},
+		"zone without dot":           {func(m *Manifest) { m.Current.Zones[0].Origin = "example.net" }, "final dot"},
+		"zone in upper case":         {func(m *Manifest) { m.Current.Zones[0].Origin = "A." }, "lower-case"},
+		"zone with an empty label":   {func(m *Manifest) { m.Current.Zones[0].Origin = "a..b." }, "domain name"},
+		"empty zone":                 {func(m *Manifest) { m.Current.Zones[0].Length = 0 }, "length 0"},
+		"zone too long":              {func(m *Manifest) { m.Current.Zones[0].Length = MaxZoneBytes + 1 }, "length"},
+		"delta from itself":          {func(m *Manifest) { z := &m.Current.Zones[0]; z.Deltas = []Delta{{z.SHA256, Blob{Length: 1}}} }, "from the text itself"},
+		"delta twice": {func(m *Manifest) {
+			m.Current.Zones[0].Deltas = []Delta{{Digest{1}, Blob{Length: 1}}, {Digest{1}, Blob{Length: 2}}}
+		}, "two deltas from 01"},
+		"delta as long as the blob": {func(m *Manifest) {
+			z := &m.Current.Zones[0]
+			z.Deltas = []Delta{{Digest{1}, Blob{Length: z.Blob.Length}}}
+		}, "less than the blob's"},
+		"empty delta":                 {func(m *Manifest) { m.Current.Zones[0].Deltas = []Delta{{Digest{1}, Blob{}}} }, "delta's length 0"},
+		"too many deltas":             {func(m *Manifest) { m.Current.Zones[0].Deltas = make([]Delta, MaxDeltas+1) }, "5 deltas, more than 4"},
 		"empty blob":                  {func(m *Manifest) { m.Current.Zones[0].Blob.Length = 0 }, "blob length 0"},
 		"too many zones":              {func(m *Manifest) { m.Next.Zones = make([]Zone, MaxZones+1) }, "more than"},
 		"too many members":            {func(m *Manifest) { m.Members = make([]Member, MaxMembers+1) }, "more than"},

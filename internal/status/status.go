@@ -217,6 +217,11 @@ type Mirroring struct {
 	URL       string    `json:"url"`
 	LastGood  time.Time `json:"last_good"`
 	LastError string    `json:"last_error,omitempty"`
+	// Since the start of the sidecar:
+	Deltas       int64 `json:"deltas,omitempty"`        // zones that were made of a delta
+	DeltasFailed int64 `json:"deltas_failed,omitempty"` // deltas that were of no use
+	Wholes       int64 `json:"wholes,omitempty"`        // zones that were fetched whole
+	ZoneBytes    int64 `json:"zone_bytes,omitempty"`    // of both
 }
 
 // Decode reads one document into v, which is a pointer to one of this package's types.

@@ -17,7 +17,7 @@ import (
 func Write(w io.Writer, z *zone.Zone) error {
 	out := bufio.NewWriterSize(w, 1<<16)
 	for rr := range z.Records() {
-		if _, err := out.WriteString(text(rr)); err != nil {
+		if _, err := out.WriteString(Line(rr)); err != nil {
 			return err
 		}
 		if err := out.WriteByte('\n'); err != nil {
@@ -27,9 +27,9 @@ func Write(w io.Writer, z *zone.Zone) error {
 	return out.Flush()
 }
 
-// text is the line of a record. The presentation form of a type counts only if it reads back as what it was; otherwise
+// Line is a record as Write puts it, without the newline. The presentation form of a type counts only if it reads back as what it was; otherwise
 // the generic form does (RFC 3597 5).
-func text(rr dns.RR) string {
+func Line(rr dns.RR) string {
 	if _, unknown := rr.(*dns.RFC3597); !unknown {
 		line := escapeDollar(rr.String())
 		if trusted(rr) || readsBack(rr, line) {

@@ -41,6 +41,7 @@ type Mirror struct {
 	log    *slog.Logger
 	client *http.Client
 
+	swept   bool
 	renewed time.Time // when a newer certificate was asked for last
 
 	mu    sync.Mutex
@@ -92,6 +93,12 @@ func (m *Mirror) round(ctx context.Context) error {
 		return m.failed(ctx, err)
 	}
 	defer lock.Unlock()
+	if !m.swept { // what a process before this one left half-written may be large
+		if err := dir.Sweep(); err != nil {
+			return m.failed(ctx, err)
+		}
+		m.swept = true
+	}
 	var faults []error
 	for _, url := range m.cfg.URLs {
 		changed, err := m.follow(ctx, dir, url)
@@ -111,7 +118,7 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (change
 	if err != nil {
 		return false, err
 	}
-	_, memory, changed, err = depot.Mirror(ctx, m.client, url, dir, memory)
+	_, memory, changed, err = depot.Mirror(ctx, depot.Source{Client: m.client, URL: url, Note: m.note}, dir, memory)
 	return changed, errors.Join(err, m.remember(memory))
 }
 
@@ -147,6 +154,24 @@ func (m *Mirror) remember(memory release.Memory) error {
 	return depot.WriteFile(m.cfg.Depot, memoryFile, data, 0o600)
 }
 
+// note counts how zones came, and says why one came whole although there was a delta.
+func (m *Mirror) note(n depot.Note, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case err != nil:
+		m.state.DeltasFailed++
+		m.log.Warn("a delta was of no use, the whole zone is taken", "zone", n.Zone, "error", err)
+		return
+	case n.Delta:
+		m.state.Deltas++
+	default:
+		m.state.Wholes++
+	}
+	m.state.ZoneBytes += n.Bytes
+	m.log.Info("zone fetched", "zone", n.Zone, "delta", n.Delta, "bytes", n.Bytes)
+}
+
 func (m *Mirror) good(url string, changed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -156,7 +181,7 @@ func (m *Mirror) good(url string, changed bool) {
 	if changed {
 		m.log.Info("the depot has changed", "url", url)
 	}
-	m.state = status.Mirroring{URL: url, LastGood: time.Now().UTC()}
+	m.state.URL, m.state.LastGood, m.state.LastError = url, time.Now().UTC(), ""
 }
 
 func (m *Mirror) failed(ctx context.Context, err error) error {

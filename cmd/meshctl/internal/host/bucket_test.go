@@ -51,7 +51,7 @@ func TestMembersMirrorFromAnyHostOfABucket(t *testing.T) {
 			mustRelease(t, homes[0], time.Now, 2, ReleaseOptions{})
 		}
 		var view release.View
-		view, mem, _, err = depot.Mirror(t.Context(), client, s.url, d, mem)
+		view, mem, _, err = depot.Mirror(t.Context(), depot.Source{Client: client, URL: s.url}, d, mem)
 		check(t, err)
 		if view.Manifest.Current.Number != 1 || (number > 0) != (view.Manifest.Next != nil) {
 			t.Fatalf("mirrored %v", view)

@@ -114,6 +114,7 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 	if o.Keep {
 		v.zones = keepOthers(v.zones, before)
 	}
+	boundDeltas(v.zones)
 	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return slices.Contains(o.Withdraw, z.Origin) })
 	made := &Made{Release: release.Release{Number: h.state.Highest + 1, Zones: v.zones}, Held: v.held}
 	if len(v.overridden) > 0 {

@@ -125,7 +125,8 @@ type candidate struct {
 // judge checks a zone against the one that is answered now.
 func (h *Host) judge(c *candidate, z *zone.Zone) []zone.Finding {
 	old, err := h.answered(z, c.zone)
-	c.change = changeOf(old, z)
+	var difference *zone.Delta
+	c.change, difference = changeOf(old, z)
 	if c.policy.DNSSEC != zonecheck.Ignore {
 		c.zone.SignedUntil = signaturesEnd(z, h.clock())
 	}
@@ -133,6 +134,10 @@ func (h *Host) judge(c *candidate, z *zone.Zone) []zone.Finding {
 	if err != nil { // no reason to be stuck with it, nor to let anything replace it
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,
 			Detail: fmt.Sprintf("the zone that is answered now cannot be read to compare with: %v", err)})
+	}
+	if c.zone.Deltas, err = h.deltas(c.zone, difference); err != nil { // a convenience: nodes take the whole zone
+		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "delta", Severity: zone.Warning,
+			Detail: fmt.Sprintf("nodes take the whole zone, since there is no delta: %v", err)})
 	}
 	for i := range found {
 		found[i].File = cmp.Or(found[i].File, c.source.File)

@@ -70,22 +70,25 @@ const (
 
 func recordName(number uint64) string { return fmt.Sprintf("%s/%020d.json", historyDir, number) }
 
-// changeOf counts what turns one zone into another; the old one may be nil.
-func changeOf(old, z *zone.Zone) ZoneChange {
+// changeOf counts what turns one zone into another; the old one may be nil. The difference is nil if there is none, or none
+// that is worth having.
+func changeOf(old, z *zone.Zone) (ZoneChange, *zone.Delta) {
 	c := ZoneChange{Origin: z.Origin(), To: z.Serial()}
 	if old == nil {
 		c.Added = z.Len()
-		return c
+		return c, nil
 	}
 	c.From = old.Serial()
-	if old != z {
-		if d := zone.Difference(old, z, maxDifference); d != nil {
-			c.Added, c.Removed = d.Added.Len(), d.Removed.Len()
-		} else {
-			c.Added, c.Removed = z.Len(), old.Len()
-		}
+	if old == z {
+		return c, nil
 	}
-	return c
+	d := zone.Difference(old, z, maxDifference)
+	if d == nil {
+		c.Added, c.Removed = z.Len(), old.Len()
+		return c, nil
+	}
+	c.Added, c.Removed = d.Added.Len(), d.Removed.Len()
+	return c, d
 }
 
 // maxDifference bounds, in octets, a difference that is counted record by record.

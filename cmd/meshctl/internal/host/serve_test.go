@@ -116,7 +116,7 @@ func TestMembersMirrorFromServe(t *testing.T) {
 	check(t, err)
 	defer d.Close()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: bundle(t, dir)}}
-	view, _, changed, err := depot.Mirror(t.Context(), client, s.url, d, mem)
+	view, _, changed, err := depot.Mirror(t.Context(), depot.Source{Client: client, URL: s.url}, d, mem)
 	check(t, err)
 	if !changed || view.Manifest.Current.Number != 1 {
 		t.Fatalf("mirrored %v", view)

@@ -1,0 +1,75 @@
+package host
+
+import (
+	"io"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+const (
+	// minDeltaBlob is below what a blob is asked for rather than a delta, in bytes: the request costs more.
+	minDeltaBlob = 4 << 10
+	// maxDeltaZones bounds how many zones of a release have deltas, so that a manifest of many zones stays readable.
+	maxDeltaZones = 10_000
+)
+
+// deltas are the ways to a zone's text from the one that is answered now, which every node holds. Those to a text that did
+// not change stay: from the text before that there are two steps, as long as the manifest names both.
+func (h *Host) deltas(z release.Zone, difference *zone.Delta) ([]release.Delta, error) {
+	was := find(h.view.Manifest.Current, z.Origin)
+	switch {
+	case was == nil || z.Blob.Length < minDeltaBlob:
+		return nil, nil
+	case was.Blob == z.Blob:
+		return was.Deltas, nil
+	case difference == nil:
+		return nil, nil
+	}
+	blob, err := h.storeDelta(*was, z, difference)
+	if err != nil || blob.Length > z.Blob.Length/2 {
+		return nil, err
+	}
+	return []release.Delta{{From: was.SHA256, Blob: blob}}, nil
+}
+
+// storeDelta stores what makes the text of z of that of was. Both are read as they were published.
+func (h *Host) storeDelta(was, z release.Zone, d *zone.Delta) (release.Blob, error) {
+	old, err := depot.OpenBlob(h.repo, was)
+	if err != nil {
+		return release.Blob{}, err
+	}
+	defer old.Close()
+	text, err := depot.OpenBlob(h.repo, z)
+	if err != nil {
+		return release.Blob{}, err
+	}
+	defer text.Close()
+	removed, added := linesOf(d.Removed), linesOf(d.Added)
+	c, err := h.repo.PutBlob(func(w io.Writer) error { return depot.WriteDelta(w, old, text, removed, added) })
+	return c.Blob, err
+}
+
+// linesOf are records as they stand in a text.
+func linesOf(records zone.RRs) map[string]struct{} {
+	set := make(map[string]struct{}, records.Len())
+	for rr := range records.All() {
+		set[zonefile.Line(rr)+"\n"] = struct{}{}
+	}
+	return set
+}
+
+// boundDeltas takes the deltas off all but the first zones.
+func boundDeltas(zones []release.Zone) {
+	n := 0
+	for i := range zones {
+		if len(zones[i].Deltas) == 0 {
+			continue
+		}
+		if n++; n > maxDeltaZones {
+			zones[i].Deltas = nil
+		}
+	}
+}
