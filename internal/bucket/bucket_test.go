@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -327,7 +328,7 @@ func TestCollectSparesWhatAnotherHostMayBeAboutToName(t *testing.T) {
 	for name, d := range map[string]time.Duration{file(current): 1000 * time.Hour, file(reused): 25 * time.Hour, file(garbage): 25 * time.Hour} {
 		age(name, d)
 	}
-	if h.zone(3, 1000) != reused {
+	if !reflect.DeepEqual(h.zone(3, 1000), reused) {
 		t.Fatal("the same zone is another blob")
 	}
 	check(t, depot.Collect(b, view))
