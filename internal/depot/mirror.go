@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"net/http"
 	"path"
 	"slices"
@@ -131,7 +132,7 @@ func (g *getter) olderText(text release.Digest) (release.Zone, bool) {
 	if g.older == nil {
 		g.older = map[release.Digest]release.Zone{}
 		entries, _ := g.dir.List("targets") // without it, zones are taken whole
-		for _, m := range append(slices.Collect(maps.Values(manifests(g.dir, entries))), g.manifest) {
+		for _, m := range append(slices.Collect(maps.Values(manifests(g.dir, entries, math.MaxUint64))), g.manifest) {
 			for _, z := range zonesOf(m) {
 				g.older[z.SHA256] = z
 			}
