@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -22,11 +23,14 @@ const stallAfter = 30 * time.Second
 const partPrefix = ".part-"
 
 // Fetch downloads a blob from base, the URL of a repository, into d. A download that was cut off goes on where it
-// stopped. No more than the blob's length is taken; the file gets its name only after its digest was checked.
+// stopped, unless that was for want of room. No more than the blob's length is taken; the file gets its name only after its digest was checked.
 func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b release.Blob) error {
 	name := release.BlobName(b.SHA256)
 	part := path.Join(blobDir, partPrefix+b.SHA256.String())
 	resumed, err := d.fetchPart(ctx, client, url(base, name), part, b.Length)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		d.root.Remove(part) // or it would take the room that the next lease needs
+	}
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}

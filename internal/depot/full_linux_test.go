@@ -1,0 +1,60 @@
+package depot
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// TestAFullDiskKeepsNoLeaseOut: a zone that finds no room is an error that says so and leaves nothing; the lease goes in all
+// the same, and so does a release that fits. It runs again in a mount namespace of its own, on a small tmpfs.
+func TestAFullDiskKeepsNoLeaseOut(t *testing.T) {
+	const inside = "DEPOT_TEST_FULL_DISK"
+	if os.Getenv(inside) == "" {
+		testenv.Root(t)
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), inside+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	full := t.TempDir()
+	check(t, syscall.Mount("tmpfs", full, "tmpfs", 0, "size=400k"))
+	t.Cleanup(func() { syscall.Unmount(full, syscall.MNT_DETACH) })
+	h := newHost(t)
+	h.release(1, 1000)
+	n := newNode(t, h)
+	start := n.mem
+	var err error
+	n.dir, err = Create(full)
+	check(t, err)
+	defer n.dir.Close()
+	n.mustMirror(true)
+	h.release(2, 8<<20)
+	for range 3 {
+		h.renew()
+		if _, err := n.mirror(); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("error %v, want one of a full disk", err)
+		}
+		view, _, err := release.Verify(n.dir, start)
+		check(t, err)
+		at, _, err := release.Verify(h.dir, start)
+		check(t, err)
+		if view.Versions != at.Versions {
+			t.Fatalf("the depot is at %+v, the repository at %+v", view.Versions, at.Versions)
+		}
+	}
+	h.release(3, 1000)
+	n.mustMirror(true)
+	if got := serves(t, n.dir, start); got != 3 {
+		t.Fatalf("release %d", got)
+	}
+}
