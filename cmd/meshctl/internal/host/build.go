@@ -99,8 +99,8 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 	if err := errors.Join(h.mayRelease(o), h.verifyOverride(o.Override)); err != nil {
 		return nil, nil, err
 	}
-	began := h.clock()
-	candidates, found, err := h.build(sources)
+	took := &laps{clock: h.clock, last: h.clock()}
+	candidates, found, err := h.build(sources, took)
 	if err != nil {
 		return nil, found, err
 	}
@@ -135,6 +135,7 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 		m.Current, m.Next = &made.Release, nil
 	}
 	built := h.clock()
+	took.last = built
 	for _, c := range candidates {
 		if z := find(&made.Release, c.zone.Origin); z != nil && z.SHA256 == c.zone.SHA256 && (c.change.Added > 0 || c.change.Removed > 0) {
 			made.Changes = append(made.Changes, c.change)
@@ -146,7 +147,8 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 	}
 	return made, found, h.remember(made.Release.Number, func(r *Record) {
 		*r = made.record(o, built)
-		r.Timing = []Step{{"checked and stored", built.Sub(began).Seconds()}, {"signed and published", h.clock().Sub(built).Seconds()}}
+		took.lap("signed and published")
+		r.Timing = took.steps
 	})
 }
 
@@ -183,7 +185,7 @@ func latestRelease(m release.Manifest) *release.Release {
 
 // build reads, stores and checks the zones. What is stored and not published after all is collected with a later
 // publication.
-func (h *Host) build(sources []Source) ([]candidate, []zone.Finding, error) {
+func (h *Host) build(sources []Source, took *laps) ([]candidate, []zone.Finding, error) {
 	policy, err := h.checks()
 	if err != nil {
 		return nil, nil, err
@@ -193,6 +195,7 @@ func (h *Host) build(sources []Source) ([]candidate, []zone.Finding, error) {
 	files := map[string]string{}
 	for _, s := range sources {
 		z, findings := Load(s)
+		took.lap("read")
 		c := candidate{source: s, zone: release.Zone{Origin: originOf(s, findings)}}
 		if z != nil {
 			c.zone.Origin = z.Origin()
@@ -209,7 +212,8 @@ func (h *Host) build(sources []Source) ([]candidate, []zone.Finding, error) {
 			if c.zone, err = h.store(z); err != nil {
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}
-			findings = append(findings, h.judge(&c, z)...)
+			took.lap("stored")
+			findings = append(findings, h.judge(&c, z, took)...)
 		}
 		files[c.zone.Origin] = s.File
 		list, found = append(list, c), append(found, findings...)

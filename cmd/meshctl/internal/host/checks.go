@@ -123,14 +123,17 @@ type candidate struct {
 }
 
 // judge checks a zone against the one that is answered now.
-func (h *Host) judge(c *candidate, z *zone.Zone) []zone.Finding {
+func (h *Host) judge(c *candidate, z *zone.Zone, took *laps) []zone.Finding {
 	old, err := h.answered(z, c.zone)
+	took.lap("zones before read")
 	var difference *zone.Delta
 	c.change, difference = changeOf(old, z)
+	took.lap("compared")
 	if c.policy.DNSSEC != zonecheck.Ignore {
 		c.zone.SignedUntil = signaturesEnd(z, h.clock())
 	}
 	found := Check(context.Background(), old, z, c.policy, h.clock(), h.state.Lease())
+	took.lap("checked")
 	if err != nil { // no reason to be stuck with it, nor to let anything replace it
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,
 			Detail: fmt.Sprintf("the zone that is answered now cannot be read to compare with: %v", err)})
@@ -139,6 +142,7 @@ func (h *Host) judge(c *candidate, z *zone.Zone) []zone.Finding {
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "delta", Severity: zone.Warning,
 			Detail: fmt.Sprintf("nodes take the whole zone, since there is no delta: %v", err)})
 	}
+	took.lap("delta made")
 	for i := range found {
 		found[i].File = cmp.Or(found[i].File, c.source.File)
 		if found[i].Severity == zone.Error {

@@ -46,6 +46,25 @@ type Step struct {
 	Seconds float64 `json:"seconds"`
 }
 
+// laps are the steps of a release so far: each is the time spent on it for all zones together.
+type laps struct {
+	clock Clock
+	last  time.Time // the end of the last step
+	steps []Step    // in the order in which they came first
+}
+
+// lap ends a step.
+func (l *laps) lap(name string) {
+	now := l.clock()
+	i := slices.IndexFunc(l.steps, func(s Step) bool { return s.Name == name })
+	if i < 0 {
+		i = len(l.steps)
+		l.steps = append(l.steps, Step{Name: name})
+	}
+	l.steps[i].Seconds += now.Sub(l.last).Seconds()
+	l.last = now
+}
+
 // ResultJSON is a Result as documents have it.
 type ResultJSON struct {
 	Member     string `json:"member"`

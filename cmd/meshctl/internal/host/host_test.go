@@ -430,3 +430,35 @@ func TestASecondWriterIsRefusedByName(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// TestTheStepsOfAReleaseAreTimed: the clock goes on by a second whenever it is asked, and no second is lost or counted twice
+// between the first step and the last.
+func TestTheStepsOfAReleaseAreTimed(t *testing.T) {
+	home := newHome(t, at(testNow))
+	h, err := Open(home, at(testNow))
+	check(t, err)
+	defer h.Close()
+	seconds := 0
+	h.clock = func() time.Time { seconds++; return testNow.Add(time.Duration(seconds) * time.Second) }
+	other := filepath.Join(t.TempDir(), "other.zone")
+	check(t, os.WriteFile(other, []byte(strings.ReplaceAll(string(zoneText(1)), "example.org", "example.com")), 0o600))
+	_, found, err := h.Release([]Source{zoneFile(t, 1), {File: other}}, ReleaseOptions{})
+	check(t, err)
+	records, err := History(home, 1)
+	check(t, err)
+	var names []string
+	for _, s := range records[0].Timing {
+		names = append(names, s.Name)
+		if s.Seconds < 1 {
+			t.Errorf("%s took %v s", s.Name, s.Seconds)
+		}
+	}
+	if got := strings.Join(names, ", "); got != "read, stored, zones before read, compared, checked, delta made, signed and published" {
+		t.Errorf("the steps are %s: %v", got, found)
+	}
+	for _, s := range records[0].Timing[:4] { // one look at the clock a zone
+		if s.Seconds != 2 {
+			t.Errorf("%s of two zones: %v s, want 2", s.Name, s.Seconds)
+		}
+	}
+}
