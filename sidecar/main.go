@@ -96,6 +96,11 @@ func missing(c *config.Config) []string {
 	}
 	if c.Mirror != nil {
 		files["mirror.root"] = c.Mirror.Root
+		for url, ca := range c.Mirror.CA {
+			if ca != config.SystemCA {
+				files["ca of "+url] = ca
+			}
+		}
 	}
 	if c.BGP != nil {
 		for _, n := range c.BGP.Neighbors {

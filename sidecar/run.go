@@ -107,7 +107,7 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		s.identity = node
 	}
 	if c.Mirror != nil {
-		s.mirror = mirror.New(mirror.Config{URLs: c.Mirror.URLs, Depot: c.Mirror.Depot, Root: c.Mirror.Root,
+		s.mirror = mirror.New(mirror.Config{URLs: c.Mirror.URLs, CA: c.Mirror.CA, Depot: c.Mirror.Depot, Root: c.Mirror.Root,
 			Interval: c.Mirror.Interval, Identity: s.identity}, log)
 	}
 	return s, nil

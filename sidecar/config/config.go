@@ -161,11 +161,15 @@ type Drain struct {
 	Prepend uint8         // how often the AS is prepended meanwhile
 }
 
+// SystemCA stands for the certificates that the machine trusts.
+const SystemCA = "system"
+
 // Mirror is the repository that is followed (DELIV-1 to DELIV-3).
 type Mirror struct {
-	URLs  []string // tried in this order
-	Depot string   // directory that meshsync reads
-	Root  string   // trusted root of the mesh
+	URLs  []string          // tried in this order
+	CA    map[string]string // by URL: SystemCA or a PEM file, of a server that has no certificate of the mesh's
+	Depot string            // directory that meshsync reads
+	Root  string            // trusted root of the mesh
 	// Interval is from one look to the next. The switchover's instant reaches a node this late, and must do so within
 	// half the lead of meshctl schedule (5 s unless said otherwise), or it is postponed.
 	Interval time.Duration

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -286,14 +287,45 @@ func (r *reader) drain(n *yaml.Node, d *Drain) {
 }
 
 func (r *reader) mirror(n *yaml.Node) *Mirror {
-	m := &Mirror{Interval: 2 * time.Second}
+	m := &Mirror{Interval: 2 * time.Second, CA: map[string]string{}}
 	r.Mapping(n, "mirror", fields.Keys{
-		"urls":     fields.Each(&r.Reader, &m.URLs, repositoryURL),
+		"urls":     func(n *yaml.Node) { r.repositories(n, m) },
 		"depot":    fields.Parsed(&r.Reader, &m.Depot, fields.Path),
 		"root":     fields.Parsed(&r.Reader, &m.Root, fields.Path),
 		"interval": fields.Parsed(&r.Reader, &m.Interval, fields.DurationIn(time.Second, time.Hour)),
 	}, "urls", "depot", "root")
 	return m
+}
+
+// repositories reads a list of URLs, some of which may say whose certificate the server has.
+func (r *reader) repositories(n *yaml.Node, m *Mirror) {
+	r.List(n, func(e *yaml.Node) {
+		before := r.Count()
+		var url, ca string
+		read := fields.Parsed(&r.Reader, &url, repositoryURL)
+		if e.Kind == yaml.MappingNode {
+			r.Mapping(e, "the repository", fields.Keys{"url": read, "ca": fields.Parsed(&r.Reader, &ca, authority)}, "url", "ca")
+		} else {
+			read(e)
+		}
+		switch {
+		case r.Count() > before:
+			return
+		case slices.Contains(m.URLs, url):
+			r.Fail(e, "%s twice in the list", url)
+			return
+		case ca != "":
+			m.CA[url] = ca
+		}
+		m.URLs = append(m.URLs, url)
+	})
+}
+
+func authority(s string) (string, error) {
+	if s == SystemCA {
+		return s, nil
+	}
+	return fields.Path(s)
 }
 
 // crossCheck holds the sections against each other. at is the value of each top key.

@@ -28,9 +28,10 @@ const memoryFile = "mirror-memory.json"
 
 // Config is fixed for the life of a Mirror.
 type Config struct {
-	URLs     []string // tried in this order
-	Depot    string   // directory, made when missing
-	Root     string   // file: the trusted root that a node starts from
+	URLs     []string          // tried in this order
+	CA       map[string]string // by URL: "system" or a PEM file, where the mesh's CA does not speak for the server
+	Depot    string            // directory, made when missing
+	Root     string            // file: the trusted root that a node starts from
 	Interval time.Duration
 	Identity *identity.Identity // this node as a client, and whom it trusts
 }
@@ -39,7 +40,8 @@ type Config struct {
 type Mirror struct {
 	cfg    Config
 	log    *slog.Logger
-	client *http.Client
+	client *http.Client            // of the mesh's servers
+	public map[string]*http.Client // of others, by CA
 
 	swept   bool
 	renewed time.Time // when a newer certificate was asked for last
@@ -49,16 +51,7 @@ type Mirror struct {
 }
 
 func New(cfg Config, log *slog.Logger) *Mirror {
-	transport := &http.Transport{
-		DialTLSContext:        cfg.Identity.DialTLS,
-		ResponseHeaderTimeout: 10 * time.Second,
-		IdleConnTimeout:       2 * time.Minute,
-		MaxConnsPerHost:       4,
-	}
-	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
-		return errors.New("a repository does not redirect")
-	}}
-	return &Mirror{cfg: cfg, log: log, client: client}
+	return &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
 }
 
 // Run follows the repository until ctx ends. What goes wrong is in the status and in the log, and is tried again.
@@ -104,7 +97,7 @@ func (m *Mirror) round(ctx context.Context) error {
 		changed, err := m.follow(ctx, dir, url)
 		if err == nil {
 			m.good(url, changed)
-			m.renew(ctx, url)
+			m.renew(ctx, m.renewer(url))
 			return nil
 		}
 		faults = append(faults, fmt.Errorf("%s: %w", url, err))
@@ -118,7 +111,11 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (change
 	if err != nil {
 		return false, err
 	}
-	_, memory, changed, err = depot.Mirror(ctx, depot.Source{Client: m.client, URL: url, Note: m.note}, dir, memory)
+	client, err := m.clientFor(url)
+	if err != nil {
+		return false, err
+	}
+	_, memory, changed, err = depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note}, dir, memory)
 	return changed, errors.Join(err, m.remember(memory))
 }
 

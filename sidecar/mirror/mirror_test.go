@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -173,6 +174,39 @@ func TestMutualTLS(t *testing.T) {
 	foreign := newHost(t, other)
 	if err := h.mirror(ca, foreign.url).round(t.Context()); err == nil {
 		t.Error("a server of another mesh was followed")
+	}
+}
+
+// A server that others vouch for is followed where it is said who, and is not shown who the node is; a stranger is not.
+func TestPublicServer(t *testing.T) {
+	ca, other := testca.New(t), testca.New(t)
+	h := newHost(t, ca)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TLS.PeerCertificates) > 0 {
+			t.Error("the node showed its certificate")
+		}
+		if strings.HasSuffix(r.URL.Path, certificatePath) {
+			t.Error("a public server was asked for a certificate")
+		}
+		h.dir.Handler().ServeHTTP(w, r)
+	}))
+	public := other.Identity("cdn", time.Hour)
+	s.TLS = public.Load(t).Config().Clone()
+	s.TLS.ClientAuth = tls.RequestClientCert
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	m := h.mirror(ca, s.URL)
+	for _, wrong := range []string{"", "system", filepath.Join(t.TempDir(), "none"), h.keyFile} {
+		m.cfg.CA = map[string]string{s.URL: wrong}
+		if err := m.round(t.Context()); err == nil {
+			t.Errorf("followed with ca %q", wrong)
+		}
+	}
+	m.cfg.CA = map[string]string{s.URL: public.CA}
+	must(t, m.round(t.Context()))
+	if got := lease(t, m, h.mem.Root); got != 1 {
+		t.Fatalf("lease %d", got)
 	}
 }
 

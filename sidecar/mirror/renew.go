@@ -18,7 +18,7 @@ const (
 // renew asks the distribution host for a newer certificate for this node's key, once an hour and at the start. A web
 // server or a bucket that holds nothing but the repository has none: that is no fault.
 func (m *Mirror) renew(ctx context.Context, url string) {
-	if !m.renewed.IsZero() && time.Since(m.renewed) < renewEvery {
+	if url == "" || !m.renewed.IsZero() && time.Since(m.renewed) < renewEvery {
 		return
 	}
 	m.renewed = time.Now()
