@@ -22,9 +22,11 @@ var deviations = []deviation{
 	{"RFC 6895 3.1: nobody can ask for data of a meta type", metaType},
 	{"RFC 1035 6.2: an answer for all classes cannot be authoritative, and so none leaves (RFC 3258 2.1)", allClasses},
 	{"RFC 1034 4.3.2 step 3a: an alias is followed into any zone that is served", otherZone},
+	{"RFC 4035 2.5: NSEC may stand beside a CNAME, so the alias is not followed for it", besideAlias},
 	{"RFC 4035 3.1.4.1: who has the child, but not its parent, has no data for DS at the child's apex", childOfUnserved},
 	{"RFC 1034 3.6.2: a chain of aliases without end is followed 16 times, or once round; SERVFAIL would ask for more queries", endless},
 	{"RFC 4035 3.1.3.4: that a wildcard lacks the type is proved also where it is an empty non-terminal", emptyWildcard},
+	{"RFC 4034 6.1: the octet 0 in a label sorts before others, so another NSEC record covers the name", zeroOctet},
 	{"RFC 5155 7.2.1: the closest encloser that is provable is proved where that of the name has opted out", provableEncloser},
 	{"RFC 8482 4.1: ANY is answered with one RRset", oneOfAny},
 	{"RFC 9471 2.1: TC is set when glue is left out", glueLeftOut},
@@ -92,8 +94,12 @@ func allClasses(_ *universe, v *verdict, theirs *dns.Msg) {
 	}
 }
 
-// otherZone: they stop at an alias that leads out of the zone, and we go on.
+// otherZone: they stop at an alias that leads out of the zone, and we go on. Of truncated responses the rcode differs.
 func otherZone(u *universe, v *verdict, theirs *dns.Msg) {
+	if v.ours.Truncated && theirs.Truncated && theirs.Rcode == dns.RcodeSuccess && u.leavesZone(v.question.msg) {
+		theirs.Rcode = v.ours.Rcode
+		return
+	}
 	if len(theirs.Answer) == 0 || len(theirs.Answer) > len(v.ours.Answer) || theirs.Rcode != dns.RcodeSuccess || !subset(theirs.Answer, v.ours.Answer) {
 		return
 	}
@@ -105,6 +111,26 @@ func otherZone(u *universe, v *verdict, theirs *dns.Msg) {
 			return
 		}
 	}
+}
+
+// besideAlias: they follow an alias for NSEC, even where the zone has NSEC3.
+func besideAlias(_ *universe, v *verdict, theirs *dns.Msg) {
+	q := v.question.msg.Question[0]
+	isAlias := func(rr dns.RR) bool {
+		return rr.Header().Rrtype == dns.TypeCNAME && strings.EqualFold(rr.Header().Name, q.Name)
+	}
+	if q.Qtype == dns.TypeNSEC && v.ours.Authoritative && slices.ContainsFunc(theirs.Answer, isAlias) && !slices.ContainsFunc(v.ours.Answer, isAlias) {
+		*theirs = *v.ours.Copy()
+	}
+}
+
+// leavesZone reports whether the aliases that a query meets lead to another zone.
+func (u *universe) leavesZone(q *dns.Msg) bool {
+	a := u.lookup(q)
+	return slices.ContainsFunc(a.Msg(q, dns.MaxMsgSize).Answer, func(rr dns.RR) bool {
+		cname, ok := rr.(*dns.CNAME)
+		return ok && u.zoneOf(cname.Target) != u.zoneOf(cname.Hdr.Name)
+	})
 }
 
 // zoneOf is the zone that has a name, nil if none has.
@@ -152,43 +178,93 @@ func emptyWildcard(u *universe, v *verdict, theirs *dns.Msg) {
 	if v.ours.Rcode != dns.RcodeSuccess || !subset(theirs.Ns, v.ours.Ns) {
 		return
 	}
-	names := []string{v.question.msg.Question[0].Name}
-	for _, rr := range v.ours.Answer {
-		if cname, ok := rr.(*dns.CNAME); ok {
-			names = append(names, cname.Target)
-		}
-	}
 	for _, rr := range v.ours.Ns {
-		if nsec, ok := rr.(*dns.NSEC); ok && !subset([]dns.RR{rr}, theirs.Ns) && !u.reachesEmptyWildcard(nsec, names) {
+		if nsec, ok := rr.(*dns.NSEC); ok && !subset([]dns.RR{rr}, theirs.Ns) && !u.reachesEmptyWildcard(nsec, v.names()) {
 			return
 		}
 	}
 	theirs.Ns = v.ours.Ns
 }
 
-// provableEncloser: they leave out the NSEC3 record that matches the closest provable encloser, and have no other one that
-// matches a name above the one asked for.
-func provableEncloser(_ *universe, v *verdict, theirs *dns.Msg) {
-	if !subset(theirs.Ns, v.ours.Ns) || slices.ContainsFunc(theirs.Ns, func(rr dns.RR) bool { return matchesAbove(rr, v) }) {
-		return
-	}
-	var missing []dns.RR
-	for _, rr := range v.ours.Ns {
-		if _, ok := rr.(*dns.NSEC3); ok && !subset([]dns.RR{rr}, theirs.Ns) {
-			missing = append(missing, rr)
+// names are the name asked for and those that aliases lead to.
+func (v *verdict) names() []string {
+	names := []string{v.question.msg.Question[0].Name}
+	for _, rr := range v.ours.Answer {
+		if cname, ok := rr.(*dns.CNAME); ok {
+			names = append(names, cname.Target)
 		}
 	}
-	if len(missing) == 1 && matchesAbove(missing[0], v) {
+	return names
+}
+
+// zeroOctet: a name has a label with the octet 0, which they sort as if a label ended there. What only we have covers it.
+func zeroOctet(_ *universe, v *verdict, theirs *dns.Msg) {
+	for _, rr := range v.ours.Ns {
+		nsec, ok := rr.(*dns.NSEC)
+		if !ok || subset([]dns.RR{rr}, theirs.Ns) {
+			continue
+		}
+		if !slices.ContainsFunc(v.names(), func(name string) bool { return strings.Contains(name, `\000`) && covers(nsec, name) }) {
+			return
+		}
+	}
+	theirs.Ns = slices.DeleteFunc(theirs.Ns, func(rr dns.RR) bool {
+		sig, signs := rr.(*dns.RRSIG)
+		return rr.Header().Rrtype == dns.TypeNSEC || signs && sig.TypeCovered == dns.TypeNSEC
+	})
+	for _, rr := range v.ours.Ns {
+		if sig, signs := rr.(*dns.RRSIG); rr.Header().Rrtype == dns.TypeNSEC || signs && sig.TypeCovered == dns.TypeNSEC {
+			theirs.Ns = append(theirs.Ns, rr)
+		}
+	}
+}
+
+// covers reports whether a name is between the owner and the next name of an NSEC record.
+func covers(nsec *dns.NSEC, name string) bool {
+	owner, next := order(nsec.Hdr.Name), order(nsec.NextDomain)
+	after := slices.Compare(order(name), owner) > 0
+	return after && (slices.Compare(order(name), next) < 0 || slices.Compare(next, owner) <= 0)
+}
+
+// order is a name such that comparing its elements is the canonical order (RFC 4034 6.1): labels from the root on.
+func order(name string) []string {
+	var wire [256]byte
+	n, err := dns.PackDomainName(name, wire[:], 0, nil, false)
+	if err != nil {
+		return nil
+	}
+	var labels []string
+	for at := 0; at < n && wire[at] > 0; at += 1 + int(wire[at]) {
+		labels = append(labels, string(bytes.ToLower(wire[at+1:at+1+int(wire[at])])))
+	}
+	slices.Reverse(labels)
+	return labels
+}
+
+// provableEncloser: they prove what they deny from an encloser that has no NSEC3 record, since all below it has opted out. We
+// have the record that matches the closest one that is provable, and one that covers the next closer name.
+func provableEncloser(_ *universe, v *verdict, theirs *dns.Msg) {
+	for _, name := range v.names() {
+		if encloserProved(theirs.Ns, name) {
+			return
+		}
+	}
+	if slices.ContainsFunc(v.names(), func(name string) bool { return encloserProved(v.ours.Ns, name) }) {
 		theirs.Ns = v.ours.Ns
 	}
 }
 
-// matchesAbove reports whether a record is the NSEC3 record of a name above the one asked for.
-func matchesAbove(rr dns.RR, v *verdict) bool {
-	nsec3, ok := rr.(*dns.NSEC3)
-	for name := v.question.msg.Question[0].Name; ok && name != "."; {
-		if name = above(name); nsec3.Match(strings.ToLower(name)) {
-			return true
+// encloserProved reports whether NSEC3 records prove a closest encloser of a name (RFC 5155 8.3).
+func encloserProved(section []dns.RR, name string) bool {
+	any := func(holds func(*dns.NSEC3) bool) bool {
+		return slices.ContainsFunc(section, func(rr dns.RR) bool {
+			nsec3, ok := rr.(*dns.NSEC3)
+			return ok && holds(nsec3)
+		})
+	}
+	for next := strings.ToLower(name); next != "."; next = above(next) {
+		if any(func(n *dns.NSEC3) bool { return n.Match(above(next)) }) {
+			return any(func(n *dns.NSEC3) bool { return n.Cover(next) })
 		}
 	}
 	return false

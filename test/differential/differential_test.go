@@ -16,7 +16,7 @@ func TestAnswersAsOthersDo(t *testing.T) {
 		need = append(need, p.command)
 	}
 	testenv.Need(t, need...)
-	o := options{seed: 2026, flavours: flavours, zones: 40, queries: 4000, batch: 40, wire: 0.2, shrink: 1,
+	o := options{seed: 2026, flavours: flavours, zones: 30, queries: 2500, batch: 30, wire: 0.2, shrink: 1,
 		bin: testenv.Build(t, "cmd/coredns", "cmd/meshctl")}
 	var out bytes.Buffer
 	failed, err := run(o, &out, io.Discard)

@@ -48,10 +48,10 @@ func run(o options, out, progress io.Writer) (failed int, err error) {
 		}
 		began := time.Now()
 		t, err := o.flavour(dir, flavour, progress)
-		if err != nil {
-			return 0, err
-		}
 		t.report(out, flavour, time.Since(began))
+		if err != nil {
+			return failed, err
+		}
 		failed += t.unexplained
 		for i := range min(o.shrink, len(t.failed)) {
 			if err := o.reproduce(dir, out, &t.failed[i]); err != nil {
@@ -62,7 +62,7 @@ func run(o options, out, progress io.Writer) (failed int, err error) {
 	return failed, nil
 }
 
-// flavour compares over all batches of one flavour. The zones of the next batch are signed while one is asked about.
+// flavour compares over all batches of one flavour, and returns what it found also where it could not go on. The zones of the next batch are signed while one is asked about.
 func (o *options) flavour(dir, flavour string, progress io.Writer) (*tally, error) {
 	t := &tally{explained: map[string]int{}}
 	type prepared struct {
@@ -91,10 +91,10 @@ func (o *options) flavour(dir, flavour string, progress io.Writer) (*tally, erro
 			return t, nil
 		}
 		if p.err != nil {
-			return nil, p.err
+			return t, p.err
 		}
 		if err := o.ask(p.u, t, (o.queries+count-1)/count, o.seed^uint64(i)<<32); err != nil {
-			return nil, err
+			return t, err
 		}
 		fmt.Fprintf(progress, "%s: %d of %d batches, %d questions, %d unexplained\n", flavour, i+1, count, t.queries, t.unexplained)
 	}
@@ -107,7 +107,7 @@ func (o *options) ask(u *universe, t *tally, queries int, seed uint64) error {
 	if o.wire > 0 {
 		launchers = append(slices.Clone(peers), coredns(o.bin))
 	}
-	if err := u.start(launchers); err != nil {
+	if err := u.start(launchers, 2*time.Minute); err != nil {
 		return err
 	}
 	t.zones += len(u.zones)

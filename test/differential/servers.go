@@ -239,11 +239,11 @@ func (s *server) stop() {
 	}
 }
 
-// await waits until the server answers for every zone.
-func (s *server) await(zones []*served) error {
+// await waits until the server answers for every zone, for so long.
+func (s *server) await(zones []*served, patience time.Duration) error {
 	c := client{server: s}
 	defer c.close()
-	deadline := time.Now().Add(2 * time.Minute)
+	deadline := time.Now().Add(patience)
 	for _, z := range zones {
 		q := question{msg: new(dns.Msg).SetQuestion(z.origin, dns.TypeSOA)}
 		for {

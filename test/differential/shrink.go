@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"time"
 )
 
 // reproduce makes the zones of a failure as small as they can be with the difference still there, and prints them. Each
@@ -73,8 +75,8 @@ func shrink[T any](all []T, holds func([]T) bool) []T {
 
 // again asks one question of servers that have just these zones.
 func (o *options) again(dir string, zones []source, q question) (verdict, error) {
-	if len(zones) == 0 || !slices.ContainsFunc(zones, func(s source) bool { return hasNS(s) }) {
-		return verdict{}, fmt.Errorf("no zones")
+	if len(zones) == 0 || slices.ContainsFunc(zones, func(s source) bool { return !s.hasNS() }) {
+		return verdict{}, errors.New("a zone without servers is none that all would load")
 	}
 	u, err := prepare(dir, zones)
 	if err != nil {
@@ -85,7 +87,7 @@ func (o *options) again(dir string, zones []source, q question) (verdict, error)
 	if q.wire {
 		launchers = append(slices.Clone(peers), coredns(o.bin))
 	}
-	if err := u.start(launchers); err != nil {
+	if err := u.start(launchers, 10*time.Second); err != nil {
 		return verdict{}, err
 	}
 	clients := u.clients()
@@ -93,6 +95,9 @@ func (o *options) again(dir string, zones []source, q question) (verdict, error)
 	return u.judge(clients, q), nil
 }
 
-func hasNS(s source) bool {
-	return slices.ContainsFunc(s.lines, func(line string) bool { return strings.HasPrefix(line, s.origin+" ") && strings.Contains(line, " NS ") })
+// hasNS reports whether a zone has NS records at its apex.
+func (s *source) hasNS() bool {
+	return slices.ContainsFunc(s.lines, func(line string) bool {
+		return strings.HasPrefix(line, s.origin+" ") && strings.Contains(line, " IN NS ")
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -85,8 +86,8 @@ func (s *source) load(dir string, i int) (*served, error) {
 	return z, nil
 }
 
-// start starts the servers, and waits until all of them have every zone.
-func (u *universe) start(launchers []launcher) error {
+// start starts the servers, and waits until all of them have every zone, each for so long.
+func (u *universe) start(launchers []launcher, patience time.Duration) error {
 	for _, l := range launchers {
 		s, err := l.start(u.dir, u.zones)
 		if err != nil {
@@ -95,7 +96,7 @@ func (u *universe) start(launchers []launcher) error {
 		u.servers = append(u.servers, s)
 	}
 	for _, s := range u.servers {
-		if err := s.await(u.zones); err != nil {
+		if err := s.await(u.zones, patience); err != nil {
 			return err
 		}
 	}
