@@ -235,31 +235,31 @@ func bucketOf(hash uint64, buckets uint32) uint32 { return uint32(hash >> 32 * u
 // markOf is the bit that a node sets in the marks of its bucket.
 func markOf(hash uint64) uint32 { return 1 << (hash & 31) }
 
-// child finds the child of a node that has a folded label and, for it, a hash.
-func (z *Zone) child(parent ref, hash uint64, label []byte) (node, bool) {
+// child finds the child of a node that has a folded label and, for it, a hash. It is 0 if there is none.
+func (z *Zone) child(parent ref, hash uint64, label []byte) ref {
 	number := uint64(bucketOf(hash, z.buckets))
 	at := unit * (uint64(z.marksAt) + number)
 	if at+unit > uint64(len(z.image)) || binary.LittleEndian.Uint32(z.image[at:])&markOf(hash) == 0 {
-		return node{}, false
+		return 0
 	}
 	at = unit*uint64(z.bucketsAt) + uint64(z.bucketSize)*number
 	end := at + uint64(z.bucketSize)
 	if end > uint64(len(z.image)) || at+bucketHead > end {
-		return node{}, false
+		return 0
 	}
 	bucket := z.image[at:end]
 	if i, ok := among(bucket[bucketHead:], parent, label); ok {
-		return z.node(ref((at + bucketHead + i) / unit)), true
+		return ref((at + bucketHead + i) / unit)
 	}
 	at = unit * uint64(binary.LittleEndian.Uint32(bucket))
 	if at == 0 || at > uint64(len(z.image)) {
-		return node{}, false
+		return 0
 	}
 	i, ok := among(z.image[at:], parent, label)
 	if !ok {
-		return node{}, false
+		return 0
 	}
-	return z.node(ref((at + i) / unit)), true
+	return ref((at + i) / unit)
 }
 
 // among finds where the node with a parent and a label is in a sequence of nodes.
@@ -285,7 +285,8 @@ func (z *Zone) wildcard(encloser *node, s *search) (node, bool) {
 	for depth := int(z.labels) + 1; depth <= int(encloser.labels); depth++ {
 		hash = hashLabel(hash, s.label(depth))
 	}
-	return z.child(encloser.ref, hashLabel(hash, asterisk), asterisk)
+	child := z.child(encloser.ref, hashLabel(hash, asterisk), asterisk)
+	return z.node(child), child > 0
 }
 
 func (z *Zone) apex() node { return z.node(z.apexRef) }

@@ -44,7 +44,8 @@ func (a *Answer) clear() {
 		a.room = &room{}
 	}
 	a.room.names = a.room.names[:0]
-	*a = Answer{Answer: a.Answer[:0], Authority: a.Authority[:0], Additional: a.Additional[:0], room: a.room}
+	a.Rcode, a.Authoritative, a.Required = 0, false, 0
+	a.Answer, a.Authority, a.Additional = a.Answer[:0], a.Authority[:0], a.Additional[:0]
 }
 
 // maxFollow bounds the CNAME and DNAME records that one answer follows.

@@ -209,20 +209,28 @@ func (s *search) setFirst(b []byte) bool {
 
 // fold folds the name, eight octets at once; lengths are below the letters.
 func (s *search) fold() {
-	const ones = 0x0101010101010101
-	i := 0
-	for ; i+8 <= len(s.name); i += 8 {
-		w := binary.LittleEndian.Uint64(s.name[i:])
-		low := w &^ (0x80 * ones)
-		upper := (low + (0x80-'A')*ones) &^ (low + (0x80-'Z'-1)*ones) &^ w & (0x80 * ones)
-		binary.LittleEndian.PutUint64(s.folded[i:], w|upper>>2)
+	n := len(s.name)
+	if n < 8 {
+		for i, c := range s.name {
+			s.folded[i] = fold[c]
+		}
+	} else {
+		for i := 0; i < n-8; i += 8 {
+			binary.LittleEndian.PutUint64(s.folded[i:], fold8(binary.LittleEndian.Uint64(s.name[i:])))
+		}
+		binary.LittleEndian.PutUint64(s.folded[n-8:], fold8(binary.LittleEndian.Uint64(s.name[n-8:])))
 	}
-	for ; i < len(s.name); i++ {
-		s.folded[i] = fold[s.name[i]]
-	}
-	end := s.folded[i : i+16]
+	end := s.folded[n : n+16]
 	binary.LittleEndian.PutUint64(end, 0)
 	binary.LittleEndian.PutUint64(end[8:], 0)
+}
+
+// fold8 folds eight octets.
+func fold8(w uint64) uint64 {
+	const ones = 0x0101010101010101
+	low := w &^ (0x80 * ones)
+	upper := (low + (0x80-'A')*ones) &^ (low + (0x80-'Z'-1)*ones) &^ w & (0x80 * ones)
+	return w | upper>>2
 }
 
 // label is the folded label of the ancestor that has depth labels, nothing if it has fewer.
@@ -258,19 +266,18 @@ func (z *Zone) locate(s *search) (n node, exact bool) { return z.descend(s, 0) }
 
 // descend goes from the apex down towards a name of the zone, but not below a node with a flag.
 func (z *Zone) descend(s *search, end uint8) (n node, exact bool) {
-	n = z.apex()
-	hash := z.seed
+	at, hash := z.apexRef, z.seed
 	for depth := int(z.labels) + 1; depth <= s.labels; depth++ {
 		label := s.label(depth)
 		hash = hashLabel(hash, label)
-		child, ok := z.child(n.ref, hash, label)
-		if !ok {
-			return n, false
+		child := z.child(at, hash, label)
+		if child == 0 {
+			return z.node(at), false
 		}
-		n = child
-		if n.is(end) {
+		at = child
+		if n = z.node(at); n.is(end) {
 			return n, depth == s.labels
 		}
 	}
-	return n, true
+	return z.node(at), true
 }
