@@ -132,6 +132,7 @@ func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 			}
 		}
 		if z.ImageSize() >= cacheFrom {
+			_ = inLargePages(z.Image()) // without them all is right, and slower
 			w.freed.Store(true)
 		}
 	}
