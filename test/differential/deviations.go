@@ -199,24 +199,27 @@ func (v *verdict) names() []string {
 
 // zeroOctet: a name has a label with the octet 0, which they sort as if a label ended there. What only we have covers it.
 func zeroOctet(_ *universe, v *verdict, theirs *dns.Msg) {
-	for _, rr := range v.ours.Ns {
+	coversOne := func(rr dns.RR) bool {
 		nsec, ok := rr.(*dns.NSEC)
-		if !ok || subset([]dns.RR{rr}, theirs.Ns) {
-			continue
-		}
-		if !slices.ContainsFunc(v.names(), func(name string) bool { return strings.Contains(name, `\000`) && covers(nsec, name) }) {
-			return
-		}
+		return ok && slices.ContainsFunc(v.names(), func(name string) bool { return strings.Contains(name, `\000`) && covers(nsec, name) })
 	}
-	theirs.Ns = slices.DeleteFunc(theirs.Ns, func(rr dns.RR) bool {
-		sig, signs := rr.(*dns.RRSIG)
-		return rr.Header().Rrtype == dns.TypeNSEC || signs && sig.TypeCovered == dns.TypeNSEC
-	})
+	isMissing := func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeNSEC && !subset([]dns.RR{rr}, theirs.Ns) }
+	isOther := func(rr dns.RR) bool { return isMissing(rr) && !coversOne(rr) }
+	if !slices.ContainsFunc(v.ours.Ns, isMissing) || slices.ContainsFunc(v.ours.Ns, isOther) {
+		return
+	}
+	theirs.Ns = slices.DeleteFunc(slices.Clone(theirs.Ns), isNSEC)
 	for _, rr := range v.ours.Ns {
-		if sig, signs := rr.(*dns.RRSIG); rr.Header().Rrtype == dns.TypeNSEC || signs && sig.TypeCovered == dns.TypeNSEC {
+		if isNSEC(rr) {
 			theirs.Ns = append(theirs.Ns, rr)
 		}
 	}
+}
+
+// isNSEC reports whether a record is, or signs, an NSEC record.
+func isNSEC(rr dns.RR) bool {
+	sig, signs := rr.(*dns.RRSIG)
+	return rr.Header().Rrtype == dns.TypeNSEC || signs && sig.TypeCovered == dns.TypeNSEC
 }
 
 // covers reports whether a name is between the owner and the next name of an NSEC record.
@@ -394,7 +397,7 @@ func foldTargets(rr dns.RR) {
 
 // wildcardAddress: they add addresses of hosts that have none but by a wildcard, even one that a cut hides.
 func wildcardAddress(u *universe, _ *verdict, theirs *dns.Msg) {
-	theirs.Extra = slices.DeleteFunc(theirs.Extra, func(rr dns.RR) bool {
+	theirs.Extra = slices.DeleteFunc(slices.Clone(theirs.Extra), func(rr dns.RR) bool {
 		return rr.Header().Rrtype != dns.TypeOPT && !u.owners[strings.ToLower(rr.Header().Name)]
 	})
 }

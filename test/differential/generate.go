@@ -109,10 +109,10 @@ func (g *generator) name(below string) string {
 	return below
 }
 
-// plainName makes a name that needs no quoting in configuration files.
+// plainName makes a name that needs no quoting in configuration files, and that no command takes for an option.
 func (g *generator) plainName(below string) string {
 	for {
-		if name := g.name(below); octets(name) < 200 && !strings.ContainsAny(name, `\*"@`) {
+		if name := g.name(below); octets(name) < 200 && !strings.ContainsAny(name, `\*"@`) && name[0] != '-' {
 			return name
 		}
 	}
