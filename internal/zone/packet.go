@@ -24,6 +24,7 @@ const (
 	flagTruncated = 1 << 9    // TC
 	flagRecursion = 1 << 8    // RD
 	placeCount    = 256       // see packet.places
+	maxKnown      = 192       // of which so many are used: the others end a search
 )
 
 // packet is a message being written. Its methods append to the message and return it.
@@ -31,8 +32,9 @@ type packet struct {
 	start    int    // of the message in what is appended to
 	question []byte // its name; nothing if that is not valid
 	name     search
-	places   [placeCount]uint16      // offsets of names in the message, by their hash; each may be one place further
+	places   [placeCount]uint16      // offsets of names in the message, by their hash or as far behind it as others are there
 	taken    [placeCount / 64]uint64 // which of the places mean something
+	known    int                     // how many
 }
 
 // AppendTo appends the response to a request as a message of at most limit octets, and reports whether it is truncated.
@@ -89,7 +91,7 @@ func (a *Answer) flags(r *Request, truncated bool) uint16 {
 // begin writes header and question. The search may be for the question's name already.
 func (p *packet) begin(buf []byte, r *Request, s *search) []byte {
 	p.start, p.question = len(buf), r.Name
-	p.taken = [placeCount / 64]uint64{}
+	p.taken, p.known = [placeCount / 64]uint64{}, 0
 	buf = append(buf, byte(r.ID>>8), byte(r.ID), 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
 	if len(r.Name) == 0 || len(s.name) != len(r.Name) || &s.name[0] != &r.Name[0] {
 		if s = &p.name; !s.set(r.Name) {
@@ -222,25 +224,25 @@ func (s *search) hash(start int) uint8 {
 
 // place is the offset of a folded name in the message, 0 if it is not known.
 func (p *packet) place(buf []byte, hash uint8, name []byte) int {
-	pair := p.taken[hash/64] >> (hash & 62) & 3
-	if pair == 0 {
-		return 0
-	}
-	for _, i := range [2]uint8{hash, hash ^ 1} {
-		if at := int(p.places[i]); pair>>(i&1)&1 > 0 && is(buf[p.start:], at, name) {
+	for ; p.taken[hash/64]>>(hash&63)&1 > 0; hash++ {
+		if at := int(p.places[hash]); is(buf[p.start:], at, name) {
 			return at
 		}
 	}
 	return 0
 }
 
-// remember keeps the offset of a name, where there is room for it.
+// remember keeps the offset of a name, where there is room for it: some places stay free, at which a search ends.
 func (p *packet) remember(hash uint8, at uint16) {
-	if p.taken[hash/64]>>(hash&63)&1 > 0 {
-		hash ^= 1
+	if p.known == maxKnown {
+		return
+	}
+	for p.taken[hash/64]>>(hash&63)&1 > 0 {
+		hash++
 	}
 	p.places[hash] = at
 	p.taken[hash/64] |= 1 << (hash & 63)
+	p.known++
 }
 
 // is reports whether the name at an offset of a message is the folded one. The offset may be that of a name which was
