@@ -11,10 +11,7 @@ import (
 // checked before.
 func (b *Builder) check(z *Zone) {
 	b.checkApex(z)
-	for i := 0; i < len(z.order)/unit && !b.halted(); i++ {
-		n := z.node(z.orderAt(i))
-		b.checkNode(z, &n)
-	}
+	b.checkNodes(z)
 	for i := range len(z.hashed) / hashedSize {
 		h := hashedAt(z.hashed, i)
 		if s := z.set(h.set); s.split == 0 {
@@ -23,6 +20,26 @@ func (b *Builder) check(z *Zone) {
 	}
 	if !b.findings.errors { // denial is judged by what the apex says
 		b.checkDenial(z)
+	}
+}
+
+// checkNodes goes over the nodes as they lie in memory, and only if there is something to be found in canonical order, so that
+// the findings come in that.
+func (b *Builder) checkNodes(z *Zone) {
+	before := b.findings
+	for n := range z.nodes() {
+		b.checkNode(z, &n)
+		if b.halted() || len(b.findings.list)+b.findings.left > len(before.list)+before.left {
+			break
+		}
+	}
+	if len(b.findings.list)+b.findings.left == len(before.list)+before.left {
+		return
+	}
+	b.findings = before
+	for i := 0; i < len(z.order)/unit && !b.halted(); i++ {
+		n := z.node(z.orderAt(i))
+		b.checkNode(z, &n)
 	}
 }
 

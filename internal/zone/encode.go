@@ -3,6 +3,7 @@ package zone
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"math/bits"
 	"slices"
 
@@ -188,7 +189,7 @@ func (e *encoder) findEqual(known []uint64, same []uint32, from int, set []recor
 	for ; known[slot] != 0; slot = (slot + 1) & uint64(len(known)-1) {
 		if (known[slot]^hash)&^number == 0 {
 			first := uint32(known[slot]) - 1
-			if e.b.equalSets(e.b.setAt(int(first)), set) {
+			if e.b.equalSet(int(first), set) {
 				same[first], same[from] = first+1, first+1
 				return
 			}
@@ -571,7 +572,7 @@ func (b *Builder) appendSet(dst []byte, set []record) []byte {
 	return dst
 }
 
-// hashSet is a hash of what equalSets compares.
+// hashSet is a hash of what equalSet compares.
 func (b *Builder) hashSet(set []record) uint64 {
 	h := uint64(set[0].set)<<32 | uint64(set[0].ttl)
 	for i := range set {
@@ -580,29 +581,30 @@ func (b *Builder) hashSet(set []record) uint64 {
 	return h
 }
 
-// equalSets compares sets without RRSIGs.
-func (b *Builder) equalSets(x, y []record) bool {
-	if len(x) != len(y) || x[0].set != y[0].set || b.setParts(x) != b.setParts(y) {
-		return false
-	}
-	for i := range x {
-		if !bytes.Equal(b.rdata(&x[i]), b.rdata(&y[i])) {
+// equalSet reports whether the RRset that begins with the record of a number is equal to one, neither having RRSIGs.
+func (b *Builder) equalSet(first int, set []record) bool {
+	rest := b.records[first:]
+	for i := range set {
+		x, y := &rest[i], &set[i]
+		if x.typ != y.typ || x.ttl != y.ttl || x.name != rest[0].name || !bytes.Equal(b.rdata(x), b.rdata(y)) {
 			return false
 		}
 	}
-	return true
+	next := len(set)
+	return next == len(rest) || rest[next].set != set[0].set || rest[next].name != rest[0].name
 }
 
-// fillTargets finds the nodes that RRsets point at. It goes over the image as it lies in memory.
+// fillTargets finds the nodes that RRsets point at.
 func (z *Zone) fillTargets() {
 	shared, order := refAt(z.image, atShared), refAt(z.image, atOrder)
-	z.fillNodes(z.apexRef, z.apexRef+1, shared)
-	next := z.bucketsAt
-	for range z.buckets {
-		next += ref(z.bucketSize / unit)
-		z.fillNodes(next-ref((z.bucketSize-bucketHead)/unit), next, shared)
+	for n := range z.nodes() {
+		for i := range n.count() {
+			if r := n.setRefAt(i); r < shared {
+				set := z.set(r)
+				z.fillTarget(&set)
+			}
+		}
 	}
-	z.fillNodes(next, shared, shared)
 	for r := shared; r < order; {
 		set := z.set(r)
 		z.fillTarget(&set)
@@ -610,22 +612,28 @@ func (z *Zone) fillTargets() {
 	}
 }
 
-// fillNodes is fillTargets for the sets before shared of the nodes between two refs.
-func (z *Zone) fillNodes(from, to, shared ref) {
-	for from < to {
-		size := refAt(z.image, unit*int(from)) >> 8
-		if size == 0 {
-			from++
-			continue
-		}
-		n := z.node(from)
-		for i := range n.count() {
-			if r := n.setRefAt(i); r < shared {
-				set := z.set(r)
-				z.fillTarget(&set)
+// nodes yields every node as they lie in memory, which takes a fraction of the time of the canonical order.
+func (z *Zone) nodes() iter.Seq[node] {
+	return func(yield func(node) bool) {
+		part := func(from, to ref) bool {
+			for from < to {
+				size := refAt(z.image, unit*int(from)) >> 8
+				if size > 0 && !yield(z.node(from)) {
+					return false
+				}
+				from += max(1, size)
 			}
+			return true
 		}
-		from += size
+		more := part(z.apexRef, z.apexRef+1)
+		next := z.bucketsAt
+		for i := uint32(0); more && i < z.buckets; i++ {
+			next += ref(z.bucketSize / unit)
+			more = part(next-ref((z.bucketSize-bucketHead)/unit), next)
+		}
+		if more {
+			part(next, refAt(z.image, atShared))
+		}
 	}
 }
 

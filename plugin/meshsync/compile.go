@@ -132,7 +132,6 @@ func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 			}
 		}
 		if z.ImageSize() >= cacheFrom {
-			_ = inLargePages(z.Image()) // without them all is right, and slower
 			w.freed.Store(true)
 		}
 	}
