@@ -168,7 +168,8 @@ func TestCacheIsBypassed(t *testing.T) {
 	n.close()
 	serve(t, corefile, func(addr string) {
 		eventually(t, func() error { return expect(addr, "1") })
-		running := &node{Meshsync: n.Meshsync, t: t, f: only(t, dir).follower}
+		running := &node{Meshsync: &Meshsync{config: n.config}, t: t, f: only(t, dir).follower}
+		running.follower.Store(running.f)
 		to := running.confirmed(h)
 		time.Sleep(time.Until(to.At.Time()))
 		if err := expect(addr, fmt.Sprint(to.Number)); err != nil {
