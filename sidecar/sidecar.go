@@ -274,7 +274,8 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	defer s.mu.Unlock()
 	c.Announced, c.Why = s.decision.Announce, s.decision.Why
 	if s.mirror != nil {
-		c.MirrorError = s.mirror.Status().LastError
+		m := s.mirror.Status()
+		c.MirrorError, c.Mirrored = m.LastError, m.Mirrored
 	}
 	return c, nil
 }

@@ -30,7 +30,7 @@ func (c *cli) historyCommand() *cobra.Command {
 		}),
 	})
 	cmd.Flags().IntVar(&limit, "last", 20, "how many releases")
-	cmd.Flags().BoolVar(&timing, "timing", false, "how long each step took")
+	cmd.Flags().BoolVar(&timing, "timing", false, "how long each step took, and when it was after the zones had come")
 	return cmd
 }
 
@@ -58,9 +58,17 @@ func (c *cli) sayRecord(r host.Record, timing bool) {
 		c.say("  not switched to, as far as is known here")
 	}
 	if timing {
-		for _, s := range r.Timing {
-			c.say("  %8.3f s  %s", s.Seconds, s.Name)
-		}
+		c.sayTiming(r)
+	}
+}
+
+func (c *cli) sayTiming(r host.Record) {
+	for _, s := range r.Timing {
+		c.say("  %8.3f s  %s", s.Seconds, s.Name)
+	}
+	from, moments := r.Moments()
+	for _, m := range moments {
+		c.say("  %+8.3f s  %s", m.At.Sub(from).Seconds(), m.What)
 	}
 }
 

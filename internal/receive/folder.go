@@ -225,6 +225,7 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 		}
 		return false
 	}
+	began := time.Now()
 	z, read, octets, err := w.parse(ctx, root, name)
 	if errors.Is(err, errWriting) {
 		w.fault(w.path(name), err.Error())
@@ -233,7 +234,7 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	}
 	f.read = read
 	if err == nil {
-		err = w.take(ctx, f, name, z, octets)
+		err = w.take(ctx, f, name, z, octets, began)
 	}
 	if err != nil {
 		w.fault(w.path(name), err.Error())
@@ -332,7 +333,7 @@ func (r *recorder) Open(name string) (fs.File, error) {
 }
 
 // take keeps a zone that was read, and tells of it.
-func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zone, octets int64) error {
+func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zone, octets int64, began time.Time) error {
 	origin := z.Origin()
 	f.origin = origin
 	err := w.free(origin, name)
@@ -340,7 +341,6 @@ func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zon
 		return err
 	}
 	before, held := w.r.holds(origin)
-	began := time.Now()
 	rec := record{Origin: origin, Owner: w.owner, From: w.path(name), How: File, Contact: w.r.opt.Now().UTC().Truncate(time.Second)}
 	if held && before.Serial != z.Serial() && !newer(z.Serial(), before.Serial) {
 		return fmt.Errorf("serial %d is not above %d, which we hold (RFC 1982): not taken", z.Serial(), before.Serial)
@@ -359,7 +359,7 @@ func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zon
 	if err != nil {
 		return err
 	}
-	out := found{good: true, rec: rec, noted: rec.Contact, octets: octets, duration: time.Since(began)}
+	out := found{good: true, rec: rec, noted: rec.Contact, octets: octets, began: began, whole: began, duration: time.Since(began)}
 	if changed {
 		out.zone = z
 	}

@@ -265,6 +265,8 @@ type transferred struct {
 	zone   *zone.Zone // nil: the primary has nothing newer after all
 	how    How
 	octets int64
+
+	began, whole time.Time // when it was asked for, and when the last octet had come
 }
 
 // transfer gets the zone: the differences to what we have, or all of it if there is nothing, or they cannot be had or do
@@ -301,6 +303,7 @@ func (c *client) once(ctx context.Context, p Primary, s *session, name string, h
 	if err != nil {
 		return transferred{}, err
 	}
+	began := time.Now()
 	if err := s.write(wire); err != nil {
 		return transferred{}, err
 	}
@@ -317,7 +320,10 @@ func (c *client) once(ctx context.Context, p Primary, s *session, name string, h
 			return transferred{}, cmpErr(ctx.Err(), err)
 		}
 	}
-	return t.finish(before)
+	whole := time.Now()
+	got, err := t.finish(before)
+	got.began, got.whole = began, whole
+	return got, err
 }
 
 func cmpErr(first, second error) error {

@@ -43,6 +43,8 @@ type Update struct {
 	Reset   bool // the zone began anew: its serial says nothing about the one before (RFC 9432 5.4)
 
 	Octets   int64         // that were transferred or read
+	Began    time.Time     // when the transfer was asked for; of a file, as Whole
+	Whole    time.Time     // when its last octet had come; of a file, when it was seen to be whole and read
 	Duration time.Duration // from the first question to durable
 
 	Zone *zone.Zone // nil if it is Kept or Withdrawn

@@ -383,6 +383,7 @@ func (r *Receiver) judge(f *follow, found found) {
 func (r *Receiver) content(f *follow, found found) {
 	u := r.update(f, f.rec.How)
 	u.Octets, u.Duration, u.Zone, u.Reset = found.octets, found.duration, found.zone, found.reset
+	u.Began, u.Whole = found.began, found.whole
 	r.tell = append(r.tell, u)
 }
 
@@ -631,6 +632,8 @@ type found struct {
 	noted    time.Time  // its Contact as it is on disk
 	zone     *zone.Zone // new content
 	octets   int64
+	began    time.Time
+	whole    time.Time
 	duration time.Duration
 	reset    bool
 	errs     []error
@@ -672,7 +675,8 @@ func (l *look) run(ctx context.Context) found {
 			out.errs, out.good = append(out.errs, err), false
 			return out
 		}
-		out.rec, out.noted, out.zone, out.octets, out.duration = rec, rec.Contact, got.zone, got.octets, time.Since(began)
+		out.rec, out.noted, out.zone = rec, rec.Contact, got.zone
+		out.octets, out.began, out.whole, out.duration = got.octets, got.began, got.whole, time.Since(began)
 		return out
 	}
 	if out.good {

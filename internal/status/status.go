@@ -52,6 +52,7 @@ type Node struct {
 	Switched     *Switched    `json:"switched,omitempty"`
 	Staged       uint64       `json:"staged,omitempty"`    // highest release verified, compiled and ready
 	Compiling    *Compiling   `json:"compiling,omitempty"` // the release that is being made ready
+	Compiled     *Step        `json:"compiled,omitempty"`  // the release that was made ready last
 	Scheduled    *Ref         `json:"scheduled,omitempty"` // the switchover held durably
 	Floor        uint64       `json:"floor"`               // SYNC-G
 	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
@@ -80,6 +81,14 @@ type Compiling struct {
 func (c *Compiling) String() string {
 	return fmt.Sprintf("loading release %d: %d of %d zones, %d records, %.0f a second", c.Number, c.Zones, c.Of, c.Records,
 		float64(c.Records)/max(c.Seconds, 1e-9))
+}
+
+// Step is when a node carried out a step of a release, by its own clock.
+type Step struct {
+	Number uint64       `json:"number"`
+	Began  instant.Wall `json:"began_ns"`
+	Done   instant.Wall `json:"done_ns"`
+	Bytes  int64        `json:"bytes,omitempty"` // that came for it
 }
 
 // Switched is the last activation: which release, the instant that was set for it, and how much later than that the
@@ -141,6 +150,8 @@ type Confirmation struct {
 	Warnings     []Reason     `json:"warnings,omitempty"`
 	Switched     *Switched    `json:"switched,omitempty"`
 	Compiling    *Compiling   `json:"compiling,omitempty"`
+	Mirrored     *Step        `json:"mirrored,omitempty"` // the release whose zones came last
+	Compiled     *Step        `json:"compiled,omitempty"` // the release that was made ready last
 	Floor        uint64       `json:"floor"`
 	Clock        ClockState   `json:"clock"`
 	Leap         bool         `json:"leap,omitempty"`  // the clock's source expects a leap second at the end of this month
@@ -158,7 +169,8 @@ type Confirmation struct {
 // ConfirmationOf copies what the distribution host needs from what the node said of itself.
 func ConfirmationOf(n Node) Confirmation {
 	return Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
-		Silent: n.Silent, Warnings: n.Warnings, Switched: n.Switched, Compiling: n.Compiling, Floor: n.Floor, Clock: n.Clock,
+		Silent: n.Silent, Warnings: n.Warnings, Switched: n.Switched, Compiling: n.Compiling,
+		Compiled: n.Compiled, Floor: n.Floor, Clock: n.Clock,
 		Holds: n.Scheduled, LeaseExpires: n.LeaseExpires,
 		Refused: n.Refused, LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
 }
@@ -217,6 +229,7 @@ type Mirroring struct {
 	URL       string    `json:"url"`
 	LastGood  time.Time `json:"last_good"`
 	LastError string    `json:"last_error,omitempty"`
+	Mirrored  *Step     `json:"mirrored,omitempty"` // the release whose zones came last
 	// Since the start of the sidecar:
 	Deltas       int64 `json:"deltas,omitempty"`        // zones that were made of a delta
 	DeltasFailed int64 `json:"deltas_failed,omitempty"` // deltas that were of no use

@@ -68,6 +68,7 @@ type follower struct {
 	compiled   map[uint64]*compiled
 	serving    uint64
 	switched   *status.Switched // the last activation
+	readied    *status.Step     // the release that was made ready last
 	silent     []status.Reason
 	granted    time.Duration // what the lease had left when it was verified
 	waning     bool          // less than half of that is left, which was logged
@@ -220,6 +221,8 @@ func (f *follower) stagedResult(r staged) {
 	f.faults.clear(placeOf(r.number))
 	f.compiled[r.number] = r.compiled
 	f.node.Ready(r.number)
+	done := f.clocks.now().Wall
+	f.readied = &status.Step{Number: r.number, Began: done.Add(-r.took), Done: done}
 	log.Infof("release %d is staged: %d zones, %d records, in %v", r.number, len(r.compiled.list), r.compiled.records, r.took.Round(time.Millisecond))
 }
 
@@ -358,7 +361,7 @@ func (f *follower) publish(d mesh.Decision) {
 	n := &status.Node{Version: status.Version, Node: f.config.node, Software: Version, ConfigDigest: *f.digest.Load(),
 		At: f.clocks.now().Wall, Serving: d.Serve, Silent: d.Silent, Warnings: f.warnings(), Switched: f.switched, Staged: d.Confirms.Staged,
 		Scheduled: d.Holds, Floor: d.Floor, Clock: d.Clock, Refused: d.Refused, Confirms: d.Confirms,
-		Compiling: f.stager.busy.status()}
+		Compiling: f.stager.busy.status(), Compiled: f.readied}
 	n.Clock.Assumed = f.assumed.Load()
 	n.Depot = f.faults.depot()
 	if f.view != nil {

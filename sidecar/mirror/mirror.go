@@ -18,6 +18,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -46,8 +47,17 @@ type Mirror struct {
 	swept   bool
 	renewed time.Time // when a newer certificate was asked for last
 
-	mu    sync.Mutex
-	state status.Mirroring
+	mu     sync.Mutex
+	state  status.Mirroring
+	coming coming
+}
+
+// coming is the latest release, since when it is asked for, and how many bytes of zones had come before.
+type coming struct {
+	number uint64
+	began  time.Time
+	before int64
+	here   bool
 }
 
 func New(cfg Config, log *slog.Logger) *Mirror {
@@ -115,8 +125,43 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (change
 	if err != nil {
 		return false, err
 	}
-	_, memory, changed, err = depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note}, dir, memory)
+	began, before := time.Now(), m.Status().ZoneBytes
+	view, memory, changed, err := depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note}, dir, memory)
+	m.track(coming{newest(view.Manifest), began, before, err == nil})
 	return changed, errors.Join(err, m.remember(memory))
+}
+
+// newest is the number of the latest release; 0 if there is none.
+func newest(m release.Manifest) uint64 {
+	switch {
+	case m.Next != nil:
+		return m.Next.Number
+	case m.Current != nil:
+		return m.Current.Number
+	}
+	return 0
+}
+
+// track keeps when a release came, however many rounds that took. What was there at the start came at a time that is not
+// known.
+func (m *Mirror) track(now coming) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now.number == 0 {
+		return
+	}
+	here := now.here
+	if now.number == m.coming.number {
+		now = m.coming
+	} else {
+		now.here = here && m.coming.number == 0 && m.state.ZoneBytes == 0
+	}
+	if here && !now.here {
+		m.state.Mirrored = &status.Step{Number: now.number, Began: instant.WallOf(now.began), Done: instant.WallOf(time.Now()),
+			Bytes: m.state.ZoneBytes - now.before}
+	}
+	now.here = now.here || here
+	m.coming = now
 }
 
 // remembered is what the file holds. A file that cannot be read is an error and no fresh start: forgetting would let a

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
@@ -53,6 +56,21 @@ func (h *host) publish(files []release.File, mem release.Memory) {
 	h.t.Helper()
 	must(h.t, h.dir.Publish(files))
 	h.mem = mem
+}
+
+// release publishes release n, of one zone.
+func (h *host) release(n uint64) (packed int64) {
+	h.t.Helper()
+	text := fmt.Sprintf("example.org.\t300\tIN\tSOA\tns1.example.org. hostmaster.example.org. %d 7200 3600 1209600 300\nexample.org.\t300\tIN\tNS\tns1.test.\n", n)
+	c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, text); return err })
+	must(h.t, err)
+	zones := []release.Zone{{Origin: "example.org.", Serial: uint32(n), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}}
+	m := release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100,
+		Current: &release.Release{Number: n, Switchover: time.Now().UTC().Truncate(time.Microsecond), Zones: zones}}
+	files, mem, err := release.Publish(h.mem, m, h.by, ends())
+	must(h.t, err)
+	h.publish(files, mem)
+	return c.Blob.Length
 }
 
 // renew lengthens the lease, and so makes a new state of the repository.
@@ -134,6 +152,45 @@ func TestFollows(t *testing.T) {
 	}
 	if s := m.Status(); s.URL != h.url || s.LastGood.IsZero() || s.LastError != "" {
 		t.Errorf("status %+v", s)
+	}
+}
+
+// When a release came is known of those that came while this runs, from the first try on.
+func TestSaysWhenAReleaseCame(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	h.release(1)
+	m := h.mirror(ca, h.url)
+	began := time.Now()
+	must(t, m.round(t.Context()))
+	if s := m.Status().Mirrored; s == nil || s.Number != 1 || s.Began < instant.WallOf(began) || s.Done < s.Began || s.Bytes == 0 {
+		t.Fatalf("the first: %+v", s)
+	}
+	cfg := m.cfg
+	m = New(cfg, slog.New(slog.DiscardHandler))
+	must(t, m.round(t.Context()))
+	if s := m.Status().Mirrored; s != nil {
+		t.Fatalf("after a restart, of what was there: %+v", s)
+	}
+	bytes := h.release(2)
+	blobs, hidden := filepath.Join(h.dir.Path(), "blobs"), filepath.Join(h.dir.Path(), "hidden")
+	must(t, os.Rename(blobs, hidden))
+	if err := m.round(t.Context()); err == nil {
+		t.Fatal("followed without the blob")
+	}
+	if s := m.Status().Mirrored; s != nil {
+		t.Fatalf("before it came: %+v", s)
+	}
+	failed := instant.WallOf(time.Now())
+	must(t, os.Rename(hidden, blobs))
+	must(t, m.round(t.Context()))
+	s := m.Status().Mirrored
+	if s == nil || s.Number != 2 || s.Began > failed || s.Done < failed || s.Bytes != bytes {
+		t.Fatalf("the second: %+v, failed at %v, %d bytes", s, failed, bytes)
+	}
+	must(t, m.round(t.Context()))
+	if again := m.Status().Mirrored; *again != *s {
+		t.Errorf("looked at again: %+v, it was %+v", again, s)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,11 +66,17 @@ func TestFiveCommands(t *testing.T) {
 	answers(`"4"`)
 
 	var history []struct {
-		Number  uint64 `json:"number"`
-		By      string `json:"by"`
-		Results []struct {
-			Member   string `json:"member"`
-			Switched bool   `json:"switched"`
+		Number   uint64 `json:"number"`
+		By       string `json:"by"`
+		Received []struct {
+			Zone string    `json:"zone"`
+			Kept time.Time `json:"kept"`
+		} `json:"received"`
+		Began, Published, Scheduled, Switchover time.Time
+		Results                                 []struct {
+			Member             string `json:"member"`
+			Switched           bool   `json:"switched"`
+			Mirrored, Compiled struct{ Done time.Time }
 		} `json:"results"`
 		Zones []struct {
 			From, To, Added, Removed int
@@ -80,6 +87,17 @@ func TestFiveCommands(t *testing.T) {
 		w.must(json.Unmarshal([]byte(out), &history))
 		return len(history) == 3 && len(history[0].Results) == 1 && history[0].Results[0].Switched, out
 	})
+	r := history[0]
+	way := []time.Time{r.Began, r.Published, r.Results[0].Mirrored.Done, r.Results[0].Compiled.Done, r.Scheduled, r.Switchover}
+	if len(r.Received) != 1 || r.Received[0].Zone != "example.org." || r.Received[0].Kept.After(r.Began) {
+		t.Errorf("received: %+v, and taken up at %v", r.Received, r.Began)
+	}
+	if !slices.IsSortedFunc(way, time.Time.Compare) || way[0].IsZero() {
+		t.Errorf("its way: %v", way)
+	}
+	if out := meshctl("history", "--timing", "--last", "1"); !strings.Contains(out, " s  tyo1 is ready\n") || !strings.Contains(out, "example.org. has come") {
+		t.Errorf("the timing: %s", out)
+	}
 	if z := history[0].Zones; len(z) != 1 || z[0].From != 2 || z[0].To != 4 || z[0].Added != 2 || z[0].Removed != 2 {
 		t.Errorf("what changed: %+v, want the SOA and the TXT record", z)
 	}

@@ -71,6 +71,8 @@ type ReleaseOptions struct {
 	IfNew    bool     // none is made, and Made.Release has no number, if it had just the zones of the latest
 	By       string   // who makes it, for the record; "meshctl release" if empty
 
+	Received []Receipt // how the zones came, for the record
+
 	Override *release.Override // a second person's word for zones that checks speak against; nil: none
 }
 
@@ -99,7 +101,8 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 	if err := errors.Join(h.mayRelease(o), h.verifyOverride(o.Override)); err != nil {
 		return nil, nil, err
 	}
-	took := &laps{clock: h.clock, last: h.clock()}
+	began := h.clock()
+	took := &laps{clock: h.clock, last: began}
 	candidates, found, err := h.build(sources, took)
 	if err != nil {
 		return nil, found, err
@@ -148,7 +151,7 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 	return made, found, h.remember(made.Release.Number, func(r *Record) {
 		*r = made.record(o, built)
 		took.lap("signed and published")
-		r.Timing = took.steps
+		r.Timing, r.Began, r.Published = took.steps, began.UTC(), took.last.UTC()
 	})
 }
 
@@ -159,7 +162,8 @@ func (m *Made) record(o ReleaseOptions, at time.Time) Record {
 		by += " on " + name
 	}
 	return Record{Number: m.Release.Number, Made: at.UTC().Truncate(time.Microsecond), By: by, Zones: append([]ZoneChange{}, m.Changes...),
-		Withdrawn: m.Withdrawn, Held: m.Held, Override: m.Release.Override, Switchover: m.Release.Switchover}
+		Withdrawn: m.Withdrawn, Held: m.Held, Override: m.Release.Override, Switchover: m.Release.Switchover,
+		Received: o.Received[:min(len(o.Received), maxReceipts)]}
 }
 
 // mayRelease refuses what the protocol cannot make safe.

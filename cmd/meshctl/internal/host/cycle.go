@@ -30,12 +30,18 @@ type Cycle struct {
 	Log    *slog.Logger
 
 	mu      sync.Mutex
-	pending map[string]receive.Update // by origin, since it was last released
+	pending map[string]arrival // by origin, since it was last released
 	wake    chan struct{}
 	judged  map[string]judged // zones that are held back
 	stopped judged            // what held back everything
 	said    map[string]string // by what goes on, the last that was logged
 	state   CycleState
+}
+
+// arrival is a zone that was received, and when that was known.
+type arrival struct {
+	receive.Update
+	at time.Time
 }
 
 // judged is content that had errors, which is not judged again for a while.
@@ -53,6 +59,7 @@ type todo struct {
 	sources   []Source
 	digests   map[string]string // of the sources, by origin
 	withdrawn []string
+	received  []Receipt // of the sources, if they were not here at the start
 }
 
 func (t todo) empty() bool { return len(t.sources) == 0 && len(t.withdrawn) == 0 }
@@ -105,7 +112,7 @@ func (c *Cycle) Run(ctx context.Context) error {
 func (c *Cycle) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pending, c.judged, c.said = map[string]receive.Update{}, map[string]judged{}, map[string]string{}
+	c.pending, c.judged, c.said = map[string]arrival{}, map[string]judged{}, map[string]string{}
 	c.wake = make(chan struct{}, 1)
 	c.state.Received = map[string]uint64{}
 }
@@ -154,7 +161,7 @@ func (c *Cycle) received(u receive.Update) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u.Zone = nil // what is released is read from the file: a hundred thousand zones are not held twice
-	c.pending[u.Origin] = u
+	c.pending[u.Origin] = arrival{u, c.Clock()}
 	c.state.Received[string(u.How)]++
 	select {
 	case c.wake <- struct{}{}:
@@ -206,6 +213,9 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 			if !c.judged[origin].holds(u.SHA256, now, retry) {
 				t.sources = append(t.sources, Source{Origin: origin, File: u.Path})
 				t.digests[origin] = u.SHA256
+				if !u.Whole.IsZero() {
+					t.received = append(t.received, Receipt{origin, u.How, u.Source, u.Octets, u.Began.UTC(), u.Whole.UTC(), u.at.UTC()})
+				}
 			}
 		}
 	}
@@ -232,7 +242,8 @@ func (c *Cycle) release() (made *Made, err error) {
 		if t = c.todo(latestRelease(m)); t.empty() {
 			return nil
 		}
-		made, found, err = h.Release(t.sources, ReleaseOptions{Keep: true, IfNew: true, Now: m.Current == nil, Withdraw: t.withdrawn, By: "meshctl serve"})
+		made, found, err = h.Release(t.sources, ReleaseOptions{Keep: true, IfNew: true, Now: m.Current == nil, Withdraw: t.withdrawn,
+			By: "meshctl serve", Received: t.received})
 		return err
 	})
 	c.report(found)
@@ -380,7 +391,7 @@ func (s Schedule) Record(set Set, results []Result, more func(*Record)) error {
 	}
 	defer h.Close()
 	err = h.remember(set.Number, func(r *Record) {
-		r.Switchover, r.Results = set.At, ResultsJSON(results)
+		r.Scheduled, r.Switchover, r.Results = set.Chosen, set.At, ResultsJSON(results)
 		if more != nil {
 			more(r)
 		}

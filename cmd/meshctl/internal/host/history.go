@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
@@ -26,6 +28,12 @@ type Record struct {
 	Held      []Held            `json:"held,omitempty"`
 	Override  *release.Override `json:"override,omitempty"`
 
+	// How it went, by this host's clock; what members did is by their own.
+	Received  []Receipt `json:"received,omitempty"`
+	Began     time.Time `json:"began,omitzero"` // when the zones were taken up
+	Published time.Time `json:"published,omitzero"`
+	Scheduled time.Time `json:"scheduled,omitzero"` // when the switchover was set
+
 	Switchover time.Time    `json:"switchover,omitzero"`
 	Results    []ResultJSON `json:"results,omitempty"`
 	Timing     []Step       `json:"timing,omitempty"`
@@ -39,6 +47,20 @@ type ZoneChange struct {
 	Added   int    `json:"added"`   // records
 	Removed int    `json:"removed"` // records; one that is changed is removed and added
 }
+
+// Receipt is how a zone of a release came.
+type Receipt struct {
+	Zone   string      `json:"zone"`
+	How    receive.How `json:"how"`
+	From   string      `json:"from"`
+	Octets int64       `json:"octets"`
+	Began  time.Time   `json:"began"` // when the transfer was asked for
+	Whole  time.Time   `json:"whole"` // when its last octet had come
+	Kept   time.Time   `json:"kept"`  // when it was merged with what was there, and durable
+}
+
+// maxReceipts bounds the receipts that are remembered of a release.
+const maxReceipts = 1000
 
 // Step is how long a step of a release took.
 type Step struct {
@@ -71,14 +93,74 @@ type ResultJSON struct {
 	Switched   bool   `json:"switched"`
 	LatenessNS int64  `json:"lateness_ns,omitempty"`
 	Why        string `json:"why,omitempty"`
+	Mirrored   *Span  `json:"mirrored,omitempty"` // its sidecar got the release
+	Compiled   *Span  `json:"compiled,omitempty"` // its server made it ready
+}
+
+// Span is when a member did something, by its own clock.
+type Span struct {
+	Began time.Time `json:"began"`
+	Done  time.Time `json:"done"`
+	Bytes int64     `json:"bytes,omitempty"` // that came for it
+}
+
+// spanOf is a member's step for a release; nil if it speaks of another, or of none.
+func spanOf(s *status.Step, number uint64) *Span {
+	if s == nil || s.Number != number {
+		return nil
+	}
+	return &Span{s.Began.Time(), s.Done.Time(), s.Bytes}
 }
 
 // ResultsJSON are results as documents have them.
 func ResultsJSON(results []Result) (all []ResultJSON) {
 	for _, r := range results {
-		all = append(all, ResultJSON{r.Member, r.Switched, int64(r.Lateness), r.Why})
+		all = append(all, ResultJSON{r.Member, r.Switched, int64(r.Lateness), r.Why, r.Mirrored, r.Compiled})
 	}
 	return all
+}
+
+// Moment is something that happened on a release's way.
+type Moment struct {
+	At   time.Time
+	What string
+}
+
+// Moments are what is known of a release's way, in order, and which of them others are counted from: when the last octet of
+// its zones had come or, if it was made of files, when they were taken up.
+func (r *Record) Moments() (from time.Time, all []Moment) {
+	add := func(at time.Time, format string, args ...any) {
+		if !at.IsZero() {
+			all = append(all, Moment{at, fmt.Sprintf(format, args...)})
+		}
+	}
+	for _, z := range r.Received {
+		add(z.Began, "%s asked for, by %s from %s", z.Zone, z.How, z.From)
+		add(z.Whole, "%s has come, %d octets", z.Zone, z.Octets)
+		add(z.Kept, "%s is merged and kept", z.Zone)
+		if z.Whole.After(from) {
+			from = z.Whole
+		}
+	}
+	if from.IsZero() {
+		from = r.Began
+	}
+	add(r.Began, "zones taken up")
+	add(r.Published, "published")
+	for _, m := range r.Results {
+		if m.Mirrored != nil {
+			add(m.Mirrored.Began, "%s asks for it", m.Member)
+			add(m.Mirrored.Done, "%s has it, %d bytes came", m.Member, m.Mirrored.Bytes)
+		}
+		if m.Compiled != nil {
+			add(m.Compiled.Began, "%s compiles it", m.Member)
+			add(m.Compiled.Done, "%s is ready", m.Member)
+		}
+	}
+	add(r.Scheduled, "switchover set")
+	add(r.Switchover, "switchover")
+	slices.SortStableFunc(all, func(a, b Moment) int { return a.At.Compare(b.At) })
+	return from, all
 }
 
 const (

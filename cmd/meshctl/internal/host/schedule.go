@@ -32,6 +32,7 @@ type Set struct {
 	Number  uint64
 	At      time.Time
 	Against []mesh.Missing // what spoke against it, when it was forced
+	Chosen  time.Time      // when it was published; zero if it was in force already
 }
 
 // askEvery is the pause between two rounds of questions.
@@ -128,7 +129,9 @@ func (s Schedule) choose(h *Host, answers map[string]Answer) (Set, error) {
 		event = "scheduled by force"
 	}
 	set := Set{Number: next.Number, At: roundUp(at), Against: against}
-	return set, h.setSwitchover(s.before(plan, at), set.At, Event{Event: event, Detail: detail(against)})
+	err := h.setSwitchover(s.before(plan, at), set.At, Event{Event: event, Detail: detail(against)})
+	set.Chosen = s.Clock().UTC()
+	return set, err
 }
 
 // before is by when an instant must be published: while the one that is set can still be moved, and unless it is forced, while
@@ -363,6 +366,8 @@ type Result struct {
 	Switched bool          // it answers from the release
 	Lateness time.Duration // of its swap after the instant, by its own clock
 	Why      string        // why it did not switch
+	Mirrored *Span         // when its sidecar got the release, and
+	Compiled *Span         // when its server made it ready; nil: it does not say
 }
 
 // resultPatience is how long after the switchover members may take to say how it went.
@@ -413,7 +418,7 @@ func resultsOf(members []release.Member, answers map[string]Answer, number uint6
 }
 
 func resultOf(name string, a Answer, number uint64) Result {
-	r := Result{Member: name}
+	r := Result{Member: name, Mirrored: spanOf(a.Confirmation.Mirrored, number), Compiled: spanOf(a.Confirmation.Compiled, number)}
 	switch c := a.Confirmation; {
 	case a.Err != nil:
 		r.Why = "it gave no answer: " + a.Err.Error()
