@@ -281,7 +281,7 @@ func among(nodes []byte, parent ref, label []byte) (at uint64, ok bool) {
 
 // wildcard finds the wildcard below the closest encloser of a name (RFC 4592 3.3.1).
 func (z *Zone) wildcard(encloser *node, s *search) (node, bool) {
-	hash := z.seed
+	hash := uint64(z.seed)
 	for depth := int(z.labels) + 1; depth <= int(encloser.labels); depth++ {
 		hash = hashLabel(hash, s.label(depth))
 	}
@@ -368,11 +368,11 @@ func open(b []byte) (*Zone, error) {
 		len(b) < headerSize+int(b[atOriginLen]) {
 		return nil, errImage
 	}
-	z := &Zone{image: b, owner: b[headerSize : headerSize+int(b[atOriginLen])],
-		originLen: b[atOriginLen], seed: uint64(binary.LittleEndian.Uint32(b[atSeed:])), apexRef: refAt(b, atApex), bucketsAt: refAt(b, atBuckets), marksAt: refAt(b, atMarks),
-		buckets: binary.LittleEndian.Uint32(b[atBuckets+unit:]), bucketSize: binary.LittleEndian.Uint32(b[atSize:]),
-		len: int(binary.LittleEndian.Uint64(b[atRecords:])), denial: denial(binary.LittleEndian.Uint32(b[atDenial:])),
-		apexLink: int(binary.LittleEndian.Uint32(b[atApexLink:])), starLink: int(binary.LittleEndian.Uint32(b[atStarLink:]))}
+	z := &Zone{image: b, originLen: b[atOriginLen], seed: binary.LittleEndian.Uint32(b[atSeed:]), apexRef: refAt(b, atApex),
+		bucketsAt: refAt(b, atBuckets), marksAt: refAt(b, atMarks), buckets: binary.LittleEndian.Uint32(b[atBuckets+unit:]),
+		bucketSize: binary.LittleEndian.Uint32(b[atSize:]), denial: denial(binary.LittleEndian.Uint32(b[atDenial:])),
+		details: &details{owner: b[headerSize : headerSize+int(b[atOriginLen])], len: int(binary.LittleEndian.Uint64(b[atRecords:])),
+			apexLink: int(binary.LittleEndian.Uint32(b[atApexLink:])), starLink: int(binary.LittleEndian.Uint32(b[atStarLink:]))}}
 	for _, s := range []struct {
 		to         *[]byte
 		at         int

@@ -18,11 +18,14 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Zone is an immutable zone, made by a Builder, by New or by FromImage.
+// Zone is an immutable zone, made by a Builder, by New or by FromImage. It is what every lookup needs, in one line of the
+// processor's cache, so that among very many zones a lookup waits for two places of memory: this one, in the table of
+// Zones, and the image.
 type Zone struct {
-	// What every lookup needs, in one line of the processor's cache.
-	image      []byte
-	seed       uint64
+	image []byte
+	*details
+	tag        uint32 // of the origin's hash in Zones
+	seed       uint32
 	apexRef    ref
 	marksAt    ref
 	bucketsAt  ref
@@ -31,7 +34,10 @@ type Zone struct {
 	originLen  uint8
 	labels     uint8 // of the origin
 	denial     denial
+}
 
+// details are the rest of a Zone.
+type details struct {
 	owner  []byte // of the apex, wire format, folded; a part of the image, as are:
 	order  []byte
 	hashed []byte // every NSEC3 RRset of every chain by owner, for Records
@@ -266,7 +272,7 @@ func (z *Zone) locate(s *search) (n node, exact bool) { return z.descend(s, 0) }
 
 // descend goes from the apex down towards a name of the zone, but not below a node with a flag.
 func (z *Zone) descend(s *search, end uint8) (n node, exact bool) {
-	at, hash := z.apexRef, z.seed
+	at, hash := z.apexRef, uint64(z.seed)
 	for depth := int(z.labels) + 1; depth <= s.labels; depth++ {
 		label := s.label(depth)
 		hash = hashLabel(hash, label)

@@ -12,26 +12,21 @@ import (
 // Zones is an immutable set of zones, such as those of a release.
 type Zones struct {
 	sorted []*Zone
-	table  []slot              // by hashOrigin, with linear probing; a power of two, at least half of them empty
+	table  []Zone              // by hashOrigin, with linear probing; a power of two, at least half of them empty
 	depths [maxLabels + 1]bool // how many labels origins have
-}
-
-// slot is a place for a zone.
-type slot struct {
-	hash uint64
-	zone *Zone // nil: none
 }
 
 // NewZones makes a set of zones, no two of which may have the same origin.
 func NewZones(zones ...*Zone) (*Zones, error) {
-	s := &Zones{sorted: slices.Clone(zones), table: make([]slot, 2<<bits.Len(uint(len(zones))))}
+	s := &Zones{sorted: slices.Clone(zones), table: make([]Zone, 2<<bits.Len(uint(len(zones))))}
 	for _, z := range zones {
 		hash := hashOrigin(z.owner)
 		at := s.slot(hash, z.owner)
-		if at.zone != nil {
+		if at.image != nil {
 			return nil, fmt.Errorf("zone %s is there twice", z.origin)
 		}
-		*at = slot{hash, z}
+		*at = *z
+		at.tag = uint32(hash >> 32)
 		s.depths[z.labels] = true
 	}
 	slices.SortFunc(s.sorted, func(a, b *Zone) int { return bytes.Compare(a.key, b.key) })
@@ -42,10 +37,10 @@ func NewZones(zones ...*Zone) (*Zones, error) {
 func hashOrigin(name []byte) uint64 { return hashLabel(uint64(len(name)), name) }
 
 // slot is where the zone of a folded origin is, or would be.
-func (s *Zones) slot(hash uint64, origin []byte) *slot {
+func (s *Zones) slot(hash uint64, origin []byte) *Zone {
 	for i := hash; ; i++ {
 		at := &s.table[i&uint64(len(s.table)-1)]
-		if at.zone == nil || at.hash == hash && at.zone.isAt(origin) {
+		if at.image == nil || at.tag == uint32(hash>>32) && at.isAt(origin) {
 			return at
 		}
 	}
@@ -66,7 +61,15 @@ func (s *Zones) Get(origin string) *Zone {
 		return nil
 	}
 	name = appendLower(nil, name)
-	return s.slot(hashOrigin(name), name).zone
+	return s.at(name)
+}
+
+// at is the zone of a folded origin, nil if there is none.
+func (s *Zones) at(origin []byte) *Zone {
+	if z := s.slot(hashOrigin(origin), origin); z.image != nil {
+		return z
+	}
+	return nil
 }
 
 // Find returns the zone that answers for a name in wire format and a type: the closest one at or above the name. DS
@@ -103,7 +106,7 @@ func (s *Zones) closest(at *search, labels int) *Zone {
 			continue
 		}
 		origin := at.folded[at.starts[at.labels-labels]:len(at.name)]
-		if z := s.slot(hashOrigin(origin), origin).zone; z != nil {
+		if z := s.at(origin); z != nil {
 			return z
 		}
 	}

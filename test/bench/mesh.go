@@ -76,8 +76,8 @@ func (m *mesh) publish() error {
 }
 
 // current makes the first release, answered from at once.
-func (m *mesh) current(z release.Zone) error {
-	m.manifest.Current = &release.Release{Number: 1, Zones: []release.Zone{z}, Switchover: time.Now().Add(-time.Hour).UTC().Truncate(time.Microsecond)}
+func (m *mesh) current(zones []release.Zone) error {
+	m.manifest.Current = &release.Release{Number: 1, Zones: zones, Switchover: time.Now().Add(-time.Hour).UTC().Truncate(time.Microsecond)}
 	return m.publish()
 }
 
