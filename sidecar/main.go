@@ -40,7 +40,7 @@ func command() *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
-		withConfig("run FILE", "Run in the foreground until SIGTERM, which withdraws first; SIGUSR1 drains the node, SIGUSR2 ends that",
+		withConfig("run FILE", "Run in the foreground until SIGTERM, which drains for a moment and withdraws; a second one ends it at once",
 			func(cmd *cobra.Command, c *config.Config) error {
 				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 				defer stop()
@@ -55,6 +55,7 @@ func command() *cobra.Command {
 			func(cmd *cobra.Command, c *config.Config) error {
 				return printStatus(cmd.Context(), cmd.OutOrStdout(), c)
 			}),
+		drainCommand(), undrainCommand(),
 	)
 	return root
 }
@@ -178,6 +179,9 @@ func warnings(c *config.Config) []string {
 	}
 	if c.Meshsync != "" && c.Socket == "" {
 		all = append(all, "meshsync without socket: the plugin cannot ask this sidecar for the clock")
+	}
+	if c.Control != "" && c.State == "" {
+		all = append(all, "control without state: a restart of the sidecar ends a drain")
 	}
 	if c.Mirror != nil && c.Meshsync == "" {
 		all = append(all, "mirror without meshsync: nothing here reads the depot")

@@ -16,6 +16,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
@@ -79,12 +81,12 @@ func run(ctx context.Context, c *config.Config, stopping func()) error {
 			return err
 		}
 	}
-	drains := make(chan os.Signal, 1)
-	signal.Notify(drains, syscall.SIGUSR1, syscall.SIGUSR2)
-	defer signal.Stop(drains)
-	s.drains = drains
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
+	go s.obey(signals)
 	s.control(ctx)
 	stopping()
+	s.leave()
 	return s.withdraw()
 }
 
@@ -93,12 +95,14 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		cfg: c,
 		log: log,
 		gate: gate.New(gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
-			ReadvertiseDelay: c.Failure.ReadvertiseDelay, DrainWait: c.Drain.Wait}),
+			ReadvertiseDelay: c.Failure.ReadvertiseDelay}),
 		prober: probe.New(probe.Config{Addresses: c.Shared, Port: c.Probe.Port, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
 		clock:  clock.NewKeeper(clockSource(c.Clock)),
+		orders: make(chan order),
 		since:  time.Now().UTC(),
 	}
-	s.decision = s.gate.Decide(1)
+	s.remember()
+	s.decision, s.applied = s.gate.Decide(sysclock.Now().Mono), true
 	if c.Identity != nil {
 		node, err := identity.Load(identity.Files{Certificate: c.Identity.Certificate, Key: c.Identity.Key, CA: c.Identity.CA}, log)
 		if err != nil {
@@ -134,8 +138,16 @@ func (s *sidecar) serve(started *closers) error {
 		started.add(func() { server.Close() })
 	}
 	metrics := metricsHandler(s)
+	plane := s.plane(metrics)
+	if s.cfg.Control != "" {
+		server, err := admin.ServeControl(s.cfg.Control, plane, s.log)
+		if err != nil {
+			return fmt.Errorf("control: %w", err)
+		}
+		started.add(func() { server.Close() })
+	}
 	if s.cfg.Admin != nil {
-		server, err := admin.Serve(s.cfg.Admin.Listen, s.cfg.Shared, s.identity, s.documents(metrics), s.log)
+		server, err := admin.Serve(s.cfg.Admin.Listen, s.cfg.Shared, s.identity, plane, s.log)
 		if err != nil {
 			return fmt.Errorf("admin: %w", err)
 		}
@@ -151,11 +163,14 @@ func (s *sidecar) serve(started *closers) error {
 	return nil
 }
 
-func (s *sidecar) documents(metrics http.Handler) admin.Documents {
-	return admin.Documents{
+func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
+	return admin.Sidecar{
 		Status:        func(context.Context) (any, error) { return s.status(), nil },
 		Confirmations: func(ctx context.Context) (any, error) { return s.confirmation(ctx) },
 		Metrics:       metrics,
+		Drain:         s.drain,
+		Undrain:       s.undrain,
+		Drained:       func(context.Context) (status.Drained, error) { return s.drained(), nil },
 	}
 }
 
@@ -211,10 +226,23 @@ func readPassword(file string) (string, error) {
 	return line, nil
 }
 
+// leave is a short drain, during which all goes on as before (RFC 8326).
+func (s *sidecar) leave() {
+	s.gate.Stop(sysclock.Now().Mono, s.cfg.Drain.Stop)
+	if !s.drained().Announced {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Drain.Stop)
+	defer cancel()
+	s.log.Info("leaving", "for", s.cfg.Drain.Stop)
+	s.decide()
+	s.control(ctx)
+}
+
 // withdraw is the last act: the routes go before the sessions, and both before the process. decide has taken the addresses
 // of the IGP down when it returns.
 func (s *sidecar) withdraw() error {
-	s.gate.Stop()
+	s.gate.Stop(sysclock.Now().Mono, 0)
 	s.decide()
 	if s.speaker == nil {
 		return nil

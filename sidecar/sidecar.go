@@ -3,13 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
@@ -35,17 +34,21 @@ type sidecar struct {
 	prober   *probe.Prober
 	gate     *gate.Gate
 	zones    []probe.Question // what meshsync last said it serves
-	drains   <-chan os.Signal // SIGUSR1 and SIGUSR2
+	orders   chan order       // for the control loop
+	draining sync.Mutex       // one order to drain or undrain at a time
 
-	mu        sync.Mutex
-	speaker   *bgp.Speaker   // nil without a bgp section, and once it is stopped
-	announcer *igp.Announcer // nil without an igp section
-	decision  gate.Decision
-	since     time.Time // of the route's last change
-	changes   map[bool]uint64
-	failures  map[string]uint64 // of the probe, by code
-	probes    []status.Probe
-	node      *status.Node // as last read; nil when it does not come
+	mu         sync.Mutex
+	speaker    *bgp.Speaker   // nil without a bgp section, and once it is stopped
+	announcer  *igp.Announcer // nil without an igp section
+	decision   gate.Decision
+	applied    bool          // the routes are as decided
+	drainOf    *status.Drain // nil: not drained
+	drainFault error         // why nobody knows what drain is in force
+	since      time.Time     // of the route's last change
+	changes    map[bool]uint64
+	failures   map[string]uint64 // of the probe, by code
+	probes     []status.Probe
+	node       *status.Node // as last read; nil when it does not come
 }
 
 // control is the loop that keeps the routes right until ctx ends: look, decide, set.
@@ -72,22 +75,12 @@ func (s *sidecar) keep(ctx context.Context, due <-chan time.Time) {
 			return
 		case <-wake:
 			wake = s.decide()
-		case sig := <-s.drains:
-			s.drain(sig)
+		case o := <-s.orders:
+			o.do()
 			wake = s.decide()
+			close(o.done)
 		}
 	}
-}
-
-// drain takes the node out of service on SIGUSR1, whatever the service does: the route is announced as the worst of ways,
-// and withdrawn after a while. SIGUSR2 ends that. The DNS service goes on, for queries that are still on their way.
-func (s *sidecar) drain(sig os.Signal) {
-	why := ""
-	if sig == syscall.SIGUSR1 {
-		why = "the operator drains this node; SIGUSR2 ends it"
-	}
-	s.log.Info("drain", "on", why != "")
-	s.gate.Drain(sysclock.Now().Mono, why)
 }
 
 // look brings the gate up to date: meshsync first, since it says what to ask for.
@@ -201,16 +194,20 @@ func (s *sidecar) decide() <-chan time.Time {
 	now := sysclock.Now()
 	d := s.gate.Decide(now.Mono)
 	s.note(d)
+	var faults []error
 	if s.speaker != nil {
-		if err := s.speaker.Set(s.routes(d)); err != nil {
-			s.log.Error("the routes are not as decided; trying again", "error", err)
-		}
+		faults = append(faults, s.speaker.Set(s.routes(d)))
 	}
 	if s.announcer != nil { // an IGP knows no draining; what is on its way is answered, since lo has the address
-		if err := s.announcer.Set(d.Announce && !d.Draining); err != nil {
-			s.log.Error("the addresses for the IGP are not as decided; trying again", "error", err)
-		}
+		faults = append(faults, s.announcer.Set(d.Announce && !d.Draining))
 	}
+	err := errors.Join(faults...)
+	if err != nil {
+		s.log.Error("the routes are not as decided; trying again", "error", err)
+	}
+	s.mu.Lock()
+	s.applied = err == nil
+	s.mu.Unlock()
 	if d.Wake == 0 {
 		return nil
 	}
@@ -222,7 +219,7 @@ func (s *sidecar) note(d gate.Decision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := s.decision
-	s.decision = d
+	s.decision, s.applied = d, s.applied && d.Announce == last.Announce
 	if d.Announce != last.Announce {
 		s.since = time.Now().UTC()
 		if s.changes == nil {
@@ -239,10 +236,11 @@ func (s *sidecar) note(d gate.Decision) {
 func (s *sidecar) status() status.Sidecar {
 	s.mu.Lock()
 	doc := status.Sidecar{Version: status.Version, Node: s.cfg.Node, Software: "anycast-sidecar " + version,
-		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Probes: s.probes, Meshsync: s.node}
-	speaker, announcer := s.speaker, s.announcer
+		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Drain: s.drainOf, Probes: s.probes, Meshsync: s.node}
+	speaker, announcer, silence := s.speaker, s.announcer, s.silence()
 	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
 	doc.Clock = s.clock.Status()
+	doc.Clock.Silence = silence
 	if speaker != nil {
 		doc.Sessions = speaker.Sessions()
 	}

@@ -48,6 +48,8 @@ func newNode(t *testing.T, policy string) *node {
 	c, err := config.Parse("test", []byte(`node: tyo1
 shared: [127.0.0.1]
 socket: unix://`+dir+`/sidecar.sock
+control: unix://`+dir+`/control.sock
+state: `+dir+`/state
 meshsync: unix://`+dir+`/meshsync.sock
 failure: {policy: `+policy+`, readvertise_delay: 0s}
 clock: {source: assumed, bound: 1ms}

@@ -166,6 +166,7 @@ var crashJobs = map[string]func(dir, from string) error{
 	"write": func(dir, from string) error {
 		return WriteFile(dir, "floor", bytes.Repeat([]byte("new"), 1000), 0o600)
 	},
+	"remove": func(dir, _ string) error { return RemoveFile(dir, "floor") },
 	"lock": func(dir, _ string) error {
 		lock, err := LockDir(dir)
 		if err != nil {
@@ -213,6 +214,25 @@ func TestWriteFileKilledAtAnyStepLeavesOldOrNew(t *testing.T) {
 			if n < 5 {
 				t.Fatalf("only %d steps: is anything synced?", n)
 			}
+			return
+		}
+	}
+}
+
+func TestRemoveFileKilledAtAnyStepLeavesItWholeOrNot(t *testing.T) {
+	dir := t.TempDir()
+	for n := 1; ; n++ {
+		check(t, WriteFile(dir, "floor", []byte("old"), 0o600))
+		done := crashed(t, "remove", dir, "", n)
+		got, err := ReadFile(dir, "floor", 10)
+		if gone := errors.Is(err, fs.ErrNotExist); !gone && string(got) != "old" || done && !gone {
+			t.Fatalf("step %d: %q, %v", n, got, err)
+		}
+		if done {
+			if n < 3 {
+				t.Fatalf("only %d steps: is anything synced?", n)
+			}
+			check(t, RemoveFile(dir, "floor"))
 			return
 		}
 	}

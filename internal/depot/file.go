@@ -32,6 +32,20 @@ func WriteFile(dir, name string, data []byte, perm fs.FileMode) error {
 	return replace(root, name, data, perm)
 }
 
+// RemoveFile makes dir/name be gone, as durably. One that is gone already is no error.
+func RemoveFile(dir, name string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	step("remove")
+	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(root, ".")
+}
+
 // replace is WriteFile within root; name may have directories, which exist.
 func replace(root *os.Root, name string, data []byte, perm fs.FileMode) error {
 	written, err := writeTemp(root, path.Dir(name), data, perm)

@@ -13,7 +13,7 @@
 //
 //  1. A process that stops is withdrawn, and a node that is drained as well; one that was announced is announced as
 //     draining for a while before (RFC 8326), so that routers have found another way when the route goes.
-//  2. A node that has never answered since this process started is not announced.
+//  2. A node that has never answered since this process started, or since it was drained, is not announced.
 //  3. Policy stop-dns (RFC 3258 2.3, FAIL-1): after that the route stays, whatever becomes of the DNS service, so that
 //     resolvers go to the other addresses of the zone.
 //  4. Policy withdraw (RFC 4786 4.4.1, FAIL-2): the route goes when the probe is down or meshsync is silent, and comes
@@ -52,7 +52,6 @@ type Config struct {
 	Rise             int           // rounds of the probe that must be good in a row before it is up; at least 1
 	Fall             int           // rounds that must be bad in a row before it is down; at least 1
 	ReadvertiseDelay time.Duration // how long the service must have been good before a withdrawn route comes back
-	DrainWait        time.Duration // how long a drained node is announced as draining before it is withdrawn
 }
 
 // Verdict is what one round of the probe found.
@@ -117,6 +116,7 @@ type Gate struct {
 	drainWhy   string       // empty while not drained
 	drainEnd   instant.Mono // until then a drained node is announced as draining
 	stopping   bool
+	stopEnd    instant.Mono // and until then one whose process ends
 	everGood   bool         // the service has been good once: from then on the policy decides
 	goodSince  instant.Mono // start of the good time that lasts
 	isGood     bool
@@ -152,17 +152,35 @@ func (g *Gate) Meshsync(now instant.Mono, m Meshsync, why []status.Reason) {
 // Clock tells why the clock is not known to be right; an empty reason says that it is.
 func (g *Gate) Clock(why string) { g.clockWhy = why }
 
-// Drain tells that the operator wants no traffic here from now on, and why; an empty reason ends it. Repeating it does
-// not prolong the wait.
-func (g *Gate) Drain(now instant.Mono, why string) {
-	if g.drainWhy == "" {
-		g.drainEnd = now.Add(g.cfg.DrainWait)
+// Drain tells that the operator wants no traffic here from now on, and why. A route that is there stays for wait.
+// Repeating it may shorten the wait, and never prolongs it.
+func (g *Gate) Drain(now instant.Mono, wait time.Duration, why string) {
+	if end := now.Add(wait); g.drainWhy == "" || end < g.drainEnd {
+		g.drainEnd = end
 	}
 	g.drainWhy = why
 }
 
-// Stop tells that the process ends. There is no way back.
-func (g *Gate) Stop() { g.stopping = true }
+// Undrain ends that. A node that had left is announced again once its service is good, as after a start.
+func (g *Gate) Undrain() {
+	if g.drainWhy != "" && !g.announced {
+		g.everGood = g.isGood
+	}
+	g.drainWhy = ""
+}
+
+// Stop tells that the process ends. A route that is there stays for wait, or for what is left of a drain's if that is
+// less. There is no way back.
+func (g *Gate) Stop(now instant.Mono, wait time.Duration) {
+	end := now.Add(wait)
+	if g.drainWhy != "" {
+		end = min(end, g.drainEnd)
+	}
+	if !g.stopping || end < g.stopEnd {
+		g.stopEnd = end
+	}
+	g.stopping = true
+}
 
 // judge keeps track of whether the service is good, and since when.
 func (g *Gate) judge(now instant.Mono) {
@@ -188,27 +206,27 @@ func (g *Gate) Decide(now instant.Mono) Decision {
 func (g *Gate) decide(now instant.Mono) Decision {
 	switch {
 	case g.stopping:
-		return no(Stopping, "the sidecar is shutting down")
+		return g.leave(now, g.stopEnd, status.Reason{Code: Stopping, Detail: "the sidecar is shutting down"}, Stopping)
 	case g.drainWhy != "":
-		return g.drain(now)
+		return g.leave(now, g.drainEnd, status.Reason{Code: Draining, Detail: g.drainWhy}, Drained)
 	}
 	return g.judged(now)
 }
 
-// drain lets a route that is there stay for the wait, unless it would have to go anyway.
-func (g *Gate) drain(now instant.Mono) Decision {
-	if !g.announced || now >= g.drainEnd || !g.judged(now).Announce {
-		return no(Drained, g.drainWhy)
+// leave lets a route that is there stay until end, as the worst of ways, unless it would have to go anyway. Then the
+// reason has another code.
+func (g *Gate) leave(now, end instant.Mono, why status.Reason, left string) Decision {
+	if !g.announced || now >= end || !g.judged(now).Announce {
+		return no(left, why.Detail)
 	}
-	return Decision{Announce: true, Draining: true, Wake: g.drainEnd,
-		Why: []status.Reason{{Code: Draining, Detail: g.drainWhy}}}
+	return Decision{Announce: true, Draining: true, Wake: end, Why: []status.Reason{why}}
 }
 
 // judged is what the service and the policy ask for.
 func (g *Gate) judged(now instant.Mono) Decision {
 	switch {
 	case !g.everGood:
-		d := no(NotReady, "the service has not been good since the sidecar started")
+		d := no(NotReady, "the service has not been good since the sidecar started, or came back from a drain")
 		d.Why = append(d.Why, g.faults()...)
 		return d
 	case g.isGood:

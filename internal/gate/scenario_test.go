@@ -14,7 +14,7 @@ import (
 
 // TestScenarios runs the stories in testdata/*.txt. Two commands:
 //
-//	gate policy=stop-dns|withdraw rise=N fall=N delay=D drain=D      starts a sidecar
+//	gate policy=stop-dns|withdraw rise=N fall=N delay=D      starts a sidecar
 //	run                                                      one event a line, each with its time since the start
 //
 // Events:
@@ -22,7 +22,8 @@ import (
 //	probe good | slow WHY | bad WHY        a round of the probe ended; WHY is CODE:DETAIL with - for spaces
 //	meshsync serving | silent WHY | unreachable WHY
 //	clock known | unknown WHY
-//	drain WHY | undrain | stop | wait      wait is time passing
+//	drain WAIT WHY | undrain | stop WAIT   the route stays for WAIT
+//	wait                                   time passes
 //
 // Every event prints the route after it, the codes of what decided and of what is noted, and when to ask again. "why"
 // prints the last decision's reasons in full.
@@ -57,15 +58,12 @@ func TestScenarios(t *testing.T) {
 
 func config(t *testing.T, d *datadriven.TestData) Config {
 	c := Config{Rise: 1, Fall: 1}
-	var policy, delay, drain string
+	var policy, delay string
 	d.ScanArgs(t, "policy", &policy)
 	d.MaybeScanArgs(t, "rise", &c.Rise)
 	d.MaybeScanArgs(t, "fall", &c.Fall)
 	if d.MaybeScanArgs(t, "delay", &delay) {
 		c.ReadvertiseDelay = duration(t, delay)
-	}
-	if d.MaybeScanArgs(t, "drain", &drain) {
-		c.DrainWait = duration(t, drain)
 	}
 	switch policy {
 	case "stop-dns":
@@ -106,15 +104,17 @@ func event(t *testing.T, g *Gate, l string) instant.Mono {
 	case "clock unknown":
 		g.Clock(why[0].String())
 	case "undrain":
-		g.Drain(now, "")
-	case "stop":
-		g.Stop()
+		g.Undrain()
 	case "wait":
 	default:
-		if words[1] != "drain" {
+		switch words[1] {
+		case "drain":
+			g.Drain(now, duration(t, words[2]), words[3])
+		case "stop":
+			g.Stop(now, duration(t, words[2]))
+		default:
 			t.Fatalf("unknown event %q", l)
 		}
-		g.Drain(now, words[2])
 	}
 	return now
 }
@@ -157,7 +157,7 @@ func TestEveryDecisionHasDeclaredReasons(t *testing.T) {
 			{}, {"0s probe good"}, {"0s probe good", "1s probe bad dead:x"}, {"0s probe good", "1s probe slow late:x"},
 			{"0s probe good", "1s meshsync silent expired:x"}, {"0s probe good", "1s meshsync unreachable gone:x"},
 			{"0s clock unknown lost:x"}, {"0s probe good", "1s probe bad dead:x", "2s probe good"},
-			{"0s drain work"}, {"0s stop"},
+			{"0s drain 0s work"}, {"0s stop 0s"}, {"0s probe good", "1s drain 9s work"}, {"0s probe good", "1s stop 9s"},
 		} {
 			g := New(Config{Policy: policy, Rise: 1, Fall: 1, ReadvertiseDelay: time.Minute})
 			var now instant.Mono

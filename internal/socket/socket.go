@@ -41,9 +41,9 @@ func Path(url string) (string, error) {
 	return path, nil
 }
 
-// Serve listens at path and gives every client the document that current returns. A socket left behind by a process
-// that died is replaced; one that answers is not, and that is an error.
-func Serve(path string, current func() any) (*Server, error) {
+// Listen listens at path, for those whom perm lets write to it. A socket left behind by a process that died is replaced;
+// one that answers is not, and that is an error.
+func Listen(path string, perm fs.FileMode) (net.Listener, error) {
 	if err := clearStale(path); err != nil {
 		return nil, err
 	}
@@ -51,8 +51,17 @@ func Serve(path string, current func() any) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := os.Chmod(path, perm); err != nil {
 		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Serve listens at path and gives every client the document that current returns.
+func Serve(path string, current func() any) (*Server, error) {
+	l, err := Listen(path, 0o660)
+	if err != nil {
 		return nil, err
 	}
 	s := &Server{listener: l, closing: make(chan struct{})}

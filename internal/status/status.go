@@ -181,7 +181,51 @@ type Clock struct {
 	Version int            `json:"version"`
 	State   string         `json:"state"` // "synchronised", "holdover" or "unknown"
 	Reason  string         `json:"reason,omitempty"`
-	Sample  instant.Sample `json:"sample"` // the last certified one; its Source is empty when there is none to trust
+	Sample  instant.Sample `json:"sample"`            // the last certified one; its Source is empty when there is none to trust
+	Silence *Silence       `json:"silence,omitempty"` // nil: the sidecar does not know, and what it said before holds
+}
+
+// Silence is whether an operator wants meshsync to cease to answer (Drain). It holds until the sidecar says otherwise.
+type Silence struct {
+	On  bool   `json:"on"`
+	Why string `json:"why,omitempty"`
+}
+
+// Drain is why a node is out of service though nothing is wrong with it.
+type Drain struct {
+	Who     string    `json:"who"`
+	Why     string    `json:"why,omitempty"`
+	Since   time.Time `json:"since"`
+	Silence bool      `json:"silence,omitempty"` // meshsync ceases to answer once the route is withdrawn
+}
+
+func (d Drain) String() string {
+	s := "by " + d.Who + " since " + d.Since.UTC().Format(time.RFC3339)
+	if d.Why != "" {
+		s += ": " + d.Why
+	}
+	return s
+}
+
+// DrainOrder asks for a drain at /v1/drain.
+type DrainOrder struct {
+	Wait    string `json:"wait,omitempty"` // a duration as in "60s": how long the route stays; "": as configured
+	Silence bool   `json:"silence,omitempty"`
+	Who     string `json:"who,omitempty"` // over mutual TLS it is the name in the certificate instead
+	Why     string `json:"why,omitempty"`
+}
+
+// Drained is how a drain goes, at /v1/drain.
+type Drained struct {
+	Version   int      `json:"version"`
+	Node      string   `json:"node"`
+	Drain     *Drain   `json:"drain,omitempty"` // nil: the node is not drained
+	Announced bool     `json:"announced"`       // a withdrawal that the routing did not take yet counts as announced
+	Why       []Reason `json:"why"`             // why the route is as it is
+	Silent    bool     `json:"silent"`          // meshsync says that it is silent
+	Warning   string   `json:"warning,omitempty"`
+
+	LeftSeconds float64 `json:"left_seconds,omitempty"` // until the route is withdrawn
 }
 
 // Sidecar is what the sidecar says of itself at /v1/status.
@@ -192,6 +236,7 @@ type Sidecar struct {
 	Announced bool       `json:"announced"`
 	Why       []Reason   `json:"why"`
 	Since     time.Time  `json:"since"`
+	Drain     *Drain     `json:"drain,omitempty"`
 	Clock     Clock      `json:"clock"`
 	Probes    []Probe    `json:"probes,omitempty"`
 	Sessions  []Session  `json:"sessions,omitempty"`

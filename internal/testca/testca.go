@@ -58,6 +58,11 @@ func New(t testing.TB) *CA {
 
 // Identity makes a key and a certificate for 127.0.0.1, as server and as client, that ends after its length.
 func (ca *CA) Identity(name string, length time.Duration) Identity {
+	return ca.WithRole(name, "", length)
+}
+
+// WithRole is Identity with a role in the certificate.
+func (ca *CA) WithRole(name, role string, length time.Duration) Identity {
 	key := newKey(ca.t)
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -65,7 +70,7 @@ func (ca *CA) Identity(name string, length time.Duration) Identity {
 	}
 	dir := ca.t.TempDir()
 	return Identity{
-		Certificate: ca.write(dir, "node.crt", "CERTIFICATE", ca.certify(name, key, length)),
+		Certificate: ca.write(dir, "node.crt", "CERTIFICATE", ca.certify(name, role, key, length)),
 		Key:         ca.write(dir, "node.key", "PRIVATE KEY", private),
 		CA:          ca.write(dir, "ca.crt", "CERTIFICATE", ca.cert.Raw),
 	}
@@ -82,13 +87,16 @@ func (ca *CA) Certify(name, keyFile string, length time.Duration) []byte {
 	if err != nil {
 		ca.t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.certify(name, key.(*ecdsa.PrivateKey), length)})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.certify(name, "", key.(*ecdsa.PrivateKey), length)})
 }
 
-func (ca *CA) certify(name string, key *ecdsa.PrivateKey, length time.Duration) []byte {
+func (ca *CA) certify(name, role string, key *ecdsa.PrivateKey, length time.Duration) []byte {
 	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(length),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	if role != "" {
+		template.Subject.OrganizationalUnit = []string{role}
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
 	if err != nil {
 		ca.t.Fatal(err)

@@ -1,36 +1,59 @@
-// Package admin serves what the sidecar knows on the node's administrative address: over mutual TLS 1.3 to whoever
-// holds a certificate of the mesh's CA that is not another node's, and metrics in plain HTTP on loopback where that is
-// asked for.
+// Package admin serves what the sidecar knows, and takes an operator's orders, on the node's administrative address: over
+// mutual TLS 1.3, to whoever holds a certificate of the mesh's CA with a role that may. Metrics are also served in plain
+// HTTP on loopback, and orders taken on a unix socket of the owner's, where that is asked for.
 //
-// It only hands out: nothing that a client sends changes anything here. It refuses a wildcard, which would answer on
-// the shared address too (HOST-2, DELIV-1). main calls it.
+//	role               /v1/status, /v1/confirmations, /metrics   GET /v1/drain   PUT, DELETE /v1/drain
+//	observer           yes                                       yes
+//	operator           yes                                       yes             yes
+//	distribution-host  yes                                       yes
+//	node               its own                                   its own
+//
+// It refuses a wildcard, which would answer on the shared address too (HOST-2, DELIV-1). main calls it.
 package admin
 
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/net/netutil"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // connections bounds each listener; a scrape and a distribution host need a handful.
 const connections = 64
 
-// Documents is what there is to hand out. A function that fails makes its answer 503 with the reason.
-type Documents struct {
+// maxOrder bounds the body of a request, in octets.
+const maxOrder = 1024
+
+// Sidecar is what stands behind the listeners. A function that fails makes its answer 503 with the reason, or 400 if the
+// error is an ErrOrder.
+type Sidecar struct {
 	Status        func(context.Context) (any, error)
 	Confirmations func(context.Context) (any, error)
 	Metrics       http.Handler
+
+	// Drain takes the node out of service, Undrain brings it back, and Drained says how that goes, as do the two.
+	Drain   func(context.Context, status.DrainOrder) (status.Drained, error)
+	Undrain func(ctx context.Context, who string) (status.Drained, error)
+	Drained func(context.Context) (status.Drained, error)
 }
+
+// ErrOrder is wrapped by what is wrong with an order itself.
+var ErrOrder = errors.New("the order")
 
 // Server is one listener.
 type Server struct {
@@ -38,29 +61,37 @@ type Server struct {
 	addr net.Addr
 }
 
-// Serve answers on address, with d whole over mutual TLS.
-func Serve(address netip.AddrPort, shared []netip.Addr, node *identity.Identity, d Documents, log *slog.Logger) (*Server, error) {
+// Serve answers on address, with s whole over mutual TLS.
+func Serve(address netip.AddrPort, shared []netip.Addr, node *identity.Identity, s Sidecar, log *slog.Logger) (*Server, error) {
 	if err := own(address.Addr(), shared); err != nil {
 		return nil, err
 	}
+	l, err := net.Listen("tcp", address.String())
+	if err != nil {
+		return nil, err
+	}
+	g := &guard{node: node, log: log}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", document(d.Status))
-	mux.HandleFunc("GET /v1/confirmations", document(d.Confirmations))
-	mux.Handle("GET /metrics", d.Metrics)
-	return listen(address, node.Server(), readers(mux, log), log)
+	mux.Handle("GET /v1/status", g.readers(document(s.Status)))
+	mux.Handle("GET /v1/confirmations", g.readers(document(s.Confirmations)))
+	mux.Handle("GET /metrics", g.readers(s.Metrics))
+	mux.Handle("GET /v1/drain", g.readers(document(s.Drained)))
+	mux.Handle("PUT /v1/drain", g.operators(drain(s)))
+	mux.Handle("DELETE /v1/drain", g.operators(undrain(s)))
+	return start(tls.NewListener(netutil.LimitListener(l, connections), node.Server()), mux, log), nil
 }
 
-// readers lets in who reads: the distribution host, operators and observers. Nodes have nothing to ask of each other, and
-// one that was removed keeps its certificate.
-func readers(next http.Handler, log *slog.Logger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c := r.TLS.PeerCertificates[0]; identity.RoleOf(c) == identity.Node {
-			log.Warn("refused: a node's certificate reads nothing here", "name", c.Subject.CommonName, "remote", r.RemoteAddr, "path", r.URL.Path)
-			http.Error(w, fmt.Sprintf("%q is a node, and reads nothing here", c.Subject.CommonName), http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+// ServeControl takes orders on a unix socket of which the owner of the process alone has the use.
+func ServeControl(path string, s Sidecar, log *slog.Logger) (*Server, error) {
+	l, err := socket.Listen(path, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/drain", document(s.Drained))
+	mux.HandleFunc("PUT /v1/drain", drain(s))
+	mux.HandleFunc("DELETE /v1/drain", undrain(s))
+	return start(netutil.LimitListener(l, connections), mux, log), nil
 }
 
 // ServeMetrics answers /metrics in plain HTTP, on loopback only.
@@ -68,9 +99,13 @@ func ServeMetrics(address netip.AddrPort, metrics http.Handler, log *slog.Logger
 	if !address.Addr().IsLoopback() {
 		return nil, fmt.Errorf("%s is not a loopback address: metrics leave the machine over mutual TLS only", address)
 	}
+	l, err := net.Listen("tcp", address.String())
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
-	return listen(address, nil, mux, log)
+	return start(netutil.LimitListener(l, connections), mux, log), nil
 }
 
 // own refuses an address on which clients of the DNS service could come.
@@ -86,18 +121,9 @@ func own(address netip.Addr, shared []netip.Addr) error {
 	return nil
 }
 
-func listen(address netip.AddrPort, config *tls.Config, handler http.Handler, log *slog.Logger) (*Server, error) {
-	l, err := net.Listen("tcp", address.String())
-	if err != nil {
-		return nil, err
-	}
-	addr := l.Addr()
-	l = netutil.LimitListener(l, connections)
-	if config != nil {
-		l = tls.NewListener(l, config)
-	}
+func start(l net.Listener, handler http.Handler, log *slog.Logger) *Server {
 	s := &http.Server{
-		Handler:           http.MaxBytesHandler(handler, 1024),
+		Handler:           http.MaxBytesHandler(handler, maxOrder),
 		ReadHeaderTimeout: 5 * time.Second, // the handshake counts towards it
 		ReadTimeout:       5 * time.Second,
 		WriteTimeout:      30 * time.Second, // 32 MB of status over a slow line
@@ -106,7 +132,7 @@ func listen(address netip.AddrPort, config *tls.Config, handler http.Handler, lo
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // port scans are no events
 	}
 	go s.Serve(l)
-	return &Server{http: s, addr: addr}, nil
+	return &Server{http: s, addr: l.Addr()}
 }
 
 // Addr is where it listens.
@@ -115,15 +141,101 @@ func (s *Server) Addr() net.Addr { return s.addr }
 // Close ends the listener and what is open.
 func (s *Server) Close() error { return s.http.Close() }
 
-func document(current func(context.Context) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		doc, err := current(r.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+// guard lets in whose role may. It is asked for each request, so that a connection does not outlive a right.
+type guard struct {
+	node *identity.Identity
+	log  *slog.Logger
+}
+
+// readers may look at everything. Nodes have nothing to ask of each other.
+func (g *guard) readers(next http.Handler) http.Handler {
+	return g.only(next, "reads nothing here", func(c *x509.Certificate) bool {
+		return slices.Contains([]string{identity.Observer, identity.Operator, identity.Host}, identity.RoleOf(c)) || g.self(c)
+	})
+}
+
+// operators may change something.
+func (g *guard) operators(next http.Handler) http.Handler {
+	return g.only(next, "gives no orders here", func(c *x509.Certificate) bool { return identity.RoleOf(c) == identity.Operator })
+}
+
+func (g *guard) only(next http.Handler, refusal string, may func(*x509.Certificate) bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := r.TLS.PeerCertificates[0]
+		if role := identity.RoleOf(c); !may(c) {
+			g.log.Warn("refused: this certificate "+refusal, "name", c.Subject.CommonName, "role", role, "remote", r.RemoteAddr,
+				"method", r.Method, "path", r.URL.Path)
+			w.Header().Set("Connection", "close")
+			http.Error(w, fmt.Sprintf("%q with the role %q %s", c.Subject.CommonName, role, refusal), http.StatusForbidden)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		json.NewEncoder(w).Encode(doc)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// self reports whether a certificate is this node's, now or before a renewal.
+func (g *guard) self(c *x509.Certificate) bool {
+	mine := g.node.Certificate()
+	return c.Subject.CommonName == mine.Subject.CommonName && identity.PinOf(c) == identity.PinOf(mine)
+}
+
+func document[T any](current func(context.Context) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		doc, err := current(r.Context())
+		answer(w, doc, err)
 	}
+}
+
+func drain(s Sidecar) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		order, err := readOrder(r.Body)
+		if r.TLS != nil { // nobody drains in the name of another
+			order.Who = r.TLS.PeerCertificates[0].Subject.CommonName
+		}
+		if err != nil {
+			answer(w, nil, fmt.Errorf("%w: %w", ErrOrder, err))
+			return
+		}
+		doc, err := s.Drain(r.Context(), order)
+		answer(w, doc, err)
+	}
+}
+
+func undrain(s Sidecar) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		who := r.FormValue("who")
+		if r.TLS != nil {
+			who = r.TLS.PeerCertificates[0].Subject.CommonName
+		}
+		doc, err := s.Undrain(r.Context(), who)
+		answer(w, doc, err)
+	}
+}
+
+// readOrder reads a body, of which a word that is not understood would be a surprise later. An empty one orders nothing
+// in particular.
+func readOrder(body io.Reader) (o status.DrainOrder, err error) {
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&o); err != nil && err != io.EOF {
+		return o, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return o, errors.New("something follows the JSON value")
+	}
+	return o, nil
+}
+
+func answer(w http.ResponseWriter, doc any, err error) {
+	if err != nil {
+		code := http.StatusServiceUnavailable
+		if errors.Is(err, ErrOrder) {
+			code = http.StatusBadRequest
+		}
+		http.Error(w, err.Error(), code)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	json.NewEncoder(w).Encode(doc)
 }

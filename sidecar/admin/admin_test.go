@@ -1,18 +1,24 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
 
@@ -24,15 +30,20 @@ var (
 
 func config(t *testing.T, ca *testca.CA, length time.Duration) *tls.Config {
 	t.Helper()
-	return ca.Identity("tyo1", length).Load(t).Config()
+	return ca.WithRole("prometheus", identity.Observer, length).Load(t).Config()
 }
 
-func serve(t *testing.T, ca *testca.CA, d Documents) string {
+func serve(t *testing.T, ca *testca.CA, s Sidecar) string {
 	t.Helper()
-	if d.Metrics == nil {
-		d.Metrics = http.NotFoundHandler()
+	return serveAs(t, ca.WithRole("tyo1", identity.Node, time.Hour).Load(t), s, quiet)
+}
+
+func serveAs(t *testing.T, node *identity.Identity, behind Sidecar, log *slog.Logger) string {
+	t.Helper()
+	if behind.Metrics == nil {
+		behind.Metrics = http.NotFoundHandler()
 	}
-	s, err := Serve(anyPort, []netip.Addr{sharedIP}, ca.Identity("tyo1", time.Hour).Load(t), d, quiet)
+	s, err := Serve(anyPort, []netip.Addr{sharedIP}, node, behind, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,11 +62,21 @@ func get(config *tls.Config, url string) (int, string, error) {
 	return r.StatusCode, string(body), err
 }
 
-func documents() Documents {
-	return Documents{
+func documents() Sidecar {
+	return Sidecar{
 		Status:        func(context.Context) (any, error) { return map[string]int{"version": 1}, nil },
 		Confirmations: func(context.Context) (any, error) { return nil, errors.New("meshsync does not answer") },
 		Metrics:       http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics") }),
+		Drained:       func(context.Context) (status.Drained, error) { return status.Drained{Announced: true}, nil },
+		Drain: func(_ context.Context, o status.DrainOrder) (status.Drained, error) {
+			if o.Wait == "soon" {
+				return status.Drained{}, fmt.Errorf("%w: no duration", ErrOrder)
+			}
+			return status.Drained{Drain: &status.Drain{Who: o.Who, Why: o.Why, Silence: o.Silence}}, nil
+		},
+		Undrain: func(_ context.Context, who string) (status.Drained, error) {
+			return status.Drained{Announced: true, Node: who}, nil
+		},
 	}
 }
 
@@ -69,7 +90,7 @@ func TestDocuments(t *testing.T) {
 		body string
 	}{
 		{"/v1/status", 200, `{"version":1}`}, {"/v1/confirmations", 503, "meshsync does not answer"},
-		{"/metrics", 200, "metrics"}, {"/", 404, ""}, {"/v1/drain", 404, ""},
+		{"/metrics", 200, "metrics"}, {"/", 404, ""}, {"/v1/drain", 200, `"announced":true`},
 	} {
 		code, body, err := get(client, url+c.path)
 		if err != nil || code != c.code || !strings.Contains(body, c.body) {
@@ -107,6 +128,158 @@ func TestOnlyTheMesh(t *testing.T) {
 	}
 	if code, _, err := get(good, url+"/v1/status"); err != nil || code != 200 {
 		t.Errorf("the mesh's own certificate: %d %v", code, err)
+	}
+}
+
+// ask sends a request with the certificate of config.
+func ask(t *testing.T, client *http.Client, method, url, body string) (int, string) {
+	t.Helper()
+	request, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, string(data)
+}
+
+func as(t *testing.T, i testca.Identity) *http.Client {
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: i.Load(t).Config(), DisableKeepAlives: true}}
+}
+
+// Who may do what is in the certificate; whoever may not is named in the log.
+func TestRoles(t *testing.T) {
+	ca := testca.New(t)
+	node := ca.WithRole("tyo1", identity.Node, time.Hour)
+	var log bytes.Buffer
+	url := serveAs(t, node.Load(t), documents(), slog.New(slog.NewTextHandler(&log, nil)))
+	for _, c := range []struct {
+		name, role    string
+		reads, orders bool
+		who           *testca.Identity
+	}{
+		{name: "prometheus", role: identity.Observer, reads: true},
+		{name: "jane", role: identity.Operator, reads: true, orders: true},
+		{name: "distribution-host", role: identity.Host, reads: true},
+		{name: "osa1", role: identity.Node},
+		{name: "tyo1", role: identity.Node, reads: true, who: &node}, // itself
+		{name: "tyo1", role: identity.Node},                          // its name alone is not it
+		{name: "nobody", role: ""},
+		{name: "mallory", role: "admin"},
+	} {
+		who := c.who
+		if who == nil {
+			i := ca.WithRole(c.name, c.role, time.Hour)
+			who = &i
+		}
+		client := as(t, *who)
+		for _, r := range []struct {
+			method, path string
+			may          bool
+		}{
+			{"GET", "/v1/status", c.reads}, {"GET", "/metrics", c.reads}, {"GET", "/v1/drain", c.reads}, {"HEAD", "/v1/status", c.reads},
+			{"PUT", "/v1/drain", c.orders}, {"DELETE", "/v1/drain", c.orders},
+		} {
+			log.Reset()
+			code, body := ask(t, client, r.method, url+r.path, "")
+			if want := map[bool]int{true: 200, false: 403}[r.may]; code != want {
+				t.Errorf("%s with role %q: %s %s: %d %q, want %d", c.name, c.role, r.method, r.path, code, body, want)
+			}
+			if named := strings.Contains(log.String(), "name="+c.name); named == r.may {
+				t.Errorf("%s with role %q: %s %s: log %q", c.name, c.role, r.method, r.path, &log)
+			}
+		}
+	}
+}
+
+// An order is understood whole or refused, and over mutual TLS it is the certificate's owner who gives it.
+func TestOrders(t *testing.T) {
+	ca := testca.New(t)
+	url, jane := serve(t, ca, documents())+"/v1/drain", as(t, ca.WithRole("jane", identity.Operator, time.Hour))
+	for body, want := range map[string]struct {
+		code int
+		says string
+	}{
+		"":                                     {200, `"who":"jane"`},
+		`{"who":"anna","why":"x"}`:             {200, `"who":"jane","why":"x"`},
+		`{"silence":true}`:                     {200, `"silence":true`},
+		`{"silense":true}`:                     {400, "silense"},
+		`{"wait":"soon"}`:                      {400, "no duration"},
+		`{"wait":30}`:                          {400, "wait"},
+		`{} {}`:                                {400, "follows"},
+		`[]`:                                   {400, "order"},
+		`{"why":"` + strings.Repeat("x", 1100): {400, "too large"},
+	} {
+		if code, says := ask(t, jane, "PUT", url, body); code != want.code || !strings.Contains(says, want.says) {
+			t.Errorf("%.40s: %d %q, want %d %q", body, code, says, want.code, want.says)
+		}
+	}
+	if code, says := ask(t, jane, "DELETE", url+"?who=anna", ""); code != 200 || !strings.Contains(says, `"node":"jane"`) {
+		t.Errorf("DELETE: %d %q", code, says)
+	}
+}
+
+// The owner of the process needs no certificate, and nobody else gets in.
+func TestControlSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	s, err := ServeControl(path, documents(), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	if code, says := ask(t, client, "PUT", "http://x/v1/drain", `{"who":"anna"}`); code != 200 || !strings.Contains(says, `"who":"anna"`) {
+		t.Errorf("%d %q", code, says)
+	}
+	if code, says := ask(t, client, "DELETE", "http://x/v1/drain?who=anna", ""); code != 200 || !strings.Contains(says, `"node":"anna"`) {
+		t.Errorf("%d %q", code, says)
+	}
+	if code, _ := ask(t, client, "GET", "http://x/v1/status", ""); code != 404 {
+		t.Errorf("status on the control socket: %d", code)
+	}
+}
+
+// A renewed certificate is shown, and a client of the authority that replaces the old one let in, without a restart.
+func TestCertificatesReload(t *testing.T) {
+	old, next := testca.New(t), testca.New(t)
+	files := old.WithRole("tyo1", identity.Node, time.Hour)
+	url := serveAs(t, files.Load(t), documents(), quiet) + "/v1/status"
+	before, after := as(t, old.WithRole("jane", identity.Operator, time.Hour)), as(t, next.WithRole("jane", identity.Operator, time.Hour))
+	if code, _ := ask(t, before, "GET", url, ""); code != 200 {
+		t.Fatalf("%d", code)
+	}
+	if r, err := after.Get(url); err == nil {
+		t.Fatalf("a stranger got %s", r.Status)
+	}
+	fresh := next.WithRole("tyo1", identity.Node, time.Hour)
+	for to, from := range map[string]string{files.Key: fresh.Key, files.CA: fresh.CA, files.Certificate: fresh.Certificate} {
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		r, err := after.Get(url)
+		if err == nil && r.StatusCode == 200 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the new authority's client is not let in: %v", err)
+		}
+	}
+	if r, err := before.Get(url); err == nil {
+		t.Errorf("the old authority's client still gets %s", r.Status)
 	}
 }
 

@@ -17,6 +17,8 @@ type Config struct {
 	Node     string       // the node's name in the mesh
 	Shared   []netip.Addr // shared-unicast addresses (HOST-1), at least one
 	Socket   string       // path of the unix socket on which the clock and the sidecar's status are served; empty: none
+	Control  string       // path of the unix socket on which orders are taken; empty: none
+	State    string       // directory of what must survive a restart; empty: nothing does
 	Meshsync string       // path of the plugin's unix socket; empty: the probe alone tells about the DNS service
 	Identity *Identity
 	Admin    *Admin
@@ -158,6 +160,7 @@ type IGP struct {
 // Drain is how a node is taken out of service (RFC 8326).
 type Drain struct {
 	Wait    time.Duration // how long the route stays, announced as the worst of ways
+	Stop    time.Duration // the same when the process is told to end
 	Prepend uint8         // how often the AS is prepended meanwhile
 }
 

@@ -21,6 +21,9 @@ const maxBytes = 1 << 20
 // maxList bounds every list of the file.
 const maxList = 64
 
+// MaxDrainWait bounds how long a drained node may stay announced.
+const MaxDrainWait = time.Hour
+
 // Errors is every rule that a file breaks, one file:line:column: rule each.
 type Errors = fields.Errors
 
@@ -55,12 +58,14 @@ func (r *reader) config(root *yaml.Node) *Config {
 		Failure: Failure{Policy: gate.StopDNS, ReadvertiseDelay: 30 * time.Second},
 		Clock:   Clock{Source: Chrony, Chrony: netip.MustParseAddrPort("127.0.0.1:323"), Limit: 100 * time.Millisecond},
 		Probe:   Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
-		Drain:   Drain{Wait: 30 * time.Second},
+		Drain:   Drain{Wait: 30 * time.Second, Stop: time.Second},
 	}
 	at := r.Mapping(root, "the configuration", fields.Keys{
 		"node":     fields.Parsed(&r.Reader, &c.Node, nodeName),
 		"shared":   fields.Each(&r.Reader, &c.Shared, fields.Address),
 		"socket":   fields.Parsed(&r.Reader, &c.Socket, socket.Path),
+		"control":  fields.Parsed(&r.Reader, &c.Control, socket.Path),
+		"state":    fields.Parsed(&r.Reader, &c.State, fields.Path),
 		"meshsync": fields.Parsed(&r.Reader, &c.Meshsync, socket.Path),
 		"identity": func(n *yaml.Node) { c.Identity = r.identity(n) },
 		"admin":    func(n *yaml.Node) { c.Admin = r.admin(n) },
@@ -281,7 +286,8 @@ func (r *reader) igp(n *yaml.Node) *IGP {
 
 func (r *reader) drain(n *yaml.Node, d *Drain) {
 	r.Mapping(n, "drain", fields.Keys{
-		"wait":    fields.Parsed(&r.Reader, &d.Wait, fields.DurationIn(0, time.Hour)),
+		"wait":    fields.Parsed(&r.Reader, &d.Wait, fields.DurationIn(0, MaxDrainWait)),
+		"stop":    fields.Parsed(&r.Reader, &d.Stop, fields.DurationIn(0, time.Minute)),
 		"prepend": fields.Parsed(&r.Reader, &d.Prepend, fields.IntegerIn[uint8](1, maxPrepend)),
 	})
 }
@@ -343,6 +349,9 @@ func (r *reader) crossCheck(c *Config, root *yaml.Node, at map[string]*yaml.Node
 	}
 	if c.Socket != "" && c.Socket == c.Meshsync {
 		r.Fail(at["meshsync"], "meshsync and socket are one path: one is the plugin's, the other the sidecar's")
+	}
+	if c.Control != "" && (c.Control == c.Socket || c.Control == c.Meshsync) {
+		r.Fail(at["control"], "control is the path of another socket: orders are taken on one of their own")
 	}
 	if least := 3 * c.Probe.Interval; c.IGP != nil && c.IGP.Lifetime < least {
 		r.Fail(at["igp"], "igp: lifetime %v is below %v, three intervals of the probe: one slow round would take the address down", c.IGP.Lifetime, least)

@@ -53,6 +53,8 @@ const sidecarTemplate = `# {{.Name}}, a node of the mesh %[1]s. sidecar.example.
 node: {{.Name}}
 shared: [%[2]s]
 socket: unix://{{.Run}}/sidecar.sock
+control: unix://{{.Run}}/control.sock
+state: {{.State}}/sidecar
 meshsync: unix://{{.Run}}/meshsync.sock
 identity: {certificate: {{.Etc}}/node.crt, key: {{.Etc}}/node.key, ca: {{.Etc}}/ca.crt}
 admin: {listen: "{{.Admin}}"}

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+)
+
+const (
+	askEvery   = 100 * time.Millisecond // how often a drain is asked how it goes
+	askTimeout = 15 * time.Second       // of one request; more than takeWithin
+	// overdue is how much later than its wait a withdrawal may be before the command gives up.
+	overdue = 15 * time.Second
+	maxSaid = 1 << 20 // octets of an answer
+)
+
+func drainCommand() *cobra.Command {
+	var o orders
+	var d status.DrainOrder
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "drain {FILE | --node HOST:PORT --identity DIR}",
+		Short: "Take a node out of service, and return when its route is withdrawn",
+		Long: `Take a node out of service, and return when its route is withdrawn: its own sidecar, which runs with the configuration
+FILE, or that of another node over mutual TLS, as an operator whose bundle ("meshctl operator add") is unpacked in DIR.
+
+The route is announced as the worst of ways (GRACEFUL_SHUTDOWN, RFC 8326) until the wait is over, and then withdrawn. DNS
+goes on, or with --silence ceases after that. The node stays out of service, also after a restart, until "undrain". Ctrl-C
+ends the command and not the drain. Said again, the command may shorten the wait, or change its mind about the silence.
+The exit code is 0 if the route is withdrawn, durably, and 1 otherwise.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("wait") {
+				d.Wait = wait.String()
+			}
+			d.Who = whoAmI()
+			return o.with(cmd, args, func(ctx context.Context, p *plane) error { return p.drain(ctx, cmd.OutOrStdout(), d) })
+		},
+	}
+	f := cmd.Flags()
+	f.DurationVar(&wait, "wait", 0, "how long the route stays, announced as the worst of ways (default: drain.wait of the node)")
+	f.BoolVar(&d.Silence, "silence", false, "meshsync ceases to answer once the route is withdrawn")
+	f.StringVar(&d.Why, "why", "", "words for the status and the log")
+	o.flags(cmd)
+	return cmd
+}
+
+func undrainCommand() *cobra.Command {
+	var o orders
+	cmd := &cobra.Command{
+		Use:   "undrain {FILE | --node HOST:PORT --identity DIR}",
+		Short: "Bring a node back into service",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd, args, func(ctx context.Context, p *plane) error { return p.undrain(ctx, cmd.OutOrStdout()) })
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+// orders says to whom an order goes.
+type orders struct{ node, identity string }
+
+func (o *orders) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.node, "node", "", "HOST:PORT of another node's administrative plane, instead of FILE")
+	cmd.Flags().StringVar(&o.identity, "identity", ".", "with --node: directory with operator.crt, operator.key and ca.crt")
+}
+
+// with calls do, until Ctrl-C, for the node that flags and arguments name.
+func (o *orders) with(cmd *cobra.Command, args []string, do func(context.Context, *plane) error) error {
+	p, err := o.plane(args)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	return do(ctx, p)
+}
+
+func (o *orders) plane(args []string) (*plane, error) {
+	if (o.node == "") == (len(args) == 0) {
+		return nil, errors.New("which node? Give the FILE that the sidecar here runs with, or --node HOST:PORT")
+	}
+	if o.node != "" {
+		return remote(o.node, o.identity)
+	}
+	c, err := config.Load(args[0])
+	if err != nil {
+		return nil, err
+	}
+	if c.Control == "" {
+		return nil, fmt.Errorf("%s names no control socket, so its sidecar takes no orders but signals: add control: unix:///run/mesh/control.sock", args[0])
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", c.Control)
+		if err != nil {
+			err = fmt.Errorf("%w (does the sidecar run?)", err)
+		}
+		return conn, err
+	}
+	return &plane{"http://sidecar", &http.Client{Timeout: askTimeout, Transport: &http.Transport{DialContext: dial}}}, nil
+}
+
+func remote(node, dir string) (*plane, error) {
+	if _, err := netip.ParseAddrPort(node); err != nil {
+		return nil, fmt.Errorf("--node: %w: want the administrative address and port, as in 198.51.100.7:8443", err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	own, err := identity.Load(identity.Files{Certificate: at("operator.crt"), Key: at("operator.key"), CA: at("ca.crt")}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, fmt.Errorf("--identity: %w", err)
+	}
+	return &plane{"https://" + node, &http.Client{Timeout: askTimeout, Transport: &http.Transport{DialTLSContext: own.DialTLS}}}, nil
+}
+
+// plane is where a sidecar takes orders.
+type plane struct {
+	base   string
+	client *http.Client
+}
+
+// say sends a request to /v1/drain. An answer that is not 200 is an error with what it says.
+func (p *plane) say(ctx context.Context, method string, body any, query url.Values) (d status.Drained, err error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return d, err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, p.base+"/v1/drain?"+query.Encode(), bytes.NewReader(data))
+	if err != nil {
+		return d, err
+	}
+	response, err := p.client.Do(request)
+	if err != nil {
+		return d, err
+	}
+	defer response.Body.Close()
+	data, err = io.ReadAll(io.LimitReader(response.Body, maxSaid))
+	if err != nil {
+		return d, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return d, fmt.Errorf("the sidecar refused: %s", strings.TrimSpace(string(data)))
+	}
+	return d, status.Decode(data, &d)
+}
+
+// drain gives the order and waits for the withdrawal.
+func (p *plane) drain(ctx context.Context, w io.Writer, o status.DrainOrder) error {
+	d, err := p.say(ctx, http.MethodPut, o, nil)
+	if err != nil {
+		return err
+	}
+	warning, said := d.Warning, ""
+	late := time.Now().Add(time.Duration(d.LeftSeconds*float64(time.Second)) + overdue)
+	for {
+		if now := progress(d); now != said {
+			fmt.Fprintf(w, "%s: %s\n", d.Node, now)
+			said = now
+		}
+		switch {
+		case d.Drain == nil:
+			return errors.New("not drained any more: somebody has brought the node back")
+		case !d.Announced && (d.Silent || !o.Silence) && warning != "":
+			return errors.New(warning)
+		case !d.Announced && (d.Silent || !o.Silence):
+			return nil
+		case time.Now().After(late):
+			return fmt.Errorf("%s: it takes longer than it should, and goes on; see \"anycast-sidecar status\"", said)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(askEvery):
+		}
+		if d, err = p.say(ctx, http.MethodGet, nil, nil); ctx.Err() != nil {
+			return errors.New(`interrupted; the drain goes on without this command, and "undrain" ends it`)
+		} else if err != nil {
+			return fmt.Errorf("the order was taken, and what has become of it is not known: %w", err)
+		}
+	}
+}
+
+// progress says how a drain goes.
+func progress(d status.Drained) string {
+	switch {
+	case d.Drain == nil && d.Announced:
+		return "in service, announced"
+	case d.Drain == nil:
+		return "in service, not announced: " + words(d.Why)
+	case d.Announced:
+		return "draining, " + d.Drain.String()
+	case d.Drain.Silence && !d.Silent:
+		return "route withdrawn; not silent yet"
+	case d.Silent:
+		return "route withdrawn, silent"
+	}
+	return "route withdrawn"
+}
+
+func words(why []status.Reason) string {
+	var all []string
+	for _, r := range why {
+		all = append(all, r.String())
+	}
+	return strings.Join(all, "; ")
+}
+
+func (p *plane) undrain(ctx context.Context, w io.Writer) error {
+	d, err := p.say(ctx, http.MethodDelete, nil, url.Values{"who": {whoAmI()}})
+	if err == nil {
+		fmt.Fprintf(w, "%s: %s\n", d.Node, progress(d))
+	}
+	return err
+}
+
+// whoAmI is who gives an order here, behind sudo as well.
+func whoAmI() string {
+	if u, err := user.Current(); err == nil {
+		return cmp.Or(os.Getenv("SUDO_USER"), u.Username)
+	}
+	return os.Getenv("SUDO_USER")
+}
