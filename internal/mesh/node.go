@@ -59,6 +59,7 @@ type Node struct {
 	ready   map[uint64]bool
 	refused map[uint64]status.Reason
 	clock   instant.Sample
+	drained string // why an operator wants no answers from here; empty: they are wanted
 	served  uint64 // highest release that this process answered from, or the one before may have
 	judged  bool   // the schedule found on disk was judged by a known clock
 }
@@ -93,6 +94,10 @@ func (n *Node) Drop(number uint64) { delete(n.ready, number) }
 
 // Certify takes in a certified clock sample. A zero sample says that there is none to trust any more.
 func (n *Node) Certify(s instant.Sample) { n.clock = s }
+
+// Drain says that an operator wants no answers from here, and why; an empty reason ends that. The node goes on to take
+// releases and to confirm them: once it is wanted again it is as right as the others.
+func (n *Node) Drain(why string) { n.drained = why }
 
 // Answered says that an answer from the release was given, by what Then allowed, before the next decision. No decision
 // goes below it, though the clock may step back before the switchover at once (SYNC-G).
@@ -254,6 +259,7 @@ func (n *Node) until(t moment, lapse instant.Wall) (instant.Wall, status.Ref) {
 
 // Codes of the reasons for silence (SYNC-F).
 const (
+	Drained          = "drained"           // an operator wants no answers from here
 	NoView           = "no-release"        // the repository gave nothing that could be verified
 	ClockUnknown     = "clock-unknown"     // no lease can be judged
 	LeaseEnded       = "lease-ended"       //
@@ -269,6 +275,9 @@ func (n *Node) silence(t moment, due status.Ref, floor uint64) []status.Reason {
 	var why []status.Reason
 	say := func(code, format string, args ...any) {
 		why = append(why, status.Reason{Code: code, Detail: fmt.Sprintf(format, args...)})
+	}
+	if n.drained != "" {
+		say(Drained, "%s", n.drained)
 	}
 	if n.view == nil {
 		say(NoView, "no repository was verified yet")

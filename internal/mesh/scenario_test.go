@@ -20,6 +20,7 @@ import (
 //	answered N                                        an answer was given from what the last decision allowed to follow
 //	certify bound=D [drift=PPM]                       the clock is certified now
 //	lose-clock                                        there is no sample to trust any more
+//	drain WHY | undrain                               an operator wants no answers from here, or wants them again
 //	at T                                              time passes to T, on both clocks
 //	step D                                            the wall clock steps by D
 //	write | write-fails                               what was asked to persist is on disk | is not
@@ -88,6 +89,10 @@ func (w *world) command(line string) {
 		w.certify(words[1:])
 	case "lose-clock":
 		w.node.Certify(instant.Sample{})
+	case "drain":
+		w.node.Drain(strings.Join(words[1:], " "))
+	case "undrain":
+		w.node.Drain("")
 	case "at":
 		w.moveTo(w.wall(arg(1)))
 	case "step":

@@ -1,6 +1,7 @@
 package meshsync
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -30,16 +31,23 @@ func (c clockConfig) String() string {
 // when the sidecar is gone (FAIL-4).
 const certifyEvery = 250 * time.Millisecond
 
-// certify sends samples until ctx ends. now reads the machine's clocks.
-func (c clockConfig) certify(ctx context.Context, now func() instant.Instant, samples chan<- instant.Sample) {
+// word is what is known of the sidecar's word: the last certified sample, and whether an operator wants silence.
+type word struct {
+	sample  instant.Sample
+	drained string // why; empty: answers are wanted
+	told    bool   // the sidecar has said the one or the other
+}
+
+// certify sends what is new until ctx ends. now reads the machine's clocks.
+func (c clockConfig) certify(ctx context.Context, now func() instant.Instant, words chan<- word) {
 	ticker := time.NewTicker(certifyEvery)
 	defer ticker.Stop()
-	var last instant.Sample
+	var last word
 	for {
-		if s, ok := c.sample(ctx, now); ok && s != last {
+		if w := c.ask(ctx, now, last); w != last {
 			select {
-			case samples <- s:
-				last = s
+			case words <- w:
+				last = w
 			case <-ctx.Done():
 			}
 		}
@@ -51,17 +59,26 @@ func (c clockConfig) certify(ctx context.Context, now func() instant.Instant, sa
 	}
 }
 
-// sample is the newest certified reading. A sidecar that has none yet, or is not there, takes nothing away from the one
-// before.
-func (c clockConfig) sample(ctx context.Context, now func() instant.Instant) (instant.Sample, bool) {
+// ask is the newest word. A sidecar that is not there, or does not know, takes nothing back of what was said before: no
+// sample, and no silence.
+func (c clockConfig) ask(ctx context.Context, now func() instant.Instant, w word) word {
 	if c.assumed() {
-		return instant.Sample{At: now(), Bound: c.assume, Source: "assumed"}, true
+		return word{sample: instant.Sample{At: now(), Bound: c.assume, Source: "assumed"}, told: true}
 	}
 	var said status.Clock
-	if err := socket.Read(ctx, c.socket, &said); err != nil || !sane(said.Sample) {
-		return instant.Sample{}, false
+	if err := socket.Read(ctx, c.socket, &said); err != nil {
+		return w
 	}
-	return said.Sample, true
+	if sane(said.Sample) {
+		w.sample = said.Sample
+	}
+	if s := said.Silence; s != nil {
+		w.drained, w.told = "", true
+		if s.On {
+			w.drained = cmp.Or(s.Why, "the sidecar says so")
+		}
+	}
+	return w
 }
 
 // sane reports whether a sample can be one. An error that is negative, now or with time, would make anything look right.

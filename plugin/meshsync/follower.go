@@ -58,7 +58,7 @@ type follower struct {
 	state     *state
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
-	samples   chan instant.Sample
+	words     chan word // of the sidecar
 	audience  audience
 	transfers atomic.Bool // zones may be transferred, so differences are wanted
 
@@ -86,7 +86,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, samples: make(chan instant.Sample, 1),
+	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, words: make(chan word, 1),
 		node: mesh.NewNode(known.durable), compiled: map[uint64]*compiled{}}
 	f.stager.results = make(chan staged, 1)
 	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
@@ -138,8 +138,8 @@ func (f *follower) run(ctx context.Context, looks <-chan found, writes chan<- me
 		case <-timer.C:
 		case l := <-looks:
 			f.learn(l)
-		case s := <-f.samples:
-			f.node.Certify(s)
+		case w := <-f.words:
+			f.hear(w)
 		case r := <-f.stager.results:
 			f.stagedResult(r)
 		case w := <-written:
@@ -148,6 +148,16 @@ func (f *follower) run(ctx context.Context, looks <-chan found, writes chan<- me
 		d := f.decide()
 		f.act(ctx, d, writes)
 		timer.Reset(f.nap(d))
+	}
+}
+
+// hear takes in what the sidecar has said. What it has not said leaves things as they are.
+func (f *follower) hear(w word) {
+	if w.sample.Source != "" {
+		f.node.Certify(w.sample)
+	}
+	if w.told {
+		f.node.Drain(w.drained)
 	}
 }
 

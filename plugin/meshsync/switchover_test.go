@@ -335,6 +335,56 @@ func TestHoldover(t *testing.T) {
 	}
 }
 
+// An operator drains the node with silence: it ceases to answer and stays ready, a sidecar that goes away or does not know
+// changes nothing, in neither direction, and its undrain ends it (SYNC-F).
+func TestDrainedWithSilence(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startUncertified(t, newConfig(dir, h))
+	path := filepath.Join(t.TempDir(), "sidecar.sock")
+	var said atomic.Pointer[status.Clock]
+	say := func(s *status.Silence) {
+		said.Store(&status.Clock{Version: status.Version, State: "synchronised", Silence: s,
+			Sample: instant.Sample{At: n.clock.now(), Bound: time.Millisecond, DriftPPM: 50, Source: "chrony"}})
+	}
+	serve := func() *socket.Server {
+		s, err := socket.Serve(path, func() any { return said.Load() })
+		must(t, err)
+		return s
+	}
+	on, off := &status.Silence{On: true, Why: "by jane"}, &status.Silence{}
+
+	say(on)
+	sidecar := serve()
+	n.stop = n.f.followClock(clockConfig{socket: path})
+	n.silentFor(mesh.Drained) // with the first sample, and no answer before
+	to := n.confirmed(h)
+	n.keeps(0, time.Until(to.At.Time())+100*time.Millisecond)
+	say(off)
+	n.becomes(to.Number)
+	n.keeps(to.Number, 3*certifyEvery)
+
+	must(t, sidecar.Close())
+	n.keeps(to.Number, 3*certifyEvery)
+	say(on)
+	sidecar = serve()
+	n.silentFor(mesh.Drained)
+	if why := n.status().Silent[0]; why.Detail != "by jane" {
+		t.Errorf("silent: %s", why)
+	}
+	must(t, sidecar.Close())
+	n.keeps(0, 3*certifyEvery)
+	say(nil) // a sidecar that does not know
+	sidecar = serve()
+	n.keeps(0, 3*certifyEvery)
+	n.stop() // as a reload does
+	n.stop = n.f.followClock(clockConfig{socket: path})
+	n.keeps(0, 3*certifyEvery)
+	say(off)
+	n.becomes(to.Number)
+	must(t, sidecar.Close())
+}
+
 // A clock that is too wide: the switchover is held, so that the floor is right whatever happens, and not confirmed; around
 // it the node is silent (CLOCK-1).
 func TestClockTooWide(t *testing.T) {
