@@ -57,10 +57,12 @@ func (w *world) sidecar(policy, neighbors string) *process {
 	}
 	conf := w.file("sidecar.yaml", fmt.Sprintf(`node: tyo1
 shared: [%s, '%s']
-socket: unix://%s/sidecar.sock
+socket: unix://%[3]s/sidecar.sock
+control: unix://%[3]s/control.sock
+state: %[3]s/state
 metrics: 127.0.0.1:9154
 failure: {policy: %s, readvertise_delay: 1s}
-drain: {wait: 100ms}
+drain: {wait: 100ms, stop: 100ms}
 clock: {source: assumed, bound: 1ms}
 probe: {interval: 100ms, rise: 2, fall: 2, zones: [example.org]}
 bgp:
@@ -118,14 +120,25 @@ func announce(t *testing.T, router, neighbors string) {
 	dns.signal(syscall.SIGCONT)
 	took.add("name server goes on, route there", w.until(20*time.Second, "both routes", w.bothRoutes))
 
-	// Drained by the operator, and back.
+	// Drained by the operator, also through a restart, and back.
 	began := time.Now()
-	s.signal(syscall.SIGUSR1)
+	w.order("drain", "sidecar.yaml", "--wait", "0s", "--why", "new fans")
 	w.until(10*time.Second, "no route", w.noRoute)
-	took.add("drained, route gone", time.Since(began))
+	took.add("drain command, route gone", time.Since(began))
 	if !w.established() {
 		t.Error("a drain has closed a session")
 	}
+	s.end(syscall.SIGKILL)
+	s = w.sidecar("withdraw", neighbors)
+	w.until(60*time.Second, "the sessions are established", w.established)
+	w.until(20*time.Second, "DNS is good", func() bool { return strings.Contains(w.statusText(), `"up": true`) })
+	if out := w.statusText(); !strings.Contains(out, "new fans") || !w.noRoute() {
+		t.Errorf("a drain is forgotten with its process; status\n%s", out)
+	}
+	w.order("undrain", "sidecar.yaml")
+	w.until(20*time.Second, "both routes", w.bothRoutes)
+	s.signal(syscall.SIGUSR1)
+	w.until(10*time.Second, "no route", w.noRoute)
 	s.signal(syscall.SIGUSR2)
 	w.until(20*time.Second, "both routes", w.bothRoutes)
 
@@ -154,6 +167,21 @@ func announce(t *testing.T, router, neighbors string) {
 		t.Errorf("after SIGTERM the sidecar ended with %v", err)
 	}
 	w.until(10*time.Second, "no route", w.noRoute)
+}
+
+// order gives the sidecar that runs with a configuration an order, as an operator does, and wants it to be obeyed.
+func (w *world) order(what, conf string, args ...string) {
+	w.t.Helper()
+	out, err := exec.Command(binary, append([]string{what, filepath.Join(w.dir, conf)}, args...)...).CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("%s: %v\n%s", what, err, out)
+	}
+}
+
+// statusText is what the status command says.
+func (w *world) statusText() string {
+	out, _ := exec.Command(binary, "status", filepath.Join(w.dir, "sidecar.yaml")).Output()
+	return string(out)
 }
 
 // established asks the sidecar whether every session is up, by the command that an operator has.

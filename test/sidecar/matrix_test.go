@@ -38,6 +38,7 @@ const (
 	mKilled      = "DNS killed"   // from the death of the DNS server to the route gone
 	mHangs       = "DNS hangs"    // and from its SIGSTOP
 	mDrain       = "drain"        // from SIGUSR1 to the route to the other node
+	mDrained     = "drain 0s"     // from the start of the command to the route gone, at which it has returned
 	mSidecarKill = "kill -9"      // from the death of the sidecar to the route gone
 	mSidecarBack = "back"         // from its next start to the route
 	mHold        = "stop, hold"   // from SIGSTOP of the sidecar to the route gone, by the hold time of 3 s
@@ -120,8 +121,8 @@ func TestMatrix(t *testing.T) {
 			}
 		}
 	})
-	t.Logf("from cause to the router's table\n%s", times.print(mAnnounce, mWithdraw, mKilled, mHangs, mDrain, mSidecarKill,
-		mSidecarBack, mHold, mBFD, mRestart, mPassword, mTTL, mInternal))
+	t.Logf("from cause to the router's table\n%s", times.print(mAnnounce, mWithdraw, mKilled, mHangs, mDrain, mDrained,
+		mSidecarKill, mSidecarBack, mHold, mBFD, mRestart, mPassword, mTTL, mInternal))
 }
 
 // life is one world of the matrix.
@@ -148,9 +149,11 @@ func (l *life) node(ns, neighbor string, bgp ...string) *process {
 	}
 	conf := l.file(ns+".yaml", fmt.Sprintf(`node: tyo1
 shared: ['%s']
-socket: unix://%s/%s.sock
+socket: unix://%[2]s/%[3]s.sock
+control: unix://%[2]s/%[3]s-control.sock
+state: %[2]s/%[3]s-state
 failure: {policy: withdraw, readvertise_delay: 0s}
-drain: {wait: 1h}
+drain: {wait: 1h, stop: 100ms}
 clock: {source: assumed, bound: 1ms}
 probe: {interval: 100ms, rise: 2, fall: 2, zones: [example.org]}
 bgp:
@@ -275,6 +278,14 @@ func (l *life) drained(s *process) {
 	}
 	other.end(syscall.SIGTERM)
 	dns.end(syscall.SIGTERM)
+	l.there(l.family.node)
+	for range rounds() {
+		began := time.Now()
+		l.order("drain", l.world.node+".yaml", "--wait", "0s")
+		l.add(mDrained, l.there("").Sub(began))
+		l.order("undrain", l.world.node+".yaml")
+		l.there(l.family.node)
+	}
 }
 
 // sidecarDies in both ways.
