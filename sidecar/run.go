@@ -147,7 +147,7 @@ func (s *sidecar) serve(started *closers) error {
 		started.add(func() { server.Close() })
 	}
 	if s.cfg.Admin != nil {
-		server, err := admin.Serve(s.cfg.Admin.Listen, s.cfg.Shared, s.identity, plane, s.log)
+		server, err := admin.Serve(s.cfg.Admin.Listen, s.cfg.Shared, s.cfg.Admin.Access, s.identity, plane, s.log)
 		if err != nil {
 			return fmt.Errorf("admin: %w", err)
 		}

@@ -89,7 +89,7 @@ func (c *cli) serve(ctx context.Context, config *host.Config) error {
 	cycle := &host.Cycle{Home: c.home, Clock: c.clock, Ask: host.Asker(own, c.clock), Config: config, Log: log}
 	server := &host.Server{Home: c.home, Clock: c.clock, Renew: config.Serve.Renew, Log: log, Cycle: cycle.State}
 	together, ctx := errgroup.WithContext(ctx)
-	together.Go(func() error { return server.Run(ctx, listener) })
+	together.Go(func() error { return server.Run(ctx, config.Serve.Access.Listener(listener, log)) })
 	if config.Sources != nil {
 		together.Go(func() error { return cycle.Run(ctx) })
 	}

@@ -1,5 +1,5 @@
 // Package identity is who a process of the mesh is: a certificate, its key, and the authority whose certificates it
-// takes from others (RFC 3258 2.1, DELIV-2). Both ends of every connection are authenticated, TLS 1.3 only.
+// takes from others (RFC 3258 2.1, DELIV-2), and the addresses that it takes connections from. Both ends of every connection are authenticated, TLS 1.3 only.
 //
 // The files are looked at again when they change, so that a certificate is replaced without a restart. The sidecar and
 // meshctl use it; it may import depot and release.

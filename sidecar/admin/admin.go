@@ -61,8 +61,8 @@ type Server struct {
 	addr net.Addr
 }
 
-// Serve answers on address, with s whole over mutual TLS.
-func Serve(address netip.AddrPort, shared []netip.Addr, node *identity.Identity, s Sidecar, log *slog.Logger) (*Server, error) {
+// Serve answers on address, with s whole over mutual TLS, whoever comes from an address in the access list.
+func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessList, node *identity.Identity, s Sidecar, log *slog.Logger) (*Server, error) {
 	if err := own(address.Addr(), shared); err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func Serve(address netip.AddrPort, shared []netip.Addr, node *identity.Identity,
 	mux.Handle("GET /v1/drain", g.readers(document(s.Drained)))
 	mux.Handle("PUT /v1/drain", g.operators(drain(s)))
 	mux.Handle("DELETE /v1/drain", g.operators(undrain(s)))
-	return start(tls.NewListener(netutil.LimitListener(l, connections), node.Server()), mux, log), nil
+	return start(tls.NewListener(netutil.LimitListener(access.Listener(l, log), connections), node.Server()), mux, log), nil
 }
 
 // ServeControl takes orders on a unix socket of which the owner of the process alone has the use.

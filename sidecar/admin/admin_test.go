@@ -43,7 +43,7 @@ func serveAs(t *testing.T, node *identity.Identity, behind Sidecar, log *slog.Lo
 	if behind.Metrics == nil {
 		behind.Metrics = http.NotFoundHandler()
 	}
-	s, err := Serve(anyPort, []netip.Addr{sharedIP}, node, behind, log)
+	s, err := Serve(anyPort, []netip.Addr{sharedIP}, nil, node, behind, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func TestRefusesToListen(t *testing.T) {
 		"wildcard":      "0.0.0.0:8443",
 		"wildcard IPv6": "[::]:8443",
 	} {
-		if s, err := Serve(netip.MustParseAddrPort(address), []netip.Addr{sharedIP}, own, documents(), quiet); err == nil {
+		if s, err := Serve(netip.MustParseAddrPort(address), []netip.Addr{sharedIP}, nil, own, documents(), quiet); err == nil {
 			s.Close()
 			t.Errorf("%s: listens", name)
 		}
@@ -300,6 +300,23 @@ func TestRefusesToListen(t *testing.T) {
 	if s, err := ServeMetrics(netip.MustParseAddrPort("0.0.0.0:0"), http.NotFoundHandler(), quiet); err == nil {
 		s.Close()
 		t.Error("plain metrics for everybody")
+	}
+}
+
+// A good certificate does not let in what comes from an address that the access list does not have (DELIV-2).
+func TestAccessListIsBeforeCertificates(t *testing.T) {
+	ca := testca.New(t)
+	client := config(t, ca, time.Hour)
+	for prefix, welcome := range map[string]bool{"127.0.0.1/32": true, "127.0.0.2/32": false} {
+		s, err := Serve(anyPort, []netip.Addr{sharedIP}, identity.AccessList{netip.MustParsePrefix(prefix)},
+			ca.WithRole("tyo1", identity.Node, time.Hour).Load(t), documents(), quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, _, err := get(client, "https://"+s.Addr().String()+"/v1/status"); (err == nil && code == 200) != welcome {
+			t.Errorf("with %s in the list: %d, %v", prefix, code, err)
+		}
+		s.Close()
 	}
 }
 

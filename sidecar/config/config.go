@@ -40,6 +40,7 @@ type Identity struct {
 // Admin is the administrative plane (HOST-1).
 type Admin struct {
 	Listen netip.AddrPort
+	Access []netip.Prefix // addresses that may connect at all; empty: any
 }
 
 // Failure is what becomes of the route when the DNS service fails.

@@ -96,7 +96,8 @@ func (r *reader) identity(n *yaml.Node) *Identity {
 
 func (r *reader) admin(n *yaml.Node) *Admin {
 	var a Admin
-	r.Mapping(n, "admin", fields.Keys{"listen": fields.Parsed(&r.Reader, &a.Listen, fields.Endpoint)}, "listen")
+	r.Mapping(n, "admin", fields.Keys{"listen": fields.Parsed(&r.Reader, &a.Listen, fields.Endpoint),
+		"access": fields.Each(&r.Reader, &a.Access, fields.Prefix)}, "listen")
 	return &a
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -33,7 +34,7 @@ func newServedMesh(t *testing.T, lease, renew string, nodes ...string) (m *mesh,
 	for _, node := range nodes {
 		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
 	}
-	m.world.write("home/meshctl.yaml", "serve: {listen: '198.51.100.1:8443', metrics: '127.0.0.1:9155', renew: "+renew+"}\n")
+	m.world.write("home/meshctl.yaml", "serve: {listen: '198.51.100.1:8443', access: [198.51.100.0/24], metrics: '127.0.0.1:9155', renew: "+renew+"}\n")
 	serve = m.start("dist", "serve", m.bin+"/meshctl", "--home", m.path("home"), "serve")
 	for _, node := range nodes {
 		m.configure(node)
@@ -199,7 +200,7 @@ func TestCertificates(t *testing.T) {
 		adminSays   string
 		logged      [2]string // by the distribution host, and the node's sidecar
 	}{
-		{"a member", ptr(member("home", "tyo")), "200", "403", [2]string{"", `reads nothing here" name=tyo`}},
+		{"a member, at its own node", ptr(member("home", "tyo")), "200", "200", [2]string{}},
 		{"the distribution host", ptr(m.pair("home", "pki", "", "host")), "200", "200", [2]string{}},
 		{"a removed member", &removed, "403", "403", [2]string{`not a member of this mesh" name=osa`, `reads nothing here" name=osa`}},
 		{"a stranger", ptr(member("other", "stranger")), "", "", [2]string{`certificate refused" name=stranger`, `certificate refused" name=stranger`}},
@@ -218,6 +219,19 @@ func TestCertificates(t *testing.T) {
 				return strings.Contains(readFile(log), c.logged[i]), tail(log, 3)
 			})
 		}
+	}
+	m.within("dist", func() { // a certificate would not help: nothing is read
+		from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Timeout: 3 * time.Second}
+		conn, err := from.Dial("tcp", "198.51.100.1:8443")
+		m.must(err)
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(3 * time.Second))
+		if n, err := conn.Read(make([]byte, 1)); n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("an address out of the access list: %d octets, %v", n, err)
+		}
+	})
+	if !strings.Contains(readFile(serve.log), "access list\" remote=127.0.0.1") {
+		t.Errorf("it is not named:\n%s", tail(serve.log, 3))
 	}
 	for _, address := range []string{shared4, shared6} {
 		for _, port := range []string{"8443", "8444", "8181", "9153"} {

@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
@@ -36,6 +37,7 @@ type Releases struct {
 // Serving is where "meshctl serve" listens.
 type Serving struct {
 	Listen  netip.AddrPort // administrative address, mutual TLS
+	Access  identity.AccessList
 	Metrics netip.AddrPort // loopback, plain HTTP; zero: none
 	Renew   time.Duration  // how old a lease may get
 }
@@ -103,6 +105,7 @@ func (s *Serving) read(r *fields.Reader, n *yaml.Node) {
 	}
 	r.Mapping(n, "serve", fields.Keys{
 		"listen":  fields.Parsed(r, &s.Listen, fields.Endpoint),
+		"access":  fields.Each(r, (*[]netip.Prefix)(&s.Access), fields.Prefix),
 		"metrics": fields.Parsed(r, &s.Metrics, loopback),
 		"renew":   fields.Parsed(r, &s.Renew, fields.DurationIn(time.Second, 24*time.Hour)),
 	})

@@ -32,13 +32,14 @@ func TestConfigurationErrors(t *testing.T) {
 	_, err := parseConfig("meshctl.yaml", []byte(`releases: {every: 0s, mode: quick, lead: 1d}
 serve:
   listen: everywhere
+  access: [everybody]
   metrics: 198.51.100.1:9155
 more: 1
 `))
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"meshctl.yaml:1:", "quick", "meshctl.yaml:3:11", "not a loopback address", "more"} {
+	for _, want := range []string{"meshctl.yaml:1:", "quick", "meshctl.yaml:3:11", "meshctl.yaml:4:12", "not a loopback address", "more"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in:\n%v", want, err)
 		}
