@@ -21,6 +21,8 @@ type Mono int64
 type Instant struct {
 	Wall Wall `json:"wall_ns"`
 	Mono Mono `json:"mono_ns"`
+	// Suspended is how much of Mono the machine slept through, in whole milliseconds.
+	Suspended time.Duration `json:"suspended_ns,omitempty"`
 }
 
 // WallOf takes the wall part of t; a zero t gives "none".
@@ -70,12 +72,13 @@ type Sample struct {
 	At       Instant       `json:"at"`
 	Bound    time.Duration `json:"bound_ns"`
 	DriftPPM int64         `json:"drift_ppm"` // how fast the clock may run away when nobody steers it, parts per million
-	Source   string        `json:"source"`    // who certified it: "chrony", "kernel", "assumed"
+	Source   string        `json:"source"`    // who certified it: "chrony", "kernel", "ntp", "clockbound", "assumed"
 }
 
 // Error is the bound of the wall clock's error at now: the sample's own bound, plus drift over its age, plus what the
 // wall clock has moved against the boot-time clock since. ok is false, with the reason, when it is unknown: no sample
-// yet, a sample of the future, or a clock that has stepped since.
+// yet, a sample of the future, a clock that has stepped since, or a machine that slept: what then counts both clocks on
+// may tell whole seconds only.
 func (s Sample) Error(now Instant) (bound time.Duration, ok bool, why string) {
 	if s.Source == "" {
 		return 0, false, "no certified clock sample yet"
@@ -84,10 +87,10 @@ func (s Sample) Error(now Instant) (bound time.Duration, ok bool, why string) {
 	if age < 0 {
 		return 0, false, "the clock sample is of the future: not of this boot"
 	}
-	moved := now.Wall.Sub(s.At.Wall) - age
-	if moved < 0 {
-		moved = -moved
+	if slept := now.Suspended - s.At.Suspended; slept.Abs() > StepTolerance {
+		return 0, false, fmt.Sprintf("the machine was suspended for %v since the last certified sample", slept)
 	}
+	moved := (now.Wall.Sub(s.At.Wall) - age).Abs()
 	if moved > StepTolerance {
 		return 0, false, fmt.Sprintf("the wall clock stepped by %v since the last certified sample", moved.Round(time.Millisecond))
 	}

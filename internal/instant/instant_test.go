@@ -27,7 +27,7 @@ func TestWall(t *testing.T) {
 // A sample ages by itself: its bound grows with drift, and with what the clocks moved against each other (CLOCK-1).
 func TestSampleAges(t *testing.T) {
 	s := Sample{At: Instant{Wall: 1e18, Mono: 1e12}, Bound: time.Millisecond, DriftPPM: 50, Source: "chrony"}
-	after := func(wall, mono time.Duration) Instant { return Instant{s.At.Wall.Add(wall), s.At.Mono.Add(mono)} }
+	after := func(wall, mono time.Duration) Instant { return Instant{Wall: s.At.Wall.Add(wall), Mono: s.At.Mono.Add(mono)} }
 	for name, c := range map[string]struct {
 		now  Instant
 		want time.Duration
@@ -44,7 +44,8 @@ func TestSampleAges(t *testing.T) {
 		"stepped back":        {after(-StepTolerance-1, 0), 0, "stepped"},
 		"stepped by a year":   {after(-8760*time.Hour, time.Second), 0, "stepped"},
 		"before it was taken": {after(0, -1), 0, "future"},
-		"after a reboot":      {Instant{s.At.Wall.Add(time.Hour), 5e9}, 0, "future"},
+		"after a reboot":      {Instant{Wall: s.At.Wall.Add(time.Hour), Mono: 5e9}, 0, "future"},
+		"suspended":           {Instant{s.At.Wall.Add(time.Minute), s.At.Mono.Add(time.Minute), 40 * time.Second}, 0, "suspended for 40s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bound, ok, why := s.Error(c.now)
@@ -63,7 +64,7 @@ func TestSampleAges(t *testing.T) {
 func TestBoundDoesNotOverflow(t *testing.T) {
 	s := Sample{Bound: time.Hour, DriftPPM: 1_000_000, Source: "x"}
 	for _, age := range []time.Duration{time.Hour, 100 * 8760 * time.Hour} {
-		bound, ok, _ := s.Error(Instant{Wall(age), Mono(age)})
+		bound, ok, _ := s.Error(Instant{Wall: Wall(age), Mono: Mono(age)})
 		if !ok || bound < age || bound > math.MaxInt64/2 {
 			t.Errorf("after %v: %v, %v", age, bound, ok)
 		}

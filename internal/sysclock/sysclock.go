@@ -2,19 +2,24 @@
 // mesh or gate; the plugin meshsync, the sidecar and meshctl call it.
 package sysclock
 
-import "github.com/coredns-anycast/coredns-anycast/internal/instant"
+import (
+	"time"
 
-// Now reads both clocks as one instant: of a few tries the one in which the two readings lay closest together, so that
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+)
+
+// Now reads the clocks as one instant: of a few tries the one in which the readings lay closest together, so that
 // a process put off the processor between them does not look like a clock that stepped.
 func Now() instant.Instant {
 	var best instant.Instant
 	var gap instant.Mono = 1 << 62
 	for range 5 {
 		before := mono()
-		wall := wall()
+		wall, awake := wall(), awake()
 		after := mono()
 		if after-before < gap {
-			gap, best = after-before, instant.Instant{Wall: wall, Mono: before + (after-before)/2}
+			at := before + (after-before)/2
+			gap, best = after-before, instant.Instant{Wall: wall, Mono: at, Suspended: at.Sub(awake).Round(time.Millisecond)}
 		}
 		if gap < 5_000 { // 5 µs apart is as good as it gets
 			break
