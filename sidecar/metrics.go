@@ -30,25 +30,28 @@ func counter(name, help string, labels ...string) metric {
 
 // The metrics. Those that mean what chrony_exporter's or node_exporter's mean have their names, so that dashboards fit.
 var (
-	mInfo          = gauge("anycast_sidecar_build_info", "1, with the version of the sidecar and the node's name.", "version", "node")
-	mAnnounced     = gauge("anycast_announced", "Whether this node is to be announced.")
-	mReason        = gauge("anycast_reason", "Whether this reason holds now.", "code")
-	mSince         = gauge("anycast_route_last_change_timestamp_seconds", "When the decision to announce or not last changed.")
-	mChanges       = counter("anycast_route_changes_total", "Changes of the decision, by what it became.", "to")
-	mProbeUp       = gauge("anycast_probe_up", "Whether every question of the last round to this address over this transport was answered rightly.", "address", "network")
-	mProbeDuration = gauge("anycast_probe_duration_seconds", "Slowest answer of the last round.", "address", "network")
-	mProbeFaults   = counter("anycast_probe_faults_total", "What was wrong with answers, by code.", "code")
-	mSession       = gauge("anycast_bgp_session_up", "Whether the BGP session is established.", "neighbor")
-	mPrefixes      = gauge("anycast_bgp_announced_prefixes", "Prefixes that this neighbor has been sent.", "neighbor")
-	mBFD           = gauge("anycast_bfd_session_up", "Whether the BFD session beside the BGP session is up.", "neighbor")
-	mIGP           = gauge("anycast_igp_announced_addresses", "Addresses that are up for the IGP to advertise.", "interface")
-	mClockState    = gauge("anycast_clock_state", "1 for the state that the clock is in.", "state")
-	mClockBound    = gauge("anycast_clock_error_bound_seconds", "By how much the clock may be wrong now; absent while that is unknown.")
-	mMeshsync      = gauge("anycast_meshsync_up", "Whether the plugin meshsync says how it is.")
-	mMirrorUp      = gauge("anycast_mirror_up", "Whether the last look at the repository went well.")
-	mMirrorZones   = counter("anycast_mirror_zones_total", "Zones that were fetched, by how: made of a delta, or whole; and deltas that failed.", "how")
-	mMirrorBytes   = counter("anycast_mirror_zone_bytes_total", "Bytes of the files that zones were made of.")
-	mMirrorGood    = gauge("anycast_mirror_last_success_timestamp_seconds", "When the repository was last verified and mirrored.")
+	mInfo           = gauge("anycast_sidecar_build_info", "1, with the version of the sidecar and the node's name.", "version", "node")
+	mAnnounced      = gauge("anycast_announced", "Whether this node is to be announced.")
+	mReason         = gauge("anycast_reason", "Whether this reason holds now.", "code")
+	mSince          = gauge("anycast_route_last_change_timestamp_seconds", "When the decision to announce or not last changed.")
+	mChanges        = counter("anycast_route_changes_total", "Changes of the decision, by what it became.", "to")
+	mProbeUp        = gauge("anycast_probe_up", "Whether every question of the last round to this address over this transport was answered rightly.", "address", "network")
+	mProbeDuration  = gauge("anycast_probe_duration_seconds", "Slowest answer of the last round.", "address", "network")
+	mProbeFaults    = counter("anycast_probe_faults_total", "What was wrong with answers, by code.", "code")
+	mSession        = gauge("anycast_bgp_session_up", "Whether the BGP session is established.", "neighbor")
+	mPrefixes       = gauge("anycast_bgp_announced_prefixes", "Prefixes that this neighbor has been sent.", "neighbor")
+	mBFD            = gauge("anycast_bfd_session_up", "Whether the BFD session beside the BGP session is up.", "neighbor")
+	mIGP            = gauge("anycast_igp_announced_addresses", "Addresses that are up for the IGP to advertise.", "interface")
+	mClockState     = gauge("anycast_clock_state", "1 for the state that the clock is in.", "state")
+	mClockBound     = gauge("anycast_clock_error_bound_seconds", "By how much the clock may be wrong now; absent while that is unknown.")
+	mServerAgrees   = gauge("anycast_ntp_server_agrees", "Whether what this NTP server said agrees with the majority.", "server")
+	mServerOffset   = gauge("anycast_ntp_server_offset_seconds", "By how much the clock is off, as this NTP server says.", "server")
+	mServerDistance = gauge("anycast_ntp_server_distance_seconds", "By how much this NTP server may be wrong: its root distance.", "server")
+	mMeshsync       = gauge("anycast_meshsync_up", "Whether the plugin meshsync says how it is.")
+	mMirrorUp       = gauge("anycast_mirror_up", "Whether the last look at the repository went well.")
+	mMirrorZones    = counter("anycast_mirror_zones_total", "Zones that were fetched, by how: made of a delta, or whole; and deltas that failed.", "how")
+	mMirrorBytes    = counter("anycast_mirror_zone_bytes_total", "Bytes of the files that zones were made of.")
+	mMirrorGood     = gauge("anycast_mirror_last_success_timestamp_seconds", "When the repository was last verified and mirrored.")
 )
 
 // clockMetrics are those that a clock source may give besides.
@@ -56,15 +59,23 @@ var clockMetrics = map[string]metric{}
 
 func init() {
 	for name, help := range map[string]string{
-		"chrony_tracking_system_time_seconds":         "The correction that chronyd is still making.",
-		"chrony_tracking_root_delay_seconds":          "Network delay to the reference.",
-		"chrony_tracking_root_dispersion_seconds":     "Dispersion accumulated back to the reference.",
-		"chrony_tracking_stratum":                     "Hops to a reference clock.",
-		"chrony_tracking_update_interval_seconds":     "Time between the last two updates of the clock.",
+		"chrony_tracking_frequency_ppms":              "Rate by which the clock would be wrong if chronyd did not correct it.",
+		"chrony_tracking_last_offset_seconds":         "Offset estimated at the last update of the clock.",
 		"chrony_tracking_reference_timestamp_seconds": "When the last measurement from the reference was processed.",
-		"node_timex_maxerror_seconds":                 "Maximum error that the kernel was told.",
+		"chrony_tracking_remote_reference":            "Whether chronyd follows another clock than its own.",
+		"chrony_tracking_residual_frequency_ppms":     "Difference between the frequency that the reference suggests and the one in use.",
+		"chrony_tracking_rms_offset_seconds":          "Long-term average of the offset.",
+		"chrony_tracking_root_delay_seconds":          "Network delay to the stratum-1 server.",
+		"chrony_tracking_root_dispersion_seconds":     "Dispersion accumulated back to the stratum-1 server.",
+		"chrony_tracking_skew_ppms":                   "Estimated error bound of the frequency.",
+		"chrony_tracking_stratum":                     "Hops to a reference clock.",
+		"chrony_tracking_system_time_seconds":         "The correction that chronyd is still making.",
+		"chrony_tracking_update_interval_seconds":     "Time between the last two updates of the clock.",
 		"node_timex_estimated_error_seconds":          "Estimated error that the kernel was told.",
+		"node_timex_maxerror_seconds":                 "Maximum error that the kernel was told.",
 		"node_timex_offset_seconds":                   "Offset that the kernel is still slewing.",
+		"node_timex_sync_status":                      "Whether the kernel was told that the clock is synchronised.",
+		"node_timex_tai_offset_seconds":               "Seconds between TAI and UTC that the kernel was told.",
 	} {
 		clockMetrics[name] = gauge(name, help)
 	}
@@ -107,8 +118,16 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	if bound, err := c.s.clock.Bound(); err == nil {
 		send(mClockBound, bound.Seconds())
 	}
-	for name, v := range c.s.clock.Metrics() {
+	said := c.s.clock.Said()
+	for name, v := range said.Metrics {
 		send(clockMetrics[name], v)
+	}
+	for _, server := range said.Servers {
+		send(mServerAgrees, truth(server.Agrees), server.Name)
+		if server.Fault == "" {
+			send(mServerOffset, server.Offset.Seconds(), server.Name)
+			send(mServerDistance, server.Distance.Seconds(), server.Name)
+		}
 	}
 	if c.s.cfg.Meshsync != "" {
 		send(mMeshsync, truth(doc.Meshsync != nil))

@@ -97,7 +97,7 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		gate: gate.New(gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
 			ReadvertiseDelay: c.Failure.ReadvertiseDelay}),
 		prober: probe.New(probe.Config{Addresses: c.Shared, Port: c.Probe.Port, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
-		clock:  clock.NewKeeper(clockSource(c.Clock)),
+		clock:  clock.NewKeeper(clockSource(c.Clock), c.Clock.Limit, log),
 		orders: make(chan order),
 		since:  time.Now().UTC(),
 	}
@@ -120,7 +120,11 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 func clockSource(c config.Clock) clock.Source {
 	switch c.Source {
 	case config.Kernel:
-		return clock.Kernel{}
+		return &clock.Kernel{}
+	case config.NTP:
+		return clock.NewNTP(c.Servers, c.Interval)
+	case config.ClockBound:
+		return &clock.ClockBound{Path: c.ClockBound}
 	case config.Assumed:
 		return clock.Assumed(c.Bound)
 	default:

@@ -92,7 +92,7 @@ func (s *sidecar) look(ctx context.Context) {
 	}
 	s.gate.Meshsync(sysclock.Now().Mono, state, why)
 	s.gate.Probed(sysclock.Now().Mono, r.Verdict, r.Why)
-	s.gate.Clock(s.clockFault())
+	s.gate.Clock(s.clock.Fault())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.node, s.probes = node, r.Probes
@@ -175,18 +175,6 @@ func (s *sidecar) recheck(ctx context.Context) func(string, uint32) bool {
 		node := read()
 		return node != nil && slices.Contains(node.Zones, status.Zone{Origin: zone, Serial: serial})
 	}
-}
-
-// clockFault is why the clock is not good enough for a switchover; empty when it is.
-func (s *sidecar) clockFault() string {
-	bound, err := s.clock.Bound()
-	if err != nil {
-		return err.Error()
-	}
-	if bound > s.cfg.Clock.Limit {
-		return fmt.Sprintf("its error may be %v, more than the limit of %v", bound.Round(time.Microsecond), s.cfg.Clock.Limit)
-	}
-	return ""
 }
 
 // decide asks the gate and sets the routes. The channel fires when to ask again, or never.

@@ -27,7 +27,9 @@ func TestWall(t *testing.T) {
 // A sample ages by itself: its bound grows with drift, and with what the clocks moved against each other (CLOCK-1).
 func TestSampleAges(t *testing.T) {
 	s := Sample{At: Instant{Wall: 1e18, Mono: 1e12}, Bound: time.Millisecond, DriftPPM: 50, Source: "chrony"}
-	after := func(wall, mono time.Duration) Instant { return Instant{Wall: s.At.Wall.Add(wall), Mono: s.At.Mono.Add(mono)} }
+	after := func(wall, mono time.Duration) Instant {
+		return Instant{Wall: s.At.Wall.Add(wall), Mono: s.At.Mono.Add(mono)}
+	}
 	for name, c := range map[string]struct {
 		now  Instant
 		want time.Duration

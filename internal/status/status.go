@@ -181,8 +181,9 @@ type Clock struct {
 	Version int            `json:"version"`
 	State   string         `json:"state"` // "synchronised", "holdover" or "unknown"
 	Reason  string         `json:"reason,omitempty"`
-	Sample  instant.Sample `json:"sample"`            // the last certified one; its Source is empty when there is none to trust
-	Silence *Silence       `json:"silence,omitempty"` // nil: the sidecar does not know, and what it said before holds
+	Bound   time.Duration  `json:"bound_ns,omitempty"` // how wrong the clock may be now
+	Sample  instant.Sample `json:"sample"`             // the last certified one; its Source is empty when there is none to trust
+	Silence *Silence       `json:"silence,omitempty"`  // nil: the sidecar does not know, and what it said before holds
 }
 
 // Silence is whether an operator wants meshsync to cease to answer (Drain). It holds until the sidecar says otherwise.

@@ -3,6 +3,8 @@ package clock
 import (
 	"context"
 	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/netip"
 	"time"
@@ -26,6 +28,7 @@ const (
 	// intervals between the last two; the floor keeps the burst at its start from setting the pace.
 	staleIntervals = 8
 	shortest       = 16 * time.Second
+	longest        = 1 << 17 * time.Second // the longest interval of NTP (RFC 5905 7.2)
 )
 
 // Poll uses a socket of its own, so that a late answer to an earlier question cannot be taken for this one's.
@@ -39,7 +42,11 @@ func (c Chrony) Poll(ctx context.Context) (Reading, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		conn.SetDeadline(deadline)
 	}
-	at := sysclock.Now() // before the question: the sample may only look older than it is
+	return c.ask(conn, sysclock.Now()) // before the question: the sample may only look older than it is
+}
+
+// ask puts the question at the instant at.
+func (c Chrony) ask(conn io.ReadWriter, at instant.Instant) (Reading, error) {
 	client := &chrony.Client{Connection: conn}
 	answer, err := client.Communicate(chrony.NewTrackingPacket())
 	if err != nil {
@@ -52,43 +59,54 @@ func (c Chrony) Poll(ctx context.Context) (Reading, error) {
 	if tracking.Sequence != client.Sequence {
 		return Reading{}, fmt.Errorf("chronyd at %s answered another question", c.Address)
 	}
-	return judge(tracking.Tracking, at)
+	r := Reading{Reference: instant.WallOf(tracking.RefTime), Leap: tracking.LeapStatus != 0, Metrics: trackingMetrics(tracking.Tracking)}
+	r.Sample, err = judge(tracking.Tracking, at)
+	return r, err
 }
 
-// judge makes a reading of what chronyd says of itself, or says why it cannot be trusted.
-func judge(t chrony.Tracking, at instant.Instant) (Reading, error) {
+// judge makes a sample of what chronyd says of itself, or says why it cannot be trusted.
+func judge(t chrony.Tracking, at instant.Instant) (instant.Sample, error) {
 	age := at.Wall.Time().Sub(t.RefTime)
-	stale := staleIntervals * max(seconds(t.LastUpdateInterval), shortest)
+	stale := staleIntervals * min(max(seconds(t.LastUpdateInterval), shortest), longest)
+	var none instant.Sample
 	switch {
 	case t.LeapStatus >= leapUnsynchronised:
-		return Reading{}, fmt.Errorf("chronyd is not synchronised")
+		return none, fmt.Errorf("chronyd is not synchronised")
 	case t.Stratum == 0 || t.Stratum >= 16:
-		return Reading{}, fmt.Errorf("chronyd says stratum %d: it is not synchronised", t.Stratum)
+		return none, fmt.Errorf("chronyd says stratum %d: it is not synchronised", t.Stratum)
 	case t.RefID == refIDLocal:
-		return Reading{}, fmt.Errorf("chronyd follows its own clock (local): nobody knows how wrong that is")
+		return none, fmt.Errorf("chronyd follows its own clock (local): nobody knows how wrong that is")
 	case age < -time.Second:
-		return Reading{}, fmt.Errorf("chronyd's last update is %v in the future", -age.Round(time.Millisecond))
+		return none, fmt.Errorf("chronyd's last update is %v in the future", -age.Round(time.Millisecond))
 	case age > stale:
-		return Reading{}, fmt.Errorf("chronyd heard from its servers %v ago, and is late after %v", age.Round(time.Second), stale)
+		return none, fmt.Errorf("chronyd heard from its servers %v ago, and is late after %v", age.Round(time.Second), stale)
 	}
-	bound := seconds(t.CurrentCorrection).Abs() + seconds(t.RootDelay)/2 + seconds(t.RootDispersion)
-	if bound <= 0 || bound > time.Hour { // also what is not a number
-		return Reading{}, fmt.Errorf("chronyd gives a bound of %v: that is not one", bound)
+	bound := math.Abs(t.CurrentCorrection) + max(t.RootDelay, 0)/2 + max(t.RootDispersion, 0)
+	if !(bound > 0 && bound <= 3600) { // also what is not a number
+		return none, fmt.Errorf("chronyd gives a bound of %v s: that is not one", bound)
 	}
-	return Reading{
-		Sample:    instant.Sample{At: at, Bound: bound, DriftPPM: driftPPM, Source: "chrony"},
-		Reference: instant.WallOf(t.RefTime),
-		Leap:      t.LeapStatus != 0,
-		Metrics: map[string]float64{
-			"chrony_tracking_system_time_seconds":         t.CurrentCorrection,
-			"chrony_tracking_root_delay_seconds":          t.RootDelay,
-			"chrony_tracking_root_dispersion_seconds":     t.RootDispersion,
-			"chrony_tracking_stratum":                     float64(t.Stratum),
-			"chrony_tracking_update_interval_seconds":     t.LastUpdateInterval,
-			"chrony_tracking_reference_timestamp_seconds": float64(t.RefTime.UnixNano()) / 1e9,
-		},
-	}, nil
+	return instant.Sample{At: at, Bound: seconds(bound), DriftPPM: driftPPM, Source: "chrony"}, nil
 }
 
-// seconds is s as a Duration, for values that a sane daemon sends.
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+// trackingMetrics are those of chrony_exporter, of the same names and units.
+func trackingMetrics(t chrony.Tracking) map[string]float64 {
+	return map[string]float64{
+		"chrony_tracking_frequency_ppms":              t.FreqPPM,
+		"chrony_tracking_last_offset_seconds":         t.LastOffset,
+		"chrony_tracking_reference_timestamp_seconds": float64(t.RefTime.UnixNano()) / 1e9,
+		"chrony_tracking_remote_reference":            truth(t.RefID != refIDLocal),
+		"chrony_tracking_residual_frequency_ppms":     t.ResidFreqPPM,
+		"chrony_tracking_rms_offset_seconds":          t.RMSOffset,
+		"chrony_tracking_root_delay_seconds":          t.RootDelay,
+		"chrony_tracking_root_dispersion_seconds":     t.RootDispersion,
+		"chrony_tracking_skew_ppms":                   t.SkewPPM,
+		"chrony_tracking_stratum":                     float64(t.Stratum),
+		"chrony_tracking_system_time_seconds":         t.CurrentCorrection,
+		"chrony_tracking_update_interval_seconds":     t.LastUpdateInterval,
+	}
+}
+
+// seconds is s as a Duration; what does not fit is the most or the least.
+func seconds(s float64) time.Duration {
+	return time.Duration(max(min(s*float64(time.Second), math.MaxInt64/2), math.MinInt64/2))
+}

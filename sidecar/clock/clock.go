@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -17,26 +18,31 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 )
 
-// driftPPM is how fast a clock that nobody steers may run away: what a bad crystal in a hot machine does.
-const driftPPM = 50
+// How fast a clock may run away, in parts per million.
+const (
+	driftPPM = 50  // when nobody steers it: what a bad crystal in a hot machine does
+	slewPPM  = 500 // when somebody may: the most that the kernel does for ntpd and adjtime(3) (MAXFREQ)
+)
 
 // States, as in status.Clock.
 const (
 	Synchronised = "synchronised" // the source says so now
-	Holdover     = "holdover"     // it did, and the bound grows since
+	Holdover     = "holdover"     // it did, and the bound grows since; or it has begun again, and is not steady yet
 	Unknown      = "unknown"      // there is no sample to trust
 )
 
-// Reading is one certified answer of a source.
+// Reading is what a source says.
 type Reading struct {
 	Sample    instant.Sample
-	Reference instant.Wall       // when the source last compared itself with its own; zero where it does not say
+	Reference instant.Wall       // when the clock was last compared with the source's own; the same one again is no new evidence. Zero: the source does not say
 	Leap      bool               // it expects a leap second at the end of this month
-	Metrics   map[string]float64 // what the source says besides, by metric name
+	Note      string             // what an operator should know though the clock is certified: a server that lies
+	Metrics   map[string]float64 // what the source says besides, by metric name, also when it certifies nothing
+	Servers   []Server           // those that were asked, of source ntp
 }
 
 // Source is who certifies the clock. Poll returns within ctx; an error says why the clock is not certified now, in
-// words for an operator.
+// words for an operator. Of a reading that comes with one only what is for people is used.
 type Source interface {
 	Poll(ctx context.Context) (Reading, error)
 }
@@ -44,26 +50,53 @@ type Source interface {
 // Keeper polls a Source and keeps the last certified sample.
 type Keeper struct {
 	source Source
+	limit  time.Duration
+	log    *slog.Logger
 	now    func() instant.Instant // sysclock.Now; tests step it
 
-	mu      sync.Mutex
-	last    Reading
-	why     string          // why the last poll certified nothing; empty when it did
-	watch   instant.Instant // the last look at the clocks, to see steps
-	stepped string          // set while a step waits for a reference newer than it
+	mu     sync.Mutex
+	last   Reading         // that certified the clock
+	said   Reading         // of the last poll, whether it did or not
+	why    string          // why the last poll certified nothing; empty when it did
+	watch  instant.Instant // the last look at the clocks, to see steps
+	broken string          // set while a step or a suspend waits for a reference newer than it
+	seen   instant.Wall    // the reference time that a newer one is told from; 0 while that cannot be
+	lost   doubt           // the source certified nothing for a while
+	wide   doubt           // the bound was above the limit
 }
 
-// NewKeeper has certified nothing yet.
-func NewKeeper(source Source) *Keeper {
-	return &Keeper{source: source, now: sysclock.Now, why: "the clock's source was not asked yet"}
+// steady is how many distinct reference times in a row end a doubt. Whoever comes and goes is not believed each time.
+const steady = 3
+
+// doubt is a fault that outlives itself, until as many distinct reference times as steady speak against it.
+type doubt struct {
+	why  string
+	owed int // reference times that are still to come
 }
 
-// Run polls every interval until ctx ends.
+func (d doubt) String() string {
+	return fmt.Sprintf("until lately %s; %d of %d reference times since have been good", d.why, steady-d.owed, steady)
+}
+
+// NewKeeper has certified nothing yet. limit is the error bound above which Fault speaks.
+func NewKeeper(source Source, limit time.Duration, log *slog.Logger) *Keeper {
+	return &Keeper{source: source, limit: limit, log: log, now: sysclock.Now, why: "the clock's source was not asked yet"}
+}
+
+// Run polls every interval until ctx ends, and logs when the state changes.
 func (k *Keeper) Run(ctx context.Context, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	state := ""
 	for {
 		k.poll(ctx, interval)
+		if ctx.Err() != nil { // what was cut short is no news
+			return
+		}
+		if c := k.Status(); c.State != state {
+			k.log.Info("clock", "state", c.State, "bound", c.Bound, "reason", c.Reason)
+			state = c.State
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -78,35 +111,83 @@ func (k *Keeper) poll(ctx context.Context, within time.Duration) {
 	r, err := k.source.Poll(ctx)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.noticeStep(k.now())
+	broke := k.watchClocks(k.now())
+	k.said = r
+	fresh := r.Reference == 0 || k.seen != 0 && r.Reference != k.seen
 	switch {
 	case err != nil:
 		k.why = err.Error()
-	case k.stepped != "" && r.Reference != 0 && r.Reference == k.last.Reference:
-		// The source has not looked at the clock since it stepped, so what it says is about another clock.
-		k.why = k.stepped
+	case broke || k.broken != "" && !fresh:
+		// The source has not surely looked at the clock since, so what it says may be about another clock.
+		k.why = k.broken
 	default:
-		k.last, k.why, k.stepped = r, "", ""
+		k.believe(r, fresh)
+	}
+	if broke || err == nil {
+		k.seen = r.Reference
 	}
 }
 
-// noticeStep compares both clocks with the last look at them.
-func (k *Keeper) noticeStep(now instant.Instant) {
-	if k.watch != (instant.Instant{}) {
-		moved := now.Wall.Sub(k.watch.Wall) - now.Mono.Sub(k.watch.Mono)
-		if moved.Abs() > instant.StepTolerance {
-			k.stepped = fmt.Sprintf("the wall clock stepped by %v and the source has not checked it since", moved.Round(time.Millisecond))
-		}
+// believe takes a certified reading. Its bound holds from now on; whether the source is steady again takes longer.
+func (k *Keeper) believe(r Reading, fresh bool) {
+	if fresh && k.lost.owed > 0 {
+		k.lost.owed--
 	}
+	if fresh && k.why != "" && k.last.Sample.Source != "" {
+		k.lost = doubt{k.why, steady - 1}
+	}
+	if fresh && k.wide.owed > 0 {
+		k.wide.owed--
+	}
+	if r.Sample.Bound > k.limit {
+		k.wide = doubt{k.over(r.Sample.Bound), steady}
+	}
+	k.last, k.why, k.broken = r, "", ""
+}
+
+// watchClocks compares the clocks with the last look at them, and reports whether what was known of them is over.
+func (k *Keeper) watchClocks(now instant.Instant) (broke bool) {
+	last := k.watch
 	k.watch = now
+	if last == (instant.Instant{}) {
+		return false
+	}
+	moved := now.Wall.Sub(last.Wall) - now.Mono.Sub(last.Mono)
+	slept := now.Suspended - last.Suspended
+	switch {
+	case slept.Abs() > instant.StepTolerance:
+		k.broken = fmt.Sprintf("the machine was suspended for %v and the source has not checked the clock since", slept)
+	case moved.Abs() <= instant.StepTolerance:
+		return false
+	case k.last.Leap && leapt(moved, now.Wall):
+		k.log.Info("a leap second, as announced", "moved", moved.Round(time.Millisecond))
+		return false
+	default:
+		k.broken = fmt.Sprintf("the wall clock stepped by %v and the source has not checked it since", moved.Round(time.Millisecond))
+	}
+	return true
+}
+
+// leapt reports whether a step is a leap second's: by one second, at the end of a UTC month. One that the source had
+// announced leaves the clock as right as it was, so the next reading counts whenever it was compared.
+func leapt(moved time.Duration, now instant.Wall) bool {
+	const late = time.Minute // until a step is noticed
+	t := now.Time().Add(time.Second)
+	return (moved.Abs()-time.Second).Abs() <= instant.StepTolerance &&
+		t.Sub(time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC)) < late
 }
 
 // Status is the clock as it is now. Its sample is left out when nothing can be made of it.
 func (k *Keeper) Status() status.Clock {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	c := status.Clock{Version: status.Version, State: Synchronised, Sample: k.last.Sample}
-	_, ok, why := k.last.Sample.Error(k.now())
+	return k.status()
+}
+
+func (k *Keeper) status() status.Clock {
+	c := status.Clock{Version: status.Version, State: Synchronised, Reason: k.last.Note, Sample: k.last.Sample}
+	bound, ok, why := k.last.Sample.Error(k.now())
+	c.Bound = bound
 	switch {
 	case !ok:
 		c.State, c.Sample, c.Reason = Unknown, instant.Sample{}, why
@@ -115,6 +196,8 @@ func (k *Keeper) Status() status.Clock {
 		}
 	case k.why != "":
 		c.State, c.Reason = Holdover, k.why
+	case k.lost.owed > 0:
+		c.State, c.Reason = Holdover, k.lost.String()
 	}
 	return c
 }
@@ -122,14 +205,31 @@ func (k *Keeper) Status() status.Clock {
 // Bound is the error bound now, or why there is none.
 func (k *Keeper) Bound() (time.Duration, error) {
 	c := k.Status()
-	bound, ok, why := c.Sample.Error(k.now())
-	if !ok {
-		if c.Reason != "" {
-			why = c.Reason
-		}
-		return 0, errors.New(why)
+	if c.State == Unknown {
+		return 0, errors.New(c.Reason)
 	}
-	return bound, nil
+	return c.Bound, nil
+}
+
+// Fault is why the clock is not good enough for a switchover; empty when it is. Holdover is no fault while its bound is
+// within the limit (FAIL-4).
+func (k *Keeper) Fault() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.status()
+	switch {
+	case c.State == Unknown:
+		return c.Reason
+	case c.Bound > k.limit:
+		return k.over(c.Bound)
+	case k.wide.owed > 0:
+		return k.wide.String()
+	}
+	return ""
+}
+
+func (k *Keeper) over(bound time.Duration) string {
+	return fmt.Sprintf("its error may be %v, more than the limit of %v", bound.Round(time.Microsecond), k.limit)
 }
 
 // Leap reports whether the source expected a leap second when it last certified the clock.
@@ -139,11 +239,11 @@ func (k *Keeper) Leap() bool {
 	return k.last.Leap
 }
 
-// Metrics is what the source said besides, at its last certified answer.
-func (k *Keeper) Metrics() map[string]float64 {
+// Said is what the source said last besides, whether it certified the clock or not: Metrics and Servers.
+func (k *Keeper) Said() Reading {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.last.Metrics
+	return k.said
 }
 
 // Assumed certifies the clock on the operator's word, for demonstrations and tests on one machine.

@@ -15,22 +15,39 @@ import (
 // Kernel asks the kernel, whom ntpd, and chronyd with rtcsync, keep informed.
 type Kernel struct {
 	adjtimex func(*unix.Timex) (int, error) // nil is the real one; tests put another
+	compared falls
+}
+
+// falls finds out when a bound was last made anew, by what only grows until it is.
+type falls struct {
+	last time.Duration
+	when instant.Wall
+}
+
+// at is the time of the last fall, or of the first look.
+func (f *falls) at(now instant.Wall, bound time.Duration) instant.Wall {
+	if f.when == 0 || bound < f.last {
+		f.when = now
+	}
+	f.last = bound
+	return f.when
 }
 
 // phaseLimit is the largest error that the kernel counts (NTP_PHASE_LIMIT): beyond it, it knows nothing. Without news
 // the error grows by 500 ppm until it is there.
 const phaseLimit = 16 * time.Second
 
-// Poll judges by maxerror alone: the state that adjtimex returns, and STA_UNSYNC, also say "not synchronised" where
+// Poll judges by maxerror alone, which a step sets to the limit and an update makes fall: the state that adjtimex returns, and STA_UNSYNC, also say "not synchronised" where
 // chronyd keeps the time well but does not steer the hardware clock.
-func (k Kernel) Poll(context.Context) (Reading, error) {
+func (k *Kernel) Poll(context.Context) (Reading, error) {
 	call := k.adjtimex
 	if call == nil {
 		call = unix.Adjtimex
 	}
 	at := sysclock.Now()
 	var t unix.Timex // modes 0: reads, and needs no privilege
-	if _, err := call(&t); errors.Is(err, unix.EPERM) {
+	state, err := call(&t)
+	if errors.Is(err, unix.EPERM) {
 		return Reading{}, fmt.Errorf("adjtimex is forbidden here (a sandbox): use another clock source")
 	} else if err != nil {
 		return Reading{}, fmt.Errorf("adjtimex: %w", err)
@@ -40,18 +57,30 @@ func (k Kernel) Poll(context.Context) (Reading, error) {
 	if t.Status&unix.STA_NANO != 0 {
 		offset = time.Duration(t.Offset)
 	}
-	switch {
-	case maxError <= 0:
-		return Reading{}, fmt.Errorf("the kernel was told a maximum error of 0, as systemd-timesyncd does: that is no bound; use chrony or ntpd")
-	case maxError >= phaseLimit:
-		return Reading{}, fmt.Errorf("the kernel's clock is not synchronised: maximum error %v", maxError)
-	}
-	return Reading{
-		Sample: instant.Sample{At: at, Bound: maxError + offset.Abs(), DriftPPM: driftPPM, Source: "kernel"},
+	r := Reading{
+		Sample:    instant.Sample{At: at, Bound: maxError + offset.Abs(), DriftPPM: driftPPM, Source: "kernel"},
+		Reference: k.compared.at(at.Wall, maxError),
+		Leap:      t.Status&(unix.STA_INS|unix.STA_DEL) != 0,
 		Metrics: map[string]float64{
 			"node_timex_maxerror_seconds":        maxError.Seconds(),
 			"node_timex_estimated_error_seconds": (time.Duration(t.Esterror) * time.Microsecond).Seconds(),
 			"node_timex_offset_seconds":          offset.Seconds(),
+			"node_timex_sync_status":             truth(state != unix.TIME_ERROR),
+			"node_timex_tai_offset_seconds":      float64(t.Tai),
 		},
-	}, nil
+	}
+	switch {
+	case maxError <= 0:
+		return r, fmt.Errorf("the kernel was told a maximum error of 0, as systemd-timesyncd does: that is no bound; use chrony or ntpd")
+	case maxError >= phaseLimit:
+		return r, fmt.Errorf("the kernel's clock is not synchronised: maximum error %v", maxError)
+	}
+	return r, nil
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }

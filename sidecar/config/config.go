@@ -53,17 +53,22 @@ type Failure struct {
 type ClockSource string
 
 const (
-	Chrony  ClockSource = "chrony"  // chronyd's command protocol over UDP
-	Kernel  ClockSource = "kernel"  // adjtimex(2), for ntpd and chronyd with rtcsync
-	Assumed ClockSource = "assumed" // the operator's word; never for production
+	Chrony     ClockSource = "chrony"     // chronyd's command protocol over UDP
+	Kernel     ClockSource = "kernel"     // adjtimex(2), for ntpd and chronyd with rtcsync
+	NTP        ClockSource = "ntp"        // NTP servers, a majority of which must agree
+	ClockBound ClockSource = "clockbound" // the shared memory of AWS's clockbound
+	Assumed    ClockSource = "assumed"    // the operator's word; never for production
 )
 
 // Clock is the source of the clock's error bound.
 type Clock struct {
-	Source ClockSource
-	Chrony netip.AddrPort // chronyd's command port, for Chrony
-	Bound  time.Duration  // the error that is assumed, for Assumed
-	Limit  time.Duration  // above this bound the status says that the clock is not good enough for a switchover
+	Source     ClockSource
+	Chrony     netip.AddrPort   // chronyd's command port, for Chrony
+	Servers    []netip.AddrPort // for NTP: at least three, as two cannot outvote a liar
+	Interval   time.Duration    // for NTP: from one question to each server to the next
+	ClockBound string           // path of the segment, for ClockBound
+	Bound      time.Duration    // the error that is assumed, for Assumed
+	Limit      time.Duration    // above this bound the status says that the clock is not good enough for a switchover
 }
 
 // Probe is how the shared addresses are asked.

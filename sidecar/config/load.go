@@ -56,9 +56,10 @@ func Parse(file string, data []byte) (*Config, error) {
 func (r *reader) config(root *yaml.Node) *Config {
 	c := &Config{
 		Failure: Failure{Policy: gate.StopDNS, ReadvertiseDelay: 30 * time.Second},
-		Clock:   Clock{Source: Chrony, Chrony: netip.MustParseAddrPort("127.0.0.1:323"), Limit: 100 * time.Millisecond},
-		Probe:   Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
-		Drain:   Drain{Wait: 30 * time.Second, Stop: time.Second},
+		Clock: Clock{Source: Chrony, Chrony: netip.MustParseAddrPort("127.0.0.1:323"), Interval: 64 * time.Second,
+			ClockBound: "/var/run/clockbound/shm0", Limit: 100 * time.Millisecond},
+		Probe: Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
+		Drain: Drain{Wait: 30 * time.Second, Stop: time.Second},
 	}
 	at := r.Mapping(root, "the configuration", fields.Keys{
 		"node":     fields.Parsed(&r.Reader, &c.Node, nodeName),
@@ -110,21 +111,32 @@ func (r *reader) failure(n *yaml.Node, f *Failure) {
 
 func (r *reader) clock(n *yaml.Node, c *Clock) {
 	at := r.Mapping(n, "clock", fields.Keys{
-		"source": fields.Parsed(&r.Reader, &c.Source, clockSource),
-		"chrony": fields.Parsed(&r.Reader, &c.Chrony, fields.Endpoint),
-		"bound":  fields.Parsed(&r.Reader, &c.Bound, fields.DurationIn(time.Microsecond, time.Second)),
-		"limit":  fields.Parsed(&r.Reader, &c.Limit, fields.DurationIn(time.Millisecond, 10*time.Second)),
+		"source":     fields.Parsed(&r.Reader, &c.Source, clockSource),
+		"chrony":     fields.Parsed(&r.Reader, &c.Chrony, fields.Endpoint),
+		"servers":    fields.Each(&r.Reader, &c.Servers, ntpServer),
+		"interval":   fields.Parsed(&r.Reader, &c.Interval, fields.DurationIn(time.Second, 1024*time.Second)),
+		"clockbound": fields.Parsed(&r.Reader, &c.ClockBound, fields.Path),
+		"bound":      fields.Parsed(&r.Reader, &c.Bound, fields.DurationIn(time.Microsecond, time.Second)),
+		"limit":      fields.Parsed(&r.Reader, &c.Limit, fields.DurationIn(time.Millisecond, 10*time.Second)),
 	}, "source")
-	if at["chrony"] != nil && c.Source != Chrony {
-		r.Fail(at["chrony"], "clock: %q goes with source chrony, and the source is %s", "chrony", c.Source)
-	}
-	if at["bound"] != nil && c.Source != Assumed {
-		r.Fail(at["bound"], "clock: %q goes with source assumed, and the source is %s, which measures it", "bound", c.Source)
+	for _, key := range []string{"chrony", "servers", "interval", "clockbound", "bound"} {
+		if of := clockKeys[key]; at[key] != nil && c.Source != of {
+			r.Fail(at[key], "clock: %q goes with source %s, and the source is %s", key, of, c.Source)
+		}
 	}
 	if at["bound"] == nil && c.Source == Assumed {
 		r.Fail(n, "clock: source assumed lacks %q: the error that is assumed", "bound")
 	}
+	if at["servers"] == nil && c.Source == NTP {
+		r.Fail(n, "clock: source ntp lacks %q: the NTP servers to ask", "servers")
+	}
+	if least := 3; whole(at["servers"], len(c.Servers)) && len(c.Servers) < least {
+		r.Fail(at["servers"], "clock: %d NTP servers: a majority that outvotes a liar takes %d", len(c.Servers), least)
+	}
 }
+
+// clockKeys says with which source a key goes.
+var clockKeys = map[string]ClockSource{"chrony": Chrony, "servers": NTP, "interval": NTP, "clockbound": ClockBound, "bound": Assumed}
 
 func (r *reader) probe(n *yaml.Node, p *Probe) {
 	at := r.Mapping(n, "probe", fields.Keys{
@@ -432,10 +444,22 @@ func policy(s string) (gate.Policy, error) {
 
 func clockSource(s string) (ClockSource, error) {
 	switch v := ClockSource(s); v {
-	case Chrony, Kernel, Assumed:
+	case Chrony, Kernel, NTP, ClockBound, Assumed:
 		return v, nil
 	}
-	return "", fmt.Errorf("%q is no clock source: chrony, kernel or assumed", s)
+	return "", fmt.Errorf("%q is no clock source: chrony, kernel, ntp, clockbound or assumed", s)
+}
+
+// ntpServer is an address, with a port if it is not NTP's. Names are not taken: a name server's clock must not wait for DNS.
+func ntpServer(s string) (netip.AddrPort, error) {
+	if a, err := fields.Address(s); err == nil {
+		return netip.AddrPortFrom(a, 123), nil
+	}
+	ap, err := fields.Endpoint(s)
+	if err != nil {
+		err = fmt.Errorf("%q is no NTP server: write its address, with :port if that is not 123", s)
+	}
+	return ap, err
 }
 
 func loopback(s string) (netip.AddrPort, error) {
