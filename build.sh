@@ -63,10 +63,10 @@ install_daemons() {
 # run shows what failed, what was skipped and why, and a line for each package.
 run() { go test -json "$@" | "$quiet"; }
 
-# fuzz has each fuzz target make inputs of its own, some seconds' worth: those of what reads and answers from zones. They are
+# fuzz has each fuzz target make inputs of its own, some seconds' worth: those of what reads zones and clocks. They are
 # counted, since go test at times fails for nothing when a time it was given is over.
 fuzz() {
-	for package in ./internal/zone ./internal/zonefile; do
+	for package in ./internal/zone ./internal/zonefile ./sidecar/clock; do
 		for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz'); do
 			go test -run '^$' -fuzz "^$target\$" -fuzztime 10000x -fuzzminimizetime 1x "$package" >"$fuzzed" 2>&1 || { cat "$fuzzed"; failed=1; }
 		done

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
@@ -26,6 +28,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 )
 
@@ -278,6 +281,52 @@ func TestMetrics(t *testing.T) {
 		if !strings.HasPrefix(p.Metric, "go_") && !strings.HasPrefix(p.Metric, "process_") {
 			t.Errorf("%s: %s", p.Metric, p.Text)
 		}
+	}
+}
+
+// families gives a family of each metric.
+type families []metric
+
+func (families) Describe(chan<- *prometheus.Desc) {}
+func (f families) Collect(out chan<- prometheus.Metric) {
+	for _, m := range f {
+		out <- prometheus.MustNewConstMetric(m.Desc, m.kind, 0)
+	}
+}
+
+// The clock's metrics have names as they should be, what a source gives is among them, and the README tells each.
+func TestClockMetrics(t *testing.T) {
+	readme, err := os.ReadFile("clock/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := prometheus.NewPedanticRegistry()
+	var all families
+	for name, m := range clockMetrics {
+		if all = append(all, m); !strings.Contains(string(readme), "`"+name+"`") {
+			t.Errorf("clock/README.md lacks %s", name)
+		}
+	}
+	r.MustRegister(all)
+	gathered, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(gathered).Lint()
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	if err != nil || len(gathered) != len(clockMetrics) {
+		t.Errorf("%d families of %d, %v", len(gathered), len(clockMetrics), err)
+	}
+	said, _ := (&clock.Kernel{}).Poll(t.Context())
+	for name := range said.Metrics {
+		if _, ok := clockMetrics[name]; !ok {
+			t.Errorf("the kernel gives %s, which nobody knows", name)
+		}
+	}
+	if len(said.Metrics) == 0 {
+		t.Error("the kernel gives no metrics")
 	}
 }
 

@@ -1,7 +1,6 @@
 package clock
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,13 +9,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
+// daemon is a chronyd of this test.
+type daemon struct {
+	*os.Process
+	command netip.AddrPort // its command port
+	port    netip.AddrPort // its NTP port, if it serves
+}
+
 // chronyd starts a real one that steers nothing (-x), with its command port on a free port of 127.0.0.1, until t ends.
-func chronyd(t *testing.T, config string) netip.AddrPort {
+func chronyd(t *testing.T, config string) *daemon {
 	t.Helper()
 	binary := testenv.Need(t, "chronyd")[0]
 	dir := t.TempDir()
@@ -44,10 +49,29 @@ func chronyd(t *testing.T, config string) netip.AddrPort {
 		cmd.Wait()
 		if t.Failed() {
 			data, _ := os.ReadFile(log.Name())
-			t.Logf("chronyd said:\n%s", data)
+			t.Logf("chronyd said:\n%s\n%s", config, data)
 		}
 	})
-	return command
+	return &daemon{Process: cmd.Process, command: command}
+}
+
+// serving is a chronyd that answers NTP on a port of address.
+func serving(t *testing.T, address, config string) *daemon {
+	port := freePort(t)
+	d := chronyd(t, fmt.Sprintf("port %d\nbindaddress %s\nallow 127.0.0.0/8\n%s", port.Port(), address, config))
+	d.port = netip.AddrPortFrom(netip.MustParseAddr(address), port.Port())
+	return d
+}
+
+// of is a line of chronyd's configuration that has it follow a server.
+func of(server netip.AddrPort, options ...string) string {
+	return fmt.Sprintf("server %s port %d iburst minpoll 0 maxpoll 0 %s\n", server.Addr(), server.Port(), strings.Join(options, " "))
+}
+
+// falsetickers counts the servers that d takes for wrong ones.
+func (d *daemon) falsetickers() int {
+	out, _ := exec.Command("chronyc", "-c", "-n", "-h", "127.0.0.1", "-p", fmt.Sprint(d.command.Port()), "sources").Output()
+	return strings.Count("\n"+string(out), "\n^,x,")
 }
 
 func freePort(t *testing.T) netip.AddrPort {
@@ -58,63 +82,4 @@ func freePort(t *testing.T) netip.AddrPort {
 	}
 	defer conn.Close()
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
-}
-
-// wait polls until the keeper is in state with a reason that holds the words, or fails.
-func wait(t *testing.T, k *Keeper, state, words string) {
-	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
-	for {
-		k.poll(t.Context(), time.Second)
-		c := k.Status()
-		if c.State == state && strings.Contains(c.Reason, words) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("state %q (%s), want %q with %q", c.State, c.Reason, state, words)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
-// A real chronyd in the three states that look alike to a careless reader, and gone.
-func TestRealChronyd(t *testing.T) {
-	t.Run("unsynchronised", func(t *testing.T) {
-		k := NewKeeper(Chrony{chronyd(t, "port 0\nserver 127.0.0.9 port 9")})
-		wait(t, k, Unknown, "chronyd is not synchronised")
-	})
-	t.Run("local", func(t *testing.T) {
-		k := NewKeeper(Chrony{chronyd(t, "port 0\nlocal stratum 3")})
-		wait(t, k, Unknown, "follows its own clock")
-	})
-	t.Run("synchronised, a known error, then gone", func(t *testing.T) {
-		// The server says that it is local, its client sees a real server of stratum 1. "offset" makes the client believe
-		// that the machine's clock is 20 ms off: with -x it cannot put that right, so it has to say so in its bound.
-		server := freePort(t)
-		chronyd(t, fmt.Sprintf("port %d\nbindaddress 127.0.0.1\nallow 127.0.0.1\nlocal stratum 1", server.Port()))
-		client := fmt.Sprintf("port 0\nserver 127.0.0.1 port %d iburst minpoll 0 maxpoll 0 offset 0.02", server.Port())
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		var k *Keeper
-		t.Run("alive", func(t *testing.T) {
-			k = NewKeeper(Chrony{chronyd(t, client)})
-			wait(t, k, Synchronised, "")
-			deadline := time.Now().Add(60 * time.Second)
-			for bound := time.Duration(0); bound < 20*time.Millisecond; {
-				k.poll(ctx, time.Second)
-				var err error
-				if bound, err = k.Bound(); err != nil || time.Now().After(deadline) {
-					t.Fatalf("bound %v, error %v, with a clock that is 20 ms off", bound, err)
-				}
-				time.Sleep(50 * time.Millisecond)
-			}
-			if got := k.Metrics()["chrony_tracking_stratum"]; got != 2 {
-				t.Errorf("stratum %v, want 2", got)
-			}
-		})
-		wait(t, k, Holdover, "does not answer")
-		if _, err := k.Bound(); err != nil {
-			t.Errorf("no bound in holdover: %v", err)
-		}
-	})
 }

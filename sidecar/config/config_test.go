@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -77,6 +78,17 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// NTP servers are addresses, with NTP's port unless another is given.
+func TestNTPServers(t *testing.T) {
+	c, err := Parse("x.yaml", []byte(small+"clock: {source: ntp, servers: [192.0.2.1, '[2001:db8::1]:1123', '2001:db8::2'], interval: 32s}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(c.Clock.Servers); got != "[192.0.2.1:123 [2001:db8::1]:1123 [2001:db8::2]:123]" || c.Clock.Interval != 32*time.Second {
+		t.Errorf("servers %s every %v", got, c.Clock.Interval)
+	}
+}
+
 // Communities of every kind are told apart, and well-known ones have their number.
 func TestCommunities(t *testing.T) {
 	c, err := Parse("x.yaml", []byte(small+"bgp:\n  as: 4200000000\n  origin_as: 64511\n"+`  router_id: 198.51.100.7
@@ -127,6 +139,15 @@ func TestErrors(t *testing.T) {
 		{"mapped address", "node: a\nshared: ['::ffff:192.0.2.53']\nprobe: {zones: [a]}\n", []string{"x.yaml:2:10: ::ffff:192.0.2.53: write the IPv4 address 192.0.2.53"}},
 		{"assumed without bound", small + "clock: {source: assumed}\n", []string{`x.yaml:4:8: clock: source assumed lacks "bound"`}},
 		{"bound that is measured", small + "clock: {source: kernel, bound: 1ms}\n", []string{`x.yaml:4:32: clock: "bound" goes with source assumed`}},
+		{"ntp without servers", small + "clock: {source: ntp}\n", []string{`x.yaml:4:8: clock: source ntp lacks "servers"`}},
+		{"two servers", small + "clock: {source: ntp, servers: [192.0.2.1, 192.0.2.2]}\n", []string{`x.yaml:4:31: clock: 2 NTP servers: a majority that outvotes a liar takes 3`}},
+		{"one server twice", small + "clock: {source: ntp, servers: [192.0.2.1, '192.0.2.1:123', 192.0.2.2, 192.0.2.3]}\n", []string{"x.yaml:4:43: 192.0.2.1:123 twice"}},
+		{"a server's name", small + "clock: {source: ntp, servers: [time.example.net, 192.0.2.1, 192.0.2.2], interval: 500ms}\n",
+			[]string{`x.yaml:4:32: "time.example.net" is no NTP server: write its address`, `x.yaml:4:83: 500ms is out of range: 1s to 17m4s`}},
+		{"keys of another source", small + "clock: {source: chrony, servers: [192.0.2.1, 192.0.2.2, 192.0.2.3], interval: 1m, clockbound: /a}\n", []string{
+			`x.yaml:4:34: clock: "servers" goes with source ntp, and the source is chrony`, `x.yaml:4:79: clock: "interval" goes with source ntp`,
+			`x.yaml:4:95: clock: "clockbound" goes with source clockbound`}},
+		{"clock source", small + "clock: {source: ntpd}\n", []string{`x.yaml:4:17: "ntpd" is no clock source: chrony, kernel, ntp, clockbound or assumed`}},
 		{"duration without unit", small + "failure: {readvertise_delay: 30}\n", []string{`x.yaml:4:30: "30" is not a duration`}},
 		{"policy", small + "failure: {policy: none}\n", []string{`x.yaml:4:19: "none" is no failure policy`}},
 		{"metrics for all", small + "metrics: 198.51.100.7:9154\n", []string{"x.yaml:4:10: 198.51.100.7:9154 is not a loopback address"}},
