@@ -31,6 +31,8 @@ const (
 	clockInterval = time.Second
 	// withdrawWithin bounds the wait for routers to be told; closing the sessions withdraws in any case.
 	withdrawWithin = 3 * time.Second
+	// endWithin bounds all of withdraw: what waits for nothing can hang.
+	endWithin = withdrawWithin + 2*time.Second
 )
 
 // closers end what was started, the last first.
@@ -84,9 +86,16 @@ func run(ctx context.Context, c *config.Config, stopping func()) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
 	go s.obey(signals)
+	watching, unwatch := context.WithCancel(background)
+	defer unwatch()
+	go s.watchdog.watch(watching, longestRound(c.Probe), func() { endHung("the control loop hangs") })
 	s.control(ctx)
 	stopping()
+	s.watchdog.manager.tell("STOPPING=1")
 	s.leave()
+	unwatch()
+	late := time.AfterFunc(endWithin, func() { endHung("the withdrawal hangs") })
+	defer late.Stop()
 	return s.withdraw()
 }
 
@@ -100,6 +109,10 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		clock:  clock.NewKeeper(clockSource(c.Clock), c.Clock.Limit, log),
 		orders: make(chan order),
 		since:  time.Now().UTC(),
+	}
+	s.watchdog.manager = findManager(log)
+	if least, w := longestRound(c.Probe), s.watchdog.manager.watchdog; w > 0 && w < 2*least {
+		log.Warn("WatchdogSec is short: a busy machine could be taken for a hang", "watchdog", w, "want at least", 2*least)
 	}
 	s.remember()
 	s.decision, s.applied = s.gate.Decide(sysclock.Now().Mono), true

@@ -35,6 +35,7 @@ type sidecar struct {
 	gate     *gate.Gate
 	zones    []probe.Question // what meshsync last said it serves
 	orders   chan order       // for the control loop
+	watchdog watchdog         // of the control loop
 	draining sync.Mutex       // one order to drain or undrain at a time
 
 	mu         sync.Mutex
@@ -57,6 +58,7 @@ func (s *sidecar) control(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		s.look(ctx)
+		s.watchdog.round()
 		if ctx.Err() != nil {
 			return
 		}
@@ -67,7 +69,9 @@ func (s *sidecar) control(ctx context.Context) {
 // keep decides, and again whenever the gate wants to be asked, until the next look is due.
 func (s *sidecar) keep(ctx context.Context, due <-chan time.Time) {
 	wake := s.decide()
+	s.watchdog.ready()
 	for {
+		s.watchdog.round()
 		select {
 		case <-ctx.Done():
 			return
@@ -86,6 +90,7 @@ func (s *sidecar) keep(ctx context.Context, due <-chan time.Time) {
 // look brings the gate up to date: meshsync first, since it says what to ask for.
 func (s *sidecar) look(ctx context.Context) {
 	node, state, why := s.readMeshsync(ctx)
+	s.watchdog.round()
 	r := s.probe(ctx, node, state)
 	if ctx.Err() != nil { // what was cut short is no news
 		return

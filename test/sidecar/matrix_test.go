@@ -41,6 +41,7 @@ const (
 	mDrained     = "drain 0s"     // from the start of the command to the route gone, at which it has returned
 	mSidecarKill = "kill -9"      // from the death of the sidecar to the route gone
 	mSidecarBack = "back"         // from its next start to the route
+	mLoop        = "loop hangs"   // from the death of the DNS server, over which the control loop hangs, to the route gone by the watchdog
 	mHold        = "stop, hold"   // from SIGSTOP of the sidecar to the route gone, by the hold time of 3 s
 	mBFD         = "stop, BFD"    // and by BFD, three times 100 ms
 	mRestart     = "router back"  // from the start of the router's next process to the route
@@ -122,7 +123,7 @@ func TestMatrix(t *testing.T) {
 		}
 	})
 	t.Logf("from cause to the router's table\n%s", times.print(mAnnounce, mWithdraw, mKilled, mHangs, mDrain, mDrained,
-		mSidecarKill, mSidecarBack, mHold, mBFD, mRestart, mPassword, mTTL, mInternal))
+		mSidecarKill, mSidecarBack, mLoop, mHold, mBFD, mRestart, mPassword, mTTL, mInternal))
 }
 
 // life is one world of the matrix.
@@ -223,6 +224,11 @@ func (l *life) live() {
 	}
 	s.end(syscall.SIGTERM)
 	l.there("")
+	dns.end(syscall.SIGTERM)
+	for range rounds() {
+		l.add(mLoop, l.loopHangs())
+	}
+	l.nsd()
 	router.end(syscall.SIGTERM)
 	l.passwords(run(protection{password: secret, bfd: l.router.bfd}))
 	l.ttl(run)

@@ -40,6 +40,7 @@ type world struct {
 	dir          string
 	node, router string
 	other        string // a second node, where there is one
+	env          []string
 	handles      map[string]*netlink.Handle
 }
 
@@ -118,6 +119,7 @@ func (w *world) start(ns, name string, command ...string) *process {
 	defer log.Close()
 	cmd := exec.Command("ip", append([]string{"netns", "exec", ns}, command...)...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), w.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a signal reaches its children, and nothing else
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+)
+
+const (
+	// exitHung is the exit code of a process that ended itself since it hung.
+	exitHung = 3
+	// watchdogLooks is at how many looks in a row nothing must have moved. They are counted, not timed: a process that was
+	// stopped as a whole, or a machine, finds itself where it was and not hung.
+	watchdogLooks = 8
+	// lastWords bounds the time for them: what hangs may be the very writing of the log.
+	lastWords = 100 * time.Millisecond
+	// maxStacks bounds what is said of the goroutines, in octets.
+	maxStacks = 64 << 10
+)
+
+// watchdog ends the process when the control loop makes no round: sessions end with it, and routes with them, while GoBGP
+// would go on to announce what nobody keeps right. It also tells the service manager of rounds, so that a process that
+// hangs as a whole is ended too.
+type watchdog struct {
+	rounds   atomic.Uint64
+	manager  manager
+	notified time.Time // when the manager was told last; zero until the process is ready
+}
+
+// longestRound is how long the control loop may be between two calls of round: the wait for the next one, the word of
+// meshsync and a recheck of it or an answer, and a second for a machine that is busy.
+func longestRound(p config.Probe) time.Duration { return p.Interval + 2*p.Timeout + time.Second }
+
+// round says that the control loop has got somewhere. It alone calls it.
+func (w *watchdog) round() {
+	w.rounds.Add(1)
+	if w.manager.watchdog > 0 && !w.notified.IsZero() && time.Since(w.notified) >= w.manager.watchdog/4 {
+		w.notified = time.Now()
+		w.manager.tell("WATCHDOG=1")
+	}
+}
+
+// ready says, once, that the routes are as decided for the first time. The control loop alone calls it.
+func (w *watchdog) ready() {
+	if w.notified.IsZero() {
+		w.notified = time.Now()
+		w.manager.tell("READY=1")
+	}
+}
+
+// watch calls hung when there has been no round for longest, or an eighth more, until ctx ends.
+func (w *watchdog) watch(ctx context.Context, longest time.Duration, hung func()) {
+	tick := time.NewTicker(longest / watchdogLooks)
+	defer tick.Stop()
+	last, still := w.rounds.Load(), 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if now := w.rounds.Load(); now != last {
+			last, still = now, 0
+		} else if still++; still > watchdogLooks {
+			hung()
+			return
+		}
+	}
+}
+
+// endHung ends the process, which cannot be trusted to do anything else.
+func endHung(what string) {
+	said := make(chan struct{})
+	go func() {
+		stacks := make([]byte, maxStacks)
+		fmt.Fprintf(os.Stderr, "%s: ending the process, which ends its sessions and their routes\n%s\n", what, stacks[:runtime.Stack(stacks, true)])
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(lastWords):
+	}
+	os.Exit(exitHung)
+}
+
+// manager is the service manager, as sd_notify(3) speaks to it: a datagram socket named by the environment. The zero value
+// is none.
+type manager struct {
+	conn     *net.UnixConn
+	watchdog time.Duration // how long it waits for a WATCHDOG=1; 0: it does not
+}
+
+// findManager looks into the environment. What is wrong there is said and costs nothing but the manager.
+func findManager(log *slog.Logger) manager {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return manager{}
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"}) // "@" begins an abstract one
+	if err != nil {
+		log.Warn("the service manager is not told how this process is", "error", err)
+		return manager{}
+	}
+	m := manager{conn: conn}
+	if pid := os.Getenv("WATCHDOG_PID"); pid == "" || pid == strconv.Itoa(os.Getpid()) {
+		usec, _ := strconv.ParseUint(os.Getenv("WATCHDOG_USEC"), 10, 40)
+		m.watchdog = time.Duration(usec) * time.Microsecond
+	}
+	return m
+}
+
+// tell does not wait for a manager that does not listen.
+func (m manager) tell(state string) {
+	if m.conn != nil {
+		m.conn.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+		m.conn.Write([]byte(state))
+	}
+}
