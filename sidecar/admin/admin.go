@@ -13,7 +13,6 @@ package admin
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -26,15 +25,10 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
-
-// connections bounds each listener; a scrape and a distribution host need a handful.
-const connections = 64
 
 // maxOrder bounds the body of a request, in octets.
 const maxOrder = 1024
@@ -78,7 +72,7 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessLi
 	mux.Handle("GET /v1/drain", g.readers(document(s.Drained)))
 	mux.Handle("PUT /v1/drain", g.operators(drain(s)))
 	mux.Handle("DELETE /v1/drain", g.operators(undrain(s)))
-	return start(tls.NewListener(netutil.LimitListener(access.Listener(l, log), connections), node.Server()), mux, log), nil
+	return start((&limits{Listener: access.Listener(l, log)}).overTLS(node.Server()), mux, log), nil
 }
 
 // ServeControl takes orders on a unix socket of which the owner of the process alone has the use.
@@ -91,7 +85,7 @@ func ServeControl(path string, s Sidecar, log *slog.Logger) (*Server, error) {
 	mux.HandleFunc("GET /v1/drain", document(s.Drained))
 	mux.HandleFunc("PUT /v1/drain", drain(s))
 	mux.HandleFunc("DELETE /v1/drain", undrain(s))
-	return start(netutil.LimitListener(l, connections), mux, log), nil
+	return start(&limits{Listener: l}, mux, log), nil
 }
 
 // ServeMetrics answers /metrics in plain HTTP, on loopback only.
@@ -105,7 +99,7 @@ func ServeMetrics(address netip.AddrPort, metrics http.Handler, log *slog.Logger
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
-	return start(netutil.LimitListener(l, connections), mux, log), nil
+	return start(&limits{Listener: l}, mux, log), nil
 }
 
 // own refuses an address on which clients of the DNS service could come.
@@ -147,10 +141,12 @@ type guard struct {
 	log  *slog.Logger
 }
 
-// readers may look at everything. Nodes have nothing to ask of each other.
+// readers are the roles that may look at everything. Nodes have nothing to ask of each other.
+var readers = []string{identity.Observer, identity.Operator, identity.Host}
+
 func (g *guard) readers(next http.Handler) http.Handler {
 	return g.only(next, "reads nothing here", func(c *x509.Certificate) bool {
-		return slices.Contains([]string{identity.Observer, identity.Operator, identity.Host}, identity.RoleOf(c)) || g.self(c)
+		return slices.Contains(readers, identity.RoleOf(c)) || g.self(c)
 	})
 }
 

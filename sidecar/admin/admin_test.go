@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -10,10 +11,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -320,24 +323,81 @@ func TestAccessListIsBeforeCertificates(t *testing.T) {
 	}
 }
 
-// A flood of connections that say nothing takes no more than its share, and does not keep others out for long.
-func TestConnectionsAreBounded(t *testing.T) {
+// A flood of connections that say nothing takes no more than its share, and keeps nobody out, not for a moment: neither
+// whoever comes while it lasts, nor those who are there already.
+func TestStrangersAreShownOut(t *testing.T) {
 	ca := testca.New(t)
 	url, client := serve(t, ca, documents()), config(t, ca, time.Hour)
-	for range connections + 8 {
+	there := &http.Client{Transport: &http.Transport{TLSClientConfig: client}}
+	first, _ := ask(t, there, "GET", url+"/v1/status", "")
+	flood(t, url, 4*maxStrangers)
+	if code, _, err := get(client, url+"/v1/status"); err != nil || code != 200 {
+		t.Errorf("who comes during the flood: %d, %v", code, err)
+	}
+	reused := false
+	request, _ := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }}), "GET", url+"/v1/status", nil)
+	if r, err := there.Do(request); err != nil || !reused || first != 200 {
+		t.Errorf("who was there: %v, %v, on the same connection: %v", r, err, reused)
+	}
+}
+
+// flood opens connections that say nothing, waits until the server has shown out all that are too many, and leaves the
+// others open.
+func flood(t *testing.T, url string, n int) {
+	t.Helper()
+	var out sync.WaitGroup
+	for i := range n {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "https://"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
+		if i < n-maxStrangers {
+			out.Go(func() {
+				conn.SetReadDeadline(time.Now().Add(4 * time.Second)) // before the server is tired of it anyway
+				if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Error("a stranger too many is still there")
+				}
+			})
+		}
 	}
-	deadline := time.Now().Add(60 * time.Second)
-	for {
-		if code, _, err := get(client, url+"/v1/status"); err == nil && code == 200 {
-			return
+	out.Wait()
+}
+
+// One certificate has its share of the connections too, and the latest get in.
+func TestOneCertificateHasItsShare(t *testing.T) {
+	ca := testca.New(t)
+	url, greedy, other := serve(t, ca, documents()), config(t, ca, time.Hour), config(t, ca, time.Hour)
+	idle := &http.Client{Transport: &http.Transport{TLSClientConfig: other}}
+	ask(t, idle, "GET", url+"/v1/status", "")
+	answers := func(conn *tls.Conn) bool {
+		conn.SetDeadline(time.Now().Add(4 * time.Second)) // before the server is tired of it anyway
+		fmt.Fprint(conn, "HEAD /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
+		r, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: "HEAD"})
+		return err == nil && r.StatusCode == 200
+	}
+	var conns []*tls.Conn
+	for i := range 2 * maxOfOne {
+		conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"), greedy)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("silent connections keep everybody else out")
+		defer conn.Close()
+		if !answers(conn) {
+			t.Errorf("connection %d gets no answer", i)
 		}
+		conns = append(conns, conn)
+	}
+	for i, conn := range conns {
+		if got, want := answers(conn), i >= maxOfOne; got != want {
+			t.Errorf("after all of them connection %d is open: %v, want %v", i, got, want)
+		}
+	}
+	reused := false
+	request, _ := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }}), "GET", url+"/v1/status", nil)
+	if _, err := idle.Do(request); err != nil || !reused {
+		t.Errorf("another's connection: %v, the same: %v", err, reused)
 	}
 }
