@@ -11,8 +11,8 @@ cd "$(dirname "$0")"
 export CGO_ENABLED=0
 
 # What Debian calls the real routers, clocks and name servers that the tests talk to.
-daemons="bind9 bind9-dnsutils bind9-utils bird2 chrony dnsperf frr gobgpd iproute2 knot knot-dnssecutils ldnsutils nftables nsd openbgpd pdns-backend-bind pdns-backend-sqlite3 pdns-server procps sqlite3 tcpdump unbound xz-utils"
-commands="named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chronyd /usr/lib/frr/bgpd gobgp gobgpd ip knotd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd pdns_server sqlite3 tcpdump unbound xz"
+daemons="bind9 bind9-dnsutils bind9-utils bird2 chrony dnsperf frr gobgpd iproute2 knot knot-dnssecutils knot-resolver ldnsutils nftables nsd openbgpd pdns-backend-bind pdns-backend-sqlite3 pdns-server procps sqlite3 tcpdump unbound xz-utils"
+commands="named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chronyd /usr/lib/frr/bgpd gobgp gobgpd ip knotd kresd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd pdns_server sqlite3 tcpdump unbound xz"
 
 made=() # files to be removed at the end
 trap 'rm -f "${made[@]}"' EXIT

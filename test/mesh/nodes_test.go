@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,15 +63,7 @@ func newMesh(w *world, nodes ...string) *mesh {
 }
 
 // admin is a host's administrative address.
-func (m *mesh) admin(host string) string {
-	for i, h := range m.nodes {
-		if h == host {
-			return fmt.Sprintf("198.51.100.%d", i+3)
-		}
-	}
-	m.t.Fatalf("no node %s", host)
-	return ""
-}
+func (m *mesh) admin(host string) string { return m.admins[host] }
 
 func (m *mesh) meshctl(args ...string) string {
 	m.t.Helper()
@@ -206,10 +199,12 @@ func (m *mesh) ask(node, network, address, name string, qtype uint16) *dns.Msg {
 type answer struct {
 	sent, got time.Time // got is zero when it was lost
 	release   uint64
+	rcode     int // of a reply that was no answer
 }
 
-// load asks the node's shared address for the release, steadily, until stopped.
+// load asks for the release, steadily, until stopped.
 type load struct {
+	mu      sync.Mutex
 	answers []answer
 	stop    chan struct{}
 	once    sync.Once
@@ -219,10 +214,22 @@ type load struct {
 // lostAfter is how long an answer may take before it counts as lost.
 const lostAfter = 3 * time.Second
 
+// load asks the shared address from within the node.
 func (m *mesh) load(node, address string, every time.Duration) *load {
-	conn := m.dial(node, "udp", "["+address+"]:53")
+	return m.asks(node, address, every, lostAfter, 0, func(int) string { return "release.example.org." })
+}
+
+// asks puts question after question to an address from within a host, for TXT at names that i gives, and waits for answers
+// for as long as patience. Meanwhile it repeats a question again and again, unless that is 0.
+func (w *world) asks(host, address string, every, patience, again time.Duration, name func(i int) string) *load {
+	conn := w.dial(host, "udp", "["+address+"]:53")
 	l := &load{stop: make(chan struct{})}
-	var mu sync.Mutex
+	put := func(i int) {
+		q := new(dns.Msg).SetQuestion(name(i), dns.TypeTXT)
+		q.Id = uint16(i)
+		wire, _ := q.Pack()
+		conn.Write(wire)
+	}
 	l.done.Go(func() {
 		ticker := time.NewTicker(every)
 		defer ticker.Stop()
@@ -232,13 +239,22 @@ func (m *mesh) load(node, address string, every time.Duration) *load {
 				return
 			case <-ticker.C:
 			}
-			q := new(dns.Msg).SetQuestion("release.example.org.", dns.TypeTXT)
-			mu.Lock()
-			q.Id = uint16(len(l.answers))
-			wire, _ := q.Pack()
-			l.answers = append(l.answers, answer{sent: time.Now()})
-			mu.Unlock()
-			conn.Write(wire)
+			now := time.Now()
+			l.mu.Lock()
+			i := len(l.answers)
+			l.answers = append(l.answers, answer{sent: now})
+			due := []int{i}
+			if step := int(again / every); step > 0 {
+				for i -= step; i >= 0 && now.Sub(l.answers[i].sent) < patience; i -= step {
+					if l.answers[i].got.IsZero() && l.answers[i].rcode == 0 {
+						due = append(due, i)
+					}
+				}
+			}
+			l.mu.Unlock()
+			for _, i := range due {
+				put(i)
+			}
 		}
 	})
 	l.done.Go(func() {
@@ -254,17 +270,17 @@ func (m *mesh) load(node, address string, every time.Duration) *load {
 			}
 			var r dns.Msg
 			if r.Unpack(buf[:n]) == nil {
-				mu.Lock()
+				l.mu.Lock()
 				l.take(r, got)
-				mu.Unlock()
+				l.mu.Unlock()
 			}
 		}
 	})
 	l.done.Go(func() {
 		<-l.stop
-		conn.SetReadDeadline(time.Now().Add(lostAfter))
+		conn.SetReadDeadline(time.Now().Add(patience))
 	})
-	m.t.Cleanup(func() { conn.Close() })
+	w.t.Cleanup(func() { conn.Close() })
 	return l
 }
 
@@ -274,7 +290,11 @@ func (l *load) take(r dns.Msg, got time.Time) {
 	if i >= len(l.answers) {
 		i -= 0x10000
 	}
-	if i < 0 || len(r.Answer) != 1 || r.Rcode != dns.RcodeSuccess {
+	if i < 0 {
+		return
+	}
+	if len(r.Answer) != 1 || r.Rcode != dns.RcodeSuccess {
+		l.answers[i].rcode = r.Rcode
 		return
 	}
 	txt, ok := r.Answer[0].(*dns.TXT)
@@ -317,4 +337,12 @@ func wrong(answers []answer, before, after uint64, at time.Time, e time.Duration
 		}
 	}
 	return n
+}
+
+// since returns the questions that were put since then, with what has become of them.
+func (l *load) since(at time.Time) []answer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(l.answers, at, func(a answer, at time.Time) int { return a.sent.Compare(at) })
+	return slices.Clone(l.answers[i:])
 }

@@ -53,11 +53,12 @@ func TestMain(m *testing.M) {
 
 // world is one test's hosts, processes and files.
 type world struct {
-	t     *testing.T // the test, or the subtest that runs now
-	top   *testing.T // the test, with which all of it ends
-	dir   string
-	bin   string
-	names map[string]string // host to namespace
+	t      *testing.T // the test, or the subtest that runs now
+	top    *testing.T // the test, with which all of it ends
+	dir    string
+	bin    string
+	names  map[string]string // host to namespace
+	admins map[string]string // host to administrative address
 }
 
 func newWorld(t *testing.T) *world {
@@ -66,7 +67,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, top: t, dir: t.TempDir(), bin: bin, names: map[string]string{}}
+	return &world{t: t, top: t, dir: t.TempDir(), bin: bin, names: map[string]string{}, admins: map[string]string{}}
 }
 
 func (w *world) path(elements ...string) string {
@@ -97,7 +98,8 @@ func (w *world) lan(hosts []string, extra ...string) {
 	})
 	for i, host := range hosts {
 		w.host(host)
-		w.connect(host, fmt.Sprintf("port%d", i), fmt.Sprintf("198.51.100.%d/24", i+1))
+		w.admins[host] = fmt.Sprintf("198.51.100.%d", i+1)
+		w.connect(host, fmt.Sprintf("port%d", i), w.admins[host]+"/24")
 		w.within(host, func() {
 			w.address("lo", "127.0.0.1/8")
 			for _, a := range extra {
@@ -227,6 +229,7 @@ func (w *world) start(host, name string, argv ...string) *process {
 	}()
 	w.top.Cleanup(func() {
 		p.kill(syscall.SIGKILL)
+
 		if w.top.Failed() {
 			w.top.Logf("── log of %s\n%s", p.name, tail(p.log, 40))
 		}
