@@ -79,6 +79,9 @@ func describe(w io.Writer, c *config.Config) {
 	fmt.Fprintf(w, "announced once the DNS service has answered %d rounds of the probe; policy %s", c.Probe.Rise, c.Failure.Policy)
 	if c.Failure.Policy.String() == "withdraw" {
 		fmt.Fprintf(w, ": withdrawn after %d bad rounds, %v apart, and back after %v of good ones", c.Probe.Fall, c.Probe.Interval, c.Failure.ReadvertiseDelay)
+		if n := c.Failure.MinAnnouncing; n > 0 {
+			fmt.Fprintf(w, "; not before a distribution host has said that %d other nodes remain", n)
+		}
 	} else {
 		fmt.Fprint(w, ": from then on the route stays until the sidecar is stopped")
 	}

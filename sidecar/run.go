@@ -104,7 +104,7 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		cfg: c,
 		log: log,
 		gate: gate.New(gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
-			ReadvertiseDelay: c.Failure.ReadvertiseDelay}),
+			ReadvertiseDelay: c.Failure.ReadvertiseDelay, Flaps: c.Failure.Flaps, MinAnnouncing: c.Failure.MinAnnouncing}),
 		prober: probe.New(probe.Config{Addresses: c.Shared, Port: c.Probe.Port, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
 		clock:  clock.NewKeeper(clockSource(c.Clock), c.Clock.Limit, log),
 		orders: make(chan order),

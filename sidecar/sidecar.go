@@ -9,10 +9,12 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
@@ -37,6 +39,7 @@ type sidecar struct {
 	orders   chan order       // for the control loop
 	watchdog watchdog         // of the control loop
 	draining sync.Mutex       // one order to drain or undrain at a time
+	asking   atomic.Bool      // it is being asked how many other nodes remain
 
 	mu         sync.Mutex
 	speaker    *bgp.Speaker   // nil without a bgp section, and once it is stopped
@@ -130,7 +133,7 @@ func (s *sidecar) readMeshsync(ctx context.Context) (*status.Node, gate.Meshsync
 // would say nothing new.
 func (s *sidecar) probe(ctx context.Context, node *status.Node, state gate.Meshsync) probe.Round {
 	if state == gate.Silent {
-		return probe.Round{Verdict: gate.Bad, Why: []status.Reason{{Code: "silent", Detail: "meshsync is silent on purpose: not asked"}}}
+		return probe.Round{Verdict: gate.Bad, Why: []status.Reason{{Code: gate.MeshsyncSilent, Detail: "not asked"}}}
 	}
 	if node != nil {
 		s.zones = questions(s.cfg.Probe.Zones, node)
@@ -201,10 +204,34 @@ func (s *sidecar) decide() <-chan time.Time {
 	s.mu.Lock()
 	s.applied = err == nil
 	s.mu.Unlock()
+	if d.Ask && s.asking.CompareAndSwap(false, true) { // after note: nobody may still count on this node when the others are asked
+		go s.askOthers(now.Mono)
+	}
 	if d.Wake == 0 {
 		return nil
 	}
 	return time.After(d.Wake.Sub(now.Mono))
+}
+
+// othersTimeout bounds an inquiry: a distribution host gives each member two seconds, and may have begun to ask for somebody else.
+const othersTimeout = 6 * time.Second
+
+// askOthers asks how many other nodes remain, and tells the gate. The control loop does not wait for that.
+func (s *sidecar) askOthers(asked instant.Mono) {
+	defer s.asking.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), othersTimeout)
+	defer cancel()
+	members, err := s.mirror.Remaining(ctx)
+	remain, unknown := 0, ""
+	if err != nil {
+		unknown = err.Error()
+	}
+	for _, name := range members {
+		if name != s.cfg.Node {
+			remain++
+		}
+	}
+	_ = s.tell(func() { s.gate.Others(sysclock.Now().Mono, asked, remain, unknown) }) // the next answer may be in time
 }
 
 // note keeps the decision and logs it when it, or what it rests on, has changed.
@@ -263,7 +290,7 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	c.Leap = s.clock.Leap()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.Announced, c.Why = s.decision.Announce, s.decision.Why
+	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains, s.decision.Why
 	if s.mirror != nil {
 		m := s.mirror.Status()
 		c.MirrorError, c.Mirrored = m.LastError, m.Mirrored

@@ -266,7 +266,8 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, want := range []string{
 		`anycast_announced 0`, `anycast_reason{code="probe-down"} 1`, `anycast_reason{code="ready"} 0`,
-		`anycast_probe_up{address="127.0.0.1",network="udp"} 0`, `anycast_probe_faults_total{code="timeout"} 4`,
+		`anycast_probe_up{address="127.0.0.1",network="udp"} 0`, `anycast_probe_faults_total{code="probe-hanging"} 4`,
+		`anycast_reason{code="probe-hanging"} 1`, `anycast_reason{code="probe-dead"} 0`,
 		`anycast_route_changes_total{to="announced"} 1`, `anycast_route_changes_total{to="withdrawn"} 1`, `anycast_meshsync_up 1`,
 	} {
 		if !strings.Contains(string(text), want+"\n") {

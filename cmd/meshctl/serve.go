@@ -86,8 +86,9 @@ func (c *cli) serve(ctx context.Context, config *host.Config) error {
 		return err
 	}
 	log.Info("serving", "home", c.home, "url", "https://"+listener.Addr().String(), "receiving", config.Sources != nil)
-	cycle := &host.Cycle{Home: c.home, Clock: c.clock, Ask: host.Asker(own, c.clock), Config: config, Log: log}
-	server := &host.Server{Home: c.home, Clock: c.clock, Renew: config.Serve.Renew, Log: log, Cycle: cycle.State}
+	ask := host.Asker(own, c.clock)
+	cycle := &host.Cycle{Home: c.home, Clock: c.clock, Ask: ask, Config: config, Log: log}
+	server := &host.Server{Home: c.home, Clock: c.clock, Renew: config.Serve.Renew, Log: log, Cycle: cycle.State, Ask: ask}
 	together, ctx := errgroup.WithContext(ctx)
 	together.Go(func() error { return server.Run(ctx, config.Serve.Access.Listener(listener, log)) })
 	if config.Sources != nil {

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,19 +15,21 @@ import (
 
 // TestScenarios runs the stories in testdata/*.txt. Two commands:
 //
-//	gate policy=stop-dns|withdraw rise=N fall=N delay=D      starts a sidecar
-//	run                                                      one event a line, each with its time since the start
+//	gate policy=stop-dns|withdraw [rise=N] [fall=N] [delay=D] [flaps=N window=D] [min=N]   starts a sidecar
+//	run                                    one event a line, each with its time since the start
 //
 // Events:
 //
 //	probe good | slow WHY | bad WHY        a round of the probe ended; WHY is CODE:DETAIL with - for spaces
 //	meshsync serving | silent WHY | unreachable WHY
 //	clock known | unknown WHY
+//	others N [asked D]                     N other nodes remain, by an inquiry that began now, or at D
+//	others unknown WHY                     nobody could be asked
 //	drain WAIT WHY | undrain | stop WAIT   the route stays for WAIT
 //	wait                                   time passes
 //
-// Every event prints the route after it, the codes of what decided and of what is noted, and when to ask again. "why"
-// prints the last decision's reasons in full.
+// Every event prints the route after it, the codes of what decided and of what is noted, and when to ask again; "ask others"
+// is the gate's wish. "why" prints the last decision's reasons in full.
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var g *Gate
@@ -58,13 +61,18 @@ func TestScenarios(t *testing.T) {
 
 func config(t *testing.T, d *datadriven.TestData) Config {
 	c := Config{Rise: 1, Fall: 1}
-	var policy, delay string
+	var policy, delay, window string
 	d.ScanArgs(t, "policy", &policy)
 	d.MaybeScanArgs(t, "rise", &c.Rise)
 	d.MaybeScanArgs(t, "fall", &c.Fall)
 	if d.MaybeScanArgs(t, "delay", &delay) {
 		c.ReadvertiseDelay = duration(t, delay)
 	}
+	d.MaybeScanArgs(t, "flaps", &c.Flaps.Most)
+	if d.MaybeScanArgs(t, "window", &window) {
+		c.Flaps.Window = duration(t, window)
+	}
+	d.MaybeScanArgs(t, "min", &c.MinAnnouncing)
 	switch policy {
 	case "stop-dns":
 	case "withdraw":
@@ -85,6 +93,10 @@ func event(t *testing.T, g *Gate, l string) instant.Mono {
 	for _, w := range words[min(3, len(words)):] {
 		code, detail, _ := strings.Cut(w, ":")
 		why = append(why, status.Reason{Code: code, Detail: strings.ReplaceAll(detail, "-", " ")})
+	}
+	if words[1] == "others" {
+		answered(t, g, now, words[2:])
+		return now
 	}
 	switch strings.Join(words[1:min(3, len(words))], " ") {
 	case "probe good":
@@ -119,6 +131,22 @@ func event(t *testing.T, g *Gate, l string) instant.Mono {
 	return now
 }
 
+func answered(t *testing.T, g *Gate, now instant.Mono, words []string) {
+	asked := now
+	if len(words) == 3 && words[1] == "asked" {
+		asked = instant.Mono(duration(t, words[2]))
+	}
+	if words[0] == "unknown" {
+		g.Others(now, asked, 0, strings.ReplaceAll(words[1], "-", " "))
+		return
+	}
+	n, err := strconv.Atoi(words[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Others(now, asked, n, "")
+}
+
 func duration(t *testing.T, s string) time.Duration {
 	d, err := time.ParseDuration(s)
 	if err != nil {
@@ -140,6 +168,9 @@ func line(now instant.Mono, what string, d Decision) string {
 		codes = append(codes, r.Code)
 	}
 	l := fmt.Sprintf("%6v  %-44s %s  %s", time.Duration(now), what, route, strings.Join(codes, ", "))
+	if d.Ask {
+		l += "  (ask others)"
+	}
 	if d.Wake != 0 {
 		l += fmt.Sprintf("  (ask again at %v)", time.Duration(d.Wake))
 	}
@@ -154,12 +185,13 @@ func TestEveryDecisionHasDeclaredReasons(t *testing.T) {
 	}
 	for _, policy := range []Policy{StopDNS, Withdraw} {
 		for _, script := range [][]string{
-			{}, {"0s probe good"}, {"0s probe good", "1s probe bad dead:x"}, {"0s probe good", "1s probe slow late:x"},
+			{}, {"0s probe good"}, {"0s probe good", "1s probe bad probe-dead:x"}, {"0s probe good", "1s probe slow probe-slow:x"},
 			{"0s probe good", "1s meshsync silent expired:x"}, {"0s probe good", "1s meshsync unreachable gone:x"},
-			{"0s clock unknown lost:x"}, {"0s probe good", "1s probe bad dead:x", "2s probe good"},
+			{"0s clock unknown lost:x"}, {"0s probe good", "1s probe bad probe-wrong:x", "1s others 1", "2s probe good"},
+			{"0s probe good", "1s probe bad probe-hanging:x", "1s others 0"}, {"0s probe good", "1s probe bad", "1s others unknown x"},
 			{"0s drain 0s work"}, {"0s stop 0s"}, {"0s probe good", "1s drain 9s work"}, {"0s probe good", "1s stop 9s"},
 		} {
-			g := New(Config{Policy: policy, Rise: 1, Fall: 1, ReadvertiseDelay: time.Minute})
+			g := New(Config{Policy: policy, Rise: 1, Fall: 1, ReadvertiseDelay: time.Minute, MinAnnouncing: 1})
 			var now instant.Mono
 			for _, l := range script {
 				now = event(t, g, l)

@@ -163,7 +163,15 @@ type Confirmation struct {
 	Software     string       `json:"software"`
 	ConfigDigest string       `json:"config_digest"`
 	Announced    bool         `json:"announced"`
+	Remains      bool         `json:"remains"`       // others may count on it: announced, good, and not about to go (FAIL-4)
 	Why          []Reason     `json:"why,omitempty"` // why the route is as it is
+}
+
+// Remaining is what a distribution host says at /v1/remaining: the members that remain by their own word, each of which was
+// asked for it after the request had come.
+type Remaining struct {
+	Version int      `json:"version"`
+	Members []string `json:"members"`
 }
 
 // ConfirmationOf copies what the distribution host needs from what the node said of itself.

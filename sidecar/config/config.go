@@ -47,7 +47,16 @@ type Admin struct {
 type Failure struct {
 	Policy           gate.Policy
 	ReadvertiseDelay time.Duration
+	Flaps            gate.Flaps
+	MinAnnouncing    int // other nodes that must be announced and good for this one to leave (FAIL-4); 0: it does not ask
 }
+
+// DefaultFlaps stays below what damping suppresses. Routers give a withdrawal 1000 points, and some as many for the way back;
+// they suppress from 6000 on, where operators follow RFC 7196 and RIPE-580, and halve in 15 minutes. Three times away and
+// back are 6000 at the most, and one more withdrawal finds the route down anyway. After an hour nothing is left of it that
+// counts, and routers suppress no longer unless told to. Their defaults of old, 2000 and 3000, penalise a single fault that is
+// seen over many paths, which is why RFC 7196 was written: no budget is small enough for them.
+var DefaultFlaps = gate.Flaps{Most: 3, Window: time.Hour}
 
 // ClockSource is who certifies the clock (CLOCK-1).
 type ClockSource string
@@ -182,4 +191,14 @@ type Mirror struct {
 	// Interval is from one look to the next. The switchover's instant reaches a node this late, and must do so within
 	// half the lead of meshctl schedule (5 s unless said otherwise), or it is postponed.
 	Interval time.Duration
+}
+
+// Hosts are the URLs of the mesh's own servers, which are distribution hosts.
+func (m *Mirror) Hosts() (all []string) {
+	for _, url := range m.URLs {
+		if m.CA[url] == "" {
+			all = append(all, url)
+		}
+	}
+	return all
 }

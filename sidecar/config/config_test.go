@@ -47,12 +47,12 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	for _, m := range key.FindAllStringSubmatch(string(data), -1) {
 		shown[m[1]] = true
 	}
-	_, err = Parse("x", []byte("nonsense: 1\nidentity: {z: 1}\nadmin: {z: 1}\nfailure: {z: 1}\nclock: {z: 1}\nprobe: {z: 1}\n"+
+	_, err = Parse("x", []byte("nonsense: 1\nidentity: {z: 1}\nadmin: {z: 1}\nfailure: {z: 1, flaps: {z: 1}}\nclock: {z: 1}\nprobe: {z: 1}\n"+
 		"bgp: {z: 1, neighbors: [{z: 1}]}\nigp: {z: 1}\ndrain: {z: 1}\nmirror: {z: 1}\n"))
 	may := regexp.MustCompile(`it may hold (.*)`)
 	sections := may.FindAllStringSubmatch(err.Error(), -1)
-	if len(sections) != 11 {
-		t.Fatalf("%d sections said what they may hold, want 11:\n%v", len(sections), err)
+	if len(sections) != 12 {
+		t.Fatalf("%d sections said what they may hold, want 12:\n%v", len(sections), err)
 	}
 	for _, m := range sections {
 		for _, k := range strings.Split(m[1], ", ") {
@@ -64,6 +64,32 @@ func TestExampleShowsEveryKey(t *testing.T) {
 }
 
 const small = "node: a\nshared: [192.0.2.53]\nprobe: {zones: [Example.ORG]}\n"
+
+// withMesh is a node of a mesh that follows these repositories.
+func withMesh(urls, failure string) string {
+	return "socket: unix:///run/a\nmeshsync: unix:///run/b\nidentity: {certificate: /c, key: /k, ca: /ca}\nadmin: {listen: '198.51.100.7:8443'}\n" +
+		"mirror: {urls: " + urls + ", depot: /d, root: /r}\nfailure: " + failure + "\n"
+}
+
+// A node of a mesh asks how many others remain, unless it is told not to; one that stands alone cannot.
+func TestWhoAsksBeforeItLeaves(t *testing.T) {
+	const host, cdn = "['https://dist.example/']", "[{url: 'https://cdn.example/', ca: system}]"
+	for _, c := range []struct {
+		text string
+		want int
+	}{
+		{small, 0}, {small + withMesh(host, "{policy: withdraw}"), 1}, {small + withMesh(host, "{min_announcing: 0}"), 0},
+		{small + withMesh(host, "{min_announcing: 3}"), 3}, {small + withMesh(cdn, "{policy: withdraw}"), 0},
+	} {
+		got, err := Parse("x.yaml", []byte(c.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Failure.MinAnnouncing != c.want {
+			t.Errorf("min_announcing %d, want %d of\n%s", got.Failure.MinAnnouncing, c.want, c.text)
+		}
+	}
+}
 
 func TestDefaults(t *testing.T) {
 	c, err := Parse("x.yaml", []byte(small))
@@ -149,6 +175,12 @@ func TestErrors(t *testing.T) {
 			`x.yaml:4:95: clock: "clockbound" goes with source clockbound`}},
 		{"clock source", small + "clock: {source: ntpd}\n", []string{`x.yaml:4:17: "ntpd" is no clock source: chrony, kernel, ntp, clockbound or assumed`}},
 		{"duration without unit", small + "failure: {readvertise_delay: 30}\n", []string{`x.yaml:4:30: "30" is not a duration`}},
+		{"a budget that does nothing", small + "failure: {readvertise_delay: 10m, flaps: {most: 3, window: 5m}}\n",
+			[]string{"x.yaml:4:42: failure: flaps: window 5m0s is below readvertise_delay 10m0s"}},
+		{"budgets out of bounds", small + "failure: {flaps: {most: 101, window: 1s}, min_announcing: 1001}\n",
+			[]string{"x.yaml:4:25: 101", "x.yaml:4:38: 1s", "x.yaml:4:59: 1001"}},
+		{"nobody to ask", small + "failure: {min_announcing: 2}\n", []string{"x.yaml:4:27: failure: min_announcing 2: a distribution host counts"}},
+		{"a bucket to ask", small + withMesh("[{url: 'https://cdn.example/', ca: system}]", "{min_announcing: 1}"), []string{"failure: min_announcing 1: a distribution host counts"}},
 		{"policy", small + "failure: {policy: none}\n", []string{`x.yaml:4:19: "none" is no failure policy`}},
 		{"metrics for all", small + "metrics: 198.51.100.7:9154\n", []string{"x.yaml:4:10: 198.51.100.7:9154 is not a loopback address"}},
 		{"admin without identity", small + "admin: {listen: 198.51.100.7:8443}\n", []string{`x.yaml:4:8: admin needs "identity"`}},

@@ -55,12 +55,13 @@ func Parse(file string, data []byte) (*Config, error) {
 
 func (r *reader) config(root *yaml.Node) *Config {
 	c := &Config{
-		Failure: Failure{Policy: gate.StopDNS, ReadvertiseDelay: 30 * time.Second},
+		Failure: Failure{Policy: gate.StopDNS, ReadvertiseDelay: 30 * time.Second, Flaps: DefaultFlaps},
 		Clock: Clock{Source: Chrony, Chrony: netip.MustParseAddrPort("127.0.0.1:323"), Interval: 64 * time.Second,
 			ClockBound: "/var/run/clockbound/shm0", Limit: 100 * time.Millisecond},
 		Probe: Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
 		Drain: Drain{Wait: 30 * time.Second, Stop: time.Second},
 	}
+	var leaving *yaml.Node
 	at := r.Mapping(root, "the configuration", fields.Keys{
 		"node":     fields.Parsed(&r.Reader, &c.Node, nodeName),
 		"shared":   fields.Each(&r.Reader, &c.Shared, fields.Address),
@@ -71,7 +72,7 @@ func (r *reader) config(root *yaml.Node) *Config {
 		"identity": func(n *yaml.Node) { c.Identity = r.identity(n) },
 		"admin":    func(n *yaml.Node) { c.Admin = r.admin(n) },
 		"metrics":  fields.Parsed(&r.Reader, &c.Metrics, loopback),
-		"failure":  func(n *yaml.Node) { r.failure(n, &c.Failure) },
+		"failure":  func(n *yaml.Node) { leaving = r.failure(n, &c.Failure) },
 		"clock":    func(n *yaml.Node) { r.clock(n, &c.Clock) },
 		"probe":    func(n *yaml.Node) { r.probe(n, &c.Probe) },
 		"bgp":      func(n *yaml.Node) { c.BGP = r.bgp(n) },
@@ -81,6 +82,7 @@ func (r *reader) config(root *yaml.Node) *Config {
 	}, "node", "shared")
 	if root.Kind == yaml.MappingNode {
 		r.crossCheck(c, root, at)
+		r.mayAsk(c, leaving)
 	}
 	return c
 }
@@ -102,11 +104,38 @@ func (r *reader) admin(n *yaml.Node) *Admin {
 	return &a
 }
 
-func (r *reader) failure(n *yaml.Node, f *Failure) {
-	r.Mapping(n, "failure", fields.Keys{
+// failure returns where min_announcing is, nil if it is left out.
+func (r *reader) failure(n *yaml.Node, f *Failure) *yaml.Node {
+	at := r.Mapping(n, "failure", fields.Keys{
 		"policy":            fields.Parsed(&r.Reader, &f.Policy, policy),
 		"readvertise_delay": fields.Parsed(&r.Reader, &f.ReadvertiseDelay, fields.DurationIn(0, time.Hour)),
+		"flaps":             func(n *yaml.Node) { r.flaps(n, &f.Flaps) },
+		"min_announcing":    fields.Parsed(&r.Reader, &f.MinAnnouncing, fields.IntegerIn[int](0, 1000)),
 	})
+	if at["flaps"] != nil && f.Flaps.Window < f.ReadvertiseDelay {
+		r.Fail(at["flaps"], "failure: flaps: window %v is below readvertise_delay %v, so that it would do nothing", f.Flaps.Window, f.ReadvertiseDelay)
+	}
+	return at["min_announcing"]
+}
+
+func (r *reader) flaps(n *yaml.Node, f *gate.Flaps) {
+	r.Mapping(n, "flaps", fields.Keys{
+		"most":   fields.Parsed(&r.Reader, &f.Most, fields.IntegerIn[int](0, 100)),
+		"window": fields.Parsed(&r.Reader, &f.Window, fields.DurationIn(time.Minute, 24*time.Hour)),
+	})
+}
+
+// mayAsk checks that a node which must ask how many others remain has whom to ask, and is one of those who are counted. One
+// that can ask does so unless told otherwise: the last node of a mesh does not leave (FAIL-4).
+func (r *reader) mayAsk(c *Config, given *yaml.Node) {
+	can := c.Meshsync != "" && c.Admin != nil && c.Mirror != nil && len(c.Mirror.Hosts()) > 0
+	switch {
+	case given == nil && can:
+		c.Failure.MinAnnouncing = 1
+	case c.Failure.MinAnnouncing > 0 && !can:
+		r.Fail(given, "failure: min_announcing %d: a distribution host counts the nodes of its mesh: that takes meshsync, admin, and a mirror of a "+
+			"server of the mesh's, which is a URL without ca", c.Failure.MinAnnouncing)
+	}
 }
 
 func (r *reader) clock(n *yaml.Node, c *Clock) {

@@ -42,6 +42,7 @@ type Mirror struct {
 	cfg    Config
 	log    *slog.Logger
 	client *http.Client            // of the mesh's servers
+	hosts  *http.Client            // of the same, for questions that must not wait for downloads
 	public map[string]*http.Client // of others, by CA
 
 	swept   bool
@@ -61,7 +62,8 @@ type coming struct {
 }
 
 func New(cfg Config, log *slog.Logger) *Mirror {
-	return &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
+	return &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}),
+		hosts: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
 }
 
 // Run follows the repository until ctx ends. What goes wrong is in the status and in the log, and is tried again.

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -359,5 +360,40 @@ func TestRun(t *testing.T) {
 	case <-done:
 	case <-time.After(10 * time.Second):
 		t.Fatal("does not end")
+	}
+}
+
+// Each distribution host says whom it has seen; one that is cut off, and a server that is none, take nothing away (FAIL-4).
+func TestRemaining(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	says := func(down *atomic.Bool, members string) string {
+		return serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/mesh/v1/remaining" {
+				http.NotFound(w, r)
+				return
+			}
+			fmt.Fprintf(w, `{"version":1,"members":[%s]}`, members)
+		}), down) + "/mesh/"
+	}
+	down := new(atomic.Bool)
+	one, other := says(down, `"osa","fra"`), says(new(atomic.Bool), `"fra","ams"`)
+	m := h.mirror(ca, h.url, one, other)
+	got, err := m.Remaining(t.Context())
+	if err != nil || !slices.Equal(got, []string{"ams", "fra", "osa"}) {
+		t.Errorf("%v %v, want what both have seen", got, err)
+	}
+	down.Store(true)
+	if got, err = m.Remaining(t.Context()); err != nil || !slices.Equal(got, []string{"ams", "fra"}) {
+		t.Errorf("%v %v, want what the other has seen", got, err)
+	}
+	m = h.mirror(ca, h.url, one)
+	if _, err := m.Remaining(t.Context()); err == nil || !strings.Contains(err.Error(), one) || !strings.Contains(err.Error(), h.url) {
+		t.Errorf("error %v, want one that names both servers", err)
+	}
+	m = h.mirror(ca, other)
+	m.cfg.CA = map[string]string{other: "system"}
+	if got, err := m.Remaining(t.Context()); err == nil {
+		t.Errorf("a public server was asked, and said %v", got)
 	}
 }

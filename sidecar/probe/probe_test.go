@@ -2,9 +2,11 @@ package probe
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,19 +77,20 @@ func TestRound(t *testing.T) {
 	}{
 		{"right", func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(soa(q, 7)) }, zone, false, gate.Good, ""},
 		{"any serial", func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(soa(q, 8)) }, Question{Zone: "example.org."}, false, gate.Good, ""},
-		{"wrong serial", func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(soa(q, 8)) }, zone, false, gate.Bad, Wrong},
+		{"wrong serial", func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(soa(q, 8)) }, zone, false, gate.Bad, gate.ProbeWrong},
 		{"switched meanwhile", func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(soa(q, 8)) }, zone, true, gate.Good, ""},
-		{"late", func(w dns.ResponseWriter, q *dns.Msg) { time.Sleep(200 * time.Millisecond); w.WriteMsg(soa(q, 7)) }, zone, false, gate.Slow, Late},
-		{"hanging", func(dns.ResponseWriter, *dns.Msg) {}, zone, false, gate.Bad, Timeout},
-		{"REFUSED", func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeRefused)) }, zone, true, gate.Bad, Wrong},
-		{"not authoritative", func(w dns.ResponseWriter, q *dns.Msg) { m := soa(q, 7); m.Authoritative = false; w.WriteMsg(m) }, zone, true, gate.Bad, Wrong},
-		{"empty", func(w dns.ResponseWriter, q *dns.Msg) { m := soa(q, 7); m.Answer = nil; w.WriteMsg(m) }, zone, true, gate.Bad, Wrong},
+		{"late", func(w dns.ResponseWriter, q *dns.Msg) { time.Sleep(200 * time.Millisecond); w.WriteMsg(soa(q, 7)) }, zone, false, gate.Slow, gate.ProbeSlow},
+		{"hanging", func(dns.ResponseWriter, *dns.Msg) {}, zone, false, gate.Bad, gate.ProbeHanging},
+		{"closing without an answer", func(w dns.ResponseWriter, q *dns.Msg) { w.Close() }, zone, false, gate.Bad, ""},
+		{"REFUSED", func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeRefused)) }, zone, true, gate.Bad, gate.ProbeWrong},
+		{"not authoritative", func(w dns.ResponseWriter, q *dns.Msg) { m := soa(q, 7); m.Authoritative = false; w.WriteMsg(m) }, zone, true, gate.Bad, gate.ProbeWrong},
+		{"empty", func(w dns.ResponseWriter, q *dns.Msg) { m := soa(q, 7); m.Answer = nil; w.WriteMsg(m) }, zone, true, gate.Bad, gate.ProbeWrong},
 		{"another owner", func(w dns.ResponseWriter, q *dns.Msg) {
 			m := soa(q, 7)
 			m.Answer[0].Header().Name = "org."
 			w.WriteMsg(m)
-		}, zone, true, gate.Bad, Wrong},
-		{"garbage", func(w dns.ResponseWriter, q *dns.Msg) { b, _ := q.Pack(); w.Write(append(b[:12:12], 0xc0, 0xff, 1)) }, zone, true, gate.Bad, Malformed},
+		}, zone, true, gate.Bad, gate.ProbeWrong},
+		{"garbage", func(w dns.ResponseWriter, q *dns.Msg) { b, _ := q.Pack(); w.Write(append(b[:12:12], 0xc0, 0xff, 1)) }, zone, true, gate.Bad, gate.ProbeWrong},
 		{"another question's answer", func(w dns.ResponseWriter, q *dns.Msg) { m := soa(q, 7); m.Id++; w.WriteMsg(m) }, zone, true, gate.Bad, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,14 +114,80 @@ func TestNothingListens(t *testing.T) {
 	}
 	l.Close()
 	r := round(t, uint16(l.Addr().(*net.TCPAddr).Port), false, Question{Zone: "example.org."})
-	if r.Verdict != gate.Bad || len(r.Why) != 2 || r.Why[0].Code != Refused || r.Why[1].Code != Refused {
-		t.Errorf("%v %v, want two times %s", r.Verdict, r.Why, Refused)
+	if r.Verdict != gate.Bad || len(r.Why) != 2 || r.Why[0].Code != gate.ProbeDead || r.Why[1].Code != gate.ProbeDead {
+		t.Errorf("%v %v, want two times %s", r.Verdict, r.Why, gate.ProbeDead)
 	}
 }
 
 func TestNothingToAsk(t *testing.T) {
-	if r := round(t, 1, false); r.Verdict != gate.Bad || r.Why[0].Code != NoZone {
+	if r := round(t, 1, false); r.Verdict != gate.Bad || r.Why[0].Code != gate.ProbeNoZone {
 		t.Errorf("%v %v", r.Verdict, r.Why)
+	}
+}
+
+// A server that answers some questions in time and others not is overloaded, which withdraws nothing (FAIL-3). One that
+// answers over one transport only hangs over the other.
+func TestOverloadIsNoHang(t *testing.T) {
+	var zones []Question
+	for i := range 4 {
+		zones = append(zones, Question{Zone: fmt.Sprintf("z%d.", i)})
+	}
+	port := serve(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		if q.Question[0].Name != "z2." {
+			w.WriteMsg(soa(q, 7))
+		}
+	})
+	r := round(t, port, false, zones...)
+	if r.Verdict != gate.Slow || len(r.Why) != 2 || r.Why[0].Code != gate.ProbeSlow || r.Why[1].Code != gate.ProbeSlow {
+		t.Errorf("%v %v, want two times %s", r.Verdict, r.Why, gate.ProbeSlow)
+	}
+	for _, p := range r.Probes {
+		if p.Up != (p.Zone != "z2.") {
+			t.Errorf("%+v", p)
+		}
+	}
+	port = serve(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		if w.RemoteAddr().Network() == "tcp" {
+			w.WriteMsg(soa(q, 7))
+		}
+	})
+	r = round(t, port, false, zones...)
+	if r.Verdict != gate.Bad || len(r.Why) != 4 || r.Why[0].Code != gate.ProbeHanging || !strings.Contains(r.Why[0].Detail, "udp") {
+		t.Errorf("%v %v, want four times %s over UDP", r.Verdict, r.Why, gate.ProbeHanging)
+	}
+}
+
+// Each address is asked over both transports, in both families, and a round says which of them is at fault.
+func TestBothFamiliesAndTransports(t *testing.T) {
+	port := serve(t, func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(soa(q, 7)) }) // on 127.0.0.1 only
+	p := New(Config{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}, Port: port,
+		Slow: 300 * time.Millisecond, Timeout: 400 * time.Millisecond})
+	r := p.Ask(t.Context(), []Question{{Zone: "example.org."}}, func(string, uint32) bool { return false })
+	up := map[string]bool{}
+	for _, p := range r.Probes {
+		up[p.Address+" "+p.Network] = p.Up
+	}
+	want := map[string]bool{"127.0.0.1 udp": true, "127.0.0.1 tcp": true, "::1 udp": false, "::1 tcp": false}
+	if !maps.Equal(up, want) || r.Verdict != gate.Bad {
+		t.Errorf("%v, up %v, want %v", r.Verdict, up, want)
+	}
+	for _, w := range r.Why {
+		if w.Code != gate.ProbeDead || !strings.Contains(w.Detail, "::1") {
+			t.Errorf("%v", w)
+		}
+	}
+}
+
+// 100,000 zones take no more questions a round than nine.
+func TestARoundIsBounded(t *testing.T) {
+	zones := make([]Question, 100_000)
+	for i := range zones {
+		zones[i].Zone = fmt.Sprintf("z%d.", i)
+	}
+	var asked atomic.Int64
+	port := serve(t, func(w dns.ResponseWriter, q *dns.Msg) { asked.Add(1); w.WriteMsg(soa(q, 7)) })
+	if r := round(t, port, false, zones...); len(r.Probes) != 2*zonesPerRound || asked.Load() != 2*zonesPerRound {
+		t.Errorf("%d questions, %d arrived, want %d", len(r.Probes), asked.Load(), 2*zonesPerRound)
 	}
 }
 

@@ -32,6 +32,7 @@ type Server struct {
 	Renew time.Duration // how old a lease may get; no older than a third of its length, so that an alarm at half of it has a reason
 	Log   *slog.Logger
 	Cycle func() CycleState // how the cycle beside it goes; nil if there is none
+	Ask   Ask               // for members that ask who remains
 
 	alarmed map[string]bool // alarms that were logged
 	known   atomic.Pointer[published]
@@ -63,7 +64,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	}
 	s.known.Store(published)
 	server := &http.Server{
-		Handler:           &gate{published, s.handler(depot.Handler(storage.repo)), s.Log},
+		Handler:           &gate{published, s.handler(depot.Handler(storage.repo), published), s.Log},
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      answerTimeout,
@@ -187,10 +188,14 @@ func (p *published) refuses(c *x509.Certificate) string {
 	return ""
 }
 
-// handler serves the repository, and to each member its newest certificate.
-func (s *Server) handler(repository http.Handler) http.Handler {
+// handler serves the repository, to each member its newest certificate, and who remains.
+func (s *Server) handler(repository http.Handler, p *published) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", repository)
+	if s.Ask != nil {
+		r := &roll{ask: s.Ask, members: func() []release.Member { _, view := p.get(); return view.Manifest.Members }}
+		mux.HandleFunc("GET "+RemainingPath, r.serve)
+	}
 	mux.HandleFunc("GET "+CertificatePath, func(w http.ResponseWriter, r *http.Request) {
 		name := r.TLS.PeerCertificates[0].Subject.CommonName
 		if !release.ValidName(name) {
