@@ -91,7 +91,20 @@ func (b *Builder) givenUp() bool {
 }
 
 // Grow makes room for n records in all. Without it there is at times twice the room that the records take.
-func (b *Builder) Grow(n int) { b.records = slices.Grow(b.records, max(0, n-len(b.records))) }
+func (b *Builder) Grow(n int) { b.records = grow(b.records, max(0, n-len(b.records))) }
+
+// grow is slices.Grow for what gets large. That one takes and copies memory in one piece, in which the runtime cannot stop a
+// goroutine: while the collector waits for that, nothing in the process runs.
+func grow[T any](s []T, n int) []T {
+	if n <= cap(s)-len(s) {
+		return s
+	}
+	grown := make([]T, 0, max(len(s)+n, len(s)+len(s)/4))
+	for piece := range slices.Chunk(s, 1<<12) {
+		grown = append(grown, piece...)
+	}
+	return grown
+}
 
 // Append adds the records of another Builder, which has no findings, as if they had been read from the lines of a file
 // that follow the first so many. The other Builder can be used for other records after Reset.
@@ -105,7 +118,7 @@ func (b *Builder) Append(other *Builder, file string, lines int) {
 		b.soa = len(b.records) + other.soa
 	}
 	b.hasNSEC, b.hasNSEC3 = b.hasNSEC || other.hasNSEC, b.hasNSEC3 || other.hasNSEC3
-	b.records = slices.Grow(b.records, len(other.records))
+	b.records = grow(b.records, len(other.records))
 	for _, r := range other.records {
 		r.name, r.data, r.line, r.file = r.name+names, r.data+datas, r.line+at.line, at.file
 		b.records = append(b.records, r)
@@ -194,7 +207,7 @@ func (b *Builder) add(r *record, owner, rdata []byte) {
 		b.hasNSEC = true
 	}
 	b.hasNSEC3 = b.hasNSEC3 || r.set == dns.TypeNSEC3
-	b.records = append(b.records, *r)
+	b.records = append(grow(b.records, 1), *r)
 }
 
 // Report adds a finding of whoever reads the records, so that they all come together and bounded from Build.

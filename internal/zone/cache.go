@@ -58,9 +58,6 @@ func digest(sum hash.Hash, b []byte) {
 	}
 }
 
-// Image is the memory that the zone consists of, for whoever has a say in where that is. It must not be changed.
-func (z *Zone) Image() []byte { return z.image }
-
 // ImageSize is the number of octets that the zone takes in memory, but for some hundred.
 func (z *Zone) ImageSize() int { return len(z.image) }
 

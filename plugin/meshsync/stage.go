@@ -76,9 +76,6 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 			}
 			s.results <- staged{number: number, compiled: c, took: time.Since(now), err: err}
 			if err == nil {
-				for _, z := range c.byDigest { // answers need not wait for it
-					_ = inLargePages(z.Image())
-				}
 				s.cache.update(c.byDigest, known)
 			}
 		})
