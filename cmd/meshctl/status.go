@@ -159,6 +159,9 @@ func memberLine(m host.MemberStatus) string {
 	for _, r := range n.Why {
 		why = append(why, r.String())
 	}
+	if n.MirrorError != "" {
+		why = append(why, "mirror: "+strings.ReplaceAll(n.MirrorError, "\n", "; "))
+	}
 	if n.LastFault != nil {
 		why = append(why, fmt.Sprintf("%s: %s: %s", n.LastFault.File, n.LastFault.Rule, n.LastFault.Detail))
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,10 +25,10 @@ const partPrefix = ".part-"
 
 // Fetch downloads a blob from base, the URL of a repository, into d. A download that was cut off goes on where it
 // stopped, unless that was for want of room. No more than the blob's length is taken; the file gets its name only after its digest was checked.
-func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b release.Blob) error {
+func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b release.Blob, pace *Pace) error {
 	name := release.BlobName(b.SHA256)
-	part := path.Join(blobDir, partPrefix+b.SHA256.String())
-	resumed, err := d.fetchPart(ctx, client, url(base, name), part, b.Length)
+	part := partName(b)
+	resumed, err := d.fetchPart(ctx, client, url(base, name), part, b.Length, pace)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		d.root.Remove(part) // or it would take the room that the next lease needs
 	}
@@ -37,24 +38,35 @@ func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b rel
 	if err := d.checkPart(part, b); err != nil {
 		d.root.Remove(part)
 		if resumed { // the part that lay here may have been the wrong one
-			return d.Fetch(ctx, client, base, b)
+			return d.Fetch(ctx, client, base, b, pace)
 		}
 		return err
 	}
 	return rename(d.root, part, name)
 }
 
+func partName(b release.Blob) string { return path.Join(blobDir, partPrefix+b.SHA256.String()) }
+
+// partSize is how much of a blob came so far.
+func (d *Dir) partSize(b release.Blob) int64 {
+	info, err := d.root.Lstat(partName(b))
+	if err != nil {
+		return 0
+	}
+	return min(info.Size(), b.Length)
+}
+
 func url(base, name string) string { return strings.TrimSuffix(base, "/") + "/" + name }
 
 // fetchPart appends to part what is missing to length bytes, and syncs it. resumed: something of it was there already.
-func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, part string, length int64) (resumed bool, err error) {
+func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, part string, length int64, pace *Pace) (resumed bool, err error) {
 	f, have, err := d.openPart(part, length)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
 	if have < length {
-		if err := download(ctx, client, from, f, have, length); err != nil {
+		if err := download(ctx, client, from, f, have, length, pace); err != nil {
 			return false, err
 		}
 	}
@@ -86,7 +98,7 @@ func (d *Dir) openPart(part string, length int64) (*os.File, int64, error) {
 }
 
 // download asks for the bytes from have on, and writes what comes to f.
-func download(ctx context.Context, client *http.Client, from string, f *os.File, have, length int64) error {
+func download(ctx context.Context, client *http.Client, from string, f *os.File, have, length int64, pace *Pace) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
@@ -106,7 +118,7 @@ func download(ctx context.Context, client *http.Client, from string, f *os.File,
 	if have, err = startOf(response, f, have); err != nil {
 		return err
 	}
-	n, err := io.Copy(f, io.LimitReader(&lively{response.Body, stall}, length-have))
+	n, err := io.Copy(f, io.LimitReader(&paced{ctx, &lively{response.Body, stall}, pace}, length-have))
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -153,6 +165,57 @@ func (l *lively) Read(p []byte) (int, error) {
 	n, err := l.Reader.Read(p)
 	if n > 0 {
 		l.stall.Reset(stallAfter)
+	}
+	return n, err
+}
+
+// Pace bounds how many bytes a second all downloads take that share it. Its zero value is of no use: see NewPace.
+type Pace struct {
+	perSecond int64
+	mu        sync.Mutex
+	next      time.Time // when what was taken so far is paid for
+}
+
+// NewPace is of so many bytes a second, above 0.
+func NewPace(perSecond int64) *Pace { return &Pace{perSecond: perSecond} }
+
+// wait waits as long as n bytes take.
+func (p *Pace) wait(ctx context.Context, n int) error {
+	p.mu.Lock()
+	now := time.Now()
+	if p.next.Before(now) {
+		p.next = now
+	}
+	p.next = p.next.Add(time.Duration(int64(n) * int64(time.Second) / p.perSecond))
+	until := p.next
+	p.mu.Unlock()
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// paced reads at a pace, which may be nil, in pieces of a tenth of a second at the most.
+type paced struct {
+	ctx context.Context
+	*lively
+	pace *Pace
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	if p.pace == nil {
+		return p.lively.Read(b)
+	}
+	n, err := p.lively.Read(b[:min(int64(len(b)), max(p.pace.perSecond/10, 1))])
+	if n > 0 {
+		if waited := p.pace.wait(p.ctx, n); waited != nil {
+			return n, waited
+		}
+		p.stall.Reset(stallAfter) // it was not the server that kept still
 	}
 	return n, err
 }

@@ -23,7 +23,15 @@ type Source struct {
 	Client *http.Client
 	URL    string
 	Note   func(Note, error) // is told of each zone that came; the error is why a delta was of no use. nil: nobody
+	Deep   bool              // zones that are there are read through, and fetched again if they are damaged
+
+	Pace   *Pace         // of downloads of zones; nil: unbounded
+	Budget time.Duration // for downloads of zones, before the rest goes in without them; 0: unbounded
+	Room   int64         // bytes that the zones' files may take in all; 0: unbounded
 }
+
+// ErrUnfinished says that a Mirror's budget of time ended before all zones had come. The next one goes on where it stopped.
+var ErrUnfinished = errors.New("zones are still being fetched")
 
 // Note says how a zone came.
 type Note struct {
@@ -41,6 +49,9 @@ type Note struct {
 // cannot take part in, to be silent after it (SYNC-F), and a release to come must not keep it from the lease of the one
 // that it answers from (FAIL-4).
 //
+// No more time than the budget is spent on downloads before that, so that neither a lease nor a switchover waits for a large
+// zone; and none on reading zones through, which comes last.
+//
 // An interrupted Mirror is repeated by calling it again; blobs go on where they stopped.
 func Mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
 	remote := &remoteFS{ctx: ctx, client: from.Client, base: from.URL, mem: mem}
@@ -53,15 +64,22 @@ func Mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (relea
 		}
 		return view, next, wrote, err
 	}
-	fresh := !bytes.Equal(mem.Timestamp, next.Timestamp)
 	get := &getter{Source: from, dir: d, manifest: view.Manifest}
-	fetched, missing := get.missing(ctx, fresh)
+	if from.Budget > 0 {
+		get.until = time.Now().Add(from.Budget)
+	}
+	fetched, missing := get.missing(ctx, false)
 	installed, err := d.install(remote.files())
 	if err != nil {
 		return view, mem, fetched, errors.Join(missing, err)
 	}
 	if installed {
 		err = Collect(d, view)
+	}
+	if from.Deep && missing == nil {
+		var repaired bool
+		repaired, missing = get.missing(ctx, true)
+		fetched = fetched || repaired
 	}
 	return view, next, fetched || installed, errors.Join(missing, err)
 }
@@ -71,6 +89,7 @@ type getter struct {
 	Source
 	dir      *Dir
 	manifest release.Manifest
+	until    time.Time                       // downloads end then; zero: when they are done
 	older    map[release.Digest]release.Zone // by text, those that may lie in the depot; nil: not looked up yet
 }
 
@@ -101,19 +120,25 @@ func (g *getter) get(ctx context.Context, z release.Zone) error {
 		if !there {
 			continue
 		}
-		err := g.fetch(ctx, delta.Blob)
+		err := g.fits(z.Origin, delta.Blob.Length+z.Blob.Length+z.Blob.Length/2) // what it makes is packed less well
+		if err == nil {
+			err = g.fetch(ctx, z.Origin, delta.Blob)
+		}
 		if err == nil {
 			err = g.dir.patch(ctx, z, from, delta.Blob)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if errors.Is(err, ErrUnfinished) {
+			return err
+		}
 		g.note(Note{z.Origin, true, delta.Blob.Length}, err)
 		if err == nil {
 			return nil
 		}
 	}
-	if err := g.fetch(ctx, z.Blob); err != nil {
+	if err := g.fetch(ctx, z.Origin, z.Blob); err != nil {
 		return err
 	}
 	g.note(Note{z.Origin, false, z.Blob.Length}, nil)
@@ -146,12 +171,40 @@ func (g *getter) olderText(text release.Digest) (release.Zone, bool) {
 	return z, there && err == nil
 }
 
-// fetch fetches a blob that is not there yet.
-func (g *getter) fetch(ctx context.Context, b release.Blob) error {
+// fetch fetches a blob of a zone that is not there yet.
+func (g *getter) fetch(ctx context.Context, origin string, b release.Blob) error {
 	if g.dir.HasBlob(b) {
 		return nil
 	}
-	return g.dir.Fetch(ctx, g.Client, g.URL, b)
+	if err := g.fits(origin, b.Length-g.dir.partSize(b)); err != nil {
+		return err
+	}
+	if !g.until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, g.until, ErrUnfinished)
+		defer cancel()
+	}
+	return g.dir.Fetch(ctx, g.Client, g.URL, b, g.Pace)
+}
+
+// fits refuses what there is no room for. What nobody needs any more makes room when the metadata that needs it no more
+// has gone in.
+func (g *getter) fits(origin string, more int64) error {
+	if g.Room == 0 {
+		return nil
+	}
+	entries, err := g.dir.List(blobDir)
+	if err != nil {
+		return err
+	}
+	var used int64
+	for _, e := range entries {
+		used += e.Size
+	}
+	if used+more <= g.Room {
+		return nil
+	}
+	return fmt.Errorf("zone %s takes %d bytes more, and the zones here take %d of the %d that they may: it is not fetched", origin, more, used, g.Room)
 }
 
 // install writes verified files that d does not hold yet, in order. Verified bytes win over what is there.

@@ -47,7 +47,7 @@ func newNode(t testing.TB, h *host) *node {
 func (n *node) mirror() (bool, error) {
 	n.t.Helper()
 	n.asked = nil
-	_, mem, changed, err := Mirror(context.Background(), Source{Client: n.server.Client(), URL: n.server.URL}, n.dir, n.mem)
+	_, mem, changed, err := Mirror(context.Background(), Source{Client: n.server.Client(), URL: n.server.URL, Deep: true}, n.dir, n.mem)
 	n.mem = mem
 	return changed, err
 }
@@ -282,7 +282,7 @@ func TestFetchGivesUpWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	_, _, _, err := Mirror(ctx, Source{Client: n.server.Client(), URL: n.server.URL}, n.dir, n.mem)
+	_, _, _, err := Mirror(ctx, Source{Client: n.server.Client(), URL: n.server.URL, Deep: true}, n.dir, n.mem)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v", err)
 	}

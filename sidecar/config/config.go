@@ -191,6 +191,9 @@ type Mirror struct {
 	// Interval is from one look to the next. The switchover's instant reaches a node this late, and must do so within
 	// half the lead of meshctl schedule (5 s unless said otherwise), or it is postponed.
 	Interval time.Duration
+	// Bandwidth is how many bytes a second the zones of releases may take, and Disk how many bytes their files may take in
+	// the depot, where the current release, the next and the one before have their place; 0: unbounded.
+	Bandwidth, Disk int64
 }
 
 // Hosts are the URLs of the mesh's own servers, which are distribution hosts.

@@ -337,10 +337,12 @@ func (r *reader) drain(n *yaml.Node, d *Drain) {
 func (r *reader) mirror(n *yaml.Node) *Mirror {
 	m := &Mirror{Interval: 2 * time.Second, CA: map[string]string{}}
 	r.Mapping(n, "mirror", fields.Keys{
-		"urls":     func(n *yaml.Node) { r.repositories(n, m) },
-		"depot":    fields.Parsed(&r.Reader, &m.Depot, fields.Path),
-		"root":     fields.Parsed(&r.Reader, &m.Root, fields.Path),
-		"interval": fields.Parsed(&r.Reader, &m.Interval, fields.DurationIn(time.Second, time.Hour)),
+		"urls":      func(n *yaml.Node) { r.repositories(n, m) },
+		"depot":     fields.Parsed(&r.Reader, &m.Depot, fields.Path),
+		"root":      fields.Parsed(&r.Reader, &m.Root, fields.Path),
+		"interval":  fields.Parsed(&r.Reader, &m.Interval, fields.DurationIn(time.Second, time.Hour)),
+		"bandwidth": fields.Parsed(&r.Reader, &m.Bandwidth, bytesIn("/s", 10_000, 100e9)),
+		"disk":      fields.Parsed(&r.Reader, &m.Disk, bytesIn("", 1e6, 100e12)),
 	}, "urls", "depot", "root")
 	return m
 }

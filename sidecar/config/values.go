@@ -56,6 +56,27 @@ func numbers(parts []string, bits ...int) bool {
 	return true
 }
 
+// bytesIn reads a number of bytes with a decimal unit, and with what comes after it, such as 10MB/s.
+func bytesIn(after string, least, most int64) func(string) (int64, error) {
+	return func(s string) (int64, error) {
+		number, found := strings.CutSuffix(s, after)
+		factor := int64(0)
+		for unit, f := range map[string]int64{"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12} {
+			if digits, is := strings.CutSuffix(number, unit); is {
+				number, factor = digits, f
+			}
+		}
+		n, err := strconv.ParseInt(number, 10, 32)
+		if !found || factor == 0 || err != nil {
+			return 0, fmt.Errorf("%q: want a whole number of kB, MB, GB or TB, such as 10MB%s", s, after)
+		}
+		if n < 0 || n > most/factor || n*factor < least {
+			return 0, fmt.Errorf("%s is out of range: %d to %d bytes%s", s, least, most, after)
+		}
+		return n * factor, nil
+	}
+}
+
 var interfaceForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
 
 func interfaceName(s string) (string, error) {

@@ -34,6 +34,10 @@ type Config struct {
 	Depot    string            // directory, made when missing
 	Root     string            // file: the trusted root that a node starts from
 	Interval time.Duration
+
+	Bandwidth int64 // bytes a second that zones may take; 0: unbounded
+	Disk      int64 // bytes that the zones' files may take; 0: unbounded
+
 	Identity *identity.Identity // this node as a client, and whom it trusts
 }
 
@@ -46,7 +50,9 @@ type Mirror struct {
 	public map[string]*http.Client // of others, by CA
 
 	swept   bool
-	renewed time.Time // when a newer certificate was asked for last
+	pace    *depot.Pace // nil: unbounded
+	read    time.Time   // when the zones were read through last
+	renewed time.Time   // when a newer certificate was asked for last
 
 	mu     sync.Mutex
 	state  status.Mirroring
@@ -62,16 +68,30 @@ type coming struct {
 }
 
 func New(cfg Config, log *slog.Logger) *Mirror {
-	return &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}),
+	m := &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}),
 		hosts: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
+	if cfg.Bandwidth > 0 {
+		m.pace = depot.NewPace(cfg.Bandwidth)
+	}
+	return m
 }
+
+const (
+	// fetchBudget is how long zones are fetched before what came with them is looked at again: a lease or a switchover
+	// waits no longer for a large zone.
+	fetchBudget = 3 * time.Second
+	// readEvery is how often zones that are there are read through, for damage by the disk. It takes seconds for large ones.
+	readEvery = time.Hour
+)
 
 // Run follows the repository until ctx ends. What goes wrong is in the status and in the log, and is tried again.
 func (m *Mirror) Run(ctx context.Context) {
 	backoff := time.Second
 	for ctx.Err() == nil {
 		wait := m.cfg.Interval
-		if err := m.round(ctx); err != nil {
+		if err := m.round(ctx); errors.Is(err, depot.ErrUnfinished) {
+			wait = 0
+		} else if err != nil {
 			wait = min(backoff, m.cfg.Interval)
 			backoff = min(2*backoff, m.cfg.Interval)
 		} else {
@@ -107,10 +127,10 @@ func (m *Mirror) round(ctx context.Context) error {
 	var faults []error
 	for _, url := range m.cfg.URLs {
 		changed, err := m.follow(ctx, dir, url)
-		if err == nil {
+		if unfinished := errors.Is(err, depot.ErrUnfinished); err == nil || unfinished {
 			m.good(url, changed)
 			m.renew(ctx, m.renewer(url))
-			return nil
+			return err
 		}
 		faults = append(faults, fmt.Errorf("%s: %w", url, err))
 	}
@@ -128,7 +148,12 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (change
 		return false, err
 	}
 	began, before := time.Now(), m.Status().ZoneBytes
-	view, memory, changed, err := depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note}, dir, memory)
+	deep := began.Sub(m.read) >= readEvery
+	view, memory, changed, err := depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note, Deep: deep,
+		Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk}, dir, memory)
+	if deep && err == nil {
+		m.read = began
+	}
 	m.track(coming{newest(view.Manifest), began, before, err == nil})
 	return changed, errors.Join(err, m.remember(memory))
 }

@@ -1,0 +1,174 @@
+package depot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// mirrorBounded is mirror with bounds.
+func (n *node) mirrorBounded(s Source) error {
+	n.t.Helper()
+	n.asked = nil
+	s.Client, s.URL = n.server.Client(), n.server.URL
+	_, mem, _, err := Mirror(context.Background(), s, n.dir, n.mem)
+	n.mem = mem
+	return err
+}
+
+// leaseOf is the version of the lease in the node's depot.
+func (n *node) leaseOf(start release.Memory) int64 {
+	n.t.Helper()
+	view, _, err := release.Verify(n.dir, start)
+	check(n.t, err)
+	return view.Versions.Timestamp
+}
+
+// TestNoLeaseWaitsForALargeZone: while a zone trickles in, the leases that come with it and after it go in at the end of each
+// budget; what came of the zone stays, and in the end it is whole.
+func TestNoLeaseWaitsForALargeZone(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	n := newNode(t, h)
+	start := n.mem
+	n.mustMirror(true)
+	h.release(2, 1<<20)
+	packed := h.zonesOf(t)[0].Blob.Length
+	held := make(chan struct{})
+	n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		if !strings.HasPrefix(r.URL.Path, "/"+blobDir) {
+			good.ServeHTTP(w, r)
+			return
+		}
+		good.ServeHTTP(&upTo{ResponseWriter: w, left: int(packed)/3 + 1, held: held, done: r.Context().Done()}, r)
+	}
+	var last int64
+	rounds := 0
+	for err := ErrUnfinished; errors.Is(err, ErrUnfinished); rounds++ {
+		if err = n.mirrorBounded(Source{Budget: 50 * time.Millisecond}); err != nil && !errors.Is(err, ErrUnfinished) {
+			t.Fatal(err)
+		}
+		if lease := n.leaseOf(start); lease <= last {
+			t.Fatalf("round %d: lease %d, it was %d", rounds, lease, last)
+		} else {
+			last = lease
+		}
+		h.renew()
+	}
+	if rounds != 3 {
+		t.Errorf("the zone came in %d rounds, want 3: each is served a third", rounds)
+	}
+	n.meddle = nil
+	n.mustMirror(true)
+	if got := serves(t, n.dir, start); got != 2 {
+		t.Fatalf("release %d", got)
+	}
+}
+
+// zonesOf are the zones that the repository names.
+func (h *host) zonesOf(t *testing.T) []release.Zone {
+	t.Helper()
+	view, _, err := release.Verify(h.dir, h.root())
+	check(t, err)
+	return zonesOf(view.Manifest)
+}
+
+// upTo writes so many bytes, and then holds the rest back until the client is gone.
+type upTo struct {
+	http.ResponseWriter
+	left int
+	held chan struct{}
+	done <-chan struct{}
+}
+
+func (w *upTo) Write(p []byte) (int, error) {
+	n := min(len(p), w.left)
+	w.left -= n
+	w.ResponseWriter.Write(p[:n])
+	if n == len(p) {
+		return n, nil
+	}
+	w.ResponseWriter.(http.Flusher).Flush()
+	select {
+	case <-w.done:
+	case <-w.held:
+	}
+	return n, io.ErrClosedPipe
+}
+
+// TestDownloadsShareAPace: however many there are, they take no more bytes a second together.
+func TestDownloadsShareAPace(t *testing.T) {
+	const bytesEach, perSecond, readers = 40_000, 400_000, 3
+	pace := NewPace(perSecond)
+	began := time.Now()
+	var all sync.WaitGroup
+	for range readers {
+		all.Go(func() {
+			stall := time.AfterFunc(time.Hour, func() {})
+			defer stall.Stop()
+			r := &paced{context.Background(), &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, pace}
+			if n, err := io.Copy(io.Discard, r); n != bytesEach || err != nil {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+		})
+	}
+	all.Wait()
+	// Only what is too fast is wrong: a slow machine may take any time.
+	if took, least := time.Since(began), time.Second*bytesEach*readers/perSecond; took < least {
+		t.Errorf("%d bytes took %v, the pace allows them in %v", bytesEach*readers, took, least)
+	}
+}
+
+// TestAPacedDownloadEndsWithItsContext, however long it would have to wait.
+func TestAPacedDownloadEndsWithItsContext(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1<<20)
+	n := newNode(t, h)
+	if err := n.mirrorBounded(Source{Pace: NewPace(1), Budget: 50 * time.Millisecond}); !errors.Is(err, ErrUnfinished) {
+		t.Fatal(err)
+	}
+	check(t, n.mirrorBounded(Source{Pace: NewPace(1 << 40)}))
+}
+
+// TestTheDepotStaysWithinItsRoom: a release that does not fit is not fetched, and the reason names the zone and the numbers;
+// its metadata goes in, what is answered stays, and a release that fits goes in.
+func TestTheDepotStaysWithinItsRoom(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 400<<10)
+	n := newNode(t, h)
+	start := n.mem
+	small := h.zonesOf(t)[0]
+	room := Source{Room: 2*small.Blob.Length + small.Blob.Length/2}
+	check(t, n.mirrorBounded(room))
+	h.release(2, 4<<20)
+	large := h.zonesOf(t)[0]
+	for range 2 {
+		err := n.mirrorBounded(room)
+		if err == nil || !strings.Contains(err.Error(), "that they may: it is not fetched") || !strings.Contains(err.Error(), large.Origin) {
+			t.Fatalf("error %v", err)
+		}
+		if n.askedFor(large.Blob) {
+			t.Fatal("what does not fit was asked for")
+		}
+		if !n.dir.HasBlob(small.Blob) {
+			t.Fatal("what was answered from before is gone")
+		}
+		h.renew()
+		if n.leaseOf(start) == 0 {
+			t.Fatal("no lease")
+		}
+	}
+	h.release(3, 400<<10)
+	check(t, n.mirrorBounded(room))
+	if got := serves(t, n.dir, start); got != 3 {
+		t.Fatalf("release %d", got)
+	}
+}
