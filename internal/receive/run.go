@@ -55,9 +55,10 @@ type follow struct {
 	catalog *Catalog // it is a catalog zone
 	unique  string   // it is a member of a catalog, under this label
 	rec     record
-	held    bool      // rec is
-	noted   time.Time // rec.Contact as it is on disk
-	reset   bool      // what comes next begins anew
+	zone    *zone.Zone // what rec tells of, if it is large and was received since the start; nil: it is on disk only
+	held    bool       // rec is
+	noted   time.Time  // rec.Contact as it is on disk
+	reset   bool       // what comes next begins anew
 
 	due      time.Time
 	index    int // in the queue, -1 if it is not in it
@@ -370,6 +371,9 @@ func (r *Receiver) judge(f *follow, found found) {
 	if found.zone == nil {
 		return
 	}
+	if f.zone = nil; f.group != nil && found.zone.ImageSize() >= LargeImage {
+		f.zone = found.zone
+	}
 	log.Info("received", "serial", f.rec.Serial, "how", f.rec.How, "from", f.rec.From, "records", f.rec.Records, "octets", found.octets, "duration", found.duration)
 	if f.catalog != nil {
 		r.list(f.origin, found.zone)
@@ -620,10 +624,15 @@ type look struct {
 	r     *Receiver
 	group *Group
 	rec   record
+	zone  *zone.Zone
 	noted time.Time
 	held  bool
 	reset bool
 }
+
+// LargeImage is the size in octets from which a zone is kept in memory when it was received: to read it again takes longer
+// than whoever waits for it would like, and there are few.
+const LargeImage = 1 << 20
 
 // found is what it found.
 type found struct {
@@ -647,7 +656,7 @@ func (f found) problems() string {
 }
 
 func (r *Receiver) lookOf(f *follow) *look {
-	l := &look{r: r, group: f.group, rec: f.rec, noted: f.noted, held: f.held, reset: f.reset}
+	l := &look{r: r, group: f.group, rec: f.rec, zone: f.zone, noted: f.noted, held: f.held, reset: f.reset}
 	if !f.held {
 		l.rec = record{}
 	}
@@ -718,7 +727,7 @@ func (l *look) ask(ctx context.Context, p Primary) (transferred, error) {
 	if l.held {
 		have = &held{l.rec.Serial, l.rec.Records}
 	}
-	got, doubt, err := c.transfer(ctx, p, s, l.rec.Origin, have, func() (*zone.Zone, error) { return l.r.store.load(l.rec) })
+	got, doubt, err := c.transfer(ctx, p, s, l.rec.Origin, have, l.before)
 	if doubt != nil {
 		l.r.opt.Log.Info("differences could not be had, so the whole zone was asked for", "zone", l.rec.Origin, "primary", p, "why", doubt)
 	}
@@ -731,6 +740,14 @@ func (l *look) ask(ctx context.Context, p Primary) (transferred, error) {
 		_, err = members(got.zone)
 	}
 	return got, err
+}
+
+// before is the zone that we hold.
+func (l *look) before() (*zone.Zone, error) {
+	if l.zone != nil && l.zone.Serial() == l.rec.Serial {
+		return l.zone, nil
+	}
+	return l.r.store.load(l.rec)
 }
 
 // forward refuses a serial that goes backwards.

@@ -100,11 +100,38 @@ func (z *Zone) Serial() uint32 { return z.serial }
 // Len is the number of records.
 func (z *Zone) Len() int { return z.len }
 
+// WireRecord is a record of class IN in wire format (RFC 1035 3.2.1).
+type WireRecord struct {
+	Owner []byte // lower-case
+	Type  uint16
+	TTL   uint32
+	Data  []byte // RDATA
+}
+
 // Records yields all records: the SOA, then the rest in canonical order (RFC 4034 6), RRSIG and NSEC3 records and glue
 // at their places. Owners are lower-case; RDATA has the case in which it was loaded.
 func (z *Zone) Records() iter.Seq[dns.RR] {
 	return func(yield func(dns.RR) bool) {
-		if !yieldRecords(yield, z.origin, dns.TypeSOA, z.soa.ttl, z.soa.records()) {
+		var owner []byte
+		var name string
+		for r := range z.WireRecords() {
+			if name == "" || !bytes.Equal(owner, r.Owner) {
+				owner, name = r.Owner, nameString(r.Owner)
+			}
+			if !yield(unpackRR(name, r.Type, r.TTL, r.Data)) {
+				return
+			}
+		}
+	}
+}
+
+// RR is the record as the DNS library has it.
+func (r *WireRecord) RR() dns.RR { return unpackRR(nameString(r.Owner), r.Type, r.TTL, r.Data) }
+
+// WireRecords yields all records as Records does. The zone owns what they refer to.
+func (z *Zone) WireRecords() iter.Seq[WireRecord] {
+	return func(yield func(WireRecord) bool) {
+		if !yieldRecords(yield, z.owner, dns.TypeSOA, z.soa.ttl, z.soa.records()) {
 			return
 		}
 		var sets []RRset // of one owner
@@ -126,11 +153,11 @@ func (z *Zone) Records() iter.Seq[dns.RR] {
 
 // yieldOwner yields the records of an owner, whose sets are in order of type: the RRSIGs of all of them come where
 // their own type has its place.
-func yieldOwner(yield func(dns.RR) bool, sets []RRset) bool {
+func yieldOwner(yield func(WireRecord) bool, sets []RRset) bool {
 	if len(sets) == 0 {
 		return true
 	}
-	name := nameString(sets[0].Owner)
+	name := sets[0].Owner
 	signed := false
 	sigs := func() bool {
 		signed = true
@@ -153,9 +180,9 @@ func yieldOwner(yield func(dns.RR) bool, sets []RRset) bool {
 	return signed || sigs()
 }
 
-func yieldRecords(yield func(dns.RR) bool, owner string, typ uint16, ttl uint32, data Rdata) bool {
+func yieldRecords(yield func(WireRecord) bool, owner []byte, typ uint16, ttl uint32, data Rdata) bool {
 	for rdata := range data.All() {
-		if !yield(unpackRR(owner, typ, ttl, rdata)) {
+		if !yield(WireRecord{owner, typ, ttl, rdata}) {
 			return false
 		}
 	}

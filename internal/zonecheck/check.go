@@ -32,13 +32,17 @@ import (
 // how long a node may go on answering from z once it has it: signatures must outlast it. Findings come in a fixed order,
 // at most maxPerRule of each rule and then how many more there are.
 func Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
+	return check(nil, old, z, p, now, lease)
+}
+
+func check(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
 	digest, change := newReport(z), newReport(z)
 	var others sync.WaitGroup
 	others.Go(func() { checkDigest(old, z, p.ZONEMD, digest) })
 	others.Go(func() { checkChange(old, z, p, change) })
 
 	content, sense := newReport(z), newReport(z)
-	checkContent(old, z, p, now, lease, content, sense)
+	checkContent(memo, old, z, p, now, lease, content, sense)
 	others.Wait()
 
 	var found []zone.Finding

@@ -119,9 +119,10 @@ type batch struct {
 
 // checkContent walks the zone once. What is cheap is checked on the way; signatures and hashes are computed by a worker
 // for each processor, and their findings taken in the order of the zone.
-func checkContent(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration, r, sense *report) {
+func checkContent(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration, r, sense *report) {
 	s := newSense(z, p, sense)
 	d := newSigned(old, z, p, now, lease, r)
+	d.memo = memo
 	var nsec nsecChain
 	work, order := make(chan *batch, runtime.GOMAXPROCS(0)), make(chan *batch, 4*runtime.GOMAXPROCS(0))
 	var workers sync.WaitGroup

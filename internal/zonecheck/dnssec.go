@@ -23,6 +23,7 @@ type signed struct {
 	now        uint32        // RRSIG time (RFC 4034 3.1.5)
 	least      time.Duration // that signatures must last from now on
 	lease      time.Duration
+	memo       *Memo // nil: nothing is known from before
 }
 
 // keyID is what an RRSIG record says of the key that made it. Several keys may have one tag (RFC 4034 appendix B).
@@ -261,7 +262,7 @@ func (v *verifier) verifies(o *owner, set *zone.RRset, sig *rrsig, keys []*key) 
 		if k.flags&dns.REVOKE != 0 && set.Type != dns.TypeDNSKEY {
 			continue // RFC 5011 2.1
 		}
-		if k.verify == nil || k.verify(v.data, sig.signature) {
+		if k.verify == nil || v.d.memo.verify(k, v.data, sig.signature) {
 			return true
 		}
 	}

@@ -16,11 +16,13 @@ import (
 // on every line, no directive. Zones with equal records give equal octets, and Parse makes an equal zone of them.
 func Write(w io.Writer, z *zone.Zone) error {
 	out := bufio.NewWriterSize(w, 1<<16)
-	for rr := range z.Records() {
-		if _, err := out.WriteString(Line(rr)); err != nil {
-			return err
+	var p plainWriter
+	for r := range z.WireRecords() {
+		line, ok := p.line(&r)
+		if !ok {
+			line = append(append(p.buf[:0], Line(r.RR())...), '\n')
 		}
-		if err := out.WriteByte('\n'); err != nil {
+		if _, err := out.Write(line); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package host
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
@@ -20,12 +24,15 @@ import (
 // Source is a zone file, and the origin if it was said; otherwise the origin is the SOA's owner.
 type Source struct {
 	Origin, File string
+
+	zone *zone.Zone     // what was read from it already, nil if nothing was
+	text release.Digest // of the zone's canonical text, which the file has unless it was replaced since
 }
 
 // ParseSource reads FILE or NAME=FILE.
 func ParseSource(arg string) Source {
 	if name, file, ok := strings.Cut(arg, "="); ok {
-		return Source{strings.ToLower(strings.TrimSuffix(name, ".")) + ".", file}
+		return Source{Origin: strings.ToLower(strings.TrimSuffix(name, ".")) + ".", File: file}
 	}
 	return Source{File: arg}
 }
@@ -33,6 +40,9 @@ func ParseSource(arg string) Source {
 // Load reads a zone file and says everything that is wrong with it (SYNC-B). The zone is nil when one finding is an
 // error. $INCLUDE reaches the files beside it only.
 func Load(s Source) (*zone.Zone, []zone.Finding) {
+	if s.zone != nil {
+		return s.zone, nil
+	}
 	z, found, err := load(s)
 	if err != nil {
 		found = append(found, s.finding("unreadable", "%v", err))
@@ -72,6 +82,7 @@ type ReleaseOptions struct {
 	By       string   // who makes it, for the record; "meshctl release" if empty
 
 	Received []Receipt // how the zones came, for the record
+	Lately   *Lately   // what is known of them from before; nil: nothing
 
 	Override *release.Override // a second person's word for zones that checks speak against; nil: none
 }
@@ -103,7 +114,7 @@ func (h *Host) Release(sources []Source, o ReleaseOptions) (*Made, []zone.Findin
 	}
 	began := h.clock()
 	took := &laps{clock: h.clock, last: began}
-	candidates, found, err := h.build(sources, took)
+	candidates, found, err := h.build(sources, o.Lately, took)
 	if err != nil {
 		return nil, found, err
 	}
@@ -189,7 +200,7 @@ func latestRelease(m release.Manifest) *release.Release {
 
 // build reads, stores and checks the zones. What is stored and not published after all is collected with a later
 // publication.
-func (h *Host) build(sources []Source, took *laps) ([]candidate, []zone.Finding, error) {
+func (h *Host) build(sources []Source, lately *Lately, took *laps) ([]candidate, []zone.Finding, error) {
 	policy, err := h.checks()
 	if err != nil {
 		return nil, nil, err
@@ -213,11 +224,11 @@ func (h *Host) build(sources []Source, took *laps) ([]candidate, []zone.Finding,
 		case z == nil:
 			c.rules = []string{"unreadable"}
 		default:
-			if c.zone, err = h.store(z); err != nil {
+			judged, err := h.storeAndJudge(&c, z, lately, took)
+			if err != nil {
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}
-			took.lap("stored")
-			findings = append(findings, h.judge(&c, z, took)...)
+			findings = append(findings, judged...)
 		}
 		files[c.zone.Origin] = s.File
 		list, found = append(list, c), append(found, findings...)
@@ -235,9 +246,64 @@ func originOf(s Source, findings []zone.Finding) string {
 	return s.Origin
 }
 
-func (h *Host) store(z *zone.Zone) (release.Zone, error) {
-	c, err := h.repo.PutBlob(func(w io.Writer) error { return zonefile.Write(w, z) })
-	return release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}, err
+// storeAndJudge stores a zone, and checks it: at once where its digest is known before it is stored.
+func (h *Host) storeAndJudge(c *candidate, z *zone.Zone, lately *Lately, took *laps) ([]zone.Finding, error) {
+	var stored depot.Content
+	var storing errgroup.Group
+	storing.Go(func() (err error) {
+		stored, err = h.store(c.source, z)
+		return err
+	})
+	c.zone = release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.source.text}
+	late := "stored"
+	if c.source.zone == nil {
+		if err := storing.Wait(); err != nil {
+			return nil, err
+		}
+		took.lap(late)
+		c.zone.SHA256 = stored.SHA256
+	}
+	found, difference := h.judge(c, z, lately, took)
+	if err := storing.Wait(); err != nil {
+		return nil, err
+	}
+	if c.source.zone != nil {
+		took.lap(late)
+	}
+	c.zone.SHA256, c.zone.Length, c.zone.Blob = stored.SHA256, stored.Length, stored.Blob
+	found = append(found, h.addDeltas(c, difference)...)
+	took.lap("delta made")
+	return found, nil
+}
+
+// errOtherText says that a file has other content than what was read from it.
+var errOtherText = errors.New("it has changed since it was read")
+
+// store packs a zone's canonical text into the repository: the file that has it, or else as it is written anew.
+func (h *Host) store(s Source, z *zone.Zone) (depot.Content, error) {
+	if s.zone != nil {
+		c, err := h.repo.PutBlob(func(w io.Writer) error { return copyText(w, s) })
+		if !errors.Is(err, errOtherText) {
+			return c, err
+		}
+	}
+	return h.repo.PutBlob(func(w io.Writer) error { return zonefile.Write(w, z) })
+}
+
+func copyText(w io.Writer, s Source) error {
+	f, err := os.Open(s.File)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errOtherText, err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(w, sum), f); err != nil {
+		return err
+	}
+	if release.Digest(sum.Sum(nil)) != s.text {
+		return errOtherText
+	}
+	return nil
 }
 
 func find(r *release.Release, origin string) *release.Zone {

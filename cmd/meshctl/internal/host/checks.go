@@ -53,7 +53,11 @@ func (h *Host) checks() (*zonecheck.Config, error) {
 // Check judges a zone that is to replace old at now, which may be nil, by the policy's rules and by its command
 // (SYNC-B). lease is how long a node may answer from it once it has it.
 func Check(ctx context.Context, old, z *zone.Zone, p zonecheck.Policy, now time.Time, lease time.Duration) []zone.Finding {
-	found := zonecheck.Check(old, z, p, now, lease)
+	return checkWith(ctx, &zonecheck.Memo{}, old, z, p, now, lease)
+}
+
+func checkWith(ctx context.Context, memo *zonecheck.Memo, old, z *zone.Zone, p zonecheck.Policy, now time.Time, lease time.Duration) []zone.Finding {
+	found := memo.Check(old, z, p, now, lease)
 	if len(p.Command) > 0 {
 		if err := runCommand(ctx, z, p); err != nil {
 			found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "command", Severity: zone.Error,
@@ -122,9 +126,9 @@ type candidate struct {
 	change ZoneChange
 }
 
-// judge checks a zone against the one that is answered now.
-func (h *Host) judge(c *candidate, z *zone.Zone, took *laps) []zone.Finding {
-	old, err := h.answered(z, c.zone)
+// judge checks a zone against the one that is answered now, and says how they differ: nil if that is not worth having.
+func (h *Host) judge(c *candidate, z *zone.Zone, lately *Lately, took *laps) ([]zone.Finding, *zone.Delta) {
+	old, err := h.answered(z, c.zone, lately)
 	took.lap("zones before read")
 	var difference *zone.Delta
 	c.change, difference = changeOf(old, z)
@@ -132,17 +136,12 @@ func (h *Host) judge(c *candidate, z *zone.Zone, took *laps) []zone.Finding {
 	if c.policy.DNSSEC != zonecheck.Ignore {
 		c.zone.SignedUntil = signaturesEnd(z, h.clock())
 	}
-	found := Check(context.Background(), old, z, c.policy, h.clock(), h.state.Lease())
+	found := checkWith(context.Background(), lately.memo(z), old, z, c.policy, h.clock(), h.state.Lease())
 	took.lap("checked")
 	if err != nil { // no reason to be stuck with it, nor to let anything replace it
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,
 			Detail: fmt.Sprintf("the zone that is answered now cannot be read to compare with: %v", err)})
 	}
-	if c.zone.Deltas, err = h.deltas(c.zone, difference); err != nil { // a convenience: nodes take the whole zone
-		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "delta", Severity: zone.Warning,
-			Detail: fmt.Sprintf("nodes take the whole zone, since there is no delta: %v", err)})
-	}
-	took.lap("delta made")
 	for i := range found {
 		found[i].File = cmp.Or(found[i].File, c.source.File)
 		if found[i].Severity == zone.Error {
@@ -151,7 +150,17 @@ func (h *Host) judge(c *candidate, z *zone.Zone, took *laps) []zone.Finding {
 	}
 	slices.Sort(c.rules)
 	c.rules = slices.Compact(c.rules)
-	return found
+	return found, difference
+}
+
+// addDeltas stores the ways to a zone's text. They are a convenience: without, nodes take the whole zone.
+func (h *Host) addDeltas(c *candidate, difference *zone.Delta) []zone.Finding {
+	var err error
+	if c.zone.Deltas, err = h.deltas(c.zone, difference); err == nil {
+		return nil
+	}
+	return []zone.Finding{{File: c.source.File, Zone: c.zone.Origin, Owner: c.zone.Origin, Rule: "delta", Severity: zone.Warning,
+		Detail: fmt.Sprintf("nodes take the whole zone, since there is no delta: %v", err)}}
 }
 
 // signaturesEnd is when the first signature of a zone ends; zero if it has none. Its 32 bits are read as the instant that is
@@ -173,13 +182,16 @@ func signaturesEnd(z *zone.Zone, now time.Time) time.Time {
 }
 
 // answered is the zone that is answered now where z is to be: z itself if it is the same, nil if none is.
-func (h *Host) answered(z *zone.Zone, as release.Zone) (*zone.Zone, error) {
+func (h *Host) answered(z *zone.Zone, as release.Zone, lately *Lately) (*zone.Zone, error) {
 	was := find(h.view.Manifest.Current, as.Origin)
 	switch {
 	case was == nil:
 		return nil, nil
 	case was.SHA256 == as.SHA256:
 		return z, nil
+	}
+	if old := lately.zone(was.SHA256); old != nil {
+		return old, nil
 	}
 	r, err := depot.OpenBlob(h.repo, *was)
 	if err != nil {

@@ -29,6 +29,8 @@ type Cycle struct {
 	Config *Config
 	Log    *slog.Logger
 
+	lately *Lately // for the goroutine that makes releases
+
 	mu      sync.Mutex
 	pending map[string]arrival // by origin, since it was last released
 	wake    chan struct{}
@@ -42,6 +44,15 @@ type Cycle struct {
 type arrival struct {
 	receive.Update
 	at time.Time
+}
+
+// source is where to read it.
+func (a arrival) source() Source {
+	s := Source{Origin: a.Origin, File: a.Path}
+	if err := s.text.UnmarshalText([]byte(a.SHA256)); err == nil {
+		s.zone = a.Zone
+	}
+	return s
 }
 
 // judged is content that had errors, which is not judged again for a while.
@@ -113,7 +124,7 @@ func (c *Cycle) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending, c.judged, c.said = map[string]arrival{}, map[string]judged{}, map[string]string{}
-	c.wake = make(chan struct{}, 1)
+	c.wake, c.lately = make(chan struct{}, 1), NewLately()
 	c.state.Received = map[string]uint64{}
 }
 
@@ -160,7 +171,9 @@ func (c *Cycle) watch(ctx context.Context, r *receive.Receiver) {
 func (c *Cycle) received(u receive.Update) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	u.Zone = nil // what is released is read from the file: a hundred thousand zones are not held twice
+	if u.Zone != nil && u.Zone.ImageSize() < receive.LargeImage {
+		u.Zone = nil // what is released is read from the file: a hundred thousand zones are not held twice
+	}
 	c.pending[u.Origin] = arrival{u, c.Clock()}
 	c.state.Received[string(u.How)]++
 	select {
@@ -211,7 +224,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 				c.state.Held = append(c.state.Held, origin)
 			}
 			if !c.judged[origin].holds(u.SHA256, now, retry) {
-				t.sources = append(t.sources, Source{Origin: origin, File: u.Path})
+				t.sources = append(t.sources, u.source())
 				t.digests[origin] = u.SHA256
 				if !u.Whole.IsZero() {
 					t.received = append(t.received, Receipt{origin, u.How, u.Source, u.Octets, u.Began.UTC(), u.Whole.UTC(), u.at.UTC()})
@@ -243,7 +256,10 @@ func (c *Cycle) release() (made *Made, err error) {
 			return nil
 		}
 		made, found, err = h.Release(t.sources, ReleaseOptions{Keep: true, IfNew: true, Now: m.Current == nil, Withdraw: t.withdrawn,
-			By: "meshctl serve", Received: t.received})
+			By: "meshctl serve", Received: t.received, Lately: c.lately})
+		if made != nil {
+			c.lately.keep(t.sources, h.view.Manifest)
+		}
 		return err
 	})
 	c.report(found)

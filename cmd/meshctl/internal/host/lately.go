@@ -1,0 +1,61 @@
+package host
+
+import (
+	"maps"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
+)
+
+// Lately is what a process that makes release after release knows of large zones from before, so that it need not read and
+// verify them whole again. It is of one process, is never written down, and can only be lacking: what is not in it is read
+// and verified.
+type Lately struct {
+	zones map[release.Digest]*zone.Zone // by their text: those of the current and the next release
+	memos map[string]*zonecheck.Memo    // by origin
+}
+
+// NewLately knows nothing yet.
+func NewLately() *Lately {
+	return &Lately{map[release.Digest]*zone.Zone{}, map[string]*zonecheck.Memo{}}
+}
+
+func (l *Lately) zone(text release.Digest) *zone.Zone {
+	if l == nil {
+		return nil
+	}
+	return l.zones[text]
+}
+
+// memo is what is known of the signatures of a zone; nil if it is small.
+func (l *Lately) memo(z *zone.Zone) *zonecheck.Memo {
+	if l == nil || z.ImageSize() < receive.LargeImage {
+		return &zonecheck.Memo{}
+	}
+	if l.memos[z.Origin()] == nil {
+		l.memos[z.Origin()] = &zonecheck.Memo{}
+	}
+	return l.memos[z.Origin()]
+}
+
+// keep takes in the large zones of what was just made, and lets go of those that no release has any more.
+func (l *Lately) keep(sources []Source, m release.Manifest) {
+	texts, origins := map[release.Digest]bool{}, map[string]bool{}
+	for _, r := range []*release.Release{m.Current, m.Next} {
+		if r == nil {
+			continue
+		}
+		for _, z := range r.Zones {
+			texts[z.SHA256], origins[z.Origin] = true, true
+		}
+	}
+	for _, s := range sources {
+		if s.zone != nil {
+			l.zones[s.text] = s.zone
+		}
+	}
+	maps.DeleteFunc(l.zones, func(text release.Digest, _ *zone.Zone) bool { return !texts[text] })
+	maps.DeleteFunc(l.memos, func(origin string, _ *zonecheck.Memo) bool { return !origins[origin] })
+}
