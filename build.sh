@@ -6,13 +6,14 @@
 #   ./build.sh test [PATTERN]     every test; as root on Debian it installs the daemons that the tests run against
 #   ./build.sh bench [NAMES]      as root: speed and memory beside other name servers, with a zone of a million names
 #   ./build.sh daemons            installs the daemons only
+#   ./build.sh image              the programs in a container image, by podman, buildah or docker
 set -euo pipefail
 cd "$(dirname "$0")"
-export CGO_ENABLED=0
+export CGO_ENABLED=0 GOFLAGS="-trimpath ${GOFLAGS:-}" # for all, so that tests compile nothing that the programs have compiled
 
 # What Debian calls the real routers, clocks and name servers that the tests talk to.
-daemons="bind9 bind9-dnsutils bind9-utils bird2 chrony dnsperf frr gobgpd iproute2 knot knot-dnssecutils knot-resolver ldnsutils nftables nsd openbgpd pdns-backend-bind pdns-backend-sqlite3 pdns-server procps sqlite3 tcpdump unbound xz-utils"
-commands="named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chronyd /usr/lib/frr/bgpd gobgp gobgpd ip knotd kresd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd pdns_server sqlite3 tcpdump unbound xz"
+daemons="bind9 bind9-dnsutils bind9-utils bird2 chrony dnsperf frr gobgpd iproute2 knot knot-dnssecutils knot-resolver ldnsutils nftables nsd openbgpd pdns-backend-bind pdns-backend-sqlite3 pdns-server podman procps runc sqlite3 systemd tcpdump unbound xz-utils"
+commands="named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chronyd /usr/lib/frr/bgpd gobgp gobgpd ip knotd kresd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd pdns_server podman runc sqlite3 systemd-analyze tcpdump unbound xz"
 
 made=() # files to be removed at the end
 trap 'rm -f "${made[@]}"' EXIT
@@ -20,7 +21,7 @@ trap 'rm -f "${made[@]}"' EXIT
 version() { git describe --tags --always --dirty 2>/dev/null || echo dev; }
 
 build() { # NAME PACKAGE
-	go build -trimpath -buildvcs=false -o "bin/$1" -ldflags "-s -w -X main.version=$(version) \
+	go build -buildvcs=false -o "bin/$1" -ldflags "-s -w -X main.version=$(version) \
 		-X github.com/coredns-anycast/coredns-anycast/plugin/meshsync.Version=$(version)" "$2"
 }
 
@@ -34,6 +35,15 @@ demo() {
 	binaries # what is there already and has not changed takes a second
 	build anycast-demo ./cmd/demo
 	exec bin/anycast-demo --bin bin "$@"
+}
+
+image() {
+	for builder in podman buildah docker none; do
+		command -v $builder >/dev/null && break
+	done
+	[ $builder != none ] || { echo "an image needs podman, buildah or docker, and none of them is installed" >&2; exit 1; }
+	binaries
+	$builder build -t "coredns-anycast:$(version)" -t coredns-anycast:latest -f Containerfile bin
 }
 
 missing() {
@@ -106,5 +116,6 @@ demo) shift; demo "$@" ;;
 test) shift; tests "$@" ;;
 bench) shift; bench "$@" ;;
 daemons) install_daemons ;;
-*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
+image) image ;;
+*) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -1,0 +1,208 @@
+package mesh_test
+
+import (
+	"archive/tar"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// prefix4 is what nodes announce for shared4.
+const prefix4 = "192.0.2.0/24"
+
+// deployed is a mesh whose nodes run as an operator installs them: from the bundles that meshctl makes, in the places that
+// these name, each process with the privileges that it needs. Nodes announce by BGP to a router, from which clients ask:
+//
+//	dist .1   time .2   tyo .3   osa .4   fra .5   router .6      (198.51.100.0/24, the administrative addresses)
+//	                    └── AS 64500, 192.0.2.53 on each ─┘ └ AS 64501, FRR
+type deployed struct {
+	*mesh
+	router string // its address
+}
+
+// newDeployed prepares everything but what runs on the nodes, the clocks excepted, and on the distribution host.
+func newDeployed(w *world, nodes ...string) *deployed {
+	w.t.Helper()
+	testenv.Need(w.t, "chronyd", "ip", "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd")
+	m := &mesh{world: w, nodes: nodes, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
+	d := &deployed{mesh: m, router: fmt.Sprintf("198.51.100.%d", len(nodes)+3)}
+	w.lan(append(append([]string{"dist", "time"}, nodes...), "router"))
+	m.startTime()
+	d.startFRR()
+	for _, node := range nodes {
+		w.within(node, func() { w.address("lo", shared4+"/32") })
+		m.startClock(node)
+	}
+	return d
+}
+
+// found makes the mesh. Its nodes withdraw when their DNS fails, and come back soon.
+func (d *deployed) found() {
+	d.t.Helper()
+	d.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--shared", shared4, "--url", "https://198.51.100.1:8444/")
+	template := d.path("home", "templates", "sidecar.yaml")
+	d.must(os.WriteFile(template, []byte(strings.Replace(readFile(template), "policy: stop-dns", "policy: withdraw, readvertise_delay: 1s", 1)), 0o644))
+	for _, node := range d.nodes {
+		d.meshctl("member", "add", node, "--admin", d.admin(node)+":8443", "--as", "64500", "--router", d.router, "--router-as", "64501")
+	}
+}
+
+// unpack puts a node's bundle into a directory.
+func (d *deployed) unpack(node, dir string) {
+	d.t.Helper()
+	d.must(os.MkdirAll(dir, 0o755))
+	f, err := os.Open(d.path("home", "members", node+".tar"))
+	d.must(err)
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		d.must(err)
+		data, err := io.ReadAll(r)
+		d.must(errors.Join(err, os.WriteFile(filepath.Join(dir, h.Name), data, h.FileInfo().Mode())))
+	}
+}
+
+// startFRR starts the router: sessions with every node, any number of ways to a prefix at once.
+func (d *deployed) startFRR() {
+	run := d.path("frr")
+	d.must(errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o777), os.Chmod(d.dir, 0o755), os.Chmod(filepath.Dir(d.dir), 0o755))) // frr gives up root
+	conf := "hostname router\nrouter bgp 64501\n bgp router-id " + d.router + "\n no bgp ebgp-requires-policy\n"
+	for _, node := range d.nodes {
+		conf += " neighbor " + d.admin(node) + " remote-as 64500\n neighbor " + d.admin(node) + " timers connect 1\n"
+	}
+	zebra, bgpd := d.write("frr/zebra.conf", "hostname zebra\n"), d.write("frr/bgpd.conf", conf)
+	common := []string{"-z", run + "/zserv.api", "--vty_socket", run, "--log", "stdout"}
+	d.start("router", "zebra", append([]string{"/usr/lib/frr/zebra", "-f", zebra, "-i", run + "/zebra.pid"}, common...)...)
+	d.eventually(20*time.Second, "zebra's socket is there", func() (bool, string) {
+		_, err := os.Stat(run + "/zserv.api")
+		return err == nil, fmt.Sprint(err)
+	})
+	d.start("router", "bgpd", append([]string{"/usr/lib/frr/bgpd", "-f", bgpd, "-i", run + "/bgpd.pid"}, common...)...)
+}
+
+// ways are the nodes to which the router's table sends what is for the shared address.
+func (d *deployed) ways() map[string]bool {
+	d.t.Helper()
+	type hop struct{ Gateway string }
+	var routes []struct {
+		hop
+		NextHops []hop
+	}
+	out := d.mustRun("router", "ip", "-j", "-4", "route", "show", prefix4)
+	if out = strings.TrimSpace(out); out != "" {
+		d.must(json.Unmarshal([]byte(out), &routes))
+	}
+	ways := map[string]bool{}
+	for _, r := range routes {
+		for _, h := range append(r.NextHops, r.hop) {
+			for _, node := range d.nodes {
+				if d.admin(node) == h.Gateway {
+					ways[node] = true
+				}
+			}
+		}
+	}
+	return ways
+}
+
+// awaitWays waits until the router has a way to exactly these nodes.
+func (d *deployed) awaitWays(nodes ...string) {
+	d.t.Helper()
+	d.eventually(60*time.Second, fmt.Sprintf("the router has ways to %v", nodes), func() (bool, string) {
+		ways := d.ways()
+		for _, node := range nodes {
+			if !ways[node] {
+				return false, fmt.Sprint(ways)
+			}
+		}
+		return len(ways) == len(nodes), fmt.Sprint(ways)
+	})
+}
+
+// awaitAnswer waits until a client at the host is answered from a release, through the shared address.
+func (d *deployed) awaitAnswer(host string, release uint64) {
+	d.t.Helper()
+	want := fmt.Sprintf("%q", fmt.Sprint(release))
+	d.eventually(60*time.Second, fmt.Sprintf("%s is answered from release %d", host, release), func() (bool, string) {
+		r := d.ask(host, "udp", shared4, "release.example.org.", dns.TypeTXT)
+		if r == nil || len(r.Answer) != 1 {
+			return false, fmt.Sprint(r)
+		}
+		return r.Authoritative && strings.HasSuffix(r.Answer[0].String(), want), r.Answer[0].String()
+	})
+}
+
+// sidecar is what the sidecar of a node says of itself.
+func (d *deployed) sidecar(node string) (s status.Sidecar, err error) {
+	var doc struct {
+		Sidecar *status.Sidecar `json:"sidecar"`
+	}
+	doc.Sidecar = &s
+	return s, socket.Read(d.t.Context(), d.path(node, "sidecar.sock"), &doc)
+}
+
+// privileges are the lines of /proc/PID/status that say what a process may do.
+type privileges struct {
+	uid, gid                                          string // real, effective, saved, of the file system
+	inheritable, permitted, effective, bound, ambient uint64
+	noNewPrivileges, filtered                         bool
+}
+
+const (
+	capNetBindService = 1 << 10
+	capNetAdmin       = 1 << 12
+)
+
+func (w *world) privileges(pid int) privileges {
+	w.t.Helper()
+	var p privileges
+	caps := map[string]*uint64{"CapInh": &p.inheritable, "CapPrm": &p.permitted, "CapEff": &p.effective, "CapBnd": &p.bound, "CapAmb": &p.ambient}
+	for line := range strings.Lines(readFile(fmt.Sprintf("/proc/%d/status", pid))) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		value = strings.Join(strings.Fields(value), " ")
+		switch key {
+		case "Uid":
+			p.uid = value
+		case "Gid":
+			p.gid = value
+		case "NoNewPrivs":
+			p.noNewPrivileges = value == "1"
+		case "Seccomp":
+			p.filtered = value == "2"
+		default:
+			if set := caps[key]; set != nil {
+				_, err := fmt.Sscanf(value, "%x", set)
+				w.must(err)
+			}
+		}
+	}
+	return p
+}
+
+// only are the privileges of a process that has one set of capabilities, and no way to more.
+func only(uid, gid int, capabilities uint64) privileges {
+	four := func(id int) string { return strings.TrimSpace(strings.Repeat(fmt.Sprint(id)+" ", 4)) }
+	return privileges{uid: four(uid), gid: four(gid), inheritable: capabilities, permitted: capabilities, effective: capabilities,
+		bound: capabilities, ambient: capabilities, noNewPrivileges: true, filtered: true}
+}
+
+// kill ends a process that is not the test's own child.
+func (w *world) kill(pid int, sig syscall.Signal) {
+	w.t.Helper()
+	w.must(syscall.Kill(pid, sig))
+}
