@@ -39,8 +39,8 @@ type Announcer struct {
 }
 
 // Start makes sure that the interface is there and that nothing of an earlier process is left on it, and announces nothing.
-// It refuses an address that somebody has put there for good, which no decision could take down, and one that is nowhere
-// else, which would leave the DNS server with it.
+// It refuses to go on without CAP_NET_ADMIN; with an address that somebody has put there for good, which no decision could
+// take down; and with one that is nowhere else, which would leave the DNS server with it.
 func Start(cfg Config) (*Announcer, error) {
 	a := &Announcer{cfg: cfg}
 	link, err := net.InterfaceByName(cfg.Interface)
@@ -49,6 +49,12 @@ func Start(cfg Config) (*Announcer, error) {
 	}
 	if link.Flags&net.FlagUp == 0 {
 		return nil, fmt.Errorf("interface %s is down: an IGP advertises nothing of it", cfg.Interface)
+	}
+	// Whether this process may is asked by taking down what nobody has: it would else be seen when the route is needed.
+	if err := change(unix.RTM_DELADDR, 0, link.Index, host(netip.IPv4Unspecified()), 0); errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("addresses of %s may not be changed: this process lacks CAP_NET_ADMIN", cfg.Interface)
+	} else if err != nil {
+		return nil, err
 	}
 	all, err := addresses()
 	if err != nil {

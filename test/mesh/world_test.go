@@ -32,7 +32,7 @@ var built = sync.OnceValues(func() (string, error) {
 		return dir, err
 	}
 	for name, pkg := range map[string]string{"coredns": "cmd/coredns", "anycast-sidecar": "sidecar", "meshctl": "cmd/meshctl",
-		"anycast-demo": "cmd/demo"} {
+		"anycast-demo": "cmd/demo", "intruder": "test/mesh/intruder"} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "./"+pkg)
 		cmd.Dir = "../.."
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
