@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,7 +34,7 @@ func TestContainers(t *testing.T) {
 		p.startNode(d, node)
 	}
 	d.release()
-	d.schedule("4s")
+	d.schedule("8s")
 	d.awaitWays("tyo", "osa", "fra")
 	d.awaitAnswer("router", 1)
 
@@ -47,7 +48,7 @@ func TestContainers(t *testing.T) {
 	}
 
 	d.release()
-	d.schedule("4s")
+	d.schedule("8s")
 	for _, node := range d.nodes {
 		d.awaitAnswer(node, 2)
 	}
@@ -154,7 +155,7 @@ func (p *podman) startNode(d *deployed, node string) {
 	p.t.Helper()
 	etc, lib, run := d.path(node, "etc"), d.path(node, "lib"), d.path(node)
 	d.unpack(node, etc)
-	d.must(os.MkdirAll(filepath.Join(lib, "repository"), 0o755))
+	d.must(errors.Join(os.MkdirAll(filepath.Join(lib, "repository"), 0o755), os.Mkdir(filepath.Join(lib, "sidecar"), 0o755)))
 	for _, dir := range []string{run, etc, lib} {
 		d.must(filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 			if err != nil {

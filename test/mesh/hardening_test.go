@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +57,7 @@ type hardened struct {
 	*deployed
 	sandboxes *sandboxes
 	running   map[string]*sandboxed // HOST/PROGRAM
+	told      chan string           // what a sidecar tells systemd
 }
 
 // TestHardening runs a mesh with every process under the restrictions that it is shipped with: it announces, answers,
@@ -64,7 +66,7 @@ type hardened struct {
 func TestHardening(t *testing.T) {
 	w := newWorld(t)
 	testenv.Need(t, "runc", "systemd-analyze", "systemd-sysusers", "systemd-tmpfiles")
-	h := &hardened{newDeployed(w, "tyo", "osa"), newSandboxes(w), map[string]*sandboxed{}}
+	h := &hardened{newDeployed(w, "tyo", "osa"), newSandboxes(w), map[string]*sandboxed{}, make(chan string, 1000)}
 	h.startHost()
 	for _, node := range h.nodes {
 		h.install(node)
@@ -79,6 +81,7 @@ func TestHardening(t *testing.T) {
 		h.awaitAnswer(node, 2)
 	}
 	t.Run("privileges", func(t *testing.T) { h.testPrivileges(t) })
+	t.Run("systemd is told", func(t *testing.T) { h.testNotify() })
 	t.Run("drain", func(t *testing.T) { h.testDrain() })
 	t.Run("intruder", func(t *testing.T) { h.testIntruder(t) })
 	t.Run("kernel's clock", func(t *testing.T) { h.testKernelClock(t) })
@@ -138,12 +141,49 @@ func (h *hardened) install(node string) {
 	root := h.root(node)
 	h.unpack(node, root+"/etc/mesh")
 	h.systemd("systemd-tmpfiles", "--root="+root, "--create", "tmpfiles.conf")
+	h.listen(node)
 	for _, socket := range []string{"meshsync.sock", "sidecar.sock"} {
 		h.must(os.Symlink(filepath.Join(root, "run/mesh", socket), h.path(node, socket)))
 	}
 }
 
-// unitFile is the unit of a program, and its drop-ins.
+// listen plays systemd's ear on a node.
+func (h *hardened) listen(node string) {
+	h.t.Helper()
+	path := h.path(node, "root") + notifySocket
+	h.must(os.MkdirAll(filepath.Dir(path), 0o755))
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	h.must(errors.Join(err, os.Chmod(path, 0o777)))
+	h.top.Cleanup(func() { conn.Close() })
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := conn.Read(b)
+			if err != nil {
+				return
+			}
+			h.told <- node + " " + string(b[:n])
+		}
+	}()
+}
+
+// testNotify: the sidecar says that it is ready, and then that it goes on. So systemd starts what comes after it, and ends it
+// when it hangs.
+func (h *hardened) testNotify() {
+	told := map[string]bool{}
+	h.eventually(60*time.Second, "both sidecars are ready and go on", func() (bool, string) {
+		for len(h.told) > 0 {
+			told[<-h.told] = true
+		}
+		all := true
+		for _, node := range h.nodes {
+			all = all && told[node+" READY=1"] && told[node+" WATCHDOG=1"]
+		}
+		return all, fmt.Sprint(told)
+	})
+}
+
+// unit is the unit of a program, and its drop-ins.
 func (h *hardened) unit(program string, dropIns ...string) unit {
 	files := []string{systemdDir + program + ".service"}
 	for _, d := range dropIns {
@@ -201,7 +241,7 @@ const succeeds = ""
 // attempts are what comes of the intruder's attempts in any of the units.
 var attempts = map[string]string{
 	"write /usr/local/bin": "EROFS", "write /etc": "EROFS", "write /etc/mesh": "EROFS", "write /run/mesh": "ENOENT", "write /var/lib/mesh": "EROFS",
-	"write /var/lib/mesh/repository": "EROFS", "write /var/lib/mesh/state": "EROFS", "write /var/lib/mesh/cache": "EROFS",
+	"write /var/lib/mesh/repository": "EROFS", "write /var/lib/mesh/sidecar": "EROFS", "write /var/lib/mesh/state": "EROFS", "write /var/lib/mesh/cache": "EROFS",
 	"write /srv/mesh": "ENOENT", "write /tmp": succeeds, "write /proc/sys": "EACCES",
 	"change /etc/mesh/Corefile": "EACCES", "replace /etc/mesh/Corefile": "EROFS",
 	"read /etc/mesh/node.key": "EACCES", "read /etc/mesh/Corefile": succeeds, "open /dev/kmsg": "ENOENT",
@@ -246,15 +286,15 @@ func (h *hardened) testIntruder(t *testing.T) {
 	}
 }
 
-var corednsMay = map[string]string{"write /run/mesh": succeeds, "write /var/lib/mesh/state": succeeds, "write /var/lib/mesh/cache": succeeds,
+var corednsMay = map[string]string{"write /var/lib/mesh/sidecar": "EACCES", "write /run/mesh": succeeds, "write /var/lib/mesh/state": succeeds, "write /var/lib/mesh/cache": succeeds,
 	"bind port 53": succeeds, "step back": succeeds}
 
-var sidecarMay = map[string]string{"write /run/mesh": succeeds, "write /var/lib/mesh/repository": succeeds, "write /etc/mesh": succeeds,
+var sidecarMay = map[string]string{"write /run/mesh": succeeds, "write /var/lib/mesh/repository": succeeds, "write /var/lib/mesh/sidecar": succeeds, "write /etc/mesh": succeeds,
 	"replace /etc/mesh/Corefile": "EPERM", "read /etc/mesh/node.key": succeeds, "read the clock's error": succeeds}
 
 // meshctlMay: a distribution host has nothing of a node.
 var meshctlMay = map[string]string{"write /srv/mesh": succeeds, "write /etc/mesh": "ENOENT", "write /var/lib/mesh": "ENOENT",
-	"write /var/lib/mesh/repository": "ENOENT", "write /var/lib/mesh/state": "ENOENT", "write /var/lib/mesh/cache": "ENOENT",
+	"write /var/lib/mesh/repository": "ENOENT", "write /var/lib/mesh/sidecar": "ENOENT", "write /var/lib/mesh/state": "ENOENT", "write /var/lib/mesh/cache": "ENOENT",
 	"change /etc/mesh/Corefile": "ENOENT", "replace /etc/mesh/Corefile": "ENOENT", "read /etc/mesh/Corefile": "ENOENT", "read /etc/mesh/node.key": "ENOENT"}
 
 // igpMay is that of sidecarMay which differs with CAP_NET_ADMIN: it may change addresses, and would be let to the kernel's

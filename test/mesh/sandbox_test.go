@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -222,10 +223,28 @@ var directives = map[string]func(*testing.T, unit, *spec){
 	"RestrictAddressFamilies": nothing, "RestrictNamespaces": nothing, "RestrictRealtime": nothing, "RestrictSUIDSGID": nothing,
 	"MemoryDenyWriteExecute": nothing, "LockPersonality": nothing, "ProtectClock": nothing, "ProtectKernelModules": nothing,
 
+	// How a process and systemd talk; the test plays systemd.
+	"Type": func(_ *testing.T, u unit, s *spec) {
+		if u["Type"][0] == "notify" {
+			s.Process.Env = append(s.Process.Env, "NOTIFY_SOCKET="+notifySocket)
+		}
+	},
+	"WatchdogSec": func(t *testing.T, u unit, s *spec) {
+		seconds, err := strconv.Atoi(u["WatchdogSec"][0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Process.Env = append(s.Process.Env, fmt.Sprintf("WATCHDOG_USEC=%d", seconds*1_000_000))
+	},
+	"NotifyAccess": nothing,
+
 	// What makes a process start, end and start again, and what is done when it has ended: the test plays that.
-	"Type": nothing, "ExecStart": nothing, "Restart": nothing, "RestartSec": nothing, "TimeoutStopSec": nothing,
+	"ExecStart": nothing, "Restart": nothing, "RestartSec": nothing, "TimeoutStopSec": nothing,
 	"OOMScoreAdjust": nothing, "RemoveIPC": nothing,
 }
+
+// notifySocket is where systemd is told how a process is.
+const notifySocket = "/run/systemd/notify"
 
 func nothing(*testing.T, unit, *spec) {}
 

@@ -40,6 +40,7 @@ var attempts = map[string]func() error{
 	"write /run/mesh":                func() error { return write("/run/mesh") },
 	"write /var/lib/mesh":            func() error { return write("/var/lib/mesh") },
 	"write /var/lib/mesh/repository": func() error { return write("/var/lib/mesh/repository") },
+	"write /var/lib/mesh/sidecar":    func() error { return write("/var/lib/mesh/sidecar") },
 	"write /var/lib/mesh/state":      func() error { return write("/var/lib/mesh/state") },
 	"write /var/lib/mesh/cache":      func() error { return write("/var/lib/mesh/cache") },
 	"write /srv/mesh":                func() error { return write("/srv/mesh") },
