@@ -349,7 +349,7 @@ func (u unit) calls(t *testing.T) map[string]bool {
 	t.Helper()
 	calls := map[string]bool{}
 	add := func(name string, pass bool) {
-		for _, call := range group(t, name) {
+		for _, call := range callsOf(t, name) {
 			if pass {
 				calls[call] = true
 			} else {
@@ -375,8 +375,8 @@ func (u unit) calls(t *testing.T) map[string]bool {
 
 var groups sync.Map
 
-// group is the system calls of a group, or the one call of that name.
-func group(t *testing.T, name string) []string {
+// callsOf are the system calls of a group, or the one call of that name.
+func callsOf(t *testing.T, name string) []string {
 	t.Helper()
 	if !strings.HasPrefix(name, "@") {
 		return []string{name}
@@ -391,7 +391,7 @@ func group(t *testing.T, name string) []string {
 	var calls []string
 	for line := range strings.Lines(string(out)) {
 		if line = strings.TrimSpace(line); line != "" && line != name && !strings.HasPrefix(line, "#") {
-			calls = append(calls, group(t, line)...)
+			calls = append(calls, callsOf(t, line)...)
 		}
 	}
 	groups.Store(name, calls)
