@@ -39,8 +39,9 @@ type world struct {
 	t            *testing.T
 	dir          string
 	node, router string
-	other        string // a second node, where there is one
-	env          []string
+	other        string   // a second node, where there is one
+	env          []string // of what is started, beside the test's
+	admin        string   // the administrative plane of sidecars, where there is one
 	handles      map[string]*netlink.Handle
 }
 
