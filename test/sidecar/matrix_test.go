@@ -3,6 +3,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -156,13 +157,13 @@ state: %[2]s/%[3]s-state
 failure: {policy: withdraw, readvertise_delay: 0s}
 drain: {wait: 1h, stop: 100ms}
 clock: {source: assumed, bound: 1ms}
-probe: {interval: 100ms, rise: 2, fall: 2, zones: [example.org]}
+probe: {interval: %s, rise: 2, fall: 2, zones: [example.org]}
 %sbgp:
   router_id: %s
   prefixes: ['%s']
   %s
   neighbors: [{address: '%s', hold_time: 3s, %s}]
-`, l.family.shared, l.dir, ns, l.admin, map[bool]string{true: "198.51.101.7", false: node4}[ns == l.other], l.family.prefix,
+`, l.family.shared, l.dir, ns, cmp.Or(l.interval, "100ms"), l.admin, map[bool]string{true: "198.51.101.7", false: node4}[ns == l.other], l.family.prefix,
 		strings.Join(bgp, "\n  "), router, neighbor))
 	return l.start(ns, "sidecar-"+ns, binary, "run", conf)
 }

@@ -42,6 +42,7 @@ type world struct {
 	other        string   // a second node, where there is one
 	env          []string // of what is started, beside the test's
 	admin        string   // the administrative plane of sidecars, where there is one
+	interval     string   // of sidecars' probes; empty: 100 ms
 	handles      map[string]*netlink.Handle
 }
 
