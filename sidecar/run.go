@@ -15,6 +15,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
@@ -181,7 +182,12 @@ func (s *sidecar) serve(started *closers) error {
 }
 
 func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
+	var refuses func(string, release.Digest) string
+	if s.mirror != nil {
+		refuses = s.mirror.Refuses
+	}
 	return admin.Sidecar{
+		Refuses:       refuses,
 		Status:        func(context.Context) (any, error) { return s.status(), nil },
 		Confirmations: func(ctx context.Context) (any, error) { return s.confirmation(ctx) },
 		Metrics:       metrics,

@@ -19,6 +19,7 @@ const ManifestFormat = 1
 const (
 	MaxZones     = 100_000
 	MaxMembers   = 100_000
+	MaxOperators = 1_000
 	MaxDeltas    = 4 // of a zone
 	MaxKeys      = 2 // of a member: one that is replaced, and the one that replaces it
 	MinEpsilonMS = 1
@@ -46,6 +47,10 @@ type Manifest struct {
 	Current   *Release `json:"current,omitempty"` // what is answered from until Next's switchover
 	Next      *Release `json:"next,omitempty"`    // what is staged, and what follows from its switchover on
 	Members   []Member `json:"members"`           // by name, each once
+	// Operators are the people and programs that nodes let in by certificates of the role operator or observer: by name, each
+	// once, and none of them a member's. While it is absent, such a certificate of the mesh's authority is enough; an empty
+	// list lets nobody in.
+	Operators []Operator `json:"operators,omitzero"`
 }
 
 // Release is an immutable, numbered set of zones. Only its switchover may change, and only while it is next.
@@ -91,6 +96,12 @@ type Member struct {
 	// Keys are the SHA-256 of the public keys (SubjectPublicKeyInfo) that its certificate may have, the newest first; none
 	// if its name in a certificate of the mesh's authority is enough. A key that is not there is one that was revoked.
 	Keys []Digest `json:"keys,omitempty"`
+}
+
+// Operator is who may look at nodes, or drain them, as the role in the certificate has it.
+type Operator struct {
+	Name string   `json:"name"`
+	Keys []Digest `json:"keys"` // as a member's; at least one
 }
 
 // Has reports whether a certificate for this member's name may have a public key.
@@ -183,6 +194,9 @@ func (m Manifest) Validate() error {
 	if err := validMembers(m.Members); err != nil {
 		return err
 	}
+	if err := m.validOperators(); err != nil {
+		return err
+	}
 	if err := m.Current.validate("current"); err != nil {
 		return err
 	}
@@ -225,6 +239,27 @@ func validMembers(members []Member) error {
 		}
 		if i > 0 && m.Name <= members[i-1].Name {
 			return fmt.Errorf("member %s: must be sorted by name, each once", m.Name)
+		}
+	}
+	return nil
+}
+
+func (m Manifest) validOperators() error {
+	if len(m.Operators) > MaxOperators {
+		return fmt.Errorf("%d operators, more than %d", len(m.Operators), MaxOperators)
+	}
+	for i, o := range m.Operators {
+		if !ValidName(o.Name) {
+			return fmt.Errorf("operator %q: a name is 1 to 63 lower-case letters, digits and \"-\"", o.Name)
+		}
+		if len(o.Keys) < 1 || len(o.Keys) > MaxKeys || len(o.Keys) == 2 && o.Keys[0] == o.Keys[1] {
+			return fmt.Errorf("operator %s: 1 to %d keys, each once", o.Name, MaxKeys)
+		}
+		if i > 0 && o.Name <= m.Operators[i-1].Name {
+			return fmt.Errorf("operator %s: must be sorted by name, each once", o.Name)
+		}
+		if _, member := slices.BinarySearchFunc(m.Members, o.Name, func(m Member, name string) int { return strings.Compare(m.Name, name) }); member {
+			return fmt.Errorf("operator %s: a member has that name", o.Name)
 		}
 	}
 	return nil

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -39,6 +40,9 @@ type Sidecar struct {
 	Status        func(context.Context) (any, error)
 	Confirmations func(context.Context) (any, error)
 	Metrics       http.Handler
+
+	// Refuses says why an operator's or observer's certificate is good for nothing here; "" if it is. nil refuses nobody.
+	Refuses func(name string, key release.Digest) string
 
 	// Drain takes the node out of service, Undrain brings it back, and Drained says how that goes, as do the two.
 	Drain   func(context.Context, status.DrainOrder) (status.Drained, error)
@@ -64,7 +68,7 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessLi
 	if err != nil {
 		return nil, err
 	}
-	g := &guard{node: node, log: log}
+	g := &guard{node: node, refuses: s.Refuses, log: log}
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/status", g.readers(document(s.Status)))
 	mux.Handle("GET /v1/confirmations", g.readers(document(s.Confirmations)))
@@ -137,8 +141,9 @@ func (s *Server) Close() error { return s.http.Close() }
 
 // guard lets in whose role may. It is asked for each request, so that a connection does not outlive a right.
 type guard struct {
-	node *identity.Identity
-	log  *slog.Logger
+	node    *identity.Identity
+	refuses func(string, release.Digest) string
+	log     *slog.Logger
 }
 
 // readers are the roles that may look at everything. Nodes have nothing to ask of each other.
@@ -158,15 +163,26 @@ func (g *guard) operators(next http.Handler) http.Handler {
 func (g *guard) only(next http.Handler, refusal string, may func(*x509.Certificate) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := r.TLS.PeerCertificates[0]
-		if role := identity.RoleOf(c); !may(c) {
-			g.log.Warn("refused: this certificate "+refusal, "name", c.Subject.CommonName, "role", role, "remote", r.RemoteAddr,
-				"method", r.Method, "path", r.URL.Path)
-			w.Header().Set("Connection", "close")
-			http.Error(w, fmt.Sprintf("%q with the role %q %s", c.Subject.CommonName, role, refusal), http.StatusForbidden)
+		role, why := identity.RoleOf(c), g.revoked(c)
+		if !may(c) {
+			why = "this certificate " + refusal
+		}
+		if why == "" {
+			next.ServeHTTP(w, r)
 			return
 		}
-		next.ServeHTTP(w, r)
+		g.log.Warn("refused: "+why, "name", c.Subject.CommonName, "role", role, "remote", r.RemoteAddr, "method", r.Method, "path", r.URL.Path)
+		w.Header().Set("Connection", "close")
+		http.Error(w, fmt.Sprintf("%q with the role %q: %s", c.Subject.CommonName, role, why), http.StatusForbidden)
 	})
+}
+
+// revoked says why a certificate counts no more, "" if it does.
+func (g *guard) revoked(c *x509.Certificate) string {
+	if role := identity.RoleOf(c); g.refuses == nil || role != identity.Operator && role != identity.Observer {
+		return ""
+	}
+	return g.refuses(c.Subject.CommonName, identity.PinOf(c))
 }
 
 // self reports whether a certificate is this node's, now or before a renewal.

@@ -17,10 +17,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
@@ -198,6 +200,35 @@ func TestRoles(t *testing.T) {
 			if named := strings.Contains(log.String(), "name="+c.name); named == r.may {
 				t.Errorf("%s with role %q: %s %s: log %q", c.name, c.role, r.method, r.path, &log)
 			}
+		}
+	}
+}
+
+// Whom the mesh's manifest does not have any more is let in no more, on the connection that is open too; it says nothing of
+// others.
+func TestRevokedOperators(t *testing.T) {
+	ca := testca.New(t)
+	var revoked atomic.Bool
+	behind := documents()
+	behind.Refuses = func(name string, key release.Digest) string {
+		if revoked.Load() && name == "jane" {
+			return "its certificate was revoked"
+		}
+		return ""
+	}
+	var log bytes.Buffer
+	url := serveAs(t, ca.WithRole("tyo1", identity.Node, time.Hour).Load(t), behind, slog.New(slog.NewTextHandler(&log, nil)))
+	jane := &http.Client{Transport: &http.Transport{TLSClientConfig: ca.WithRole("jane", identity.Operator, time.Hour).Load(t).Config()}}
+	if code, _ := ask(t, jane, "PUT", url+"/v1/drain", ""); code != 200 {
+		t.Errorf("before: %d", code)
+	}
+	revoked.Store(true)
+	if code, says := ask(t, jane, "DELETE", url+"/v1/drain", ""); code != 403 || !strings.Contains(says, "revoked") || !strings.Contains(log.String(), "revoked\" name=jane") {
+		t.Errorf("after: %d %q, log %s", code, says, &log)
+	}
+	for name, role := range map[string]string{"grafana": identity.Observer, "distribution-host": identity.Host} {
+		if code, _ := ask(t, as(t, ca.WithRole(name, role, time.Hour)), "GET", url+"/v1/status", ""); code != 200 {
+			t.Errorf("%s: %d", name, code)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,9 +55,12 @@ type Mirror struct {
 	read    time.Time   // when the zones were read through last
 	renewed time.Time   // when a newer certificate was asked for last
 
-	mu     sync.Mutex
-	state  status.Mirroring
-	coming coming
+	mu    sync.Mutex
+	state status.Mirroring
+
+	coming    coming
+	listed    bool // operators are those of a manifest that was verified, or of a node that never verified one
+	operators []release.Operator
 }
 
 // coming is the latest release, since when it is asked for, and how many bytes of zones had come before.
@@ -86,6 +90,7 @@ const (
 
 // Run follows the repository until ctx ends. What goes wrong is in the status and in the log, and is tried again.
 func (m *Mirror) Run(ctx context.Context) {
+	m.recall()
 	backoff := time.Second
 	for ctx.Err() == nil {
 		wait := m.cfg.Interval
@@ -155,7 +160,11 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (change
 		m.read = began
 	}
 	m.track(coming{newest(view.Manifest), began, before, err == nil})
-	return changed, errors.Join(err, m.remember(memory))
+	err = errors.Join(err, m.remember(memory))
+	if view.Manifest.Format != 0 { // verified, whatever else went wrong; and durable, or the next process knows less
+		m.learn(view.Manifest.Operators)
+	}
+	return changed, err
 }
 
 // newest is the number of the latest release; 0 if there is none.
@@ -189,6 +198,50 @@ func (m *Mirror) track(now coming) {
 	}
 	now.here = now.here || here
 	m.coming = now
+}
+
+// recall takes the operators from what was verified before, since a repository may be out of reach for days.
+func (m *Mirror) recall() {
+	memory, err := m.remembered()
+	if err == nil && !memory.Verified() {
+		m.learn(nil)
+		return
+	}
+	var view release.View
+	if err == nil {
+		view, _, err = release.Restore(memory)
+	}
+	if err != nil {
+		m.log.Error("nobody knows who is an operator before the repository is verified", "error", err)
+		return
+	}
+	m.learn(view.Manifest.Operators)
+}
+
+func (m *Mirror) learn(operators []release.Operator) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listed, m.operators = true, operators
+}
+
+// Refuses says why the owner of a certificate for an operator or an observer is none, "" if it is one. A mesh whose manifest
+// says nothing of operators leaves it to the certificate.
+func (m *Mirror) Refuses(name string, key release.Digest) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.listed {
+		return "who is an operator of this mesh is not known yet"
+	}
+	i := slices.IndexFunc(m.operators, func(o release.Operator) bool { return o.Name == name })
+	switch {
+	case m.operators == nil:
+		return ""
+	case i < 0:
+		return "no operator of this mesh"
+	case !slices.Contains(m.operators[i].Keys, key):
+		return "its certificate was revoked"
+	}
+	return ""
 }
 
 // remembered is what the file holds. A file that cannot be read is an error and no fresh start: forgetting would let a

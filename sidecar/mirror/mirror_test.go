@@ -137,6 +137,49 @@ func lease(t *testing.T, m *Mirror, root []byte) int64 {
 	return view.Versions.Timestamp
 }
 
+// Who is an operator is in the manifest: known from before at the start, though the repository is out of reach, and gone
+// with the last of them; nobody is one while it cannot be known.
+func TestOperators(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	key := release.DigestOf([]byte("jane's key"))
+	refuses := func(name string, key release.Digest, want string) {
+		t.Helper()
+		if why := m.Refuses(name, key); why == "" && want != "" || !strings.Contains(why, want) {
+			t.Errorf("%s: %q, want %q", name, why, want)
+		}
+	}
+	refuses("jane", key, "not known yet")
+	m.recall() // a node that never had a release
+	refuses("jane", key, "")
+	must(t, m.round(t.Context()))
+	refuses("jane", key, "") // a mesh that says nothing of operators
+	publish := func(operators []release.Operator) {
+		t.Helper()
+		files, mem, err := release.Publish(h.mem, release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100, Operators: operators}, h.by, ends())
+		must(t, err)
+		h.publish(files, mem)
+		must(t, m.round(t.Context()))
+	}
+	publish([]release.Operator{{Name: "jane", Keys: []release.Digest{key}}})
+	refuses("jane", key, "")
+	refuses("jane", release.DigestOf([]byte("another")), "revoked")
+	refuses("anna", key, "no operator")
+	publish([]release.Operator{})
+	refuses("jane", key, "no operator")
+
+	h.down.Store(true)
+	m = New(m.cfg, slog.New(slog.DiscardHandler))
+	refuses("jane", key, "not known yet")
+	m.recall()
+	refuses("jane", key, "no operator")
+	must(t, os.WriteFile(filepath.Join(m.cfg.Depot, memoryFile), []byte("{"), 0o600))
+	m = New(m.cfg, slog.New(slog.DiscardHandler))
+	m.recall()
+	refuses("jane", key, "not known yet")
+}
+
 // The depot follows the repository, over mutual TLS.
 func TestFollows(t *testing.T) {
 	ca := testca.New(t)

@@ -108,13 +108,14 @@ func (m *mesh) configure(node string) {
 	).Replace(readFile("../../Corefile.example")))
 	m.write(node+"/sidecar.yaml", fmt.Sprintf(`node: %s
 shared: [%s, "%s"]
+state: %s
 socket: unix://%s
 meshsync: unix://%s
 identity: {certificate: %s/node.crt, key: %s/node.key, ca: %s/ca.crt}
 admin: {listen: "%s:8443"}
 clock: {source: chrony}
 mirror: {urls: ["https://198.51.100.1:8443/"], depot: %s, root: %s/root.json, interval: 1s}
-`, node, shared4, shared6, m.path(node, "sidecar.sock"), m.path(node, "meshsync.sock"), bundle, bundle, bundle,
+`, node, shared4, shared6, m.path(node, "sidecar"), m.path(node, "sidecar.sock"), m.path(node, "meshsync.sock"), bundle, bundle, bundle,
 		m.admin(node), m.path(node, "mesh", "repository"), bundle))
 	m.must(os.MkdirAll(m.path(node, "mesh"), 0o755))
 }

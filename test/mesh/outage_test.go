@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -243,6 +245,69 @@ func TestCertificates(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestOperators: somebody far away drains a node with silence, which outlasts the sidecar, and ends it again; when their
+// certificate is revoked nodes know, and still do when the distribution host is gone.
+func TestOperators(t *testing.T) {
+	m, serve := newServedMesh(t, "1h", "10m", "tyo")
+	m.meshctl("operator", "add", "jane")
+	m.meshctl("operator", "add", "grafana", "--observer")
+	jane, grafana := ptr(m.pair("home", "operators", "jane", "operator")), ptr(m.pair("home", "operators", "grafana", "operator"))
+	admin := m.admin("tyo") + ":8443"
+	says := func(who *tls.Certificate, want string) {
+		t.Helper()
+		m.eventually(20*time.Second, want+" from "+admin, func() (bool, string) {
+			said := m.readAs(who, "https://"+admin+"/v1/status")
+			return strings.HasPrefix(said, want), said[:min(len(said), 100)]
+		})
+	}
+	order := func(what, who string, args ...string) (string, error) {
+		return m.run("dist", append([]string{m.bin + "/anycast-sidecar", what, "--node", admin, "--identity", m.path("home", "operators", who)}, args...)...)
+	}
+	says(jane, "200")
+	says(grafana, "200")
+	if out, err := order("drain", "grafana"); err == nil || !strings.Contains(out, "gives no orders here") {
+		t.Errorf("an observer drains: %v %s", err, out)
+	}
+	out, err := order("drain", "jane", "--wait", "0s", "--silence", "--why", "new fans")
+	if err != nil || !strings.Contains(out, "route withdrawn, silent") {
+		t.Errorf("drain: %v %s", err, out)
+	}
+	silent := func(when string) {
+		t.Helper()
+		m.awaitSilent("tyo", "drained")
+		if n, _ := m.status("tyo"); len(n.Silent) != 1 || !strings.Contains(n.Silent[0].Detail, "by jane") || !strings.Contains(n.Silent[0].Detail, "new fans") {
+			t.Errorf("%s: %v", when, n.Silent)
+		}
+		if answer := m.ask("tyo", "udp", shared4, "example.org.", dns.TypeSOA); answer != nil {
+			t.Errorf("%s: an answer: %v", when, answer)
+		}
+	}
+	silent("when the command has returned")
+	m.side["tyo"].kill(syscall.SIGKILL)
+	silent("without a sidecar")
+	m.startSidecar("tyo")
+	says(jane, "200")
+	silent("with the next sidecar")
+	m.coredn["tyo"].kill(syscall.SIGKILL)
+	m.startCoreDNS("tyo")
+	silent("with the next CoreDNS")
+	if out, err := order("undrain", "jane"); err != nil {
+		t.Errorf("undrain: %v %s", err, out)
+	}
+	m.awaitServing("tyo", m.number)
+
+	m.meshctl("operator", "remove", "jane")
+	says(jane, "403")
+	serve.kill(syscall.SIGKILL)
+	m.side["tyo"].kill(syscall.SIGKILL)
+	m.startSidecar("tyo")
+	says(grafana, "200")
+	says(jane, "403")
+	if log := readFile(m.side["tyo"].log); !strings.Contains(log, "no operator of this mesh\" name=jane") {
+		t.Errorf("she is not named:\n%s", tail(m.side["tyo"].log, 5))
 	}
 }
 

@@ -167,7 +167,7 @@ func (h *Host) makeBundle(n NewMember, address string) (release.Digest, error) {
 	if err != nil {
 		return release.Digest{}, err
 	}
-	return identity.PinOf(c), h.packBundle(n.Name)
+	return identity.PinOf(c), h.packBundle(nodesDir, n.Name)
 }
 
 // check refuses what would make a configuration that no process takes.
@@ -213,9 +213,9 @@ func (h *Host) fill(name, dir string, facts nodeFacts) error {
 	return depot.WriteFile(dir, name, b.Bytes(), 0o644)
 }
 
-// packBundle writes a bundle as members/NAME.tar, whose files are to be unpacked where the node keeps them.
-func (h *Host) packBundle(name string) error {
-	dir := h.path(nodesDir, name)
+// packBundle writes a bundle as NAME.tar beside it, whose files are to be unpacked where its owner keeps them.
+func (h *Host) packBundle(in, name string) error {
+	dir := h.path(in, name)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -242,7 +242,7 @@ func (h *Host) packBundle(name string) error {
 			return err
 		}
 	}
-	return cmp.Or(w.Close(), depot.WriteFile(h.path(nodesDir), name+".tar", b.Bytes(), 0o600))
+	return cmp.Or(w.Close(), depot.WriteFile(h.path(in), name+".tar", b.Bytes(), 0o600))
 }
 
 func removeFile(path string) error {

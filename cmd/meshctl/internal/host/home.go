@@ -43,6 +43,8 @@ const (
 	stateDir = "state"
 	repoDir  = "repository"
 	nodesDir = "members"
+	// operatorsDir has a bundle for each operator and observer.
+	operatorsDir = "operators"
 
 	stateName = "state.json"
 )

@@ -90,9 +90,9 @@ func (h *Host) RenewMember(name string, newKey bool) error {
 	}
 	who := subject{name, identity.Node, sansOf(old)}
 	if !newKey {
-		return errors.Join(h.reissue(dir, "node", who), h.packBundle(name))
+		return errors.Join(h.reissue(dir, "node", who), h.packBundle(nodesDir, name))
 	}
-	if err := errors.Join(h.issue(dir, "node", who), h.packBundle(name)); err != nil {
+	if err := errors.Join(h.issue(dir, "node", who), h.packBundle(nodesDir, name)); err != nil {
 		return err
 	}
 	made, err := readCertificate(h.path(dir), "node.crt")

@@ -29,6 +29,7 @@ const HostName = "distribution-host"
 const (
 	authorityYears   = 10
 	certificateYears = 2
+	operatorDays     = 90 // people come and go, and can do more than read
 	maxPEMBytes      = 64 << 10
 )
 
@@ -95,6 +96,14 @@ type subject struct {
 	sans []string // names and addresses
 }
 
+// ends is when a certificate that begins now is over.
+func (s subject) ends(now time.Time) time.Time {
+	if s.role == identity.Operator {
+		return now.AddDate(0, 0, operatorDays)
+	}
+	return now.AddDate(certificateYears, 0, 0)
+}
+
 // errAuthorityAway is wrapped when the authority's key is not where it is looked for.
 var errAuthorityAway = errors.New("the certificate authority's key is not there")
 
@@ -141,7 +150,7 @@ func (h *Host) issueFor(key crypto.Signer, dir, file string, s subject) error {
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: s.name, OrganizationalUnit: []string{s.role}},
 		NotBefore:   now.Add(-time.Hour),
-		NotAfter:    earlier(now.AddDate(certificateYears, 0, 0), ca.Leaf.NotAfter),
+		NotAfter:    earlier(s.ends(now), ca.Leaf.NotAfter),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
