@@ -39,18 +39,19 @@ var failures = []struct {
 		func(j *jp, node string) { j.a.coredn[node].kill(syscall.SIGCONT) }},
 }
 
-// rounds is how often each failure is tried.
-func rounds() int {
+// effort is how often each failure is tried, and how many resolutions after it are looked at.
+func effort() (rounds, resolutions int) {
 	if os.Getenv("FULL") == "1" {
-		return 9
+		return 9, 120
 	}
-	return 1
+	return 1, 40
 }
 
 // measure waits for enough resolutions since a failure, and files what became of those of some resolvers.
 func (j *jp) measure(column string, failed time.Time, hosts ...string) {
 	j.t.Helper()
-	for host, answers := range j.resolves(failed, 40) {
+	_, n := effort()
+	for host, answers := range j.resolves(failed, n) {
 		if !slices.Contains(hosts, host) {
 			continue
 		}
@@ -72,8 +73,10 @@ func (j *jp) measure(column string, failed time.Time, hosts ...string) {
 // table prints medians.
 func (f figures) table() string {
 	var b strings.Builder
+	rounds, n := effort()
 	fmt.Fprintf(&b, "the DNS server of the nearest node fails, which is one of three servers of the zone; median of %d:\n"+
-		"resolutions of 20 a second that took %v or more, the slowest of them, and from the failure to the end of the last\n%-14s", rounds(), slow, "")
+		"of %d resolutions in %v those that took %v or more, the slowest of them, and from the failure to the end of the last\n%-14s",
+		rounds, n, time.Duration(n)*every, slow, "")
 	for _, failure := range failures {
 		fmt.Fprintf(&b, "%27s%27s", failure.how+", stop-dns", failure.how+", withdraw")
 	}
@@ -112,7 +115,8 @@ func (j *jp) fresh() {
 // stopDNS: with this policy the route stays when DNS fails, so that nobody's catchment moves though nobody answers, and
 // resolvers go on to the zone's other servers (FAIL-1). To a resolver it is the same whether its own node fails or all do.
 func (j *jp) stopDNS() {
-	for i := range rounds() * len(failures) {
+	rounds, _ := effort()
+	for i := range rounds * len(failures) {
 		failure := failures[i%len(failures)]
 		j.fresh()
 		since := j.begin("stop-dns: CoreDNS of every node of mesh a: " + failure.how)
@@ -135,7 +139,8 @@ func (j *jp) stopDNS() {
 
 // withdraw: with this policy the route goes when DNS fails, and the next node is reached (FAIL-2).
 func (j *jp) withdraw() {
-	for i := range rounds() * len(failures) {
+	rounds, _ := effort()
+	for i := range rounds * len(failures) {
 		j.moves(i%len(failures), catchment{"unbound": "a-osa", "kresd": "a-osa"})
 		j.moves(i%len(failures), catchment{"bind": "a-fra"})
 	}
@@ -186,7 +191,7 @@ const away = "a-fra"
 func (j *jp) releaseWhileAway() {
 	asked := j.askNodes()
 	start := j.begin("a-fra is cut off from the distribution host, and its CoreDNS starts again")
-	j.sever(away, "eth0")
+	j.sever("switch", away)
 	j.a.coredn[away].kill(syscall.SIGKILL)
 	j.a.startCoreDNS(away)
 	j.a.awaitServing(away, 1)
@@ -210,7 +215,7 @@ func (j *jp) releaseWhileAway() {
 	})
 	everybody := time.Now()
 	j.begin("a-fra can reach the distribution host again")
-	j.restore(away, "eth0")
+	j.restore("switch", away)
 	j.catchments(nil, nil)
 	j.resolves(time.Now(), 20)
 	j.never(asked, switched)
@@ -230,7 +235,7 @@ func (j *jp) askNodes() map[*group][]*load {
 	asked := map[*group][]*load{}
 	for _, g := range []*group{j.a, j.d} {
 		for _, r := range resolvers {
-			asked[g] = append(asked[g], j.asks(r.host, g.shared, 20*time.Millisecond, lostAfter, 0, func(int) string { return "release.jp." }))
+			asked[g] = append(asked[g], j.asks(r.host, g.shared, 20*time.Millisecond, time.Second, 0, func(int) string { return "release.jp." }))
 		}
 	}
 	return asked
