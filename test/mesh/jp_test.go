@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -86,9 +87,12 @@ type mark struct {
 func (j *jp) begin(what string) time.Time {
 	now := time.Now()
 	j.marks = append(j.marks, mark{now, what})
-	j.t.Logf("%5.1f s  %s", now.Sub(j.marks[0].at).Seconds(), what)
+	j.t.Logf("%5.1f s  %s", j.since(now), what)
 	return now
 }
+
+// since is the seconds from the beginning to a time.
+func (j *jp) since(at time.Time) float64 { return at.Sub(j.marks[0].at).Seconds() }
 
 // newJP starts everything and waits until both meshes answer from release 1.
 func newJP(t *testing.T) *jp {
@@ -301,7 +305,7 @@ func (j *jp) resolves(since time.Time, n int) map[string][]answer {
 	return fates
 }
 
-// judge ends the questions and looks at what became of each.
+// judge ends the questions, and names what the test did when one failed, and how.
 func (j *jp) judge() {
 	j.begin("the end")
 	for _, r := range resolvers {
@@ -311,9 +315,9 @@ func (j *jp) judge() {
 		answers := j.stubs[r.host].end()
 		failed := map[string]int{}
 		for _, a := range answers {
-			if a.rcode != 0 || a.got.IsZero() || a.got.Sub(a.sent) > patience {
+			if how := a.failed(); how != "" {
 				i, _ := slices.BinarySearchFunc(j.marks, a.sent, func(m mark, at time.Time) int { return m.at.Compare(at) })
-				failed[j.marks[max(0, i-1)].what]++
+				failed[fmt.Sprintf("%.0f s, %s: %s", j.since(j.marks[max(0, i-1)].at), j.marks[max(0, i-1)].what, how)]++
 			}
 		}
 		j.t.Logf("%s: %d resolutions", r.name, len(answers))
@@ -321,6 +325,19 @@ func (j *jp) judge() {
 			j.t.Errorf("%s: these failed: %v", r.name, failed)
 		}
 	}
+}
+
+// failed is how a resolution failed, and empty if it did not.
+func (a answer) failed() string {
+	switch {
+	case a.rcode != 0:
+		return dns.RcodeToString[a.rcode]
+	case a.got.IsZero():
+		return "no answer"
+	case a.got.Sub(a.sent) > patience:
+		return "late"
+	}
+	return ""
 }
 
 // ── what is taken away

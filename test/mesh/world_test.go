@@ -88,7 +88,7 @@ func (w *world) write(name, content string) string {
 }
 
 // lan makes a namespace for each host, all on one bridge, with the administrative addresses 198.51.100.1, .2 and so on
-// in the order of the hosts; extra addresses go to the loopback interface of every host but the first.
+// in the order of the hosts, each at a port of its name; extra addresses go to the loopback interface of every host but the first.
 func (w *world) lan(hosts []string, extra ...string) {
 	w.t.Helper()
 	w.host("switch")
@@ -99,7 +99,7 @@ func (w *world) lan(hosts []string, extra ...string) {
 	for i, host := range hosts {
 		w.host(host)
 		w.admins[host] = fmt.Sprintf("198.51.100.%d", i+1)
-		w.connect(host, w.admins[host]+"/24")
+		w.connect(host, host, w.admins[host]+"/24")
 		w.within(host, func() {
 			w.address("lo", "127.0.0.1/8")
 			for _, a := range extra {
@@ -128,19 +128,19 @@ func (w *world) host(host string) {
 	w.top.Cleanup(func() { netns.DeleteNamed(name) })
 }
 
-// connect joins a host to the switch by a pair of interfaces; the switch's is named after the host.
-func (w *world) connect(host, address string) {
+// connect joins a host to a port of the switch by a pair of interfaces.
+func (w *world) connect(host, port, address string) {
 	inside, err := netns.GetFromName(w.names[host])
 	w.must(err)
 	defer inside.Close()
 	w.within("switch", func() {
-		w.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: host}, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(inside))}))
-		link, err := netlink.LinkByName(host)
+		w.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port}, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(inside))}))
+		link, err := netlink.LinkByName(port)
 		w.must(err)
 		bridge, err := netlink.LinkByName("br0")
 		w.must(err)
 		w.must(netlink.LinkSetMaster(link, bridge))
-		w.up(host)
+		w.up(port)
 	})
 	w.within(host, func() {
 		w.address("eth0", address)
