@@ -150,10 +150,10 @@ func (s *sidecar) probe(ctx context.Context, node *status.Node, state gate.Meshs
 
 // questions is what to ask of a node: the configured zones, or all that it serves; its serials where it serves them.
 func questions(zones []string, node *status.Node) []probe.Question {
-	var all []probe.Question
-	for _, z := range node.Zones {
-		if len(zones) == 0 || slices.Contains(zones, z.Origin) {
-			all = append(all, probe.Question{Zone: z.Origin, Serials: []uint32{z.Serial}})
+	all := make([]probe.Question, 0, max(len(node.Zones), len(zones)))
+	for i := range node.Zones { // there may be 100,000, each round
+		if z := &node.Zones[i]; len(zones) == 0 || slices.Contains(zones, z.Origin) {
+			all = append(all, probe.Question{Zone: z.Origin, Serial: &z.Serial})
 		}
 	}
 	for _, z := range zones {
@@ -167,7 +167,7 @@ func questions(zones []string, node *status.Node) []probe.Question {
 func withoutSerials(zones []probe.Question) []probe.Question {
 	all := slices.Clone(zones)
 	for i := range all {
-		all[i].Serials = nil
+		all[i].Serial = nil
 	}
 	return all
 }

@@ -1,7 +1,8 @@
 // Package mirror follows the mesh's repository over HTTPS and keeps this node's depot up to it (SYNC-C, DELIV-1..3).
 //
 // It decides when to look and where; depot.Mirror fetches, verifies and installs, so nothing unverified gets into the
-// depot. It may import depot and release. main calls it.
+// depot. Beside that it asks the distribution hosts, whose URLs it has, for a newer certificate, and who remains (Remaining).
+// It may import depot and release. main calls it.
 package mirror
 
 import (

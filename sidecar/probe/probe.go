@@ -34,10 +34,10 @@ type Config struct {
 	Timeout   time.Duration
 }
 
-// Question is a zone to ask for. With Serials, its SOA must carry one of them: two, while a switchover is under way.
+// Question is a zone to ask for. With Serial, its SOA must carry that.
 type Question struct {
-	Zone    string // fully qualified
-	Serials []uint32
+	Zone   string // fully qualified
+	Serial *uint32
 }
 
 // Round is what one round found.
@@ -169,14 +169,9 @@ func wrong(reply *dns.Msg, q Question, a *answer) string {
 		if !ok || dns.CanonicalName(soa.Hdr.Name) != dns.CanonicalName(q.Zone) {
 			continue
 		}
-		for _, s := range q.Serials {
-			if soa.Serial == s {
-				return ""
-			}
-		}
-		if len(q.Serials) > 0 {
+		if q.Serial != nil && soa.Serial != *q.Serial {
 			a.stale, a.serial = true, soa.Serial
-			return fmt.Sprintf("serial %d, want %d", soa.Serial, q.Serials[0])
+			return fmt.Sprintf("serial %d, want %d", soa.Serial, *q.Serial)
 		}
 		return ""
 	}

@@ -66,7 +66,7 @@ func round(t *testing.T, port uint16, recheck bool, zones ...Question) Round {
 
 // Every way to answer, and what the round is then.
 func TestRound(t *testing.T) {
-	zone := Question{Zone: "example.org.", Serials: []uint32{7}}
+	zone := Question{Zone: "example.org.", Serial: new(uint32(7))}
 	for _, c := range []struct {
 		name    string
 		handle  dns.HandlerFunc
