@@ -196,7 +196,7 @@ meshsync: unix://%s
 identity: {certificate: %s/node.crt, key: %s/node.key, ca: %s/ca.crt}
 admin: {listen: "%s:8443"}
 clock: {source: chrony}
-failure: {policy: %s, readvertise_delay: 0s}
+failure: {policy: %s, readvertise_delay: 0s, flaps: {most: 100, window: 1m}, min_announcing: 0}
 probe: {interval: 100ms, rise: 2, fall: 2}
 mirror: {urls: ["https://198.51.100.1:%s/"], depot: %s, root: %s/root.json, interval: 1s}
 %s

@@ -61,7 +61,7 @@ socket: unix://%[3]s/sidecar.sock
 control: unix://%[3]s/control.sock
 state: %[3]s/state
 metrics: 127.0.0.1:9154
-failure: {policy: %s, readvertise_delay: 1s}
+failure: {policy: %s, readvertise_delay: 1s, flaps: {most: 100, window: 1m}}
 drain: {wait: 100ms, stop: 100ms}
 clock: {source: assumed, bound: 1ms}
 probe: {interval: 100ms, rise: 2, fall: 2, zones: [example.org]}

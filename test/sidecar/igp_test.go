@@ -133,7 +133,7 @@ func (l *igpLife) sidecar() *process {
 	conf := l.file("sidecar.yaml", fmt.Sprintf(`node: tyo1
 shared: [%s, '%s']
 socket: unix://%s/sidecar.sock
-failure: {policy: withdraw, readvertise_delay: 0s}
+failure: {policy: withdraw, readvertise_delay: 0s, flaps: {most: 100, window: 1m}}
 clock: {source: assumed, bound: 1ms}
 probe: {interval: 100ms, rise: 2, fall: 2, zones: [example.org]}
 igp: {interface: %s, lifetime: 1s}

@@ -154,7 +154,7 @@ shared: ['%s']
 socket: unix://%[2]s/%[3]s.sock
 control: unix://%[2]s/%[3]s-control.sock
 state: %[2]s/%[3]s-state
-failure: {policy: withdraw, readvertise_delay: 0s}
+failure: {policy: withdraw, readvertise_delay: 0s, flaps: {most: 100, window: 1m}}
 drain: {wait: 1h, stop: 100ms}
 clock: {source: assumed, bound: 1ms}
 probe: {interval: %s, rise: 2, fall: 2, zones: [example.org]}
