@@ -109,6 +109,8 @@ func keysOf(home string, t release.Trust) (all []keyJSON, err error) {
 func (c *cli) keysNewCommand() *cobra.Command {
 	var encrypt bool
 	cmd := &cobra.Command{
+		ValidArgs: []string{"root", "release", "lease", "override"},
+
 		Use:   "new root|release|lease|override",
 		Short: "Make a key that nothing trusts yet, and print its public half",
 		Args:  cobra.ExactArgs(1),
@@ -132,7 +134,9 @@ func (c *cli) keysNewCommand() *cobra.Command {
 
 func (c *cli) keysRotateCommand() *cobra.Command {
 	var encrypt bool
-	cmd := &cobra.Command{
+	cmd := c.withJSON(&cobra.Command{
+		ValidArgs: []string{"root", "release", "lease"},
+
 		Use:   "rotate root|release|lease",
 		Short: "Replace a key by a new one; the old one's word is worth nothing from then on",
 		Args:  cobra.ExactArgs(1),
@@ -142,12 +146,18 @@ func (c *cli) keysRotateCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				c.say("%s key %s is in force: %s, %s", args[0], release.KeyID(k.Public)[:16], k.File, k.How)
-				c.say("nodes follow by themselves; the old key is of no use any more: destroy it")
-				return nil
+				facts := struct {
+					Role string `json:"role"`
+					ID   string `json:"id"`
+					File string `json:"file"`
+				}{args[0], release.KeyID(k.Public), k.File}
+				return c.print(facts, func() {
+					c.say("%s key %s is in force: %s, %s", args[0], facts.ID[:16], k.File, k.How)
+					c.say("nodes follow by themselves; the old key is of no use any more: destroy it")
+				})
 			})
 		}),
-	}
+	})
 	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "keep the new key under a passphrase")
 	return cmd
 }
@@ -217,7 +227,7 @@ func publicKey(file string) (ed25519.PublicKey, error) {
 }
 
 func (c *cli) keysSignCommand() *cobra.Command {
-	return &cobra.Command{
+	return c.withJSON(&cobra.Command{
 		Use:   "sign FILE",
 		Short: "Sign a draft with the root keys in HOME/keys; needs nothing else of the mesh",
 		Args:  cobra.ExactArgs(1),
@@ -230,7 +240,7 @@ func (c *cli) keysSignCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c.say("root %d, until %s, replaced by %d of %d root keys from then on", t.Version, secondOf(t.Expires), t.Threshold, len(t.Root))
+			c.progress("root %d, until %s, replaced by %d of %d root keys from then on", t.Version, secondOf(t.Expires), t.Threshold, len(t.Root))
 			signed, files, err := host.SignDraft(c.home, draft)
 			if err != nil {
 				return err
@@ -238,12 +248,18 @@ func (c *cli) keysSignCommand() *cobra.Command {
 			if err := writeDraft(args[0], signed); err != nil {
 				return err
 			}
-			for _, file := range files {
-				c.say("signed with %s", file)
-			}
-			return nil
+			facts := struct {
+				Version int64     `json:"version"`
+				Expires time.Time `json:"expires"`
+				Signed  []string  `json:"signed_with"`
+			}{t.Version, t.Expires, files}
+			return c.print(facts, func() {
+				for _, file := range files {
+					c.say("signed with %s", file)
+				}
+			})
 		}),
-	}
+	})
 }
 
 func writeDraft(file string, data []byte) error {
@@ -251,7 +267,7 @@ func writeDraft(file string, data []byte) error {
 }
 
 func (c *cli) keysPublishCommand() *cobra.Command {
-	return &cobra.Command{
+	return c.withJSON(&cobra.Command{
 		Use:   "publish FILE",
 		Short: "Put a root in force that enough root keys have signed",
 		Args:  cobra.ExactArgs(1),
@@ -265,11 +281,14 @@ func (c *cli) keysPublishCommand() *cobra.Command {
 					return err
 				}
 				t, err := h.Trust()
-				if err == nil {
-					c.say("root %d is in force; nodes follow by themselves", t.Version)
+				if err != nil {
+					return err
 				}
-				return err
+				facts := struct {
+					Version int64 `json:"version"`
+				}{t.Version}
+				return c.print(facts, func() { c.say("root %d is in force; nodes follow by themselves", t.Version) })
 			})
 		}),
-	}
+	})
 }

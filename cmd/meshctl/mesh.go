@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -14,7 +15,7 @@ import (
 
 func (c *cli) initCommand() *cobra.Command {
 	var o host.InitOptions
-	cmd := &cobra.Command{
+	cmd := c.withJSON(&cobra.Command{
 		Use:   "init",
 		Short: "Make a mesh: keys, certificates, and a repository without a release",
 		Long: `Make a mesh: keys, certificates, and a repository without a release. The repository is a directory of the home, or with
@@ -31,16 +32,13 @@ All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and 
 				return err
 			}
 			defer h.Close()
-			c.say("mesh %s made in %s", o.Mesh, c.home)
-			if len(o.Shared) > 0 && len(o.URLs) > 0 {
-				c.say("configurations of nodes are made from %s/templates", c.home)
-			}
-			c.say("keys: %s/keys (the root key is needed for new keys only: keep it offline)", c.home)
-			c.say("%s/keys/override.pem is a second person's, for releases that checks refuse: hand it over, and remove it here", c.home)
-			c.say("next: meshctl member add NAME --admin HOST:PORT")
-			return nil
+			facts := struct {
+				Mesh string `json:"mesh"`
+				Home string `json:"home"`
+			}{o.Mesh, c.home}
+			return c.print(facts, func() { c.sayInit(o) })
 		}),
-	}
+	})
 	f := cmd.Flags()
 	f.StringVar(&o.Mesh, "mesh", "mesh", "name of the mesh")
 	f.DurationVar(&o.Epsilon, "epsilon", release.DefaultEpsilonMS*time.Millisecond, "clock error that members must keep")
@@ -53,6 +51,16 @@ All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and 
 	f.StringVar(&o.CAKey, "ca-key", "", "its key (PEM)")
 	f.StringSliceVar(&o.SANs, "san", []string{"localhost", "127.0.0.1", "::1"}, "names and addresses under which members reach \"meshctl serve\"")
 	return cmd
+}
+
+func (c *cli) sayInit(o host.InitOptions) {
+	c.say("mesh %s made in %s", o.Mesh, c.home)
+	if len(o.Shared) > 0 && len(o.URLs) > 0 {
+		c.say("configurations of nodes are made from %s/templates", c.home)
+	}
+	c.say("keys: %s/keys (the root key is needed for new keys only: keep it offline)", c.home)
+	c.say("%s/keys/override.pem is a second person's, for releases that checks refuse: hand it over, and remove it here", c.home)
+	c.say("next: meshctl member add NAME --admin HOST:PORT")
 }
 
 func (c *cli) memberCommand() *cobra.Command {
@@ -68,7 +76,7 @@ func (c *cli) memberCommand() *cobra.Command {
 
 func (c *cli) memberAddCommand() *cobra.Command {
 	var n host.NewMember
-	cmd := &cobra.Command{
+	cmd := c.withJSON(&cobra.Command{
 		Use:   "add NAME --admin HOST:PORT",
 		Short: "Take a node into the mesh, and write the bundle that it is given",
 		Long: `Take a node into the mesh, and write the bundle that it is given: certificate, key, CA and root, and if init was told
@@ -82,11 +90,16 @@ starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefi
 				if err != nil {
 					return err
 				}
-				c.say("%s is a member; give it %s, or the same as %s.tar, and nobody else: its key is in it", n.Name, dir, dir)
-				return nil
+				facts := struct {
+					Name   string `json:"name"`
+					Bundle string `json:"bundle"` // directory; with ".tar" after it, the same as a file
+				}{n.Name, dir}
+				return c.print(facts, func() {
+					c.say("%s is a member; give it %s, or the same as %s.tar, and nobody else: its key is in it", n.Name, dir, dir)
+				})
 			})
 		}),
-	}
+	})
 	f := cmd.Flags()
 	f.StringVar(&n.Admin, "admin", "", "HOST:PORT of its sidecar's administrative plane")
 	f.StringVar(&n.At, "at", "", "directory in which the node keeps everything (default /etc/mesh, /var/lib/mesh and /run/mesh)")
@@ -141,8 +154,12 @@ func (c *cli) certificateWords(ends time.Time) string {
 }
 
 func (c *cli) memberRenewCommand() *cobra.Command {
+	type renewed struct {
+		Name            string    `json:"name"`
+		CertificateEnds time.Time `json:"certificate_ends"`
+	}
 	var newKey bool
-	cmd := &cobra.Command{
+	cmd := c.withJSON(&cobra.Command{
 		Use:   "renew NAME...",
 		Short: "Make members new certificates, which they fetch from \"meshctl serve\" and take without a restart",
 		Long: `Make members new certificates, which they fetch from "meshctl serve" and take without a restart; serve itself does so for
@@ -150,23 +167,30 @@ certificates in the last third of their life. With --new-key the key is new too,
 node.key from its bundle; the old key is taken until the next renewal.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			return c.writing(func(h *host.Host) error {
-				for _, name := range args {
+			done := []renewed{}
+			err := c.writing(func(h *host.Host) error {
+				for _, name := range args[len(done):] {
 					if err := h.RenewMember(name, newKey); err != nil {
 						return err
 					}
-					c.say("%s: %s", name, c.certificateWords(host.CertificateEnds(c.home, name)))
+					done = append(done, renewed{name, host.CertificateEnds(c.home, name)})
 				}
 				return nil
 			})
+			return errors.Join(c.print(done, func() {
+				for _, r := range done {
+					c.say("%s: %s", r.Name, c.certificateWords(r.CertificateEnds))
+				}
+			}), err)
 		}),
-	}
+	})
+	cmd.ValidArgsFunction = c.members()
 	cmd.Flags().BoolVar(&newKey, "new-key", false, "a new key too: the old one may be known to others")
 	return cmd
 }
 
 func (c *cli) memberRemoveCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := c.withJSON(&cobra.Command{
 		Use:   "remove NAME",
 		Short: "Strike a node from the mesh: it is served no more, and no switchover waits for it",
 		Args:  cobra.ExactArgs(1),
@@ -175,9 +199,16 @@ func (c *cli) memberRemoveCommand() *cobra.Command {
 				if err := h.RemoveMember(args[0]); err != nil {
 					return err
 				}
-				c.say("%s is no member any more; the lease it holds lasts until %s at the latest", args[0], secondOf(h.View().LeaseExpires))
-				return nil
+				facts := struct {
+					Name         string    `json:"name"`
+					LeaseExpires time.Time `json:"lease_expires"` // of the lease that it holds, at the latest
+				}{args[0], h.View().LeaseExpires}
+				return c.print(facts, func() {
+					c.say("%s is no member any more; the lease it holds lasts until %s at the latest", args[0], secondOf(facts.LeaseExpires))
+				})
 			})
 		}),
-	}
+	})
+	cmd.ValidArgsFunction = c.member()
+	return cmd
 }

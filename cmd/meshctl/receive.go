@@ -65,6 +65,7 @@ Status 1 if something could not be received; what was, counts all the same, and 
 	cmd.Flags().StringVar(&file, "config", "", "configuration (default HOME/meshctl.yaml)")
 	cmd.Flags().BoolVar(&o.Withdraw, "withdraw", false, "withdraw the zones that are gone from their sources, however many")
 	cmd.Flags().StringSliceVar(&o.Reset, "reset", nil, "zones to receive anew, whatever their serial")
+	completeFlag(cmd, "reset", c.zones())
 	cmd.Flags().DurationVar(&limit, "timeout", time.Hour, "give up after this long")
 	return cmd
 }

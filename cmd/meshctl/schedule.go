@@ -68,6 +68,7 @@ does not, the switchover stands after all, so that all members make it. Ctrl-C t
 	flags.BoolVar(&f.noWait, "no-wait", false, "end as soon as the switchover is published, without collecting the members' word for it")
 	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long members may take to have the release ready")
 	flags.BoolVar(&f.cancel, "cancel", false, "take back the switchover that is set")
+	completeFlag(cmd, "mode", cobra.FixedCompletions([]string{string(mesh.Confirmed), string(mesh.Lease)}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.MarkFlagsMutuallyExclusive("in", "at")
 	cmd.MarkFlagsMutuallyExclusive("cancel", "at")
 	return cmd

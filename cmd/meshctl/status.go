@@ -16,6 +16,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 func (c *cli) statusCommand() *cobra.Command {
@@ -131,6 +132,18 @@ func releaseLine(r *host.ReleaseStatus) string {
 	return line + ", switchover " + instantOf(r.Switchover)
 }
 
+// bar draws how much is done; nothing for a node that does not say.
+func bar(c *status.Compiling) string {
+	share, ok := c.Share()
+	if !ok {
+		return ""
+	}
+	done := int(share * barWidth)
+	return fmt.Sprintf("[%s%s] %d %% ", strings.Repeat("#", done), strings.Repeat(".", barWidth-done), int(share*100))
+}
+
+const barWidth = 20
+
 // memberLine sums up what a member said, in columns.
 func memberLine(m host.MemberStatus) string {
 	if m.Confirmation == nil {
@@ -151,7 +164,7 @@ func memberLine(m host.MemberStatus) string {
 	}
 	var why []string
 	if n.Compiling != nil {
-		why = append(why, n.Compiling.String())
+		why = append(why, bar(n.Compiling)+n.Compiling.String())
 	}
 	for _, r := range slices.Concat(n.Silent, n.Warnings) {
 		why = append(why, r.String())

@@ -43,6 +43,7 @@ Exit status 1: an address gave no answer, or two nodes answered for one.`,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error { return c.whichNode(cmd.Context(), zone, args) }),
 	})
 	cmd.Flags().StringVar(&zone, "zone", "", "ask for this zone's SOA, and print its serial")
+	completeFlag(cmd, "zone", c.zones())
 	return cmd
 }
 

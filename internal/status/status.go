@@ -71,11 +71,21 @@ type Zone struct {
 // Compiling is how far a node is with making a release ready.
 type Compiling struct {
 	Number  uint64       `json:"number"`
-	Zones   int          `json:"zones"`   // that are ready
-	Of      int          `json:"of"`      // zones of the release
-	Records int64        `json:"records"` // read from zone text so far
+	Zones   int          `json:"zones"`               // that are ready
+	Of      int          `json:"of"`                  // zones of the release
+	Records int64        `json:"records"`             // read from zone text so far
+	Octets  int64        `json:"octets,omitempty"`    // of zone text done with so far
+	OfAll   int64        `json:"of_octets,omitempty"` // octets of all its zones' text
 	Began   instant.Wall `json:"began_ns"`
 	Seconds float64      `json:"seconds"` // since then
+}
+
+// Share is how much is done, 0 to 1, by the octets of text; ok is false for a node that does not say.
+func (c *Compiling) Share() (share float64, ok bool) {
+	if c.OfAll <= 0 || c.Octets < 0 {
+		return 0, false
+	}
+	return min(float64(c.Octets)/float64(c.OfAll), 1), true
 }
 
 func (c *Compiling) String() string {

@@ -28,6 +28,8 @@ type compiling struct {
 	of      int          // zones
 	zones   atomic.Int64 // ready
 	records atomic.Int64 // read
+	octets  atomic.Int64 // of text, done with
+	ofAll   int64
 }
 
 func (c *compiling) status() *status.Compiling {
@@ -35,6 +37,7 @@ func (c *compiling) status() *status.Compiling {
 		return nil
 	}
 	return &status.Compiling{Number: c.number, Zones: int(c.zones.Load()), Of: c.of, Records: c.records.Load(),
+		Octets: c.octets.Load(), OfAll: c.ofAll,
 		Began: instant.WallOf(c.began), Seconds: time.Since(c.began).Seconds()}
 }
 
@@ -115,6 +118,7 @@ func (w *compiler) all(signed []release.Zone) ([]*zone.Zone, error) {
 					failed.Store(true)
 				}
 				w.busy.zones.Add(1)
+				w.busy.octets.Add(signed[i].Length)
 			}
 		})
 	}
@@ -155,8 +159,9 @@ func (w *compiler) compileZone(signed release.Zone) (*zone.Zone, error) {
 		return nil, blobError(name, err)
 	}
 	defer text.Close()
-	checked := &toEnd{ctx: w.ctx, r: text}
+	checked := &toEnd{ctx: w.ctx, r: text, all: &w.busy.octets}
 	seen := 0
+	defer func() { w.busy.octets.Add(-checked.n.Load()) }() // all of it is counted when the zone is ready
 	z, findings := zonefile.Parse(checked, zonefile.Options{Origin: signed.Origin, File: name, Size: signed.Length, Parallel: w.processors(),
 		Progress: func(records int) bool {
 			w.busy.records.Add(int64(records - seen))
@@ -180,6 +185,8 @@ type toEnd struct {
 	ctx context.Context
 	r   io.Reader
 	err error
+	n   atomic.Int64  // octets read
+	all *atomic.Int64 // and of others
 }
 
 func (t *toEnd) Read(p []byte) (int, error) {
@@ -187,6 +194,8 @@ func (t *toEnd) Read(p []byte) (int, error) {
 		return 0, t.err
 	}
 	n, err := t.r.Read(p)
+	t.n.Add(int64(n))
+	t.all.Add(int64(n))
 	if err != nil {
 		t.err = err
 	}

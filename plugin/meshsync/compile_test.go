@@ -63,7 +63,8 @@ func TestCompilingIsShown(t *testing.T) {
 	text := bytes.Replace(manyRecords(300_000), []byte(" 1 3600"), []byte(" 2 3600"), 1)
 	h.stage(2, []release.Zone{h.pack("example.org.", 2, text)})
 	n.waits("to show that release 2 is being compiled", func(s *status.Node) bool {
-		return s.Compiling != nil && s.Compiling.Number == 2 && s.Compiling.Of == 1 && s.Compiling.Began != 0
+		return s.Compiling != nil && s.Compiling.Number == 2 && s.Compiling.Of == 1 && s.Compiling.Began != 0 &&
+			s.Compiling.OfAll == int64(len(text)) && s.Compiling.Octets > 0 && s.Compiling.Octets <= s.Compiling.OfAll
 	})
 	h.cancel()
 	n.waits("to give it up", func(s *status.Node) bool { return s.Compiling == nil && s.Staged == 1 })

@@ -64,6 +64,9 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 		ctx, s.cancel = context.WithCancel(ctx)
 		now := time.Now()
 		busy := &compiling{number: number, began: now, beside: f.serving != 0, of: len(r.Zones)}
+		for _, z := range r.Zones {
+			busy.ofAll += z.Length
+		}
 		s.busy, s.told = busy, now
 		known, before := f.known(), f.before(number)
 		f.running.Go(func() {
