@@ -1,31 +1,49 @@
 package zone
 
 import (
+	"sort"
+
 	"github.com/miekg/dns"
 )
 
-// Msg makes the response to req of at most size octets, name compression included. Room is left for an OPT record like
-// that of req, which whoever sends the response adds (in CoreDNS the server does). RRsets are put in or left out whole
-// and with their signatures (RFC 2181 9, RFC 4035 3.1.1): optional addresses are left out first, without a word; only if
-// that does not do is the response truncated. Lengths are what dns.Msg.Len estimates, some octets too many at times:
+// Msg makes the response to req of at most size octets, name compression included. Room is left for an OPT record without
+// options if req has one, which whoever sends the response adds (in CoreDNS the server does). RRsets are put in or left out
+// whole and with their signatures (RFC 2181 9, RFC 4035 3.1.1): optional addresses are left out first, without a word; only
+// if that does not do is the response truncated. Lengths are what dns.Msg.Len estimates, some octets too many at times:
 // CoreDNS goes by the same estimate, and would cut an RRset in two where it is above size.
 func (a *Answer) Msg(req *dns.Msg, size int) *dns.Msg {
 	m := a.header(req)
-	if opt := req.IsEdns0(); opt != nil {
-		size -= dns.Len(opt)
+	if req.IsEdns0() != nil {
+		size -= emptyOPT
 	}
 	m.Answer = appendRRs(nil, a.Answer)
 	m.Ns = appendRRs(nil, a.Authority)
-	optional := len(a.Additional)
-	m.Extra = appendRRs(nil, a.Additional)
-	for m.Len() > size && optional > a.Required {
-		optional--
-		m.Extra = appendRRs(nil, a.Additional[:optional])
+	m.Extra = appendRRs(nil, a.Additional[:min(len(a.Additional), mayFit(size)+1)])
+	if m.Len() <= size {
+		return m
 	}
-	if m.Len() > size {
+	if n := fill(m, &m.Extra, a.Additional, size); n < a.Required || m.Len() > size {
 		a.truncate(m, size)
 	}
 	return m
+}
+
+// emptyOPT is the octets of an OPT record without options (RFC 6891 6.1.2).
+const emptyOPT = 11
+
+// mayFit is as many RRsets as a message of a size can have: a record takes an owner, even if that is a pointer, and ten
+// octets (RFC 1035 4.1.3).
+func mayFit(size int) int { return max(0, size) / 11 }
+
+// fill makes a section of as many RRsets as find room, from the first on, and returns how many that are. It does not try
+// them one by one: there may be thousands.
+func fill(m *dns.Msg, section *[]dns.RR, sets []RRset, size int) int {
+	n := sort.Search(min(len(sets), mayFit(size)), func(i int) bool {
+		*section = appendRRs(nil, sets[:i+1])
+		return m.Len() > size
+	})
+	*section = appendRRs(nil, sets[:n])
+	return n
 }
 
 // header makes the response without records. RD is the request's (RFC 1035 4.1.1), CD and AD are clear (RFC 4035 3.1.6).
@@ -48,13 +66,8 @@ func (a *Answer) truncate(m *dns.Msg, size int) {
 		from []RRset
 		to   *[]dns.RR
 	}{{a.Answer, &m.Answer}, {a.Authority, &m.Ns}, {a.Additional[:a.Required], &m.Extra}} {
-		for i := range s.from {
-			had := *s.to
-			*s.to = appendRRs(had, s.from[i:i+1])
-			if m.Len() > size {
-				*s.to = had
-				return
-			}
+		if fill(m, s.to, s.from, size) < len(s.from) {
+			return
 		}
 	}
 }
