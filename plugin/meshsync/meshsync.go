@@ -135,9 +135,22 @@ func reply(w dns.ResponseWriter, r *dns.Msg, rcode int) (int, error) {
 // limit is the largest response for the client, in octets.
 func limit(state *request.Request) int {
 	if state.Proto() == "udp" {
-		return min(state.Size(), maxUDP)
+		return min(state.Size(), maxUDP) - nsidRoom(state.Req)
 	}
-	return dns.MaxMsgSize
+	return dns.MaxMsgSize - nsidRoom(state.Req)
+}
+
+// nsidRoom is room for what plugin nsid puts into the OPT record if the request asks for it: an option with the name of a
+// host, mostly (RFC 5001 2.3). Without it the core would cut an RRset in two.
+func nsidRoom(r *dns.Msg) int {
+	if opt := r.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if o.Option() == dns.EDNS0NSID {
+				return 4 + 64
+			}
+		}
+	}
+	return 0
 }
 
 // drop gives no answer: silence on UDP, the end of the stream elsewhere (SYNC-F). An error or a SERVFAIL would make the

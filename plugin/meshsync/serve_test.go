@@ -158,6 +158,29 @@ func TestSizeOfAnswers(t *testing.T) {
 	}
 }
 
+// What plugin nsid adds finds room, or else the core would cut an RRset in two.
+func TestRoomForNSID(t *testing.T) {
+	dir, h := nodeDir(t)
+	text := zoneText("example.org.", 1)
+	for i := range 5 {
+		text += fmt.Sprintf("most.example.org. 60 IN TXT \"%d%s\"\n", i, strings.Repeat("x", 219))
+	}
+	h.current(1, append(h.zones(1)[:0], h.blob("example.org.", text)))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	q := new(dns.Msg).SetQuestion("most.example.org.", dns.TypeTXT).SetEdns0(1232, false)
+	for _, asked := range []bool{false, true} {
+		if asked {
+			q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}}
+		}
+		w := &writer{}
+		n.ServeDNS(context.Background(), w, q)
+		if w.said == nil || w.said.Truncated != asked || asked == (len(w.said.Answer) > 0) {
+			t.Errorf("NSID asked for %v: %d octets, truncated %v", asked, w.said.Len(), w.said.Truncated)
+		}
+	}
+}
+
 // A cache in front is passed by, so that no answer outlives a switchover.
 func TestCacheIsBypassed(t *testing.T) {
 	dir, h := nodeDir(t)

@@ -111,7 +111,8 @@ func (s *server) handle(w dns.ResponseWriter, r *dns.Msg) {
 	s.core().ServeDNS(ctx, optWriter{w}, r)
 }
 
-// optWriter gives responses the server's payload size, where the core has put the client's.
+// optWriter gives responses the server's payload size, where the core has put the client's, and compresses all names. The
+// core leaves that undone where the client would take more, and so sends more over UDP than the answer was made for.
 type optWriter struct{ dns.ResponseWriter }
 
 // WriteMsg implements dns.ResponseWriter.
@@ -119,6 +120,7 @@ func (w optWriter) WriteMsg(m *dns.Msg) error {
 	if opt := m.IsEdns0(); opt != nil {
 		opt.SetUDPSize(payloadSize)
 	}
+	m.Compress = true
 	return w.ResponseWriter.WriteMsg(m)
 }
 

@@ -45,6 +45,35 @@ func TestServesFileOnSharedAddressesOnly(t *testing.T) {
 	}
 }
 
+// The core sends names uncompressed to a client that would take them so.
+func TestNamesAreCompressed(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n}", port, zoneFile(t)))
+	for _, network := range []string{"udp", "tcp"} {
+		conn, err := dns.Dial(network, "127.0.53.1:"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		if err := conn.WriteMsg(new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA).SetEdns0(4096, false)); err != nil {
+			t.Fatal(err)
+		}
+		conn.UDPSize = 4096
+		wire, err := conn.ReadMsgHeader(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := new(dns.Msg)
+		if err := m.Unpack(wire); err != nil || len(m.Answer) == 0 {
+			t.Fatal(m, err)
+		}
+		if m.Compress = true; len(wire) != m.Len() {
+			t.Errorf("%s: %d octets, with compression %d", network, len(wire), m.Len())
+		}
+	}
+}
+
 func TestRefusalCarriesNSID(t *testing.T) {
 	port := freePort(t)
 	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n nsid tyo1\n chaos node\n}", port))
