@@ -20,19 +20,16 @@ import (
 var compiledMagic = [8]byte{'A', 'N', 'Y', 'Z', 'O', 'N', 'E', '\n'}
 
 const (
-	compiledHead = 64
+	CompiledHead = 64 // octets of a compiled zone that CompiledSize needs
 	compiledTail = sha256.Size
 )
-
-// MaxCompiled is more than the octets that a compiled zone takes beside its image.
-const MaxCompiled = compiledHead + compiledTail
 
 // ErrCompiled says that octets are no compiled zone of this format and source, or not as they were written: make it anew.
 var ErrCompiled = errors.New("not a compiled zone of this format and source, or damaged")
 
 // WriteImage writes the compiled zone, for FromImage. Source is a digest of what the zone was made of.
 func (z *Zone) WriteImage(w io.Writer, source [sha256.Size]byte) error {
-	head := make([]byte, 0, compiledHead)
+	head := make([]byte, 0, CompiledHead)
 	head = append(head, compiledMagic[:]...)
 	head = binary.LittleEndian.AppendUint32(head, FormatVersion)
 	head = binary.LittleEndian.AppendUint32(head, 0)
@@ -61,12 +58,21 @@ func digest(sum hash.Hash, b []byte) {
 // ImageSize is the number of octets that the zone takes in memory, but for some hundred.
 func (z *Zone) ImageSize() int { return len(z.image) }
 
+// CompiledSize is how long the compiled zone of a source is that begins with some octets, so that nobody makes room for what
+// cannot be one.
+func CompiledSize(head []byte, source [sha256.Size]byte) (int64, error) {
+	if len(head) < CompiledHead || !bytes.Equal(head[:8], compiledMagic[:]) ||
+		binary.LittleEndian.Uint32(head[8:]) != FormatVersion || !bytes.Equal(head[16:48], source[:]) ||
+		binary.LittleEndian.Uint64(head[48:]) > maxImage {
+		return 0, ErrCompiled
+	}
+	return int64(binary.LittleEndian.Uint64(head[48:])) + CompiledHead + compiledTail, nil
+}
+
 // FromImage makes a zone of what WriteImage wrote for a source. It keeps b, which must not be changed any more. The error
 // is ErrCompiled if it is anything else, be it by one bit.
 func FromImage(b []byte, source [sha256.Size]byte) (*Zone, error) {
-	if len(b) < compiledHead+compiledTail || !bytes.Equal(b[:8], compiledMagic[:]) ||
-		binary.LittleEndian.Uint32(b[8:]) != FormatVersion || !bytes.Equal(b[16:48], source[:]) ||
-		binary.LittleEndian.Uint64(b[48:]) != uint64(len(b)-compiledHead-compiledTail) {
+	if size, err := CompiledSize(b, source); err != nil || size != int64(len(b)) {
 		return nil, ErrCompiled
 	}
 	end := len(b) - compiledTail
@@ -74,7 +80,7 @@ func FromImage(b []byte, source [sha256.Size]byte) (*Zone, error) {
 	if digest(sum, b[:end]); !bytes.Equal(sum.Sum(nil), b[end:]) {
 		return nil, ErrCompiled
 	}
-	z, err := open(b[compiledHead:end:end])
+	z, err := open(b[CompiledHead:end:end])
 	if err != nil || len(z.soa.records()) == 0 {
 		return nil, ErrCompiled
 	}

@@ -35,7 +35,7 @@ func cacheName(text release.Digest) string {
 // load returns the zone that was compiled from a text, nil if it is not there or not as it was written.
 func (c *imageCache) load(text release.Digest) *zone.Zone {
 	path := filepath.Join(c.dir, cacheName(text))
-	b, err := readWhole(path)
+	b, err := readWhole(path, text)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -46,12 +46,13 @@ func (c *imageCache) load(text release.Digest) *zone.Zone {
 		}
 	}
 	log.Warningf("%s: %v; the zone is compiled anew", path, err)
-	os.Remove(path) // else it would be in the way of the new one
+	os.RemoveAll(path) // else it would be in the way of the new one
 	return nil
 }
 
-// readWhole reads a regular file into one piece of memory of its size.
-func readWhole(path string) ([]byte, error) {
+// readWhole reads a regular file into one piece of memory, if it says itself that it is as long as it is: what a damaged
+// file system says of its length may be more than there is memory.
+func readWhole(path string, text release.Digest) ([]byte, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return nil, err
@@ -64,6 +65,13 @@ func readWhole(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	var head [zone.CompiledHead]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return nil, err
+	}
+	if size, err := zone.CompiledSize(head[:], text); err != nil || size != info.Size() {
+		return nil, zone.ErrCompiled
+	}
 	b := make([]byte, info.Size())
 	_, err = io.ReadFull(f, b)
 	return b, err

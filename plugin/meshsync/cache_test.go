@@ -33,9 +33,13 @@ func TestDamagedCacheIsMadeAnew(t *testing.T) {
 	for name, damage := range map[string]func(path string) error{
 		"empty":   func(path string) error { return os.Truncate(path, 0) },
 		"torn":    func(path string) error { return os.Truncate(path, 100) },
+		"endless": func(path string) error { return os.Truncate(path, 8<<40) },
 		"gone":    os.Remove,
 		"a pipe":  func(path string) error { return firstError(os.Remove(path), fifo(path)) },
 		"a link":  func(path string) error { return firstError(os.Rename(path, path+".aside"), link(path)) },
+		"a directory": func(path string) error {
+			return firstError(os.Remove(path), os.Mkdir(path, 0o755), os.WriteFile(filepath.Join(path, "file"), nil, 0o644))
+		},
 		"flipped": func(path string) error { return flip(path, 200) },
 	} {
 		t.Run(name, func(t *testing.T) {
