@@ -269,8 +269,60 @@ func checkRdata(typ uint16, rdata []byte) error {
 		return errors.New("a name is missing or malformed in the RDATA")
 	}
 	h := dns.RR_Header{Name: ".", Rrtype: typ, Class: dns.ClassINET, Rdlength: uint16(len(rdata))}
-	if _, _, err := dns.UnpackRRWithHeader(h, rdata, 0); err != nil {
+	rr, _, err := dns.UnpackRRWithHeader(h, rdata, 0)
+	if err != nil {
 		return fmt.Errorf("malformed RDATA: %w", err)
+	}
+	return checkForm(typ, rdata, rr)
+}
+
+// leastRdata are the octets that RDATA has at least of types whose last field the dns package takes for empty if it is not
+// there.
+var leastRdata = map[uint16]int{dns.TypeDS: 5, dns.TypeCDS: 5, dns.TypeDLV: 5, dns.TypeDNSKEY: 5, dns.TypeCDNSKEY: 5,
+	dns.TypeTLSA: 4, dns.TypeSMIMEA: 4, dns.TypeSSHFP: 3}
+
+// checkForm refuses what the dns package takes and others would not.
+func checkForm(typ uint16, rdata []byte, rr dns.RR) error {
+	if len(rdata) < leastRdata[typ] {
+		return errors.New("the RDATA ends too soon")
+	}
+	switch typ {
+	case dns.TypeNSEC:
+		if nameLen(rdata, 0) == 0 {
+			return errors.New("a compressed name in the RDATA")
+		}
+	case dns.TypeDS, dns.TypeRRSIG, dns.TypeNSEC3: // very many; there is nothing else to them
+	case dns.TypeISDN: // the dns package gives it a second string
+	default:
+		again := make([]byte, len(rdata)+300)
+		end, err := dns.PackRR(rr, again, 0, nil, false)
+		if err != nil || !bytes.Equal(again[11:end], rdata) { // the first 11 are the owner and the fixed fields
+			return errors.New("malformed RDATA: a compressed name, or fields that are missing or out of order")
+		}
+	}
+	return checkMandatory(rr)
+}
+
+// checkMandatory refuses service parameters that make their own record invalid (RFC 9460 8).
+func checkMandatory(rr dns.RR) error {
+	var params []dns.SVCBKeyValue
+	switch rr := rr.(type) {
+	case *dns.SVCB:
+		params = rr.Value
+	case *dns.HTTPS:
+		params = rr.Value
+	}
+	for _, p := range params {
+		m, ok := p.(*dns.SVCBMandatory)
+		if !ok {
+			continue
+		}
+		for i, key := range m.Code {
+			there := slices.ContainsFunc(params, func(p dns.SVCBKeyValue) bool { return p.Key() == key })
+			if !there || key == dns.SVCB_MANDATORY || slices.Contains(m.Code[:i], key) {
+				return fmt.Errorf("the mandatory key %s is not there, there twice or no such key", key)
+			}
+		}
 	}
 	return nil
 }

@@ -142,6 +142,16 @@ var badZones = map[string]struct{ text, alone string }{
 	"range backwards":         {text: "$GENERATE 3-1 a$ A 192.0.2.$\n"},
 	"class CH":                {text: "a CH TXT x\n"},
 	"meta type":               {text: "a TYPE255 \\# 0\n"},
+	"DS torn":                 {text: "a NS ns.test.\na DS \\# 2 0001\n"},
+	"DNSKEY without a key":    {text: "a DNSKEY \\# 4 01000308\n"},
+	"TLSA without data":       {text: "a TLSA 3 1 1\n"},
+	"SSHFP without data":      {text: "a SSHFP 1 1\n"},
+	"pointer in SVCB":         {text: "a SVCB \\# 4 0001c000\n"},
+	"pointer in LP":           {text: "a TYPE107 \\# 4 000ac000\n"},
+	"pointer in NSEC":         {text: "a NSEC \\# 5 c002000140\n"},
+	"pointer in HIP":          {text: "a HIP \\# 8 01020001abcdc000\n"},
+	"mandatory key missing":   {text: "a HTTPS 1 . mandatory=port alpn=h2\n"},
+	"mandatory key twice":     {text: "a HTTPS 1 . mandatory=alpn,alpn alpn=h2\n"},
 	"OPT":                     {text: "a TYPE41 \\# 0\n"},
 }
 
