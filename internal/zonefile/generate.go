@@ -15,34 +15,53 @@ const (
 
 // generate makes the records of BIND's $GENERATE start-stop[/step] owner [TTL] [class] type RDATA, in whose words $
 // stands for the number, ${offset,width,base} for the number plus offset, padded and in base d, o, x, X, n or N, and \$
-// or $$ for a dollar.
+// or $$ for a dollar. RDATA in quotes is text of its own, so a character-string takes quotes within it. Who inherits the owner
+// afterwards has that from before.
 func (p *parser) generate(f *file, e *entry) error {
 	start, stop, step, err := parseRange(e.tokens[1].text)
 	if err != nil {
 		return err
 	}
-	made := entry{line: e.line, tokens: make([]token, len(e.tokens)-2)}
+	owner := f.owner
+	defer func() { f.owner = owner }()
 	for n := start; n <= stop; n += step {
 		if p.generated++; p.generated > maxGenerated {
 			p.stopped = true
 			return fmt.Errorf("more than %d generated records: %w", maxGenerated, errFatal)
 		}
-		size := 0
-		for i, t := range e.tokens[2:] {
-			text, err := expand(t.text, n)
-			if err != nil {
-				return err
-			}
-			if size += len(text); size > maxGeneratedEntry {
-				return fmt.Errorf("a generated record of more than %d octets", maxGeneratedEntry)
-			}
-			made.tokens[i] = token{text: text, quoted: t.quoted, glued: t.glued}
+		made, err := generated(e, n)
+		if err != nil {
+			return err
 		}
-		if err := p.record(f, &made); err != nil {
+		if err := p.record(f, made); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// generated is the entry that $GENERATE makes of a number.
+func generated(e *entry, n int64) (*entry, error) {
+	s := scanner{entry: entry{line: e.line}}
+	size := 0
+	for _, t := range e.tokens[2:] {
+		text, err := expand(t.text, n)
+		if err != nil {
+			return nil, err
+		}
+		if size += len(text); size > maxGeneratedEntry {
+			return nil, fmt.Errorf("a generated record of more than %d octets", maxGeneratedEntry)
+		}
+		if !t.quoted {
+			s.entry.tokens = append(s.entry.tokens, token{text: text})
+		} else if err := s.split(strings.ReplaceAll(text, `\"`, `"`) + "\n"); err != nil {
+			return nil, err
+		}
+	}
+	if s.depth > 0 || len(s.entry.tokens) == 0 {
+		return nil, errors.New("$GENERATE makes no whole record")
+	}
+	return &s.entry, nil
 }
 
 // parseRange reads start-stop[/step], all of at most 2147483647.
@@ -117,15 +136,21 @@ func modify(modifier string, n int64) (string, error) {
 	return "", fmt.Errorf("{%s}: the base is d, o, x, X, n or N", modifier)
 }
 
-// nibbles writes hexadecimal digits, the lowest first, each a label; the width counts the dots.
+// nibbles writes hexadecimal digits, the lowest first, each a label; the width counts the dots, so that an even one ends with
+// a dot.
 func nibbles(n int64, width int, base string) string {
 	digits := "0123456789abcdef"
 	if base == "N" {
 		digits = "0123456789ABCDEF"
 	}
-	out := []byte{digits[n&15]}
-	for n >>= 4; n > 0 || len(out)+1 < width; n >>= 4 {
-		out = append(out, '.', digits[n&15])
+	var out []byte
+	for {
+		out = append(out, digits[n&15])
+		if n >>= 4; n > 0 || len(out) < width {
+			out = append(out, '.')
+		}
+		if n == 0 && len(out) >= width {
+			return string(out)
+		}
 	}
-	return string(out)
 }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
+	"path"
 	"runtime"
 	"slices"
 	"strconv"
@@ -223,7 +224,7 @@ func (p *parser) directive(f *file, e *entry) error {
 
 // include reads another file, whose $ORIGIN and owners end with it (RFC 1035 5.1).
 func (p *parser) include(f *file, args []token) error {
-	sub := file{name: args[0].text, depth: f.depth + 1, origin: f.origin, owner: f.owner}
+	sub := file{name: path.Clean(args[0].text), depth: f.depth + 1, origin: f.origin, owner: f.owner}
 	if len(args) == 2 {
 		origin, err := absolute(args[1].text, f.origin)
 		if err != nil {
@@ -240,6 +241,9 @@ func (p *parser) include(f *file, args []token) error {
 		return errors.New("$INCLUDE is not allowed here")
 	case sub.depth > maxIncludeDepth:
 		return fmt.Errorf("$INCLUDE goes deeper than %d files; does a file include itself?", maxIncludeDepth)
+	}
+	if !fs.ValidPath(sub.name) {
+		return fmt.Errorf("%s is not below the directory that files are included from", args[0].text)
 	}
 	info, err := fs.Stat(p.opts.Include, sub.name)
 	if err != nil {
@@ -279,7 +283,7 @@ func (p *parser) record(f *file, e *entry) error {
 	if err != nil {
 		return err
 	}
-	if len(rdata) == 0 {
+	if len(rdata) == 0 && h.Rrtype != dns.TypeAPL { // which may have no items (RFC 3123 4)
 		return fmt.Errorf("%s without RDATA", dns.Type(h.Rrtype))
 	}
 	switch {
@@ -478,11 +482,10 @@ func parseRdata(h dns.RR_Header, tokens []token, origin string) (dns.RR, error) 
 			}
 		}
 	}
-	if h.Rrtype == dns.TypeSOA && len(tokens) != 7 && tokens[0].text != `\#` {
-		return nil, fmt.Errorf("a SOA record has 7 fields, not %d", len(tokens)) // the dns package takes fewer for zeros
-	}
-	if isStrings(h.Rrtype) && slices.ContainsFunc(tokens, func(t token) bool { return octets(t.text) > 255 }) && tokens[0].text != `\#` {
-		return nil, errors.New("a string of more than 255 octets (RFC 1035 3.3)")
+	if len(tokens) > 0 && tokens[0].text != `\#` {
+		if err := checkFields(h.Rrtype, tokens); err != nil {
+			return nil, err
+		}
 	}
 	zp := dns.NewZoneParser(strings.NewReader(join(". 0 IN "+dns.Type(h.Rrtype).String(), tokens)), origin, "")
 	rr, ok := zp.Next()
@@ -494,6 +497,31 @@ func parseRdata(h dns.RR_Header, tokens []token, origin string) (dns.RR, error) 
 	}
 	*rr.Header() = h
 	return rr, nil
+}
+
+// fields are how many there are in the RDATA of types of which the dns package takes fewer or more, for something else.
+var fields = map[uint16][2]int{dns.TypeSOA: {7, 7}, dns.TypeHINFO: {2, 2}, dns.TypeISDN: {1, 2}, dns.TypeNAPTR: {6, 6}}
+
+// checkFields refuses RDATA that the dns package would misread, and puts quotes where it wants them and nobody else does.
+func checkFields(typ uint16, tokens []token) error {
+	if n, ok := fields[typ]; ok && (len(tokens) < n[0] || len(tokens) > n[1]) {
+		return fmt.Errorf("a %s record has %d fields, not %d", dns.Type(typ), n[1], len(tokens))
+	}
+	switch {
+	case typ == dns.TypeSOA:
+		for _, t := range tokens[3:] {
+			if _, ok := parseTTL(t.text); !ok {
+				return fmt.Errorf("%s is no time in a SOA record (RFC 1035 3.3.13)", t.text)
+			}
+		}
+	case typ == dns.TypeNAPTR:
+		for i := range tokens[2:5] {
+			tokens[2+i].quoted, tokens[2+i].glued = true, false
+		}
+	case isStrings(typ) && slices.ContainsFunc(tokens, func(t token) bool { return octets(t.text) > 255 }):
+		return errors.New("a string of more than 255 octets (RFC 1035 3.3)")
+	}
+	return nil
 }
 
 // join writes tokens as a line for the dns package.
@@ -594,6 +622,7 @@ func parseTTL(text string) (uint32, bool) {
 		return 0, false
 	}
 	var total, n uint64
+	units := false
 	for i := 0; i < len(text); i++ {
 		unit := uint64(0)
 		switch c := text[i] | 0x20; {
@@ -613,11 +642,14 @@ func parseTTL(text string) (uint32, bool) {
 			return 0, false
 		}
 		if unit > 0 {
-			total, n = total+n*unit, 0
+			total, n, units = total+n*unit, 0, true
 		}
 		if total+n > 1<<32-1 {
 			return 0, false
 		}
+	}
+	if units && text[len(text)-1] <= '9' {
+		return 0, false // of what, after units?
 	}
 	return uint32(total + n), true
 }
