@@ -170,12 +170,12 @@ type Gate struct {
 
 // others is what is known of the other nodes since the service went bad.
 type others struct {
-	may    bool // this node may leave
-	asked  bool // there was an answer, and it was no
-	enough bool // since then the others have been enough, from since on
-	since  instant.Mono
-	next   instant.Mono // when to ask again
-	why    status.Reason
+	may     bool // this node may leave
+	refused bool // there was an answer, and it was no
+	enough  bool // since then the others have been enough, from since on
+	since   instant.Mono
+	next    instant.Mono // when to ask again
+	why     status.Reason
 }
 
 // New makes a gate that has seen nothing and so announces nothing.
@@ -238,17 +238,17 @@ func (g *Gate) Others(now, asked instant.Mono, remain int, unknown string) {
 	case unknown != "" && g.dead():
 		o.may = true
 	case unknown != "":
-		o.asked, o.enough = true, false
+		o.refused, o.enough = true, false
 		o.why = status.Reason{Code: OthersUnknown, Detail: "the route stays, since nobody says how many others remain: " + unknown}
 	case remain < g.cfg.MinAnnouncing:
-		o.asked, o.enough = true, false
+		o.refused, o.enough = true, false
 		o.why = status.Reason{Code: MinAnnouncing, Detail: fmt.Sprintf(
 			"the route stays, since %d other nodes are announced and good, and %d must be", remain, g.cfg.MinAnnouncing)}
 	default:
 		if !o.enough {
 			o.enough, o.since = true, now
 		}
-		o.may = !o.asked || now >= o.since.Add(g.cfg.ReadvertiseDelay)
+		o.may = !o.refused || now >= o.since.Add(g.cfg.ReadvertiseDelay)
 		o.why = status.Reason{Code: MinAnnouncing, Detail: fmt.Sprintf(
 			"the route goes once %d other nodes have been announced and good for %v", g.cfg.MinAnnouncing, g.cfg.ReadvertiseDelay)}
 	}
