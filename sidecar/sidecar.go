@@ -290,7 +290,7 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	c.Leap = s.clock.Leap()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains, s.decision.Why
+	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains && state == gate.Serving, s.decision.Why
 	if s.mirror != nil {
 		m := s.mirror.Status()
 		c.MirrorError, c.Mirrored = m.LastError, m.Mirrored

@@ -203,11 +203,19 @@ func TestConfirmation(t *testing.T) {
 	n := newNode(t, "stop-dns")
 	n.step(true, gate.Ready)
 	c, err := n.s.confirmation(t.Context())
-	if err != nil || c.Confirms.Staged != 8 || c.Serving != 7 || !c.Announced || c.Node != "tyo1" {
+	if err != nil || c.Confirms.Staged != 8 || c.Serving != 7 || !c.Announced || !c.Remains || c.Node != "tyo1" {
 		t.Errorf("confirmation %+v, %v", c, err)
 	}
+	n.mute.Store(true)
+	n.step(true, gate.Ready)
+	n.step(true, gate.ProbeDown)
+	if c, err := n.s.confirmation(t.Context()); err != nil || !c.Announced || c.Remains {
+		t.Errorf("confirmation %+v, %v: nobody may count on a node that is announced and does not answer (FAIL-4)", c, err)
+	}
+	n.mute.Store(false)
+	n.step(true, gate.Ready)
 	n.say(0, 0)
-	if c, err := n.s.confirmation(t.Context()); err != nil || c.Serving != 0 || c.Silent[0].Code != "lease-expired" {
+	if c, err := n.s.confirmation(t.Context()); err != nil || c.Serving != 0 || c.Remains || c.Silent[0].Code != "lease-expired" {
 		t.Errorf("confirmation of a silent node %+v, %v: want its silence, at once", c, err)
 	}
 	n.leave()
