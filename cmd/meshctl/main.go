@@ -14,6 +14,7 @@
 //	meshctl status                    the mesh as the distribution host sees it
 //	meshctl history                   the last releases, and how they went
 //	meshctl which-node ADDRESS...     which node answers here
+//	meshctl recover COPY...           bring a home from a backup up to what nodes have verified
 //	meshctl try ZONEFILE...           answer from zone files at once, on this machine
 //
 // Exit status: 0 done, 1 refused or failed, 2 wrong usage. What it does is in internal/host; this package has the words.
@@ -105,7 +106,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 	}
 	root.PersistentFlags().StringVar(&c.home, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
 	root.AddCommand(c.initCommand(), c.memberCommand(), c.operatorCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(),
-		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand(), c.historyCommand())
+		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand(), c.historyCommand(), c.recoverCommand())
 	return root
 }
 

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+)
+
+func (c *cli) recoverCommand() *cobra.Command {
+	var longest time.Duration
+	cmd := c.withJSON(&cobra.Command{
+		Use:   "recover [COPY...]",
+		Short: "Bring a home that was restored from a backup up to what nodes have verified",
+		Long: `Bring a home that was restored from a backup up to what nodes have verified, which else refuse what it publishes as older.
+"meshctl serve" must not run here, nor anywhere with this home.
+
+A COPY is a directory with a copy of the repository: best of each member's depot, /var/lib/mesh/repository, fetched from the
+node; the home's own repository is looked at too. The newest is taken over, if all follow from the state in this home by the
+keys that it knows. A member whose copy is not given may have verified something newer: it then says "rollback" in meshctl
+status, goes on answering until its lease ends, and is silent after that; run this again with its copy.
+
+Which leases have left since the backup cannot be known, so until the longest of them must have ended, counted from now, no
+switchover is made that would have to wait for them: one of mode "lease" and one that is postponed come no earlier than
+that. A release that was made after the newest copy is gone: make it again.`,
+		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+			r, err := host.Recover(c.home, c.clock, args, longest)
+			if err != nil {
+				return err
+			}
+			return c.print(r, func() {
+				if r.From != "" {
+					c.say("taken over from %s", r.From)
+				}
+				c.say("the newest lease has version %d, the highest release is %d", r.Lease, r.Highest)
+				c.say("leases that are not known here are taken to live until %s", secondOf(r.Promised))
+				c.say("next: meshctl lease, then meshctl status")
+			})
+		}),
+	})
+	cmd.Flags().DurationVar(&longest, "longest", 0, "the longest lease given since the backup, if by meshctl lease --for it was longer than usual")
+	return cmd
+}
