@@ -54,6 +54,11 @@ func TestContainers(t *testing.T) {
 	}
 	d.awaitAnswer("router", 2)
 
+	p.run("exec", "tyo-anycast-sidecar", "anycast-sidecar", "drain", "/etc/mesh/sidecar.yaml")
+	d.awaitWays("osa", "fra")
+	p.run("exec", "tyo-anycast-sidecar", "anycast-sidecar", "undrain", "/etc/mesh/sidecar.yaml")
+	d.awaitWays("tyo", "osa", "fra")
+
 	// A sidecar that is killed is restarted; until it has probed the service anew, its route is gone and others answer.
 	first := p.pid("osa-anycast-sidecar")
 	w.kill(first, syscall.SIGKILL)

@@ -53,16 +53,20 @@ func (d *deployed) found() {
 	d.t.Helper()
 	d.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--shared", shared4, "--url", "https://198.51.100.1:8444/")
 	template := d.path("home", "templates", "sidecar.yaml")
-	d.must(os.WriteFile(template, []byte(strings.Replace(readFile(template), "policy: stop-dns", "policy: withdraw, readvertise_delay: 1s", 1)), 0o644))
+	d.must(os.WriteFile(template, []byte(strings.NewReplacer("policy: stop-dns", "policy: withdraw, readvertise_delay: 1s",
+		"hold_time: 9s}", "hold_time: 9s, ttl_security: 1, password_file: /etc/mesh/bgp-secret}").Replace(readFile(template))), 0o644))
 	for _, node := range d.nodes {
 		d.meshctl("member", "add", node, "--admin", d.admin(node)+":8443", "--as", "64500", "--router", d.router, "--router-as", "64501")
 	}
 }
 
-// unpack puts a node's bundle into a directory.
+// bgpSecret is the password of the sessions (TCP-MD5), which are guarded by GTSM as well.
+const bgpSecret = "a-password-of-two-routers"
+
+// unpack puts a node's bundle into a directory, and the password beside it.
 func (d *deployed) unpack(node, dir string) {
 	d.t.Helper()
-	d.must(os.MkdirAll(dir, 0o755))
+	d.must(errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "bgp-secret"), []byte(bgpSecret+"\n"), 0o600)))
 	f, err := os.Open(d.path("home", "members", node+".tar"))
 	d.must(err)
 	defer f.Close()
@@ -83,7 +87,8 @@ func (d *deployed) startFRR() {
 	d.must(errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o777), os.Chmod(d.dir, 0o755), os.Chmod(filepath.Dir(d.dir), 0o755))) // frr gives up root
 	conf := "hostname router\nrouter bgp 64501\n bgp router-id " + d.router + "\n no bgp ebgp-requires-policy\n"
 	for _, node := range d.nodes {
-		conf += " neighbor " + d.admin(node) + " remote-as 64500\n neighbor " + d.admin(node) + " timers connect 1\n"
+		conf += strings.ReplaceAll(" neighbor NODE remote-as 64500\n neighbor NODE timers connect 1\n neighbor NODE ttl-security hops 1\n"+
+			" neighbor NODE password "+bgpSecret+"\n", "NODE", d.admin(node))
 	}
 	zebra, bgpd := d.write("frr/zebra.conf", "hostname zebra\n"), d.write("frr/bgpd.conf", conf)
 	common := []string{"-z", run + "/zserv.api", "--vty_socket", run, "--log", "stdout"}
