@@ -50,7 +50,7 @@ var attempts = map[string]func() error{
 	"replace /etc/mesh/Corefile":     func() error { return unix.Rename("/etc/mesh/node.crt", "/etc/mesh/Corefile") },
 	"read /etc/mesh/node.key":        func() error { return open("/etc/mesh/node.key", unix.O_RDONLY) },
 	"read /etc/mesh/Corefile":        func() error { return open("/etc/mesh/Corefile", unix.O_RDONLY) },
-	"open /dev/kmsg":                 func() error { return open("/dev/kmsg", unix.O_RDONLY) },
+	"see other processes":            func() error { return open("/proc/1/status", unix.O_RDONLY) },
 	"socket AF_INET":                 func() error { return socket(unix.AF_INET, unix.SOCK_DGRAM) },
 	"socket AF_NETLINK":              func() error { return socket(unix.AF_NETLINK, unix.SOCK_RAW) },
 	"socket AF_PACKET":               func() error { return socket(unix.AF_PACKET, unix.SOCK_RAW) },
