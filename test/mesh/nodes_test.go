@@ -121,9 +121,9 @@ mirror: {urls: ["https://198.51.100.1:8443/"], depot: %s, root: %s/root.json, in
 }
 
 // startTime starts the time server: this machine's clock, served as if it were a good one. Never sets any clock (-x).
-func (m *mesh) startTime() {
+func (m *mesh) startTime() *process {
 	conf := m.write("time/chrony.conf", "local stratum 1\nallow all\ncmdport 0\npidfile "+m.path("time", "pid")+"\n")
-	m.start("time", "chronyd", "chronyd", "-x", "-n", "-u", "root", "-f", conf)
+	return m.start("time", "chronyd", "chronyd", "-x", "-n", "-u", "root", "-f", conf)
 }
 
 // startClock starts the node's chronyd, which only measures (-x).
