@@ -20,7 +20,7 @@ const wideEpsilon = 50 * time.Millisecond
 // sidecar. Their errors grow, all go on answering from the release they have, nobody withdraws, and leases are renewed; a
 // switchover is refused, and who stands in its way is named. When time is back it is made (FAIL-4, CLOCK-1).
 func TestTimeIsLostEverywhere(t *testing.T) {
-	m, time1 := newMeshOfFive(t)
+	m, servers := newMeshOfFive(t)
 	loads := map[string]*load{}
 	for _, node := range m.nodes {
 		loads[node] = m.load(node, shared4, 20*time.Millisecond)
@@ -34,7 +34,7 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 		})
 	}
 
-	for _, p := range time1 {
+	for _, p := range servers {
 		p.kill(syscall.SIGKILL)
 	}
 	lost := time.Now()
@@ -87,6 +87,9 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 	m.schedule("4s")
 	for _, node := range m.nodes {
 		m.awaitServing(node, m.number)
+	}
+	for _, l := range loads {
+		l.once.Do(func() { close(l.stop) })
 	}
 	for node, l := range loads {
 		unanswered, elsewhere := 0, 0
