@@ -296,8 +296,8 @@ func (q question) read(b []byte, now instant.Instant, a *answer) error {
 	if binary.BigEndian.Uint64(b[24:]) != q.cookie {
 		return errors.New("an answer to another question: forged, or sent again")
 	}
-	if b[1] == 0 {
-		a.kiss = kissCode(b[12:16])
+	if code := b[12:16]; b[1] == 0 && isKissCode(code) {
+		a.kiss = string(code)
 		a.fault = "answers with kiss code " + a.kiss
 		return nil
 	}
@@ -307,14 +307,9 @@ func (q question) read(b []byte, now instant.Instant, a *answer) error {
 	return nil
 }
 
-// kissCode is text that a server chose, for people.
-func kissCode(b []byte) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, string(b))
+// isKissCode tells a word of a server's (RFC 5905 7.4) from the stratum 0 of one that is not synchronised.
+func isKissCode(b []byte) bool {
+	return !slices.ContainsFunc(b, func(c byte) bool { return c <= ' ' || c > '~' })
 }
 
 // judge measures, or says why a server cannot be believed.
@@ -332,7 +327,7 @@ func (q question) judge(b []byte, now instant.Instant, a *answer) error {
 	switch {
 	case leap == leapUnsynchronised:
 		return errors.New("is not synchronised (leap 3)")
-	case stratum >= 16:
+	case stratum == 0 || stratum >= 16:
 		return fmt.Errorf("is not synchronised (stratum %d)", stratum)
 	case id&^0xff == ntpLocal || id == ntpLocalName:
 		return errors.New("follows its own clock (local): nobody knows how wrong that is")

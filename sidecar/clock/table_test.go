@@ -293,7 +293,7 @@ var lies = []struct {
 	{"stratum 16", "is not synchronised (stratum 16)", func(a, _ []byte, _ int) []byte { a[1] = 16; return a }},
 	{"stratum 0, kiss code DENY", "refused to answer (DENY) and is asked no more", kiss("DENY")},
 	{"stratum 0, kiss code RATE", "answers with kiss code RATE", kiss("RATE")},
-	{"stratum 0 without a code", "answers with kiss code ????", kiss("\x00\x00\x00\x00")},
+	{"stratum 0 without a code", "is not synchronised (stratum 0)", kiss("\x00\x00\x00\x00")},
 	{"set 30 h ago", "had its clock set 30h0m0s ago", func(a, _ []byte, _ int) []byte { stamp(a[16:], -30*time.Hour); return a }},
 	{"never set", "says that its clock was never set", func(a, _ []byte, _ int) []byte { clear(a[16:24]); return a }},
 	{"set in an hour", "says that its clock was never set, or will be", func(a, _ []byte, _ int) []byte { stamp(a[16:], time.Hour); return a }},
