@@ -110,6 +110,10 @@ func TestClockTable(t *testing.T) {
 	for _, address := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.4"} {
 		honest = append(honest, serving(t, address, of(root.port)).port)
 	}
+	ready := situation{source: "ntp", what: "honest servers are ready", state: Synchronised, effect: confirms} // or a line may be true only because they are not
+	if saw := ready.run(t, NewNTP(honest, 300*time.Millisecond)); saw != "" {
+		t.Fatal(saw)
+	}
 	var table []situation
 	table = append(table, chronySituations(honest)...)
 	table = append(table, kernelSituation(t))
