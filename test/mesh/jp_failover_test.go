@@ -42,7 +42,7 @@ var failures = []struct {
 // effort is how often each failure is tried, and how many resolutions after it are looked at.
 func effort() (rounds, resolutions int) {
 	if os.Getenv("FULL") == "1" {
-		return 5, 120
+		return 3, 120
 	}
 	return 1, 40
 }
