@@ -2,9 +2,13 @@ package sharedunicast
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +75,40 @@ func TestNamesAreCompressed(t *testing.T) {
 		if m.Compress = true; len(wire) != m.Len() {
 			t.Errorf("%s: %d octets, with compression %d", network, len(wire), m.Len())
 		}
+	}
+}
+
+func TestClientThatNeverReadsIsLeft(t *testing.T) {
+	port := freePort(t)
+	zone := filepath.Join(t.TempDir(), "zone")
+	text := "example.org. 60 SOA a a 1 1 1 1 1\nexample.org. 60 NS a.\n"
+	for i := range 200 {
+		text += fmt.Sprintf("example.org. 60 TXT \"%d%s\"\n", i, strings.Repeat("x", 240))
+	}
+	if err := os.WriteFile(zone, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n}", port, zone))
+	conn, err := net.Dial("tcp", "127.0.53.1:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	query, err := new(dns.Msg).SetQuestion("example.org.", dns.TypeTXT).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const queries = 1000 // the answers are 50 MB, more than the kernel takes
+	for range queries {
+		conn.SetWriteDeadline(time.Now().Add(time.Second))
+		if _, err := conn.Write(append([]byte{0, byte(len(query))}, query...)); err != nil {
+			break
+		}
+	}
+	time.Sleep(writeTimeout + time.Second)
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, err := io.Copy(io.Discard, conn); n > queries*45000 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after %v without reading there were still %d octets of answers: %v", writeTimeout, n, err)
 	}
 }
 

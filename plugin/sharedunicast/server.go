@@ -152,6 +152,22 @@ func (c *drainConn) SetReadDeadline(t time.Time) error {
 	return c.Conn.SetReadDeadline(t)
 }
 
+// writeTimeout is how long a client may take to make room for a response, or for a message of a transfer.
+const writeTimeout = 5 * time.Second
+
+// Write implements net.Conn. The dns package sets no deadline: who asks and never reads would keep the connection, what it
+// has in the kernel's memory, and the release that is being transferred. After a part of a message nothing else can follow.
+func (c *drainConn) Write(b []byte) (int, error) {
+	if err := c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		c.Conn.Close()
+	}
+	return n, err
+}
+
 // Close implements net.Conn.
 func (c *drainConn) Close() error {
 	l := c.listener
