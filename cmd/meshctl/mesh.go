@@ -104,7 +104,7 @@ starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefi
 	f.StringVar(&n.Admin, "admin", "", "HOST:PORT of its sidecar's administrative plane")
 	f.StringVar(&n.At, "at", "", "directory in which the node keeps everything (default /etc/mesh, /var/lib/mesh and /run/mesh)")
 	f.Uint32Var(&n.AS, "as", 0, "its autonomous system")
-	f.StringVar(&n.Router, "router", "", "address of the router that it announces to")
+	f.StringSliceVar(&n.Routers, "router", nil, "addresses of the routers that it announces to, of each family that is announced")
 	f.Uint32Var(&n.RouterAS, "router-as", 0, "the router's autonomous system")
 	f.StringVar(&n.RouterID, "router-id", "", "its BGP identifier (default: the administrative address)")
 	_ = cmd.MarkFlagRequired("admin")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,18 +20,23 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
-// prefix4 is what nodes announce for shared4.
-const prefix4 = "192.0.2.0/24"
+// prefix4 and prefix6 are what nodes announce for the shared addresses.
+const prefix4, prefix6 = "192.0.2.0/24", "2001:db8:53::/48"
 
 // deployed is a mesh whose nodes run as an operator installs them: from the bundles that meshctl makes, in the places that
 // these name, each process with the privileges that it needs. Nodes announce by BGP to a router, from which clients ask:
 //
 //	dist .1   time .2   tyo .3   osa .4   fra .5   router .6      (198.51.100.0/24, the administrative addresses)
 //	                    └── AS 64500, 192.0.2.53 on each ─┘ └ AS 64501, FRR
+//
+// and the same in IPv6, 2001:db8:100::/64 and 2001:db8:53::53.
 type deployed struct {
 	*mesh
 	router string // its address
 }
+
+// six is the IPv6 address of a host that has this IPv4 address: 2001:db8:100::6 of 198.51.100.6.
+func six(four string) string { return "2001:db8:100::" + four[strings.LastIndexByte(four, '.')+1:] }
 
 // newDeployed prepares everything but what runs on the nodes, the clocks excepted, and on the distribution host.
 func newDeployed(w *world, nodes ...string) *deployed {
@@ -39,10 +45,15 @@ func newDeployed(w *world, nodes ...string) *deployed {
 	m := &mesh{world: w, nodes: nodes, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
 	d := &deployed{mesh: m, router: fmt.Sprintf("198.51.100.%d", len(nodes)+3)}
 	w.lan(append(append([]string{"dist", "time"}, nodes...), "router"))
+	w.within("router", func() { w.address("eth0", six(d.router)+"/64") })
 	m.startTime()
 	d.startFRR()
 	for _, node := range nodes {
-		w.within(node, func() { w.address("lo", shared4+"/32") })
+		w.within(node, func() {
+			w.address("lo", shared4+"/32")
+			w.address("lo", shared6+"/128")
+			w.address("eth0", six(m.admin(node))+"/64")
+		})
 		m.startClock(node)
 	}
 	return d
@@ -51,12 +62,12 @@ func newDeployed(w *world, nodes ...string) *deployed {
 // found makes the mesh. Its nodes withdraw when their DNS fails, and come back soon.
 func (d *deployed) found() {
 	d.t.Helper()
-	d.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--shared", shared4, "--url", "https://198.51.100.1:8444/")
+	d.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--shared", shared4+","+shared6, "--url", "https://198.51.100.1:8444/")
 	template := d.path("home", "templates", "sidecar.yaml")
 	d.must(os.WriteFile(template, []byte(strings.NewReplacer("policy: stop-dns", "policy: withdraw, readvertise_delay: 1s",
 		"hold_time: 9s}", "hold_time: 9s, ttl_security: 1, password_file: /etc/mesh/bgp-secret}").Replace(readFile(template))), 0o644))
 	for _, node := range d.nodes {
-		d.meshctl("member", "add", node, "--admin", d.admin(node)+":8443", "--as", "64500", "--router", d.router, "--router-as", "64501")
+		d.meshctl("member", "add", node, "--admin", d.admin(node)+":8443", "--as", "64500", "--router", d.router+","+six(d.router), "--router-as", "64501")
 	}
 }
 
@@ -86,10 +97,15 @@ func (d *deployed) startFRR() {
 	run := d.path("frr")
 	d.must(errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o777), os.Chmod(d.dir, 0o755), os.Chmod(filepath.Dir(d.dir), 0o755))) // frr gives up root
 	conf := "hostname router\nrouter bgp 64501\n bgp router-id " + d.router + "\n no bgp ebgp-requires-policy\n"
+	activated := ""
 	for _, node := range d.nodes {
-		conf += strings.ReplaceAll(" neighbor NODE remote-as 64500\n neighbor NODE timers connect 1\n neighbor NODE ttl-security hops 1\n"+
-			" neighbor NODE password "+bgpSecret+"\n", "NODE", d.admin(node))
+		for _, address := range []string{d.admin(node), six(d.admin(node))} {
+			conf += strings.ReplaceAll(" neighbor NODE remote-as 64500\n neighbor NODE timers connect 1\n neighbor NODE ttl-security hops 1\n"+
+				" neighbor NODE password "+bgpSecret+"\n", "NODE", address)
+		}
+		activated += "  no neighbor " + d.admin(node) + " activate\n  neighbor " + six(d.admin(node)) + " activate\n"
 	}
+	conf += " address-family ipv6 unicast\n" + activated + " exit-address-family\n"
 	zebra, bgpd := d.write("frr/zebra.conf", "hostname zebra\n"), d.write("frr/bgpd.conf", conf)
 	common := []string{"-z", run + "/zserv.api", "--vty_socket", run, "--log", "stdout"}
 	d.start("router", "zebra", append([]string{"/usr/lib/frr/zebra", "-f", zebra, "-i", run + "/zebra.pid"}, common...)...)
@@ -100,23 +116,23 @@ func (d *deployed) startFRR() {
 	d.start("router", "bgpd", append([]string{"/usr/lib/frr/bgpd", "-f", bgpd, "-i", run + "/bgpd.pid"}, common...)...)
 }
 
-// ways are the nodes to which the router's table sends what is for the shared address.
-func (d *deployed) ways() map[string]bool {
+// ways are the nodes to which the router's table sends what is for the shared address of a family.
+func (d *deployed) ways(prefix string, address func(node string) string) map[string]bool {
 	d.t.Helper()
 	type hop struct{ Gateway string }
 	var routes []struct {
 		hop
 		NextHops []hop
 	}
-	out := d.mustRun("router", "ip", "-j", "-4", "route", "show", prefix4)
-	if out = strings.TrimSpace(out); out != "" {
+	family := map[string]string{prefix4: "-4", prefix6: "-6"}[prefix]
+	if out := strings.TrimSpace(d.mustRun("router", "ip", "-j", family, "route", "show", prefix)); out != "" {
 		d.must(json.Unmarshal([]byte(out), &routes))
 	}
 	ways := map[string]bool{}
 	for _, r := range routes {
 		for _, h := range append(r.NextHops, r.hop) {
 			for _, node := range d.nodes {
-				if d.admin(node) == h.Gateway {
+				if address(node) == h.Gateway {
 					ways[node] = true
 				}
 			}
@@ -125,17 +141,17 @@ func (d *deployed) ways() map[string]bool {
 	return ways
 }
 
-// awaitWays waits until the router has a way to exactly these nodes.
+// awaitWays waits until the router has a way to exactly these nodes, in both families.
 func (d *deployed) awaitWays(nodes ...string) {
 	d.t.Helper()
+	want := map[string]bool{}
+	for _, node := range nodes {
+		want[node] = true
+	}
 	d.eventually(60*time.Second, fmt.Sprintf("the router has ways to %v", nodes), func() (bool, string) {
-		ways := d.ways()
-		for _, node := range nodes {
-			if !ways[node] {
-				return false, fmt.Sprint(ways)
-			}
-		}
-		return len(ways) == len(nodes), fmt.Sprint(ways)
+		four := d.ways(prefix4, d.admin)
+		sixes := d.ways(prefix6, func(node string) string { return six(d.admin(node)) })
+		return maps.Equal(four, want) && maps.Equal(sixes, want), fmt.Sprint(four, sixes)
 	})
 }
 

@@ -335,8 +335,8 @@ func (h *hardened) testIGP(t *testing.T) {
 
 	p = h.startProgram("tyo", "anycast-sidecar", "igp.conf")
 	announced := func() (bool, string) {
-		out := h.mustRun("tyo", "ip", "-4", "-o", "addr", "show", "dev", "anycast0")
-		return strings.Contains(out, shared4), out
+		out := h.mustRun("tyo", "ip", "-o", "addr", "show", "dev", "anycast0")
+		return strings.Contains(out, shared4) && strings.Contains(out, shared6), out
 	}
 	h.eventually(60*time.Second, "the address is on the IGP's interface", announced)
 	if got, want := h.privileges(p.pid), only(h.user("tyo", "anycast-sidecar"), h.group("tyo", "mesh"), capNetAdmin); got != want {

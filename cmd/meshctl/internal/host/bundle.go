@@ -62,13 +62,15 @@ metrics: 127.0.0.1:9154
 failure: {policy: stop-dns}
 clock: {source: chrony}                      # chronyd must run
 mirror: {urls: [%[3]s], depot: {{.State}}/repository, root: {{.Etc}}/root.json}
-{{- if .Router}}
+{{- if .Routers}}
 bgp:
   as: {{.AS}}
   router_id: {{.RouterID}}
   prefixes: [%[4]s]
   neighbors:
-    - {address: "{{.Router}}", as: {{.RouterAS}}, hold_time: 9s}
+{{- range .Routers}}
+    - {address: "{{.}}", as: {{$.RouterAS}}, hold_time: 9s}
+{{- end}}
 {{- else}}
 # bgp:                                       # no router was named: nothing is announced
 #   as: 64500
@@ -175,11 +177,13 @@ func (f nodeFacts) check() error {
 	if _, err := netip.ParseAddr(f.AdminAddress); err != nil {
 		return hint("give the administrative address itself", "a node listens on an address, and %q is none", f.AdminAddress)
 	}
-	if f.Router == "" {
+	if len(f.Routers) == 0 {
 		return nil
 	}
-	if _, err := netip.ParseAddr(f.Router); err != nil {
-		return fmt.Errorf("--router: %w", err)
+	for _, router := range f.Routers {
+		if _, err := netip.ParseAddr(router); err != nil {
+			return fmt.Errorf("--router: %w", err)
+		}
 	}
 	if id, err := netip.ParseAddr(f.RouterID); err != nil || !id.Is4() {
 		return hint("for example --router-id 198.51.100.7", "a BGP identifier is written like an IPv4 address, and %q is not (RFC 4271 4.2)", f.RouterID)

@@ -18,12 +18,12 @@ import (
 // NewMember is a node that is to join.
 type NewMember struct {
 	Name     string
-	Admin    string // HOST:PORT of its administrative plane
-	At       string // directory in which the node keeps everything; "" for /etc/mesh, /var/lib/mesh and /run/mesh
-	AS       uint32 // its autonomous system, and
-	Router   string // the address and
-	RouterAS uint32 // the autonomous system of its router; none if Router is ""
-	RouterID string // its BGP identifier; "" for the administrative address
+	Admin    string   // HOST:PORT of its administrative plane
+	At       string   // directory in which the node keeps everything; "" for /etc/mesh, /var/lib/mesh and /run/mesh
+	AS       uint32   // its autonomous system, and
+	Routers  []string // the addresses and
+	RouterAS uint32   // the autonomous system of its routers; none if Routers is empty
+	RouterID string   // its BGP identifier; "" for the administrative address
 }
 
 // AddMember takes a node into the mesh and writes the bundle that it is given: a directory, whose path it returns, and
