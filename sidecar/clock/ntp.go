@@ -231,11 +231,15 @@ func (s *server) ask(ctx context.Context) answer {
 
 // deadlines are those of the two tries.
 func deadlines(ctx context.Context) []time.Time {
+	first := time.Now().Add(ntpResend)
 	end, ok := ctx.Deadline()
 	if !ok {
-		end = time.Now().Add(2 * ntpResend)
+		end = first.Add(ntpResend)
 	}
-	return []time.Time{time.Now().Add(ntpResend), end}
+	if end.Before(first) {
+		first = end
+	}
+	return []time.Time{first, end}
 }
 
 // await reads until there is an answer to q, or none comes. err is what came instead.
