@@ -218,7 +218,9 @@ func newStage(t *testing.T) *stage {
 func (s *stage) look(wall, mono time.Duration, reference instant.Wall, err error) {
 	s.clock.Wall, s.clock.Mono = at(wall, mono).Wall, at(wall, mono).Mono
 	s.err = err
-	s.reading.Reference = reference
+	if s.reading.Reference = reference; err != nil {
+		s.reading.Reference = 0
+	}
 	s.reading.Sample = instant.Sample{At: s.clock, Bound: max(s.reading.Sample.Bound, time.Millisecond), DriftPPM: 50, Source: "chrony"}
 	s.poll(s.t.Context(), time.Second)
 }

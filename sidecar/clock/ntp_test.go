@@ -124,6 +124,31 @@ func TestMeasurement(t *testing.T) {
 	}
 }
 
+// What servers say together: the bound holds the offset and what they grew by since they were asked, and who does not agree
+// is named.
+func TestMajority(t *testing.T) {
+	said := func(offset, distance time.Duration) answer {
+		return answer{name: "a server", at: at(0, 0), offset: offset, distance: distance, leap: 1}
+	}
+	all := []answer{said(-15*time.Millisecond, 5*time.Millisecond), said(-16*time.Millisecond, 5*time.Millisecond), said(time.Hour, time.Millisecond)}
+	now := at(2*time.Second, 2*time.Second)
+	r, err := majority(all, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Both hold −20 … −11 ms, and a millisecond more at either end after 2 s at 500 ppm.
+	if want := 21 * time.Millisecond; r.Sample.Bound != want || r.Sample.At != now || r.Reference != now.Wall || !r.Leap {
+		t.Errorf("%+v, want a bound of %v", r, want)
+	}
+	if !r.Servers[0].Agrees || !r.Servers[1].Agrees || r.Servers[2].Agrees || r.Servers[0].Distance != 6*time.Millisecond ||
+		!strings.Contains(r.Note, "2 of 3 NTP servers agree, not: a server says that the clock is 1h0m0s off ± 2ms") {
+		t.Errorf("%+v", r)
+	}
+	if r, err := majority(all, at(2*time.Second, time.Second)); err == nil || !strings.Contains(err.Error(), "stepped by 1s") {
+		t.Errorf("after a step: %+v, %v", r, err)
+	}
+}
+
 // A server that refuses is never asked again, one that wants rest gets it, and nobody is asked before his time.
 func TestKissOfDeath(t *testing.T) {
 	var asked atomic.Int64
