@@ -37,13 +37,13 @@ func (m *Meshsync) Name() string { return "meshsync" }
 
 // ServeDNS implements plugin.Handler.
 func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 {
-		return m.others(ctx, w, r, dns.RcodeNotImplemented)
-	}
 	zones := m.zones()
 	if zones == nil {
 		silentDrops.WithLabelValues(metrics.WithServer(ctx)).Inc()
 		return dns.RcodeSuccess, drop(w)
+	}
+	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 {
+		return m.others(ctx, w, r, dns.RcodeNotImplemented)
 	}
 	if secondOPT(r) {
 		return reply(w, r, dns.RcodeFormatError)

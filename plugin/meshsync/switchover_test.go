@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -19,6 +21,10 @@ func TestFirstStartStatesWhyItIsSilentUntilThereIsARelease(t *testing.T) {
 	dir, h := nodeDir(t)
 	n := startNode(t, newConfig(dir, h))
 	n.silentFor(mesh.NoView)
+	w := &writer{}
+	if n.ServeDNS(t.Context(), w, new(dns.Msg).SetNotify("example.org.")); w.said != nil {
+		t.Errorf("to what is no query it says %v", w.said)
+	}
 	h.current(1, h.zones(1))
 	n.becomes(1)
 	if s := n.status(); s.Serving != 1 || s.Floor != 1 || s.Mesh != "jp" || s.Node != "tyo" || len(s.Zones) != 1 {
