@@ -155,7 +155,7 @@ socket: unix://%[2]s/%[3]s.sock
 control: unix://%[2]s/%[3]s-control.sock
 state: %[2]s/%[3]s-state
 failure: {policy: withdraw, readvertise_delay: 0s, flaps: {most: 100, window: 1m}}
-drain: {wait: 1h, stop: 100ms}
+drain: {wait: 1h, stop: %s}
 clock: {source: assumed, bound: 1ms}
 probe: {interval: %s, rise: 2, fall: 2, zones: [example.org]}
 %sbgp:
@@ -163,7 +163,7 @@ probe: {interval: %s, rise: 2, fall: 2, zones: [example.org]}
   prefixes: ['%s']
   %s
   neighbors: [{address: '%s', hold_time: 3s, %s}]
-`, l.family.shared, l.dir, ns, cmp.Or(l.interval, "100ms"), l.admin, map[bool]string{true: "198.51.101.7", false: node4}[ns == l.other], l.family.prefix,
+`, l.family.shared, l.dir, ns, cmp.Or(l.stop, "100ms"), cmp.Or(l.interval, "100ms"), l.admin, map[bool]string{true: "198.51.101.7", false: node4}[ns == l.other], l.family.prefix,
 		strings.Join(bgp, "\n  "), router, neighbor))
 	return l.start(ns, "sidecar-"+ns, binary, "run", conf)
 }

@@ -43,6 +43,7 @@ type world struct {
 	env          []string // of what is started, beside the test's
 	admin        string   // the administrative plane of sidecars, where there is one
 	interval     string   // of sidecars' probes; empty: 100 ms
+	stop         string   // drain.stop of sidecars; empty: 100 ms
 	handles      map[string]*netlink.Handle
 }
 
