@@ -53,7 +53,7 @@ type Mirror struct {
 
 	swept   bool
 	pace    *depot.Pace // nil: unbounded
-	read    time.Time   // when the zones were read through last
+	read    time.Time   // when the zones are to be read through next
 	renewed time.Time   // when a newer certificate was asked for last
 
 	mu    sync.Mutex
@@ -85,8 +85,9 @@ const (
 	// fetchBudget is how long zones are fetched before what came with them is looked at again: a lease or a switchover
 	// waits no longer for a large zone.
 	fetchBudget = 3 * time.Second
-	// readEvery is how often zones that are there are read through, for damage by the disk. It takes seconds for large ones.
-	readEvery = time.Hour
+	// Zones that are there are read through, for damage by the disk, in a hundredth of the time, but no more often than
+	// readLeast and no less often than readMost: large ones take seconds.
+	readLeast, readMost, readShare = 10 * time.Second, time.Hour, 100
 )
 
 // Run follows the repository until ctx ends. What goes wrong is in the status and in the log, and is tried again.
@@ -154,11 +155,11 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (change
 		return false, err
 	}
 	began, before := time.Now(), m.Status().ZoneBytes
-	deep := began.Sub(m.read) >= readEvery
+	deep := !began.Before(m.read)
 	view, memory, changed, err := depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note, Deep: deep,
 		Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk}, dir, memory)
 	if deep && err == nil {
-		m.read = began
+		m.read = time.Now().Add(min(max(readShare*time.Since(began), readLeast), readMost))
 	}
 	m.track(coming{newest(view.Manifest), began, before, err == nil})
 	err = errors.Join(err, m.remember(memory))
