@@ -120,10 +120,10 @@ func (g *getter) get(ctx context.Context, z release.Zone) error {
 		if !there {
 			continue
 		}
-		err := g.fits(z.Origin, delta.Blob.Length+z.Blob.Length+z.Blob.Length/2) // what it makes is packed less well
-		if err == nil {
-			err = g.fetch(ctx, z.Origin, delta.Blob)
+		if g.fits(z.Origin, delta.Blob.Length+z.Blob.Length+z.Blob.Length/2) != nil { // what it makes is packed less well
+			continue
 		}
+		err := g.fetch(ctx, z.Origin, delta.Blob)
 		if err == nil {
 			err = g.dir.patch(ctx, z, from, delta.Blob)
 		}
