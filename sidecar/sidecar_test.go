@@ -337,15 +337,39 @@ func TestClockMetrics(t *testing.T) {
 	if err != nil || len(gathered) != len(clockMetrics) {
 		t.Errorf("%d families of %d, %v", len(gathered), len(clockMetrics), err)
 	}
-	said, _ := (&clock.Kernel{}).Poll(t.Context())
-	for name := range said.Metrics {
-		if _, ok := clockMetrics[name]; !ok {
-			t.Errorf("the kernel gives %s, which nobody knows", name)
+	kernel, _ := (&clock.Kernel{}).Poll(t.Context())
+	chrony, why := clock.Chrony{Address: neverSynchronised(t)}.Poll(t.Context())
+	for _, said := range []clock.Reading{kernel, chrony} {
+		for name := range said.Metrics {
+			if _, ok := clockMetrics[name]; !ok {
+				t.Errorf("a source gives %s, which nobody knows", name)
+			}
 		}
 	}
-	if len(said.Metrics) == 0 {
-		t.Error("the kernel gives no metrics")
+	if len(kernel.Metrics)+len(chrony.Metrics) != len(clockMetrics) {
+		t.Errorf("of %d metrics the kernel gives %d, chronyd %d (%v)", len(clockMetrics), len(kernel.Metrics), len(chrony.Metrics), why)
 	}
+}
+
+// neverSynchronised answers as a chronyd does that has heard of nobody yet.
+func neverSynchronised(t *testing.T) netip.AddrPort {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	go func() {
+		b := make([]byte, 512)
+		_, from, err := conn.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		reply := make([]byte, 104)
+		copy(reply, []byte{6, 2, 0, 0, b[4], b[5], 0, 5}) // version, a reply, to the command, with tracking
+		copy(reply[16:20], b[8:12])                       // its sequence
+		conn.WriteTo(reply, from)
+	}()
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
 // check says what is announced to whom, in words that stay.
