@@ -164,7 +164,7 @@ func (m *mesh) testAllAtOnce(r *bird, serve *process) {
 // backbone takes the links to the distribution host and the time source down, or up.
 func (m *mesh) backbone(up bool) {
 	m.within("switch", func() {
-		for _, port := range []string{"port0", "port1"} {
+		for _, port := range []string{"dist", "time"} {
 			link, err := netlink.LinkByName(port)
 			m.must(err)
 			if up {
@@ -216,7 +216,7 @@ type bird struct {
 func (m *mesh) startRouter(binary string) *bird {
 	m.t.Helper()
 	m.host("router")
-	m.connect("router", "port9", "198.51.100.254/24")
+	m.connect("router", "router", "198.51.100.254/24")
 	m.within("router", func() { m.up("lo"); m.address("eth0", "2001:db8:100::254/64") })
 	conf := "log stderr all;\nrouter id 198.51.100.254;\ndebug protocols { routes };\nprotocol device {}\n"
 	for _, node := range m.nodes {
