@@ -28,7 +28,8 @@ type stuck struct {
 func (l *life) stuckNode(conf string) *stuck {
 	l.t.Helper()
 	path := filepath.Join(l.dir, "log.pipe")
-	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, os.ErrExist) {
+	os.Remove(path) // one that was filled before
+	if err := unix.Mkfifo(path, 0o600); err != nil {
 		l.t.Fatal(err)
 	}
 	pipe, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
