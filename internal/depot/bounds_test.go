@@ -41,14 +41,12 @@ func TestNoLeaseWaitsForALargeZone(t *testing.T) {
 	start := n.mem
 	n.mustMirror(true)
 	h.release(2, 1<<20)
-	packed := h.zonesOf(t)[0].Blob.Length
-	held := make(chan struct{})
 	n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
 		if !strings.HasPrefix(r.URL.Path, "/"+blobDir) {
 			good.ServeHTTP(w, r)
 			return
 		}
-		good.ServeHTTP(&upTo{ResponseWriter: w, left: int(packed)/3 + 1, held: held, done: r.Context().Done()}, r)
+		good.ServeHTTP(trickle{w}, r)
 	}
 	var last int64
 	rounds := 0
@@ -63,8 +61,8 @@ func TestNoLeaseWaitsForALargeZone(t *testing.T) {
 		}
 		h.renew()
 	}
-	if rounds != 3 {
-		t.Errorf("the zone came in %d rounds, want 3: each is served a third", rounds)
+	if rounds < 3 {
+		t.Errorf("the zone came in %d rounds: it did not trickle", rounds)
 	}
 	n.meddle = nil
 	n.mustMirror(true)
@@ -81,27 +79,18 @@ func (h *host) zonesOf(t *testing.T) []release.Zone {
 	return zonesOf(view.Manifest)
 }
 
-// upTo writes so many bytes, and then holds the rest back until the client is gone.
-type upTo struct {
-	http.ResponseWriter
-	left int
-	held chan struct{}
-	done <-chan struct{}
-}
+// trickle sends in small pieces, with a pause after each.
+type trickle struct{ http.ResponseWriter }
 
-func (w *upTo) Write(p []byte) (int, error) {
-	n := min(len(p), w.left)
-	w.left -= n
-	w.ResponseWriter.Write(p[:n])
-	if n == len(p) {
-		return n, nil
+func (w trickle) Write(p []byte) (int, error) {
+	for at := 0; at < len(p); at += 1 << 10 {
+		if _, err := w.ResponseWriter.Write(p[at:min(at+1<<10, len(p))]); err != nil {
+			return at, err
+		}
+		w.ResponseWriter.(http.Flusher).Flush()
+		time.Sleep(2 * time.Millisecond)
 	}
-	w.ResponseWriter.(http.Flusher).Flush()
-	select {
-	case <-w.done:
-	case <-w.held:
-	}
-	return n, io.ErrClosedPipe
+	return len(p), nil
 }
 
 // TestDownloadsShareAPace: however many there are, they take no more bytes a second together.
@@ -114,7 +103,7 @@ func TestDownloadsShareAPace(t *testing.T) {
 		all.Go(func() {
 			stall := time.AfterFunc(time.Hour, func() {})
 			defer stall.Stop()
-			r := &paced{context.Background(), &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, pace}
+			r := &paced{context.Background(), &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds{pace: pace}}
 			if n, err := io.Copy(io.Discard, r); n != bytesEach || err != nil {
 				t.Errorf("%d bytes, %v", n, err)
 			}
@@ -127,12 +116,12 @@ func TestDownloadsShareAPace(t *testing.T) {
 	}
 }
 
-// TestAPacedDownloadEndsWithItsContext, however long it would have to wait.
-func TestAPacedDownloadEndsWithItsContext(t *testing.T) {
+// TestAPacedDownloadEndsWithItsBudget, however long the rest would take.
+func TestAPacedDownloadEndsWithItsBudget(t *testing.T) {
 	h := newHost(t)
 	h.release(1, 1<<20)
 	n := newNode(t, h)
-	if err := n.mirrorBounded(Source{Pace: NewPace(1), Budget: 50 * time.Millisecond}); !errors.Is(err, ErrUnfinished) {
+	if err := n.mirrorBounded(Source{Pace: NewPace(10), Budget: 50 * time.Millisecond}); !errors.Is(err, ErrUnfinished) {
 		t.Fatal(err)
 	}
 	check(t, n.mirrorBounded(Source{Pace: NewPace(1 << 40)}))

@@ -25,10 +25,10 @@ const partPrefix = ".part-"
 
 // Fetch downloads a blob from base, the URL of a repository, into d. A download that was cut off goes on where it
 // stopped, unless that was for want of room. No more than the blob's length is taken; the file gets its name only after its digest was checked.
-func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b release.Blob, pace *Pace) error {
+func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b release.Blob, bounds Bounds) error {
 	name := release.BlobName(b.SHA256)
 	part := partName(b)
-	resumed, err := d.fetchPart(ctx, client, url(base, name), part, b.Length, pace)
+	resumed, err := d.fetchPart(ctx, client, url(base, name), part, b.Length, bounds)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		d.root.Remove(part) // or it would take the room that the next lease needs
 	}
@@ -38,7 +38,7 @@ func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b rel
 	if err := d.checkPart(part, b); err != nil {
 		d.root.Remove(part)
 		if resumed { // the part that lay here may have been the wrong one
-			return d.Fetch(ctx, client, base, b, pace)
+			return d.Fetch(ctx, client, base, b, bounds)
 		}
 		return err
 	}
@@ -59,14 +59,14 @@ func (d *Dir) partSize(b release.Blob) int64 {
 func url(base, name string) string { return strings.TrimSuffix(base, "/") + "/" + name }
 
 // fetchPart appends to part what is missing to length bytes, and syncs it. resumed: something of it was there already.
-func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, part string, length int64, pace *Pace) (resumed bool, err error) {
+func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, part string, length int64, bounds Bounds) (resumed bool, err error) {
 	f, have, err := d.openPart(part, length)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
 	if have < length {
-		if err := download(ctx, client, from, f, have, length, pace); err != nil {
+		if err := download(ctx, client, from, f, have, length, bounds); err != nil {
 			return false, err
 		}
 	}
@@ -98,7 +98,7 @@ func (d *Dir) openPart(part string, length int64) (*os.File, int64, error) {
 }
 
 // download asks for the bytes from have on, and writes what comes to f.
-func download(ctx context.Context, client *http.Client, from string, f *os.File, have, length int64, pace *Pace) error {
+func download(ctx context.Context, client *http.Client, from string, f *os.File, have, length int64, bounds Bounds) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
@@ -118,7 +118,7 @@ func download(ctx context.Context, client *http.Client, from string, f *os.File,
 	if have, err = startOf(response, f, have); err != nil {
 		return err
 	}
-	n, err := io.Copy(f, io.LimitReader(&paced{ctx, &lively{response.Body, stall}, pace}, length-have))
+	n, err := io.Copy(f, io.LimitReader(&paced{ctx, &lively{response.Body, stall}, bounds}, length-have))
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -199,23 +199,32 @@ func (p *Pace) wait(ctx context.Context, n int) error {
 	}
 }
 
-// paced reads at a pace, which may be nil, in pieces of a tenth of a second at the most.
+// Bounds are those of a download: its pace, nil for none, and until when it may take what comes, zero for no end.
+type Bounds struct {
+	pace  *Pace
+	until time.Time
+}
+
+// paced reads within bounds, at a pace in pieces of a tenth of a second at the most.
 type paced struct {
 	ctx context.Context
 	*lively
-	pace *Pace
+	Bounds
 }
 
 func (p *paced) Read(b []byte) (int, error) {
-	if p.pace == nil {
-		return p.lively.Read(b)
+	if p.pace != nil {
+		b = b[:min(int64(len(b)), max(p.pace.perSecond/10, 1))]
 	}
-	n, err := p.lively.Read(b[:min(int64(len(b)), max(p.pace.perSecond/10, 1))])
-	if n > 0 {
+	n, err := p.lively.Read(b)
+	if n > 0 && p.pace != nil {
 		if waited := p.pace.wait(p.ctx, n); waited != nil {
 			return n, waited
 		}
 		p.stall.Reset(stallAfter) // it was not the server that kept still
+	}
+	if n > 0 && err == nil && !p.until.IsZero() && time.Now().After(p.until) {
+		err = ErrUnfinished
 	}
 	return n, err
 }

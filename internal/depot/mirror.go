@@ -30,7 +30,8 @@ type Source struct {
 	Room   int64         // bytes that the zones' files may take in all; 0: unbounded
 }
 
-// ErrUnfinished says that a Mirror's budget of time ended before all zones had come. The next one goes on where it stopped.
+// ErrUnfinished says that a Mirror's budget of time ended before all zones had come, and that something came. The next one
+// goes on where it stopped. A server that sends nothing is waited for, and an error, whatever the budget.
 var ErrUnfinished = errors.New("zones are still being fetched")
 
 // Note says how a zone came.
@@ -179,12 +180,7 @@ func (g *getter) fetch(ctx context.Context, origin string, b release.Blob) error
 	if err := g.fits(origin, b.Length-g.dir.partSize(b)); err != nil {
 		return err
 	}
-	if !g.until.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, g.until, ErrUnfinished)
-		defer cancel()
-	}
-	return g.dir.Fetch(ctx, g.Client, g.URL, b, g.Pace)
+	return g.dir.Fetch(ctx, g.Client, g.URL, b, Bounds{g.Pace, g.until})
 }
 
 // fits refuses what there is no room for. What nobody needs any more makes room when the metadata that needs it no more
