@@ -31,6 +31,7 @@ const (
 // then for all: they answer until their leases end, and no route goes at all (FAIL-4). What a real router has in its table is
 // what counts.
 func TestBackboneAway(t *testing.T) {
+	t.Parallel()
 	binary := testenv.Need(t, "bird", "birdc")[0]
 	m, serve := newServedMesh(t, "10s", "1s", "tyo", "osa", "fra", "sin")
 	r := m.startRouter(binary)

@@ -137,6 +137,7 @@ func (m *mesh) between(node string, port int) *network {
 // way. Nothing wrong is installed or answered, the node says which file it is and what is wrong with it, answers on, and
 // catches up when the network is well again (DELIV-3, SYNC-D, FAIL-4).
 func TestHostileNetwork(t *testing.T) {
+	t.Parallel()
 	nodes := []string{"timestamp", "snapshot", "targets", "root", "manifest", "blob"}
 	m, _ := newServedMesh(t, "1h", "10m", nodes...)
 	other := func(args ...string) {

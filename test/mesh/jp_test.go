@@ -46,6 +46,7 @@ const every = 50 * time.Millisecond
 // tyo and osa are FRR, ngo and fra BIRD, and so are the OSPF daemons on d-osa and d-ngo. Nodes, links and whole sites are
 // taken away, and every name that a resolver is asked for, always a new one, is resolved in time.
 func TestJP(t *testing.T) {
+	t.Parallel()
 	j := newJP(t)
 	j.begin("all is there")
 	j.catchments(nil, nil)

@@ -340,6 +340,15 @@ func wrong(answers []answer, before, after uint64, at time.Time, e time.Duration
 	return n
 }
 
+// around reports whether there were questions in the tenth of a second before a switchover, and in the one after.
+func around(answers []answer, at time.Time) bool {
+	within := func(from, to time.Time) bool {
+		return slices.ContainsFunc(answers, func(a answer) bool { return a.sent.After(from) && a.sent.Before(to) })
+	}
+	const near = 100 * time.Millisecond
+	return within(at.Add(-near), at) && within(at, at.Add(near))
+}
+
 // since returns the questions that were put since then, with what has become of them.
 func (l *load) since(at time.Time) []answer {
 	l.mu.Lock()

@@ -20,6 +20,7 @@ const wideEpsilon = 50 * time.Millisecond
 // sidecar. Their errors grow, all go on answering from the release they have, nobody withdraws, and leases are renewed; a
 // switchover is refused, and who stands in its way is named. When time is back it is made (FAIL-4, CLOCK-1).
 func TestTimeIsLostEverywhere(t *testing.T) {
+	t.Parallel()
 	m, servers := newMeshOfFive(t)
 	loads := map[string]*load{}
 	for _, node := range m.nodes {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -55,11 +56,15 @@ func TestMain(m *testing.M) {
 type world struct {
 	t      *testing.T // the test, or the subtest that runs now
 	top    *testing.T // the test, with which all of it ends
+	number int32      // of the world in this process
 	dir    string
 	bin    string
 	names  map[string]string // host to namespace
 	admins map[string]string // host to administrative address
 }
+
+// worlds counts them: tests that mostly wait run beside each other.
+var worlds atomic.Int32
 
 func newWorld(t *testing.T) *world {
 	testenv.Root(t)
@@ -67,7 +72,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, top: t, dir: t.TempDir(), bin: bin, names: map[string]string{}, admins: map[string]string{}}
+	return &world{t: t, top: t, number: worlds.Add(1), dir: t.TempDir(), bin: bin, names: map[string]string{}, admins: map[string]string{}}
 }
 
 func (w *world) path(elements ...string) string {
@@ -114,7 +119,7 @@ func (w *world) lan(hosts []string, extra ...string) {
 
 // host makes a namespace that ends with the test.
 func (w *world) host(host string) {
-	name := fmt.Sprintf("mesh%d-%s", os.Getpid(), host)
+	name := fmt.Sprintf("mesh%d-%d-%s", os.Getpid(), w.number, host)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	home, err := netns.Get()
