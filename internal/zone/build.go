@@ -100,11 +100,16 @@ func grow[T any](s []T, n int) []T {
 		return s
 	}
 	grown := make([]T, 0, max(len(s)+n, len(s)+len(s)/4))
-	for piece := range slices.Chunk(s, 1<<12) {
-		grown = append(grown, piece...)
+	for piece := range slices.Chunk(s, 1<<10) {
+		grown = appendPiece(grown, piece)
 	}
 	return grown
 }
+
+// appendPiece is called, so that the runtime can stop the goroutine where it begins.
+//
+//go:noinline
+func appendPiece[T any](s, piece []T) []T { return append(s, piece...) }
 
 // Append adds the records of another Builder, which has no findings, as if they had been read from the lines of a file
 // that follow the first so many. The other Builder can be used for other records after Reset.

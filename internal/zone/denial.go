@@ -6,7 +6,6 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"sort"
 
 	"github.com/miekg/dns"
@@ -201,7 +200,7 @@ func (z *Zone) setChain(chain []byte) {
 	if len(chain) < len(z.hashed) {
 		at = uint32(len(z.image) / unit)
 		links := unit * (intervals(count) + 1)
-		z.image = slices.Concat(z.image, chain, make([]byte, links))
+		z.image = append(append(grow(z.image, len(chain)+links), chain...), make([]byte, links)...)
 		z.links = z.image[len(z.image)-links:]
 		z.chain = z.image[unit*int(at) : len(z.image)-links]
 		putSection(z.image, atLinks, ref((len(z.image)-links)/unit), intervals(count))

@@ -152,7 +152,7 @@ func (e *encoder) share() {
 	same := make([]uint32, len(b.records)) // by the number of a set's first record: that of an equal set plus one
 	known := make([]uint64, 1<<bits.Len(uint(sets*3/2)))
 	e.walk(func(label []byte, depth, from int, records []record) {
-		e.nodes = append(e.nodes, listed{hash: uint32(e.enter(label, depth) >> 32), from: uint32(from), to: uint32(from + len(records)),
+		e.nodes = append(grow(e.nodes, 1), listed{hash: uint32(e.enter(label, depth) >> 32), from: uint32(from), to: uint32(from + len(records)),
 			at: uint32(align(nodeHead+len(label)+setEntry*plainSets(records)) / unit)})
 		for len(records) > 0 {
 			n := setLen(records)

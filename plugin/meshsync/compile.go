@@ -96,9 +96,19 @@ func compile(ctx context.Context, repository string, r release.Release, known ma
 		return c, &release.Error{File: fmt.Sprintf("release %d", r.Number), Rule: release.Format, Detail: err.Error()}
 	}
 	if w.freed.Load() {
-		debug.FreeOSMemory() // compiling took several times what the zones take
+		w.free()
 	}
 	return c, nil
+}
+
+// free gives memory back, of which compiling took several times what the zones take. While there are queries to be answered
+// the runtime is left to do that by and by: in one piece it holds them up.
+func (w *compiler) free() {
+	if w.busy.beside {
+		runtime.GC()
+	} else {
+		debug.FreeOSMemory()
+	}
 }
 
 // all makes zones until one cannot be made. Those before it are tried in any case, so that it does not hang on chance
