@@ -20,7 +20,7 @@ const (
 	cachePort = 8445 // of the cache between the distribution host and osa, at the distribution host's address
 	// lead is the time from setting a switchover to the switchover. An operator would take the default, 10 s; half of
 	// it is for the nodes to confirm, and these are near.
-	lead = 4 * time.Second
+	lead = 6 * time.Second
 )
 
 // run runs meshctl at the distribution host and shows the command as a reader would give it.

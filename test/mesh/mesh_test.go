@@ -27,7 +27,7 @@ func TestSwitchover(t *testing.T) {
 			loads[node+" v4"] = m.load(node, shared4, 2*time.Millisecond)
 			loads[node+" v6"] = m.load(node, shared6, 5*time.Millisecond)
 		}
-		m.schedule("4s")
+		m.schedule("6s")
 		for _, node := range m.nodes {
 			m.awaitServing(node, m.number)
 		}

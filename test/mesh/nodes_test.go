@@ -55,7 +55,7 @@ func newMesh(w *world, nodes ...string) *mesh {
 		m.startCoreDNS(node)
 	}
 	m.release()
-	m.schedule("4s")
+	m.schedule("6s")
 	for _, node := range nodes {
 		m.awaitServing(node, 1)
 	}

@@ -90,7 +90,7 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 		m.awaitSidecar(node, "synchronised again", func(s status.Sidecar) bool { return s.Clock.State == "synchronised" && !noted(s) })
 		m.await(node, node+"'s error is within ε", func(n status.Node) bool { return n.Clock.Known && n.Clock.Bound < wideEpsilon/2 })
 	}
-	m.schedule("4s")
+	m.schedule("6s")
 	for _, node := range m.nodes {
 		m.awaitServing(node, m.number)
 	}
