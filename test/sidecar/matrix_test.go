@@ -336,8 +336,12 @@ func (l *life) refused(what, ns string, before int, reasons ...string) {
 	if hop := l.hop(); hop != "" {
 		l.t.Errorf("%s: there is a route", what)
 	}
-	if sessions := l.status(l.world.node).Sessions; ns == l.world.node && (len(sessions) != 1 || sessions[0].State == "established") {
-		l.t.Errorf("%s: sessions %v", what, sessions)
+	if ns != l.world.node {
+		return
+	}
+	l.until(10*time.Second, what+": the sidecar shows the session", func() bool { return len(l.status(l.world.node).Sessions) == 1 })
+	if session := l.status(l.world.node).Sessions[0]; session.State == "established" {
+		l.t.Errorf("%s: session %v", what, session)
 	}
 }
 
