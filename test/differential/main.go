@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -29,6 +30,9 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin", "directory of coredns and meshctl")
 	flag.Parse()
 	o.flavours = strings.Split(*names, ",")
+	if abs, err := filepath.Abs(o.bin); err == nil { // servers run in directories of their own
+		o.bin = abs
+	}
 	failed, err := run(o, os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
