@@ -99,11 +99,15 @@ func grow[T any](s []T, n int) []T {
 	if n <= cap(s)-len(s) {
 		return s
 	}
-	grown := make([]T, 0, max(len(s)+n, len(s)+len(s)/4))
-	for piece := range slices.Chunk(s, 1<<10) {
-		grown = appendPiece(grown, piece)
+	return appendLarge(make([]T, 0, max(len(s)+n, len(s)+len(s)/4)), s)
+}
+
+// appendLarge appends in pieces to a slice that has the room.
+func appendLarge[T any](s, more []T) []T {
+	for piece := range slices.Chunk(more, 1<<10) {
+		s = appendPiece(s, piece)
 	}
-	return grown
+	return s
 }
 
 // appendPiece is called, so that the runtime can stop the goroutine where it begins.

@@ -200,7 +200,8 @@ func (z *Zone) setChain(chain []byte) {
 	if len(chain) < len(z.hashed) {
 		at = uint32(len(z.image) / unit)
 		links := unit * (intervals(count) + 1)
-		z.image = append(append(grow(z.image, len(chain)+links), chain...), make([]byte, links)...)
+		image := appendLarge(make([]byte, 0, len(z.image)+len(chain)+links), z.image)
+		z.image = append(append(image, chain...), make([]byte, links)...)
 		z.links = z.image[len(z.image)-links:]
 		z.chain = z.image[unit*int(at) : len(z.image)-links]
 		putSection(z.image, atLinks, ref((len(z.image)-links)/unit), intervals(count))
