@@ -86,24 +86,8 @@ func (n *node) say(serving uint64, serial uint32) {
 	n.said.Store(said)
 }
 
-// listenBoth finds a port that is free over both transports.
-func listenBoth(t *testing.T) (net.Listener, net.PacketConn) {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		pc, err := net.ListenPacket("udp", l.Addr().String())
-		if err == nil {
-			return l, pc
-		}
-		defer l.Close() // kept until one fits, so that the same port is not offered again
-	}
-}
-
 func (n *node) nameServer() uint16 {
-	l, pc := listenBoth(n.t)
+	l, pc := testenv.ListenBoth(n.t)
 	answer := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		if n.mute.Load() {
 			return

@@ -13,12 +13,13 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // serve answers on one port of 127.0.0.1 over both transports with what handle makes of each question.
 func serve(t *testing.T, handle dns.HandlerFunc) uint16 {
 	t.Helper()
-	l, pc := listenBoth(t)
+	l, pc := testenv.ListenBoth(t)
 	for _, s := range []*dns.Server{{Listener: l, Handler: handle}, {PacketConn: pc, Handler: handle}} {
 		ready := make(chan struct{})
 		s.NotifyStartedFunc = func() { close(ready) }
@@ -27,22 +28,6 @@ func serve(t *testing.T, handle dns.HandlerFunc) uint16 {
 		t.Cleanup(func() { s.Shutdown() })
 	}
 	return uint16(l.Addr().(*net.TCPAddr).Port)
-}
-
-// listenBoth finds a port that is free over both transports.
-func listenBoth(t *testing.T) (net.Listener, net.PacketConn) {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		pc, err := net.ListenPacket("udp", l.Addr().String())
-		if err == nil {
-			return l, pc
-		}
-		defer l.Close() // kept until one fits, so that the same port is not offered again
-	}
 }
 
 func soa(q *dns.Msg, serial uint32) *dns.Msg {
