@@ -178,20 +178,7 @@ func waitFor(t *testing.T, what string, so func() bool) {
 }
 
 func freePort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		if u, err := net.ListenPacket("udp", l.Addr().String()); err == nil {
-			u.Close()
-			return l.Addr().(*net.TCPAddr).AddrPort()
-		}
-	}
-	t.Fatal("no free port")
-	return netip.AddrPort{}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(testenv.Port(t)))
 }
 
 func keyText(k *Key) string { return base64.StdEncoding.EncodeToString(k.secret) }

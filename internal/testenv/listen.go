@@ -1,22 +1,58 @@
 package testenv
 
 import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"testing"
 )
 
-// ListenBoth finds a port that is free over both transports.
-func ListenBoth(t *testing.T) (net.Listener, net.PacketConn) {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		pc, err := net.ListenPacket("udp", l.Addr().String())
+// FreePort is a port that is free on all addresses, for UDP and TCP. It is below those that the kernel gives to clients, of
+// which there are many in these tests: a client that connects holds its port on every address for a while. It is drawn, so
+// that programs that run at the same time do not get the same one.
+func FreePort() (int, error) {
+	for range 100 {
+		port := 10000 + rand.IntN(20000)
+		l, pc, err := listenBoth(fmt.Sprintf(":%d", port))
 		if err == nil {
-			return l, pc
+			l.Close()
+			pc.Close()
+			return port, nil
 		}
-		defer l.Close() // kept until one fits, so that the same port is not offered again
 	}
+	return 0, errors.New("no free port")
+}
+
+// Port is FreePort for a test.
+func Port(t testing.TB) int {
+	t.Helper()
+	port, err := FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// ListenBoth listens on a port of loopback over both transports.
+func ListenBoth(t testing.TB) (net.Listener, net.PacketConn) {
+	t.Helper()
+	l, pc, err := listenBoth(fmt.Sprintf("127.0.0.1:%d", Port(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, pc
+}
+
+func listenBoth(address string) (net.Listener, net.PacketConn, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, nil, err
+	}
+	pc, err := net.ListenPacket("udp", address)
+	if err != nil {
+		l.Close()
+		return nil, nil, err
+	}
+	return l, pc, nil
 }

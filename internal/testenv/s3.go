@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -34,7 +35,7 @@ func StartS3(t testing.TB) *S3 {
 		Missing(t, "versitygw cannot be built: %v", err)
 	}
 	top := t.TempDir()
-	s := &S3{Address: freeAddress(t), Bucket: "mesh-bucket", t: t}
+	s := &S3{Address: fmt.Sprintf("127.0.0.1:%d", Port(t)), Bucket: "mesh-bucket", t: t}
 	s.Dir = filepath.Join(top, s.Bucket)
 	if err := os.Mkdir(s.Dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -50,17 +51,6 @@ func StartS3(t testing.TB) *S3 {
 	s.Start()
 	t.Cleanup(s.Stop)
 	return s
-}
-
-// freeAddress is a port of this machine that nobody has at the moment.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // Start starts it again after Stop, with what it had.

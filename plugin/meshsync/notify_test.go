@@ -13,6 +13,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // told is a secondary that keeps what it is told.
@@ -85,7 +86,7 @@ func TestSecondariesAreTold(t *testing.T) {
 	}
 	release(1, unchanged)
 	corefile := transferCorefile(dir, h, fmt.Sprintf("notify %s %s key k", s.addr, other.addr))
-	port := freePort(t)
+	port := testenv.Port(t)
 	corefile = corefile[:1] + fmt.Sprintf(":%d ", port) + corefile[4:]
 	instance := startCorefile(t, corefile)
 	defer func() { stopInstance(t, instance) }()

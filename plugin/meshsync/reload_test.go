@@ -16,6 +16,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // start starts a Corefile as CoreDNS does, and stops it when t ends.
@@ -42,18 +43,10 @@ func stopInstance(t *testing.T, i *caddy.Instance) {
 // serve runs f with the address of a server of the Corefile's only block, whose port is 0.
 func serve(t *testing.T, corefile string, f func(addr string)) {
 	t.Helper()
-	port := freePort(t)
+	port := testenv.Port(t)
 	instance := startCorefile(t, strings.Replace(corefile, ":0 ", fmt.Sprintf(":%d ", port), 1))
 	defer stopInstance(t, instance)
 	f(fmt.Sprintf("127.0.0.1:%d", port))
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // expect asks which release example.org. is answered from.
@@ -74,7 +67,7 @@ func expect(addr, release string) error {
 func TestReload(t *testing.T) {
 	dir, h := nodeDir(t)
 	h.current(1, h.zones(1))
-	port := freePort(t)
+	port := testenv.Port(t)
 	corefile := func(clock, status, rest string) string {
 		return fmt.Sprintf("example.org:%d {\n bind 127.0.0.1\n meshsync %s {\n repository %s\n root %s\n clock assume %s\n status unix://%s\n}\n}\n%s",
 			port, dir, h.repo.Path(), h.root, clock, filepath.Join(dir, status), rest)
@@ -202,7 +195,7 @@ func load(addr, release string) (lost *counted, asked *atomic.Int64, stop chan s
 func TestReloadWithoutMeshsync(t *testing.T) {
 	dir, h := nodeDir(t)
 	h.current(1, h.zones(1))
-	port := freePort(t)
+	port := testenv.Port(t)
 	with := fmt.Sprintf("example.org:%d {\n bind 127.0.0.1\n meshsync %s {\n repository %s\n root %s\n clock assume 1ms\n}\n}", port, dir, h.repo.Path(), h.root)
 	without := fmt.Sprintf("example.org:%d {\n bind 127.0.0.1\n whoami\n}", port)
 	instance := startCorefile(t, with)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	_ "github.com/coredns/coredns/plugin/auto"
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/chaos"
@@ -143,25 +143,7 @@ func start(t *testing.T, corefile string) (reload func(corefile string) error) {
 	}
 }
 
-// freePort returns a port that is free on all addresses, for UDP and TCP. It is below those that the kernel gives to
-// clients, of which there are many in these tests: a client that connects holds its port on every address for a moment.
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		port := strconv.Itoa(10000 + rand.IntN(20000))
-		l, err := net.Listen("tcp", ":"+port)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		if p, err := net.ListenPacket("udp", ":"+port); err == nil {
-			p.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
+func freePort(t testing.TB) string { return strconv.Itoa(testenv.Port(t)) }
 
 // zoneFile writes the zone example.org and returns its path.
 func zoneFile(t testing.TB) string {

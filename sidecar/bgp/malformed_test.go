@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
@@ -23,7 +24,7 @@ import (
 func TestMalformedMessages(t *testing.T) {
 	const mad, each = 200, 55
 	sane := newRouter(t, "127.0.3.250")
-	port := freePort(t)
+	port := uint16(testenv.Port(t))
 	cfg := Config{AS: 64500, RouterID: netip.MustParseAddr("198.51.100.7"), Port: port,
 		Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Neighbors: []Neighbor{sane.neighbor()}}
 	for i := range mad {
@@ -100,15 +101,6 @@ func heap() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
-}
-
-func freePort(t *testing.T) uint16 {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
 }
 
 // madRouter connects from an address of its own and sends nonsense.

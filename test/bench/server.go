@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/miekg/dns"
 )
 
@@ -38,7 +38,7 @@ const startTimeout = 3 * time.Minute
 
 // start runs a server on the CPUs named and waits for its first right answer.
 func (s server) start(dir, cpus string) (*running, error) {
-	port, err := freePort()
+	port, err := testenv.FreePort()
 	if err != nil {
 		return nil, err
 	}
@@ -70,15 +70,6 @@ func (s server) start(dir, cpus string) (*running, error) {
 	}
 	r.took = time.Since(began)
 	return r, nil
-}
-
-func freePort() (int, error) {
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
-	return c.LocalAddr().(*net.UDPAddr).Port, nil
 }
 
 // answers reports whether the SOA comes, authoritatively.

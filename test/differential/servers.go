@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -205,10 +205,11 @@ func (l *launcher) start(dir string, zones []*served) (*server, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	free, err := testenv.FreePort()
 	if err != nil {
 		return nil, err
 	}
+	port := strconv.Itoa(free)
 	args, err := l.prepare(dir, port, zones)
 	if err != nil {
 		return nil, err
@@ -272,24 +273,6 @@ func (s *server) log() string {
 		return bytes.Contains(line, []byte("loaded serial")) || bytes.Contains(line, []byte("warning")) || bytes.Contains(line, []byte("info"))
 	})
 	return string(bytes.Join(lines[max(0, len(lines)-15):], []byte("\n")))
-}
-
-// freePort is a port that nobody has, below those that the system gives to clients. It is drawn, so that programs that run at
-// the same time do not get the same one.
-func freePort() (string, error) {
-	for range 100 {
-		port := fmt.Sprint(20000 + rand.IntN(12000))
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			continue
-		}
-		defer l.Close()
-		if u, err := net.ListenPacket("udp", "127.0.0.1:"+port); err == nil {
-			u.Close()
-			return port, nil
-		}
-	}
-	return "", errors.New("no free port")
 }
 
 // A client asks one server, one question at a time.

@@ -5,7 +5,6 @@ package plugincfg
 import (
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -117,20 +116,15 @@ func addPlugins(t *testing.T, file string, lines []string) {
 func serves(t *testing.T, binary string) {
 	t.Helper()
 	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := l.Addr().String()
-	l.Close()
-	_, port, _ := net.SplitHostPort(server)
+	port := testenv.Port(t)
+	server := fmt.Sprintf("127.0.0.1:%d", port)
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	write("db", "@ 60 IN SOA ns admin 1 60 60 60 60\n@ 60 IN NS ns\nns 60 IN A 192.0.2.53\n")
-	write("Corefile", fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.0.1\n file db\n}\n", port))
+	write("Corefile", fmt.Sprintf("example.org:%d {\n sharedunicast 127.0.0.1\n file db\n}\n", port))
 
 	cmd := exec.Command(binary)
 	cmd.Dir = dir

@@ -4,7 +4,6 @@ package validate_test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,7 +195,7 @@ func makeZones(t *testing.T) (columns []column, files []string) {
 // serve starts the real coredns with zone files and returns its address.
 func serve(t *testing.T, files []string) string {
 	bin := testenv.Build(t, "cmd/coredns", "cmd/meshctl")
-	address := "127.0.0.1:" + freePort(t)
+	address := fmt.Sprintf("127.0.0.1:%d", testenv.Port(t))
 	start(t, filepath.Join(bin, "meshctl"), append([]string{"try", "--listen", address}, files...)...)
 	await(t, address, "nsec.bind.test.")
 	return address
@@ -236,15 +235,6 @@ func await(t *testing.T, address, name string) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-}
-
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
 // judge asks a validator everything, several questions at a time.

@@ -85,10 +85,10 @@ type unbound struct{ address string }
 
 func newUnbound(t *testing.T, server string, columns []column) *unbound {
 	path := testenv.Need(t, "unbound")[0]
-	dir, port := t.TempDir(), freePort(t)
+	dir, port := t.TempDir(), testenv.Port(t)
 	var c strings.Builder
 	fmt.Fprintf(&c, `server:
-  interface: 127.0.0.1@%s
+  interface: 127.0.0.1@%d
   access-control: 127.0.0.0/8 allow
   chroot: ""
   username: ""
@@ -115,7 +115,7 @@ func newUnbound(t *testing.T, server string, columns []column) *unbound {
 		t.Fatal(err)
 	}
 	start(t, path, "-d", "-c", conf)
-	u := &unbound{"127.0.0.1:" + port}
+	u := &unbound{fmt.Sprintf("127.0.0.1:%d", port)}
 	await(t, u.address, columns[0].zone.origin)
 	return u
 }
