@@ -293,7 +293,7 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains && state == gate.Serving, s.decision.Why
 	if s.mirror != nil {
 		m := s.mirror.Status()
-		c.MirrorError, c.Mirrored = m.LastError, m.Mirrored
+		c.MirrorError, c.Mirrored, c.Transferring = m.LastError, m.Mirrored, m.Transferring
 	}
 	return c, nil
 }

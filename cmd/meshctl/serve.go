@@ -89,6 +89,12 @@ func (c *cli) serve(ctx context.Context, config *host.Config) error {
 	ask := host.Asker(own, c.clock)
 	cycle := &host.Cycle{Home: c.home, Clock: c.clock, Ask: ask, Config: config, Log: log}
 	server := &host.Server{Home: c.home, Clock: c.clock, Renew: config.Serve.Renew, Log: log, Cycle: cycle.State, Ask: ask}
+	work, err := host.ServeWork(c.home, cycle.Work)
+	if err != nil {
+		log.Warn("meshctl status will not show how far this is", "error", err)
+	} else {
+		defer work.Close()
+	}
 	together, ctx := errgroup.WithContext(ctx)
 	together.Go(func() error { return server.Run(ctx, config.Serve.Access.Listener(listener, log)) })
 	if config.Sources != nil {

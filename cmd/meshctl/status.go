@@ -16,7 +16,6 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
-	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 func (c *cli) statusCommand() *cobra.Command {
@@ -26,7 +25,8 @@ func (c *cli) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "The mesh as the distribution host sees it: releases, lease, alarms, members, drift",
 		Long: `The mesh as the distribution host sees it: releases, lease, alarms, and each member: what it answers from, what it has
-ready or is compiling, how wrong its clock may be, whether it is announced, and why not; and what differs between members.
+ready, what it is fetching or compiling and how far it is with that, how wrong its clock may be, whether it is announced, and
+why not; and what differs between members. Beside that, how far "meshctl serve" on this host is with receiving and checking.
 
 With --watch, again and again until Ctrl-C; with --json too, one document a line.`,
 		Args: cobra.NoArgs,
@@ -60,6 +60,9 @@ func (c *cli) status(ctx context.Context, ask host.Ask) error {
 		return err
 	}
 	s := host.StatusOf(ctx, view, state.Lease(), ask, c.clock())
+	if s.Work, err = host.ReadWork(ctx, c.home); err != nil {
+		c.logger().Warn("meshctl serve does not say how far it is", "error", err)
+	}
 	return c.print(s, func() { c.sayStatus(s) })
 }
 
@@ -95,6 +98,9 @@ func (c *cli) sayStatus(s host.Status) {
 		c.say("lease    until %s, %v left", secondOf(s.LeaseExpires), left)
 	} else {
 		c.say("lease    ENDED at %s: all nodes are silent; renew it with: meshctl lease", secondOf(s.LeaseExpires))
+	}
+	for _, p := range s.Work {
+		c.say("here     %s%s", bar(p.Share()), &p)
 	}
 	for _, a := range s.Alarms {
 		c.say("ALARM    %s", a)
@@ -132,9 +138,8 @@ func releaseLine(r *host.ReleaseStatus) string {
 	return line + ", switchover " + instantOf(r.Switchover)
 }
 
-// bar draws how much is done; nothing for a node that does not say.
-func bar(c *status.Compiling) string {
-	share, ok := c.Share()
+// bar draws how much is done; nothing where that is not known.
+func bar(share float64, ok bool) string {
 	if !ok {
 		return ""
 	}
@@ -164,7 +169,10 @@ func memberLine(m host.MemberStatus) string {
 	}
 	var why []string
 	if n.Compiling != nil {
-		why = append(why, bar(n.Compiling)+n.Compiling.String())
+		why = append(why, bar(n.Compiling.Share())+n.Compiling.String())
+	}
+	if n.Transferring != nil {
+		why = append(why, bar(n.Transferring.Share())+n.Transferring.String())
 	}
 	for _, r := range slices.Concat(n.Silent, n.Warnings) {
 		why = append(why, r.String())

@@ -23,3 +23,26 @@ func TestABarShowsHowFarLoadingIs(t *testing.T) {
 		}
 	}
 }
+
+// TestABarShowsHowFarTransferringIs, receiving and checking as well.
+func TestABarShowsHowFarTransferringIs(t *testing.T) {
+	p := status.Progress{What: "transferring", Subject: "release 2", Done: 30, Of: 120, Unit: "bytes", Seconds: 3}
+	want := "[#####...............] 25 % transferring release 2: 30 of 120 bytes, 10 a second"
+	if line := memberLine(host.MemberStatus{Confirmation: &status.Confirmation{Serving: 1, Transferring: &p}}); !strings.Contains(line, want) {
+		t.Errorf("%q, want %q", line, want)
+	}
+	var out strings.Builder
+	c := &cli{out: &out}
+	c.sayStatus(host.Status{Work: []status.Progress{
+		{What: "receiving", Subject: "new.example.", Done: 7, Unit: "records", Seconds: 1},
+		{What: "checking", Subject: "example.org.", Done: 60, Of: 120, Unit: "records", Seconds: 3, Zone: 2, OfZones: 4},
+	}})
+	for _, want := range []string{
+		"here     receiving new.example.: 7 records, 7 a second\n",
+		"here     [##########..........] 50 % checking example.org.: 60 of 120 records, 20 a second, zone 2 of 4\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+}

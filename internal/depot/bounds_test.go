@@ -50,8 +50,16 @@ func TestNoLeaseWaitsForALargeZone(t *testing.T) {
 	}
 	var last int64
 	rounds := 0
+	whole := h.zonesOf(t)[0].Blob.Length
+	var told Moved
+	moved := func(now Moved) {
+		if now.Number != 2 || now.Came < told.Came || now.Came+now.Left != whole {
+			t.Errorf("%+v of %d bytes, after %+v", now, whole, told)
+		}
+		told = now
+	}
 	for err := ErrUnfinished; errors.Is(err, ErrUnfinished); rounds++ {
-		if err = n.mirrorBounded(Source{Budget: 50 * time.Millisecond}); err != nil && !errors.Is(err, ErrUnfinished) {
+		if err = n.mirrorBounded(Source{Budget: 50 * time.Millisecond, Moved: moved}); err != nil && !errors.Is(err, ErrUnfinished) {
 			t.Fatal(err)
 		}
 		if lease := n.leaseOf(start); lease <= last {
@@ -60,6 +68,9 @@ func TestNoLeaseWaitsForALargeZone(t *testing.T) {
 			last = lease
 		}
 		h.renew()
+	}
+	if told.Left != 0 {
+		t.Errorf("the last that was told: %+v", told)
 	}
 	if rounds < 3 {
 		t.Errorf("the zone came in %d rounds: it did not trickle", rounds)
@@ -103,7 +114,7 @@ func TestDownloadsShareAPace(t *testing.T) {
 		all.Go(func() {
 			stall := time.AfterFunc(time.Hour, func() {})
 			defer stall.Stop()
-			r := &paced{context.Background(), &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds{pace: pace}}
+			r := &paced{context.Background(), &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds{pace: pace}, 0}
 			if n, err := io.Copy(io.Discard, r); n != bytesEach || err != nil {
 				t.Errorf("%d bytes, %v", n, err)
 			}

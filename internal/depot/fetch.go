@@ -118,7 +118,7 @@ func download(ctx context.Context, client *http.Client, from string, f *os.File,
 	if have, err = startOf(response, f, have); err != nil {
 		return err
 	}
-	n, err := io.Copy(f, io.LimitReader(&paced{ctx, &lively{response.Body, stall}, bounds}, length-have))
+	n, err := io.Copy(f, io.LimitReader(&paced{ctx, &lively{response.Body, stall}, bounds, have}, length-have))
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -199,10 +199,12 @@ func (p *Pace) wait(ctx context.Context, n int) error {
 	}
 }
 
-// Bounds are those of a download: its pace, nil for none, and until when it may take what comes, zero for no end.
+// Bounds are those of a download: its pace, nil for none, and until when it may take what comes, zero for no end. moved is
+// told how many bytes of the file are there, as they come; nil for nobody.
 type Bounds struct {
 	pace  *Pace
 	until time.Time
+	moved func(bytes int64)
 }
 
 // paced reads within bounds, at a pace in pieces of a tenth of a second at the most.
@@ -210,6 +212,7 @@ type paced struct {
 	ctx context.Context
 	*lively
 	Bounds
+	have int64 // bytes of the file
 }
 
 func (p *paced) Read(b []byte) (int, error) {
@@ -217,6 +220,9 @@ func (p *paced) Read(b []byte) (int, error) {
 		b = b[:min(int64(len(b)), max(p.pace.perSecond/10, 1))]
 	}
 	n, err := p.lively.Read(b)
+	if p.have += int64(n); p.moved != nil {
+		p.moved(p.have)
+	}
 	if n > 0 && p.pace != nil {
 		if waited := p.pace.wait(p.ctx, n); waited != nil {
 			return n, waited

@@ -23,6 +23,7 @@ type Source struct {
 	Client *http.Client
 	URL    string
 	Note   func(Note, error) // is told of each zone that came; the error is why a delta was of no use. nil: nobody
+	Moved  func(Moved)       // is told of what comes, as it comes; nil: nobody
 	Deep   bool              // zones that are there are read through, and fetched again if they are damaged
 
 	Pace   *Pace         // of downloads of zones; nil: unbounded
@@ -39,6 +40,13 @@ type Note struct {
 	Zone  string // origin
 	Delta bool   // it was, or was to be, made of a delta
 	Bytes int64  // of the file that was used
+}
+
+// Moved says how far the transfer of a release's zones is.
+type Moved struct {
+	Number uint64 // of the release that was made last
+	Came   int64  // bytes of the file that is coming
+	Left   int64  // that are yet to come, of it and of the zones after it
 }
 
 // Mirror brings d up to what the repository says, and reports whether anything was written. Nothing goes in that
@@ -91,14 +99,16 @@ type getter struct {
 	dir      *Dir
 	manifest release.Manifest
 	until    time.Time                       // downloads end then; zero: when they are done
+	left     int64                           // bytes to come for the zones after the one that is being got
 	older    map[release.Digest]release.Zone // by text, those that may lie in the depot; nil: not looked up yet
 }
 
 // missing gets the zones that the depot lacks, up to the first that cannot be had; the current release's come first. Those
 // that are there are read through when deep is set. A damaged one is removed, so that it counts as lacking.
 func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
-	fetched := false
-	for _, z := range zonesOf(g.manifest) {
+	fetched, counted := false, false
+	zones := zonesOf(g.manifest)
+	for i, z := range zones {
 		there, err := g.dir.hasZone(z, deep)
 		if err != nil {
 			return fetched, err
@@ -106,12 +116,40 @@ func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 		if there {
 			continue
 		}
+		if !counted {
+			g.left, counted = g.toCome(zones[i:]), true
+		}
+		g.left = max(0, g.left-g.way(z).Length)
 		if err := g.get(ctx, z); err != nil {
 			return fetched, err
 		}
 		fetched = true
 	}
 	return fetched, nil
+}
+
+// toCome counts the bytes that are to be fetched for the zones that are not there. A zone that is found damaged later on is
+// not among them.
+func (g *getter) toCome(zones []release.Zone) (bytes int64) {
+	if g.Moved == nil {
+		return 0
+	}
+	for _, z := range zones {
+		if there, err := g.dir.hasZone(z, false); !there && err == nil {
+			bytes += g.way(z).Length
+		}
+	}
+	return bytes
+}
+
+// way is what is fetched first for a zone: a delta if there is one from what lies here, or all of it.
+func (g *getter) way(z release.Zone) release.Blob {
+	for _, delta := range z.Deltas {
+		if _, there := g.olderText(delta.From); there {
+			return delta.Blob
+		}
+	}
+	return z.Blob
 }
 
 // get has a zone made of a delta if that can be, and takes it whole otherwise.
@@ -180,7 +218,12 @@ func (g *getter) fetch(ctx context.Context, origin string, b release.Blob) error
 	if err := g.fits(origin, b.Length-g.dir.partSize(b)); err != nil {
 		return err
 	}
-	return g.dir.Fetch(ctx, g.Client, g.URL, b, Bounds{g.Pace, g.until})
+	bounds := Bounds{pace: g.Pace, until: g.until}
+	if g.Moved != nil {
+		number := g.manifest.Newest()
+		bounds.moved = func(came int64) { g.Moved(Moved{number, came, b.Length - came + g.left}) }
+	}
+	return g.dir.Fetch(ctx, g.Client, g.URL, b, bounds)
 }
 
 // fits refuses what there is no room for. What nobody needs any more makes room when the metadata that needs it no more

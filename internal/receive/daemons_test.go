@@ -379,7 +379,7 @@ func TestTransfersFromRealServers(t *testing.T) {
 				t.Errorf("asked from the newest serial on, it gave %+v", got)
 			}
 			wrong := NewKey(key256.Name, key256.Algorithm, []byte("not the secret that is agreed on"))
-			c := client{testLimits, time.Now}
+			c := client{testLimits, time.Now, nil}
 			if got, err := c.once(t.Context(), d.primary(wrong), nil, origin, nil, nil); err == nil {
 				t.Errorf("with a wrong secret: %+v", got)
 			} else {
@@ -399,7 +399,7 @@ func TestDoubtfulDifferences(t *testing.T) {
 			d := newDaemon(t, kind, map[string]string{origin: text(1)})
 			d.reload(origin, text(2), 2)
 			ours := parsed(t, origin, strings.Replace(text(1), "host-1007 A", "host-1007x A", 1)) // which is to change
-			c := client{testLimits, time.Now}
+			c := client{testLimits, time.Now, nil}
 			got, doubt, err := c.transfer(t.Context(), d.primary(key256), nil, origin, &held{1, ours.Len()}, func() (*zone.Zone, error) { return ours, nil })
 			if err != nil || !errors.Is(doubt, errDoubt) || got.how != AXFR {
 				t.Fatalf("how %q, doubt %v, error %v", got.how, doubt, err)
@@ -412,7 +412,7 @@ func TestDoubtfulDifferences(t *testing.T) {
 // transfer is client.once, and counts the messages and those that are signed.
 func (d *daemon) transfer(t *testing.T, k *Key, have *held, before *zone.Zone) (got transferred, messages, signed int) {
 	t.Helper()
-	c := client{testLimits, time.Now}
+	c := client{testLimits, time.Now, nil}
 	counted := &counting{}
 	s, err := c.connect(t.Context(), d.primary(k))
 	if err != nil {

@@ -226,7 +226,10 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 		return false
 	}
 	began := time.Now()
-	z, read, octets, err := w.parse(ctx, root, name)
+	held, _ := w.r.holds(f.origin)
+	coming := w.r.comes(w.path(name), held.Records)
+	defer w.r.came(coming)
+	z, read, octets, err := w.parse(ctx, root, name, coming)
 	if errors.Is(err, errWriting) {
 		w.fault(w.path(name), err.Error())
 		f.settling = nil
@@ -256,7 +259,7 @@ func namesOf(p prints) []string {
 var errWriting = errors.New("it is being written")
 
 // parse reads a zone file, and the prints of all that was read.
-func (w *folder) parse(ctx context.Context, root *os.Root, name string) (*zone.Zone, prints, int64, error) {
+func (w *folder) parse(ctx context.Context, root *os.Root, name string, coming *coming) (*zone.Zone, prints, int64, error) {
 	before := printsOf(root, name)
 	info := before[name]
 	if info == nil || !info.Mode().IsRegular() {
@@ -275,7 +278,8 @@ func (w *folder) parse(ctx context.Context, root *os.Root, name string) (*zone.Z
 		return nil, before, 0, err
 	}
 	included := &recorder{FS: root.FS()}
-	z, found := zonefile.Parse(&cancellable{ctx, f}, zonefile.Options{Origin: origin, File: w.path(name), Include: included})
+	z, found := zonefile.Parse(&cancellable{ctx, f}, zonefile.Options{Origin: origin, File: w.path(name), Include: included,
+		Progress: func(records int) bool { coming.tell(records, false); return true }})
 	for _, other := range included.names {
 		before[other] = included.infos[other]
 	}

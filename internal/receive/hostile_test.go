@@ -2,6 +2,7 @@ package receive
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -23,6 +24,8 @@ type fake struct {
 	t   *testing.T
 	at  netip.AddrPort
 	key *Key
+
+	serial string // of its SOA; "5" if it is empty
 }
 
 // answerer is one request being answered.
@@ -75,7 +78,7 @@ func (f *fake) serve(conn net.Conn, answer func(a *answerer)) {
 			a.mac = sig.MAC
 		}
 		if q.Question[0].Qtype == dns.TypeSOA {
-			a.send(true, rr("example.org. 300 IN SOA ns1.example.org. host.example.org. 5 3600 900 1209600 300"))
+			a.send(true, soa(cmp.Or(f.serial, "5")))
 			continue
 		}
 		answer(a)
@@ -164,7 +167,7 @@ var (
 func (f *fake) fetch(have *held, before *zone.Zone, limits Limits) (transferred, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	c := client{limits, time.Now}
+	c := client{limits, time.Now, nil}
 	return c.once(ctx, Primary{Address: f.at, Key: f.key}, nil, "example.org.", have, func() (*zone.Zone, error) { return before, nil })
 }
 

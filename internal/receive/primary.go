@@ -38,6 +38,7 @@ func (p Primary) String() string {
 type client struct {
 	limits Limits
 	now    func() time.Time
+	coming *coming // is told how far a transfer is; nil: nobody
 }
 
 // session is a stream to a primary. Close it.
@@ -315,6 +316,7 @@ func (c *client) once(ctx context.Context, p Primary, s *session, name string, h
 		raw, err := s.read()
 		if err == nil {
 			done, err = t.message(raw)
+			c.coming.tell(t.records, t.changes != nil)
 		}
 		if err != nil {
 			return transferred{}, cmpErr(ctx.Err(), err)

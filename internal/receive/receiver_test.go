@@ -104,7 +104,7 @@ func TestPrimaryIsKilledInTheMiddle(t *testing.T) {
 	text := zoneText(origin, 7, 100_000, 0)
 	d := newDaemon(t, "knotd", map[string]string{origin: text})
 	p := d.primary(key256)
-	c := client{testLimits, time.Now}
+	c := client{testLimits, time.Now, nil}
 	s, err := c.connect(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)

@@ -32,6 +32,7 @@ type Receiver struct {
 	zones    map[string]*follow
 	listings map[string]map[string]member // of catalogs, as last received and not broken
 	faults   map[Fault]string             // what is wrong with sources, as far as it is no zone's own
+	coming   map[*coming]bool             // zones that are coming
 	queue    queue
 	running  int
 	reading  int // directories that were not read once yet
@@ -87,8 +88,8 @@ func New(c *Config, o Options) (*Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Receiver{config: c, opt: o, store: s, client: client{c.Limits, o.Now}, inbox: make(chan func()), wake: make(chan struct{}, 1),
-		zones: map[string]*follow{}, listings: map[string]map[string]member{}, faults: map[Fault]string{}}, nil
+	return &Receiver{config: c, opt: o, store: s, client: client{c.Limits, o.Now, nil}, inbox: make(chan func()), wake: make(chan struct{}, 1),
+		zones: map[string]*follow{}, listings: map[string]map[string]member{}, faults: map[Fault]string{}, coming: map[*coming]bool{}}, nil
 }
 
 // Run receives until ctx ends, which is no error. It is called once.
@@ -668,8 +669,10 @@ func (r *Receiver) lookOf(f *follow) *look {
 func (l *look) run(ctx context.Context) found {
 	out := found{reset: l.reset}
 	began := time.Now()
+	coming := l.r.comes(l.rec.Origin, l.rec.Records)
+	defer l.r.came(coming)
 	for _, p := range l.group.Servers {
-		got, err := l.ask(ctx, p)
+		got, err := l.ask(ctx, p, coming)
 		if err != nil {
 			out.errs = append(out.errs, fmt.Errorf("%s: %w", p, err))
 			continue
@@ -709,8 +712,8 @@ func (l *look) note(out *found) error {
 }
 
 // ask asks one primary. A zone comes back if it is newer than what we have.
-func (l *look) ask(ctx context.Context, p Primary) (transferred, error) {
-	c := &l.r.client
+func (l *look) ask(ctx context.Context, p Primary, coming *coming) (transferred, error) {
+	c := &client{l.r.client.limits, l.r.client.now, coming}
 	soa, s, err := c.poll(ctx, p, l.rec.Origin)
 	if err != nil {
 		return transferred{}, cmpErr(ctx.Err(), err)

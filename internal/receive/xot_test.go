@@ -111,7 +111,7 @@ func readable(t *testing.T, key string) string {
 
 func checkTLS(t *testing.T, name string, p Primary, want string) {
 	t.Helper()
-	c := client{testLimits, time.Now}
+	c := client{testLimits, time.Now, nil}
 	got, err := c.once(t.Context(), p, nil, "example.org.", nil, nil)
 	switch {
 	case want == "" && err != nil:

@@ -107,6 +107,17 @@ type Operator struct {
 // Has reports whether a certificate for this member's name may have a public key.
 func (m Member) Has(key Digest) bool { return len(m.Keys) == 0 || slices.Contains(m.Keys, key) }
 
+// Newest is the number of the release that was made last; 0 if there is none.
+func (m Manifest) Newest() uint64 {
+	switch {
+	case m.Next != nil:
+		return m.Next.Number
+	case m.Current != nil:
+		return m.Current.Number
+	}
+	return 0
+}
+
 // Epsilon is the clock error that members must keep.
 func (m Manifest) Epsilon() time.Duration { return time.Duration(m.EpsilonMS) * time.Millisecond }
 

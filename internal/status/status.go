@@ -2,6 +2,7 @@
 //
 //	meshsync ── Node ──► sidecar ── Confirmation, Sidecar ──► meshctl
 //	sidecar  ── Clock ─► meshsync
+//	meshctl serve ── Work ──► meshctl status
 //
 // It is pure: types and strict, bounded decoding. internal/socket and the sidecar's admin plane move the bytes. A
 // document of an unknown version is refused; an unknown field is not, so that a newer node can say more.
@@ -81,16 +82,52 @@ type Compiling struct {
 }
 
 // Share is how much is done, 0 to 1, by the octets of text; ok is false for a node that does not say.
-func (c *Compiling) Share() (share float64, ok bool) {
-	if c.OfAll <= 0 || c.Octets < 0 {
+func (c *Compiling) Share() (share float64, ok bool) { return shareOf(c.Octets, c.OfAll) }
+
+func shareOf(done, all int64) (share float64, ok bool) {
+	if all <= 0 || done < 0 {
 		return 0, false
 	}
-	return min(float64(c.Octets)/float64(c.OfAll), 1), true
+	return min(float64(done)/float64(all), 1), true
 }
 
 func (c *Compiling) String() string {
 	return fmt.Sprintf("loading release %d: %d of %d zones, %d records, %.0f a second", c.Number, c.Zones, c.Of, c.Records,
 		float64(c.Records)/max(c.Seconds, 1e-9))
+}
+
+// Progress is how far something is that may take long.
+type Progress struct {
+	What    string       `json:"what"`         // "receiving", "checking" or "transferring"
+	Subject string       `json:"subject"`      // the zone, its file, or the release
+	Done    int64        `json:"done"`         // of Unit
+	Of      int64        `json:"of,omitempty"` // in all, as far as can be told before the end; 0: it cannot
+	Unit    string       `json:"unit"`         // "records" or "bytes"
+	Zone    int          `json:"zone,omitempty"`
+	OfZones int          `json:"of_zones,omitempty"` // it is the Zone-th of so many that come one after the other
+	Began   instant.Wall `json:"began_ns"`
+	Seconds float64      `json:"seconds"` // since then
+}
+
+// Share is how much is done, 0 to 1; ok is false if that cannot be told.
+func (p *Progress) Share() (share float64, ok bool) { return shareOf(p.Done, p.Of) }
+
+func (p *Progress) String() string {
+	s := fmt.Sprintf("%s %s: %d", p.What, p.Subject, p.Done)
+	if p.Of > 0 {
+		s += fmt.Sprintf(" of %d", p.Of)
+	}
+	s += fmt.Sprintf(" %s, %.0f a second", p.Unit, float64(p.Done)/max(p.Seconds, 1e-9))
+	if p.OfZones > 1 {
+		s += fmt.Sprintf(", zone %d of %d", p.Zone, p.OfZones)
+	}
+	return s
+}
+
+// Work is what meshctl serve says of itself on its unix socket.
+type Work struct {
+	Version  int        `json:"version"`
+	Progress []Progress `json:"progress,omitempty"` // of all that it does and that may take long
 }
 
 // Step is when a node carried out a step of a release, by its own clock.
@@ -160,8 +197,9 @@ type Confirmation struct {
 	Warnings     []Reason     `json:"warnings,omitempty"`
 	Switched     *Switched    `json:"switched,omitempty"`
 	Compiling    *Compiling   `json:"compiling,omitempty"`
-	Mirrored     *Step        `json:"mirrored,omitempty"` // the release whose zones came last
-	Compiled     *Step        `json:"compiled,omitempty"` // the release that was made ready last
+	Transferring *Progress    `json:"transferring,omitempty"` // the zones of a release that are coming
+	Mirrored     *Step        `json:"mirrored,omitempty"`     // the release whose zones came last
+	Compiled     *Step        `json:"compiled,omitempty"`     // the release that was made ready last
 	Floor        uint64       `json:"floor"`
 	Clock        ClockState   `json:"clock"`
 	Leap         bool         `json:"leap,omitempty"`  // the clock's source expects a leap second at the end of this month
@@ -294,6 +332,9 @@ type Mirroring struct {
 	LastGood  time.Time `json:"last_good"`
 	LastError string    `json:"last_error,omitempty"`
 	Mirrored  *Step     `json:"mirrored,omitempty"` // the release whose zones came last
+
+	Transferring *Progress `json:"transferring,omitempty"` // the zones of a release that are coming
+
 	// Since the start of the sidecar:
 	Deltas       int64 `json:"deltas,omitempty"`        // zones that were made of a delta
 	DeltasFailed int64 `json:"deltas_failed,omitempty"` // deltas that were of no use

@@ -130,6 +130,7 @@ func checkContent(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease 
 		workers.Go(func() {
 			for b := range work {
 				d.verify(b)
+				memo.did(b)
 				close(b.done)
 			}
 		})
@@ -149,10 +150,12 @@ func checkContent(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease 
 			s.look(o)
 			nsec.look(d, o, b.report)
 		}
-		if d.active {
-			order <- b
-			work <- b
+		if !d.active {
+			memo.did(b)
+			return
 		}
+		order <- b
+		work <- b
 	})
 	close(work)
 	close(order)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
@@ -18,16 +19,37 @@ type Memo struct {
 	mu   sync.Mutex
 	last map[proof]struct{} // of the last check
 	now  map[proof]struct{} // of the check that runs
+
+	records atomic.Int64 // whose content the check that runs has seen
 }
+
+// Records is how many of the zone's records (zone.Zone.Len) the check that runs, or ran last, has done. It may be asked
+// at any time.
+func (m *Memo) Records() int { return int(m.records.Load()) }
 
 // proof stands for a key, octets, and a signature of the key on them that is right.
 type proof [sha256.Size]byte
 
 // Check is the function Check, with what the last one has shown.
 func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
+	m.records.Store(0)
 	m.now = make(map[proof]struct{}, len(m.last))
 	defer func() { m.last, m.now = m.now, nil }()
 	return check(m, old, z, p, now, lease)
+}
+
+// did counts the records of a batch.
+func (m *Memo) did(b *batch) {
+	if m == nil {
+		return
+	}
+	n := 0
+	for _, o := range b.owners {
+		for i := range o.sets {
+			n += o.sets[i].Data.Len() + o.sets[i].Sigs.Len()
+		}
+	}
+	m.records.Add(int64(n))
 }
 
 // proofOf is what a memo keeps. The lengths keep the parts apart.

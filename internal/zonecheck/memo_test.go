@@ -44,6 +44,18 @@ func TestAMemoChangesNoFinding(t *testing.T) {
 	}
 }
 
+// TestAMemoCountsWhatIsChecked: all records, once each, of a signed zone and of one that is not.
+func TestAMemoCountsWhatIsChecked(t *testing.T) {
+	var memo Memo
+	for _, text := range []string{signLDNS(t, hosts(600), nsec3, "ECDSAP256SHA256"), hosts(600), signLDNS(t, hosts(60), nsec, "ECDSAP256SHA256")} {
+		z := parse(t, text)
+		memo.Check(nil, z, DefaultPolicy(), time.Now(), lease)
+		if memo.Records() != z.Len() {
+			t.Errorf("%d of %d records", memo.Records(), z.Len())
+		}
+	}
+}
+
 // TestAMemoSparesVerification: of a zone like the last one, nothing is verified again.
 func TestAMemoSparesVerification(t *testing.T) {
 	var memo Memo

@@ -60,6 +60,7 @@ type Mirror struct {
 	state status.Mirroring
 
 	coming    coming
+	moving    moving
 	listed    bool // operators are those of a manifest that was verified, or of a node that never verified one
 	operators []release.Operator
 }
@@ -156,28 +157,20 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (change
 	}
 	began, before := time.Now(), m.Status().ZoneBytes
 	deep := !began.Before(m.read)
-	view, memory, changed, err := depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note, Deep: deep,
+	view, memory, changed, err := depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note, Moved: m.moved, Deep: deep,
 		Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk}, dir, memory)
 	if deep && err == nil {
 		m.read = time.Now().Add(min(max(readShare*time.Since(began), readLeast), readMost))
 	}
-	m.track(coming{newest(view.Manifest), began, before, err == nil})
+	if !errors.Is(err, depot.ErrUnfinished) {
+		m.still()
+	}
+	m.track(coming{view.Manifest.Newest(), began, before, err == nil})
 	err = errors.Join(err, m.remember(memory))
 	if view.Manifest.Format != 0 { // verified, whatever else went wrong; and durable, or the next process knows less
 		m.learn(view.Manifest.Operators)
 	}
 	return changed, err
-}
-
-// newest is the number of the latest release; 0 if there is none.
-func newest(m release.Manifest) uint64 {
-	switch {
-	case m.Next != nil:
-		return m.Next.Number
-	case m.Current != nil:
-		return m.Current.Number
-	}
-	return 0
 }
 
 // track keeps when a release came, however many rounds that took. What was there at the start came at a time that is not
@@ -200,6 +193,32 @@ func (m *Mirror) track(now coming) {
 	}
 	now.here = now.here || here
 	m.coming = now
+}
+
+// moving is a release of which zones are coming, since when, and how many bytes of zones had come before.
+type moving struct {
+	number uint64
+	began  time.Time
+	before int64
+}
+
+// moved keeps how far the transfer of a release's zones is, over all rounds that it takes.
+func (m *Mirror) moved(now depot.Moved) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state.Transferring == nil || m.moving.number != now.Number {
+		m.moving = moving{now.Number, time.Now(), m.state.ZoneBytes}
+	}
+	done := m.state.ZoneBytes - m.moving.before + now.Came
+	m.state.Transferring = &status.Progress{What: "transferring", Subject: fmt.Sprintf("release %d", now.Number),
+		Done: done, Of: done + now.Left, Unit: "bytes", Began: instant.WallOf(m.moving.began), Seconds: time.Since(m.moving.began).Seconds()}
+}
+
+// still says that nothing is coming.
+func (m *Mirror) still() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state.Transferring = nil
 }
 
 // recall takes the operators from what was verified before, since a repository may be out of reach for days.

@@ -239,6 +239,47 @@ func TestSaysWhenAReleaseCame(t *testing.T) {
 }
 
 // The first URL that is good is taken; one that is behind is no good, also after a restart (SYNC-G).
+// TestSaysHowFarATransferIs, as long as there is one: here half a blob comes, and the rest when the test wants.
+func TestSaysHowFarATransferIs(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	bytes := h.release(1)
+	half, rest := make(chan bool), make(chan bool)
+	good := h.dir.Handler()
+	url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/blobs/") {
+			good.ServeHTTP(w, r)
+			return
+		}
+		whole := httptest.NewRecorder()
+		good.ServeHTTP(whole, r)
+		w.Header().Set("Content-Length", fmt.Sprint(bytes))
+		w.Write(whole.Body.Bytes()[:bytes/2])
+		w.(http.Flusher).Flush()
+		close(half)
+		<-rest
+		w.Write(whole.Body.Bytes()[bytes/2:])
+	}), new(atomic.Bool))
+	m := h.mirror(ca, url)
+	done := make(chan error)
+	go func() { done <- m.round(t.Context()) }()
+	<-half
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		p := m.Status().Transferring
+		if p != nil && p.Done == bytes/2 && p.Of == bytes && p.Subject == "release 1" && p.Unit == "bytes" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("half of %d bytes have come: %+v", bytes, p)
+		}
+	}
+	close(rest)
+	must(t, <-done)
+	if p := m.Status().Transferring; p != nil {
+		t.Errorf("all has come: %+v", p)
+	}
+}
+
 func TestTakesTheFirstThatIsGood(t *testing.T) {
 	ca := testca.New(t)
 	h := newHost(t, ca)

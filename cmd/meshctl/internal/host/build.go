@@ -208,10 +208,11 @@ func (h *Host) build(sources []Source, lately *Lately, took *laps) ([]candidate,
 	var list []candidate
 	var found []zone.Finding
 	files := map[string]string{}
-	for _, s := range sources {
+	defer lately.checks(nil)
+	for i, s := range sources {
 		z, findings := Load(s)
 		took.lap("read")
-		c := candidate{source: s, zone: release.Zone{Origin: originOf(s, findings)}}
+		c := candidate{source: s, nth: i + 1, of: len(sources), zone: release.Zone{Origin: originOf(s, findings)}}
 		if z != nil {
 			c.zone.Origin = z.Origin()
 		}

@@ -119,11 +119,12 @@ func (f *firstOctets) String() string {
 
 // candidate is a zone file on its way into a release.
 type candidate struct {
-	source Source
-	zone   release.Zone // zero if the file makes no zone
-	policy zonecheck.Policy
-	rules  []string // of the errors against it; empty: it is fine
-	change ZoneChange
+	source  Source
+	nth, of int          // it is the nth of so many
+	zone    release.Zone // zero if the file makes no zone
+	policy  zonecheck.Policy
+	rules   []string // of the errors against it; empty: it is fine
+	change  ZoneChange
 }
 
 // judge checks a zone against the one that is answered now, and says how they differ: nil if that is not worth having.
@@ -136,7 +137,9 @@ func (h *Host) judge(c *candidate, z *zone.Zone, lately *Lately, took *laps) ([]
 	if c.policy.DNSSEC != zonecheck.Ignore {
 		c.zone.SignedUntil = signaturesEnd(z, h.clock())
 	}
-	found := checkWith(context.Background(), lately.memo(z), old, z, c.policy, h.clock(), h.state.Lease())
+	memo := lately.memo(z)
+	lately.checks(&checking{z.Origin(), z.Len(), c.nth, c.of, memo, time.Now()})
+	found := checkWith(context.Background(), memo, old, z, c.policy, h.clock(), h.state.Lease())
 	took.lap("checked")
 	if err != nil { // no reason to be stuck with it, nor to let anything replace it
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,

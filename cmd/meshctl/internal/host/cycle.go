@@ -29,15 +29,16 @@ type Cycle struct {
 	Config *Config
 	Log    *slog.Logger
 
-	lately *Lately // for the goroutine that makes releases
+	lately *Lately // for the goroutine that makes releases; what it checks, for all
 
-	mu      sync.Mutex
-	pending map[string]arrival // by origin, since it was last released
-	wake    chan struct{}
-	judged  map[string]judged // zones that are held back
-	stopped judged            // what held back everything
-	said    map[string]string // by what goes on, the last that was logged
-	state   CycleState
+	mu       sync.Mutex
+	pending  map[string]arrival // by origin, since it was last released
+	wake     chan struct{}
+	judged   map[string]judged // zones that are held back
+	stopped  judged            // what held back everything
+	said     map[string]string // by what goes on, the last that was logged
+	state    CycleState
+	receiver *receive.Receiver // nil: nothing is received
 }
 
 // arrival is a zone that was received, and when that was known.
@@ -113,6 +114,9 @@ func (c *Cycle) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.mu.Lock()
+		c.receiver = r
+		c.mu.Unlock()
 		running.Go(func() error { return r.Run(ctx) })
 		running.Go(func() error { c.watch(ctx, r); return nil })
 	}

@@ -2,6 +2,8 @@ package host
 
 import (
 	"maps"
+	"sync/atomic"
+	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -15,11 +17,29 @@ import (
 type Lately struct {
 	zones map[release.Digest]*zone.Zone // by their text: those of the current and the next release
 	memos map[string]*zonecheck.Memo    // by origin
+
+	checking atomic.Pointer[checking] // what is being checked; may be asked for at any time
+}
+
+// checking is a zone that is being checked: the nth of so many.
+type checking struct {
+	origin  string
+	records int
+	nth, of int
+	memo    *zonecheck.Memo
+	began   time.Time
+}
+
+// checks keeps what is being checked, nil for nothing.
+func (l *Lately) checks(c *checking) {
+	if l != nil {
+		l.checking.Store(c)
+	}
 }
 
 // NewLately knows nothing yet.
 func NewLately() *Lately {
-	return &Lately{map[release.Digest]*zone.Zone{}, map[string]*zonecheck.Memo{}}
+	return &Lately{zones: map[release.Digest]*zone.Zone{}, memos: map[string]*zonecheck.Memo{}}
 }
 
 func (l *Lately) zone(text release.Digest) *zone.Zone {

@@ -12,17 +12,18 @@ import (
 
 // Status is the state of a mesh as the distribution host sees it; "meshctl status --json" prints it.
 type Status struct {
-	Mesh         string          `json:"mesh"`
-	At           time.Time       `json:"at"`
-	EpsilonMS    int             `json:"epsilon_ms"`
-	Current      *ReleaseStatus  `json:"current,omitempty"`
-	Next         *ReleaseStatus  `json:"next,omitempty"`
-	LeaseExpires time.Time       `json:"lease_expires"`
-	LeaseSeconds int64           `json:"lease_seconds_left"` // negative once it has ended
-	RoleExpires  RoleExpires     `json:"role_expires"`
-	Members      []MemberStatus  `json:"members"`
-	Drift        []Drift         `json:"drift,omitempty"`
-	Alarms       []status.Reason `json:"alarms,omitempty"`
+	Mesh         string            `json:"mesh"`
+	At           time.Time         `json:"at"`
+	EpsilonMS    int               `json:"epsilon_ms"`
+	Current      *ReleaseStatus    `json:"current,omitempty"`
+	Next         *ReleaseStatus    `json:"next,omitempty"`
+	LeaseExpires time.Time         `json:"lease_expires"`
+	LeaseSeconds int64             `json:"lease_seconds_left"` // negative once it has ended
+	RoleExpires  RoleExpires       `json:"role_expires"`
+	Work         []status.Progress `json:"work,omitempty"` // of meshctl serve on this home: what takes long, and how far it is
+	Members      []MemberStatus    `json:"members"`
+	Drift        []Drift           `json:"drift,omitempty"`
+	Alarms       []status.Reason   `json:"alarms,omitempty"`
 }
 
 // Drift is something that ought to be the same on all members and is not (DRIFT-1).
