@@ -338,10 +338,13 @@ func (g *Gate) judged(now instant.Mono) Decision {
 	return g.hold(now)
 }
 
-// withdraw takes the route away. It is a flap only if the route was there.
+// withdraw takes the route away, if it is there: else, as when the node is drained, nothing comes and goes.
 func (g *Gate) withdraw(now instant.Mono) {
+	if !g.announced {
+		return
+	}
 	g.away = true
-	if !g.announced || g.cfg.Flaps.Window == 0 {
+	if g.cfg.Flaps.Window == 0 {
 		return
 	}
 	g.withdrawn = append(g.withdrawn, now)
