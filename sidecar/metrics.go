@@ -32,6 +32,7 @@ func counter(name, help string, labels ...string) metric {
 var (
 	mInfo           = gauge("anycast_sidecar_build_info", "1, with the version of the sidecar and the node's name.", "version", "node")
 	mAnnounced      = gauge("anycast_announced", "Whether this node is to be announced.")
+	mFault          = gauge("anycast_route_fault", "Whether the routes are not as decided; status and log say why.")
 	mReason         = gauge("anycast_reason", "Whether this reason holds now.", "code")
 	mSince          = gauge("anycast_route_last_change_timestamp_seconds", "When the decision to announce or not last changed.")
 	mChanges        = counter("anycast_route_changes_total", "Changes of the decision, by what it became.", "to")
@@ -94,6 +95,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	send(mInfo, 1, version, doc.Node)
 	send(mAnnounced, truth(doc.Announced))
 	send(mSince, stamp(doc.Since))
+	send(mFault, truth(doc.Fault != ""))
 	for _, code := range gate.Codes {
 		held := false
 		for _, r := range doc.Why {

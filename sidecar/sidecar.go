@@ -46,6 +46,7 @@ type sidecar struct {
 	announcer  *igp.Announcer // nil without an igp section
 	decision   gate.Decision
 	applied    bool          // the routes are as decided
+	fault      string        // why they are not, as last seen; empty if they were
 	drainOf    *status.Drain // nil: not drained
 	drainFault error         // why nobody knows what drain is in force
 	since      time.Time     // of the route's last change
@@ -197,13 +198,7 @@ func (s *sidecar) decide() <-chan time.Time {
 	if s.announcer != nil { // an IGP knows no draining; what is on its way is answered, since lo has the address
 		faults = append(faults, s.announcer.Set(d.Announce && !d.Draining))
 	}
-	err := errors.Join(faults...)
-	if err != nil {
-		s.log.Error("the routes are not as decided; trying again", "error", err)
-	}
-	s.mu.Lock()
-	s.applied = err == nil
-	s.mu.Unlock()
+	s.set(errors.Join(faults...))
 	if d.Ask && s.asking.CompareAndSwap(false, true) { // after note: nobody may still count on this node when the others are asked
 		go s.askOthers(now.Mono)
 	}
@@ -211,6 +206,24 @@ func (s *sidecar) decide() <-chan time.Time {
 		return nil
 	}
 	return time.After(d.Wake.Sub(now.Mono))
+}
+
+// set keeps whether the routes are as decided, and logs it when that, or what is in the way, has changed.
+func (s *sidecar) set(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fault := ""
+	if err != nil {
+		fault = err.Error()
+	}
+	switch {
+	case fault == s.fault:
+	case fault == "":
+		s.log.Info("the routes are as decided again")
+	default:
+		s.log.Error("the routes are not as decided; trying again", "error", fault)
+	}
+	s.applied, s.fault = err == nil, fault
 }
 
 // othersTimeout bounds an inquiry: a distribution host gives each member two seconds, and may have begun to ask for somebody else.
@@ -256,7 +269,7 @@ func (s *sidecar) note(d gate.Decision) {
 func (s *sidecar) status() status.Sidecar {
 	s.mu.Lock()
 	doc := status.Sidecar{Version: status.Version, Node: s.cfg.Node, Software: "anycast-sidecar " + version,
-		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Drain: s.drainOf, Probes: s.probes, Meshsync: s.node}
+		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Fault: s.fault, Drain: s.drainOf, Probes: s.probes, Meshsync: s.node}
 	speaker, announcer, silence := s.speaker, s.announcer, s.silence()
 	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
 	doc.Clock = s.clock.Status()
@@ -288,14 +301,28 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	}
 	c := status.ConfirmationOf(*node)
 	c.Leap = s.clock.Leap()
+	told := s.told()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains && state == gate.Serving, s.decision.Why
+	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains && state == gate.Serving && told, s.decision.Why
 	if s.mirror != nil {
 		m := s.mirror.Status()
 		c.MirrorError, c.Mirrored, c.Transferring = m.LastError, m.Mirrored, m.Transferring
 	}
 	return c, nil
+}
+
+// told reports whether anybody has been told of the route. One that is decided on and known to no router keeps nobody's
+// clients, so nobody may count on it (FAIL-4).
+func (s *sidecar) told() bool {
+	s.mu.Lock()
+	speaker, announcer := s.speaker, s.announcer
+	s.mu.Unlock()
+	if s.cfg.BGP == nil && s.cfg.IGP == nil {
+		return true // something else announces it
+	}
+	return announcer != nil && len(announcer.Announced()) > 0 || speaker != nil &&
+		slices.ContainsFunc(speaker.Sessions(), func(one status.Session) bool { return len(one.Announced) > 0 })
 }
 
 // socketDocument is what the unix socket gives: the clock, as meshsync reads it, and beside it the sidecar's status,

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -198,6 +199,11 @@ func TestConfirmation(t *testing.T) {
 	}
 	n.mute.Store(false)
 	n.step(true, gate.Ready)
+	n.s.cfg.BGP = &config.BGP{} // of which no session is there
+	if c, err := n.s.confirmation(t.Context()); err != nil || !c.Announced || c.Remains {
+		t.Errorf("confirmation %+v, %v: nobody may count on a route that no router has been told (FAIL-4)", c, err)
+	}
+	n.s.cfg.BGP = nil
 	n.say(0, 0)
 	if c, err := n.s.confirmation(t.Context()); err != nil || c.Serving != 0 || c.Remains || c.Silent[0].Code != "lease-expired" {
 		t.Errorf("confirmation of a silent node %+v, %v: want its silence, at once", c, err)
@@ -209,6 +215,31 @@ func TestConfirmation(t *testing.T) {
 	n.s.cfg.Meshsync = ""
 	if _, err := n.s.confirmation(t.Context()); err != errNoMeshsync {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What keeps the routes from being as decided is in the status and the metrics, and in the log once.
+func TestRouteFault(t *testing.T) {
+	n := newNode(t, "stop-dns")
+	n.step(true, gate.Ready)
+	for _, c := range []struct {
+		err    error
+		fault  string
+		metric string
+		lines  int
+	}{
+		{nil, "", "anycast_route_fault 0\n", 0}, {errors.New("eth7 is gone"), "eth7 is gone", "anycast_route_fault 1\n", 1},
+		{errors.New("eth7 is gone"), "eth7 is gone", "anycast_route_fault 1\n", 1}, {nil, "", "anycast_route_fault 0\n", 2},
+	} {
+		n.s.set(c.err)
+		w := httptest.NewRecorder()
+		metricsHandler(n.s).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		if got := n.s.status().Fault; got != c.fault || !strings.Contains(w.Body.String(), c.metric) {
+			t.Errorf("%v: fault %q, want %q and %s", c.err, got, c.fault, c.metric)
+		}
+		if got := strings.Count(n.log.String(), "the routes are"); got != c.lines {
+			t.Errorf("%v: %d lines in the log, want %d:\n%s", c.err, got, c.lines, &n.log)
+		}
 	}
 }
 

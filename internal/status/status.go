@@ -211,7 +211,7 @@ type Confirmation struct {
 	Software     string       `json:"software"`
 	ConfigDigest string       `json:"config_digest"`
 	Announced    bool         `json:"announced"`
-	Remains      bool         `json:"remains"`       // others may count on it: announced, good, and not about to go (FAIL-4)
+	Remains      bool         `json:"remains"`       // others may count on it: announced, known to a router, good, and not about to go (FAIL-4)
 	Why          []Reason     `json:"why,omitempty"` // why the route is as it is
 }
 
@@ -293,6 +293,7 @@ type Sidecar struct {
 	Announced bool       `json:"announced"`
 	Why       []Reason   `json:"why"`
 	Since     time.Time  `json:"since"`
+	Fault     string     `json:"fault,omitempty"` // why the routes are not as decided
 	Drain     *Drain     `json:"drain,omitempty"`
 	Clock     Clock      `json:"clock"`
 	Probes    []Probe    `json:"probes,omitempty"`

@@ -48,7 +48,7 @@ func Start(cfg Config) (*Announcer, error) {
 		return nil, fmt.Errorf("interface %s: %w", cfg.Interface, err)
 	}
 	if link.Flags&net.FlagUp == 0 {
-		return nil, fmt.Errorf("interface %s is down: an IGP advertises nothing of it", cfg.Interface)
+		return nil, a.down()
 	}
 	// Whether this process may is asked by taking down what nobody has: it would else be seen when the route is needed.
 	if err := change(unix.RTM_DELADDR, 0, link.Index, host(netip.IPv4Unspecified()), 0); errors.Is(err, unix.EPERM) {
@@ -75,17 +75,20 @@ func Start(cfg Config) (*Announcer, error) {
 func (a *Announcer) Set(announce bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	link, err := net.InterfaceByName(a.cfg.Interface) // anew, since it may have been made again
-	if err != nil {
-		a.up = nil
-		return fmt.Errorf("interface %s: %w", a.cfg.Interface, err)
-	}
-	all, err := addresses()
+	link, all, err := a.look()
 	if err != nil {
 		return err
 	}
 	a.up = nil
 	var errs []error
+	switch {
+	case link == nil && announce:
+		return fmt.Errorf("interface %s is not there", a.cfg.Interface)
+	case link == nil: // and so is nothing that it had
+		return nil
+	case announce && link.Flags&net.FlagUp == 0:
+		announce, errs = false, []error{a.down()}
+	}
 	for _, held := range all {
 		if held.link == link.Index && a.ours(held) && !(announce && a.wanted(held.prefix)) {
 			errs = append(errs, change(unix.RTM_DELADDR, 0, link.Index, held.prefix, 0))
@@ -101,6 +104,24 @@ func (a *Announcer) Set(announce bool) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// look finds the interface anew, since it may have been made again, or be gone: then it is nil.
+func (a *Announcer) look() (*net.Interface, []address, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, nil, err
+	}
+	i := slices.IndexFunc(links, func(l net.Interface) bool { return l.Name == a.cfg.Interface })
+	if i < 0 {
+		return nil, nil, nil
+	}
+	all, err := addresses()
+	return &links[i], all, err
+}
+
+func (a *Announcer) down() error {
+	return fmt.Errorf("interface %s is down: an IGP advertises nothing of it", a.cfg.Interface)
 }
 
 // foreign refuses an address that somebody else has put on the interface: no decision could take it down.

@@ -116,11 +116,19 @@ func TestSet(t *testing.T) {
 	ip(t, "addr flush dev anycast0 to 192.0.2.53/32")
 	set(t, a, true)
 	want(t, withUs)
-	ip(t, "link del anycast0")
-	if err := a.Set(true); err == nil || len(a.Announced()) != 0 {
-		t.Error("no error without the interface")
+	refuses := func(why string) {
+		t.Helper()
+		if err := a.Set(true); err == nil || !strings.Contains(err.Error(), why) || len(a.Announced()) != 0 {
+			t.Errorf("error %v, and announced are %v; want %q", err, a.Announced(), why)
+		}
 	}
+	ip(t, "link set anycast0 down")
+	refuses("anycast0 is down")
+	ip(t, "link del anycast0")
+	refuses("anycast0 is not there")
+	set(t, a, false) // nothing of it is left to take down
 	ip(t, "link add anycast0 type bridge")
+	refuses("anycast0 is down")
 	ip(t, "link set anycast0 up")
 	set(t, a, true)
 	want(t, []string{"192.0.2.53/32", "2001:db8:53::53/128"})

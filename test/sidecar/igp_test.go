@@ -205,6 +205,9 @@ func (l *igpLife) live() {
 		s = l.sidecar()
 		l.there(true, mSidecarBack, began)
 	}
+	if l.link != "lo" {
+		l.away()
+	}
 	if err := s.end(syscall.SIGTERM); err != nil {
 		l.t.Errorf("after SIGTERM the sidecar ended with %v", err)
 	}
@@ -217,4 +220,27 @@ func (l *igpLife) live() {
 			l.t.Errorf("%s: the route of somebody else's address has gone", f.name)
 		}
 	}
+}
+
+// away takes the interface down, and makes it anew: the sidecar says that the route is not as decided, and why, until it is.
+func (l *igpLife) away() {
+	l.t.Helper()
+	says := func(fault string) {
+		l.t.Helper()
+		l.until(10*time.Second, "the status says "+fault, func() bool { return strings.Contains(l.statusText(), `"fault": "`+fault) })
+	}
+	l.ip("-n", l.node, "link", "set", l.link, "down")
+	says("interface " + l.link + " is down")
+	l.there(false, "", time.Now())
+	l.ip("-n", l.node, "link", "del", l.link)
+	says("interface " + l.link + " is not there")
+	l.ip("-n", l.node, "link", "add", l.link, "type", "bridge")
+	l.ip("-n", l.node, "link", "set", l.link, "up")
+	l.ip("-n", l.node, "addr", "add", foreign4, "dev", l.link)
+	l.ip("-n", l.node, "addr", "add", foreign6, "dev", l.link, "nodad")
+	l.there(true, "", time.Now())
+	l.until(10*time.Second, "the status says nothing of the kind", func() bool {
+		text := l.statusText()
+		return strings.Contains(text, `"announced": true`) && !strings.Contains(text, `"fault"`)
+	})
 }
