@@ -55,15 +55,16 @@ func checkDigest(old, z *zone.Zone, mode Mode, r *report) {
 func zonemdOf(z *zone.Zone) []zonemd {
 	var list []zonemd
 	for s := range z.RRsets() {
-		if s.Type == dns.TypeZONEMD {
-			for rdata := range s.Data.All() {
-				if len(rdata) >= 6 {
-					list = append(list, zonemd{binary.BigEndian.Uint32(rdata), rdata[4], rdata[5], rdata[6:]})
-				}
-			}
-		}
 		if s.Type > dns.TypeZONEMD || zone.NameString(s.Owner) != z.Origin() {
 			break // the apex is first, and its types are in order
+		}
+		if s.Type != dns.TypeZONEMD {
+			continue
+		}
+		for rdata := range s.Data.All() {
+			if len(rdata) >= 6 {
+				list = append(list, zonemd{binary.BigEndian.Uint32(rdata), rdata[4], rdata[5], rdata[6:]})
+			}
 		}
 	}
 	return list

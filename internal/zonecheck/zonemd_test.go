@@ -87,6 +87,7 @@ func TestZONEMDRules(t *testing.T) {
 		{"right", "", with("2018031900 1 1 " + digest), Require, nil, nil},
 		{"none", "", without, Verify, nil, nil},
 		{"none, required", "", without, Require, []string{"zonemd-missing"}, nil},
+		{"none but at the name after the apex, required", "", without + "0.example. 86400 IN ZONEMD 2018031900 1 1 " + digest + "\n", Require, []string{"zonemd-missing"}, nil},
 		{"none any more", simple, without, Verify, nil, []string{"zonemd-gone"}},
 		{"wrong digest", "", with("2018031900 1 1 " + strings.Replace(digest, "c6", "c7", 1)), Verify, []string{"zonemd-digest"}, nil},
 		{"wrong digest, ignored", "", with("2018031900 1 1 " + strings.Replace(digest, "c6", "c7", 1)), Ignore, nil, nil},
