@@ -9,10 +9,10 @@
 //
 //	zonemd-…      RFC 8976: missing, serial, digest, duplicate, unsupported, gone
 //	dnssec-…      missing, gone: a zone that must be signed is not
-//	dnskey…       RFC 4034 2: missing, malformed, unsupported, deprecated, not anchored
+//	dnskey…       RFC 4034 2: missing, malformed, unsupported, deprecated, not anchored, too many of the same tag
 //	rrsig-…       RFC 4035 2.2: missing, bogus, expired, ends, inception, labels, signer, original-ttl, excess, without-key
 //	nsec-…        RFC 4035 2.3: missing, excess, next, types
-//	nsec3-…       RFC 5155 7.1: missing, excess, next, types, flags, without-param
+//	nsec3-…       RFC 5155 7.1: missing, excess, next, types, flags, without-param, too many chains
 //	denial-missing
 //	serial        RFC 1982: what changed needs a higher one
 //	change-…      removed, added, changed: more names than the policy allows

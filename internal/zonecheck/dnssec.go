@@ -48,7 +48,10 @@ func newSigned(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration, 
 	d.active = true
 	d.readKeys(set, r)
 	d.hasNSEC = apex.get(dns.TypeNSEC) != nil
-	d.params = paramsOf(apex)
+	if d.params = paramsOf(apex); len(d.params) > maxChains {
+		r.fault(nil, "nsec3-chains", "NSEC3PARAM records of %d chains, of at most %d; the others are not looked at", len(d.params), maxChains)
+		d.params = d.params[:maxChains]
+	}
 	if !d.hasNSEC && len(d.params) == 0 {
 		r.fault(nil, "denial-missing", "the zone is signed and has neither NSEC nor NSEC3PARAM records: it cannot deny what it does not have (RFC 4035 2.3)")
 	}
@@ -86,6 +89,10 @@ func (d *signed) reportUnsigned(old, z *zone.Zone, p Policy, r *report) {
 	}
 }
 
+// maxSameTag and maxChains bound the work that a zone can make of each signature, and of each name: what takes a release's
+// time would keep the lease from being renewed. A rollover needs two.
+const maxSameTag, maxChains = 4, 4
+
 func (d *signed) readKeys(set *zone.RRset, r *report) {
 	var supported int
 	for rdata := range set.Data.All() {
@@ -98,6 +105,10 @@ func (d *signed) readKeys(set *zone.RRset, r *report) {
 			continue // not for signatures (RFC 4034 2.1.1, 2.1.2)
 		}
 		id := keyID{k.tag, k.algorithm}
+		if len(d.keys[id]) >= maxSameTag {
+			r.fault(nil, "dnskey-same-tag", "more than %d DNSKEY records of algorithm %s have the tag %d, so that validators give up on them (CVE-2023-50387)", maxSameTag, algorithmName(k.algorithm), k.tag)
+			continue
+		}
 		d.keys[id] = append(d.keys[id], k)
 		if k.flags&dns.REVOKE != 0 || bytes.IndexByte(d.algorithms, k.algorithm) >= 0 {
 			continue

@@ -3,6 +3,7 @@ package zonecheck
 import (
 	"crypto"
 	"encoding/base64"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -155,6 +156,46 @@ func TestEd448CannotBeVerified(t *testing.T) {
 	found := Check(nil, parse(t, both+sigs.String()), strict(), time.Now(), lease)
 	if len(errorsOf(found)) > 0 || !hasRule(found, "dnskey-unsupported") {
 		t.Errorf("with them: %v", found)
+	}
+}
+
+// TestWorkOfAHostileZone is bounded: keys by the hundred that have one tag (KeyTrap, CVE-2023-50387), and chains of NSEC3
+// that are announced and not there, are errors, and neither is worked through.
+func TestWorkOfAHostileZone(t *testing.T) {
+	k := newKey(t, dns.ED25519, 256, 257)
+	public, err := base64.StdEncoding.DecodeString(k.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	published := []testKey{k}
+	for i := 0; i < 14; i++ { // a tag is a sum of pairs of octets
+		for j := i + 1; j < 15; j++ {
+			other := slices.Clone(public)
+			other[2*i], other[2*i+1], other[2*j], other[2*j+1] = public[2*j], public[2*j+1], public[2*i], public[2*i+1]
+			published = append(published, testKey{&dns.DNSKEY{Hdr: k.Hdr, Flags: 257, Protocol: 3, Algorithm: k.Algorithm,
+				PublicKey: base64.StdEncoding.EncodeToString(other)}, k.private})
+		}
+	}
+	text := signedZone(t, nsec3)
+	d := newSigned(nil, parse(t, resigned(t, text, published, []testKey{k})), strict(), time.Now(), lease, newReport(parse(t, text)))
+	for id, same := range d.keys {
+		if len(same) > maxSameTag {
+			t.Errorf("%d keys of tag %d are tried", len(same), id.tag)
+		}
+	}
+	if got := errorRules(t, resigned(t, text, published, []testKey{k}), strict()); !slices.Contains(got, "dnskey-same-tag") {
+		t.Errorf("%d keys of one tag: %s", len(published), got)
+	}
+	var chains strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&chains, "example. 0 IN NSEC3PARAM 1 0 500 %04x\n", i)
+	}
+	z := parse(t, resigned(t, text+chains.String(), []testKey{k}, []testKey{k}))
+	if d := newSigned(nil, z, strict(), time.Now(), lease, newReport(z)); len(d.params) != maxChains {
+		t.Errorf("%d chains are hashed", len(d.params))
+	}
+	if got := rulesOf(Check(nil, z, strict(), time.Now(), lease), zone.Error); !slices.Contains(got, "nsec3-chains") {
+		t.Errorf("1000 chains: %s", got)
 	}
 }
 
