@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unicode"
 )
 
 // lockName is the file that a writer holds locked. It stays when the writer ends: the lock is the kernel's, not the
@@ -22,15 +23,19 @@ type Lock struct {
 
 // LockedError says who else is writing.
 type LockedError struct {
-	Dir string
-	PID int // 0 when the holder could not be read
+	Dir     string
+	PID     int    // 0 when the holder could not be read
+	Command string // that it was started by, as far as the system tells; ""
 }
 
 func (e *LockedError) Error() string {
-	if e.PID == 0 {
+	switch {
+	case e.PID == 0:
 		return fmt.Sprintf("%s is being written by another process", e.Dir)
+	case e.Command == "":
+		return fmt.Sprintf("%s is being written by process %d", e.Dir, e.PID)
 	}
-	return fmt.Sprintf("%s is being written by process %d", e.Dir, e.PID)
+	return fmt.Sprintf("%s is being written by process %d (%s)", e.Dir, e.PID, e.Command)
 }
 
 // LockDir takes the right to write to dir, which exists. It does not wait: held by another process, it is a
@@ -43,7 +48,8 @@ func LockDir(dir string) (*Lock, error) {
 	err = flock(f)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		defer f.Close()
-		return nil, &LockedError{Dir: dir, PID: holder(f)}
+		pid := holder(f)
+		return nil, &LockedError{dir, pid, commandOf(pid)}
 	}
 	if err != nil {
 		f.Close()
@@ -72,4 +78,23 @@ func holder(f *os.File) int {
 	text, _ := io.ReadAll(io.LimitReader(f, 20))
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
 	return pid
+}
+
+const maxCommand = 100 // octets that are shown of a process's arguments
+
+// commandOf is a process's arguments, on one line; "" where the system does not tell.
+func commandOf(pid int) string {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.LimitReader(f, maxCommand))
+	words := strings.Map(func(r rune) rune {
+		if r == 0 || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(string(text), "?"))
+	return strings.TrimSpace(words)
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -420,15 +421,55 @@ func TestWhatIsKeptSecretIsReadableByTheOwnerOnly(t *testing.T) {
 	}
 }
 
+// TestASecondWriterIsRefusedByName, once it has waited.
 func TestASecondWriterIsRefusedByName(t *testing.T) {
 	home := newHome(t, at(testNow))
 	h, err := Open(home, at(testNow))
 	check(t, err)
 	defer h.Close()
-	_, err = Open(home, at(testNow))
-	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
-		t.Fatalf("got %v", err)
+	_, err = waitForLock(filepath.Join(home, repoDir), time.Second)
+	want := fmt.Sprintf("waited for 1s: %s is being written by process %d (%s", filepath.Join(home, repoDir), os.Getpid(), os.Args[0])
+	var hinted *HintError
+	if !errors.As(err, &hinted) || !strings.HasPrefix(err.Error(), want) {
+		t.Fatalf("got %v, want %s", err, want)
 	}
+}
+
+// TestACommandWaitsForOthersThatWrite: one that takes seconds, and then serve beside it, which writes again and again.
+func TestACommandWaitsForOthersThatWrite(t *testing.T) {
+	home := newHome(t, time.Now)
+	h, err := Open(home, time.Now)
+	check(t, err)
+	time.AfterFunc(4*time.Second, func() { h.Close() })
+	second, err := Open(home, time.Now)
+	check(t, err)
+	check(t, second.Close())
+
+	ends := make(chan bool)
+	var others sync.WaitGroup
+	for range 3 {
+		others.Go(func() {
+			for {
+				select {
+				case <-ends:
+					return
+				default:
+				}
+				if err := Write(home, time.Now, func(h *Host) error {
+					_, err := h.Lease(0)
+					return err
+				}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 20 {
+		check(t, Write(home, time.Now, func(h *Host) error { return nil }))
+	}
+	close(ends)
+	others.Wait()
 }
 
 // TestTheStepsOfAReleaseAreTimed: the clock goes on by a second whenever it is asked, and no second is lost or counted twice

@@ -53,8 +53,9 @@ func openStorage(home string) (storage, error) {
 	return storage{repo: repo, records: records}, nil
 }
 
-// lockPatience is how long a command waits for another that publishes, which takes milliseconds.
-const lockPatience = 2 * time.Second
+// lockPatience is how long a command waits for another that publishes. That takes milliseconds, but as long as the check of
+// the largest zone when a release is made.
+const lockPatience = 30 * time.Second
 
 // openForWriting is openStorage, with the lock of a directory.
 func openForWriting(home string) (storage, error) {
@@ -63,7 +64,7 @@ func openForWriting(home string) (storage, error) {
 		return s, err
 	}
 	if dir, ok := s.repo.(*depot.Dir); ok {
-		if s.lock, err = waitForLock(dir.Path()); err != nil {
+		if s.lock, err = waitForLock(dir.Path(), lockPatience); err != nil {
 			s.close()
 			return storage{}, err
 		}
@@ -75,15 +76,15 @@ func openForWriting(home string) (storage, error) {
 	return s, nil
 }
 
-func waitForLock(dir string) (*depot.Lock, error) {
+func waitForLock(dir string, patience time.Duration) (*depot.Lock, error) {
 	var locked *depot.LockedError
-	for end := time.Now().Add(lockPatience); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		l, err := depot.LockDir(dir)
 		if err == nil || !errors.As(err, &locked) {
 			return l, err
 		}
 		if time.Now().After(end) {
-			return nil, &HintError{err, "one command publishes at a time: wait until it has ended"}
+			return nil, hint("one command publishes at a time: run it again when that one has ended", "waited for %v: %w", patience, err)
 		}
 	}
 }
