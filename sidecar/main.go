@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -42,7 +43,8 @@ func command() *cobra.Command {
 	root.AddCommand(
 		withConfig("run FILE", "Run in the foreground until SIGTERM, which drains for a moment and withdraws; a second one ends it at once",
 			func(cmd *cobra.Command, c *config.Config) error {
-				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+				// SIGHUP too: nothing is read again, and who expects that must not find the route gone without a word.
+				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 				defer stop()
 				return run(ctx, c, stop)
 			}),
@@ -175,9 +177,7 @@ func warnings(c *config.Config) []string {
 	}
 	if c.BGP != nil {
 		for _, p := range c.BGP.Prefixes {
-			if longest := map[bool]int{true: 24, false: 48}[p.Addr().Is4()]; p.Bits() > longest {
-				all = append(all, fmt.Sprintf("prefix %s is longer than /%d: most networks will not accept it from another one", p, longest))
-			}
+			all = append(all, oddPrefix(p, c)...)
 		}
 	}
 	if c.Meshsync != "" && c.Socket == "" {
@@ -188,6 +188,33 @@ func warnings(c *config.Config) []string {
 	}
 	if c.Mirror != nil && c.Meshsync == "" {
 		all = append(all, "mirror without meshsync: nothing here reads the depot")
+	}
+	return all
+}
+
+// oddPrefix says what is unusual about a prefix.
+func oddPrefix(p netip.Prefix, c *config.Config) (all []string) {
+	longest, shortest := 48, 16
+	if p.Addr().Is4() {
+		longest, shortest = 24, 8
+	}
+	if p.Bits() > longest {
+		all = append(all, fmt.Sprintf("prefix %s is longer than /%d: most networks will not accept it from another one", p, longest))
+	}
+	if p.Bits() < shortest {
+		all = append(all, fmt.Sprintf("prefix %s is shorter than /%d: nobody has so many addresses", p, shortest))
+	}
+	own := map[netip.Addr]string{}
+	for _, n := range c.BGP.Neighbors {
+		own[n.Address], own[n.Source], own[n.NextHop4], own[n.NextHop6] = "the neighbor", "the source", "the next hop", "the next hop"
+	}
+	if c.Admin != nil {
+		own[c.Admin.Listen.Addr()] = "admin.listen"
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(own), netip.Addr.Compare) {
+		if p.Contains(a) {
+			all = append(all, fmt.Sprintf("prefix %s holds %s %s: from elsewhere, that leads to the nearest node of the mesh", p, own[a], a))
+		}
 	}
 	return all
 }

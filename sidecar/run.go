@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
@@ -243,8 +244,11 @@ func readPassword(file string) (string, error) {
 		return "", fmt.Errorf("password_file: %w", err)
 	}
 	line, _, _ := strings.Cut(string(data), "\n")
-	if line == "" {
+	switch {
+	case line == "":
 		return "", fmt.Errorf("password_file %s: its first line is empty", file)
+	case strings.ContainsFunc(line, unicode.IsControl): // no router has one, and a session would never come up
+		return "", fmt.Errorf("password_file %s: its first line holds a control character: was it written on Windows?", file)
 	}
 	return line, nil
 }

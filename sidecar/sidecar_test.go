@@ -410,13 +410,37 @@ warning: identity.ca: open /etc/mesh/ca.crt: no such file or directory
 	c.BGP.Neighbors[0].Communities, c.BGP.Neighbors[0].Prepend = []config.Community{{Text: "65535:65281"}}, 2
 	c.IGP = &config.IGP{Interface: "anycast0", Lifetime: 5 * time.Second}
 	c.Failure.Policy = gate.Withdraw
+	c.BGP.Prefixes = append(c.BGP.Prefixes, netip.MustParsePrefix("192.0.0.0/2"))
 	out.Reset()
 	describe(&out, c)
-	for _, want := range []string{"warning: clock.source assumed", "warning: prefix 192.0.2.53/32 is longer than /24", "back after 30s",
+	for _, want := range []string{"warning: prefix 192.0.0.0/2 is shorter than /8", "warning: prefix 192.0.0.0/2 holds admin.listen 198.51.100.7: ",
+		"warning: prefix 192.0.0.0/2 holds the neighbor 198.51.100.1: ",
+		"warning: clock.source assumed", "warning: prefix 192.0.2.53/32 is longer than /24", "back after 30s",
 		"192.0.2.53/32 to 198.51.100.1 (AS 64501), next hop this side of the session, community 65535:65281, prepended 2 times\n",
 		"announces by the IGP: brings 192.0.2.53 and 2001:db8:53::53 up on anycast0 for 5s at a time\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)
 		}
+	}
+}
+
+// A password is the first line of its file, and nothing that only looks like one.
+func TestPassword(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secret")
+	for text, want := range map[string]string{"x y\n": "x y", "x": "x", "x\nfor as64501\n": "x", "": "is empty", "\nx": "is empty",
+		"x\r\n": "control character", "x\x00": "control character"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readPassword(file)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want && (err == nil || !strings.HasSuffix(strings.Split(got, ": was")[0], want)) {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	if got, err := readPassword(""); got != "" || err != nil {
+		t.Errorf("no file: %q, %v", got, err)
 	}
 }

@@ -223,6 +223,11 @@ func TestErrors(t *testing.T) {
 			[]string{"x.yaml:9:50: neighbor 198.51.100.1: ttl_security and multihop", "x.yaml:10:41: neighbor 198.51.100.2: bfd is for",
 				"x.yaml:11:5: neighbor 198.51.100.3: a session inside one AS prepends nothing", "x.yaml:12:41: neighbor 198.51.100.4: bfd is for",
 				"x.yaml:12:74: 17 is out of range: 1 to 16"}},
+		{"numbers and neighbours that cannot be", small + "bgp:\n  as: 23456\n  origin_as: 65535\n  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24]\n  neighbors:\n" +
+			"  - {address: 198.51.100.1, as: 4294967295, next_hop: [198.51.100.1]}\n  - {address: 'fe80::1', as: 2, next_hop: [198.51.100.7]}\n  - {address: '2001:db8:1::1', as: 2}\n",
+			[]string{"x.yaml:5:7: 23456 stands for", "x.yaml:6:14: 65535 is nobody's", "x.yaml:10:33: 4294967295 is out of range",
+				"x.yaml:10:55: neighbor 198.51.100.1: the next hop is the router itself", "x.yaml:11:15: neighbor: address fe80::1 is link-local",
+				"x.yaml:12:5: neighbor 2001:db8:1::1 gets none of bgp.prefixes"}},
 		{"communities", small + "bgp:\n  as: 1\n  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24]\n  neighbors:\n  - address: 198.51.100.1\n    as: 2\n" +
 			"    communities: ['65535:0', '65536:1', '1:65536', 'rt:65536:65536', 'rt:1:2:3', '1:2:4294967296', '01:2', 'no-such', '-1:2', '1:2', '1:2']\n",
 			[]string{"x.yaml:11:19: 65535:0 is GRACEFUL_SHUTDOWN", `x.yaml:11:30: "65536:1" is not`, `x.yaml:11:41: "1:65536" is not`, `x.yaml:11:52: "rt:65536:65536"`,

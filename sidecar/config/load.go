@@ -195,8 +195,8 @@ func (r *reader) bgp(n *yaml.Node) *BGP {
 	b := &BGP{Port: 179}
 	var neighbors []*yaml.Node
 	at := r.Mapping(n, "bgp", fields.Keys{
-		"as":        fields.Parsed(&r.Reader, &b.AS, fields.IntegerIn[uint32](1, 1<<32-2)),
-		"origin_as": fields.Parsed(&r.Reader, &b.OriginAS, fields.IntegerIn[uint32](1, 1<<32-2)),
+		"as":        fields.Parsed(&r.Reader, &b.AS, asNumber),
+		"origin_as": fields.Parsed(&r.Reader, &b.OriginAS, asNumber),
 		"router_id": fields.Parsed(&r.Reader, &b.RouterID, fields.Address),
 		"listen":    fields.Each(&r.Reader, &b.Listen, fields.Address),
 		"port":      fields.Parsed(&r.Reader, &b.Port, fields.IntegerIn[uint16](1, 65535)),
@@ -216,7 +216,7 @@ func (r *reader) bgp(n *yaml.Node) *BGP {
 	}
 	b.prefixesWhole = whole(at["prefixes"], len(b.Prefixes))
 	r.neighborsFit(b, neighbors)
-	r.carried(b, at["prefixes"])
+	r.carried(b, at["prefixes"], neighbors)
 	return b
 }
 
@@ -225,7 +225,7 @@ func (r *reader) neighbor(n *yaml.Node) Neighbor {
 	var med uint32
 	at := r.Mapping(n, "neighbor", fields.Keys{
 		"address":       fields.Parsed(&r.Reader, &h.Address, fields.Address),
-		"as":            fields.Parsed(&r.Reader, &h.AS, fields.IntegerIn[uint32](1, 1<<32-2)),
+		"as":            fields.Parsed(&r.Reader, &h.AS, asNumber),
 		"port":          fields.Parsed(&r.Reader, &h.Port, fields.IntegerIn[uint16](1, 65535)),
 		"source":        fields.Parsed(&r.Reader, &h.Source, fields.Address),
 		"hold_time":     fields.Parsed(&r.Reader, &h.HoldTime, fields.DurationIn(3*time.Second, 10*time.Minute)),
@@ -241,6 +241,14 @@ func (r *reader) neighbor(n *yaml.Node) Neighbor {
 	}, "address", "as")
 	if h.Source.IsValid() && h.Address.IsValid() && h.Source.Is4() != h.Address.Is4() {
 		r.Fail(at["source"], "neighbor %s: source %s is of the other family", h.Address, h.Source)
+	}
+	for key, a := range map[string]netip.Addr{"address": h.Address, "source": h.Source} {
+		if a.Is6() && a.IsLinkLocalUnicast() {
+			r.Fail(at[key], "neighbor: %s %s is link-local, and nothing says on which link", key, a)
+		}
+	}
+	if h.Address.IsValid() && (h.NextHop4 == h.Address || h.NextHop6 == h.Address) {
+		r.Fail(at["next_hop"], "neighbor %s: the next hop is the router itself: give an address of this node's", h.Address)
 	}
 	if at["med"] != nil {
 		h.MED = &med
@@ -298,8 +306,8 @@ func (r *reader) nextHop(n *yaml.Node, h *Neighbor) {
 	})
 }
 
-// carried checks that each prefix reaches somebody.
-func (r *reader) carried(b *BGP, prefixes *yaml.Node) {
+// carried checks that each prefix reaches somebody, and each neighbour gets one. nodes are the neighbours'.
+func (r *reader) carried(b *BGP, prefixes *yaml.Node, nodes []*yaml.Node) {
 	if len(b.Neighbors) == 0 || !b.prefixesWhole {
 		return
 	}
@@ -310,6 +318,11 @@ func (r *reader) carried(b *BGP, prefixes *yaml.Node) {
 		}
 		if !reached {
 			r.Fail(prefixes.Content[i], "bgp: prefix %s reaches no neighbor: give one an address of its family, or a next_hop for it", p)
+		}
+	}
+	for i, n := range b.Neighbors {
+		if n.Address.IsValid() && !slices.ContainsFunc(b.Prefixes, n.Carries) {
+			r.Fail(nodes[i], "neighbor %s gets none of bgp.prefixes: they are of the other family, and it has no next_hop for that", n.Address)
 		}
 	}
 }

@@ -6,7 +6,23 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 )
+
+// asNumber takes the number of an autonomous system that may have sessions and originate routes.
+func asNumber(s string) (uint32, error) {
+	as, err := fields.IntegerIn[uint32](1, 1<<32-2)(s)
+	switch {
+	case err != nil:
+		return 0, err
+	case as == 23456:
+		return 0, errors.New("23456 stands for the numbers that an old router does not know (AS_TRANS, RFC 6793): write the real one")
+	case as == 65535:
+		return 0, errors.New("65535 is nobody's number (RFC 7300)")
+	}
+	return as, nil
+}
 
 // maxPrepend is more than anyone needs: networks refuse paths that are much longer.
 const maxPrepend = 16

@@ -116,6 +116,19 @@ func TestDrainSurvivesKilling(t *testing.T) {
 	t.Logf("%d orders reported, %d cut short", reported, cut)
 }
 
+// TestSignals: whichever signal ends a daemon ends this one in order.
+func TestSignals(t *testing.T) {
+	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		cmd := newLone(t).run()
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v: %v", s, err)
+		}
+	}
+}
+
 // TestStop: SIGTERM is a short drain, in which the route moves to another node and is never gone; a second SIGTERM ends the
 // process at once.
 func TestStop(t *testing.T) {
