@@ -179,6 +179,9 @@ func (g *guard) only(next http.Handler, refusal string, may func(*x509.Certifica
 
 // revoked says why a certificate counts no more, "" if it does.
 func (g *guard) revoked(c *x509.Certificate) string {
+	if time.Now().After(c.NotAfter) { // since the connection began
+		return "this certificate has expired"
+	}
 	if role := identity.RoleOf(c); g.refuses == nil || role != identity.Operator && role != identity.Observer {
 		return ""
 	}

@@ -233,6 +233,25 @@ func TestRevokedOperators(t *testing.T) {
 	}
 }
 
+// A connection that began in time does not outlive the certificate.
+func TestExpiredMeanwhile(t *testing.T) {
+	ca := testca.New(t)
+	url := serve(t, ca, documents())
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config(t, ca, 5*time.Second)}} // keeps the connection
+	if code, _ := ask(t, client, "GET", url+"/v1/status", ""); code != 200 {
+		t.Fatalf("before: %d", code)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		code, says := ask(t, client, "GET", url+"/v1/status", "")
+		if code == 403 && strings.Contains(says, "expired") {
+			return
+		}
+		if code != 200 || time.Now().After(deadline) {
+			t.Fatalf("after it has expired: %d %q", code, says)
+		}
+	}
+}
+
 // An order is understood whole or refused, and over mutual TLS it is the certificate's owner who gives it.
 func TestOrders(t *testing.T) {
 	ca := testca.New(t)
