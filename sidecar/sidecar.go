@@ -173,16 +173,23 @@ func withoutSerials(zones []probe.Question) []probe.Question {
 	return all
 }
 
-// recheck asks meshsync once more when a serial looks wrong: the release may have been switched between its word and
-// the answer.
-func (s *sidecar) recheck(ctx context.Context) func(string, uint32) bool {
-	read := sync.OnceValue(func() *status.Node {
-		node, _, _ := s.readMeshsync(ctx)
-		return node
+// recheck asks meshsync once more when an answer looks wrong: the release may have been switched between its word and the
+// answer, and then the zone has another serial, or is not served any more.
+func (s *sidecar) recheck(ctx context.Context) func(string, *uint32) bool {
+	read := sync.OnceValues(func() (*status.Node, gate.Meshsync) {
+		node, state, _ := s.readMeshsync(ctx)
+		return node, state
 	})
-	return func(zone string, serial uint32) bool {
-		node := read()
-		return node != nil && slices.Contains(node.Zones, status.Zone{Origin: zone, Serial: serial})
+	return func(zone string, serial *uint32) bool {
+		node, state := read()
+		if state != gate.Serving {
+			return false
+		}
+		if serial != nil {
+			return slices.Contains(node.Zones, status.Zone{Origin: zone, Serial: *serial})
+		}
+		served := slices.ContainsFunc(node.Zones, func(z status.Zone) bool { return z.Origin == zone })
+		return !served && !slices.Contains(s.cfg.Probe.Zones, zone)
 	}
 }
 

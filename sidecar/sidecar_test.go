@@ -40,6 +40,7 @@ type node struct {
 	said   atomic.Pointer[status.Node] // by meshsync
 	serial atomic.Uint32               // in answers
 	mute   atomic.Bool                 // the name server hangs
+	refuse atomic.Bool                 // it serves no such zone
 	leave  func()                      // meshsync ends
 	log    bytes.Buffer
 }
@@ -91,6 +92,10 @@ func (n *node) nameServer() uint16 {
 	l, pc := testenv.ListenBoth(n.t)
 	answer := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		if n.mute.Load() {
+			return
+		}
+		if n.refuse.Load() {
+			w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeRefused))
 			return
 		}
 		m := new(dns.Msg).SetReply(q)
@@ -177,9 +182,23 @@ func TestSwitchoverDuringTheProbe(t *testing.T) {
 	old := n.said.Load()
 	n.say(8, 8)
 	n.serial.Store(8)
-	r := n.s.probe(t.Context(), old, gate.Serving)
-	if r.Verdict == gate.Bad {
+	if r := n.s.probe(t.Context(), old, gate.Serving); r.Verdict == gate.Bad {
 		t.Errorf("a round with meshsync's word of before the switchover: %v", r.Why)
+	}
+	n.refuse.Store(true) // the zone has left the mesh with the next release
+	n.say(9, 9)
+	n.said.Load().Zones = []status.Zone{{Origin: "example.net.", Serial: 1}}
+	if r := n.s.probe(t.Context(), old, gate.Serving); r.Verdict == gate.Bad {
+		t.Errorf("a round with meshsync's word of before a zone left: %v", r.Why)
+	}
+	n.s.cfg.Probe.Zones = []string{"example.org."}
+	if r := n.s.probe(t.Context(), old, gate.Serving); r.Verdict != gate.Bad {
+		t.Error("a zone that the configuration wants is refused, and nothing is wrong")
+	}
+	n.s.cfg.Probe.Zones = nil
+	n.say(0, 0)
+	if r := n.s.probe(t.Context(), old, gate.Serving); r.Verdict != gate.Bad {
+		t.Error("what a node that has fallen silent refuses is taken for good")
 	}
 }
 

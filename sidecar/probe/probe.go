@@ -56,8 +56,9 @@ type Prober struct {
 func New(cfg Config) *Prober { return &Prober{cfg: cfg} }
 
 // Ask asks each address over both transports for some of zones, all at once, and returns within the timeout. A wrong
-// serial is shown to recheck, which says whether it has become right: the release may have been switched meanwhile.
-func (p *Prober) Ask(ctx context.Context, zones []Question, recheck func(zone string, serial uint32) bool) Round {
+// answer is shown to recheck, with its serial or nil, which says whether it has become right: the release may have been
+// switched meanwhile.
+func (p *Prober) Ask(ctx context.Context, zones []Question, recheck func(zone string, serial *uint32) bool) Round {
 	if len(zones) == 0 {
 		return Round{Verdict: gate.Bad, Why: []status.Reason{{Code: gate.ProbeNoZone, Detail: "no zone is known to ask for"}}}
 	}
@@ -96,17 +97,16 @@ func (p *Prober) choose(zones []Question) []Question {
 type answer struct {
 	probe  status.Probe
 	fault  *status.Reason
-	serial uint32 // of a wrong serial
-	stale  bool   // the serial is the only fault
+	serial *uint32 // the only fault is this serial
 }
 
 func (a *answer) server() [2]string { return [2]string{a.probe.Address, a.probe.Network} }
 
-func (p *Prober) sum(answers []*answer, recheck func(string, uint32) bool) Round {
+func (p *Prober) sum(answers []*answer, recheck func(string, *uint32) bool) Round {
 	r := Round{Verdict: gate.Good}
 	answering := map[[2]string]bool{} // by address and transport: something was answered
 	for _, a := range answers {
-		if a.stale && recheck(a.probe.Zone, a.serial) {
+		if a.fault != nil && a.fault.Code == gate.ProbeWrong && recheck(a.probe.Zone, a.serial) {
 			a.fault = nil
 		}
 		answering[a.server()] = answering[a.server()] || a.fault == nil || a.fault.Code == gate.ProbeWrong
@@ -170,7 +170,7 @@ func wrong(reply *dns.Msg, q Question, a *answer) string {
 			continue
 		}
 		if q.Serial != nil && soa.Serial != *q.Serial {
-			a.stale, a.serial = true, soa.Serial
+			a.serial = &soa.Serial
 			return fmt.Sprintf("serial %d, want %d", soa.Serial, *q.Serial)
 		}
 		return ""

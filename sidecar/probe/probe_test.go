@@ -42,7 +42,7 @@ func round(t *testing.T, port uint16, recheck bool, zones ...Question) Round {
 	t.Helper()
 	p := New(Config{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: port, Slow: 100 * time.Millisecond, Timeout: 400 * time.Millisecond})
 	began := time.Now()
-	r := p.Ask(t.Context(), zones, func(string, uint32) bool { return recheck })
+	r := p.Ask(t.Context(), zones, func(_ string, serial *uint32) bool { return recheck && serial != nil })
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("a round took %v with a timeout of 400ms", took)
 	}
@@ -147,7 +147,7 @@ func TestBothFamiliesAndTransports(t *testing.T) {
 	port := serve(t, func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(soa(q, 7)) }) // on 127.0.0.1 only
 	p := New(Config{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}, Port: port,
 		Slow: 300 * time.Millisecond, Timeout: 400 * time.Millisecond})
-	r := p.Ask(t.Context(), []Question{{Zone: "example.org."}}, func(string, uint32) bool { return false })
+	r := p.Ask(t.Context(), []Question{{Zone: "example.org."}}, func(string, *uint32) bool { return false })
 	up := map[string]bool{}
 	for _, p := range r.Probes {
 		up[p.Address+" "+p.Network] = p.Up
