@@ -71,7 +71,8 @@ Status 1 if something could not be received; what was, counts all the same, and 
 }
 
 func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) error {
-	if _, err := host.Read(c.home); err != nil {
+	view, err := host.Read(c.home)
+	if err != nil {
 		return err
 	}
 	config, err := receive.LoadConfig(file, "checks", "releases", "serve")
@@ -79,12 +80,16 @@ func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) 
 		return err
 	}
 	facts := receivedJSON{Received: []updateJSON{}, Faults: []faultJSON{}}
-	r, err := receive.New(config, receive.Options{
+	var r *receive.Receiver
+	r, err = receive.New(config, receive.Options{
 		Zones: filepath.Join(c.home, "zones"),
 		State: filepath.Join(c.home, "state", "received"),
 		Now:   c.clock,
 		Log:   slog.New(slog.DiscardHandler), // all that it would say is printed below
 		Updated: func(u receive.Update) {
+			if u.How == receive.Withdrawn && !host.Released(view.Manifest, u.Origin) {
+				r.Forget(u.Origin)
+			}
 			if u.How != receive.Kept {
 				facts.Received = append(facts.Received, updateJSON{u.Origin, u.Serial, string(u.How), u.Source, u.Path, u.SHA256,
 					u.Records, u.Octets, u.Duration.Seconds(), u.Reset})

@@ -6,7 +6,7 @@
 // is for whoever is told. A source that fails costs nothing that is there: the last good zone stays.
 //
 //	ZONES/NAME.zone   a zone's canonical text
-//	STATE/NAME.json   where it came from, its digest, when it was last confirmed
+//	STATE/NAME.json   where it came from, its digest, when it was last confirmed; or that it was withdrawn
 //	STATE/NAME.zone   a catalog zone
 //
 // It may import packages of internal that read, write and hold zones. cmd/meshctl calls it.
@@ -27,10 +27,11 @@ const (
 	IXFR      How = "ixfr"
 	File      How = "file"
 	Kept      How = "kept"      // it was received before this start
-	Withdrawn How = "withdrawn" // its source has it no more: the other members of the Update are as it last was
+	Withdrawn How = "withdrawn" // its source has it no more: the other members of the Update are as it last was. See Forget
 )
 
-// Update says that a zone has new content, or that a Receiver that starts has it.
+// Update says that a zone has new content, or that a Receiver that starts has it. That one was withdrawn is told at each
+// start until Receiver.Forget, since a release may have it for as long.
 type Update struct {
 	Origin  string // fully qualified, lower case
 	Serial  uint32

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -186,8 +187,12 @@ func round(t *testing.T, c *Config, dir string, o RoundOptions) (got rounded) {
 
 func roundAt(t *testing.T, c *Config, dir string, o RoundOptions, now func() time.Time) (got rounded) {
 	t.Helper()
-	r, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state"), Now: now,
-		Updated: func(u Update) { got.updates = append(got.updates, u) }})
+	var r *Receiver
+	r, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state"), Now: now, Updated: func(u Update) {
+		if got.updates = append(got.updates, u); u.How == Withdrawn {
+			r.Forget(u.Origin) // as if there were a release without it
+		}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,6 +373,7 @@ func TestCatalogOfBIND(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "zones", "m10.test.zone")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what was withdrawn is there: %v", err)
 	}
+	r.Forget("m10.test.")
 
 	d.reload("catalog.test.", catalogText(3, "1", list("0")...), 3)
 	waitFor(t, "the catalog is said to be broken", func() bool {
@@ -455,6 +461,46 @@ func TestRunEndsInTheMiddle(t *testing.T) {
 	began := time.Now()
 	stop()
 	t.Logf("it took %v", time.Since(began))
+}
+
+// That a zone was withdrawn is told at each start until somebody says that no release has it: who is told may be killed
+// before that. A source that has it again ends it too, and what comes then is told of as new.
+func TestWithdrawnIsToldUntilForgotten(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{Withdraw: true})
+	z.put("a.zone", small("a.test.", 5))
+	z.put("b.zone", small("b.test.", 5))
+	tell := func(forget, want string) {
+		t.Helper()
+		var told []string
+		var r *Receiver
+		r, err := New(z.config(), Options{Zones: filepath.Join(z.dir, "zones"), State: filepath.Join(z.dir, "state"), Updated: func(u Update) {
+			if told = append(told, string(u.How)+" "+u.Origin); u.Origin == forget {
+				r.Forget(u.Origin)
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if err := r.Round(ctx, RoundOptions{Withdraw: true}); err != nil || ctx.Err() != nil {
+			t.Fatal(err, ctx.Err())
+		}
+		slices.Sort(told)
+		if strings.Join(told, ", ") != want {
+			t.Errorf("told %q, want %q", told, want)
+		}
+	}
+	tell("", "file a.test., file b.test.")
+	z.remove("a.zone", "b.zone")
+	tell("", "kept a.test., kept b.test., withdrawn a.test., withdrawn b.test.")
+	tell("", "withdrawn a.test., withdrawn b.test.")
+	tell("a.test.", "withdrawn a.test., withdrawn b.test.")
+	z.put("b.zone", small("b.test.", 4))
+	tell("", "file b.test.")
+	tell("b.test.", "kept b.test.")
+	tell("", "kept b.test.")
 }
 
 // A zone whose section is gone from the configuration goes to the one that has it now, with its serial; one that no section

@@ -40,6 +40,7 @@ type Receiver struct {
 	once     bool
 	force    bool     // more may be withdrawn than the limits say
 	anew     []string // zones that begin anew
+	gone     []record // zones that were withdrawn before this start and not forgotten; nil once that is told
 }
 
 // Fault is something wrong with a source that is not a single zone's, such as a file or a broken catalog.
@@ -145,6 +146,7 @@ func (r *Receiver) decide(ctx context.Context, tasks *sync.WaitGroup) {
 	for ctx.Err() == nil {
 		r.mu.Lock()
 		r.dropOrphans()
+		r.tellGone()
 		next := r.start(ctx, tasks)
 		idle := r.once && r.running == 0 && len(r.queue) == 0 && r.reading == 0
 		updates := r.tell
@@ -259,10 +261,14 @@ func (r *Receiver) restore() error {
 
 // take takes up a record.
 func (r *Receiver) take(rec record) {
+	if rec.Withdrawn {
+		r.gone = append(r.gone, rec)
+		return
+	}
 	f := r.zones[rec.Origin]
 	if rec.Catalog != (f != nil && f.catalog != nil) { // a catalog is no zone to release, nor the other way round
 		gone := &follow{origin: rec.Origin, rec: rec, held: true, index: -1}
-		if r.drop(gone); !rec.Catalog {
+		if r.complain(rec.Origin, r.store.remove(rec)); !rec.Catalog {
 			r.tell = append(r.tell, r.update(gone, Withdrawn))
 		}
 		return
@@ -305,6 +311,29 @@ func (r *Receiver) dropOrphans() {
 			r.withdraw(f)
 		}
 	}
+}
+
+// tellGone tells once more of what was withdrawn and not forgotten, unless a source has it again.
+func (r *Receiver) tellGone() {
+	if r.reading > 0 {
+		return
+	}
+	for _, rec := range r.gone {
+		if r.zones[rec.Origin] == nil {
+			r.tell = append(r.tell, r.update(&follow{origin: rec.Origin, rec: rec}, Withdrawn))
+		}
+	}
+	r.gone = nil
+}
+
+// Forget ends that a zone is told of as withdrawn at each start: no release has it any more. It may be called from Updated.
+func (r *Receiver) Forget(origin string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.zones[origin] != nil {
+		return
+	}
+	r.complain(origin, r.store.forget(origin))
 }
 
 func catalogOwner(name string) string   { return "catalog " + name }
@@ -403,16 +432,16 @@ func (r *Receiver) withdraw(f *follow) {
 	if f.index >= 0 {
 		heap.Remove(&r.queue, f.index)
 	}
-	if f.held {
-		r.drop(f)
+	if f.rec.Origin != "" { // it was received, though it may be about to begin anew
+		r.complain(f.origin, r.store.withdraw(f.rec))
 		r.tell = append(r.tell, r.update(f, Withdrawn))
 	}
 }
 
-// drop removes what is stored of a zone.
-func (r *Receiver) drop(f *follow) {
-	if err := r.store.remove(f.rec); err != nil {
-		r.opt.Log.Error("what is left of a withdrawn zone cannot be removed", "zone", f.origin, "error", err)
+// complain says that something of a zone that was withdrawn is still there.
+func (r *Receiver) complain(origin string, err error) {
+	if err != nil {
+		r.opt.Log.Error("what is left of a withdrawn zone cannot be removed", "zone", origin, "error", err)
 	}
 }
 

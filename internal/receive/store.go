@@ -43,6 +43,8 @@ type record struct {
 	Expire  uint32    `json:"expire_seconds"`
 	Contact time.Time `json:"contact"` // when a primary last confirmed it, or the file was read
 	Catalog bool      `json:"catalog,omitempty"`
+
+	Withdrawn bool `json:"withdrawn,omitempty"` // it is followed no more, and there is no text; to be told until it is forgotten
 }
 
 const (
@@ -144,6 +146,31 @@ func (s *store) note(rec record) error {
 	return depot.WriteFile(s.state, fileName(rec.Origin)+recordSuffix, append(data, '\n'), 0o644)
 }
 
+// withdraw drops a zone's text. That it was withdrawn stays on record: a release may have it yet.
+func (s *store) withdraw(rec record) error {
+	rec.Withdrawn = true
+	if err := s.note(rec); err != nil {
+		return err
+	}
+	path := s.path(rec.Origin, rec.Catalog)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// forget removes the record of a zone that was withdrawn, if that is what there is.
+func (s *store) forget(origin string) error {
+	name := fileName(origin) + recordSuffix
+	if rec, ok := s.record(name); !ok || !rec.Withdrawn {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(s.state, name)); err != nil {
+		return err
+	}
+	return syncDir(s.state)
+}
+
 // remove forgets a zone: its record first, so that a text without one is left at worst.
 func (s *store) remove(rec record) error {
 	for _, path := range []string{filepath.Join(s.state, fileName(rec.Origin)+recordSuffix), s.path(rec.Origin, rec.Catalog)} {
@@ -176,7 +203,7 @@ func (s *store) load(rec record) (*zone.Zone, error) {
 	return z, nil
 }
 
-// records reads all records whose zones are there. One that cannot be read is as good as none: the zone is received anew.
+// records reads all records whose zones are there, or were withdrawn. One that cannot be read is as good as none: the zone is received anew.
 func (s *store) records() ([]record, error) {
 	names, err := filepath.Glob(filepath.Join(s.state, "*"+recordSuffix))
 	if err != nil {
@@ -184,18 +211,23 @@ func (s *store) records() ([]record, error) {
 	}
 	var list []record
 	for _, name := range names {
-		data, err := depot.ReadFile(s.state, filepath.Base(name), maxRecordBytes)
-		var rec record
-		if err != nil || json.Unmarshal(data, &rec) != nil || rec.Version != recordVersion ||
-			fileName(rec.Origin)+recordSuffix != filepath.Base(name) {
+		rec, ok := s.record(filepath.Base(name))
+		if !ok {
 			continue
 		}
-		if info, err := os.Stat(s.path(rec.Origin, rec.Catalog)); err != nil || info.Size() != rec.Length {
+		if info, err := os.Stat(s.path(rec.Origin, rec.Catalog)); !rec.Withdrawn && (err != nil || info.Size() != rec.Length) {
 			continue
 		}
 		list = append(list, rec)
 	}
 	return list, nil
+}
+
+// record reads one record.
+func (s *store) record(name string) (rec record, ok bool) {
+	data, err := depot.ReadFile(s.state, name, maxRecordBytes)
+	ok = err == nil && json.Unmarshal(data, &rec) == nil && rec.Version == recordVersion && fileName(rec.Origin)+recordSuffix == name
+	return rec, ok
 }
 
 // writtenZone is a zone's text that is on disk, under a temporary name.

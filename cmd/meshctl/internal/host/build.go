@@ -307,6 +307,9 @@ func copyText(w io.Writer, s Source) error {
 	return nil
 }
 
+// Released reports whether the latest release has a zone.
+func Released(m release.Manifest, origin string) bool { return find(latestRelease(m), origin) != nil }
+
 func find(r *release.Release, origin string) *release.Zone {
 	if r == nil {
 		return nil

@@ -219,7 +219,12 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 		u := c.pending[origin]
 		has := find(latest, origin)
 		switch {
-		case u.How == receive.Withdrawn && has == nil, u.How != receive.Withdrawn && has != nil && has.SHA256.String() == u.SHA256:
+		case u.How == receive.Withdrawn && has == nil:
+			delete(c.pending, origin)
+			if c.receiver != nil {
+				c.receiver.Forget(origin)
+			}
+		case u.How != receive.Withdrawn && has != nil && has.SHA256.String() == u.SHA256:
 			delete(c.pending, origin)
 		case u.How == receive.Withdrawn:
 			t.withdrawn = append(t.withdrawn, origin)

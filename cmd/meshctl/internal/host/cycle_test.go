@@ -2,6 +2,7 @@ package host
 
 import (
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -101,4 +102,45 @@ func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 	if c.releases(t); len(c.State().Held) != 0 {
 		t.Errorf("still held: %+v", c.State())
 	}
+}
+
+// TestAWithdrawalOutlivesItsHost: a zone that its source has no more leaves the releases, though the process that was told
+// is killed before that, or was "meshctl receive --withdraw"; and then it is forgotten, so that it may come back by hand.
+func TestAWithdrawalOutlivesItsHost(t *testing.T) {
+	now := testNow
+	home := newHome(t, at(now), "tyo")
+	from := t.TempDir()
+	for _, name := range []string{"a.", "b."} {
+		text, err := os.ReadFile(namesZone(t, name, 1, 10).File)
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(from, name+"zone"), text, 0o644))
+	}
+	sources, err := receive.FromDirectory(from)
+	check(t, err)
+	sources.Directories[0].Withdraw = true
+	var c *Cycle
+	round := func(told func(receive.Update)) {
+		t.Helper()
+		r, err := receive.New(sources, receive.Options{Zones: filepath.Join(home, "zones"), State: filepath.Join(home, stateDir, "received"), Updated: told})
+		check(t, err)
+		c = cycleAt(home, &now)
+		c.receiver = r
+		check(t, r.Round(t.Context(), receive.RoundOptions{}))
+	}
+	round(func(u receive.Update) { c.received(u) })
+	if made := c.releases(t); made == nil || len(made.Release.Zones) != 2 {
+		t.Fatalf("%+v", made)
+	}
+	check(t, os.Remove(filepath.Join(from, "a.zone")))
+	round(func(receive.Update) {}) // and is killed
+	round(func(u receive.Update) { c.received(u) })
+	if made := c.releases(t); made == nil || !slices.Equal(made.Withdrawn, []string{"a."}) {
+		t.Fatalf("after a restart: %+v", made)
+	}
+	c.releases(t)
+	round(func(u receive.Update) {
+		if u.Origin == "a." {
+			t.Errorf("told again: %+v", u)
+		}
+	})
 }
