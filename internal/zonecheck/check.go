@@ -12,8 +12,9 @@
 //	dnskey…       RFC 4034 2: missing, malformed, unsupported, deprecated, not anchored, too many of the same tag
 //	rrsig-…       RFC 4035 2.2: missing, bogus, expired, ends, inception, labels, signer, original-ttl, excess, without-key
 //	nsec-…        RFC 4035 2.3: missing, excess, next, types
-//	nsec3-…       RFC 5155 7.1: missing, excess, next, types, flags, without-param, too many chains
+//	nsec3-…       RFC 5155 7.1: missing, excess, duplicate, next, types, flags, without-param, too many chains
 //	denial-missing
+//	ds-digest     RFC 4034 5.1.4: not as long as its type has it
 //	serial        RFC 1982: what changed needs a higher one
 //	change-…      removed, added, changed: more names than the policy allows
 //	servers-…     outside (ROUTE-4), one-mesh (ROUTE-5)

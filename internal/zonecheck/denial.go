@@ -291,7 +291,11 @@ func (c *chains) finish(r *report) {
 	for i, p := range c.params {
 		var links []link
 		for _, l := range c.links {
-			if l.params == p {
+			switch {
+			case l.params != p:
+			case len(links) > 0 && bytes.Equal(links[len(links)-1].hash, l.hash):
+				r.fault(l.owner, "nsec3-duplicate", "two NSEC3 records of the same parameters: a chain has one for each hash (RFC 5155 7.1)")
+			default:
 				links = append(links, l)
 			}
 		}

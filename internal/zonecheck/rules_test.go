@@ -93,6 +93,99 @@ func TestDenialRules(t *testing.T) {
 	}
 }
 
+// TestANameHasOneRecordOfAChain: two of them are found whatever they say, although the signatures are right, as dnssec-verify
+// finds them. Several NSEC records internal/zone does not take.
+func TestANameHasOneRecordOfAChain(t *testing.T) {
+	k := newKey(t, dns.ECDSAP256SHA256, 256, 257)
+	for _, c := range []struct {
+		flavour, typ, want string
+		more               func(f []string) []string
+	}{
+		{nsec3, "NSEC3", "nsec3-duplicate", func(f []string) []string { return append(f, "TYPE65500") }},
+		{nsec3, "NSEC3", "nsec3-duplicate", func(f []string) []string { f[5] = "1"; return f }},
+		{nsec3, "NSEC3", "nsec3-duplicate", func(f []string) []string { return f[:len(f)-1] }},
+		{nsec3OptOut, "NSEC3", "nsec3-duplicate", func(f []string) []string { return append(f, "TYPE65500") }},
+		{nsec, "NSEC", "several-nsec", func(f []string) []string { return append(f, "TYPE65500") }},
+		{nsec, "NSEC", "several-nsec", func(f []string) []string { f[4] = "a." + f[4]; return f }},
+	} {
+		text := doubled(t, resigned(t, signedZone(t, c.flavour), []testKey{k}, []testKey{k}), c.typ, k, c.more)
+		found := ours(text)
+		if !slices.Contains(rulesOf(found, zone.Error), c.want) {
+			t.Errorf("%s: %v, want %s", c.flavour, found, c.want)
+		}
+		if said := refusals(t, text); said["dnssec-verify"] == "" {
+			t.Errorf("%s: dnssec-verify takes it:\n%s", c.flavour, text)
+		}
+	}
+}
+
+// doubled adds to the first record of a type one that is made of it, and signs them together.
+func doubled(t *testing.T, text, typ string, k testKey, more func(f []string) []string) string {
+	t.Helper()
+	var line string
+	for l := range strings.Lines(text) {
+		if line == "" && strings.Fields(l)[3] == typ {
+			line = l
+		}
+	}
+	set := []dns.RR{rrOf(t, line), rrOf(t, strings.Join(more(strings.Fields(line)), " "))}
+	sig := &dns.RRSIG{Hdr: dns.RR_Header{Ttl: set[0].Header().Ttl}, Algorithm: k.Algorithm, KeyTag: k.KeyTag(), SignerName: "example.",
+		Inception: uint32(time.Now().Add(-time.Hour).Unix()), Expiration: uint32(time.Now().Add(30 * 24 * time.Hour).Unix())}
+	if err := sig.Sign(k.private, set); err != nil {
+		t.Fatal(err)
+	}
+	return edit(text, func(f []string) []string {
+		if f[0] == set[0].Header().Name && f[3] == "RRSIG" && f[4] == typ {
+			return nil
+		}
+		return f
+	}) + set[1].String() + "\n" + sig.String() + "\n"
+}
+
+func rrOf(t *testing.T, line string) dns.RR {
+	t.Helper()
+	rr, err := dns.NewRR(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rr
+}
+
+// TestDigestsAreAsLongAsTheirTypeHasThem, signed or not. What is refused here, BIND does not load.
+func TestDigestsAreAsLongAsTheirTypeHasThem(t *testing.T) {
+	k := newKey(t, dns.ED25519, 256, 257)
+	base := signedZone(t, nsec)
+	for _, c := range []struct {
+		typ, octets int
+		bad         bool
+	}{
+		{1, 20, false}, {1, 19, true}, {1, 21, true}, {1, 32, true}, {1, 1, true}, {2, 32, false}, {2, 20, true}, {2, 33, true},
+		{4, 48, false}, {4, 32, true}, {4, 49, true}, {9, 8, false},
+	} {
+		text := resigned(t, edit(base, func(f []string) []string {
+			if f[0] == "secure.example." && f[3] == "DS" {
+				return append(f[:4], "1", "13", fmt.Sprint(c.typ), strings.Repeat("ab", c.octets))
+			}
+			return f
+		}), []testKey{k}, []testKey{k})
+		var want []string
+		if c.bad {
+			want = []string{"ds-digest"}
+		}
+		if got := errorRules(t, text, strict()); !slices.Equal(got, want) {
+			t.Errorf("type %d, %d octets: %q, want %q", c.typ, c.octets, got, want)
+		}
+		if said := refusals(t, text)["dnssec-verify"]; (said != "") != c.bad {
+			t.Errorf("type %d, %d octets: dnssec-verify says %q", c.typ, c.octets, said)
+		}
+	}
+	found := Check(nil, parse(t, hosts(3)+"sub.example. 300 IN NS ns.test.\nsub.example. 300 IN DS 1 13 2 abcd\n"), DefaultPolicy(), time.Now(), lease)
+	i := slices.IndexFunc(found, func(f zone.Finding) bool { return f.Rule == "ds-digest" })
+	if i < 0 || found[i].Severity != zone.Error || found[i].Zone != "example." || found[i].Owner != "sub.example." {
+		t.Errorf("unsigned: %v", found)
+	}
+}
+
 // TestNamesThatOptOutMayLeaveOut: an insecure delegation and what exists for such ones only need no NSEC3 record in an
 // opt-out span; what exists for a secure delegation does (RFC 5155 7.1).
 func TestNamesThatOptOutMayLeaveOut(t *testing.T) {

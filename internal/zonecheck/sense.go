@@ -48,6 +48,7 @@ func (s *sense) look(o *owner) {
 	for i := range o.sets {
 		set := &o.sets[i]
 		s.checkTTL(o, set)
+		s.checkDigests(o, set)
 		for rdata := range set.Data.All() {
 			for _, name := range zone.RdataNames(set.Type, rdata) {
 				if s.count(name) && s.absent(name) {
@@ -112,6 +113,27 @@ func (s *sense) checkTTL(o *owner, set *zone.RRset) {
 		s.r.warn(o.name, "ttl-high", "%s has TTL %d, more than a week: a mistake in it stays for as long (RFC 1912 2.2)", typ, set.TTL)
 	case ttl == 0:
 		s.r.warn(o.name, "ttl-low", "%s has TTL 0: every query for it comes here (RFC 1912 2.2)", typ)
+	}
+}
+
+// digestSizes are the octets of a DS record's digest, by the types that validators know (RFC 4034 appendix A.2, RFC 4509 2.2,
+// RFC 6605 2).
+var digestSizes = map[uint8]int{dns.SHA1: 20, dns.SHA256: 32, dns.SHA384: 48}
+
+// checkDigests demands of DS records a digest as long as their type has it: no key fits any other, and BIND does not load a zone
+// that has one. Nothing is said of other types.
+func (s *sense) checkDigests(o *owner, set *zone.RRset) {
+	if set.Type != dns.TypeDS || o.kind == occluded {
+		return
+	}
+	for rdata := range set.Data.All() {
+		if len(rdata) <= 4 {
+			continue // internal/zone refuses it
+		}
+		if want, known := digestSizes[rdata[3]]; known && len(rdata)-4 != want {
+			s.r.fault(o.name, "ds-digest", "the DS record of key %d has a digest of %d octets; one of type %d has %d (RFC 4034 5.1.4)",
+				binary.BigEndian.Uint16(rdata), len(rdata)-4, rdata[3], want)
+		}
 	}
 }
 
