@@ -109,7 +109,9 @@ func (s *sidecar) look(ctx context.Context) {
 		s.failures = map[string]uint64{}
 	}
 	for _, w := range r.Why {
-		s.failures[w.Code]++
+		if w.Code != gate.MeshsyncSilent { // nothing was asked, so nothing was wrong with an answer
+			s.failures[w.Code]++
+		}
 	}
 }
 

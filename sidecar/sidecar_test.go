@@ -132,6 +132,9 @@ func TestControl(t *testing.T) {
 		n.step(true, gate.Ready)
 		n.say(0, 0)
 		n.step(false, gate.MeshsyncSilent)
+		if len(n.s.failures) != 0 {
+			t.Errorf("%v are counted as faults of answers, and nothing was asked", n.s.failures)
+		}
 		n.say(7, 7)
 		n.step(true, gate.Ready)
 		n.serial.Store(6) // an old release is a wrong answer, twice, and then no route
