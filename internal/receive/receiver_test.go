@@ -463,6 +463,32 @@ func TestRunEndsInTheMiddle(t *testing.T) {
 	t.Logf("it took %v", time.Since(began))
 }
 
+// Primaries that hang keep nobody else's zones waiting, however many zones they are asked for.
+func TestPrimariesThatHangHoldUpOnlyTheirOwn(t *testing.T) {
+	t.Parallel()
+	var hang []Zones
+	for group := range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and says nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		z := Zones{Primaries: &Group{Servers: []Primary{{Address: l.Addr().(*net.TCPAddr).AddrPort()}}}}
+		for i := range 100 {
+			z.Names = append(z.Names, fmt.Sprintf("a%d.%d.test.", i, group))
+		}
+		hang = append(hang, z)
+	}
+	f := newFake(t, nil, func(a *answerer) { a.send(false, first, second, third, first) })
+	c := following(netip.AddrPort{}, []Primary{{Address: f.at}}, "example.org.")
+	c.Zones = append(hang, c.Zones...)
+	c.Limits.Stall = time.Hour
+	_, told, _ := receiver(t, c, t.TempDir())
+	if u := told.next(t); u.Origin != "example.org." || u.Serial != 5 {
+		t.Errorf("%+v", u)
+	}
+}
+
 // That a zone was withdrawn is told at each start until somebody says that no release has it: who is told may be killed
 // before that. A source that has it again ends it too, and what comes then is told of as new.
 func TestWithdrawnIsToldUntilForgotten(t *testing.T) {

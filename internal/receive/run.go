@@ -33,7 +33,7 @@ type Receiver struct {
 	listings map[string]map[string]member // of catalogs, as last received and not broken
 	faults   map[Fault]string             // what is wrong with sources, as far as it is no zone's own
 	coming   map[*coming]bool             // zones that are coming
-	queue    queue
+	lines    map[*Group]*line
 	running  int
 	reading  int // directories that were not read once yet
 	orphans  int // zones that were received before from what is not configured any more
@@ -63,7 +63,8 @@ type follow struct {
 	reset   bool       // what comes next begins anew
 
 	due      time.Time
-	index    int // in the queue, -1 if it is not in it
+	waits    *line // it is in that one's queue, nil if it is in none
+	index    int   // there
 	cancel   context.CancelFunc
 	began    time.Time // of the look that runs, or ran last
 	again    bool      // it is to be looked for once more
@@ -90,7 +91,7 @@ func New(c *Config, o Options) (*Receiver, error) {
 		return nil, err
 	}
 	return &Receiver{config: c, opt: o, store: s, client: client{c.Limits, o.Now, nil}, inbox: make(chan func()), wake: make(chan struct{}, 1),
-		zones: map[string]*follow{}, listings: map[string]map[string]member{}, faults: map[Fault]string{}, coming: map[*coming]bool{}}, nil
+		zones: map[string]*follow{}, listings: map[string]map[string]member{}, lines: map[*Group]*line{}, faults: map[Fault]string{}, coming: map[*coming]bool{}}, nil
 }
 
 // Run receives until ctx ends, which is no error. It is called once.
@@ -148,7 +149,7 @@ func (r *Receiver) decide(ctx context.Context, tasks *sync.WaitGroup) {
 		r.dropOrphans()
 		r.tellGone()
 		next := r.start(ctx, tasks)
-		idle := r.once && r.running == 0 && len(r.queue) == 0 && r.reading == 0
+		idle := r.once && r.running == 0 && r.waiting() == 0 && r.reading == 0
 		updates := r.tell
 		r.tell = nil
 		r.mu.Unlock()
@@ -183,12 +184,13 @@ func (r *Receiver) hand(ctx context.Context, do func()) {
 // start begins the looks that are due, and says how long it is to the next one.
 func (r *Receiver) start(ctx context.Context, tasks *sync.WaitGroup) time.Duration {
 	now := time.Now()
-	for len(r.queue) > 0 && r.running < r.config.Transfers {
-		f := r.queue[0]
-		if wait := f.due.Sub(now); wait > 0 {
+	for {
+		f, wait := r.next(now)
+		if f == nil {
 			return wait
 		}
-		heap.Pop(&r.queue)
+		at := f.leave()
+		at.running++
 		r.running++
 		look, cancel := context.WithCancel(ctx)
 		f.cancel, f.began = cancel, now
@@ -196,27 +198,23 @@ func (r *Receiver) start(ctx context.Context, tasks *sync.WaitGroup) time.Durati
 		tasks.Go(func() {
 			found := l.run(look)
 			cancel()
-			r.hand(ctx, func() { r.finish(f, found) })
+			r.hand(ctx, func() { at.running--; r.finish(f, found) })
 		})
 	}
-	return time.Hour
 }
 
 // plan sets when a zone is looked for next.
 func (r *Receiver) plan(f *follow, at time.Time) {
 	f.due = at
-	switch {
-	case f.group == nil || f.cancel != nil:
-	case f.index >= 0:
-		heap.Fix(&r.queue, f.index)
-	default:
-		heap.Push(&r.queue, f)
+	if f.group != nil && f.cancel == nil {
+		f.leave()
+		heap.Push(r.line(f.group), f)
 	}
 }
 
 // follows begins to follow a zone.
 func (r *Receiver) follows(origin, owner string, group *Group) *follow {
-	f := &follow{origin: origin, owner: owner, group: group, index: -1}
+	f := &follow{origin: origin, owner: owner, group: group}
 	r.zones[origin] = f
 	return f
 }
@@ -267,7 +265,7 @@ func (r *Receiver) take(rec record) {
 	}
 	f := r.zones[rec.Origin]
 	if rec.Catalog != (f != nil && f.catalog != nil) { // a catalog is no zone to release, nor the other way round
-		gone := &follow{origin: rec.Origin, rec: rec, held: true, index: -1}
+		gone := &follow{origin: rec.Origin, rec: rec, held: true}
 		if r.complain(rec.Origin, r.store.remove(rec)); !rec.Catalog {
 			r.tell = append(r.tell, r.update(gone, Withdrawn))
 		}
@@ -429,9 +427,7 @@ func (r *Receiver) withdraw(f *follow) {
 		return
 	}
 	delete(r.zones, f.origin)
-	if f.index >= 0 {
-		heap.Remove(&r.queue, f.index)
-	}
+	f.leave()
 	if f.rec.Origin != "" { // it was received, though it may be about to begin anew
 		r.complain(f.origin, r.store.withdraw(f.rec))
 		r.tell = append(r.tell, r.update(f, Withdrawn))
@@ -625,28 +621,6 @@ func (r *Receiver) Faults() map[Fault]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.faults)
-}
-
-// queue is a heap of zones by when they are due.
-type queue []*follow
-
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
-}
-func (q *queue) Push(x any) {
-	f := x.(*follow)
-	f.index = len(*q)
-	*q = append(*q, f)
-}
-func (q *queue) Pop() any {
-	f := (*q)[len(*q)-1]
-	(*q)[len(*q)-1] = nil
-	*q = (*q)[:len(*q)-1]
-	f.index = -1
-	return f
 }
 
 // look is what one look at a zone's primaries needs, so that it shares nothing with the loop.
