@@ -70,6 +70,9 @@ func (c *cli) sayTiming(r host.Record) {
 	for _, m := range moments {
 		c.say("  %+8.3f s  %s", m.At.Sub(from).Seconds(), m.What)
 	}
+	for _, m := range r.Missed() {
+		c.say("  %8s    %s MISSED the switchover: %s", "never", m.Member, m.Why)
+	}
 }
 
 func resultsWords(results []host.ResultJSON) string {

@@ -156,11 +156,24 @@ func (r *Record) Moments() (from time.Time, all []Moment) {
 			add(m.Compiled.Began, "%s compiles it", m.Member)
 			add(m.Compiled.Done, "%s is ready", m.Member)
 		}
+		if m.Switched {
+			add(r.Switchover.Add(time.Duration(m.LatenessNS)), "%s answers from it", m.Member)
+		}
 	}
 	add(r.Scheduled, "switchover set")
 	add(r.Switchover, "switchover")
 	slices.SortStableFunc(all, func(a, b Moment) int { return a.At.Compare(b.At) })
 	return from, all
+}
+
+// Missed are the members that did not make the switchover, and why.
+func (r *Record) Missed() (all []ResultJSON) {
+	for _, m := range r.Results {
+		if !m.Switched {
+			all = append(all, m)
+		}
+	}
+	return all
 }
 
 const (

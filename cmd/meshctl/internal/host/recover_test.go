@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"io/fs"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -9,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // follower is a node's depot.
@@ -22,7 +25,10 @@ type follower struct {
 
 func newFollower(t *testing.T, home string) *follower {
 	t.Helper()
-	root, err := os.ReadFile(filepath.Join(home, repoDir, release.RootName(1)))
+	s, err := openStorage(home)
+	check(t, err)
+	defer s.close()
+	root, _, err := s.repo.Read(release.RootName(1), release.MaxBytes(release.RootName(1)))
 	check(t, err)
 	f := &follower{t: t}
 	f.mem, err = release.NewMemory(root)
@@ -36,10 +42,10 @@ func newFollower(t *testing.T, home string) *follower {
 // follows mirrors what a home has published.
 func (f *follower) follows(home string) error {
 	f.t.Helper()
-	repo, err := depot.Open(filepath.Join(home, repoDir))
+	s, err := openStorage(home)
 	check(f.t, err)
-	defer repo.Close()
-	server := httptest.NewServer(repo.Handler())
+	defer s.close()
+	server := httptest.NewServer(depot.Handler(s.repo))
 	defer server.Close()
 	var faults error
 	_, f.mem, _, faults = depot.Mirror(context.Background(), depot.Source{Client: server.Client(), URL: server.URL}, f.dir, f.mem)
@@ -133,6 +139,90 @@ func TestAStateFromABackupIsBroughtUp(t *testing.T) {
 	}
 	if made := mustRelease(t, home, at(testNow), 3, ReleaseOptions{}); made.Release.Number != 3 {
 		t.Errorf("release %d", made.Release.Number)
+	}
+}
+
+// objects are all objects of a mesh in a bucket, by key.
+func objects(t *testing.T, server *testenv.S3) map[string][]byte {
+	t.Helper()
+	dir, all := filepath.Join(server.Dir, "mesh"), map[string][]byte{}
+	check(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		key, err := filepath.Rel(dir, path)
+		if err == nil {
+			all[key], err = os.ReadFile(path)
+		}
+		return err
+	}))
+	return all
+}
+
+// restores makes the bucket what it was, by the ordinary way of writing to it.
+func restores(t *testing.T, server *testenv.S3, was map[string][]byte) {
+	t.Helper()
+	b, err := bucket.Open(server.URL("mesh"))
+	check(t, err)
+	defer b.Close()
+	check(t, os.RemoveAll(filepath.Join(server.Dir, "mesh")))
+	for key, data := range was {
+		check(t, b.Create(key, data))
+	}
+}
+
+// TestABucketFromABackupIsBroughtUp, as a directory is: all of it was restored, and what is newer comes from the depot of a
+// node; or the state alone, and it comes from the bucket. Both hosts go on.
+func TestABucketFromABackupIsBroughtUp(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		keep   func(key string) bool // of what the bucket has at last
+		copied bool                  // the node's depot is needed
+	}{
+		{"the bucket", func(string) bool { return false }, true},
+		{"the state alone", func(key string) bool { return !strings.HasPrefix(key, stateDir+"/") }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			now := testNow
+			clock := func() time.Time { return now }
+			server, homes := twoHomes(t, clock)
+			mustRelease(t, homes[0], clock, 1, ReleaseOptions{Now: true})
+			node := newFollower(t, homes[0])
+			check(t, node.follows(homes[0]))
+			backup := objects(t, server)
+			last := mustRelease(t, homes[1], clock, 2, ReleaseOptions{})
+			check(t, node.follows(homes[1]))
+			for key, data := range objects(t, server) {
+				if c.keep(key) {
+					backup[key] = data
+				}
+			}
+			restores(t, server, backup)
+
+			now = now.Add(time.Minute)
+			var copies []string
+			if c.copied {
+				copies = []string{node.dir.Path()}
+			}
+			r, err := Recover(homes[0], clock, copies, 0)
+			check(t, err)
+			if r.Highest != last.Release.Number || !r.Promised.Equal(now.Add(time.Hour)) {
+				t.Fatalf("%+v", r)
+			}
+			check(t, newFollower(t, homes[1]).follows(homes[1])) // all that is named is there
+			for serial, home := range homes {
+				check(t, node.follows(home))
+				if made := mustRelease(t, home, clock, uint32(serial+3), ReleaseOptions{}); made.Release.Number != last.Release.Number+1+uint64(serial) {
+					t.Errorf("release %d after %d", made.Release.Number, last.Release.Number)
+				}
+				check(t, node.follows(home))
+			}
+			state, err := ReadState(homes[1])
+			check(t, err)
+			if end := state.LatestWithout(100, time.Time{}); end.Before(r.Promised) {
+				t.Errorf("E* is %v, before %v", end, r.Promised)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+)
+
+// TestTimingShowsWhoMissed: a member that made the switchover has its instant, and one that did not has a row that says why,
+// also if it could not be asked for anything.
+func TestTimingShowsWhoMissed(t *testing.T) {
+	began := time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC)
+	ready := &host.Span{Began: began.Add(time.Second), Done: began.Add(2 * time.Second)}
+	var out strings.Builder
+	c := &cli{out: &out}
+	c.sayTiming(host.Record{Number: 7, Began: began, Switchover: began.Add(12 * time.Second), Results: []host.ResultJSON{
+		{Member: "fra1", Switched: true, LatenessNS: int64(3 * time.Millisecond), Compiled: ready},
+		{Member: "osa1", Why: "it is silent: no-lease: the lease has ended", Compiled: ready},
+		{Member: "tyo1", Why: "it gave no answer: connection refused"},
+	}})
+	for _, want := range []string{
+		"   +12.003 s  fra1 answers from it\n",
+		"    +2.000 s  osa1 is ready\n",
+		"     never    osa1 MISSED the switchover: it is silent: no-lease: the lease has ended\n",
+		"     never    tyo1 MISSED the switchover: it gave no answer: connection refused\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "osa1 answers") || strings.Contains(out.String(), "fra1 MISSED") {
+		t.Errorf("\n%s", out.String())
+	}
+}
