@@ -114,7 +114,7 @@ func TestDownloadsShareAPace(t *testing.T) {
 		all.Go(func() {
 			stall := time.AfterFunc(time.Hour, func() {})
 			defer stall.Stop()
-			r := &paced{context.Background(), &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds{pace: pace}, 0}
+			r := &paced{ctx: context.Background(), lively: &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds: Bounds{pace: pace}}
 			if n, err := io.Copy(io.Discard, r); n != bytesEach || err != nil {
 				t.Errorf("%d bytes, %v", n, err)
 			}

@@ -118,7 +118,7 @@ func download(ctx context.Context, client *http.Client, from string, f *os.File,
 	if have, err = startOf(response, f, have); err != nil {
 		return err
 	}
-	n, err := io.Copy(f, io.LimitReader(&paced{ctx, &lively{response.Body, stall}, bounds, have}, length-have))
+	n, err := io.Copy(f, io.LimitReader(&paced{ctx: ctx, lively: &lively{response.Body, stall}, Bounds: bounds, have: have, began: time.Now()}, length-have))
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -213,6 +213,21 @@ type paced struct {
 	*lively
 	Bounds
 	have int64 // bytes of the file
+
+	began time.Time // of this download
+	came  int64     // bytes since
+}
+
+// slowest is how many bytes a second a server must send to be waited for beyond a budget. One that sends less, by mistake or
+// by malice, is given up, so that the next one is asked; what came of it stays.
+const slowest = 1000
+
+var errSlow = fmt.Errorf("it sends less than %d bytes a second", slowest)
+
+// slow reports whether that is so, and not our own doing.
+func (p *paced) slow() bool {
+	took := time.Since(p.began)
+	return took >= time.Second && p.came < int64(slowest*took.Seconds()) && (p.pace == nil || p.pace.perSecond >= 2*slowest)
 }
 
 func (p *paced) Read(b []byte) (int, error) {
@@ -220,6 +235,7 @@ func (p *paced) Read(b []byte) (int, error) {
 		b = b[:min(int64(len(b)), max(p.pace.perSecond/10, 1))]
 	}
 	n, err := p.lively.Read(b)
+	p.came += int64(n)
 	if p.have += int64(n); p.moved != nil {
 		p.moved(p.have)
 	}
@@ -230,7 +246,9 @@ func (p *paced) Read(b []byte) (int, error) {
 		p.stall.Reset(stallAfter) // it was not the server that kept still
 	}
 	if n > 0 && err == nil && !p.until.IsZero() && time.Now().After(p.until) {
-		err = ErrUnfinished
+		if err = ErrUnfinished; p.slow() {
+			err = errSlow
+		}
 	}
 	return n, err
 }

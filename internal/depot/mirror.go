@@ -32,7 +32,8 @@ type Source struct {
 }
 
 // ErrUnfinished says that a Mirror's budget of time ended before all zones had come, and that something came. The next one
-// goes on where it stopped. A server that sends nothing is waited for, and an error, whatever the budget.
+// goes on where it stopped. A server that sends nothing is waited for, and an error, whatever the budget;
+// one that sends next to nothing is an error.
 var ErrUnfinished = errors.New("zones are still being fetched")
 
 // Note says how a zone came.
@@ -169,7 +170,7 @@ func (g *getter) get(ctx context.Context, z release.Zone) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(err, ErrUnfinished) {
+		if errors.Is(err, ErrUnfinished) || errors.Is(err, errSlow) { // the whole zone would come no sooner
 			return err
 		}
 		g.note(Note{z.Origin, true, delta.Blob.Length}, err)

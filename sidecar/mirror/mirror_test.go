@@ -306,6 +306,42 @@ func TestTakesTheFirstThatIsGood(t *testing.T) {
 	}
 }
 
+// A server that is good and lets zones trickle in, octet by octet, is not waited for as long as there is another.
+func TestAServerThatTricklesIsPassedOver(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	h.release(1)
+	trickles := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		recorded := httptest.NewRecorder()
+		h.dir.Handler().ServeHTTP(recorded, r)
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			w.WriteHeader(recorded.Code)
+			w.Write(recorded.Body.Bytes())
+			return
+		}
+		for _, c := range recorded.Body.Bytes() {
+			if _, err := w.Write([]byte{c}); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+			time.Sleep(200 * time.Millisecond)
+		}
+	}), new(atomic.Bool))
+	m := h.mirror(ca, trickles, h.url)
+	must(t, m.round(t.Context()))
+	if s := m.Status(); s.URL != h.url {
+		t.Errorf("status %+v, want %s", s, h.url)
+	}
+	m.cfg.URLs = m.cfg.URLs[:1]
+	h.release(2)
+	if err := m.round(t.Context()); err == nil || !strings.Contains(err.Error(), "bytes a second") {
+		t.Errorf("where there is no other: %v", err)
+	}
+	if got := lease(t, m, h.mem.Root); got < 3 {
+		t.Errorf("lease %d: it waits for the zone", got)
+	}
+}
+
 // Who is not of the mesh is not followed, and does not learn anything (DELIV-2).
 func TestMutualTLS(t *testing.T) {
 	ca, other := testca.New(t), testca.New(t)
