@@ -2,8 +2,10 @@ package receive
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -165,7 +167,7 @@ func (n *notified) message(raw []byte, from netip.Addr) []byte {
 	if sig := m.IsTsig(); sig != nil {
 		var code uint16
 		if key, code = n.verify(raw, sig); code != dns.RcodeSuccess {
-			return n.unverified(m, sig, code)
+			return n.unverified(m, sig, key, code)
 		}
 	}
 	rcode := n.r.notify(dns.CanonicalName(m.Question[0].Name), from, key)
@@ -179,7 +181,7 @@ func (n *notified) verify(raw []byte, sig *dns.TSIG) (*Key, uint16) {
 		return nil, dns.RcodeBadKey
 	}
 	if _, err := newVerifier(key, nil, n.r.opt.Now).message(raw); errors.Is(err, errTime) {
-		return nil, dns.RcodeBadTime
+		return key, dns.RcodeBadTime
 	} else if err != nil {
 		return nil, dns.RcodeBadSig
 	}
@@ -202,13 +204,23 @@ func (n *notified) answer(m *dns.Msg, rcode int, key *Key, sig *dns.TSIG) []byte
 	return wire
 }
 
-// unverified is the response to a signature that is wrong: NOTAUTH, and why, unsigned (RFC 8945 5.3.2).
-func (n *notified) unverified(m *dns.Msg, sig *dns.TSIG, code uint16) []byte {
+// unverified is the response to a signature that is wrong: NOTAUTH, and why. It is unsigned, but for the time alone being
+// wrong: then it is signed, and says what time it is here (RFC 8945 5.2.3, 5.3.2).
+func (n *notified) unverified(m *dns.Msg, sig *dns.TSIG, key *Key, code uint16) []byte {
 	reply := new(dns.Msg)
 	reply.MsgHdr = dns.MsgHdr{Id: m.Id, Response: true, Opcode: m.Opcode, Rcode: dns.RcodeNotAuth}
 	reply.Question = m.Question
-	reply.Extra = []dns.RR{&dns.TSIG{Hdr: dns.RR_Header{Name: sig.Hdr.Name, Rrtype: dns.TypeTSIG, Class: dns.ClassANY},
-		Algorithm: sig.Algorithm, TimeSigned: sig.TimeSigned, Fudge: fudge, OrigId: m.Id, Error: code}}
+	said := &dns.TSIG{Hdr: dns.RR_Header{Name: sig.Hdr.Name, Rrtype: dns.TypeTSIG, Class: dns.ClassANY},
+		Algorithm: sig.Algorithm, TimeSigned: sig.TimeSigned, Fudge: fudge, OrigId: m.Id, Error: code}
+	reply.Extra = []dns.RR{said}
+	if code == dns.RcodeBadTime {
+		said.OtherLen, said.OtherData = 6, fmt.Sprintf("%012x", n.r.opt.Now().Unix())
+		wire, _, err := dns.TsigGenerate(reply, base64.StdEncoding.EncodeToString(key.secret), sig.MAC, false)
+		if err != nil {
+			return nil
+		}
+		return wire
+	}
 	wire, err := reply.Pack()
 	if err != nil {
 		return nil

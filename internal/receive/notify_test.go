@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"io"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -174,6 +175,38 @@ func TestNotifyThatIsNone(t *testing.T) {
 	conn.Write(short)
 	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if m, err := conn.ReadMsg(); err != nil || m.Rcode != dns.RcodeFormatError {
+		t.Errorf("%v, %v", m, err)
+	}
+}
+
+// A signature of another time is answered by one that says so and can be verified, with the time that it is here (RFC 8945
+// 5.2.3); one that is wrong otherwise, without.
+func TestNotifyOfAnotherTime(t *testing.T) {
+	t.Parallel()
+	r, err := New(defaults(), Options{Zones: t.TempDir(), State: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &notified{r: r, keys: map[string]*Key{key256.Name: key256}}
+	then := time.Now().Add(-time.Hour)
+	wire, mac, err := key256.sign(notifyOf("example.org."), nil, then)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply := n.message(wire, netip.MustParseAddr("127.0.0.1"))
+	v := newVerifier(key256, mac, func() time.Time { return then })
+	if _, err := v.message(reply); err == nil || !v.later || !strings.Contains(err.Error(), "says BADTIME") {
+		t.Errorf("verified %v, %v", v.later, err)
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(reply); err != nil || m.Rcode != dns.RcodeNotAuth {
+		t.Fatal(m, err)
+	}
+	if now, err := strconv.ParseInt(m.IsTsig().OtherData, 16, 64); err != nil || m.IsTsig().OtherLen != 6 || now < then.Add(time.Hour).Unix() {
+		t.Errorf("%v, %v", m.IsTsig(), err)
+	}
+	wire[len(wire)-10] ^= 1 // in the MAC's end
+	if err := m.Unpack(n.message(wire, netip.MustParseAddr("127.0.0.1"))); err != nil || m.IsTsig().Error != dns.RcodeBadSig || m.IsTsig().MACSize != 0 {
 		t.Errorf("%v, %v", m, err)
 	}
 }
