@@ -21,6 +21,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -52,7 +54,8 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c := &cli{out: stdout, log: stderr, clock: time.Now}
+	stderr = printable{stderr}
+	c := &cli{out: printable{stdout}, log: stderr, clock: time.Now}
 	command := c.command()
 	command.SetArgs(args)
 	command.SetOut(stdout)
@@ -148,6 +151,20 @@ func (c *cli) print(facts any, words func()) error {
 
 // logger is for what happens beside the facts that a command prints.
 func (c *cli) logger() *slog.Logger { return slog.New(slog.NewTextHandler(c.log, nil)) }
+
+// printable writes text without what would steer a terminal: members' words are printed, and a member may have been taken
+// over.
+type printable struct{ io.Writer }
+
+func (p printable) Write(text []byte) (int, error) {
+	_, err := p.Writer.Write(bytes.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return '?'
+		}
+		return r
+	}, text))
+	return len(text), err
+}
 
 func (c *cli) say(format string, args ...any) { fmt.Fprintf(c.out, format+"\n", args...) }
 

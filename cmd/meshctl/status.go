@@ -70,13 +70,12 @@ func (c *cli) status(ctx context.Context, ask host.Ask) error {
 const clearScreen = "\x1b[H\x1b[2J"
 
 func (c *cli) watchStatus(ctx context.Context, ask host.Ask, every time.Duration) error {
-	terminal := false
-	if f, ok := c.out.(*os.File); ok {
-		terminal = term.IsTerminal(int(f.Fd()))
-	}
+	out, _ := c.out.(printable)
+	terminal, ok := out.Writer.(*os.File)
+	clears := ok && !c.json && term.IsTerminal(int(terminal.Fd()))
 	for ctx.Err() == nil {
-		if terminal && !c.json {
-			fmt.Fprint(c.out, clearScreen)
+		if clears {
+			fmt.Fprint(terminal, clearScreen)
 		}
 		if err := c.status(ctx, ask); err != nil {
 			return err

@@ -46,3 +46,14 @@ func TestABarShowsHowFarTransferringIs(t *testing.T) {
 		}
 	}
 }
+
+// TestNobodysWordsSteerATerminal: what a member says is printed without control characters, whatever script it is in.
+func TestNobodysWordsSteerATerminal(t *testing.T) {
+	var out strings.Builder
+	c := &cli{out: printable{&out}}
+	c.sayStatus(host.Status{Members: []host.MemberStatus{{Name: "tyo", Confirmation: &status.Confirmation{
+		Silent: []status.Reason{{Code: "x\x1b[2J", Detail: "日本\u009b1A\rall is well\x07"}}}}}})
+	if strings.ContainsAny(out.String(), "\x1b\r\x07\u009b") || !strings.Contains(out.String(), "日本?1A?all is well?\n") {
+		t.Errorf("%q", out.String())
+	}
+}
