@@ -62,6 +62,7 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 		return err
 	}
 	var found []zone.Finding
+	judged := false
 	before := map[string]*zone.Zone{}
 	for _, s := range sources(o.previous) {
 		z, findings := host.Load(s)
@@ -74,6 +75,7 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 	for _, s := range sources(args) {
 		z, findings := host.Load(s)
 		if z != nil {
+			judged = true
 			findings = append(findings, host.Check(ctx, before[z.Origin()], z, policy.For(z.Origin()), c.clock(), o.lease)...)
 		}
 		for i := range findings {
@@ -86,6 +88,9 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 	}
 	if err := c.print(findingsJSON(found), func() { printFindings(c.out, found) }); err != nil {
 		return err
+	}
+	if what := policy.Unjudged(); judged && what != "" {
+		fmt.Fprintln(c.log, "not judged: "+what)
 	}
 	if zone.HasErrors(found) {
 		return &quietError{}

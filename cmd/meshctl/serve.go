@@ -52,6 +52,13 @@ Several of them may run, on one bucket: they take turns, and over.`,
 					return err
 				}
 			}
+			policy, err := c.policy("")
+			if err != nil {
+				return err
+			}
+			if what := policy.Unjudged(); what != "" {
+				c.logger().Warn("checks do not judge " + what)
+			}
 			return c.serve(cmd.Context(), config)
 		}),
 	}

@@ -63,6 +63,12 @@ func (c *cli) status(ctx context.Context, ask host.Ask) error {
 	if s.Work, err = host.ReadWork(ctx, c.home); err != nil {
 		c.logger().Warn("meshctl serve does not say how far it is", "error", err)
 	}
+	policy, err := c.policy("")
+	if err != nil {
+		c.logger().Warn("no release can be made", "error", err)
+	} else {
+		s.Unjudged = policy.Unjudged()
+	}
 	return c.print(s, func() { c.sayStatus(s) })
 }
 
@@ -111,6 +117,9 @@ func (c *cli) sayStatus(s host.Status) {
 	w.Flush()
 	for _, d := range s.Drift {
 		c.say("DRIFT    %s differs: %s", d.What, driftWords(d))
+	}
+	if s.Unjudged != "" {
+		c.say("warning  checks do not judge %s", s.Unjudged)
 	}
 }
 

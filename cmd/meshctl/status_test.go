@@ -6,6 +6,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
 // TestABarShowsHowFarLoadingIs, of a node that says so, and is never wider than it is.
@@ -55,5 +56,25 @@ func TestNobodysWordsSteerATerminal(t *testing.T) {
 		Silent: []status.Reason{{Code: "x\x1b[2J", Detail: "日本\u009b1A\rall is well\x07"}}}}}})
 	if strings.ContainsAny(out.String(), "\x1b\r\x07\u009b") || !strings.Contains(out.String(), "日本?1A?all is well?\n") {
 		t.Errorf("%q", out.String())
+	}
+}
+
+// TestStatusSaysWhatIsNotJudged, as long as nobody names meshes or says that it is to be so.
+func TestStatusSaysWhatIsNotJudged(t *testing.T) {
+	for text, said := range map[string]bool{
+		"checks: {zonemd: verify}":                                        true,
+		"checks: {server_outside: ignore}":                                true,
+		"checks: {server_outside: ignore, several_meshes: ignore}":        false,
+		"checks: {meshes: [{name: here, servers: [ns1.test, ns2.test]}]}": false,
+	} {
+		config, err := zonecheck.ParseConfig("meshctl.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		(&cli{out: &out}).sayStatus(host.Status{Unjudged: config.Unjudged()})
+		if strings.Contains(out.String(), "warning  checks do not judge that a server of each zone is outside the mesh (ROUTE-4)") != said {
+			t.Errorf("%q:\n%s", text, out.String())
+		}
 	}
 }

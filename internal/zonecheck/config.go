@@ -33,6 +33,15 @@ func (c *Config) For(origin string) Policy {
 	return c.Policy
 }
 
+// Unjudged says what is not judged for want of configuration; "" if all is that is not ignored on purpose.
+func (c *Config) Unjudged() string {
+	if p := c.Policy; len(p.Meshes) > 0 || p.Outside == Off && p.OneMesh == Off {
+		return ""
+	}
+	return "that a server of each zone is outside the mesh (ROUTE-4), and not all are in one (ROUTE-5), since no meshes are named: " +
+		"name them in \"checks: meshes\", or have server_outside and several_meshes ignored"
+}
+
 // maxConfigList bounds the lists of a configuration.
 const maxConfigList = 100_000
 

@@ -24,6 +24,7 @@ type Status struct {
 	Members      []MemberStatus    `json:"members"`
 	Drift        []Drift           `json:"drift,omitempty"`
 	Alarms       []status.Reason   `json:"alarms,omitempty"`
+	Unjudged     string            `json:"unjudged,omitempty"` // what checks do not judge for want of configuration
 }
 
 // Drift is something that ought to be the same on all members and is not (DRIFT-1).
