@@ -254,19 +254,37 @@ func (b *Builder) pack(rr dns.RR) (owner, rdata []byte, err error) {
 	return b.buf[:n], rdata, nil
 }
 
-// checkRdata refuses RDATA that is not what its type says. The dns package packs some types without RDATA or a name, as
-// dynamic updates have them (RFC 2136 2.5), and takes the generic form (RFC 3597 5) at its word.
+// checkRdata refuses RDATA that is not what its type says.
 func checkRdata(typ uint16, rdata []byte) error {
-	switch typ { // a large zone is made of these
-	case dns.TypeA, dns.TypeAAAA:
-		if len(rdata) == 4 && typ == dns.TypeA || len(rdata) == 16 && typ == dns.TypeAAAA {
-			return nil
-		}
-	case dns.TypeNS, dns.TypeCNAME:
-		if len(rdata) > 0 && namesWhole(typ, rdata) {
-			return nil
-		}
+	if plainlyGood(typ, rdata) {
+		return nil
 	}
+	return checkAny(typ, rdata)
+}
+
+// plainlyGood tells of the types that a large zone is made of that checkAny will have nothing against it. False says nothing.
+func plainlyGood(typ uint16, rdata []byte) bool {
+	switch typ {
+	case dns.TypeA:
+		return len(rdata) == 4
+	case dns.TypeAAAA:
+		return len(rdata) == 16
+	case dns.TypeNS, dns.TypeCNAME:
+		n := nameLen(rdata, 0)
+		return n > 0 && n == len(rdata) && n <= 255
+	case dns.TypeRRSIG:
+		return namesWhole(typ, rdata)
+	case dns.TypeDS:
+		return len(rdata) >= leastRdata[typ]
+	case dns.TypeNSEC3:
+		return wholeNSEC3(rdata)
+	}
+	return false
+}
+
+// checkAny asks the dns package, which packs some types without RDATA or a name, as dynamic updates have them (RFC 2136
+// 2.5), and takes the generic form (RFC 3597 5) at its word.
+func checkAny(typ uint16, rdata []byte) error {
 	newRR, known := dns.TypeToRR[typ]
 	if !known {
 		return nil
@@ -283,6 +301,25 @@ func checkRdata(typ uint16, rdata []byte) error {
 		return fmt.Errorf("malformed RDATA: %w", err)
 	}
 	return checkForm(typ, rdata, rr)
+}
+
+// wholeNSEC3 reports whether RDATA has all fields of NSEC3, and a type bitmap as it must be (RFC 5155 3.2, RFC 4034 4.1.2).
+func wholeNSEC3(rdata []byte) bool {
+	if len(rdata) < 6 || len(rdata) < 6+int(rdata[4]) {
+		return false
+	}
+	next := rdata[5+int(rdata[4]):]
+	if len(next) < 1+int(next[0]) {
+		return false
+	}
+	bitmap := next[1+int(next[0]):]
+	for last := -1; len(bitmap) > 0; {
+		if len(bitmap) < 2 || int(bitmap[0]) <= last || bitmap[1] == 0 || bitmap[1] > 32 || len(bitmap) < 2+int(bitmap[1]) {
+			return false
+		}
+		last, bitmap = int(bitmap[0]), bitmap[2+int(bitmap[1]):]
+	}
+	return true
 }
 
 // leastRdata are the octets that RDATA has at least of types whose last field the dns package takes for empty if it is not

@@ -12,8 +12,8 @@ import (
 type layout struct{ offset, names int }
 
 // layouts has the types whose names are folded in the canonical form (RFC 4034 6.2 as changed by RFC 6840 5.1: NSEC is
-// not among them). NAPTR, whose name has no fixed offset, is seen to by namesAt.
-var layouts = map[uint16]layout{
+// not among them). NAPTR, whose name has no fixed offset, is seen to by namesAt. The others have no names: a layout of zero.
+var layouts = [dns.TypeRRSIG + 1]layout{
 	dns.TypeNS: {0, 1}, dns.TypeMD: {0, 1}, dns.TypeMF: {0, 1}, dns.TypeCNAME: {0, 1}, dns.TypeSOA: {0, 2},
 	dns.TypeMB: {0, 1}, dns.TypeMG: {0, 1}, dns.TypeMR: {0, 1}, dns.TypePTR: {0, 1}, dns.TypeMINFO: {0, 2},
 	dns.TypeMX: {2, 1}, dns.TypeRP: {0, 2}, dns.TypeAFSDB: {2, 1}, dns.TypeRT: {2, 1}, dns.TypeSIG: {18, 1},
@@ -21,9 +21,17 @@ var layouts = map[uint16]layout{
 	dns.TypeRRSIG: {18, 1},
 }
 
+// layoutOf is where the names are in the RDATA of a type; false if there are none, or not at a fixed offset.
+func layoutOf(typ uint16) (layout, bool) {
+	if int(typ) >= len(layouts) {
+		return layout{}, false
+	}
+	return layouts[typ], layouts[typ].names > 0
+}
+
 // namesAt returns the part of the RDATA that consists of names to be folded.
 func namesAt(typ uint16, rdata []byte) (from, to int) {
-	l, ok := layouts[typ]
+	l, ok := layoutOf(typ)
 	switch {
 	case typ == dns.TypeNAPTR:
 		l = layout{4, 1}
@@ -48,7 +56,7 @@ func namesAt(typ uint16, rdata []byte) (from, to int) {
 
 // namesWhole reports whether RDATA has the names that its type has, and what comes after them.
 func namesWhole(typ uint16, rdata []byte) bool {
-	_, ok := layouts[typ]
+	_, ok := layoutOf(typ)
 	if !ok && typ != dns.TypeNAPTR {
 		return true
 	}
@@ -86,14 +94,27 @@ func nameLen(b []byte, offset int) int {
 // canonical is RDATA in canonical form (RFC 4034 6.2): the argument itself when that is what it has already.
 func canonical(typ uint16, rdata []byte) []byte {
 	from, to := namesAt(typ, rdata)
-	for i := from; i < to; i++ {
-		if lower(rdata[i]) != rdata[i] {
-			folded := bytes.Clone(rdata)
-			copy(folded[from:], appendLower(nil, rdata[from:to]))
-			return folded
+	if isFolded(rdata[from:to]) {
+		return rdata
+	}
+	folded := bytes.Clone(rdata)
+	copy(folded[from:], appendLower(nil, rdata[from:to]))
+	return folded
+}
+
+// isFolded reports whether octets have no letter to be folded.
+func isFolded(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		if w := binary.LittleEndian.Uint64(b); fold8(w) != w {
+			return false
 		}
 	}
-	return rdata
+	for _, c := range b {
+		if lower(c) != c {
+			return false
+		}
+	}
+	return true
 }
 
 // compareRdata orders RDATA of one type canonically (RFC 4034 6.3); what differs in letter case only is equal.

@@ -105,12 +105,16 @@ func (h *hashedOwners) next() {
 
 func yieldSets(yield func(RRset) bool, owner []byte, sets []rrset) bool {
 	for i := range sets {
-		s := &sets[i]
-		if !yield(RRset{Owner: owner, Type: s.typ, TTL: s.ttl, Data: s.records(), SigTTL: s.sigTTL, Sigs: s.sigs()}) {
+		if !yield(sets[i].of(owner)) {
 			return false
 		}
 	}
 	return true
+}
+
+// of is the RRset as others see it.
+func (s *rrset) of(owner []byte) RRset {
+	return RRset{Owner: owner, Type: s.typ, TTL: s.ttl, Data: s.records(), SigTTL: s.sigTTL, Sigs: s.sigs()}
 }
 
 // Canonical is RDATA in canonical form (RFC 4034 6.2): the argument itself when that is what it has already.
@@ -124,17 +128,16 @@ func AppendKey(dst, name []byte) []byte { return appendKey(dst, name) }
 // NameString is the presentation form of a valid name in wire format, lower-case, with its last dot.
 func NameString(name []byte) string { return nameString(name) }
 
-// RdataNames are the names in RDATA that point somewhere: those of the types of RFC 4034 6.2, and of SVCB and HTTPS.
-func RdataNames(typ uint16, rdata []byte) [][]byte {
+// RdataNames appends the names in RDATA that point somewhere: those of the types of RFC 4034 6.2, and of SVCB and HTTPS.
+func RdataNames(dst [][]byte, typ uint16, rdata []byte) [][]byte {
 	from, to := namesAt(typ, rdata)
 	if from == to {
 		if name := nameIn(rdata, hostAt(typ)); name != nil {
-			return [][]byte{name}
+			dst = append(dst, name)
 		}
 	}
-	var names [][]byte
 	for at := from; at < to; at += nameLen(rdata, at) {
-		names = append(names, rdata[at:at+nameLen(rdata, at)])
+		dst = append(dst, rdata[at:at+nameLen(rdata, at)])
 	}
-	return names
+	return dst
 }

@@ -22,6 +22,7 @@ type sense struct {
 	twice   int    // that end in doubled
 	example []byte // one of them
 	servers []server
+	room    [][]byte
 }
 
 // server is what an NS record of the apex names, and the addresses that the zone has for it.
@@ -50,7 +51,8 @@ func (s *sense) look(o *owner) {
 		s.checkTTL(o, set)
 		s.checkDigests(o, set)
 		for rdata := range set.Data.All() {
-			for _, name := range zone.RdataNames(set.Type, rdata) {
+			s.room = zone.RdataNames(s.room[:0], set.Type, rdata)
+			for _, name := range s.room {
 				if s.count(name) && s.absent(name) {
 					s.r.warn(o.name, "trailing-dot", "%s points at %s, which does not exist: does a dot lack at the end of its name?", dns.Type(set.Type), zone.NameString(name))
 				}
