@@ -70,39 +70,158 @@ func (r *RRs) add(owner []byte, d *datum) {
 }
 
 // Difference returns what turns one zone into another of the same origin, nil if that takes more than limit octets. It
-// goes through both once, in canonical order, and holds no more than the result.
+// holds no more than the result, and of each owner of which something changed where its records are.
 func Difference(old, new *Zone, limit int) *Delta {
 	d := &Delta{From: old.serial, To: new.serial}
 	d.compare(old.owner, appendData(nil, old.soaAlone()), appendData(nil, new.soaAlone()))
-	x, y := owners(old), owners(new)
-	defer x.stop()
-	defer y.stop()
-	var was, is []datum
-	for len(x.sets) > 0 || len(y.sets) > 0 {
-		c := x.compare(y)
-		from, to := c <= 0, c >= 0
-		if c != 0 || !slices.EqualFunc(x.sets, y.sets, equalSets) {
-			var owner []byte
-			was, is = was[:0], is[:0]
-			if from {
-				owner, was = x.owner(), appendData(was, x.sets)
-			}
-			if to {
-				owner, is = y.owner(), appendData(is, y.sets)
-			}
-			if d.compare(owner, was, is); d.Size() > limit {
-				return nil
-			}
+	var list []keyed
+	least := d.Size()
+	for c := range Changes(old, new) {
+		if least += len(c.Owner) + 10; least-maxRecord > limit { // of the apex perhaps the SOA alone changed, which is there already
+			return nil
 		}
-		if from {
-			x.next()
+		list = append(list, keyed{appendKey(nil, c.Owner), c})
+	}
+	slices.SortFunc(list, func(x, y keyed) int { return bytes.Compare(x.key, y.key) })
+	for len(list) > 0 {
+		c := list[0].Change
+		for list = list[1:]; len(list) > 0 && bytes.Equal(list[0].Owner, c.Owner); list = list[1:] {
+			c.Was, c.Is = append(c.Was, list[0].Was...), append(c.Is, list[0].Is...)
 		}
-		if to {
-			y.next()
+		if d.compare(c.Owner, appendData(nil, old.withoutSOA(c.Owner, c.Was)), appendData(nil, old.withoutSOA(c.Owner, c.Is))); d.Size() > limit {
+			return nil
 		}
 	}
 	d.Removed, d.Added = slices.Clone(d.Removed), slices.Clone(d.Added) // they are kept: without spare room
 	return d
+}
+
+// keyed is a change and the key of its owner.
+type keyed struct {
+	key []byte
+	Change
+}
+
+// withoutSOA is the sets of an owner in order of type, without the SOA records of the apex, which have their place at the
+// beginning.
+func (z *Zone) withoutSOA(owner []byte, sets []RRset) []RRset {
+	slices.SortFunc(sets, func(x, y RRset) int { return cmp.Compare(x.Type, y.Type) })
+	for i := range sets {
+		if sets[i].Type == dns.TypeSOA && bytes.Equal(owner, z.owner) {
+			sets[i].Data = nil
+		}
+	}
+	return sets
+}
+
+// Change is an owner, and the RRsets in order of type that it had and has. They differ. The NSEC3 records of an owner are
+// apart from its other records, which may have changed too, or may not be there.
+type Change struct {
+	Owner   []byte // wire format, lower-case
+	Was, Is []RRset
+}
+
+// Changes yields every owner that does not have the same records in two zones of the same origin, in no particular order.
+// It goes through both as they lie in memory: names have the same order there in both, but for what changed, so that
+// this takes a fraction of the time of the canonical order. What is yielded may be kept.
+func Changes(old, new *Zone) iter.Seq[Change] {
+	return func(yield func(Change) bool) {
+		var s search
+		var name []byte
+		gone := len(old.order) / unit
+		for n := range new.nodes() {
+			name = new.appendOwner(name[:0], n)
+			before, exists := old.exactly(&s, name)
+			if exists {
+				gone--
+			}
+			if !equalNodes(old, new, &before, &n) {
+				owner := bytes.Clone(name)
+				if !yield(Change{owner, old.setsOf(&before, owner), new.setsOf(&n, owner)}) {
+					return
+				}
+			}
+		}
+		for n := range old.nodes() {
+			if gone == 0 {
+				break
+			}
+			name = old.appendOwner(name[:0], n)
+			if _, exists := new.exactly(&s, name); exists {
+				continue
+			}
+			gone--
+			owner := bytes.Clone(name)
+			if n.count() > 0 && !yield(Change{owner, old.setsOf(&n, owner), nil}) {
+				return
+			}
+		}
+		changedHashes(old, new, yield)
+	}
+}
+
+// changedHashes yields the owners of NSEC3 records of Changes, which are in order of their hashes.
+func changedHashes(old, new *Zone, yield func(Change) bool) {
+	was, is := old.hashedOwners(), new.hashedOwners()
+	for was.left > 0 || is.left > 0 {
+		c := 1
+		switch {
+		case is.left == 0:
+			c = -1
+		case was.left > 0:
+			c = bytes.Compare(was.owner, is.owner)
+		}
+		change := Change{Owner: is.owner}
+		if c <= 0 {
+			change.Owner, change.Was = was.owner, []RRset{was.set.of(was.owner)}
+		}
+		if c >= 0 {
+			change.Is = []RRset{is.set.of(is.owner)}
+		}
+		if (c != 0 || !equalSets(change.Was[0], change.Is[0])) && !yield(change) {
+			return
+		}
+		if c <= 0 {
+			was.next()
+		}
+		if c >= 0 {
+			is.next()
+		}
+	}
+}
+
+// exactly is the node of a name, if there is one.
+func (z *Zone) exactly(s *search, name []byte) (n node, exists bool) {
+	if s.set(name) {
+		if n, exists = z.locate(s); exists {
+			return n, true
+		}
+	}
+	return node{}, false
+}
+
+// setsOf are the RRsets of a node.
+func (z *Zone) setsOf(n *node, owner []byte) []RRset {
+	sets := make([]RRset, 0, n.count())
+	for i := range n.count() {
+		set := z.at(n, i)
+		sets = append(sets, set.of(owner))
+	}
+	return sets
+}
+
+// equalNodes reports whether two nodes have the same RRsets.
+func equalNodes(old, new *Zone, x, y *node) bool {
+	if x.count() != y.count() {
+		return false
+	}
+	for i := range x.count() {
+		was, is := old.at(x, i), new.at(y, i)
+		if !equalSets(was.of(nil), is.of(nil)) {
+			return false
+		}
+	}
+	return true
 }
 
 // soaAlone is the SOA without its RRSIG records, which have their place among the others.
@@ -163,49 +282,4 @@ func (d *Delta) compare(owner []byte, was, is []datum) {
 			is = is[1:]
 		}
 	}
-}
-
-// ownerWalk goes through the owners of a zone in canonical order.
-type ownerWalk struct {
-	apex []byte
-	sets []RRset // of the owner, in order of type, without the SOA's own records; none after the last owner
-	pull func() (RRset, bool)
-	stop func()
-	head RRset // of the next owner
-	more bool
-	keys [2][]byte // room
-}
-
-func owners(z *Zone) *ownerWalk {
-	w := &ownerWalk{apex: z.owner}
-	w.pull, w.stop = iter.Pull(z.RRsets())
-	w.head, w.more = w.pull()
-	w.next()
-	return w
-}
-
-func (w *ownerWalk) owner() []byte { return w.sets[0].Owner }
-
-func (w *ownerWalk) next() {
-	w.sets = w.sets[:0]
-	for owner := w.head.Owner; w.more && bytes.Equal(w.head.Owner, owner); w.head, w.more = w.pull() {
-		if w.head.Type == dns.TypeSOA && bytes.Equal(owner, w.apex) {
-			w.head.Data = nil
-		}
-		w.sets = append(w.sets, w.head)
-	}
-}
-
-// compare orders the owners of two walks, the end of one after all owners.
-func (w *ownerWalk) compare(other *ownerWalk) int {
-	switch {
-	case len(w.sets) == 0:
-		return 1
-	case len(other.sets) == 0:
-		return -1
-	case bytes.Equal(w.owner(), other.owner()):
-		return 0
-	}
-	w.keys[0], w.keys[1] = appendKey(w.keys[0][:0], w.owner()), appendKey(w.keys[1][:0], other.owner())
-	return bytes.Compare(w.keys[0], w.keys[1])
 }

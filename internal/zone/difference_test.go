@@ -176,9 +176,47 @@ func TestDifferenceTurnsOneZoneIntoTheOther(t *testing.T) {
 			for _, old := range []*zone.Zone{versions[len(versions)-1], versions[c.IntN(len(versions))], z} {
 				for _, pair := range [][2]*zone.Zone{{old, z}, {z, old}} {
 					checkDelta(t, zone.Difference(pair[0], pair[1], math.MaxInt), pair[0], pair[1])
+					checkChanges(t, pair[0], pair[1])
 				}
 			}
 			versions = append(versions, z)
+		}
+	}
+}
+
+// checkChanges demands that Changes tell each owner that differs, its NSEC3 records apart, once and with all of its RRsets.
+func checkChanges(t testing.TB, old, new *zone.Zone) {
+	t.Helper()
+	differ := map[string][2]string{}
+	for i, z := range []*zone.Zone{old, new} {
+		for s := range z.RRsets() {
+			key := fmt.Sprint(zone.NameString(s.Owner), s.Type == dns.TypeNSEC3)
+			sides := differ[key]
+			sides[i] += fmt.Sprint(s.Type, s.TTL, s.Data, s.SigTTL, s.Sigs, ";")
+			differ[key] = sides
+		}
+	}
+	for change := range zone.Changes(old, new) {
+		var got [2]string
+		nsec3 := false
+		for i, sets := range [][]zone.RRset{change.Was, change.Is} {
+			for _, s := range sets {
+				nsec3 = nsec3 || s.Type == dns.TypeNSEC3
+				got[i] += fmt.Sprint(s.Type, s.TTL, s.Data, s.SigTTL, s.Sigs, ";")
+				if !bytes.Equal(s.Owner, change.Owner) {
+					t.Fatalf("a set of %q among those of %q", s.Owner, change.Owner)
+				}
+			}
+		}
+		key := fmt.Sprint(zone.NameString(change.Owner), nsec3)
+		if want := differ[key]; got != want || got[0] == got[1] {
+			t.Fatalf("%s: %q, want %q", key, got, want)
+		}
+		delete(differ, key)
+	}
+	for key, sides := range differ {
+		if sides[0] != sides[1] {
+			t.Fatalf("%s is left out: %q", key, sides)
 		}
 	}
 }

@@ -100,6 +100,17 @@ func (z *Zone) Serial() uint32 { return z.serial }
 // Len is the number of records.
 func (z *Zone) Len() int { return z.len }
 
+// Names counts the names that own records, but for those that own NSEC3 records alone.
+func (z *Zone) Names() int {
+	count := 0
+	for n := range z.nodes() {
+		if n.count() > 0 {
+			count++
+		}
+	}
+	return count
+}
+
 // WireRecord is a record of class IN in wire format (RFC 1035 3.2.1).
 type WireRecord struct {
 	Owner []byte // lower-case

@@ -3,7 +3,7 @@ package zonecheck
 import (
 	"bytes"
 	"fmt"
-	"iter"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -14,7 +14,7 @@ import (
 // checkChange compares a zone with the one answered now: what changed needs a higher serial, and not too many names may
 // have changed at once.
 func checkChange(old, z *zone.Zone, p Policy, r *report) {
-	if old == nil {
+	if old == nil || old == z {
 		return
 	}
 	c := compare(old, z)
@@ -68,100 +68,37 @@ type comparison struct {
 }
 
 func compare(old, z *zone.Zone) comparison {
-	c := comparison{same: true}
-	nextOld, stopOld := iter.Pull(owners(old))
-	defer stopOld()
-	nextNew, stopNew := iter.Pull(owners(z))
-	defer stopNew()
-	a, b := pulled(nextOld), pulled(nextNew)
-	for a != nil || b != nil {
-		switch order := orderOf(a, b); {
-		case order < 0:
-			c.lost(a)
-			a = pulled(nextOld)
-		case order > 0:
-			c.same = false
-			if b.kind != hashed {
-				c.added++
-			}
-			b = pulled(nextNew)
-		default:
-			c.kept(a, b)
-			a, b = pulled(nextOld), pulled(nextNew)
+	c := comparison{same: true, before: old.Names()}
+	var gone [][]byte // the first few removed
+	for change := range zone.Changes(old, z) {
+		c.same = false
+		switch {
+		case ofNSEC3(change.Was) || ofNSEC3(change.Is):
+		case len(change.Is) == 0:
+			c.removed++
+			gone = append(gone, change.Owner)
+			slices.SortFunc(gone, func(x, y []byte) int { return bytes.Compare(zone.AppendKey(nil, x), zone.AppendKey(nil, y)) })
+			gone = gone[:min(len(gone), 3)]
+		case len(change.Was) == 0:
+			c.added++
+		case !equalData(change.Was, change.Is):
+			c.changed++
 		}
+	}
+	for _, name := range gone {
+		c.someRemoved = append(c.someRemoved, zone.NameString(name))
 	}
 	return c
 }
 
-func pulled(next func() (*owner, bool)) *owner {
-	o, _ := next()
-	return o
-}
+// ofNSEC3 reports whether records are NSEC3 records, whose owner is no name of the zone (RFC 5155 7.2.8).
+func ofNSEC3(sets []zone.RRset) bool { return len(sets) > 0 && sets[0].Type == dns.TypeNSEC3 }
 
-// orderOf is the canonical order of two owners, of which one may be nil, which is behind all. NSEC3 records come after
-// the others of an owner.
-func orderOf(a, b *owner) int {
-	switch {
-	case b == nil:
-		return -1
-	case a == nil:
-		return 1
-	}
-	if c := bytes.Compare(a.key, b.key); c != 0 {
-		return c
-	}
-	switch {
-	case a.kind == hashed && b.kind != hashed:
-		return 1
-	case a.kind != hashed && b.kind == hashed:
-		return -1
-	}
-	return 0
-}
-
-func (c *comparison) lost(o *owner) {
-	c.same = false
-	if o.kind == hashed {
-		return
-	}
-	c.before++
-	c.removed++
-	if len(c.someRemoved) < 3 {
-		c.someRemoved = append(c.someRemoved, zone.NameString(o.name))
-	}
-}
-
-func (c *comparison) kept(a, b *owner) {
-	if a.kind != hashed {
-		c.before++
-	}
-	if equalSets(a.sets, b.sets, false) {
-		return
-	}
-	c.same = false
-	if a.kind != hashed && !equalSets(a.sets, b.sets, true) {
-		c.changed++
-	}
-}
-
-// equalSets compares the RRsets of an owner, all or only what a person would call its data.
-func equalSets(a, b []zone.RRset, dataOnly bool) bool {
-	if dataOnly {
-		a, b = dataOf(a), dataOf(b)
-	}
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		x, y := &a[i], &b[i]
-		if x.Type != y.Type || x.TTL != y.TTL || !bytes.Equal(x.Data, y.Data) {
-			return false
-		}
-		if !dataOnly && (x.SigTTL != y.SigTTL || !bytes.Equal(x.Sigs, y.Sigs)) {
-			return false
-		}
-	}
-	return true
+// equalData compares of the RRsets of an owner what a person would call its data.
+func equalData(a, b []zone.RRset) bool {
+	return slices.EqualFunc(dataOf(a), dataOf(b), func(x, y zone.RRset) bool {
+		return x.Type == y.Type && x.TTL == y.TTL && bytes.Equal(x.Data, y.Data)
+	})
 }
 
 func dataOf(sets []zone.RRset) []zone.RRset {

@@ -57,12 +57,13 @@ func owners(z *zone.Zone) iter.Seq[*owner] {
 	return func(yield func(*owner) bool) {
 		var cut []byte // key of the last delegation
 		var o *owner
+		var room room
 		apex := true
 		finish := func() bool {
 			if o == nil {
 				return true
 			}
-			o.key = zone.AppendKey(nil, o.name)
+			o.key = room.key(o.name)
 			plain, links := split(o)
 			if plain != nil {
 				switch {
@@ -83,12 +84,47 @@ func owners(z *zone.Zone) iter.Seq[*owner] {
 				if !finish() {
 					return
 				}
-				o = &owner{name: s.Owner}
+				o = room.owner(s.Owner)
 			}
-			o.sets = append(o.sets, s)
+			room.add(o, s)
 		}
 		finish()
 	}
+}
+
+// room is where owners are made, many in one piece of memory.
+type room struct {
+	owners []owner
+	sets   []zone.RRset
+	keys   []byte
+}
+
+func (r *room) owner(name []byte) *owner {
+	if len(r.owners) == cap(r.owners) {
+		r.owners = make([]owner, 0, 64)
+	}
+	r.owners = append(r.owners, owner{name: name})
+	return &r.owners[len(r.owners)-1]
+}
+
+// add gives an owner an RRset. It is the owner that was made last.
+func (r *room) add(o *owner, s zone.RRset) {
+	if len(r.sets) == cap(r.sets) {
+		r.sets = append(make([]zone.RRset, 0, 64+2*len(o.sets)), o.sets...)
+	}
+	r.sets = append(r.sets, s)
+	n := len(o.sets) + 1
+	o.sets = r.sets[len(r.sets)-n : len(r.sets) : len(r.sets)]
+}
+
+// key is good until the end, as are owners.
+func (r *room) key(name []byte) []byte {
+	if cap(r.keys)-len(r.keys) < 2*255 { // octets 0 and 1 take two
+		r.keys = make([]byte, 0, 4<<10)
+	}
+	at := len(r.keys)
+	r.keys = zone.AppendKey(r.keys, name)
+	return r.keys[at:len(r.keys):len(r.keys)]
 }
 
 // split takes NSEC3 records away from an owner's others. Either part may be nil.
@@ -136,7 +172,7 @@ func checkContent(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease 
 		})
 	}
 	var collected sync.WaitGroup
-	chains := d.newChains()
+	chains := d.newChains(z.Names())
 	collected.Go(func() {
 		for b := range order {
 			<-b.done

@@ -2,6 +2,7 @@ package zonecheck
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha1"
 	"encoding/base32"
 	"encoding/binary"
@@ -22,8 +23,8 @@ func (o *owner) hasData() bool {
 // types is the type bitmap that an owner's NSEC or NSEC3 record must have (RFC 4034 4.1.2, RFC 5155 7.1): of a delegation
 // only what the parent may answer for.
 func (o *owner) types() []byte {
-	var types []uint16
-	signed := false
+	var room [32]uint16
+	types, signed := room[:0], false
 	for i := range o.sets {
 		s := &o.sets[i]
 		if len(s.Data) > 0 && (o.owns(s.Type) || o.kind == delegation && s.Type == dns.TypeNS) {
@@ -35,7 +36,8 @@ func (o *owner) types() []byte {
 		types = append(types, dns.TypeRRSIG)
 		slices.Sort(types)
 	}
-	return appendBitmap(nil, types)
+	var bitmap [2 + 32]byte
+	return bytes.Clone(appendBitmap(bitmap[:0], types))
 }
 
 // appendBitmap appends the bitmap of types in ascending order (RFC 4034 4.1.2).
@@ -135,9 +137,9 @@ type name struct {
 	hashes   [][sha1.Size]byte
 }
 
-// hash computes the name's hash for each set of parameters (RFC 5155 5).
-func (n *name) hash(params []nsec3Params) {
-	n.hashes = make([][sha1.Size]byte, len(params))
+// hash computes the name's hash for each set of parameters (RFC 5155 5), into as many hashes.
+func (n *name) hash(params []nsec3Params, hashes [][sha1.Size]byte) {
+	n.hashes = hashes
 	for i, p := range params {
 		var room [255 + 255]byte
 		h := sha1.Sum(append(append(room[:0], n.wire...), p.salt...))
@@ -263,7 +265,13 @@ type chains struct {
 	links  []link // in canonical order, which is that of the hashes
 }
 
-func (d *signed) newChains() *chains { return &chains{params: d.params} }
+// newChains has room for so many names, and more.
+func (d *signed) newChains(names int) *chains {
+	if len(d.params) == 0 {
+		names = 0
+	}
+	return &chains{params: d.params, names: make([]name, 0, names)}
+}
 
 // collect takes what a batch has. Batches come in the order of the zone.
 func (c *chains) collect(b *batch) {
@@ -299,10 +307,31 @@ func (c *chains) finish(r *report) {
 				links = append(links, l)
 			}
 		}
-		slices.SortFunc(c.names, func(a, b name) int { return bytes.Compare(a.hashes[i][:], b.hashes[i][:]) })
 		checkLinks(links, r)
-		compareNames(c.names, links, i, r)
+		compareNames(c.names, byHash(c.names, i), links, i, r)
 	}
+}
+
+// place is the number of a name and the first octets of one of its hashes. To sort these and leave names where they are
+// takes a tenth of the time.
+type place struct {
+	head uint64
+	name uint32
+}
+
+// byHash are the names in order of their i-th hash.
+func byHash(names []name, i int) []place {
+	order := make([]place, len(names))
+	for k := range names {
+		order[k] = place{binary.BigEndian.Uint64(names[k].hashes[i][:]), uint32(k)}
+	}
+	slices.SortFunc(order, func(a, b place) int {
+		if a.head != b.head {
+			return cmp.Compare(a.head, b.head)
+		}
+		return bytes.Compare(names[a.name].hashes[i][:], names[b.name].hashes[i][:])
+	})
+	return order
 }
 
 // checkLinks checks each record of a chain against the next.
@@ -319,12 +348,12 @@ func checkLinks(links []link, r *report) {
 	}
 }
 
-// compareNames checks that a chain has a record for each name that needs one, with its types, and no other. Both are in
-// the order of the i-th hash.
-func compareNames(names []name, links []link, i int, r *report) {
+// compareNames checks that a chain has a record for each name that needs one, with its types, and no other. Both the order
+// of the names and the links are that of the i-th hash.
+func compareNames(names []name, order []place, links []link, i int, r *report) {
 	at := 0 // the first link whose hash is not before the name's
-	for k := range names {
-		n := &names[k]
+	for _, place := range order {
+		n := &names[place.name]
 		hash := n.hashes[i][:]
 		for at < len(links) && bytes.Compare(links[at].hash, hash) < 0 {
 			at++

@@ -2,6 +2,7 @@ package zonecheck
 
 import (
 	"bytes"
+	"crypto/sha1"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -144,8 +145,10 @@ func (d *signed) verify(b *batch) {
 			v.check(o, &o.sets[i])
 		}
 	}
+	hashes := make([][sha1.Size]byte, len(d.params)*len(b.names))
 	for i := range b.names {
-		b.names[i].hash(d.params)
+		b.names[i].hash(d.params, hashes[:len(d.params)])
+		hashes = hashes[len(d.params):]
 	}
 }
 
