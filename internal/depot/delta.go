@@ -29,21 +29,21 @@ const deltaHead = "delta 1\n"
 const maxLine = 1 << 19
 
 // WriteDelta writes what makes one text of another. removed and added are the lines by which they differ, each with its
-// newline; what is neither must be equal in both, and is compared.
-func WriteDelta(w io.Writer, old, new io.Reader, removed, added map[string]struct{}) error {
+// newline, in the order of the texts; what is neither must be equal in both, and is compared.
+func WriteDelta(w io.Writer, old, new io.Reader, removed, added []string) error {
 	out := &script{Writer: bufio.NewWriter(w)}
 	out.WriteString(deltaHead)
 	was, is := bufio.NewReaderSize(old, maxLine), bufio.NewReaderSize(new, maxLine)
 	for {
-		x, err := skip(was, removed, func([]byte) { out.count('-') })
+		x, err := skip(was, &removed, func([]byte) { out.count('-') })
 		if err != nil && err != io.EOF {
 			return err
 		}
-		y, end := skip(is, added, out.add)
+		y, end := skip(is, &added, out.add)
 		if end != nil && end != io.EOF {
 			return end
 		}
-		if err != end || !bytes.Equal(x, y) {
+		if err != end || !bytes.Equal(x, y) || err == io.EOF && len(removed)+len(added) > 0 {
 			return errors.New("the texts differ by other lines than was said")
 		}
 		if err == io.EOF {
@@ -54,17 +54,18 @@ func WriteDelta(w io.Writer, old, new io.Reader, removed, added map[string]struc
 	}
 }
 
-// skip tells of the lines that are in a set, and returns the first that is not.
-func skip(r *bufio.Reader, set map[string]struct{}, tell func([]byte)) ([]byte, error) {
+// skip tells of the lines that begin a list, which it takes off it, and returns the first line that does not.
+func skip(r *bufio.Reader, list *[]string, tell func([]byte)) ([]byte, error) {
 	for {
 		line, err := readLine(r)
 		if err != nil {
 			return nil, err
 		}
-		if _, in := set[string(line)]; !in {
+		if len(*list) == 0 || string(line) != (*list)[0] {
 			return line, nil
 		}
 		tell(line)
+		*list = (*list)[1:]
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,8 +20,7 @@ import (
 )
 
 // versions are two texts of which share of the lines differ, and the lines by which they do.
-func versions(noise *rand.Rand, size int, share float64) (old, new []string, removed, added map[string]struct{}) {
-	removed, added = map[string]struct{}{}, map[string]struct{}{}
+func versions(noise *rand.Rand, size int, share float64) (old, new, removed, added []string) {
 	for n := range size {
 		line := fmt.Sprintf("name%07d.example.\t3600\tIN\tDS\t%d 13 2 %016X%016X\n", n, noise.IntN(1<<16), noise.Uint64(), noise.Uint64())
 		if noise.Float64() >= share {
@@ -29,19 +29,19 @@ func versions(noise *rand.Rand, size int, share float64) (old, new []string, rem
 		}
 		switch noise.IntN(3) {
 		case 0:
-			old, removed[line] = append(old, line), struct{}{}
+			old, removed = append(old, line), append(removed, line)
 		case 1:
-			new, added[line] = append(new, line), struct{}{}
+			new, added = append(new, line), append(added, line)
 		case 2:
 			other := strings.Replace(line, "3600", "60", 1)
-			old, removed[line] = append(old, line), struct{}{}
-			new, added[other] = append(new, other), struct{}{}
+			old, removed = append(old, line), append(removed, line)
+			new, added = append(new, other), append(added, other)
 		}
 	}
 	return old, new, removed, added
 }
 
-func delta(t testing.TB, old, new []string, removed, added map[string]struct{}) []byte {
+func delta(t testing.TB, old, new, removed, added []string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	check(t, WriteDelta(&b, strings.NewReader(strings.Join(old, "")), strings.NewReader(strings.Join(new, "")), removed, added))
@@ -62,12 +62,19 @@ func TestADeltaMakesTheNewTextOfTheOld(t *testing.T) {
 
 func TestADeltaIsNotWrittenOfOtherDifferences(t *testing.T) {
 	old, new, removed, added := versions(rand.New(rand.NewPCG(1, 1)), 100, 0.2)
-	for line := range added {
-		delete(added, line)
-		if err := WriteDelta(io.Discard, strings.NewReader(strings.Join(old, "")), strings.NewReader(strings.Join(new, "")), removed, added); err == nil {
+	write := func(removed, added []string) error {
+		return WriteDelta(io.Discard, strings.NewReader(strings.Join(old, "")), strings.NewReader(strings.Join(new, "")), removed, added)
+	}
+	check(t, write(removed, added))
+	for i := range added {
+		if write(removed, slices.Delete(slices.Clone(added), i, i+1)) == nil {
 			t.Fatal("a line that was not told of went unseen")
 		}
-		break
+	}
+	for i := range len(removed) + 1 {
+		if write(slices.Insert(slices.Clone(removed), i, "no line of it\n"), added) == nil {
+			t.Fatal("a line that is not there was not missed")
+		}
 	}
 }
 
@@ -106,7 +113,7 @@ func (h *deltaHost) zoneOf(serial uint64, lines []string) release.Zone {
 }
 
 // put publishes a release whose zone is to have the lines new and a delta from the current one, which has old.
-func (h *deltaHost) put(number uint64, old, new []string, removed, added map[string]struct{}) release.Zone {
+func (h *deltaHost) put(number uint64, old, new, removed, added []string) release.Zone {
 	h.t.Helper()
 	z := h.zoneOf(number, new)
 	if h.m.Current != nil {
@@ -285,7 +292,7 @@ func TestAPatchedZoneIsLookedAfter(t *testing.T) {
 	for number := uint64(2); number <= 5; number++ {
 		line := fmt.Sprintf("name%d.example.\n", number)
 		next := append(text[:len(text):len(text)], line)
-		z := h.put(number, text, next, nil, map[string]struct{}{line: {}})
+		z := h.put(number, text, next, nil, []string{line})
 		text, made = next, append(made, z)
 		notes, faults, err := n.mirrorNotes()
 		check(t, err)

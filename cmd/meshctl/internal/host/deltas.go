@@ -35,30 +35,39 @@ func (h *Host) deltas(z release.Zone, difference *zone.Delta) ([]release.Delta, 
 	return []release.Delta{{From: was.SHA256, Blob: blob}}, nil
 }
 
-// storeDelta stores what makes the text of z of that of was. Both are read as they were published.
+// storeDelta stores what makes the text of z of that of was. Both are read as they were published, side by side.
 func (h *Host) storeDelta(was, z release.Zone, d *zone.Delta) (release.Blob, error) {
-	old, err := depot.OpenBlob(h.repo, was)
-	if err != nil {
-		return release.Blob{}, err
-	}
-	defer old.Close()
 	text, err := depot.OpenBlob(h.repo, z)
 	if err != nil {
 		return release.Blob{}, err
 	}
 	defer text.Close()
+	old, in := io.Pipe()
+	defer old.Close() // ends who reads, should the rest not be wanted
+	go func() { in.CloseWithError(h.copyBlob(in, was)) }()
 	removed, added := linesOf(d.Removed), linesOf(d.Added)
 	c, err := h.repo.PutBlob(func(w io.Writer) error { return depot.WriteDelta(w, old, text, removed, added) })
 	return c.Blob, err
 }
 
-// linesOf are records as they stand in a text.
-func linesOf(records zone.RRs) map[string]struct{} {
-	set := make(map[string]struct{}, records.Len())
-	for rr := range records.All() {
-		set[zonefile.Line(rr)+"\n"] = struct{}{}
+// copyBlob copies a published text, which counts if there is no error.
+func (h *Host) copyBlob(w io.Writer, z release.Zone) error {
+	text, err := depot.OpenBlob(h.repo, z)
+	if err != nil {
+		return err
 	}
-	return set
+	defer text.Close()
+	_, err = io.CopyBuffer(w, struct{ io.Reader }{text}, make([]byte, 1<<18))
+	return err
+}
+
+// linesOf are records as they stand in a text, in its order.
+func linesOf(records zone.RRs) []string {
+	lines := make([]string, 0, records.Len())
+	for rr := range records.All() {
+		lines = append(lines, zonefile.Line(rr)+"\n")
+	}
+	return lines
 }
 
 // boundDeltas takes the deltas off all but the first zones.
