@@ -108,6 +108,7 @@ func TestEveryErrorHasItsLine(t *testing.T) {
 		"bad escape":                     {"\\999 A 192.0.2.1\na\\25 A 192.0.2.1\n", "5:no domain name; 6:no domain name"},
 		"in the record and in the zone":  {"a A x\nx.test. A 192.0.2.1\nb CH A 192.0.2.1\nc 2147483648 A 192.0.2.1\n", "5:bad A; 6:origin; 7:class; 8:TTL"},
 		"generated":                      {"$GENERATE 1-3 a$ A 192.0.2.x\n$GENERATE 1-2 ${x} A 192.0.2.1\n$GENERATE 1-2 ${0,1 A 192.0.2.1\n$GENERATE 0-0 ${-1} A 192.0.2.1\n", "5:bad A; 6:offset; 7:without }; 8:negative"},
+		"octets after a name":            {"a NS \\# 4 00010d02\nb CNAME \\# 2 0000\nc NS \\# 1 00\n", "5:malformed; 6:malformed"},
 		"an address of the other family": {"a A 2001:db8::1\nb AAAA 192.0.2.1\nc AAAA fe80::1%eth0\n", "5:bad A; 6:bad AAAA; 7:bad AAAA"},
 	} {
 		t.Run(name, func(t *testing.T) {
