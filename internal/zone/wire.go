@@ -74,7 +74,7 @@ type ownerNames struct{ room []byte }
 
 func (o *ownerNames) add(z *Zone, n node) []byte {
 	if cap(o.room)-len(o.room) < 255 {
-		o.room = make([]byte, 0, 2<<10)
+		o.room = make([]byte, 0, min(2<<10, 255+2*cap(o.room)))
 	}
 	at := len(o.room)
 	o.room = z.appendOwner(o.room, n)

@@ -92,7 +92,7 @@ func owners(z *zone.Zone) iter.Seq[*owner] {
 	}
 }
 
-// room is where owners are made, many in one piece of memory.
+// room is where owners are made, many in one piece of memory, of which the first ones are small: most zones are.
 type room struct {
 	owners []owner
 	sets   []zone.RRset
@@ -101,7 +101,7 @@ type room struct {
 
 func (r *room) owner(name []byte) *owner {
 	if len(r.owners) == cap(r.owners) {
-		r.owners = make([]owner, 0, 64)
+		r.owners = make([]owner, 0, min(64, 4+2*cap(r.owners)))
 	}
 	r.owners = append(r.owners, owner{name: name})
 	return &r.owners[len(r.owners)-1]
@@ -110,7 +110,7 @@ func (r *room) owner(name []byte) *owner {
 // add gives an owner an RRset. It is the owner that was made last.
 func (r *room) add(o *owner, s zone.RRset) {
 	if len(r.sets) == cap(r.sets) {
-		r.sets = append(make([]zone.RRset, 0, 64+2*len(o.sets)), o.sets...)
+		r.sets = append(make([]zone.RRset, 0, min(64, 4+2*cap(r.sets))+2*len(o.sets)), o.sets...)
 	}
 	r.sets = append(r.sets, s)
 	n := len(o.sets) + 1
@@ -120,7 +120,7 @@ func (r *room) add(o *owner, s zone.RRset) {
 // key is good until the end, as are owners.
 func (r *room) key(name []byte) []byte {
 	if cap(r.keys)-len(r.keys) < 2*255 { // octets 0 and 1 take two
-		r.keys = make([]byte, 0, 4<<10)
+		r.keys = make([]byte, 0, min(4<<10, 2*255+2*cap(r.keys)))
 	}
 	at := len(r.keys)
 	r.keys = zone.AppendKey(r.keys, name)
