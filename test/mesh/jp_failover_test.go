@@ -126,8 +126,10 @@ func (j *jp) stopDNS() {
 		j.measure(failure.how+", stop-dns", since, "unbound", "bind", "kresd")
 		j.leads(j.a, homeA)
 		for host := range homeA {
-			if r := j.a.ask(host, "udp", shared4, "jp.", dns.TypeSOA); r != nil {
-				j.t.Errorf("from %s somebody answers at %s: %v", host, shared4, r)
+			for _, address := range sharedA {
+				if r := j.a.ask(host, "udp", address, "jp.", dns.TypeSOA); r != nil {
+					j.t.Errorf("from %s somebody answers at %s: %v", host, address, r)
+				}
 			}
 		}
 		for _, node := range j.a.nodes {
@@ -210,7 +212,7 @@ func (j *jp) releaseWhileAway() {
 	j.write("b/zone", jpText(2, j.addressB()))
 	j.b.kill(syscall.SIGHUP)
 	j.eventually(10*time.Second, "b serves release 2", func() (bool, string) {
-		r := j.a.ask("kresd", "udp", j.addressB(), "release.jp.", dns.TypeTXT)
+		r := j.a.ask("kresd", "udp", j.addressB()[1], "release.jp.", dns.TypeTXT)
 		return r != nil && strings.Contains(fmt.Sprint(r.Answer), `"2"`), fmt.Sprint(r)
 	})
 	everybody := time.Now()
@@ -230,12 +232,14 @@ func (j *jp) releaseWhileAway() {
 	}
 }
 
-// askNodes begins to ask the meshes themselves, from where each resolver is.
+// askNodes begins to ask the meshes themselves, from where each resolver is, at their IPv4 and then at their IPv6 address.
 func (j *jp) askNodes() map[*group][]*load {
 	asked := map[*group][]*load{}
 	for _, g := range []*group{j.a, j.d} {
 		for _, r := range resolvers {
-			asked[g] = append(asked[g], j.asks(r.host, g.shared, 20*time.Millisecond, time.Second, 0, func(int) string { return "release.jp." }))
+			for _, address := range g.shared {
+				asked[g] = append(asked[g], j.asks(r.host, address, 40*time.Millisecond, time.Second, 0, func(int) string { return "release.jp." }))
+			}
 		}
 	}
 	return asked
@@ -252,7 +256,7 @@ func (j *jp) never(asked map[*group][]*load, switched map[*group]time.Time) {
 		for i, l := range loads {
 			answers := l.end()
 			if n := wrong(answers, 1, 2, switched[g], clockError); n > 0 || len(answers) < 200 {
-				j.t.Errorf("%s asks %s: of %d answers %d are of the wrong release", resolvers[i].host, g.shared, len(answers), n)
+				j.t.Errorf("%s asks %s: of %d answers %d are of the wrong release", resolvers[i/2].host, g.shared[i%2], len(answers), n)
 			}
 		}
 	}
@@ -272,7 +276,7 @@ func (j *jp) schedule(g *group, how ...string) time.Time {
 	out := g.meshctl(append([]string{"schedule", "--json", "--no-wait", "--wait", "1s"}, how...)...)
 	var set struct{ Switchover time.Time }
 	j.must(json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &set))
-	j.t.Logf("mesh %s switches in %v", g.shared, time.Until(set.Switchover))
+	j.t.Logf("mesh %v switches in %v", g.shared, time.Until(set.Switchover))
 	return set.Switchover
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // resolver is a recursive server, on a host of its own name at 127.0.0.1, that knows the root server's address and nothing
-// else. Its settings are its own defaults, but that nothing here is signed.
+// else. Its settings are its own defaults, but that nothing here is signed, and which families it asks over.
 type resolver struct {
 	host, name string
 	needs      []string
@@ -37,59 +37,57 @@ var resolvers = []resolver{
 func (r resolver) commands(t *testing.T) []string { return testenv.Need(t, r.needs...) }
 
 // startNSD serves one zone on a host.
-func (j *jp) startNSD(host, address, origin, text string) *process {
+func (j *jp) startNSD(host string, address pair, origin, text string) *process {
 	binary := testenv.Need(j.t, "nsd")[0]
 	j.write(host+"/zone", text)
 	conf := j.write(host+"/conf", fmt.Sprintf(`server:
   ip-address: %s
+  ip-address: %s
   server-count: 1
   username: ""
   chroot: ""
-  zonesdir: %[2]s
+  zonesdir: %[3]s
   database: ""
   pidfile: ""
-  xfrdfile: %[2]s/xfrd.state
-  xfrdir: %[2]s
-  zonelistfile: %[2]s/zone.list
+  xfrdfile: %[3]s/xfrd.state
+  xfrdir: %[3]s
+  zonelistfile: %[3]s/zone.list
 remote-control:
   control-enable: no
 zone:
-  name: %[3]s
+  name: %[4]s
   zonefile: zone
-`, address, j.path(host), origin))
+`, address[0], address[1], j.path(host), origin))
 	p := j.start(host, "nsd", binary, "-d", "-c", conf)
 	j.top.Cleanup(func() { p.kill(syscall.SIGTERM) }) // it has children, and ends them
 	return p
 }
 
 // rootText delegates the zone, with the addresses of its three servers.
-func rootText(root, b string) string {
-	return fmt.Sprintf(`. 3600 SOA a.root. hostmaster.root. 1 3600 900 1209600 300
+func rootText(root, b pair) string {
+	return `. 3600 SOA a.root. hostmaster.root. 1 3600 900 1209600 300
 . 3600 NS a.root.
-a.root. 3600 A %s
 jp. 3600 NS a.dns.jp.
 jp. 3600 NS b.dns.jp.
 jp. 3600 NS d.dns.jp.
-a.dns.jp. 3600 A %s
-b.dns.jp. 3600 A %s
-d.dns.jp. 3600 A %s
-`, root, shared4, b, sharedD)
+` + addresses("a.root.", root) + addresses("a.dns.jp.", sharedA) + addresses("b.dns.jp.", b) + addresses("d.dns.jp.", sharedD)
+}
+
+func addresses(owner string, of pair) string {
+	return fmt.Sprintf("%[1]s 3600 A %[2]s\n%[1]s 3600 AAAA %[3]s\n", owner, of[0], of[1])
 }
 
 // jpText is the zone, which says which release it is in a name of its own and in any below w.jp.
-func jpText(number uint64, b string) string {
+func jpText(number uint64, b pair) string {
 	return fmt.Sprintf(`$ORIGIN jp.
 $TTL 3600
 @       SOA a.dns hostmaster %[1]d 3600 900 1209600 300
 @       NS  a.dns
 @       NS  b.dns
 @       NS  d.dns
-a.dns   A   %[2]s
-b.dns   A   %[3]s
-d.dns   A   %[4]s
 release TXT "%[1]d"
 *.w     TXT "%[1]d"
-`, number, shared4, b, sharedD)
+`, number) + addresses("a.dns", sharedA) + addresses("b.dns", b) + addresses("d.dns", sharedD)
 }
 
 func startUnbound(j *jp, commands []string) {
@@ -126,19 +124,19 @@ controls { inet 127.0.0.1 allow { 127.0.0.1; } keys { control; }; };
 zone "." { type hint; file %q; };
 `, key, j.path("bind"), j.hints()))
 	j.write("bind/rndc.conf", key+"options { default-server 127.0.0.1; default-key control; };\n")
-	j.start("bind", "named", commands[0], "-4", "-g", "-c", conf)
+	j.start("bind", "named", commands[0], "-g", "-c", conf)
 }
 
 func startKresd(j *jp, commands []string) {
 	conf := j.write("kresd/conf", fmt.Sprintf(`net.listen('127.0.0.1', 53, {kind = 'dns'})
-net.ipv6 = false
+net.ipv4 = false
 modules = { 'hints > iterate' }
 modules.unload('ta_update')
 modules.unload('ta_signal_query')
 trust_anchors.remove('.')
 hints.root({ ['a.root.'] = { '%s' } })
 cache.size = 10 * MB
-`, j.ends[[2]string{"root", "ngo"}]))
+`, j.addressRoot()[1]))
 	j.start("kresd", "kresd", commands[0], "-n", "-c", conf, j.path("kresd"))
 }
 
@@ -169,7 +167,7 @@ func (j *jp) kresdControl(line string) {
 func (j *jp) hints() string {
 	path := j.path("hints")
 	if _, err := os.Stat(path); err != nil {
-		j.write("hints", fmt.Sprintf(". 3600 NS a.root.\na.root. 3600 A %s\n", j.ends[[2]string{"root", "ngo"}]))
+		j.write("hints", ". 3600 NS a.root.\n"+addresses("a.root.", j.addressRoot()))
 	}
 	return path
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -18,8 +19,11 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
-// sharedD is the address of the mesh that the IGP announces; shared4 is that of the mesh that BGP does.
-const sharedD = "203.0.113.53"
+// sharedA is the addresses of the mesh that BGP announces, sharedD those of the one that the IGP does.
+var (
+	sharedA = pair{shared4, shared6}
+	sharedD = pair{"203.0.113.53", "2001:db8:113::53"}
+)
 
 // A stub resolver gives up after patience; meanwhile it asks again, since Unbound for one keeps an answer that took it 1.9 s
 // to itself (discard-timeout) and gives it to whoever asks for it then.
@@ -43,8 +47,9 @@ const every = 50 * time.Millisecond
 //	     kresd a-fra b                      bind │  d-ngo
 //	                                            root
 //
-// tyo and osa are FRR, ngo and fra BIRD, and so are the OSPF daemons on d-osa and d-ngo. Nodes, links and whole sites are
-// taken away, and every name that a resolver is asked for, always a new one, is resolved in time.
+// tyo and osa are FRR, ngo and fra BIRD, and so are the OSPF daemons on d-osa and d-ngo. All of it is there in both families,
+// each with BGP sessions and an OSPF of its own; Unbound asks over IPv4 only, Knot Resolver over IPv6 only, BIND over both.
+// Nodes, links and whole sites are taken away, and every name that a resolver is asked for, always a new one, is resolved in time.
 func TestJP(t *testing.T) {
 	t.Parallel()
 	j := newJP(t)
@@ -75,7 +80,8 @@ type jp struct {
 // group is a mesh, how its nodes are told to fail, and where they find its repository.
 type group struct {
 	*mesh
-	shared, policy, port string
+	shared       pair
+	policy, port string
 }
 
 // mark is when the test began to do something.
@@ -98,7 +104,7 @@ func (j *jp) since(at time.Time) float64 { return at.Sub(j.marks[0].at).Seconds(
 // newJP starts everything and waits until both meshes answer from release 1.
 func newJP(t *testing.T) *jp {
 	w := newWorld(t)
-	testenv.Need(t, "chronyd", "nsd", "bird", "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "/usr/lib/frr/ospfd")
+	testenv.Need(t, "chronyd", "nsd", "bird", "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "/usr/lib/frr/ospfd", "/usr/lib/frr/ospf6d")
 	for _, r := range resolvers {
 		r.commands(t)
 	}
@@ -110,10 +116,10 @@ func newJP(t *testing.T) *jp {
 			j.startRouter(host)
 		}
 	}
-	j.a = j.newGroup("a", shared4, "8443", "12s", nodes[:3]...) // a lease short enough to see its end
+	j.a = j.newGroup("a", sharedA, "8443", "12s", nodes[:3]...) // a lease short enough to see its end
 	j.d = j.newGroup("d", sharedD, "8444", "24h", nodes[3:]...)
 	j.a.startTime()
-	j.startNSD("root", j.ends[[2]string{"root", "ngo"}], ".", rootText(j.ends[[2]string{"root", "ngo"}], j.addressB()))
+	j.startNSD("root", j.addressRoot(), ".", rootText(j.addressRoot(), j.addressB()))
 	j.b = j.startNSD("b", j.addressB(), "jp.", jpText(1, j.addressB()))
 	for _, r := range resolvers {
 		r.start(j, r.commands(t))
@@ -133,10 +139,11 @@ func newJP(t *testing.T) *jp {
 	return j
 }
 
-func (j *jp) addressB() string { return j.ends[[2]string{"b", "fra"}] }
+func (j *jp) addressB() pair    { return j.ends[[2]string{"b", "fra"}] }
+func (j *jp) addressRoot() pair { return j.ends[[2]string{"root", "ngo"}] }
 
 // newGroup makes a mesh with a home of its own, and starts its distribution host.
-func (j *jp) newGroup(name, shared, port, lease string, nodes ...string) *group {
+func (j *jp) newGroup(name string, shared pair, port, lease string, nodes ...string) *group {
 	w := *j.world
 	w.dir = j.path(name)
 	j.must(os.MkdirAll(w.dir, 0o755))
@@ -149,9 +156,9 @@ func (j *jp) newGroup(name, shared, port, lease string, nodes ...string) *group 
 	g.write("home/meshctl.yaml", fmt.Sprintf(`serve: {listen: "198.51.100.1:%s", renew: 2s}
 checks:
   meshes:
-    - {name: a, servers: [a.dns.jp, %s]}
-    - {name: d, servers: [d.dns.jp, %s]}
-`, port, shared4, sharedD))
+    - {name: a, servers: [a.dns.jp, %s, "%s"]}
+    - {name: d, servers: [d.dns.jp, %s, "%s"]}
+`, port, sharedA[0], sharedA[1], sharedD[0], sharedD[1]))
 	g.start("dist", "serve", g.bin+"/meshctl", "--home", g.path("home"), "serve")
 	return g
 }
@@ -166,8 +173,11 @@ func (j *jp) startNode(g *group, node string) {
 				j.must(err)
 			}
 			j.up("anycast0")
+			j.address("anycast0", "fe80::1/64") // without one no OSPFv3 will have the interface
 		}
-		j.address(map[string]string{"": "lo", "anycast0": "lo", "lo": "anycast0"}[stub], g.shared+"/32")
+		for i, bits := range (pair{"/32", "/128"}) {
+			j.address(map[string]string{"": "lo", "anycast0": "lo", "lo": "anycast0"}[stub], g.shared[i]+bits)
+		}
 	})
 	os.Remove(g.path(node, "chrony.pid"))
 	if stub != "" {
@@ -182,16 +192,18 @@ func (j *jp) startNode(g *group, node string) {
 // configure writes the node's files: the Corefile that we ship, and a sidecar.yaml with the fast settings of the README.
 func (j *jp) configure(g *group, node string) {
 	bundle, router := g.path("home", "members", node), j.gateway(node)
-	g.write(node+"/Corefile", strings.NewReplacer("192.0.2.53 2001:db8:53::53", g.shared,
+	g.write(node+"/Corefile", strings.NewReplacer("192.0.2.53 2001:db8:53::53", g.shared[0]+" "+g.shared[1],
 		"/var/lib/mesh", g.path(node, "mesh"), "/etc/mesh", bundle, "/run/mesh", g.path(node), "198.51.100.7", g.admin(node), "tyo1", node,
 	).Replace(readFile("../../Corefile.example")))
-	route := fmt.Sprintf("bgp: {as: 64500, router_id: %s, prefixes: [192.0.2.0/24], neighbors: [{address: %s, as: %d, hold_time: 3s}]}",
-		j.ends[[2]string{node, router}], j.ends[[2]string{router, node}], routers[router].as)
+	at, as := j.ends[[2]string{router, node}], routers[router].as
+	route := fmt.Sprintf(`bgp: {as: 64500, router_id: %s, prefixes: [192.0.2.0/24, "2001:db8:53::/48"],
+  neighbors: [{address: %s, as: %d, hold_time: 3s}, {address: "%s", as: %d, hold_time: 3s}]}`,
+		j.ends[[2]string{node, router}][0], at[0], as, at[1], as)
 	if stub := routers[node].stub; stub != "" {
 		route = "igp: {interface: " + stub + ", lifetime: 1s}"
 	}
 	g.write(node+"/sidecar.yaml", fmt.Sprintf(`node: %s
-shared: [%s]
+shared: [%s, "%s"]
 socket: unix://%s
 meshsync: unix://%s
 identity: {certificate: %s/node.crt, key: %s/node.key, ca: %s/ca.crt}
@@ -201,7 +213,7 @@ failure: {policy: %s, readvertise_delay: 0s, flaps: {most: 100, window: 1m}, min
 probe: {interval: 100ms, rise: 2, fall: 2}
 mirror: {urls: ["https://198.51.100.1:%s/"], depot: %s, root: %s/root.json, interval: 1s}
 %s
-`, node, g.shared, g.path(node, "sidecar.sock"), g.path(node, "meshsync.sock"), bundle, bundle, bundle, g.admin(node),
+`, node, g.shared[0], g.shared[1], g.path(node, "sidecar.sock"), g.path(node, "meshsync.sock"), bundle, bundle, bundle, g.admin(node),
 		g.policy, g.port, g.path(node, "mesh", "repository"), bundle, route))
 	j.must(os.MkdirAll(g.path(node, "mesh"), 0o755))
 }
@@ -240,15 +252,17 @@ func (j *jp) catchments(a, d catchment) {
 	}
 }
 
-// leads waits until the tables of the routers lead there.
+// leads waits until the tables of the routers lead there, in both families.
 func (j *jp) leads(g *group, want catchment) {
 	j.t.Helper()
-	j.eventually(60*time.Second, fmt.Sprintf("%s leads to %v", g.shared, want), func() (bool, string) {
-		saw := catchment{}
+	j.eventually(60*time.Second, fmt.Sprintf("%v lead to %v", g.shared, want), func() (bool, string) {
+		saw := [2]catchment{{}, {}}
 		for host := range want {
-			saw[host] = j.trace(host, g.shared)
+			for i := range saw {
+				saw[i][host] = j.trace(host, g.shared[i])
+			}
 		}
-		return maps.Equal(want, saw), fmt.Sprint(saw)
+		return maps.Equal(want, saw[0]) && maps.Equal(want, saw[1]), fmt.Sprint(saw)
 	})
 }
 
@@ -263,8 +277,11 @@ func (j *jp) names(host string, want map[*group]string) {
 	}
 	var all []answer
 	for g, node := range want {
-		args = append(args, g.shared)
-		all = append(all, answer{g.shared + ":53", node, node, g.number}, answer{g.shared + ":53", node, node, g.number})
+		for _, address := range g.shared {
+			args = append(args, address)
+			one := answer{net.JoinHostPort(address, "53"), node, node, g.number}
+			all = append(all, one, one)
+		}
 	}
 	j.eventually(30*time.Second, fmt.Sprintf("the nodes that answer on %s say that they are %v", host, all), func() (bool, string) {
 		out, _ := j.run(host, args...)
@@ -306,7 +323,8 @@ func (j *jp) resolves(since time.Time, n int) map[string][]answer {
 	return fates
 }
 
-// judge ends the questions, and names what the test did when one failed, and how.
+// judge ends the questions, and names what the test did when one failed, how, and for how long the test itself stood still
+// at most: a machine that stands still for seconds has hold times and patience run out.
 func (j *jp) judge() {
 	j.begin("the end")
 	for _, r := range resolvers {
@@ -314,14 +332,17 @@ func (j *jp) judge() {
 	}
 	for _, r := range resolvers {
 		answers := j.stubs[r.host].end()
-		failed := map[string]int{}
-		for _, a := range answers {
+		failed, still := map[string]int{}, time.Duration(0)
+		for i, a := range answers {
+			if i > 0 {
+				still = max(still, a.sent.Sub(answers[i-1].sent))
+			}
 			if how := a.failed(); how != "" {
 				i, _ := slices.BinarySearchFunc(j.marks, a.sent, func(m mark, at time.Time) int { return m.at.Compare(at) })
 				failed[fmt.Sprintf("%.0f s, %s: %s", j.since(j.marks[max(0, i-1)].at), j.marks[max(0, i-1)].what, how)]++
 			}
 		}
-		j.t.Logf("%s: %d resolutions", r.name, len(answers))
+		j.t.Logf("%s: %d resolutions; the longest time between two questions was %v", r.name, len(answers), still.Round(time.Millisecond))
 		if len(failed) > 0 {
 			j.t.Errorf("%s: these failed: %v", r.name, failed)
 		}
