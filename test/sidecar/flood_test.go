@@ -11,15 +11,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
@@ -150,25 +147,11 @@ func handshake(config *tls.Config, then string) func(net.Conn) {
 }
 
 // dial connects to the administrative port from the router's namespace.
-func (w *world) dial() (net.Conn, error) {
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		return nil, err // on a thread that is thrown away
-	}
-	defer home.Close()
-	there, err := netns.GetFromName(w.router)
-	if err != nil {
-		return nil, err
-	}
-	defer there.Close()
-	if err := netns.Set(there); err != nil {
-		return nil, err
-	}
-	conn, err := net.DialTimeout("tcp", node4+":8443", 10*time.Second)
-	if netns.Set(home) == nil {
-		runtime.UnlockOSThread()
-	}
+func (w *world) dial() (conn net.Conn, err error) {
+	err = w.atRouter(func() (err error) {
+		conn, err = net.DialTimeout("tcp", node4+":8443", 10*time.Second)
+		return err
+	})
 	return conn, err
 }
 

@@ -36,10 +36,13 @@ func rounds() int {
 const (
 	mAnnounce    = "announce"     // from the decision to the route
 	mWithdraw    = "withdraw"     // from the decision to the route gone
+	mSent        = "of it ours"   // from the decision to the UPDATE at the router's interface
+	mTaken       = "the router's" // and from there to the route gone
 	mKilled      = "DNS killed"   // from the death of the DNS server to the route gone
 	mHangs       = "DNS hangs"    // and from its SIGSTOP
 	mDrain       = "drain"        // from SIGUSR1 to the route to the other node
 	mDrained     = "drain 0s"     // from the start of the command to the route gone, at which it has returned
+	mOrdered     = "to decide"    // of which from the start of the command to the decision
 	mSidecarKill = "kill -9"      // from the death of the sidecar to the route gone
 	mSidecarBack = "back"         // from its next start to the route
 	mLoop        = "loop hangs"   // from the death of the DNS server, over which the control loop hangs, to the route gone by the watchdog
@@ -94,7 +97,7 @@ func (t *table) print(columns ...string) string {
 			cell := "-"
 			if all := t.took[[2]string{row, c}]; len(all) > 0 {
 				slices.Sort(all)
-				cell = fmt.Sprint(all[len(all)/2].Milliseconds())
+				cell = fmt.Sprint(all[len(all)/2].Round(time.Millisecond).Milliseconds())
 			}
 			if s, ok := t.said[[2]string{row, c}]; ok {
 				cell = s
@@ -123,8 +126,8 @@ func TestMatrix(t *testing.T) {
 			}
 		}
 	})
-	t.Logf("from cause to the router's table\n%s", times.print(mAnnounce, mWithdraw, mKilled, mHangs, mDrain, mDrained,
-		mSidecarKill, mSidecarBack, mLoop, mHold, mBFD, mRestart, mPassword, mTTL, mInternal))
+	t.Logf("from cause to the router's table\n%s", times.print(mAnnounce, mWithdraw, mSent, mTaken, mKilled, mHangs, mDrain, mDrained,
+		mOrdered, mSidecarKill, mSidecarBack, mLoop, mHold, mBFD, mRestart, mPassword, mTTL, mInternal))
 }
 
 // life is one world of the matrix.
@@ -238,12 +241,20 @@ func (l *life) live() {
 
 // service lets the DNS server die, come back, hang and go on.
 func (l *life) service(dns *process) *process {
-	ns := l.world.node
+	ns, tap := l.world.node, l.tap(l.family)
+	defer tap.close()
 	began := time.Now()
 	dns.end(syscall.SIGKILL)
 	gone := l.there("")
 	l.add(mKilled, gone.Sub(began))
-	l.add(mWithdraw, gone.Sub(l.decided(ns, "withdrawing")))
+	decided := l.decided(ns, "withdrawing")
+	l.add(mWithdraw, gone.Sub(decided))
+	if sent := tap.update(decided); sent.IsZero() {
+		l.t.Error("the route is gone, and no UPDATE was seen on the link")
+	} else {
+		l.add(mSent, sent.Sub(decided))
+		l.add(mTaken, gone.Sub(sent))
+	}
 	dns = l.nsd()
 	back := l.there(l.family.node)
 	l.add(mAnnounce, back.Sub(l.decided(ns, "announcing")))
@@ -290,6 +301,7 @@ func (l *life) drained(s *process) {
 		began := time.Now()
 		l.order("drain", l.world.node+".yaml", "--wait", "0s")
 		l.add(mDrained, l.there("").Sub(began))
+		l.add(mOrdered, l.decided(l.world.node, "withdrawing").Sub(began))
 		l.order("undrain", l.world.node+".yaml")
 		l.there(l.family.node)
 	}

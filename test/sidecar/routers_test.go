@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -325,26 +326,72 @@ func runGoBGP(w *world, f family, p protection) *process {
 	return w.start(w.router, "gobgpd", binary, "-f", w.file("gobgpd.toml", conf))
 }
 
+// rib is the best routes of gobgpd, prefix to next hop, as its monitor tells them when they change: a command for each look
+// takes up to a third of a second of a busy machine.
+type rib struct {
+	once  sync.Once
+	mu    sync.Mutex
+	hops  map[string]string
+	known bool // the monitor is connected, and has told what there was before
+}
+
 func goBGPHop(w *world, f family) string {
-	out, err := exec.Command("ip", "netns", "exec", w.router, "gobgp", "-j", "global", "rib", "-a", fmt.Sprintf("ipv%d", f.version)).Output()
-	table := map[string][]struct {
-		Best  bool
-		Attrs []struct {
-			Type    int
-			Nexthop string
-		}
-	}{}
-	if err != nil || json.Unmarshal(out, &table) != nil {
-		return ""
+	w.rib.once.Do(func() { go w.follow(f) })
+	w.rib.mu.Lock()
+	defer w.rib.mu.Unlock()
+	if !w.rib.known {
+		return "not known"
 	}
-	for _, path := range table[f.prefix] {
-		for _, a := range path.Attrs {
-			if path.Best && a.Nexthop != "" {
-				return a.Nexthop
+	return w.rib.hops[f.prefix]
+}
+
+// follow runs the monitor until the test ends, and anew when it ends with gobgpd.
+func (w *world) follow(f family) {
+	for w.t.Context().Err() == nil {
+		cmd := exec.CommandContext(w.t.Context(), "ip", "netns", "exec", w.router, "gobgp", "-j", "monitor", "global", "rib", "--current",
+			"-a", fmt.Sprintf("ipv%d", f.version))
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			return // goBGPHop goes on to say that nothing is known
+		}
+		for lines := json.NewDecoder(out); ; {
+			var paths []goBGPPath
+			if lines.Decode(&paths) != nil {
+				break
+			}
+			w.rib.take(paths)
+		}
+		w.rib.mu.Lock()
+		w.rib.hops, w.rib.known = nil, false
+		w.rib.mu.Unlock()
+		cmd.Wait()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+type goBGPPath struct {
+	NLRI       struct{ Prefix string }
+	Attrs      []struct{ Nexthop string }
+	Withdrawal bool
+}
+
+func (r *rib) take(paths []goBGPPath) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.known {
+		r.hops, r.known = map[string]string{}, true
+	}
+	for _, p := range paths {
+		delete(r.hops, p.NLRI.Prefix)
+		for _, a := range p.Attrs {
+			if a.Nexthop != "" && !p.Withdrawal {
+				r.hops[p.NLRI.Prefix] = a.Nexthop
 			}
 		}
 	}
-	return ""
 }
 
 // drops counts segments that the kernel of a namespace refused for a reason (nstat's names).

@@ -45,6 +45,7 @@ type world struct {
 	interval     string   // of sidecars' probes; empty: 100 ms
 	stop         string   // drain.stop of sidecars; empty: 100 ms
 	handles      map[string]*netlink.Handle
+	rib          rib // of gobgpd, where that is the router
 }
 
 func newWorld(t *testing.T) *world {
