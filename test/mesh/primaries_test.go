@@ -93,15 +93,22 @@ func (p *primaries) change(origin string, version int) {
 }
 
 func (p *primaries) knot() string {
+	return signingKnot(p.path("hidden"), "knot.example.", p.file("knot.example."), "off")
+}
+
+// signingKnot is the configuration of a Knot that signs a zone from a file (NSEC3, with opt-out "on" or "off"; ZONEMD), and counts
+// its serial by itself; with room in its journal for a large one.
+func signingKnot(dir, zone, file, optOut string) string {
 	return fmt.Sprintf(`server:
   listen: %s@5301
   rundir: %q
   udp-workers: 1
   tcp-workers: 1
-  background-workers: 1
+  background-workers: 2
   tcp-io-timeout: 20000
 database:
   storage: %[2]q
+  journal-db-max-size: 4G
 log:
   - target: stderr
     any: info
@@ -122,18 +129,21 @@ policy:
     algorithm: ecdsap256sha256
     single-type-signing: on
     nsec3: on
+    nsec3-opt-out: %[6]s
+    signing-threads: 2
 zone:
-  - domain: knot.example.
-    file: %[4]q
+  - domain: %[4]s
+    file: %[5]q
     zonefile-sync: -1
     zonefile-load: difference-no-serial
     journal-content: all
+    journal-max-usage: 2G
     acl: xfr
     notify: us
     dnssec-signing: on
     dnssec-policy: signed
     zonemd-generate: zonemd-sha384
-`, hiddenAddress, p.path("hidden"), xfrSecret, p.file("knot.example."))
+`, hiddenAddress, dir, xfrSecret, zone, file, optOut)
 }
 
 func (p *primaries) bind(own testca.Identity) string {

@@ -33,7 +33,7 @@ func TestTheWayOfALargeZone(t *testing.T) {
 	file := m.path("hidden", "large.zone")
 	m.must(os.MkdirAll(m.path("hidden"), 0o755))
 	m.largeZone(file, names, 1)
-	knot := m.start("hidden", "knotd", "knotd", "-c", m.write("hidden/knot.conf", largeKnot(m.path("hidden"), file)))
+	knot := m.start("hidden", "knotd", "knotd", "-c", m.write("hidden/knot.conf", signingKnot(m.path("hidden"), "large.", file, "on")))
 	t.Cleanup(func() { knot.kill(syscall.SIGTERM) })
 	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
 	for _, node := range m.nodes {
@@ -100,52 +100,6 @@ func (m *mesh) largeZone(path string, names, version int) {
 	m.must(w.Flush())
 	m.must(f.Close())
 	m.must(os.Rename(path+".new", path))
-}
-
-func largeKnot(dir, file string) string {
-	return fmt.Sprintf(`server:
-  listen: %s@5301
-  rundir: %q
-  background-workers: 2
-  tcp-io-timeout: 20000
-database:
-  storage: %[2]q
-  journal-db-max-size: 4G
-log:
-  - target: stderr
-    any: info
-key:
-  - id: xfr
-    algorithm: hmac-sha256
-    secret: %[3]s
-remote:
-  - id: us
-    address: 198.51.100.1@5300
-    key: xfr
-acl:
-  - id: xfr
-    key: xfr
-    action: transfer
-policy:
-  - id: signed
-    algorithm: ecdsap256sha256
-    single-type-signing: on
-    nsec3: on
-    nsec3-opt-out: on
-    signing-threads: 2
-zone:
-  - domain: large.
-    file: %[4]q
-    zonefile-sync: -1
-    zonefile-load: difference-no-serial
-    journal-content: all
-    journal-max-usage: 2G
-    acl: xfr
-    notify: us
-    dnssec-signing: on
-    dnssec-policy: signed
-    zonemd-generate: zonemd-sha384
-`, hiddenAddress, dir, xfrSecret, file)
 }
 
 // awaitLarge waits until every node answers with that version of the large zone, and that is on record.
