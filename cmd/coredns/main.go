@@ -2,7 +2,7 @@
 //go:debug multipathtcp=0
 
 // Command coredns is CoreDNS for a node of an anycast mesh: an authoritative server with the plugins that such a node
-// needs, and no resolver or proxy. Its command line is that of CoreDNS. For a CoreDNS with other plugins see the section
+// needs, those that users of CoreDNS serve their zones by, and no resolver or proxy. Its command line is that of CoreDNS. For a CoreDNS with other plugins see the section
 // "Building" of plugin/sharedunicast/README.md.
 package main
 
@@ -19,6 +19,7 @@ import (
 	_ "github.com/coredns-anycast/coredns-anycast/plugin/sharedunicast"
 	_ "github.com/coredns/coredns/plugin/acl"
 	_ "github.com/coredns/coredns/plugin/any"
+	_ "github.com/coredns/coredns/plugin/auto"
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/bufsize"
 	_ "github.com/coredns/coredns/plugin/cancel"
@@ -26,6 +27,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/debug"
 	_ "github.com/coredns/coredns/plugin/dnstap"
 	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/file"
 	_ "github.com/coredns/coredns/plugin/header"
 	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/loadbalance"
@@ -40,6 +42,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/reload"
 	_ "github.com/coredns/coredns/plugin/root"
+	_ "github.com/coredns/coredns/plugin/secondary"
 	_ "github.com/coredns/coredns/plugin/shed"
 	_ "github.com/coredns/coredns/plugin/timeouts"
 	_ "github.com/coredns/coredns/plugin/tls"
@@ -87,7 +90,10 @@ var directives = []string{
 	"tls",
 	"minimal",
 	"transfer",
-	"meshsync", // where other builds have file
+	"meshsync", // just before file
+	"file",
+	"auto",
+	"secondary",
 	"whoami",
 	"view",
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"debug/buildinfo"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/coredns/caddy"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // A directive without its plugin would be refused only by the Corefile that uses it, and a plugin without its place in
@@ -31,8 +34,17 @@ func TestPlaceOfOurPlugins(t *testing.T) {
 	if at("sharedunicast") != at("shed")+1 || at("prometheus") != at("sharedunicast")+1 {
 		t.Error("sharedunicast is not between shed and prometheus")
 	}
-	if at("meshsync") < at("transfer") || at("meshsync") > at("whoami") {
-		t.Error("meshsync is not where file would be, between transfer and whoami")
+	if at("meshsync") < at("transfer") || at("file") != at("meshsync")+1 {
+		t.Error("meshsync is not just before file, after transfer")
+	}
+}
+
+// The README names them all, in order.
+func TestREADMENamesThePlugins(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(testenv.Top(t), "README.md"))
+	must(t, err)
+	if want := "`" + strings.Join(directives, "`, `") + "`."; !strings.Contains(strings.Join(strings.Fields(string(readme)), " "), want) {
+		t.Errorf("the README does not say %s", want)
 	}
 }
 
@@ -51,8 +63,8 @@ func TestBinary(t *testing.T) {
 		t.Errorf("-version says %s", out)
 	}
 	listed := strings.Fields(run(binary, "-plugins"))
-	for _, name := range []string{"sharedunicast", "meshsync"} {
-		if !slices.Contains(listed, name) {
+	for _, name := range directives {
+		if !slices.Contains(listed, "dns."+name) && !slices.Contains(listed, name) {
 			t.Errorf("-plugins does not list %s", name)
 		}
 	}

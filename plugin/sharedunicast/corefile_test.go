@@ -142,6 +142,23 @@ func TestCorefileIsRefused(t *testing.T) {
 					admin 127.0.0.7
 				}
 			}`, "Corefile:3: .* listens on every address"},
+		{"a transfer-only block that also answers by itself", `
+			example.net:PORT {
+				bind 127.0.0.7
+				file TESTZONE
+				tsig {
+					secret k. NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk=
+				}
+				transfer {
+					to *
+				}
+				whoami
+			}
+			example.org:PORT {
+				sharedunicast 127.0.0.1 {
+					admin 127.0.0.7
+				}
+			}`, "Corefile:11: whoami cannot be in a transfer-only block: it answers for every name"},
 		{"DNS over HTTPS on the administrative address", `
 			https://example.net:PORT {
 				bind 127.0.0.7

@@ -35,7 +35,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/shed"
 	_ "github.com/coredns/coredns/plugin/transfer"
 	_ "github.com/coredns/coredns/plugin/tsig"
-	_ "github.com/coredns/coredns/plugin/whoami"
+	"github.com/coredns/coredns/plugin/whoami"
 )
 
 // childEnv makes the test binary a CoreDNS process with the plugins above: for what needs a process of its own.
@@ -45,12 +45,14 @@ func TestMain(m *testing.M) {
 	at := slices.Index(dnsserver.Directives, "shed") + 1
 	directives := slices.Insert(slices.Clone(dnsserver.Directives), at, pluginName)
 	directives = slices.Insert(directives, 0, "testlook") // the first, so that its start might come before ours
-	directives = append(directives, "testfail")           // the last, so that its start is after ours
+	directives = append(directives, "testanswer")
+	directives = append(directives, "testfail") // the last, so that its start is after ours
 	if err := dnsserver.SetDirectives(directives); err != nil {
 		panic(err)
 	}
 	plugin.Register("tls", setupTestTLS)
 	plugin.Register("view", setupTestView)
+	plugin.Register("testanswer", setupTestAnswer)
 	plugin.Register("testlook", setupTestLook)
 	plugin.Register("testfail", setupTestFail)
 	if os.Getenv(childEnv) != "" {
@@ -99,6 +101,17 @@ func (v *testView) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 }
 func (v *testView) Filter(_ context.Context, state *request.Request) bool {
 	return state.Port() == v.port
+}
+
+// testAnswer is a backend that answers for every name, as whoami does, which no block of ours may have.
+type testAnswer struct{ whoami.Whoami }
+
+func (testAnswer) Name() string { return "testanswer" }
+
+func setupTestAnswer(c *caddy.Controller) error {
+	c.Next()
+	dnsserver.GetConfig(c).AddPlugin(func(plugin.Handler) plugin.Handler { return testAnswer{} })
+	return nil
 }
 
 // handlersAtStart is what `testlook` saw of its block's plugins when it was started.

@@ -147,10 +147,10 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 
 	for _, tc := range []struct{ name, corefile string }{
 		{"a directive of ours", block + "}\nexample.net:" + port + " {\n sharedunicast nonsense\n}"},
-		{"a wildcard block", block + "}\nexample.net:" + other + " {\n whoami\n}"},
+		{"a wildcard block", block + "}\nexample.net:" + other + " {\n testanswer\n}"},
 		{"an address that is held", strings.Replace(block, "127.0.53.1", "127.0.53.1 127.0.53.8", 1) + "}\nexample.net:" + other + " {\n sharedunicast 127.0.53.9\n}"},
 		{"another plugin's start", strings.Replace(block, "127.0.53.1", "127.0.53.1 127.0.53.8", 1) + "testfail\n}"},
-		{"a listener of the core", block + "}\nexample.net:" + other + " {\n bind 127.0.53.9\n whoami\n}"},
+		{"a listener of the core", block + "}\nexample.net:" + other + " {\n bind 127.0.53.9\n testanswer\n}"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			reload := start(t, block+"}")
@@ -180,8 +180,8 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 // Only the instance that runs is told of a failed reload; it need not be one with sharedunicast.
 func TestFailedReloadFromOtherCorefileLeaksNothing(t *testing.T) {
 	port, other := freePort(t), freePort(t)
-	reload := start(t, fmt.Sprintf("example.org:%s {\n bind 127.0.53.1\n whoami\n}", other))
-	if err := reload(fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n whoami\n testfail\n}", port)); err == nil {
+	reload := start(t, fmt.Sprintf("example.org:%s {\n bind 127.0.53.1\n testanswer\n}", other))
+	if err := reload(fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n testanswer\n testfail\n}", port)); err == nil {
 		t.Fatal("the reload succeeded")
 	}
 	if n := len(kernelSockets(t, port)); n != 0 {
@@ -191,7 +191,7 @@ func TestFailedReloadFromOtherCorefileLeaksNothing(t *testing.T) {
 
 func TestReloadClosesAddressesNoLongerGiven(t *testing.T) {
 	port := freePort(t)
-	corefile := "example.org:" + port + " {\n sharedunicast 127.0.53.1 %s\n whoami\n}"
+	corefile := "example.org:" + port + " {\n sharedunicast 127.0.53.1 %s\n testanswer\n}"
 	reload := start(t, fmt.Sprintf(corefile, "127.0.53.2"))
 	if err := reload(fmt.Sprintf(corefile, "127.0.53.3")); err != nil {
 		t.Fatal(err)

@@ -137,8 +137,8 @@ func TestChaosIDServerIsAnswered(t *testing.T) {
 
 // Plugins such as metadata, ready and transfer look for one another when they are started.
 func TestHandlersAreThereWhenPluginsStart(t *testing.T) {
-	start(t, "example.org:"+freePort(t)+" {\n testlook\n sharedunicast 127.0.53.1\n whoami\n}")
-	if got := strings.Join(handlersAtStart, " "); got != "sharedunicast whoami" {
+	start(t, "example.org:"+freePort(t)+" {\n testlook\n sharedunicast 127.0.53.1\n testanswer\n}")
+	if got := strings.Join(handlersAtStart, " "); got != "sharedunicast testanswer" {
 		t.Errorf("found %q", got)
 	}
 }
@@ -148,11 +148,11 @@ func TestBlocksShareAnAddress(t *testing.T) {
 	port := freePort(t)
 	start(t, fmt.Sprintf(`example.org:%[1]s example.net:%[1]s {
 		sharedunicast 127.0.53.1
-		whoami
+		testanswer
 	}
 	example.com:%[1]s {
 		sharedunicast 127.0.53.1 127.0.53.3
-		whoami
+		testanswer
 	}`, port))
 	for _, zone := range []string{"example.org.", "example.net.", "example.com."} {
 		mustAsk(t, "udp", "127.0.53.1:"+port, zone, dns.TypeA, dns.RcodeSuccess)
@@ -164,7 +164,7 @@ func TestBlocksShareAnAddress(t *testing.T) {
 // The core makes several zones of a key whose prefix ends inside an octet.
 func TestReversePrefixIsServedWhole(t *testing.T) {
 	port := freePort(t)
-	start(t, fmt.Sprintf("10.0.0.0/23:%s example.org:%[1]s {\n sharedunicast 127.0.53.1\n whoami\n}", port))
+	start(t, fmt.Sprintf("10.0.0.0/23:%s example.org:%[1]s {\n sharedunicast 127.0.53.1\n testanswer\n}", port))
 	for _, name := range []string{"1.0.0.10.in-addr.arpa.", "1.1.0.10.in-addr.arpa.", "example.org."} {
 		mustAsk(t, "udp", "127.0.53.1:"+port, name, dns.TypeA, dns.RcodeSuccess)
 	}
@@ -177,7 +177,7 @@ func TestViewsSelectTheBlock(t *testing.T) {
 	start(t, fmt.Sprintf(`example.org:%[1]s {
 		view special %[2]s
 		sharedunicast 127.0.53.1
-		whoami
+		testanswer
 	}
 	example.org:%[1]s {
 		sharedunicast 127.0.53.1
@@ -202,7 +202,7 @@ func TestServesOverTLS(t *testing.T) {
 	start(t, fmt.Sprintf(`example.net:%s tls://example.org:%s {
 		tls %s %s
 		sharedunicast 127.0.0.1
-		whoami
+		testanswer
 	}`, port, tlsPort, cert, key))
 	for _, curves := range [][]tls.CurveID{nil, {tls.X25519}} { // the server's first message is long or short
 		config := clientTLS(t, cert, "")

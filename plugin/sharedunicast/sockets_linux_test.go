@@ -74,7 +74,7 @@ func localAddress(fd int) netip.AddrPort {
 // ROUTE-3, read back from the kernel, for every socket and for a connection that was accepted; and again after a reload.
 func TestEverySocketHasItsOptions(t *testing.T) {
 	port := freePort(t)
-	corefile := fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1 ::1 192.0.2.53 2001:db8:53::53\n multisocket 2\n whoami\n}", port)
+	corefile := fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1 ::1 192.0.2.53 2001:db8:53::53\n multisocket 2\n testanswer\n}", port)
 	reload := start(t, corefile)
 	for _, when := range []string{"at start", "after a reload"} {
 		found := kernelSockets(t, port)
@@ -131,7 +131,7 @@ func rmemMax(t *testing.T) int {
 // Without multisocket nobody can join the address, not even another process of this user.
 func TestSingleSocketCannotBeJoined(t *testing.T) {
 	port := freePort(t)
-	start(t, "example.org:"+port+" {\n sharedunicast 127.0.53.1\n whoami\n}")
+	start(t, "example.org:"+port+" {\n sharedunicast 127.0.53.1\n testanswer\n}")
 	for _, s := range kernelSockets(t, port) {
 		if got, _ := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); got != 0 {
 			t.Errorf("%v has SO_REUSEPORT", s)

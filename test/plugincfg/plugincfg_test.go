@@ -1,5 +1,5 @@
 // Package plugincfg tests the other way to a CoreDNS with our plugins: stock CoreDNS with two lines added to plugin.cfg,
-// as the section "Building" of plugin/sharedunicast/README.md tells it.
+// by the commands that the section "Building" of plugin/sharedunicast/README.md and the README give.
 package plugincfg
 
 import (
@@ -21,25 +21,18 @@ import (
 
 const module = "github.com/coredns-anycast/coredns-anycast"
 
-// before says which line of plugin.cfg each of ours goes before.
-var before = map[string]string{"sharedunicast": "prometheus:metrics", "meshsync": "file:file"}
-
 func TestStockCoreDNSWithTwoLinesMore(t *testing.T) {
 	if !testenv.CI() && os.Getenv("FULL") != "1" {
 		t.Skip("compiles all of CoreDNS, which takes minutes; set FULL=1 or CI=true to run it")
 	}
 	top := testenv.Top(t)
 	src := copyCoreDNS(t, top)
-	addPlugins(t, filepath.Join(src, "plugin.cfg"), readmeLines(t, top))
-
-	// The replacement stands for `go get`, which would take what is published rather than this checkout.
-	run(t, src, "go", "mod", "edit", "-require="+module+"@v0.0.0", "-replace="+module+"="+top)
-	run(t, src, "go", "generate", "coredns.go")
-	run(t, src, "go", "build", "-mod=mod", "-tags=grpcnotrace", "-o", "coredns", ".")
+	must(t, os.Symlink(top, filepath.Join(filepath.Dir(src), "coredns-anycast")))
+	run(t, src, "bash", "-euxc", commands(t, top))
 
 	binary := filepath.Join(src, "coredns")
 	listed := strings.Fields(run(t, src, binary, "-plugins"))
-	for name := range before {
+	for _, name := range []string{"sharedunicast", "meshsync"} {
 		if !slices.Contains(listed, name) {
 			t.Errorf("-plugins does not list %s", name)
 		}
@@ -78,36 +71,41 @@ func copyCoreDNS(t *testing.T, top string) string {
 	return src
 }
 
-// readmeLines returns the lines for plugin.cfg as the README gives them, of the plugins that this checkout has.
-func readmeLines(t *testing.T, top string) []string {
-	t.Helper()
-	readme, err := os.ReadFile(filepath.Join(top, "plugin/sharedunicast/README.md"))
-	if err != nil {
-		t.Fatal(err)
+// Both READMEs say the same, of the CoreDNS that go.mod names.
+func TestREADMEsAgree(t *testing.T) {
+	top := testenv.Top(t)
+	version := strings.TrimSpace(run(t, top, "go", "list", "-m", "-f", "{{.Version}}", "github.com/coredns/coredns"))
+	for _, name := range []string{"README.md", "plugin/sharedunicast/README.md"} {
+		text, err := os.ReadFile(filepath.Join(top, name))
+		must(t, err)
+		if !strings.Contains(string(text), "CoreDNS "+version+" ") {
+			t.Errorf("%s does not name CoreDNS %s", name, version)
+		}
 	}
-	lines := regexp.MustCompile(`(?m)^\w+:`+module+`/plugin/\w+$`).FindAllString(string(readme), -1)
-	if len(lines) != len(before) {
-		t.Fatalf("the README has the lines %q, want %d", lines, len(before))
-	}
-	return lines
+	commands(t, top)
 }
 
-func addPlugins(t *testing.T, file string, lines []string) {
+// commands are those that the READMEs give, word by word.
+func commands(t *testing.T, top string) (found string) {
 	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := string(text)
-	for _, line := range lines {
-		name, _, _ := strings.Cut(line, ":")
-		next := "\n" + before[name] + "\n"
-		if strings.Count(cfg, next) != 1 {
-			t.Fatalf("plugin.cfg has not one line %s", before[name])
+	for _, name := range []string{"README.md", "plugin/sharedunicast/README.md"} {
+		text, err := os.ReadFile(filepath.Join(top, name))
+		must(t, err)
+		block := regexp.MustCompile("(?s)\n(?:```|~~~)[a-z ]*\n(sed -i[^`~]*plugin.cfg\n.*?)(?:```|~~~)").FindStringSubmatch(string(text))
+		if block == nil {
+			t.Fatalf("%s has no commands to build CoreDNS with", name)
 		}
-		cfg = strings.Replace(cfg, next, "\n"+line+next, 1)
+		if found != "" && block[1] != found {
+			t.Fatalf("%s says\n%s\nand README.md\n%s", name, block[1], found)
+		}
+		found = block[1]
 	}
-	if err := os.WriteFile(file, []byte(cfg), 0o644); err != nil {
+	return found
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
 }
