@@ -172,7 +172,7 @@ func describeIGP(w io.Writer, c *config.Config) {
 // warnings are what is allowed and probably not meant. They are also logged at start.
 func warnings(c *config.Config) []string {
 	var all []string
-	if c.Clock.Source == config.Assumed {
+	if c.Clock.Source == "assumed" {
 		all = append(all, fmt.Sprintf("clock.source assumed: the clock is taken to be right within %v, and nobody checks: not for production", c.Clock.Bound))
 	}
 	if c.BGP != nil {

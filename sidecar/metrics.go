@@ -55,33 +55,6 @@ var (
 	mMirrorGood     = gauge("anycast_mirror_last_success_timestamp_seconds", "When the repository was last verified and mirrored.")
 )
 
-// clockMetrics are those that a clock source may give besides.
-var clockMetrics = map[string]metric{}
-
-func init() {
-	for name, help := range map[string]string{
-		"chrony_tracking_frequency_ppms":              "Rate by which the clock would be wrong if chronyd did not correct it.",
-		"chrony_tracking_last_offset_seconds":         "Offset estimated at the last update of the clock.",
-		"chrony_tracking_reference_timestamp_seconds": "When the last measurement from the reference was processed.",
-		"chrony_tracking_remote_reference":            "Whether chronyd follows another clock than its own.",
-		"chrony_tracking_residual_frequency_ppms":     "Difference between the frequency that the reference suggests and the one in use.",
-		"chrony_tracking_rms_offset_seconds":          "Long-term average of the offset.",
-		"chrony_tracking_root_delay_seconds":          "Network delay to the stratum-1 server.",
-		"chrony_tracking_root_dispersion_seconds":     "Dispersion accumulated back to the stratum-1 server.",
-		"chrony_tracking_skew_ppms":                   "Estimated error bound of the frequency.",
-		"chrony_tracking_stratum":                     "Hops to a reference clock.",
-		"chrony_tracking_system_time_seconds":         "The correction that chronyd is still making.",
-		"chrony_tracking_update_interval_seconds":     "Time between the last two updates of the clock.",
-		"node_timex_estimated_error_seconds":          "Estimated error that the kernel was told.",
-		"node_timex_maxerror_seconds":                 "Maximum error that the kernel was told.",
-		"node_timex_offset_seconds":                   "Offset that the kernel is still slewing.",
-		"node_timex_sync_status":                      "Whether the kernel was told that the clock is synchronised.",
-		"node_timex_tai_offset_seconds":               "Seconds between TAI and UTC that the kernel was told.",
-	} {
-		clockMetrics[name] = gauge(name, help)
-	}
-}
-
 // collector makes metrics of the status at each scrape, so that the two cannot differ.
 type collector struct{ s *sidecar }
 
@@ -121,8 +94,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		send(mClockBound, bound.Seconds())
 	}
 	said := c.s.clock.Said()
-	for name, v := range said.Metrics {
-		send(clockMetrics[name], v)
+	for _, v := range said.Metrics {
+		send(gauge(v.Name, v.Help), v.Value)
 	}
 	for _, server := range said.Servers {
 		send(mServerAgrees, truth(server.Agrees), server.Name)

@@ -102,13 +102,17 @@ func run(ctx context.Context, c *config.Config, stopping func()) error {
 }
 
 func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
+	source, err := clock.Named(c.Clock.Source)
+	if err != nil {
+		return nil, err
+	}
 	s := &sidecar{
 		cfg: c,
 		log: log,
 		gate: gate.New(gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
 			ReadvertiseDelay: c.Failure.ReadvertiseDelay, Flaps: c.Failure.Flaps, MinAnnouncing: c.Failure.MinAnnouncing}),
 		prober: probe.New(probe.Config{Addresses: c.Shared, Port: c.Probe.Port, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
-		clock:  clock.NewKeeper(clockSource(c.Clock), c.Clock.Limit, log),
+		clock:  clock.NewKeeper(source.New(c.Clock.Options), c.Clock.Limit, log),
 		orders: make(chan order),
 		since:  time.Now().UTC(),
 	}
@@ -130,21 +134,6 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 			Interval: c.Mirror.Interval, Bandwidth: c.Mirror.Bandwidth, Disk: c.Mirror.Disk, Identity: s.identity}, log)
 	}
 	return s, nil
-}
-
-func clockSource(c config.Clock) clock.Source {
-	switch c.Source {
-	case config.Kernel:
-		return &clock.Kernel{}
-	case config.NTP:
-		return clock.NewNTP(c.Servers, c.Interval)
-	case config.ClockBound:
-		return &clock.ClockBound{Path: c.ClockBound}
-	case config.Assumed:
-		return clock.Assumed(c.Bound)
-	default:
-		return clock.Chrony{Address: c.Chrony}
-	}
 }
 
 // serve opens the socket and the listeners that the configuration names.

@@ -357,9 +357,13 @@ func TestClockMetrics(t *testing.T) {
 	}
 	r := prometheus.NewPedanticRegistry()
 	var all families
-	for name, m := range clockMetrics {
-		if all = append(all, m); !strings.Contains(string(readme), "`"+name+"`") {
-			t.Errorf("clock/README.md lacks %s", name)
+	rows := map[clock.Metric]bool{}
+	for _, kind := range clock.Kinds {
+		for _, m := range kind.Metrics {
+			rows[m] = true
+			if all = append(all, gauge(m.Name, m.Help)); !strings.Contains(string(readme), "`"+m.Name+"`") {
+				t.Errorf("clock/README.md lacks %s", m.Name)
+			}
 		}
 	}
 	r.MustRegister(all)
@@ -371,20 +375,52 @@ func TestClockMetrics(t *testing.T) {
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
-	if err != nil || len(gathered) != len(clockMetrics) {
-		t.Errorf("%d families of %d, %v", len(gathered), len(clockMetrics), err)
+	if err != nil || len(gathered) != len(all) {
+		t.Errorf("%d families of %d, %v", len(gathered), len(all), err)
 	}
 	kernel, _ := (&clock.Kernel{}).Poll(t.Context())
 	chrony, why := clock.Chrony{Address: neverSynchronised(t)}.Poll(t.Context())
 	for _, said := range []clock.Reading{kernel, chrony} {
-		for name := range said.Metrics {
-			if _, ok := clockMetrics[name]; !ok {
-				t.Errorf("a source gives %s, which nobody knows", name)
+		for _, v := range said.Metrics {
+			if !rows[v.Metric] {
+				t.Errorf("a source gives %s, which is in no row", v.Name)
 			}
 		}
 	}
-	if len(kernel.Metrics)+len(chrony.Metrics) != len(clockMetrics) {
-		t.Errorf("of %d metrics the kernel gives %d, chronyd %d (%v)", len(clockMetrics), len(kernel.Metrics), len(chrony.Metrics), why)
+	if len(kernel.Metrics)+len(chrony.Metrics) != len(all) {
+		t.Errorf("of %d metrics the kernel gives %d, chronyd %d (%v)", len(all), len(kernel.Metrics), len(chrony.Metrics), why)
+	}
+}
+
+// novel is a source with a metric that nobody has heard of.
+type novel struct{}
+
+func (novel) Poll(context.Context) (clock.Reading, error) {
+	return clock.Reading{Metrics: []clock.Value{{Metric: clock.Metric{Name: "novel_temperature_celsius", Help: "Of the crystal."}, Value: 40}}}, nil
+}
+
+// A source brings its metrics along, so that none can be unknown when they are asked for.
+func TestAnyClockSourceCanBeScraped(t *testing.T) {
+	n := newNode(t, "withdraw")
+	n.s.clock = clock.NewKeeper(novel{}, time.Second, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go n.s.clock.Run(ctx, time.Minute)
+	server := httptest.NewServer(metricsHandler(n.s))
+	defer server.Close()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		r, err := http.Get(server.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(r.Body)
+		r.Body.Close()
+		if strings.Contains(string(text), "novel_temperature_celsius 40") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s\n%s", r.Status, text)
+		}
 	}
 }
 
@@ -427,7 +463,7 @@ warning: identity.ca: open /etc/mesh/ca.crt: no such file or directory
 	if !strings.HasPrefix(out.String(), want) {
 		t.Errorf("check says\n%s\nwant\n%s", &out, want)
 	}
-	c.Clock = config.Clock{Source: config.Assumed, Bound: time.Millisecond}
+	c.Clock = config.Clock{Options: clock.Options{Source: "assumed", Bound: time.Millisecond}}
 	c.BGP.Prefixes[0] = netip.MustParsePrefix("192.0.2.53/32")
 	c.BGP.Neighbors[0].Communities, c.BGP.Neighbors[0].Prepend = []config.Community{{Text: "65535:65281"}}, 2
 	c.IGP = &config.IGP{Interface: "anycast0", Lifetime: 5 * time.Second}

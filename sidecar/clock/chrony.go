@@ -52,15 +52,15 @@ func (c Chrony) ask(conn io.ReadWriter, at instant.Instant) (Reading, error) {
 	if err != nil {
 		return Reading{}, fmt.Errorf("chronyd at %s does not answer: %w", c.Address, err)
 	}
-	tracking, ok := answer.(*chrony.ReplyTracking)
+	said, ok := answer.(*chrony.ReplyTracking)
 	if !ok {
 		return Reading{}, fmt.Errorf("chronyd at %s answered with a %T, not its tracking", c.Address, answer)
 	}
-	if tracking.Sequence != client.Sequence {
+	if said.Sequence != client.Sequence {
 		return Reading{}, fmt.Errorf("chronyd at %s answered another question", c.Address)
 	}
-	r := Reading{Reference: instant.WallOf(tracking.RefTime), Leap: tracking.LeapStatus != 0, Metrics: trackingMetrics(tracking.Tracking)}
-	r.Sample, err = judge(tracking.Tracking, at)
+	r := Reading{Reference: instant.WallOf(said.RefTime), Leap: said.LeapStatus != 0, Metrics: values(tracking, said.Tracking)}
+	r.Sample, err = judge(said.Tracking, at)
 	return r, err
 }
 
@@ -88,22 +88,20 @@ func judge(t chrony.Tracking, at instant.Instant) (instant.Sample, error) {
 	return instant.Sample{At: at, Bound: seconds(bound), DriftPPM: driftPPM, Source: "chrony"}, nil
 }
 
-// trackingMetrics are those of chrony_exporter, of the same names and units.
-func trackingMetrics(t chrony.Tracking) map[string]float64 {
-	return map[string]float64{
-		"chrony_tracking_frequency_ppms":              t.FreqPPM,
-		"chrony_tracking_last_offset_seconds":         t.LastOffset,
-		"chrony_tracking_reference_timestamp_seconds": float64(t.RefTime.UnixNano()) / 1e9,
-		"chrony_tracking_remote_reference":            truth(t.RefID != refIDLocal),
-		"chrony_tracking_residual_frequency_ppms":     t.ResidFreqPPM,
-		"chrony_tracking_rms_offset_seconds":          t.RMSOffset,
-		"chrony_tracking_root_delay_seconds":          t.RootDelay,
-		"chrony_tracking_root_dispersion_seconds":     t.RootDispersion,
-		"chrony_tracking_skew_ppms":                   t.SkewPPM,
-		"chrony_tracking_stratum":                     float64(t.Stratum),
-		"chrony_tracking_system_time_seconds":         t.CurrentCorrection,
-		"chrony_tracking_update_interval_seconds":     t.LastUpdateInterval,
-	}
+// tracking is what chronyd says besides, as chrony_exporter has it.
+var tracking = []measure[chrony.Tracking]{
+	{Metric{"chrony_tracking_frequency_ppms", "Rate by which the clock would be wrong if chronyd did not correct it."}, func(t chrony.Tracking) float64 { return t.FreqPPM }},
+	{Metric{"chrony_tracking_last_offset_seconds", "Offset estimated at the last update of the clock."}, func(t chrony.Tracking) float64 { return t.LastOffset }},
+	{Metric{"chrony_tracking_reference_timestamp_seconds", "When the last measurement from the reference was processed."}, func(t chrony.Tracking) float64 { return float64(t.RefTime.UnixNano()) / 1e9 }},
+	{Metric{"chrony_tracking_remote_reference", "Whether chronyd follows another clock than its own."}, func(t chrony.Tracking) float64 { return truth(t.RefID != refIDLocal) }},
+	{Metric{"chrony_tracking_residual_frequency_ppms", "Difference between the frequency that the reference suggests and the one in use."}, func(t chrony.Tracking) float64 { return t.ResidFreqPPM }},
+	{Metric{"chrony_tracking_rms_offset_seconds", "Long-term average of the offset."}, func(t chrony.Tracking) float64 { return t.RMSOffset }},
+	{Metric{"chrony_tracking_root_delay_seconds", "Network delay to the stratum-1 server."}, func(t chrony.Tracking) float64 { return t.RootDelay }},
+	{Metric{"chrony_tracking_root_dispersion_seconds", "Dispersion accumulated back to the stratum-1 server."}, func(t chrony.Tracking) float64 { return t.RootDispersion }},
+	{Metric{"chrony_tracking_skew_ppms", "Estimated error bound of the frequency."}, func(t chrony.Tracking) float64 { return t.SkewPPM }},
+	{Metric{"chrony_tracking_stratum", "Hops to a reference clock."}, func(t chrony.Tracking) float64 { return float64(t.Stratum) }},
+	{Metric{"chrony_tracking_system_time_seconds", "The correction that chronyd is still making."}, func(t chrony.Tracking) float64 { return t.CurrentCorrection }},
+	{Metric{"chrony_tracking_update_interval_seconds", "Time between the last two updates of the clock."}, func(t chrony.Tracking) float64 { return t.LastUpdateInterval }},
 }
 
 // seconds is s as a Duration; what does not fit is the most or the least.

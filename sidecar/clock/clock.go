@@ -34,11 +34,11 @@ const (
 // Reading is what a source says.
 type Reading struct {
 	Sample    instant.Sample
-	Reference instant.Wall       // when the clock was last compared with the source's own; the same one again is no new evidence. Zero: the source does not say
-	Leap      bool               // it expects a leap second at the end of this month
-	Note      string             // what an operator should know though the clock is certified: a server that lies
-	Metrics   map[string]float64 // what the source says besides, by metric name, also when it certifies nothing
-	Servers   []Server           // those that were asked, of source ntp
+	Reference instant.Wall // when the clock was last compared with the source's own; the same one again is no new evidence. Zero: the source does not say
+	Leap      bool         // it expects a leap second at the end of this month
+	Note      string       // what an operator should know though the clock is certified: a server that lies
+	Metrics   []Value      // what the source says besides, also when it certifies nothing
+	Servers   []Server     // those that were asked, of source ntp
 }
 
 // Source is who certifies the clock. Poll returns within ctx; an error says why the clock is not certified now, in

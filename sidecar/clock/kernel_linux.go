@@ -52,22 +52,12 @@ func (k *Kernel) Poll(context.Context) (Reading, error) {
 	} else if err != nil {
 		return Reading{}, fmt.Errorf("adjtimex: %w", err)
 	}
-	maxError := time.Duration(t.Maxerror) * time.Microsecond
-	offset := time.Duration(t.Offset) * time.Microsecond
-	if t.Status&unix.STA_NANO != 0 {
-		offset = time.Duration(t.Offset)
-	}
+	maxError, offset := micro(t.Maxerror), offsetOf(t)
 	r := Reading{
 		Sample:    instant.Sample{At: at, Bound: maxError + offset.Abs(), DriftPPM: driftPPM, Source: "kernel"},
 		Reference: k.compared.at(at.Wall, maxError),
 		Leap:      t.Status&(unix.STA_INS|unix.STA_DEL) != 0,
-		Metrics: map[string]float64{
-			"node_timex_maxerror_seconds":        maxError.Seconds(),
-			"node_timex_estimated_error_seconds": (time.Duration(t.Esterror) * time.Microsecond).Seconds(),
-			"node_timex_offset_seconds":          offset.Seconds(),
-			"node_timex_sync_status":             truth(state != unix.TIME_ERROR),
-			"node_timex_tai_offset_seconds":      float64(t.Tai),
-		},
+		Metrics:   values(timex, kernelSaid{t, state}),
 	}
 	switch {
 	case maxError <= 0:
@@ -76,6 +66,31 @@ func (k *Kernel) Poll(context.Context) (Reading, error) {
 		return r, fmt.Errorf("the kernel's clock is not synchronised: maximum error %v", maxError)
 	}
 	return r, nil
+}
+
+// kernelSaid is what adjtimex gives.
+type kernelSaid struct {
+	unix.Timex
+	state int
+}
+
+// timex is what the kernel says besides, as node_exporter has it.
+var timex = []measure[kernelSaid]{
+	{Metric{"node_timex_maxerror_seconds", "Maximum error that the kernel was told."}, func(k kernelSaid) float64 { return micro(k.Maxerror).Seconds() }},
+	{Metric{"node_timex_estimated_error_seconds", "Estimated error that the kernel was told."}, func(k kernelSaid) float64 { return micro(k.Esterror).Seconds() }},
+	{Metric{"node_timex_offset_seconds", "Offset that the kernel is still slewing."}, func(k kernelSaid) float64 { return offsetOf(k.Timex).Seconds() }},
+	{Metric{"node_timex_sync_status", "Whether the kernel was told that the clock is synchronised."}, func(k kernelSaid) float64 { return truth(k.state != unix.TIME_ERROR) }},
+	{Metric{"node_timex_tai_offset_seconds", "Seconds between TAI and UTC that the kernel was told."}, func(k kernelSaid) float64 { return float64(k.Tai) }},
+}
+
+func micro(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
+
+// offsetOf is what the kernel is still slewing.
+func offsetOf(t unix.Timex) time.Duration {
+	if t.Status&unix.STA_NANO != 0 {
+		return time.Duration(t.Offset)
+	}
+	return micro(t.Offset)
 }
 
 func truth(b bool) float64 {

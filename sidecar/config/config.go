@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 )
 
 // Config is the whole file. Sections that may be left out are pointers.
@@ -58,26 +59,10 @@ type Failure struct {
 // seen over many paths, which is why RFC 7196 was written: no budget is small enough for them.
 var DefaultFlaps = gate.Flaps{Most: 3, Window: time.Hour}
 
-// ClockSource is who certifies the clock (CLOCK-1).
-type ClockSource string
-
-const (
-	Chrony     ClockSource = "chrony"     // chronyd's command protocol over UDP
-	Kernel     ClockSource = "kernel"     // adjtimex(2), for ntpd and chronyd with rtcsync
-	NTP        ClockSource = "ntp"        // NTP servers, a majority of which must agree
-	ClockBound ClockSource = "clockbound" // the shared memory of AWS's clockbound
-	Assumed    ClockSource = "assumed"    // the operator's word; never for production
-)
-
-// Clock is the source of the clock's error bound.
+// Clock is the source of the clock's error bound (CLOCK-1).
 type Clock struct {
-	Source     ClockSource
-	Chrony     netip.AddrPort   // chronyd's command port, for Chrony
-	Servers    []netip.AddrPort // for NTP: at least three, as two cannot outvote a liar
-	Interval   time.Duration    // for NTP: from one question to each server to the next
-	ClockBound string           // path of the segment, for ClockBound
-	Bound      time.Duration    // the error that is assumed, for Assumed
-	Limit      time.Duration    // above this bound the status says that the clock is not good enough for a switchover
+	clock.Options
+	Limit time.Duration // above this bound the status says that the clock is not good enough for a switchover
 }
 
 // Probe is how the shared addresses are asked.

@@ -99,7 +99,7 @@ func TestDefaults(t *testing.T) {
 	if c.Probe.Zones[0] != "example.org." {
 		t.Errorf("zone %q, want it fully qualified and in lower case", c.Probe.Zones[0])
 	}
-	if c.Clock.Source != Chrony || c.Clock.Chrony.Port() != 323 || c.Failure.Policy != gate.StopDNS || c.BGP != nil {
+	if c.Clock.Source != "chrony" || c.Clock.Chrony.Port() != 323 || c.Failure.Policy != gate.StopDNS || c.BGP != nil {
 		t.Errorf("defaults %+v", c)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 )
 
 // maxBytes bounds the file; a real one has two kilobytes.
@@ -56,10 +57,9 @@ func Parse(file string, data []byte) (*Config, error) {
 func (r *reader) config(root *yaml.Node) *Config {
 	c := &Config{
 		Failure: Failure{Policy: gate.StopDNS, ReadvertiseDelay: 30 * time.Second, Flaps: DefaultFlaps},
-		Clock: Clock{Source: Chrony, Chrony: netip.MustParseAddrPort("127.0.0.1:323"), Interval: 64 * time.Second,
-			ClockBound: "/var/run/clockbound/shm0", Limit: 100 * time.Millisecond},
-		Probe: Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
-		Drain: Drain{Wait: 30 * time.Second, Stop: time.Second},
+		Clock:   Clock{Options: clock.Defaults, Limit: 100 * time.Millisecond},
+		Probe:   Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
+		Drain:   Drain{Wait: 30 * time.Second, Stop: time.Second},
 	}
 	var leaving *yaml.Node
 	at := r.Mapping(root, "the configuration", fields.Keys{
@@ -138,34 +138,38 @@ func (r *reader) mayAsk(c *Config, given *yaml.Node) {
 	}
 }
 
+// clock takes every key of every source, and then holds them against the one that is chosen.
 func (r *reader) clock(n *yaml.Node, c *Clock) {
-	at := r.Mapping(n, "clock", fields.Keys{
-		"source":     fields.Parsed(&r.Reader, &c.Source, clockSource),
-		"chrony":     fields.Parsed(&r.Reader, &c.Chrony, fields.Endpoint),
-		"servers":    fields.Each(&r.Reader, &c.Servers, ntpServer),
-		"interval":   fields.Parsed(&r.Reader, &c.Interval, fields.DurationIn(time.Second, 1024*time.Second)),
-		"clockbound": fields.Parsed(&r.Reader, &c.ClockBound, fields.Path),
-		"bound":      fields.Parsed(&r.Reader, &c.Bound, fields.DurationIn(time.Microsecond, time.Second)),
-		"limit":      fields.Parsed(&r.Reader, &c.Limit, fields.DurationIn(time.Millisecond, 10*time.Second)),
-	}, "source")
-	for _, key := range []string{"chrony", "servers", "interval", "clockbound", "bound"} {
-		if of := clockKeys[key]; at[key] != nil && c.Source != of {
-			r.Fail(at[key], "clock: %q goes with source %s, and the source is %s", key, of, c.Source)
+	keys := fields.Keys{
+		"source": fields.Parsed(&r.Reader, &c.Source, clockSource),
+		"limit":  fields.Parsed(&r.Reader, &c.Limit, fields.DurationIn(time.Millisecond, 10*time.Second)),
+	}
+	of := map[string]string{} // a key's source
+	for _, kind := range clock.Kinds {
+		if kind.Keys == nil {
+			continue
+		}
+		for key, read := range kind.Keys(&r.Reader, &c.Options) {
+			keys[key], of[key] = read, kind.Name
 		}
 	}
-	if at["bound"] == nil && c.Source == Assumed {
-		r.Fail(n, "clock: source assumed lacks %q: the error that is assumed", "bound")
+	at := r.Mapping(n, "clock", keys, "source")
+	for key, source := range of {
+		if at[key] != nil && c.Source != source {
+			r.Fail(at[key], "clock: %q goes with source %s, and the source is %s", key, source, c.Source)
+		}
 	}
-	if at["servers"] == nil && c.Source == NTP {
-		r.Fail(n, "clock: source ntp lacks %q: the NTP servers to ask", "servers")
+	if kind, err := clock.Named(c.Source); err == nil {
+		for key, says := range kind.Required {
+			if at[key] == nil {
+				r.Fail(n, "clock: source %s lacks %q: %s", c.Source, key, says)
+			}
+		}
 	}
 	if least := 3; whole(at["servers"], len(c.Servers)) && len(c.Servers) < least {
 		r.Fail(at["servers"], "clock: %d NTP servers: a majority that outvotes a liar takes %d", len(c.Servers), least)
 	}
 }
-
-// clockKeys says with which source a key goes.
-var clockKeys = map[string]ClockSource{"chrony": Chrony, "servers": NTP, "interval": NTP, "clockbound": ClockBound, "bound": Assumed}
 
 func (r *reader) probe(n *yaml.Node, p *Probe) {
 	at := r.Mapping(n, "probe", fields.Keys{
@@ -486,24 +490,9 @@ func policy(s string) (gate.Policy, error) {
 	return 0, fmt.Errorf("%q is no failure policy: stop-dns or withdraw", s)
 }
 
-func clockSource(s string) (ClockSource, error) {
-	switch v := ClockSource(s); v {
-	case Chrony, Kernel, NTP, ClockBound, Assumed:
-		return v, nil
-	}
-	return "", fmt.Errorf("%q is no clock source: chrony, kernel, ntp, clockbound or assumed", s)
-}
-
-// ntpServer is an address, with a port if it is not NTP's. Names are not taken: a name server's clock must not wait for DNS.
-func ntpServer(s string) (netip.AddrPort, error) {
-	if a, err := fields.Address(s); err == nil {
-		return netip.AddrPortFrom(a, 123), nil
-	}
-	ap, err := fields.Endpoint(s)
-	if err != nil {
-		err = fmt.Errorf("%q is no NTP server: write its address, with :port if that is not 123", s)
-	}
-	return ap, err
+func clockSource(s string) (string, error) {
+	_, err := clock.Named(s)
+	return s, err
 }
 
 func loopback(s string) (netip.AddrPort, error) {
