@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
@@ -65,7 +65,7 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 	judged := false
 	before := map[string]*zone.Zone{}
 	for _, s := range sources(o.previous) {
-		z, findings := host.Load(s)
+		z, findings := releasing.Load(s)
 		if z == nil {
 			printFindings(c.log, findings)
 			return fmt.Errorf("--previous %s is no zone to compare with", s.File)
@@ -73,10 +73,10 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 		before[z.Origin()] = z
 	}
 	for _, s := range sources(args) {
-		z, findings := host.Load(s)
+		z, findings := releasing.Load(s)
 		if z != nil {
 			judged = true
-			findings = append(findings, host.Check(ctx, before[z.Origin()], z, policy.For(z.Origin()), c.clock(), o.lease)...)
+			findings = append(findings, releasing.Check(ctx, before[z.Origin()], z, policy.For(z.Origin()), c.clock(), o.lease)...)
 		}
 		for i := range findings {
 			findings[i].File = cmp.Or(findings[i].File, s.File)
@@ -100,7 +100,7 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 
 // policy reads a configuration, or that of the home if none is named and it is there.
 func (c *cli) policy(file string) (*zonecheck.Config, error) {
-	config, err := host.Checks(cmp.Or(file, filepath.Join(c.home, host.ConfigName)))
+	config, err := releasing.Checks(cmp.Or(file, c.home().Path(home.ConfigName)))
 	if file == "" && errors.Is(err, fs.ErrNotExist) {
 		return zonecheck.DefaultConfig(), nil
 	}
@@ -120,8 +120,8 @@ recorded in the release.
 The key is the override key, HOME/keys/override.pem after "meshctl init": give it to a second person, who keeps it away
 from the distribution host, which needs override.pub only. This command needs no home, and may run anywhere.`,
 		Args: cobra.ExactArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			o, err := host.SignOverride(args[0], key, who, why, c.clock())
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			o, err := releasing.SignOverride(cmd.Context(), args[0], key, who, why, c.clock())
 			if err != nil {
 				return err
 			}
@@ -146,10 +146,10 @@ from the distribution host, which needs override.pub only. This command needs no
 	return cmd
 }
 
-func sources(args []string) []host.Source {
-	list := make([]host.Source, len(args))
+func sources(args []string) []releasing.Source {
+	list := make([]releasing.Source, len(args))
 	for i, arg := range args {
-		list[i] = host.ParseSource(arg)
+		list[i] = releasing.ParseSource(arg)
 	}
 	return list
 }

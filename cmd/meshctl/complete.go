@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -20,7 +19,7 @@ const maxWords = 1000
 // completes to nothing.
 func (c *cli) completes(list func(m release.Manifest) []string) words {
 	return func(_ *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-		view, err := host.Read(c.home)
+		view, err := c.home().View()
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

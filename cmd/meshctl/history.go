@@ -3,11 +3,10 @@ package main
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 )
 
 func (c *cli) historyCommand() *cobra.Command {
@@ -17,8 +16,8 @@ func (c *cli) historyCommand() *cobra.Command {
 		Use:   "history",
 		Short: "The last releases: who made them, what changed, how each node switched",
 		Args:  cobra.NoArgs,
-		RunE: c.runs(func(*cobra.Command, []string) error {
-			records, err := host.History(c.home, limit)
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			records, err := history.Last(c.home(), limit)
 			if err != nil {
 				return err
 			}
@@ -34,7 +33,7 @@ func (c *cli) historyCommand() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) sayRecord(r host.Record, timing bool) {
+func (c *cli) sayRecord(r history.Record, timing bool) {
 	c.say("release %d, made %s by %s", r.Number, secondOf(r.Made), r.By)
 	for _, z := range r.Zones {
 		serial := fmt.Sprintf("serial %d", z.To)
@@ -62,7 +61,7 @@ func (c *cli) sayRecord(r host.Record, timing bool) {
 	}
 }
 
-func (c *cli) sayTiming(r host.Record) {
+func (c *cli) sayTiming(r history.Record) {
 	for _, s := range r.Timing {
 		c.say("  %8.3f s  %s", s.Seconds, s.Name)
 	}
@@ -75,11 +74,11 @@ func (c *cli) sayTiming(r host.Record) {
 	}
 }
 
-func resultsWords(results []host.ResultJSON) string {
+func resultsWords(results []history.Result) string {
 	var words []string
 	for _, r := range results {
 		if r.Switched {
-			words = append(words, fmt.Sprintf("%s +%d µs", r.Member, time.Duration(r.LatenessNS).Microseconds()))
+			words = append(words, fmt.Sprintf("%s +%d µs", r.Member, r.Lateness.Microseconds()))
 		} else {
 			words = append(words, r.Member+" MISSED: "+r.Why)
 		}

@@ -5,18 +5,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 )
 
 // TestTimingShowsWhoMissed: a member that made the switchover has its instant, and one that did not has a row that says why,
 // also if it could not be asked for anything.
 func TestTimingShowsWhoMissed(t *testing.T) {
 	began := time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC)
-	ready := &host.Span{Began: began.Add(time.Second), Done: began.Add(2 * time.Second)}
+	ready := &history.Span{Began: began.Add(time.Second), Done: began.Add(2 * time.Second)}
 	var out strings.Builder
 	c := &cli{out: &out}
-	c.sayTiming(host.Record{Number: 7, Began: began, Switchover: began.Add(12 * time.Second), Results: []host.ResultJSON{
-		{Member: "fra1", Switched: true, LatenessNS: int64(3 * time.Millisecond), Compiled: ready},
+	c.sayTiming(history.Record{Number: 7, Began: began, Switchover: began.Add(12 * time.Second), Results: []history.Result{
+		{Member: "fra1", Switched: true, Lateness: 3 * time.Millisecond, Compiled: ready},
 		{Member: "osa1", Why: "it is silent: no-lease: the lease has ended", Compiled: ready},
 		{Member: "tyo1", Why: "it gave no answer: connection refused"},
 	}})

@@ -11,7 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
@@ -50,8 +51,8 @@ func (c *cli) keysListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "The keys that the root in force names, and which are at hand",
 		Args:  cobra.NoArgs,
-		RunE: c.runs(func(*cobra.Command, []string) error {
-			root, err := host.ReadRoot(c.home)
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			root, err := c.home().Root()
 			if err != nil {
 				return err
 			}
@@ -65,7 +66,7 @@ func (c *cli) keysListCommand() *cobra.Command {
 				Threshold int       `json:"threshold"`
 				Keys      []keyJSON `json:"keys"`
 			}{Version: t.Version, Expires: t.Expires, Threshold: t.Threshold}
-			if facts.Keys, err = keysOf(c.home, t); err != nil {
+			if facts.Keys, err = keysOf(c.home().Keys(), t); err != nil {
 				return err
 			}
 			return c.print(facts, func() {
@@ -84,12 +85,12 @@ func (c *cli) keysListCommand() *cobra.Command {
 	})
 }
 
-func keysOf(home string, t release.Trust) (all []keyJSON, err error) {
+func keysOf(ring keys.Ring, t release.Trust) (all []keyJSON, err error) {
 	for _, role := range []struct {
 		name string
 		keys []ed25519.PublicKey
 	}{{"root", t.Root}, {"release", []ed25519.PublicKey{t.Release}}, {"lease", []ed25519.PublicKey{t.Lease}}} {
-		here, err := host.Keys(home, role.name)
+		here, err := ring.Of(role.name)
 		if err != nil {
 			return nil, err
 		}
@@ -114,16 +115,16 @@ func (c *cli) keysNewCommand() *cobra.Command {
 		Use:   "new root|release|lease|override",
 		Short: "Make a key that nothing trusts yet, and print its public half",
 		Args:  cobra.ExactArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			k, err := host.NewKey(c.home, args[0], encrypt, rand.Reader)
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			k, err := c.home().Keys().New(args[0], encrypt, rand.Reader)
 			if err != nil {
 				return err
 			}
-			public, err := host.PublicPEM(k.Public)
+			public, err := keys.PublicPEM(k.Public)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.log, "%s, %s\n", filepath.Join(c.home, "keys", k.File), k.How)
+			fmt.Fprintf(c.log, "%s, %s\n", filepath.Join(c.dir, "keys", k.File), k.How)
 			_, err = c.out.Write(public)
 			return err
 		}),
@@ -140,9 +141,9 @@ func (c *cli) keysRotateCommand() *cobra.Command {
 		Use:   "rotate root|release|lease",
 		Short: "Replace a key by a new one; the old one's word is worth nothing from then on",
 		Args:  cobra.ExactArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			return c.writing(func(h *host.Host) error {
-				k, err := h.RotateKey(args[0], encrypt, rand.Reader)
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			return c.writing(cmd.Context(), func(w *home.Writer) error {
+				k, err := w.RotateKey(cmd.Context(), args[0], encrypt, rand.Reader)
 				if err != nil {
 					return err
 				}
@@ -163,7 +164,7 @@ func (c *cli) keysRotateCommand() *cobra.Command {
 }
 
 func (c *cli) keysDraftCommand() *cobra.Command {
-	var change host.RootChange
+	var change keys.RootChange
 	var add []string
 	var newRelease, newLease, out string
 	var years int
@@ -171,7 +172,7 @@ func (c *cli) keysDraftCommand() *cobra.Command {
 		Use:   "draft --out FILE",
 		Short: "Draft the root that follows, for others to sign",
 		Args:  cobra.NoArgs,
-		RunE: c.runs(func(*cobra.Command, []string) error {
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
 			for _, file := range add {
 				key, err := publicKey(file)
 				if err != nil {
@@ -186,11 +187,11 @@ func (c *cli) keysDraftCommand() *cobra.Command {
 			if change.Lease, err = publicKey(newLease); err != nil {
 				return err
 			}
-			return c.writing(func(h *host.Host) error {
+			return c.writing(cmd.Context(), func(w *home.Writer) error {
 				if years > 0 {
 					change.Expires = c.clock().AddDate(years, 0, 0)
 				}
-				draft, err := h.DraftRoot(change)
+				draft, err := change.Draft(w.Root(), c.clock())
 				if err != nil {
 					return err
 				}
@@ -219,7 +220,7 @@ func publicKey(file string) (ed25519.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := host.ParsePublic(data)
+	key, err := keys.ParsePublic(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -231,7 +232,7 @@ func (c *cli) keysSignCommand() *cobra.Command {
 		Use:   "sign FILE",
 		Short: "Sign a draft with the root keys in HOME/keys; needs nothing else of the mesh",
 		Args:  cobra.ExactArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			draft, err := os.ReadFile(args[0])
 			if err != nil {
 				return err
@@ -241,7 +242,7 @@ func (c *cli) keysSignCommand() *cobra.Command {
 				return err
 			}
 			c.progress("root %d, until %s, replaced by %d of %d root keys from then on", t.Version, secondOf(t.Expires), t.Threshold, len(t.Root))
-			signed, files, err := host.SignDraft(c.home, draft)
+			signed, files, err := c.home().Keys().SignDraft(cmd.Context(), draft)
 			if err != nil {
 				return err
 			}
@@ -271,16 +272,16 @@ func (c *cli) keysPublishCommand() *cobra.Command {
 		Use:   "publish FILE",
 		Short: "Put a root in force that enough root keys have signed",
 		Args:  cobra.ExactArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			draft, err := os.ReadFile(args[0])
 			if err != nil {
 				return err
 			}
-			return c.writing(func(h *host.Host) error {
-				if err := h.PublishRoot(draft); err != nil {
+			return c.writing(cmd.Context(), func(w *home.Writer) error {
+				if err := w.PublishRoot(cmd.Context(), draft); err != nil {
 					return err
 				}
-				t, err := h.Trust()
+				t, err := w.Trust()
 				if err != nil {
 					return err
 				}

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 )
 
 func (c *cli) leaseCommand() *cobra.Command {
@@ -16,16 +16,16 @@ func (c *cli) leaseCommand() *cobra.Command {
 		Long: `Renew the permission to answer. A lease ends no later than the word of the root and the release key. A switchover that
 has passed is put on record first, which needs the release key too.`,
 		Args: cobra.NoArgs,
-		RunE: c.runs(func(*cobra.Command, []string) error {
-			return c.writing(func(h *host.Host) error {
-				until, err := h.Lease(length)
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			return c.writing(cmd.Context(), func(w *home.Writer) error {
+				until, err := w.Renew(cmd.Context(), length)
 				if err != nil {
 					return err
 				}
 				facts := struct {
 					Expires time.Time `json:"lease_expires"`
 				}{until}
-				return c.print(facts, func() { c.say("lease renewed until %s; %s", secondOf(until), h.View()) })
+				return c.print(facts, func() { c.say("lease renewed until %s; %s", secondOf(until), w.View()) })
 			})
 		}),
 	})

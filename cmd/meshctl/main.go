@@ -17,7 +17,7 @@
 //	meshctl recover COPY...           bring a home from a backup up to what nodes have verified
 //	meshctl try ZONEFILE...           answer from zone files at once, on this machine
 //
-// Exit status: 0 done, 1 refused or failed, 2 wrong usage. What it does is in internal/host; this package has the words.
+// Exit status: 0 done, 1 refused or failed, 2 wrong usage. What it does is in the packages below internal; this one has the words.
 package main
 
 import (
@@ -36,7 +36,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 )
 
 // version is set by build.sh.
@@ -68,7 +69,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if !errors.As(err, &quiet) {
 		fmt.Fprintln(stderr, "meshctl:", err)
 	}
-	var hinted *host.HintError
+	var hinted *hint.Error
 	if errors.As(err, &hinted) {
 		fmt.Fprintln(stderr, "hint:", hinted.Hint)
 	}
@@ -88,8 +89,9 @@ func (*quietError) Error() string { return "refused" }
 type cli struct {
 	out     io.Writer
 	log     io.Writer
-	clock   host.Clock
-	home    string
+	clock   home.Clock
+	dir     string     // of the home
+	opened  *home.Home // see home
 	json    bool
 	started bool // the command line was understood
 }
@@ -107,10 +109,18 @@ func (c *cli) command() *cobra.Command {
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		RunE: func(*cobra.Command, []string) error { return errors.New("which command?") },
 	}
-	root.PersistentFlags().StringVar(&c.home, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
+	root.PersistentFlags().StringVar(&c.dir, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
 	root.AddCommand(c.initCommand(), c.memberCommand(), c.operatorCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(),
 		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand(), c.historyCommand(), c.recoverCommand())
 	return root
+}
+
+// home is the one that the command line names.
+func (c *cli) home() *home.Home {
+	if c.opened == nil {
+		c.opened = home.At(c.dir, c.clock)
+	}
+	return c.opened
 }
 
 func defaultHome() string {
@@ -135,7 +145,9 @@ func (c *cli) withJSON(cmd *cobra.Command) *cobra.Command {
 }
 
 // writing runs do with the home open for writing; it says nothing before it has published.
-func (c *cli) writing(do func(h *host.Host) error) error { return host.Write(c.home, c.clock, do) }
+func (c *cli) writing(ctx context.Context, do func(w *home.Writer) error) error {
+	return c.home().Write(ctx, do)
+}
 
 // print prints facts as JSON, or as words does.
 func (c *cli) print(facts any, words func()) error {

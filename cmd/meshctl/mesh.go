@@ -9,12 +9,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
 func (c *cli) initCommand() *cobra.Command {
-	var o host.InitOptions
+	var o enrol.InitOptions
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "init",
 		Short: "Make a mesh: keys, certificates, and a repository without a release",
@@ -26,16 +27,16 @@ func (c *cli) initCommand() *cobra.Command {
 All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from
 ~/.aws/credentials and AWS_PROFILE, or from the machine's role; AWS_CA_BUNDLE names certificates to trust.`,
 		Args: cobra.NoArgs,
-		RunE: c.runs(func(*cobra.Command, []string) error {
-			h, err := host.Init(c.home, o, rand.Reader, c.clock)
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			w, err := enrol.Init(cmd.Context(), c.home(), o, rand.Reader)
 			if err != nil {
 				return err
 			}
-			defer h.Close()
+			defer w.Close()
 			facts := struct {
 				Mesh string `json:"mesh"`
 				Home string `json:"home"`
-			}{o.Mesh, c.home}
+			}{o.Mesh, c.dir}
 			return c.print(facts, func() { c.sayInit(o) })
 		}),
 	})
@@ -53,13 +54,13 @@ All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and 
 	return cmd
 }
 
-func (c *cli) sayInit(o host.InitOptions) {
-	c.say("mesh %s made in %s", o.Mesh, c.home)
+func (c *cli) sayInit(o enrol.InitOptions) {
+	c.say("mesh %s made in %s", o.Mesh, c.dir)
 	if len(o.Shared) > 0 && len(o.URLs) > 0 {
-		c.say("configurations of nodes are made from %s/templates", c.home)
+		c.say("configurations of nodes are made from %s/templates", c.dir)
 	}
-	c.say("keys: %s/keys (the root key is needed for new keys only: keep it offline)", c.home)
-	c.say("%s/keys/override.pem is a second person's, for releases that checks refuse: hand it over, and remove it here", c.home)
+	c.say("keys: %s/keys (the root key is needed for new keys only: keep it offline)", c.dir)
+	c.say("%s/keys/override.pem is a second person's, for releases that checks refuse: hand it over, and remove it here", c.dir)
 	c.say("next: meshctl member add NAME --admin HOST:PORT")
 }
 
@@ -75,7 +76,7 @@ func (c *cli) memberCommand() *cobra.Command {
 }
 
 func (c *cli) memberAddCommand() *cobra.Command {
-	var n host.NewMember
+	var n enrol.NewMember
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "add NAME --admin HOST:PORT",
 		Short: "Take a node into the mesh, and write the bundle that it is given",
@@ -83,10 +84,10 @@ func (c *cli) memberAddCommand() *cobra.Command {
 --shared and --url a Corefile and a sidecar configuration, made from the files in HOME/templates. The node unpacks it and
 starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefile.`,
 		Args: cobra.ExactArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			return c.writing(func(h *host.Host) error {
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			return c.writing(cmd.Context(), func(w *home.Writer) error {
 				n.Name = args[0]
-				dir, err := h.AddMember(n)
+				dir, err := enrol.AddMember(cmd.Context(), w, n)
 				if err != nil {
 					return err
 				}
@@ -120,14 +121,14 @@ func (c *cli) memberListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "All members, and when their certificates end",
 		Args:  cobra.NoArgs,
-		RunE: c.runs(func(*cobra.Command, []string) error {
-			view, err := host.Read(c.home)
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			view, err := c.home().View()
 			if err != nil {
 				return err
 			}
 			members := []listed{}
 			for _, m := range view.Manifest.Members {
-				members = append(members, listed{m, host.CertificateEnds(c.home, m.Name)})
+				members = append(members, listed{m, enrol.CertificateEnds(c.home(), m.Name)})
 			}
 			return c.print(members, func() {
 				w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
@@ -147,7 +148,7 @@ func (c *cli) certificateWords(ends time.Time) string {
 	}
 	left := ends.Sub(c.clock())
 	words := "certificate until " + ends.UTC().Format(time.DateOnly)
-	if left < host.WarnBefore {
+	if left < home.WarnBefore {
 		words += fmt.Sprintf(", %d days left: meshctl member renew", int(left.Hours()/24))
 	}
 	return words
@@ -166,14 +167,14 @@ func (c *cli) memberRenewCommand() *cobra.Command {
 certificates in the last third of their life. With --new-key the key is new too, and the node must be given node.crt and
 node.key from its bundle; the old key is taken until the next renewal.`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			done := []renewed{}
-			err := c.writing(func(h *host.Host) error {
+			err := c.writing(cmd.Context(), func(w *home.Writer) error {
 				for _, name := range args[len(done):] {
-					if err := h.RenewMember(name, newKey); err != nil {
+					if err := enrol.RenewMember(cmd.Context(), w, name, newKey); err != nil {
 						return err
 					}
-					done = append(done, renewed{name, host.CertificateEnds(c.home, name)})
+					done = append(done, renewed{name, enrol.CertificateEnds(c.home(), name)})
 				}
 				return nil
 			})
@@ -194,15 +195,15 @@ func (c *cli) memberRemoveCommand() *cobra.Command {
 		Use:   "remove NAME",
 		Short: "Strike a node from the mesh: it is served no more, and no switchover waits for it",
 		Args:  cobra.ExactArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			return c.writing(func(h *host.Host) error {
-				if err := h.RemoveMember(args[0]); err != nil {
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			return c.writing(cmd.Context(), func(w *home.Writer) error {
+				if err := enrol.RemoveMember(cmd.Context(), w, args[0]); err != nil {
 					return err
 				}
 				facts := struct {
 					Name         string    `json:"name"`
 					LeaseExpires time.Time `json:"lease_expires"` // of the lease that it holds, at the latest
-				}{args[0], h.View().LeaseExpires}
+				}{args[0], w.View().LeaseExpires}
 				return c.print(facts, func() {
 					c.say("%s is no member any more; the lease it holds lasts until %s at the latest", args[0], secondOf(facts.LeaseExpires))
 				})

@@ -7,7 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 )
 
@@ -23,9 +24,9 @@ func (c *cli) operatorCommand() *cobra.Command {
 			Use:   "remove NAME",
 			Short: "Revoke a certificate: nodes refuse it as soon as their mirrors see that",
 			Args:  cobra.ExactArgs(1),
-			RunE: c.runs(func(_ *cobra.Command, args []string) error {
-				return c.writing(func(h *host.Host) error {
-					if err := h.RemoveOperator(args[0]); err != nil {
+			RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+				return c.writing(cmd.Context(), func(w *home.Writer) error {
+					if err := enrol.RemoveOperator(cmd.Context(), w, args[0]); err != nil {
 						return err
 					}
 					c.say("%s is let in no more", args[0])
@@ -37,12 +38,12 @@ func (c *cli) operatorCommand() *cobra.Command {
 			Use:   "renew NAME",
 			Short: "Make a new certificate for the same key, to be handed over again",
 			Args:  cobra.ExactArgs(1),
-			RunE: c.runs(func(_ *cobra.Command, args []string) error {
-				return c.writing(func(h *host.Host) error {
-					if err := h.RenewOperator(args[0]); err != nil {
+			RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+				return c.writing(cmd.Context(), func(w *home.Writer) error {
+					if err := enrol.RenewOperator(cmd.Context(), w, args[0]); err != nil {
 						return err
 					}
-					c.say("%s has a new certificate: hand over operator.crt of %s/operators/%s", args[0], c.home, args[0])
+					c.say("%s has a new certificate: hand over operator.crt of %s/operators/%s", args[0], c.dir, args[0])
 					return nil
 				})
 			}),
@@ -59,10 +60,10 @@ func (c *cli) operatorAddCommand() *cobra.Command {
 with --observer only looks: at status, confirmations and metrics (for two years). The bundle has operator.crt, operator.key and
 ca.crt. From the first one on, nodes let in nobody with these roles who is not in "meshctl operator list".`,
 		Args: cobra.ExactArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			return c.writing(func(h *host.Host) error {
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			return c.writing(cmd.Context(), func(w *home.Writer) error {
 				role := map[bool]string{false: identity.Operator, true: identity.Observer}[observer]
-				dir, err := h.AddOperator(args[0], role)
+				dir, err := enrol.AddOperator(cmd.Context(), w, args[0], role)
 				if err != nil {
 					return err
 				}
@@ -80,12 +81,12 @@ func (c *cli) operatorListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "All operators and observers, and when their certificates end",
 		Args:  cobra.NoArgs,
-		RunE: c.runs(func(*cobra.Command, []string) error {
-			view, err := host.Read(c.home)
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			view, err := c.home().View()
 			if err != nil {
 				return err
 			}
-			all := host.Operators(c.home, view.Manifest)
+			all := enrol.Operators(c.home(), view.Manifest)
 			return c.print(all, func() {
 				w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 				for _, o := range all {
@@ -97,7 +98,7 @@ func (c *cli) operatorListCommand() *cobra.Command {
 	})
 }
 
-func (c *cli) operatorEnds(o host.Operator) string {
+func (c *cli) operatorEnds(o enrol.Operator) string {
 	if o.Ends.IsZero() {
 		return "certificate not made here"
 	}

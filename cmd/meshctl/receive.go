@@ -11,7 +11,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
 
@@ -59,7 +59,7 @@ Status 1 if something could not be received; what was, counts all the same, and 
 			for i, name := range o.Reset {
 				o.Reset[i] = dns.CanonicalName(name)
 			}
-			return c.receive(ctx, cmp.Or(file, filepath.Join(c.home, "meshctl.yaml")), o)
+			return c.receive(ctx, cmp.Or(file, filepath.Join(c.dir, "meshctl.yaml")), o)
 		}),
 	})
 	cmd.Flags().StringVar(&file, "config", "", "configuration (default HOME/meshctl.yaml)")
@@ -71,7 +71,7 @@ Status 1 if something could not be received; what was, counts all the same, and 
 }
 
 func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) error {
-	view, err := host.Read(c.home)
+	view, err := c.home().View()
 	if err != nil {
 		return err
 	}
@@ -82,12 +82,12 @@ func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) 
 	facts := receivedJSON{Received: []updateJSON{}, Faults: []faultJSON{}}
 	var r *receive.Receiver
 	r, err = receive.New(config, receive.Options{
-		Zones: filepath.Join(c.home, "zones"),
-		State: filepath.Join(c.home, "state", "received"),
+		Zones: filepath.Join(c.dir, "zones"),
+		State: filepath.Join(c.dir, "state", "received"),
 		Now:   c.clock,
 		Log:   slog.New(slog.DiscardHandler), // all that it would say is printed below
 		Updated: func(u receive.Update) {
-			if u.How == receive.Withdrawn && !host.Released(view.Manifest, u.Origin) {
+			if u.How == receive.Withdrawn && !releasing.Released(view.Manifest, u.Origin) {
 				r.Forget(u.Origin)
 			}
 			if u.How != receive.Kept {

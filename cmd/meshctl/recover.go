@@ -4,8 +4,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
 )
 
 func (c *cli) recoverCommand() *cobra.Command {
@@ -24,8 +22,8 @@ status, goes on answering until its lease ends, and is silent after that; run th
 Which leases have left since the backup cannot be known, so until the longest of them must have ended, counted from now, no
 switchover is made that would have to wait for them: one of mode "lease" and one that is postponed come no earlier than
 that. A release that was made after the newest copy is gone: make it again.`,
-		RunE: c.runs(func(_ *cobra.Command, args []string) error {
-			r, err := host.Recover(c.home, c.clock, args, longest)
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			r, err := c.home().Recover(cmd.Context(), args, longest)
 			if err != nil {
 				return err
 			}

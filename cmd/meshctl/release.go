@@ -1,28 +1,32 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 )
 
 const sourceHelp = `A zone's origin is the owner of its SOA, or said as NAME=FILE. $INCLUDE reaches files beside the zone file.`
 
 // madeJSON is a release as --json prints it.
 type madeJSON struct {
-	Number    uint64        `json:"number"`
-	Current   bool          `json:"current"`
-	Replaced  uint64        `json:"replaced,omitempty"`
-	Zones     int           `json:"zones"`
-	Added     []string      `json:"added"`
-	Changed   []string      `json:"changed"`
-	Same      []string      `json:"same"`
-	Withdrawn []string      `json:"withdrawn"`
-	Held      []host.Held   `json:"held"`
-	Override  *overrideJSON `json:"override,omitempty"`
-	Findings  []findingJSON `json:"findings"`
+	Number    uint64         `json:"number"`
+	Current   bool           `json:"current"`
+	Replaced  uint64         `json:"replaced,omitempty"`
+	Zones     int            `json:"zones"`
+	Added     []string       `json:"added"`
+	Changed   []string       `json:"changed"`
+	Same      []string       `json:"same"`
+	Withdrawn []string       `json:"withdrawn"`
+	Held      []history.Held `json:"held"`
+	Override  *overrideJSON  `json:"override,omitempty"`
+	Findings  []findingJSON  `json:"findings"`
 }
 
 // overrideJSON is who had a release go out although checks had errors against it.
@@ -32,7 +36,7 @@ type overrideJSON struct {
 }
 
 func (c *cli) releaseCommand() *cobra.Command {
-	var o host.ReleaseOptions
+	var o releasing.Options
 	var override string
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "release ZONEFILE...",
@@ -47,13 +51,13 @@ If one has an error, nothing is published; or, where the policy says hold-zone, 
 
 ` + sourceHelp,
 		Args: cobra.MinimumNArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) (err error) {
+		RunE: c.runs(func(cmd *cobra.Command, args []string) (err error) {
 			if override != "" {
-				if o.Override, err = host.ReadOverride(override); err != nil {
+				if o.Override, err = releasing.ReadOverride(override); err != nil {
 					return err
 				}
 			}
-			return c.writing(func(h *host.Host) error { return c.release(h, sources(args), o) })
+			return c.writing(cmd.Context(), func(w *home.Writer) error { return c.release(cmd.Context(), w, sources(args), o) })
 		}),
 	})
 	cmd.Flags().StringVar(&override, "override", "", "file that \"meshctl override\" wrote")
@@ -62,9 +66,9 @@ If one has an error, nothing is published; or, where the policy says hold-zone, 
 	return cmd
 }
 
-func (c *cli) release(h *host.Host, from []host.Source, o host.ReleaseOptions) error {
-	made, found, err := h.Release(from, o)
-	var blocked *host.BlockedError
+func (c *cli) release(ctx context.Context, w *home.Writer, from []releasing.Source, o releasing.Options) error {
+	made, found, err := releasing.Make(ctx, w, from, o)
+	var blocked *releasing.BlockedError
 	if err != nil && !errors.As(err, &blocked) {
 		return err
 	}
@@ -72,10 +76,10 @@ func (c *cli) release(h *host.Host, from []host.Source, o host.ReleaseOptions) e
 		printFindings(c.log, found)
 	}
 	if made == nil {
-		return &host.HintError{Err: err, Hint: whatNow(blocked)}
+		return &hint.Error{Err: err, Hint: whatNow(blocked)}
 	}
 	facts := madeJSON{made.Release.Number, made.Current, made.Replaced, len(made.Release.Zones),
-		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), append([]host.Held{}, made.Held...), nil, findingsJSON(found)}
+		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), append([]history.Held{}, made.Held...), nil, findingsJSON(found)}
 	if by := made.Release.Override; by != nil {
 		facts.Override = &overrideJSON{by.Who, by.Why}
 	}
@@ -83,7 +87,7 @@ func (c *cli) release(h *host.Host, from []host.Source, o host.ReleaseOptions) e
 }
 
 // whatNow is what can be done about a release that was blocked.
-func whatNow(b *host.BlockedError) string {
+func whatNow(b *releasing.BlockedError) string {
 	const correct = "correct the zone files and run this again"
 	if b.Request == "" {
 		return correct
@@ -93,7 +97,7 @@ func whatNow(b *host.BlockedError) string {
 
 func list(names []string) []string { return append([]string{}, names...) }
 
-func (c *cli) sayMade(made *host.Made) {
+func (c *cli) sayMade(made *releasing.Made) {
 	if made.Replaced != 0 {
 		c.say("release %d is taken back: it was staged and never switched to", made.Replaced)
 	}

@@ -8,17 +8,20 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 )
 
 // scheduleJSON is what "schedule --json" prints.
 type scheduleJSON struct {
-	Number     uint64            `json:"number"`
-	Switchover time.Time         `json:"switchover"`
-	Forced     []mesh.Missing    `json:"forced_against,omitempty"`
-	Postponed  []mesh.Missing    `json:"postponed_for,omitempty"`
-	Results    []host.ResultJSON `json:"results,omitempty"`
+	Number     uint64           `json:"number"`
+	Switchover time.Time        `json:"switchover"`
+	Forced     []mesh.Missing   `json:"forced_against,omitempty"`
+	Postponed  []mesh.Missing   `json:"postponed_for,omitempty"`
+	Results    []history.Result `json:"results,omitempty"`
 }
 
 type scheduleFlags struct {
@@ -75,8 +78,8 @@ does not, the switchover stands after all, so that all members make it. Ctrl-C t
 }
 
 // scheduleOf reads the flags.
-func (c *cli) scheduleOf(f scheduleFlags) (host.Schedule, error) {
-	s := host.Schedule{Home: c.home, Clock: c.clock, Mode: mesh.Mode(f.mode), Lead: f.in, Force: f.force, Wait: f.wait}
+func (c *cli) scheduleOf(f scheduleFlags) (switchover.Schedule, error) {
+	s := switchover.Schedule{Home: c.home(), Mode: mesh.Mode(f.mode), Lead: f.in, Force: f.force, Wait: f.wait}
 	if s.Mode != mesh.Confirmed && s.Mode != mesh.Lease {
 		return s, fmt.Errorf("--mode %q: confirmed or lease", f.mode)
 	}
@@ -94,22 +97,22 @@ func (c *cli) scheduleOf(f scheduleFlags) (host.Schedule, error) {
 	return s, nil
 }
 
-func (c *cli) schedule(ctx context.Context, s host.Schedule, f scheduleFlags) error {
-	if _, err := host.Read(s.Home); err != nil {
+func (c *cli) schedule(ctx context.Context, s switchover.Schedule, f scheduleFlags) error {
+	if _, err := s.Home.View(); err != nil {
 		return err
 	}
-	own, err := host.Identity(s.Home, c.logger())
+	own, err := enrol.Identity(s.Home, c.logger())
 	if err != nil {
 		return err
 	}
-	s.Ask = host.Asker(own, c.clock)
+	s.Ask = switchover.Asker(own, c.clock)
 	if f.cancel {
 		return c.cancel(ctx, s)
 	}
 	set, err := s.Set(ctx)
-	var against *host.AgainstError
+	var against *switchover.AgainstError
 	if errors.As(err, &against) {
-		return &host.HintError{Err: err, Hint: "meshctl status says more; meshctl member remove NAME strikes a member that is lost; --force sets it all the same"}
+		return &hint.Error{Err: err, Hint: "meshctl status says more; meshctl member remove NAME strikes a member that is lost; --force sets it all the same"}
 	}
 	if err != nil {
 		return err
@@ -146,7 +149,7 @@ func consequence(code string) string {
 }
 
 // cancel takes back the switchover that is set.
-func (c *cli) cancel(ctx context.Context, s host.Schedule) error {
+func (c *cli) cancel(ctx context.Context, s switchover.Schedule) error {
 	r, err := s.Cancel(ctx)
 	if err != nil {
 		return err
@@ -155,7 +158,7 @@ func (c *cli) cancel(ctx context.Context, s host.Schedule) error {
 		Number    uint64         `json:"number"`
 		Cancelled bool           `json:"cancelled"`
 		Holding   []mesh.Missing `json:"holding,omitempty"`
-	}{r.Set.Number, !r.Stands, r.Holding}
+	}{r.Switchover.Number, !r.Stands, r.Holding}
 	err = c.print(facts, func() { c.sayCancelled(r) })
 	if r.Stands {
 		return errors.Join(err, &quietError{})
@@ -163,29 +166,29 @@ func (c *cli) cancel(ctx context.Context, s host.Schedule) error {
 	return err
 }
 
-func (c *cli) sayCancelled(r host.Cancelled) {
+func (c *cli) sayCancelled(r switchover.Cancelled) {
 	for _, m := range r.Holding {
 		c.say("%s", m)
 	}
 	switch {
 	case r.Stands:
-		c.say("so the switchover to release %d at %s stands", r.Set.Number, instantOf(r.Set.At))
+		c.say("so the switchover to release %d at %s stands", r.Switchover.Number, instantOf(r.Switchover.At))
 		c.say("it can be undone by a release with a higher number; --force takes it back all the same: who holds it then switches alone")
 	case len(r.Holding) > 0:
-		c.say("taken back by force: they may answer from release %d from %s on, and the others do not", r.Set.Number, instantOf(r.Set.At))
+		c.say("taken back by force: they may answer from release %d from %s on, and the others do not", r.Switchover.Number, instantOf(r.Switchover.At))
 	default:
-		c.say("the switchover to release %d is taken back: no member holds it", r.Set.Number)
+		c.say("the switchover to release %d is taken back: no member holds it", r.Switchover.Number)
 	}
 }
 
 // seeThrough collects the word of the members, waits for the switchover and says how it went.
-func (c *cli) seeThrough(ctx context.Context, s host.Schedule, set host.Set, facts scheduleJSON) error {
+func (c *cli) seeThrough(ctx context.Context, s switchover.Schedule, set switchover.Switchover, facts scheduleJSON) error {
 	reviewed, err := s.Review(ctx, set)
 	if err != nil {
 		return err
 	}
 	if !reviewed.Stands {
-		facts.Switchover, facts.Postponed = reviewed.Set.At, reviewed.Missing
+		facts.Switchover, facts.Postponed = reviewed.Switchover.At, reviewed.Missing
 		return errors.Join(c.print(facts, func() { c.sayPostponed(reviewed) }), &quietError{})
 	}
 	if len(reviewed.Missing) == 0 {
@@ -198,8 +201,8 @@ func (c *cli) seeThrough(ctx context.Context, s host.Schedule, set host.Set, fac
 	if err != nil {
 		return err
 	}
-	facts.Results = host.ResultsJSON(results)
-	if err := s.Record(set, results, nil); err != nil {
+	facts.Results = results
+	if err := s.Record(ctx, set, results, nil); err != nil {
 		return err
 	}
 	failed := 0
@@ -212,7 +215,7 @@ func (c *cli) seeThrough(ctx context.Context, s host.Schedule, set host.Set, fac
 		return err
 	}
 	if failed > 0 {
-		return &host.HintError{Err: fmt.Errorf("%d of %d members did not switch", failed, len(results)), Hint: "they recover by themselves once they can; meshctl status shows when"}
+		return &hint.Error{Err: fmt.Errorf("%d of %d members did not switch", failed, len(results)), Hint: "they recover by themselves once they can; meshctl status shows when"}
 	}
 	return nil
 }
@@ -224,15 +227,15 @@ func (c *cli) progress(format string, args ...any) {
 	}
 }
 
-func (c *cli) sayPostponed(r host.Reviewed) {
-	c.say("postponed to %s, when no older lease is left: not confirmed by", instantOf(r.Set.At))
+func (c *cli) sayPostponed(r switchover.Reviewed) {
+	c.say("postponed to %s, when no older lease is left: not confirmed by", instantOf(r.Switchover.At))
 	for _, m := range r.Missing {
 		c.say("  %s", m)
 	}
 	c.say("sooner: bring it back, or strike it with meshctl member remove, and run meshctl schedule again")
 }
 
-func (c *cli) sayResults(set host.Set, results []host.Result) {
+func (c *cli) sayResults(set switchover.Switchover, results []history.Result) {
 	for _, r := range results {
 		if r.Switched {
 			c.say("%s switched to release %d, %d µs after the instant", r.Member, set.Number, r.Lateness.Microseconds())

@@ -8,13 +8,15 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
 
@@ -32,7 +34,7 @@ any time; where there is no section "sources", releases are made by command alon
 Several of them may run, on one bucket: they take turns, and over.`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			config, err := host.LoadConfig(cmp.Or(file, filepath.Join(c.home, host.ConfigName)))
+			config, err := unattended.LoadConfig(cmp.Or(file, c.home().Path(home.ConfigName)))
 			if err != nil {
 				return err
 			}
@@ -79,12 +81,12 @@ func endpoint(listen string) (netip.AddrPort, error) {
 	return a.AddrPort(), nil
 }
 
-func (c *cli) serve(ctx context.Context, config *host.Config) error {
-	if _, err := host.Read(c.home); err != nil {
+func (c *cli) serve(ctx context.Context, config *unattended.Config) error {
+	if _, err := c.home().View(); err != nil {
 		return err
 	}
 	log := c.logger()
-	own, err := host.Identity(c.home, log)
+	own, err := enrol.Identity(c.home(), log)
 	if err != nil {
 		return err
 	}
@@ -92,11 +94,11 @@ func (c *cli) serve(ctx context.Context, config *host.Config) error {
 	if err != nil {
 		return err
 	}
-	log.Info("serving", "home", c.home, "url", "https://"+listener.Addr().String(), "receiving", config.Sources != nil)
-	ask := host.Asker(own, c.clock)
-	cycle := &host.Cycle{Home: c.home, Clock: c.clock, Ask: ask, Config: config, Log: log}
-	server := &host.Server{Home: c.home, Clock: c.clock, Renew: config.Serve.Renew, Log: log, Cycle: cycle.State, Ask: ask}
-	work, err := host.ServeWork(c.home, cycle.Work)
+	log.Info("serving", "home", c.dir, "url", "https://"+listener.Addr().String(), "receiving", config.Sources != nil)
+	ask := switchover.Asker(own, c.clock)
+	cycle := &unattended.Cycle{Home: c.home(), Ask: ask, Config: config, Log: log}
+	server := &unattended.Server{Home: c.home(), Renew: config.Serve.Renew, Log: log, Cycle: cycle.State, Ask: ask}
+	work, err := unattended.ServeWork(c.home(), cycle.Work)
 	if err != nil {
 		log.Warn("meshctl status will not show how far this is", "error", err)
 	} else {
@@ -108,7 +110,7 @@ func (c *cli) serve(ctx context.Context, config *host.Config) error {
 		together.Go(func() error { return cycle.Run(ctx) })
 	}
 	if config.Serve.Metrics.IsValid() {
-		metrics := &http.Server{Addr: config.Serve.Metrics.String(), Handler: host.MetricsHandler(server, version), ReadHeaderTimeout: 5 * time.Second}
+		metrics := &http.Server{Addr: config.Serve.Metrics.String(), Handler: unattended.MetricsHandler(server, version), ReadHeaderTimeout: 5 * time.Second}
 		together.Go(func() error { <-ctx.Done(); return metrics.Close() })
 		together.Go(func() error {
 			if err := metrics.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {

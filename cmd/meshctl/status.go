@@ -14,7 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -31,14 +33,14 @@ why not; and what differs between members. Beside that, how far "meshctl serve" 
 With --watch, again and again until Ctrl-C; with --json too, one document a line.`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			if _, err := host.Read(c.home); err != nil {
+			if _, err := c.home().View(); err != nil {
 				return err
 			}
-			own, err := host.Identity(c.home, c.logger())
+			own, err := enrol.Identity(c.home(), c.logger())
 			if err != nil {
 				return err
 			}
-			ask := host.Asker(own, c.clock)
+			ask := switchover.Asker(own, c.clock)
 			if !watch {
 				return c.status(cmd.Context(), ask)
 			}
@@ -50,8 +52,8 @@ With --watch, again and again until Ctrl-C; with --json too, one document a line
 	return cmd
 }
 
-func (c *cli) status(ctx context.Context, ask host.Ask) error {
-	state, err := host.ReadState(c.home)
+func (c *cli) status(ctx context.Context, ask switchover.Ask) error {
+	state, err := c.home().State()
 	if err != nil {
 		return err
 	}
@@ -59,8 +61,8 @@ func (c *cli) status(ctx context.Context, ask host.Ask) error {
 	if err != nil {
 		return err
 	}
-	s := host.StatusOf(ctx, view, state.Lease(), ask, c.clock())
-	if s.Work, err = host.ReadWork(ctx, c.home); err != nil {
+	s := unattended.StatusOf(ctx, view, state.Lease(), ask, c.clock())
+	if s.Work, err = unattended.ReadWork(ctx, c.home()); err != nil {
 		c.logger().Warn("meshctl serve does not say how far it is", "error", err)
 	}
 	policy, err := c.policy("")
@@ -75,7 +77,7 @@ func (c *cli) status(ctx context.Context, ask host.Ask) error {
 // clearScreen moves to the top and clears (ECMA-48 CUP, ED).
 const clearScreen = "\x1b[H\x1b[2J"
 
-func (c *cli) watchStatus(ctx context.Context, ask host.Ask, every time.Duration) error {
+func (c *cli) watchStatus(ctx context.Context, ask switchover.Ask, every time.Duration) error {
 	out, _ := c.out.(printable)
 	terminal, ok := out.Writer.(*os.File)
 	clears := ok && !c.json && term.IsTerminal(int(terminal.Fd()))
@@ -94,7 +96,7 @@ func (c *cli) watchStatus(ctx context.Context, ask host.Ask, every time.Duration
 	return nil
 }
 
-func (c *cli) sayStatus(s host.Status) {
+func (c *cli) sayStatus(s unattended.Status) {
 	c.say("mesh %s, clock error at most %d ms", s.Mesh, s.EpsilonMS)
 	c.say("current  %s", releaseLine(s.Current))
 	c.say("next     %s", releaseLine(s.Next))
@@ -124,7 +126,7 @@ func (c *cli) sayStatus(s host.Status) {
 }
 
 // driftWords says who has what, the value that most have first.
-func driftWords(d host.Drift) string {
+func driftWords(d unattended.Drift) string {
 	values := slices.SortedFunc(maps.Keys(d.Values), func(a, b string) int {
 		return cmp.Or(cmp.Compare(len(d.Values[b]), len(d.Values[a])), strings.Compare(a, b))
 	})
@@ -135,7 +137,7 @@ func driftWords(d host.Drift) string {
 	return strings.Join(words, "; ")
 }
 
-func releaseLine(r *host.ReleaseStatus) string {
+func releaseLine(r *unattended.ReleaseStatus) string {
 	if r == nil {
 		return "none"
 	}
@@ -158,7 +160,7 @@ func bar(share float64, ok bool) string {
 const barWidth = 20
 
 // memberLine sums up what a member said, in columns.
-func memberLine(m host.MemberStatus) string {
+func memberLine(m unattended.MemberStatus) string {
 	if m.Confirmation == nil {
 		return "unreachable\t" + m.Error
 	}

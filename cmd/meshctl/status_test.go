@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
@@ -18,7 +18,7 @@ func TestABarShowsHowFarLoadingIs(t *testing.T) {
 		"\tloading":                            {Octets: 50},
 	} {
 		c.Number = 2
-		line := memberLine(host.MemberStatus{Confirmation: &status.Confirmation{Serving: 1, Compiling: &c}})
+		line := memberLine(unattended.MemberStatus{Confirmation: &status.Confirmation{Serving: 1, Compiling: &c}})
 		if !strings.Contains(line, want) {
 			t.Errorf("%+v: %q, want %q", c, line, want)
 		}
@@ -29,12 +29,12 @@ func TestABarShowsHowFarLoadingIs(t *testing.T) {
 func TestABarShowsHowFarTransferringIs(t *testing.T) {
 	p := status.Progress{What: "transferring", Subject: "release 2", Done: 30, Of: 120, Unit: "bytes", Seconds: 3}
 	want := "[#####...............] 25 % transferring release 2: 30 of 120 bytes, 10 a second"
-	if line := memberLine(host.MemberStatus{Confirmation: &status.Confirmation{Serving: 1, Transferring: &p}}); !strings.Contains(line, want) {
+	if line := memberLine(unattended.MemberStatus{Confirmation: &status.Confirmation{Serving: 1, Transferring: &p}}); !strings.Contains(line, want) {
 		t.Errorf("%q, want %q", line, want)
 	}
 	var out strings.Builder
 	c := &cli{out: &out}
-	c.sayStatus(host.Status{Work: []status.Progress{
+	c.sayStatus(unattended.Status{Work: []status.Progress{
 		{What: "receiving", Subject: "new.example.", Done: 7, Unit: "records", Seconds: 1},
 		{What: "checking", Subject: "example.org.", Done: 60, Of: 120, Unit: "records", Seconds: 3, Zone: 2, OfZones: 4},
 	}})
@@ -52,7 +52,7 @@ func TestABarShowsHowFarTransferringIs(t *testing.T) {
 func TestNobodysWordsSteerATerminal(t *testing.T) {
 	var out strings.Builder
 	c := &cli{out: printable{&out}}
-	c.sayStatus(host.Status{Members: []host.MemberStatus{{Name: "tyo", Confirmation: &status.Confirmation{
+	c.sayStatus(unattended.Status{Members: []unattended.MemberStatus{{Name: "tyo", Confirmation: &status.Confirmation{
 		Silent: []status.Reason{{Code: "x\x1b[2J", Detail: "日本\u009b1A\rall is well\x07"}}}}}})
 	if strings.ContainsAny(out.String(), "\x1b\r\x07\u009b") || !strings.Contains(out.String(), "日本?1A?all is well?\n") {
 		t.Errorf("%q", out.String())
@@ -72,7 +72,7 @@ func TestStatusSaysWhatIsNotJudged(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out strings.Builder
-		(&cli{out: &out}).sayStatus(host.Status{Unjudged: config.Unjudged()})
+		(&cli{out: &out}).sayStatus(unattended.Status{Unjudged: config.Unjudged()})
 		if strings.Contains(out.String(), "warning  checks do not judge that a server of each zone is outside the mesh (ROUTE-4)") != said {
 			t.Errorf("%q:\n%s", text, out.String())
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -15,7 +16,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/host"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 )
 
@@ -32,17 +36,19 @@ foreground. Everything is removed at the end. The machine's clock is taken on it
 
 ` + sourceHelp,
 		Args: cobra.MinimumNArgs(1),
-		RunE: c.runs(func(_ *cobra.Command, args []string) error { return c.try(sources(args), listen, coredns) }),
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			return c.try(cmd.Context(), sources(args), listen, coredns)
+		}),
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:5300", "address and port to answer on")
 	cmd.Flags().StringVar(&coredns, "coredns", "", "the coredns to run (default: the one beside meshctl, then the one in PATH)")
 	return cmd
 }
 
-func (c *cli) try(from []host.Source, listen, coredns string) error {
+func (c *cli) try(ctx context.Context, from []releasing.Source, listen, coredns string) error {
 	address, port, err := net.SplitHostPort(listen)
 	if err != nil || net.ParseIP(address) == nil {
-		return &host.HintError{Err: fmt.Errorf("--listen %q is not ADDRESS:PORT", listen), Hint: "for example --listen 127.0.0.1:5300"}
+		return &hint.Error{Err: fmt.Errorf("--listen %q is not ADDRESS:PORT", listen), Hint: "for example --listen 127.0.0.1:5300"}
 	}
 	if coredns, err = findCoreDNS(coredns); err != nil {
 		return err
@@ -52,7 +58,7 @@ func (c *cli) try(from []host.Source, listen, coredns string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := c.tryMesh(dir, from); err != nil {
+	if err := c.tryMesh(ctx, dir, from); err != nil {
 		return err
 	}
 	corefile := fmt.Sprintf(tryCorefile, port, address, dir)
@@ -78,26 +84,26 @@ const tryCorefile = `.:%[1]s {
 `
 
 // tryMesh makes a mesh without members, whose first release is current at once.
-func (c *cli) tryMesh(dir string, from []host.Source) error {
-	o := host.InitOptions{Mesh: "try", Epsilon: 100 * time.Millisecond, Lease: tryLease}
-	h, err := host.Init(dir, o, rand.Reader, c.clock)
+func (c *cli) tryMesh(ctx context.Context, dir string, from []releasing.Source) error {
+	o := enrol.InitOptions{Mesh: "try", Epsilon: 100 * time.Millisecond, Lease: tryLease}
+	w, err := enrol.Init(ctx, home.At(dir, c.clock), o, rand.Reader)
 	if err != nil {
 		return err
 	}
-	defer h.Close()
-	_, found, err := h.Release(from, host.ReleaseOptions{})
+	defer w.Close()
+	_, found, err := releasing.Make(ctx, w, from, releasing.Options{})
 	printFindings(c.log, found)
 	if err != nil {
 		return err
 	}
-	if h.View().Manifest.Current == nil {
-		return &host.HintError{Err: errors.New("nothing is answered"), Hint: "correct the zone files and run this again"}
+	if w.View().Manifest.Current == nil {
+		return &hint.Error{Err: errors.New("nothing is answered"), Hint: "correct the zone files and run this again"}
 	}
-	return depot.WriteFile(dir, "root.json", h.Root(), 0o644)
+	return depot.WriteFile(dir, "root.json", w.Root(), 0o644)
 }
 
 func (c *cli) firstOrigin(dir string) string {
-	view, err := host.Read(dir)
+	view, err := home.At(dir, c.clock).View()
 	if err != nil || len(view.Manifest.Current.Zones) == 0 {
 		return "."
 	}
@@ -115,7 +121,7 @@ func findCoreDNS(named string) (string, error) {
 	}
 	found, err := exec.LookPath("coredns")
 	if err != nil {
-		return "", &host.HintError{Err: errors.New("there is no coredns beside meshctl or in PATH"), Hint: "build it with ./build.sh, or name one with --coredns PATH"}
+		return "", &hint.Error{Err: errors.New("there is no coredns beside meshctl or in PATH"), Hint: "build it with ./build.sh, or name one with --coredns PATH"}
 	}
 	return found, nil
 }

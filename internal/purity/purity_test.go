@@ -18,6 +18,9 @@ import (
 
 const module = "github.com/coredns-anycast/coredns-anycast/"
 
+// host has the packages of the distribution host.
+const host = "cmd/meshctl/internal"
+
 // pure are the packages that decide. The same code runs in a table test, in a simulation of a thousand nodes, and in the
 // processes; so whatever it knows comes in as an argument.
 var pure = []string{"internal/zone", "internal/release", "internal/mesh", "internal/gate", "internal/status", "internal/instant"}
@@ -67,8 +70,20 @@ var importRules = []importRule{
 		why: "one place knows S3"},
 	{except: []string{"cmd/meshctl"}, forbids: []string{module + "internal/bucket"},
 		why: "nodes read static files over HTTPS: they need no S3 client"},
-	{except: []string{"test", "internal/testca"}, forbids: []string{module + "internal/testenv", module + "internal/testca"},
-		why: "only tests need a test's environment"},
+	{except: []string{"test", "internal/testca", "cmd/meshctl/internal/hometest"},
+		forbids: []string{module + "internal/testenv", module + "internal/testca", module + "cmd/meshctl/internal/hometest"},
+		why:     "only tests need a test's environment"},
+	{in: []string{host + "/hint"}, forbids: []string{strings.TrimSuffix(module, "/")},
+		why: "hints are below everything"},
+	{in: []string{host + "/keys"}, forbids: []string{module + host}, allows: []string{module + host + "/hint"},
+		why: "keys may be where nothing else of a mesh is"},
+	{in: []string{host + "/home"}, forbids: []string{module + host}, allows: []string{module + host + "/hint", module + host + "/keys"},
+		why: "what is published is below those who publish"},
+	{in: []string{host + "/history"}, forbids: []string{module + host}, allows: []string{module + host + "/home"},
+		why: "the record of releases takes no part in making them"},
+	{in: []string{host + "/enrol", host + "/releasing", host + "/switchover"}, forbids: []string{module + host},
+		allows: []string{module + host + "/hint", module + host + "/keys", module + host + "/home", module + host + "/history"},
+		why:    "who is in the mesh, what it answers and when it moves are changed for reasons of their own"},
 }
 
 // codeRule forbids a construct in the pure packages.
@@ -225,7 +240,7 @@ func TestTheProject(t *testing.T) {
 // would be no rule.
 func TestEveryRuleFires(t *testing.T) {
 	fired := map[string][]string{}
-	for _, dir := range []string{"internal/mesh", "plugin/x", "sidecar/x", "cmd/x"} {
+	for _, dir := range []string{"internal/mesh", "plugin/x", "sidecar/x", "cmd/x", host + "/hint", host + "/keys", host + "/home", host + "/history", host + "/enrol"} {
 		for _, f := range check(t, "testdata/bad.go", dir) {
 			fired[f.rule] = append(fired[f.rule], f.what)
 		}

@@ -1,0 +1,259 @@
+package enrol
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/template"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// A bundle is what a node needs to join: its certificate and key, the authority's certificate, the mesh's root, and a
+// Corefile and a sidecar configuration made from the mesh's templates, which an operator may change.
+
+const (
+	templatesDir = "templates"
+	corefileName = "Corefile"
+	sidecarName  = "sidecar.yaml"
+)
+
+// corefileTemplate and sidecarTemplate are what init leaves, with MESH facts filled in at once and NODE facts as
+// actions of text/template, see nodeFacts.
+const corefileTemplate = `# {{.Name}}, a node of the mesh %[1]s. See plugin/sharedunicast/README.md and plugin/meshsync/README.md.
+. {
+    sharedunicast %[2]s {
+        admin {{.AdminAddress}}
+    }
+    meshsync {{.State}} {
+        root {{.Etc}}/root.json
+        node {{.Name}}
+        clock sidecar unix://{{.Run}}/sidecar.sock
+        status unix://{{.Run}}/meshsync.sock
+    }
+    nsid {{.Name}}
+    chaos {{.Name}}
+    prometheus {{.Prometheus}}
+    reload
+    errors
+}
+`
+
+const sidecarTemplate = `# {{.Name}}, a node of the mesh %[1]s. sidecar.example.yaml has every key; "anycast-sidecar check" reads this one.
+node: {{.Name}}
+shared: [%[2]s]
+socket: unix://{{.Run}}/sidecar.sock
+control: unix://{{.Run}}/control.sock
+state: {{.State}}/sidecar
+meshsync: unix://{{.Run}}/meshsync.sock
+identity: {certificate: {{.Etc}}/node.crt, key: {{.Etc}}/node.key, ca: {{.Etc}}/ca.crt}
+admin: {listen: "{{.Admin}}"}
+metrics: 127.0.0.1:9154
+failure: {policy: stop-dns}
+clock: {source: chrony}                      # chronyd must run
+mirror: {urls: [%[3]s], depot: {{.State}}/repository, root: {{.Etc}}/root.json}
+{{- if .Routers}}
+bgp:
+  as: {{.AS}}
+  router_id: {{.RouterID}}
+  prefixes: [%[4]s]
+  neighbors:
+{{- range .Routers}}
+    - {address: "{{.}}", as: {{$.RouterAS}}, hold_time: 9s}
+{{- end}}
+{{- else}}
+# bgp:                                       # no router was named: nothing is announced
+#   as: 64500
+#   router_id: 198.51.100.7
+#   prefixes: [%[4]s]
+#   neighbors: [{address: 198.51.100.1, as: 64501, hold_time: 9s}]
+{{- end}}
+`
+
+// nodeFacts are what the templates may use.
+type nodeFacts struct {
+	NewMember
+	AdminAddress string
+	Prometheus   string // of CoreDNS: the administrative address, port 9153
+	Etc          string // where the node keeps what is in the bundle,
+	State        string // what it writes,
+	Run          string // and its sockets
+}
+
+// writeTemplates leaves the templates of a new mesh, if it is known where it answers and where it is served.
+func writeTemplates(h place, o InitOptions) error {
+	if len(o.Shared) == 0 || len(o.URLs) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(h.Path(templatesDir), 0o755); err != nil {
+		return err
+	}
+	var shared, prefixes []string
+	for _, text := range o.Shared {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return fmt.Errorf("--shared: %w", err)
+		}
+		shared = append(shared, a.String())
+		prefixes = append(prefixes, prefixOf(a).String())
+	}
+	corefile := fmt.Sprintf(corefileTemplate, o.Mesh, strings.Join(shared, " "))
+	sidecar := fmt.Sprintf(sidecarTemplate, o.Mesh, quoted(shared), quoted(o.URLs), quoted(prefixes))
+	return errors.Join(
+		depot.WriteFile(h.Path(templatesDir), corefileName, []byte(corefile), 0o644),
+		depot.WriteFile(h.Path(templatesDir), sidecarName, []byte(sidecar), 0o644),
+	)
+}
+
+// prefixOf is the longest prefix that networks commonly take.
+func prefixOf(a netip.Addr) netip.Prefix {
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	return netip.PrefixFrom(a, bits).Masked()
+}
+
+func quoted(all []string) string {
+	var words []string
+	for _, a := range all {
+		words = append(words, fmt.Sprintf("%q", a))
+	}
+	return strings.Join(words, ", ")
+}
+
+func (n NewMember) facts(address string) nodeFacts {
+	n.RouterID = cmp.Or(n.RouterID, address)
+	f := nodeFacts{NewMember: n, AdminAddress: address, Prometheus: address + ":9153",
+		Etc: "/etc/mesh", State: "/var/lib/mesh", Run: "/run/mesh"}
+	if strings.Contains(address, ":") {
+		f.Prometheus = "[" + address + "]:9153"
+	}
+	if n.At != "" {
+		f.Etc, f.State, f.Run = n.At, filepath.Join(n.At, "state"), n.At
+	}
+	return f
+}
+
+// makeBundle writes the bundle of a node and returns the pin of its key.
+func makeBundle(h *home.Writer, n NewMember, address string) (release.Digest, error) {
+	dir := h.Path(nodesDir, n.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return release.Digest{}, err
+	}
+	ca, err := depot.ReadFile(h.Path(pkiDir), "ca.crt", maxPEMBytes)
+	if err != nil {
+		return release.Digest{}, err
+	}
+	err = errors.Join(
+		depot.WriteFile(dir, "ca.crt", ca, 0o644),
+		depot.WriteFile(dir, "root.json", h.Root(), 0o644),
+		fill(h, corefileName, dir, n.facts(address)),
+		fill(h, sidecarName, dir, n.facts(address)),
+		issue(h, nodesDir+"/"+n.Name, "node", subject{n.Name, identity.Node, []string{address}}),
+	)
+	if err != nil {
+		return release.Digest{}, err
+	}
+	c, err := readCertificate(dir, "node.crt")
+	if err != nil {
+		return release.Digest{}, err
+	}
+	return identity.PinOf(c), packBundle(h, nodesDir, n.Name)
+}
+
+// check refuses what would make a configuration that no process takes.
+func (f nodeFacts) check() error {
+	if _, err := netip.ParseAddr(f.AdminAddress); err != nil {
+		return hint.Errorf("give the administrative address itself", "a node listens on an address, and %q is none", f.AdminAddress)
+	}
+	if len(f.Routers) == 0 {
+		return nil
+	}
+	for _, router := range f.Routers {
+		if _, err := netip.ParseAddr(router); err != nil {
+			return fmt.Errorf("--router: %w", err)
+		}
+	}
+	if id, err := netip.ParseAddr(f.RouterID); err != nil || !id.Is4() {
+		return hint.Errorf("for example --router-id 198.51.100.7", "a BGP identifier is written like an IPv4 address, and %q is not (RFC 4271 4.2)", f.RouterID)
+	}
+	if f.AS == 0 || f.RouterAS == 0 {
+		return hint.Errorf("for example --as 64500 --router-as 64501", "a BGP session needs the autonomous systems of both ends")
+	}
+	return nil
+}
+
+// fill makes a file of a template. A mesh without it has nodes that are configured elsewhere.
+func fill(h place, name, dir string, facts nodeFacts) error {
+	text, err := os.ReadFile(h.Path(templatesDir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := facts.check(); err != nil {
+		return err
+	}
+	t, err := template.New(name).Option("missingkey=error").Parse(string(text))
+	if err != nil {
+		return fmt.Errorf("%s: %w", h.Path(templatesDir), err)
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, facts); err != nil {
+		return fmt.Errorf("%s: %w", h.Path(templatesDir), err)
+	}
+	return depot.WriteFile(dir, name, b.Bytes(), 0o644)
+}
+
+// packBundle writes a bundle as NAME.tar beside it, whose files are to be unpacked where its owner keeps them.
+func packBundle(h place, in, name string) error {
+	dir := h.Path(in, name)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		if !slices.Contains([]string{".crt", ".key", ".json", ".yaml", ""}, filepath.Ext(e.Name())) || !e.Type().IsRegular() {
+			continue
+		}
+		data, err := depot.ReadFile(dir, e.Name(), release.MaxMemoryBytes)
+		if err != nil {
+			return err
+		}
+		mode := int64(0o644)
+		if filepath.Ext(e.Name()) == ".key" {
+			mode = 0o600
+		}
+		head := &tar.Header{Name: e.Name(), Mode: mode, Size: int64(len(data)), ModTime: h.Now(), Format: tar.FormatPAX}
+		if err := w.WriteHeader(head); err != nil {
+			return err
+		}
+		if _, err := w.Write(data); err != nil {
+			return err
+		}
+	}
+	return cmp.Or(w.Close(), depot.WriteFile(h.Path(in), name+".tar", b.Bytes(), 0o600))
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,23 @@
+package home
+
+import (
+	"context"
+	"time"
+)
+
+// What the tests of package home_test see of the inside: they make whole meshes, with packages that import this one.
+const (
+	StateDir      = stateDir
+	StateName     = stateName
+	RepoDir       = repoDir
+	MaxStateBytes = maxStateBytes
+)
+
+// SetStep has f called between the steps of a publication.
+func SetStep(f func(string)) { step = f }
+
+// WaitForLock waits for the lock of a directory.
+func WaitForLock(ctx context.Context, dir string, patience time.Duration) error {
+	_, err := waitForLock(ctx, dir, patience)
+	return err
+}

@@ -1,0 +1,256 @@
+package home
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// Clock tells the wall-clock time. Tests step it.
+type Clock func() time.Time
+
+// Home is the home directory of a mesh. Any number of goroutines may use it. It keeps nothing open between two calls, since
+// the credentials of a bucket may change meanwhile, and a backup may be put in the place of the directory.
+type Home struct {
+	dir   string
+	clock Clock
+
+	guard sync.Mutex
+	tag   depot.Tag // of the state that was read or written last; "" if none was
+	state State     // that state: "meshctl serve" looks every few seconds, and 100,000 zones take seconds to read
+}
+
+// At is the home in a directory. It need not be there yet.
+func At(dir string, clock Clock) *Home { return &Home{dir: dir, clock: clock} }
+
+const (
+	stateDir = "state"
+	repoDir  = "repository"
+
+	stateName = "state.json"
+)
+
+// ConfigName is the configuration in a home. It may be absent.
+const ConfigName = "meshctl.yaml"
+
+// MaxConfigBytes bounds the configuration.
+const MaxConfigBytes = 16 << 20
+
+// Path is that of something in the home.
+func (h *Home) Path(elem ...string) string {
+	return filepath.Join(append([]string{h.dir}, elem...)...)
+}
+
+// ReceivedDir is where it is kept how far the receipt of zones is.
+func (h *Home) ReceivedDir() string { return h.Path(stateDir, "received") }
+
+// Keys are the private keys in the home.
+func (h *Home) Keys() keys.Ring { return keys.In(h.dir) }
+
+// Now is the time by the home's clock.
+func (h *Home) Now() time.Time { return h.clock() }
+
+// View is what is published now, verified.
+func (h *Home) View() (release.View, error) {
+	_, view, err := h.Published()
+	return view, err
+}
+
+// Root is the root in force.
+func (h *Home) Root() ([]byte, error) {
+	state, err := h.State()
+	return state.Published.Root, err
+}
+
+// Published is the state, and the view that it holds, verified.
+func (h *Home) Published() (State, release.View, error) {
+	s, err := openStorage(h.dir)
+	if err != nil {
+		return State{}, release.View{}, err
+	}
+	defer s.close()
+	state, view, _, err := h.read(s)
+	return state, view, err
+}
+
+// State is what the distribution hosts of a mesh do not forget. It is not verified.
+func (h *Home) State() (State, error) {
+	s, err := openStorage(h.dir)
+	if err != nil {
+		return State{}, err
+	}
+	defer s.close()
+	state, _, err := readState(h.dir, s)
+	return state, err
+}
+
+// turns is how often a change is tried before it is given up.
+const turns = 8
+
+// Write opens the home for writing, makes a change, and closes it. When another host has published meanwhile, do is called
+// again on what is in force then. It waits for others that write until ctx ends.
+func (h *Home) Write(ctx context.Context, do func(w *Writer) error) error {
+	for turn := range turns {
+		err := h.writeOnce(ctx, do)
+		if !errors.Is(err, depot.ErrChanged) {
+			return err
+		}
+		if err := Pause(ctx, rand.N(time.Duration(turn+1)*maxPause)); err != nil { // so that two hosts do not stay in step
+			return err
+		}
+	}
+	return hint.Errorf("run it again", "other distribution hosts were first, %d times in a row", turns)
+}
+
+// maxPause bounds the pause after the first turn that was lost; later ones are longer.
+const maxPause = 100 * time.Millisecond
+
+func (h *Home) writeOnce(ctx context.Context, do func(w *Writer) error) error {
+	w, err := h.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(w), w.Close())
+}
+
+// Pause waits for d, or until ctx ends: then it returns why.
+func Pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// Writer is a home that is open for writing, as it was when it was opened or as this has published it since. One goroutine
+// uses it, and closes it.
+type Writer struct {
+	storage
+	home  *Home
+	state State
+	tag   depot.Tag // of the state that was read or written last
+	view  release.View
+}
+
+// Begin opens the home for writing, and carries through what a killed command has decided, here or on another host. It waits
+// for another process that writes, but not for long.
+func (h *Home) Begin(ctx context.Context) (*Writer, error) {
+	s, err := openForWriting(ctx, h.dir)
+	if err != nil {
+		return nil, err
+	}
+	w := &Writer{home: h, storage: s}
+	if err := w.load(ctx); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// Path is that of something in the home.
+func (w *Writer) Path(elem ...string) string { return w.home.Path(elem...) }
+
+// Keys are the private keys in the home.
+func (w *Writer) Keys() keys.Ring { return w.home.Keys() }
+
+// Now is the time by the home's clock.
+func (w *Writer) Now() time.Time { return w.home.clock() }
+
+// Close gives up the right to write.
+func (w *Writer) Close() error { return w.close() }
+
+// View is what is published now.
+func (w *Writer) View() release.View { return w.view }
+
+// State is what distribution hosts do not forget.
+func (w *Writer) State() State { return w.state }
+
+// Root is the newest root, which a node is given as root.json.
+func (w *Writer) Root() []byte { return w.state.Published.Root }
+
+// Repository is what members mirror.
+func (w *Writer) Repository() depot.Store { return w.repo }
+
+// Records is where hosts keep what they share.
+func (w *Writer) Records() depot.Store { return w.records }
+
+func (w *Writer) load(ctx context.Context) (err error) {
+	if w.state, w.view, w.tag, err = w.home.read(w.storage); err != nil {
+		return err
+	}
+	// The timestamp goes in last: where it is in place, so is the rest.
+	if done, _, err := w.timestamp(); done || err != nil {
+		return err
+	}
+	return w.carryThrough(ctx, nil)
+}
+
+// read is what readState reads, and the view that it holds, verified. What has the tag of what was read last is not read
+// again, but verified all the same.
+func (h *Home) read(from storage) (State, release.View, depot.Tag, error) {
+	h.guard.Lock()
+	state, was := h.state, h.tag
+	h.guard.Unlock()
+	tag, err := from.records.Tag(stateName)
+	if err != nil || was == "" || tag != was {
+		if state, tag, err = readState(h.dir, from); err != nil {
+			return State{}, release.View{}, "", err
+		}
+	}
+	view, published, err := release.Restore(state.Published)
+	if err != nil {
+		return State{}, release.View{}, "", err
+	}
+	state.Published = published
+	h.keepRead(tag, state)
+	return state, view, tag, nil
+}
+
+// keepRead keeps what was read or written.
+func (h *Home) keepRead(tag depot.Tag, state State) {
+	h.guard.Lock()
+	defer h.guard.Unlock()
+	h.tag, h.state = tag, state
+}
+
+// Reader is a home that is open for reading, for who looks at it often.
+type Reader struct {
+	storage
+	home *Home
+}
+
+// Read opens the home for reading.
+func (h *Home) Read() (*Reader, error) {
+	s, err := openStorage(h.dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{s, h}, nil
+}
+
+// Close closes it.
+func (r *Reader) Close() error { return r.close() }
+
+// Repository is what members mirror.
+func (r *Reader) Repository() depot.Store { return r.repo }
+
+// Records is where hosts keep what they share.
+func (r *Reader) Records() depot.Store { return r.records }
+
+// IsShared reports whether hosts elsewhere publish here too, in a bucket.
+func (r *Reader) IsShared() bool { _, here := r.records.(*depot.Dir); return !here }
+
+// Tag is that of the state that is in force.
+func (r *Reader) Tag() (depot.Tag, error) { return r.records.Tag(stateName) }
+
+// Published is the state with its tag, and the view that it holds, verified.
+func (r *Reader) Published() (State, release.View, depot.Tag, error) { return r.home.read(r.storage) }

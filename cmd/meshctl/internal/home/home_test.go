@@ -1,0 +1,273 @@
+package home_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+)
+
+// The crash tests run this binary again, which ends itself with SIGKILL before the step that crashStep counts.
+const (
+	crashJob  = "HOST_TEST_CRASH_JOB"
+	crashHome = "HOST_TEST_CRASH_HOME"
+	crashStep = "HOST_TEST_CRASH_STEP"
+)
+
+func TestMain(m *testing.M) {
+	job := os.Getenv(crashJob)
+	if job == "" {
+		os.Exit(m.Run())
+	}
+	left, _ := strconv.Atoi(os.Getenv(crashStep))
+	home.SetStep(func(string) {
+		if left--; left == 0 {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	})
+	if err := crashJobs[job](os.Getenv(crashHome)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+var crashJobs = map[string]func(dir string) error{
+	"init": func(dir string) error {
+		h, err := hometest.Init(dir, hometest.At(hometest.Start))
+		if err != nil {
+			return err
+		}
+		return h.Close()
+	},
+	// A longer lease than before, so that the promise is a new one.
+	"release": func(dir string) error {
+		h, err := home.At(dir, hometest.At(hometest.Start.Add(time.Hour))).Begin(context.Background())
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		file := filepath.Join(dir, "crash.zone")
+		if err := os.WriteFile(file, hometest.ZoneText(2), 0o600); err != nil {
+			return err
+		}
+		_, _, err = releasing.Make(context.Background(), h, []releasing.Source{{File: file}}, releasing.Options{})
+		return err
+	},
+	"lease": func(dir string) error {
+		h, err := home.At(dir, hometest.At(hometest.Start.Add(time.Hour))).Begin(context.Background())
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		_, err = h.Renew(context.Background(), 2*time.Hour)
+		return err
+	},
+}
+
+// crashed runs a job that is killed before its n-th step, and reports whether it got to the end instead.
+func crashed(t *testing.T, job, dir string, n int) (done bool) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashJob+"="+job, crashHome+"="+dir, crashStep+"="+strconv.Itoa(n))
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		return false
+	}
+	if err != nil {
+		t.Fatalf("step %d: %v: %s", n, err, out)
+	}
+	return true
+}
+
+// TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas: whatever step it dies at, members see the old state or the
+// new one, no lease is out whose end is not on disk, and the next command goes on without using a number twice.
+func TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas(t *testing.T) {
+	for job, steps := range map[string]int{"release": 7, "lease": 3} {
+		for n := 1; ; n++ {
+			dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+			hometest.MustRelease(t, dir, hometest.At(hometest.Start), 1, releasing.Options{Now: true})
+			member := hometest.NewNode(t, dir)
+			member.Verify()
+			done := crashed(t, job, dir, n)
+			before := hometest.Promised(t, dir)
+			if seen := member.Verify(); seen.LeaseExpires.After(before) {
+				t.Fatalf("%s, step %d: a lease until %v is out, only %v is on disk", job, n, seen.LeaseExpires, before)
+			}
+			made := hometest.MustRelease(t, dir, hometest.At(hometest.Start.Add(2*time.Hour)), 3, releasing.Options{})
+			view := member.Verify() // refuses a number that it has seen with other content
+			if view.Manifest.Next == nil || view.Manifest.Next.Number != made.Release.Number || view.Manifest.Next.Zones[0].Serial != 3 {
+				t.Fatalf("%s, step %d: next is %+v", job, n, view.Manifest.Next)
+			}
+			if done {
+				if n <= steps {
+					t.Fatalf("%s has only %d steps", job, n-1)
+				}
+				break
+			}
+		}
+	}
+}
+
+func TestAnInitKilledAtAnyStepIsCarriedThroughOrCanBeRepeated(t *testing.T) {
+	for n := 1; ; n++ {
+		dir := filepath.Join(t.TempDir(), "mesh")
+		done := crashed(t, "init", dir, n)
+		h, err := home.At(dir, hometest.At(hometest.Start)).Begin(context.Background())
+		if err != nil {
+			h, err = hometest.Init(dir, hometest.At(hometest.Start))
+		}
+		if err != nil {
+			t.Fatalf("step %d: %v", n, err)
+		}
+		h.Close()
+		hometest.NewNode(t, dir).Verify()
+		if _, err := enrol.Identity(home.At(dir, time.Now), slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatalf("step %d: %v", n, err)
+		}
+		if done {
+			return
+		}
+	}
+}
+
+func TestInitDoesNotOverwriteTheKeysOfAMeshThatLostItsState(t *testing.T) {
+	dir := hometest.New(t, hometest.At(hometest.Start))
+	key := filepath.Join(dir, keys.Dir, "root.pem")
+	before, err := os.ReadFile(key)
+	hometest.Check(t, err)
+	hometest.Check(t, os.Remove(filepath.Join(dir, home.StateDir, home.StateName)))
+	if _, err := home.At(dir, hometest.At(hometest.Start)).Begin(context.Background()); err == nil || strings.Contains(err.Error(), "there is no mesh") {
+		t.Errorf("opened: %v", err)
+	}
+	if _, err := hometest.Init(dir, hometest.At(hometest.Start)); err == nil || !strings.Contains(err.Error(), "holds a mesh already") {
+		t.Errorf("made: %v", err)
+	}
+	if after, _ := os.ReadFile(key); string(after) != string(before) {
+		t.Error("the root key was overwritten")
+	}
+}
+
+func TestASwitchoverThatHasPassedForAllIsPutOnRecord(t *testing.T) {
+	dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.MustRelease(t, dir, hometest.At(hometest.Start), 1, releasing.Options{})
+	h := hometest.Begin(t, dir, hometest.At(hometest.Start))
+	hometest.SetSwitchover(t, h, hometest.Start.Add(time.Minute))
+	h.Close()
+	for _, test := range []struct {
+		after time.Duration
+		want  bool
+	}{{time.Minute, false}, {time.Minute + 200*time.Millisecond, false}, {time.Minute + 201*time.Millisecond, true}, {2 * time.Minute, false}} {
+		h := hometest.Begin(t, dir, hometest.At(hometest.Start.Add(test.after)))
+		got, err := h.Settle(t.Context())
+		hometest.Check(t, err)
+		h.Close()
+		if got != test.want {
+			t.Errorf("%v after: settled %v", test.after, got)
+		}
+	}
+	view := hometest.NewNode(t, dir).Verify()
+	if r := view.Manifest.Current; r == nil || !r.Switchover.Equal(hometest.Start.Add(time.Minute)) || view.Manifest.Next != nil {
+		t.Fatalf("published %v", view)
+	}
+}
+
+func TestALeaseEndsNoLaterThanTheKeysWord(t *testing.T) {
+	dir := hometest.New(t, hometest.At(hometest.Start))
+	h := hometest.Begin(t, dir, hometest.At(hometest.Start.AddDate(0, 11, 0)))
+	defer h.Close()
+	until, err := h.Renew(t.Context(), 90*24*time.Hour)
+	hometest.Check(t, err)
+	if want := hometest.Start.AddDate(1, 0, 0); !until.Equal(want) {
+		t.Fatalf("until %v, the release key's word ends %v", until, want)
+	}
+}
+
+func TestALeaseThatHasEndedIsNotPublished(t *testing.T) {
+	dir := hometest.New(t, time.Now)
+	h := hometest.Begin(t, dir, time.Now)
+	defer h.Close()
+	for _, d := range []time.Duration{-time.Hour, time.Millisecond, home.MaxLease + 1} {
+		if until, err := h.Renew(t.Context(), d); err == nil || !strings.Contains(err.Error(), "a lease is 1s to") {
+			t.Errorf("a lease for %v: until %v, %v", d, until, err)
+		}
+	}
+}
+
+func TestWhatIsKeptSecretIsReadableByTheOwnerOnly(t *testing.T) {
+	dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	for _, file := range []string{"keys/root.pem", "keys/release.pem", "keys/lease.pem", "pki/ca.key", "pki/host.key", "members/tyo/node.key"} {
+		info, err := os.Stat(filepath.Join(dir, file))
+		hometest.Check(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: mode %v", file, info.Mode())
+		}
+	}
+}
+
+// TestASecondWriterIsRefusedByName, once it has waited.
+func TestASecondWriterIsRefusedByName(t *testing.T) {
+	dir := hometest.New(t, hometest.At(hometest.Start))
+	h := hometest.Begin(t, dir, hometest.At(hometest.Start))
+	defer h.Close()
+	err := home.WaitForLock(t.Context(), filepath.Join(dir, home.RepoDir), time.Second)
+	want := fmt.Sprintf("waited for 1s: %s is being written by process %d (%s", filepath.Join(dir, home.RepoDir), os.Getpid(), os.Args[0])
+	var hinted *hint.Error
+	if !errors.As(err, &hinted) || !strings.HasPrefix(err.Error(), want) {
+		t.Fatalf("got %v, want %s", err, want)
+	}
+}
+
+// TestACommandWaitsForOthersThatWrite: one that takes seconds, and then serve beside it, which writes again and again.
+func TestACommandWaitsForOthersThatWrite(t *testing.T) {
+	dir := hometest.New(t, time.Now)
+	h := hometest.Begin(t, dir, time.Now)
+	time.AfterFunc(4*time.Second, func() { h.Close() })
+	second, err := home.At(dir, time.Now).Begin(context.Background())
+	hometest.Check(t, err)
+	hometest.Check(t, second.Close())
+
+	ends := make(chan bool)
+	var others sync.WaitGroup
+	for range 3 {
+		others.Go(func() {
+			for {
+				select {
+				case <-ends:
+					return
+				default:
+				}
+				if err := home.At(dir, time.Now).Write(t.Context(), func(h *home.Writer) error {
+					_, err := h.Renew(t.Context(), 0)
+					return err
+				}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 20 {
+		hometest.Check(t, home.At(dir, time.Now).Write(t.Context(), func(h *home.Writer) error { return nil }))
+	}
+	close(ends)
+	others.Wait()
+}

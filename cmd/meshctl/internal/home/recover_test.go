@@ -1,0 +1,246 @@
+package home_test
+
+import (
+	"context"
+	"io/fs"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// follower is a node's depot.
+type follower struct {
+	t   *testing.T
+	dir *depot.Dir
+	mem release.Memory
+}
+
+func newFollower(t *testing.T, dir string) *follower {
+	t.Helper()
+	s, err := home.At(dir, time.Now).Read()
+	hometest.Check(t, err)
+	defer s.Close()
+	root, _, err := s.Repository().Read(release.RootName(1), release.MaxBytes(release.RootName(1)))
+	hometest.Check(t, err)
+	f := &follower{t: t}
+	f.mem, err = release.NewMemory(root)
+	hometest.Check(t, err)
+	f.dir, err = depot.Create(t.TempDir())
+	hometest.Check(t, err)
+	t.Cleanup(func() { f.dir.Close() })
+	return f
+}
+
+// follows mirrors what a dir has published.
+func (f *follower) follows(dir string) error {
+	f.t.Helper()
+	s, err := home.At(dir, time.Now).Read()
+	hometest.Check(f.t, err)
+	defer s.Close()
+	server := httptest.NewServer(depot.Handler(s.Repository()))
+	defer server.Close()
+	var faults error
+	_, f.mem, _, faults = depot.Mirror(context.Background(), depot.Source{Client: server.Client(), URL: server.URL}, f.dir, f.mem)
+	return faults
+}
+
+// TestAHomeFromABackupIsBroughtUp to what nodes have verified, from a copy of the newest depot, whose zones came by deltas:
+// before, nodes refuse what it publishes; after, they take it, release numbers are not used again, and what may wait for
+// leases does.
+func TestAHomeFromABackupIsBroughtUp(t *testing.T) {
+	now := hometest.Start
+	clock := func() time.Time { return now }
+	dir := hometest.New(t, clock, "tyo")
+	backup := filepath.Join(t.TempDir(), "backup")
+	release := func(dir string, serial uint32, now bool) *releasing.Made {
+		t.Helper()
+		h := hometest.Begin(t, dir, clock)
+		defer h.Close()
+		made, found, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.ManyNames(t, serial, 2000)}, releasing.Options{Now: now})
+		if err != nil {
+			t.Fatal(err, found)
+		}
+		return made
+	}
+	release(dir, 1, true)
+	ahead, behind := newFollower(t, dir), newFollower(t, dir)
+	hometest.Check(t, ahead.follows(dir))
+	hometest.Check(t, behind.follows(dir))
+	hometest.Check(t, os.CopyFS(backup, os.DirFS(dir)))
+	rotated := hometest.Begin(t, dir, clock)
+	_, err := rotated.Renew(t.Context(), 0)
+	hometest.Check(t, err)
+	hometest.Check(t, rotated.Close())
+	hometest.Check(t, behind.follows(dir))
+	release(dir, 2, false)
+	last := release(dir, 3, false)
+	hometest.Check(t, ahead.follows(dir))
+
+	// The disk is lost with all that is on it.
+	h := hometest.Begin(t, backup, clock)
+	_, err = h.Renew(t.Context(), 0)
+	hometest.Check(t, err)
+	hometest.Check(t, h.Close())
+	if err := ahead.follows(backup); err == nil {
+		t.Fatal("a node takes what is older than it has verified")
+	}
+	now = now.Add(time.Minute)
+	r, err := home.At(backup, clock).Recover(t.Context(), []string{behind.dir.Path(), ahead.dir.Path()}, 0)
+	hometest.Check(t, err)
+	if r.From != ahead.dir.Path() || r.Highest != last.Release.Number || !r.Promised.Equal(now.Add(time.Hour)) {
+		t.Fatalf("%+v", r)
+	}
+	hometest.Check(t, ahead.follows(backup))
+	hometest.Check(t, behind.follows(backup))
+	if text := hometest.TextOf(t, backup, last.Release.Zones[0]); len(text) == 0 {
+		t.Error("no text")
+	}
+	if made := release(backup, 4, false); made.Release.Number != last.Release.Number+1 {
+		t.Fatalf("release %d", made.Release.Number)
+	}
+	hometest.Check(t, ahead.follows(backup))
+	hometest.Check(t, behind.follows(backup))
+	state, err := home.At(backup, clock).State()
+	hometest.Check(t, err)
+	if end := state.LatestWithout(last.Release.Number+1, time.Time{}); end.Before(r.Promised) {
+		t.Errorf("E* is %v, before %v", end, r.Promised)
+	}
+	if again, err := home.At(backup, clock).Recover(t.Context(), []string{ahead.dir.Path()}, 48*time.Hour); err != nil || again.From != "" || !again.Promised.Equal(now.Add(48*time.Hour)) {
+		t.Errorf("once more: %+v, %v", again, err)
+	}
+}
+
+// TestAStateFromABackupIsBroughtUp by the repository itself, which is ahead of it and was not lost.
+func TestAStateFromABackupIsBroughtUp(t *testing.T) {
+	dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.MustRelease(t, dir, hometest.At(hometest.Start), 1, releasing.Options{Now: true})
+	state := filepath.Join(dir, home.StateDir, home.StateName)
+	old, err := os.ReadFile(state)
+	hometest.Check(t, err)
+	hometest.MustRelease(t, dir, hometest.At(hometest.Start), 2, releasing.Options{})
+	hometest.Check(t, os.WriteFile(state, old, 0o600))
+	if _, err := home.At(dir, hometest.At(hometest.Start)).Begin(t.Context()); err == nil || !strings.Contains(err.Error(), "restored from an older copy") {
+		t.Fatalf("error %v", err)
+	}
+	r, err := home.At(dir, hometest.At(hometest.Start)).Recover(t.Context(), nil, 0)
+	if err != nil || r.Highest != 2 || r.From != "" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if made := hometest.MustRelease(t, dir, hometest.At(hometest.Start), 3, releasing.Options{}); made.Release.Number != 3 {
+		t.Errorf("release %d", made.Release.Number)
+	}
+}
+
+// objects are all objects of a mesh in a bucket, by key.
+func objects(t *testing.T, server *testenv.S3) map[string][]byte {
+	t.Helper()
+	dir, all := filepath.Join(server.Dir, "mesh"), map[string][]byte{}
+	hometest.Check(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		key, err := filepath.Rel(dir, path)
+		if err == nil {
+			all[key], err = os.ReadFile(path)
+		}
+		return err
+	}))
+	return all
+}
+
+// restores makes the bucket what it was, by the ordinary way of writing to it.
+func restores(t *testing.T, server *testenv.S3, was map[string][]byte) {
+	t.Helper()
+	b, err := bucket.Open(server.URL("mesh"))
+	hometest.Check(t, err)
+	defer b.Close()
+	hometest.Check(t, os.RemoveAll(filepath.Join(server.Dir, "mesh")))
+	for key, data := range was {
+		hometest.Check(t, b.Create(key, data))
+	}
+}
+
+// TestABucketFromABackupIsBroughtUp, as a directory is: all of it was restored, and what is newer comes from the depot of a
+// node; or the state alone, and it comes from the bucket. Both hosts go on.
+func TestABucketFromABackupIsBroughtUp(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		keep   func(key string) bool // of what the bucket has at last
+		copied bool                  // the node's depot is needed
+	}{
+		{"the bucket", func(string) bool { return false }, true},
+		{"the state alone", func(key string) bool { return !strings.HasPrefix(key, home.StateDir+"/") }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			now := hometest.Start
+			clock := func() time.Time { return now }
+			server, homes := hometest.TwoHomes(t, clock)
+			hometest.MustRelease(t, homes[0], clock, 1, releasing.Options{Now: true})
+			node := newFollower(t, homes[0])
+			hometest.Check(t, node.follows(homes[0]))
+			backup := objects(t, server)
+			last := hometest.MustRelease(t, homes[1], clock, 2, releasing.Options{})
+			hometest.Check(t, node.follows(homes[1]))
+			for key, data := range objects(t, server) {
+				if c.keep(key) {
+					backup[key] = data
+				}
+			}
+			restores(t, server, backup)
+
+			now = now.Add(time.Minute)
+			var copies []string
+			if c.copied {
+				copies = []string{node.dir.Path()}
+			}
+			r, err := home.At(homes[0], clock).Recover(t.Context(), copies, 0)
+			hometest.Check(t, err)
+			if r.Highest != last.Release.Number || !r.Promised.Equal(now.Add(time.Hour)) {
+				t.Fatalf("%+v", r)
+			}
+			hometest.Check(t, newFollower(t, homes[1]).follows(homes[1])) // all that is named is there
+			for serial, dir := range homes {
+				hometest.Check(t, node.follows(dir))
+				if made := hometest.MustRelease(t, dir, clock, uint32(serial+3), releasing.Options{}); made.Release.Number != last.Release.Number+1+uint64(serial) {
+					t.Errorf("release %d after %d", made.Release.Number, last.Release.Number)
+				}
+				hometest.Check(t, node.follows(dir))
+			}
+			state, err := home.At(homes[1], clock).State()
+			hometest.Check(t, err)
+			if end := state.LatestWithout(100, time.Time{}); end.Before(r.Promised) {
+				t.Errorf("E* is %v, before %v", end, r.Promised)
+			}
+		})
+	}
+}
+
+// TestNothingIsRecoveredFromAnotherMesh, from a copy that is damaged, or from what is not there; nothing changes then.
+func TestNothingIsRecoveredFromAnotherMesh(t *testing.T) {
+	dir, other := hometest.New(t, hometest.At(hometest.Start)), hometest.New(t, hometest.At(hometest.Start))
+	for serial := range uint32(3) {
+		hometest.MustRelease(t, other, hometest.At(hometest.Start), serial+1, releasing.Options{})
+	}
+	before, err := os.ReadFile(filepath.Join(dir, home.StateDir, home.StateName))
+	hometest.Check(t, err)
+	for _, copied := range []string{filepath.Join(other, home.RepoDir), t.TempDir(), "/nonexistent"} {
+		if r, err := home.At(dir, hometest.At(hometest.Start)).Recover(t.Context(), []string{copied}, 0); err == nil {
+			t.Errorf("%s: %+v", copied, r)
+		}
+	}
+	after, err := os.ReadFile(filepath.Join(dir, home.StateDir, home.StateName))
+	if hometest.Check(t, err); string(after) != string(before) {
+		t.Error("the state has changed")
+	}
+}

@@ -1,0 +1,83 @@
+package home
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"io"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// Trust is what the root in force says.
+func (w *Writer) Trust() (release.Trust, error) { return release.TrustOf(w.Root()) }
+
+// PublishRoot puts a root in force that enough have signed, and signs what lies below it anew. Nodes follow by themselves.
+func (w *Writer) PublishRoot(ctx context.Context, draft []byte) error {
+	if err := release.Lacks(w.Root(), draft); err != nil {
+		return hint.Errorf("meshctl keys sign adds signatures", "the draft is not good to follow the root in force: %v", err)
+	}
+	next, err := release.TrustOf(draft)
+	if err != nil {
+		return err
+	}
+	was, err := w.Trust()
+	if err != nil {
+		return err
+	}
+	kinds := []string{keys.Lease}
+	if !next.Release.Equal(was.Release) {
+		kinds = append(kinds, keys.Release)
+	}
+	by, err := w.Keys().Signers(ctx, next, kinds...)
+	if err != nil {
+		return err
+	}
+	until := w.view.Expires
+	e := ends(w.Now(), w.state.Lease(), next.Expires, w.view.Manifest)
+	if len(kinds) == 1 { // the release key's word stays
+		e.Targets, e.Snapshot = until.Targets, until.Snapshot
+		e.Timestamp = e.Earliest()
+	}
+	_, mem, err := release.Rotate(w.state.Published, draft, by, e)
+	if err != nil {
+		return err
+	}
+	event := Event{Event: "root replaced", Detail: fmt.Sprintf("version %d", next.Version)}
+	return w.commit(ctx, w.promised(mem, w.view.Manifest).note(event, w.Now()))
+}
+
+// RotateKey makes a new key of a kind and puts it in the place of the old one: of all root keys at hand, or of the one that
+// signs releases or leases. It needs as many root keys at hand as must sign.
+func (w *Writer) RotateKey(ctx context.Context, kind string, encrypt bool, random io.Reader) (keys.Key, error) {
+	t, err := w.Trust()
+	if err != nil {
+		return keys.Key{}, err
+	}
+	made, err := w.Keys().New(kind, encrypt, random)
+	if err != nil {
+		return keys.Key{}, err
+	}
+	var c keys.RootChange
+	switch kind {
+	case keys.Release:
+		c.Release = made.Public
+	case keys.Lease:
+		c.Lease = made.Public
+	default:
+		if len(t.Root) != 1 {
+			return keys.Key{}, hint.Errorf("say which goes: meshctl keys draft --add PUBLIC --drop ID, keys sign, keys publish", "there are %d root keys", len(t.Root))
+		}
+		c.Add, c.Drop = []ed25519.PublicKey{made.Public}, []string{release.KeyID(t.Root[0])}
+	}
+	draft, err := c.Draft(w.Root(), w.Now())
+	if err == nil {
+		draft, _, err = w.Keys().SignDraft(ctx, draft)
+	}
+	if err != nil {
+		return made, err
+	}
+	return made, w.PublishRoot(ctx, draft)
+}

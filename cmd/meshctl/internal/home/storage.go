@@ -1,0 +1,108 @@
+package home
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+)
+
+// maxURLBytes bounds HOME/repository when it is a file.
+const maxURLBytes = 4096
+
+// storage is where a mesh is published, and where its distribution hosts keep what they share: two directories of the
+// home, or two parts of a bucket.
+type storage struct {
+	repo    depot.Store // what members mirror
+	records depot.Store // state.json
+	lock    *depot.Lock // nil: by conditional writes alone
+}
+
+// openStorage opens what HOME/repository names, without the right to write: a directory, or a file that holds the URL of a
+// bucket.
+func openStorage(home string) (storage, error) {
+	file := filepath.Join(home, repoDir)
+	if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
+		from, err := depot.ReadFile(home, repoDir, maxURLBytes)
+		if err != nil {
+			return storage{}, err
+		}
+		b, err := bucket.Open(string(bytes.TrimSpace(from)))
+		if err != nil {
+			return storage{}, hint.Errorf("correct the URL in "+file, "%w", err)
+		}
+		return storage{repo: b, records: b.Below(stateDir)}, nil
+	}
+	repo, err := depot.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return storage{}, noMesh(home)
+	}
+	if err != nil {
+		return storage{}, err
+	}
+	records, err := depot.Open(filepath.Join(home, stateDir))
+	if err != nil {
+		repo.Close()
+		return storage{}, err
+	}
+	return storage{repo: repo, records: records}, nil
+}
+
+// lockPatience is how long a command waits for another that publishes. That takes milliseconds, but as long as the check of
+// the largest zone when a release is made.
+const lockPatience = 30 * time.Second
+
+// openForWriting is openStorage, with the lock of a directory.
+func openForWriting(ctx context.Context, home string) (storage, error) {
+	s, err := openStorage(home)
+	if err != nil {
+		return s, err
+	}
+	if dir, ok := s.repo.(*depot.Dir); ok {
+		if s.lock, err = waitForLock(ctx, dir.Path(), lockPatience); err != nil {
+			s.close()
+			return storage{}, err
+		}
+	}
+	if err := errors.Join(s.repo.Sweep(), s.records.Sweep()); err != nil {
+		s.close()
+		return storage{}, err
+	}
+	return s, nil
+}
+
+func waitForLock(ctx context.Context, dir string, patience time.Duration) (*depot.Lock, error) {
+	var locked *depot.LockedError
+	for end := time.Now().Add(patience); ; {
+		l, err := depot.LockDir(dir)
+		if err == nil || !errors.As(err, &locked) {
+			return l, err
+		}
+		if time.Now().After(end) {
+			return nil, hint.Errorf("one command publishes at a time: run it again when that one has ended", "waited for %v: %w", patience, err)
+		}
+		if err := Pause(ctx, 50*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (s storage) close() error {
+	err := errors.Join(s.repo.Close(), s.records.Close())
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Unlock())
+	}
+	return err
+}
+
+// noMesh is the error of a home without a state: one that never held a mesh, or one that has lost it.
+func noMesh(home string) error {
+	return hint.Errorf("make one with: meshctl init --home "+home, "there is no mesh in %s", home)
+}

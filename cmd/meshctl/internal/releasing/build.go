@@ -1,0 +1,303 @@
+// Package releasing takes zone files to a release (RFC 3258 2.3 b and c; SYNC-B, SYNC-C): it reads, stores and checks them, says
+// which go out and which are held back, takes a second person's word, makes deltas, and publishes the release, staged. What
+// is wrong with a zone is decided by internal/zonecheck. It imports packages home, history, keys and hint of its neighbours;
+// package unattended and cmd/meshctl call it.
+package releasing
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+// Options say what a release is made of, beside the zone files.
+type Options struct {
+	Keep bool // zones of the latest release that no file names stay in it
+	Now  bool // it becomes current at once: only where nothing is answered yet, or nobody answers
+
+	Withdraw []string // origins that are not in it, though Keep would keep them
+	IfNew    bool     // none is made, and Made.Release has no number, if it had just the zones of the latest
+	By       string   // who makes it, for the record; "meshctl release" if empty
+
+	Received []history.Receipt // how the zones came, for the record
+	Lately   *Lately           // what is known of them from before; nil: nothing
+
+	Override *release.Override // a second person's word for zones that checks speak against; nil: none
+}
+
+// Made is a release that was published, and what changed in it against the one before.
+type Made struct {
+	Release                         release.Release
+	Current                         bool // it is current already, not staged
+	Replaced                        uint64
+	Added, Changed, Same, Withdrawn []string
+	Held                            []history.Held // zones with errors, whose last good data stays
+	Changes                         []history.ZoneChange
+}
+
+// BlockedError says that nothing was published because of findings, and where there is what a second person may sign so
+// that it is all the same; "" if that cannot be.
+type BlockedError struct{ Request string }
+
+func (e *BlockedError) Error() string { return "nothing was published" }
+
+// Make checks the zone files, makes a release of them and publishes it, staged (SYNC-B, SYNC-C). Findings come back
+// whatever the error is, which is a *BlockedError when they kept the release back.
+func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Made, []zone.Finding, error) {
+	if _, err := w.Settle(ctx); err != nil {
+		return nil, nil, err
+	}
+	if err := errors.Join(home.MayRelease(w.View().Manifest, o.Now), verifyOverride(w, o.Override)); err != nil {
+		return nil, nil, err
+	}
+	began := w.Now()
+	took := &laps{clock: w.Now, last: began}
+	candidates, found, err := build(ctx, w, sources, o.Lately, took)
+	if err != nil {
+		return nil, found, err
+	}
+	m := w.View().Manifest
+	before := Latest(m)
+	v := decide(candidates, before, o.Override)
+	if v.stop {
+		request, err := ask(w, v)
+		return nil, found, cmp.Or[error](err, &BlockedError{request})
+	}
+	if o.Keep {
+		v.zones = keepOthers(v.zones, before)
+	}
+	boundDeltas(v.zones)
+	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return slices.Contains(o.Withdraw, z.Origin) })
+	made := &Made{Release: release.Release{Number: w.State().Highest + 1, Zones: v.zones}, Held: v.held}
+	if len(v.overridden) > 0 {
+		made.Release.Override = o.Override
+	}
+	made.compare(before)
+	if o.IfNew && before != nil && len(made.Added)+len(made.Changed)+len(made.Withdrawn) == 0 {
+		made.Release.Number = 0
+		return made, found, nil
+	}
+	if m.Next != nil {
+		made.Replaced = m.Next.Number
+	}
+	made.Current = o.Now || len(m.Members) == 0
+	m.Next = &made.Release
+	if made.Current {
+		made.Release.Switchover = w.Now().UTC().Truncate(time.Microsecond)
+		m.Current, m.Next = &made.Release, nil
+	}
+	built := w.Now()
+	took.last = built
+	for _, c := range candidates {
+		if z := Find(&made.Release, c.zone.Origin); z != nil && z.SHA256 == c.zone.SHA256 && (c.change.Added > 0 || c.change.Removed > 0) {
+			made.Changes = append(made.Changes, c.change)
+		}
+	}
+	err = w.Publish(ctx, m, home.Event{Event: "released", Number: made.Release.Number, Switchover: made.Release.Switchover, Detail: v.String()})
+	if err != nil {
+		return made, found, err
+	}
+	return made, found, history.Remember(ctx, w, made.Release.Number, func(r *history.Record) {
+		*r = made.record(o, built)
+		took.lap("signed and published")
+		r.Timing, r.Began, r.Published = took.steps, began.UTC(), took.last.UTC()
+	})
+}
+
+// record is what is remembered of a release.
+func (m *Made) record(o Options, at time.Time) history.Record {
+	by := cmp.Or(o.By, "meshctl release")
+	if name, err := os.Hostname(); err == nil {
+		by += " on " + name
+	}
+	return history.Record{Number: m.Release.Number, Made: at.UTC().Truncate(time.Microsecond), By: by, Zones: append([]history.ZoneChange{}, m.Changes...),
+		Withdrawn: m.Withdrawn, Held: m.Held, Override: m.Release.Override, Switchover: m.Release.Switchover,
+		Received: o.Received[:min(len(o.Received), history.MaxReceipts)]}
+}
+
+// Latest is the release that was made last and not replaced; nil if none.
+func Latest(m release.Manifest) *release.Release {
+	if m.Next != nil {
+		return m.Next
+	}
+	return m.Current
+}
+
+// build reads, stores and checks the zones. What is stored and not published after all is collected with a later
+// publication.
+func build(ctx context.Context, w *home.Writer, sources []Source, lately *Lately, took *laps) ([]candidate, []zone.Finding, error) {
+	policy, err := checks(w)
+	if err != nil {
+		return nil, nil, err
+	}
+	var list []candidate
+	var found []zone.Finding
+	files := map[string]string{}
+	defer lately.checks(nil)
+	for i, s := range sources {
+		z, findings := Load(s)
+		took.lap("read")
+		c := candidate{source: s, nth: i + 1, of: len(sources), zone: release.Zone{Origin: originOf(s, findings)}}
+		if z != nil {
+			c.zone.Origin = z.Origin()
+		}
+		other, twice := files[c.zone.Origin]
+		switch c.policy = policy.For(c.zone.Origin); {
+		case twice && c.zone.Origin != "":
+			s.Origin, c.policy.Hold = c.zone.Origin, zonecheck.HoldRelease // which of the two would be held?
+			findings = append(findings, s.finding("zone-twice", "%s has this zone too", other))
+			c.rules = []string{"zone-twice"}
+		case z == nil:
+			c.rules = []string{"unreadable"}
+		default:
+			judged, err := storeAndJudge(ctx, w, &c, z, lately, took)
+			if err != nil {
+				return nil, found, fmt.Errorf("%s: %w", s.File, err)
+			}
+			findings = append(findings, judged...)
+		}
+		files[c.zone.Origin] = s.File
+		list, found = append(list, c), append(found, findings...)
+	}
+	return list, found, nil
+}
+
+// originOf is the origin of a zone whose file has errors, as far as it is known.
+func originOf(s Source, findings []zone.Finding) string {
+	for _, f := range findings {
+		if f.Zone != "" {
+			return f.Zone
+		}
+	}
+	return s.Origin
+}
+
+// storeAndJudge stores a zone, and checks it: at once where its digest is known before it is stored.
+func storeAndJudge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, lately *Lately, took *laps) ([]zone.Finding, error) {
+	var stored depot.Content
+	var storing errgroup.Group
+	storing.Go(func() (err error) {
+		stored, err = store(w, c.source, z)
+		return err
+	})
+	c.zone = release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.source.Text}
+	late := "stored"
+	if c.source.Zone == nil {
+		if err := storing.Wait(); err != nil {
+			return nil, err
+		}
+		took.lap(late)
+		c.zone.SHA256 = stored.SHA256
+	}
+	found, difference := judge(ctx, w, c, z, lately, took)
+	if err := storing.Wait(); err != nil {
+		return nil, err
+	}
+	if c.source.Zone != nil {
+		took.lap(late)
+	}
+	c.zone.SHA256, c.zone.Length, c.zone.Blob = stored.SHA256, stored.Length, stored.Blob
+	found = append(found, addDeltas(w, c, difference)...)
+	took.lap("delta made")
+	return found, nil
+}
+
+// errOtherText says that a file has other content than what was read from it.
+var errOtherText = errors.New("it has changed since it was read")
+
+// store packs a zone's canonical text into the repository: the file that has it, or else as it is written anew.
+func store(w *home.Writer, s Source, z *zone.Zone) (depot.Content, error) {
+	if s.Zone != nil {
+		c, err := w.Repository().PutBlob(func(w io.Writer) error { return copyText(w, s) })
+		if !errors.Is(err, errOtherText) {
+			return c, err
+		}
+	}
+	return w.Repository().PutBlob(func(w io.Writer) error { return zonefile.Write(w, z) })
+}
+
+func copyText(w io.Writer, s Source) error {
+	f, err := os.Open(s.File)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errOtherText, err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(w, sum), f); err != nil {
+		return err
+	}
+	if release.Digest(sum.Sum(nil)) != s.Text {
+		return errOtherText
+	}
+	return nil
+}
+
+// Released reports whether the latest release has a zone.
+func Released(m release.Manifest, origin string) bool { return Find(Latest(m), origin) != nil }
+
+// Find is a zone of a release, which may be nil; nil if it is not there.
+func Find(r *release.Release, origin string) *release.Zone {
+	if r == nil {
+		return nil
+	}
+	i, ok := slices.BinarySearchFunc(r.Zones, origin, func(z release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
+	if !ok {
+		return nil
+	}
+	return &r.Zones[i]
+}
+
+// keepOthers adds the zones of a release that are not among zones.
+func keepOthers(zones []release.Zone, from *release.Release) []release.Zone {
+	if from == nil {
+		return zones
+	}
+	all := slices.Clone(zones)
+	for _, z := range from.Zones {
+		if Find(&release.Release{Zones: zones}, z.Origin) == nil {
+			all = append(all, z)
+		}
+	}
+	slices.SortFunc(all, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
+	return all
+}
+
+// compare sorts the zones into added, changed, same and withdrawn against the release before.
+func (m *Made) compare(before *release.Release) {
+	for _, z := range m.Release.Zones {
+		old := Find(before, z.Origin)
+		switch {
+		case old == nil:
+			m.Added = append(m.Added, z.Origin)
+		case old.SHA256 == z.SHA256:
+			m.Same = append(m.Same, z.Origin)
+		default:
+			m.Changed = append(m.Changed, z.Origin)
+		}
+	}
+	if before == nil {
+		return
+	}
+	for _, z := range before.Zones {
+		if Find(&m.Release, z.Origin) == nil {
+			m.Withdrawn = append(m.Withdrawn, z.Origin)
+		}
+	}
+}

@@ -1,0 +1,78 @@
+package releasing_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+)
+
+func TestTheFirstReleaseIsStagedWhereThereAreMembers(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	if made := hometest.MustRelease(t, meshDir, hometest.At(hometest.Start), 1, releasing.Options{}); made.Current || made.Release.Number != 1 {
+		t.Fatalf("made %+v", made)
+	}
+	view := hometest.NewNode(t, meshDir).Verify()
+	if view.Manifest.Current != nil || view.Manifest.Next.Number != 1 {
+		t.Fatalf("published %v", view)
+	}
+	lonely := hometest.New(t, hometest.At(hometest.Start))
+	if made := hometest.MustRelease(t, lonely, hometest.At(hometest.Start), 1, releasing.Options{}); !made.Current {
+		t.Fatal("staged, where nobody would ever confirm it")
+	}
+}
+
+func TestAReleaseThatIsTakenBackIsFollowedByAHigherNumber(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.MustRelease(t, meshDir, hometest.At(hometest.Start), 1, releasing.Options{})
+	made := hometest.MustRelease(t, meshDir, hometest.At(hometest.Start), 2, releasing.Options{})
+	if made.Release.Number != 2 || made.Replaced != 1 {
+		t.Fatalf("made %+v", made)
+	}
+}
+
+func TestNowIsRefusedWhereMembersAnswer(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.MustRelease(t, meshDir, hometest.At(hometest.Start), 1, releasing.Options{Now: true})
+	h := hometest.Begin(t, meshDir, hometest.At(hometest.Start))
+	defer h.Close()
+	if _, _, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.ZoneFile(t, 2)}, releasing.Options{Now: true}); err == nil {
+		t.Fatal("members were made to answer differently")
+	}
+}
+
+// TestTheStepsOfAReleaseAreTimed: the clock goes on by a second whenever it is asked, and no second is lost or counted twice
+// between the first step and the last.
+func TestTheStepsOfAReleaseAreTimed(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start))
+	seconds := 0
+	h := hometest.Begin(t, meshDir, func() time.Time { seconds++; return hometest.Start.Add(time.Duration(seconds) * time.Second) })
+	defer h.Close()
+	other := filepath.Join(t.TempDir(), "other.zone")
+	hometest.Check(t, os.WriteFile(other, []byte(strings.ReplaceAll(string(hometest.ZoneText(1)), "example.org", "example.com")), 0o600))
+	_, found, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.ZoneFile(t, 1), {File: other}}, releasing.Options{})
+	hometest.Check(t, err)
+	records, err := history.Last(home.At(meshDir, time.Now), 1)
+	hometest.Check(t, err)
+	var names []string
+	for _, s := range records[0].Timing {
+		names = append(names, s.Name)
+		if s.Seconds < 1 {
+			t.Errorf("%s took %v s", s.Name, s.Seconds)
+		}
+	}
+	if got := strings.Join(names, ", "); got != "read, stored, zones before read, compared, checked, delta made, signed and published" {
+		t.Errorf("the steps are %s: %v", got, found)
+	}
+	for _, s := range records[0].Timing[:4] { // one look at the clock a zone
+		if s.Seconds != 2 {
+			t.Errorf("%s of two zones: %v s, want 2", s.Name, s.Seconds)
+		}
+	}
+}

@@ -1,0 +1,268 @@
+package releasing_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+// releases makes a release of zone files, and returns what it may have been blocked by.
+func releases(t testing.TB, meshDir string, o releasing.Options, sources ...releasing.Source) (*releasing.Made, []zone.Finding, *releasing.BlockedError) {
+	t.Helper()
+	h := hometest.Begin(t, meshDir, hometest.At(hometest.Start))
+	defer h.Close()
+	made, found, err := releasing.Make(t.Context(), h, sources, o)
+	var blocked *releasing.BlockedError
+	if err != nil && !errors.As(err, &blocked) {
+		t.Fatal(err)
+	}
+	return made, found, blocked
+}
+
+// TestAZoneThatLostNamesHoldsBackTheRelease by default, and nothing of it is published.
+func TestAZoneThatLostNamesHoldsBackTheRelease(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 100), hometest.NamesZone(t, "b.", 1, 100))
+	made, found, blocked := releases(t, meshDir, releasing.Options{}, hometest.NamesZone(t, "a.", 2, 60), hometest.NamesZone(t, "b.", 2, 101))
+	if made != nil || blocked == nil || !hometest.HasError(found, "change-removed") {
+		t.Fatalf("made %v, blocked %v: %v", made, blocked, found)
+	}
+	if m := hometest.NewNode(t, meshDir).Verify().Manifest; m.Next != nil || m.Current.Number != 1 {
+		t.Errorf("published: %+v", m)
+	}
+	for _, f := range found {
+		if f.File == "" || f.Zone == "" {
+			t.Errorf("without its place: %v", f)
+		}
+	}
+}
+
+// TestHoldZone: by policy a zone with an error keeps its last good data, whether a check, the parser or a new zone has it,
+// and the others go out.
+func TestHoldZone(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.Configure(t, meshDir, "checks: {on_error: hold-zone}\n")
+	releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 100), hometest.NamesZone(t, "b.", 1, 100), hometest.NamesZone(t, "c.", 1, 100))
+	torn := hometest.NamesZone(t, "b.", 2, 100)
+	text, err := os.ReadFile(torn.File)
+	hometest.Check(t, err)
+	hometest.Check(t, os.WriteFile(torn.File, text[:len(text)-3], 0o600))
+	unsigned := hometest.NamesZone(t, "d.", 1, 10)
+	hometest.Check(t, os.WriteFile(unsigned.File, []byte(strings.Replace(mustRead(t, unsigned.File), "3600 1209600", "3600 7200", 1)), 0o600))
+	made, found, blocked := releases(t, meshDir, releasing.Options{}, hometest.NamesZone(t, "a.", 2, 60), torn, hometest.NamesZone(t, "c.", 2, 101), unsigned)
+	if blocked != nil {
+		t.Fatalf("blocked: %v", found)
+	}
+	want := []history.Held{{Origin: "a.", Serial: 1}, {Origin: "b.", Serial: 1}, {Origin: "d.", Absent: true}}
+	if !slices.Equal(made.Held, want) {
+		t.Errorf("held %+v, want %+v", made.Held, want)
+	}
+	m := hometest.NewNode(t, meshDir).Verify().Manifest
+	var serials []string
+	for _, z := range m.Next.Zones {
+		serials = append(serials, fmt.Sprint(z.Origin, z.Serial))
+	}
+	if !slices.Equal(serials, []string{"a.1", "b.1", "c.2"}) {
+		t.Errorf("the release has %v", serials)
+	}
+	if m.Next.Zones[0].SHA256 != m.Current.Zones[0].SHA256 {
+		t.Error("the zone held back is not what it was")
+	}
+	// A file of which not even the origin is known cannot be held back: all is.
+	hometest.Check(t, os.WriteFile(torn.File, []byte("n A 192.0.2.1\n"), 0o600))
+	if made, _, blocked := releases(t, meshDir, releasing.Options{}, hometest.NamesZone(t, "c.", 3, 101), torn); made != nil || blocked == nil || blocked.Request != "" {
+		t.Errorf("made %v, blocked %+v", made, blocked)
+	}
+}
+
+func mustRead(t testing.TB, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	hometest.Check(t, err)
+	return string(data)
+}
+
+// TestOverride: only the second key's word lets a blocked release go, only for the content and the rules that it is about,
+// only for a day; and it is in the manifest.
+func TestOverride(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 100))
+	less := hometest.NamesZone(t, "a.", 2, 60)
+	_, _, blocked := releases(t, meshDir, releasing.Options{}, less)
+	if blocked == nil || blocked.Request == "" {
+		t.Fatal("nothing to sign")
+	}
+	key := filepath.Join(meshDir, keys.Dir, keys.Override+".pem")
+	signed, err := releasing.SignOverride(t.Context(), blocked.Request, key, "Jane Doe", "the registrar left", hometest.Start)
+	hometest.Check(t, err)
+	unsigned, err := releasing.ReadOverride(blocked.Request)
+	hometest.Check(t, err)
+	other, err := releasing.SignOverride(t.Context(), blocked.Request, filepath.Join(hometest.New(t, hometest.At(hometest.Start)), keys.Dir, keys.Override+".pem"), "Joe", "because", hometest.Start)
+	hometest.Check(t, err)
+	byReleaseKey, err := releasing.SignOverride(t.Context(), blocked.Request, filepath.Join(meshDir, keys.Dir, "release.pem"), "Joe", "because", hometest.Start)
+	hometest.Check(t, err)
+	late, err := releasing.SignOverride(t.Context(), blocked.Request, key, "Jane Doe", "the registrar left", hometest.Start.Add(-25*time.Hour))
+	hometest.Check(t, err)
+	early, err := releasing.SignOverride(t.Context(), blocked.Request, key, "Jane Doe", "the registrar left", hometest.Start.Add(2*time.Hour))
+	hometest.Check(t, err)
+	for name, o := range map[string]*release.Override{"not signed": unsigned, "another mesh's key": &other, "the operator's own key": &byReleaseKey,
+		"too old": &late, "in the future": &early} {
+		h := hometest.Begin(t, meshDir, hometest.At(hometest.Start))
+		if made, _, err := releasing.Make(t.Context(), h, []releasing.Source{less}, releasing.Options{Override: o}); made != nil || err == nil || !strings.Contains(err.Error(), "override does not count") {
+			t.Errorf("%s: made %v, %v", name, made, err)
+		}
+		h.Close()
+	}
+	// Other content, or another rule broken, is still blocked.
+	if made, _, _ := releases(t, meshDir, releasing.Options{Override: &signed}, hometest.NamesZone(t, "a.", 2, 59)); made != nil {
+		t.Error("other content went through")
+	}
+	hometest.Configure(t, meshDir, "checks: {dnssec: require}\n")
+	if made, _, _ := releases(t, meshDir, releasing.Options{Override: &signed}, less); made != nil {
+		t.Error("another error went through")
+	}
+	hometest.Check(t, os.Remove(filepath.Join(meshDir, home.ConfigName)))
+
+	made, found, blocked := releases(t, meshDir, releasing.Options{Override: &signed}, less)
+	if blocked != nil || !hometest.HasError(found, "change-removed") {
+		t.Fatalf("blocked %v: %v", blocked, found)
+	}
+	o := hometest.NewNode(t, meshDir).Verify().Manifest.Next.Override
+	if o == nil || o.Who != "Jane Doe" || o.Why != "the registrar left" || made.Release.Override == nil {
+		t.Fatalf("the manifest has the override %+v", o)
+	}
+	h := hometest.Begin(t, meshDir, hometest.At(hometest.Start))
+	defer h.Close()
+	public, err := h.Keys().Override()
+	hometest.Check(t, err)
+	hometest.Check(t, o.Verify(public, "jp"))
+	last := h.State().Events[len(h.State().Events)-1]
+	if last.Detail != "overridden a. change-removed" {
+		t.Errorf("the record has %+v", last)
+	}
+}
+
+// TestAnOverrideThatIsNotNeededIsNotRecorded.
+func TestAnOverrideThatIsNotNeededIsNotRecorded(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 100))
+	_, _, blocked := releases(t, meshDir, releasing.Options{}, hometest.NamesZone(t, "a.", 2, 60))
+	signed, err := releasing.SignOverride(t.Context(), blocked.Request, filepath.Join(meshDir, keys.Dir, keys.Override+".pem"), "Jane Doe", "why", hometest.Start)
+	hometest.Check(t, err)
+	made, _, _ := releases(t, meshDir, releasing.Options{Override: &signed}, hometest.NamesZone(t, "a.", 2, 99))
+	if made == nil || made.Release.Override != nil {
+		t.Errorf("%+v", made)
+	}
+}
+
+// TestALostBlobBlocksAndCanBeOverridden: when what is answered now cannot be compared with, nothing replaces it but by a
+// second person's word, and that does.
+func TestALostBlobBlocksAndCanBeOverridden(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	made, _, _ := releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 100))
+	hometest.Check(t, os.Remove(filepath.Join(meshDir, "repository", release.BlobName(made.Release.Zones[0].Blob.SHA256))))
+	next := hometest.NamesZone(t, "a.", 2, 100)
+	_, found, blocked := releases(t, meshDir, releasing.Options{}, next)
+	if blocked == nil || !hometest.HasError(found, "previous") {
+		t.Fatalf("blocked %v: %v", blocked, found)
+	}
+	signed, err := releasing.SignOverride(t.Context(), blocked.Request, filepath.Join(meshDir, keys.Dir, keys.Override+".pem"), "Jane Doe", "the disk broke", hometest.Start)
+	hometest.Check(t, err)
+	if made, found, _ := releases(t, meshDir, releasing.Options{Override: &signed}, next); made == nil {
+		t.Fatal(found)
+	}
+}
+
+// TestBadConfigurationBlocks: a policy that cannot be read is no reason to release without one.
+func TestBadConfigurationBlocks(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.Configure(t, meshDir, "checks: {zonemd: perhaps}\n")
+	h := hometest.Begin(t, meshDir, hometest.At(hometest.Start))
+	defer h.Close()
+	if made, _, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.NamesZone(t, "a.", 1, 1)}, releasing.Options{}); made != nil || err == nil || !strings.Contains(err.Error(), home.ConfigName+":1:18: ") {
+		t.Errorf("made %v, %v", made, err)
+	}
+}
+
+// TestCommand: a command of the operator's sees the zone, and its status, its words and its time count.
+func TestCommand(t *testing.T) {
+	s := hometest.NamesZone(t, "a.", 7, 2000)
+	z, _ := releasing.Load(s)
+	run := func(timeout time.Duration, script string) error {
+		p := zonecheck.DefaultPolicy()
+		p.Command, p.Timeout = []string{"/bin/sh", "-c", script}, timeout
+		return releasing.RunCommand(context.Background(), z, p)
+	}
+	t.Setenv("SECRET", "x")
+	const long = time.Minute
+	for _, c := range []struct{ name, script, want string }{
+		{"reads it all", `test "$(grep -c .)" = 2003`, ""},
+		{"reads nothing", "true", ""},
+		{"reads a line", "head -n 1 | grep -q SOA", ""},
+		{"environment", `test "$ZONE $SERIAL $SECRET" = "a. 7 "`, ""},
+		{"refuses", "echo no good >&2; exit 3", "exit status 3: no good"},
+		{"speaks much", "yes nonsense | head -c 1000000 >&2; exit 1", "exit status 1: nonsense"},
+		{"speaks in control characters", `printf 'a\033[2Jb\377' >&2; exit 1`, "exit status 1: a; [2Jb?"},
+	} {
+		err := run(long, c.script)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), c.want) || len(err.Error()) > 2*releasing.MaxCommandOutput) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+	err := run(300*time.Millisecond, "sleep 1000 & echo $! >&2; wait")
+	var child int
+	if err == nil {
+		t.Fatal("a command that hangs is fine")
+	}
+	if _, bad := fmt.Sscanf(err.Error(), "it took more than 300ms: %d", &child); bad != nil {
+		t.Fatalf("a command that hangs: %v", err)
+	}
+	for gone := time.Now().Add(10 * time.Second); syscall.Kill(child, 0) == nil && !zombie(child); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(gone) {
+			t.Fatal("what it had started lives on")
+		}
+	}
+	p := zonecheck.DefaultPolicy()
+	p.Command = []string{"/nowhere/check"}
+	found := releasing.Check(t.Context(), nil, z, p, hometest.Start, time.Hour)
+	if !hometest.HasError(found, "command") {
+		t.Errorf("a command that is not there: %v", found)
+	}
+}
+
+// zombie reports whether a process has ended, and only waits for whoever adopted it to notice.
+func zombie(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(data), ") Z ")
+}
+
+// TestSignaturesMustOutlastTheLease of this mesh, by this host's clock.
+func TestSignaturesMustOutlastTheLease(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	text := mustRead(t, filepath.Join("..", "..", "..", "..", "internal", "zonecheck", "testdata", "8976-a4.zone"))
+	file := filepath.Join(t.TempDir(), "uri.arpa.zone")
+	hometest.Check(t, os.WriteFile(file, []byte(text), 0o600))
+	if z, found := zonefile.Parse(strings.NewReader(text), zonefile.Options{}); z == nil {
+		t.Fatal(found)
+	}
+	if _, found, blocked := releases(t, meshDir, releasing.Options{}, releasing.Source{File: file}); blocked == nil || !hometest.HasError(found, "rrsig-expired") {
+		t.Errorf("blocked %v: %v", blocked, found)
+	}
+}

@@ -1,0 +1,122 @@
+package switchover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// Answer is a member's word, or why there is none.
+type Answer struct {
+	Confirmation status.Confirmation
+	Err          error
+	Apart        time.Duration // how far its clock and this host's are apart at the least
+}
+
+// Ask collects the confirmations of members: every one gets an entry.
+type Ask func(ctx context.Context, members []release.Member) map[string]Answer
+
+const (
+	AskTimeout = 2 * time.Second // one member, connection included
+	askAtOnce  = 64              // members asked at a time
+)
+
+// Asker asks members at /v1/confirmations of their administrative plane (SYNC-D).
+func Asker(own *identity.Identity, clock home.Clock) Ask {
+	client := &http.Client{
+		Timeout:   AskTimeout,
+		Transport: &http.Transport{DialTLSContext: own.DialTLS, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("it redirects, which an administrative plane never does")
+		},
+	}
+	return func(ctx context.Context, members []release.Member) map[string]Answer {
+		answers := make(map[string]Answer, len(members))
+		var guard sync.Mutex
+		var open sync.WaitGroup
+		slots := make(chan struct{}, askAtOnce)
+		for _, m := range members {
+			slots <- struct{}{}
+			open.Go(func() {
+				defer func() { <-slots }()
+				asked := clock()
+				c, err := askOne(ctx, client, m)
+				answer := Answer{c, err, apart(c.At, instant.WallOf(asked), instant.WallOf(clock()))}
+				guard.Lock()
+				defer guard.Unlock()
+				answers[m.Name] = answer
+			})
+		}
+		open.Wait()
+		return answers
+	}
+}
+
+func askOne(ctx context.Context, client *http.Client, m release.Member) (status.Confirmation, error) {
+	var c status.Confirmation
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Admin+"/v1/confirmations", nil)
+	if err != nil {
+		return c, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return c, err
+	}
+	defer response.Body.Close()
+	// A certificate outlives a membership, and an address may have been another member's.
+	certificate := response.TLS.PeerCertificates[0]
+	if owner := certificate.Subject.CommonName; owner != m.Name {
+		return c, fmt.Errorf("%s has the certificate of %q", m.Admin, owner)
+	}
+	if !m.Has(identity.PinOf(certificate)) {
+		return c, fmt.Errorf("%s has a certificate of %s that was revoked", m.Admin, m.Name)
+	}
+	if response.StatusCode != http.StatusOK {
+		return c, fmt.Errorf("%s said %s", m.Admin, response.Status)
+	}
+	data, err := io.ReadAll(io.LimitReader(response.Body, status.MaxBytes+1))
+	if err != nil {
+		return c, err
+	}
+	if err := status.Decode(data, &c); err != nil {
+		return c, err
+	}
+	if c.Node != m.Name {
+		return c, fmt.Errorf("%s calls itself %q", m.Admin, c.Node)
+	}
+	return c, nil
+}
+
+// apart is how far a clock that said at is from one that said asked before and answered after.
+func apart(at, asked, answered instant.Wall) time.Duration {
+	switch {
+	case at == 0:
+		return 0
+	case at < asked:
+		return asked.Sub(at)
+	case at > answered:
+		return at.Sub(answered)
+	}
+	return 0
+}
+
+// said are the confirmations among the answers.
+func said(answers map[string]Answer) map[string]status.Confirmation {
+	confirmations := make(map[string]status.Confirmation, len(answers))
+	for name, a := range answers {
+		if a.Err == nil {
+			confirmations[name] = a.Confirmation
+		}
+	}
+	return confirmations
+}

@@ -1,0 +1,83 @@
+package switchover
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// TestMembersAreAskedOverMutualTLS asks real servers, one of each kind.
+func TestMembersAreAskedOverMutualTLS(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "mesh")
+	h, err := hometest.InitWith(dir, enrol.InitOptions{Mesh: "jp", Epsilon: time.Millisecond, Lease: time.Hour}, time.Now)
+	hometest.Check(t, err)
+	defer h.Close()
+	answers := map[string]func(w http.ResponseWriter){
+		"good": func(w http.ResponseWriter) {
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good", At: instant.WallOf(time.Now().Add(-time.Minute)), Serving: 7})
+		},
+		"impostor": func(w http.ResponseWriter) { // with the certificate of another member of that address
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "impostor"})
+		},
+		"liar": func(w http.ResponseWriter) {
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good"})
+		},
+		"garbage": func(w http.ResponseWriter) { w.Write([]byte("<html>")) },
+		"broken":  func(w http.ResponseWriter) { w.WriteHeader(500) },
+		"away":    func(w http.ResponseWriter) { w.Header().Set("Location", "https://127.0.0.1:1/"); w.WriteHeader(302) },
+		"endless": func(w http.ResponseWriter) {
+			for {
+				if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
+					return
+				}
+			}
+		},
+	}
+	for name, answer := range answers {
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.TLS.PeerCertificates[0].Subject.CommonName != enrol.HostName || r.URL.Path != "/v1/confirmations" {
+				t.Errorf("%s was asked for %s by %s", name, r.URL.Path, r.TLS.PeerCertificates[0].Subject)
+			}
+			answer(w)
+		}))
+		defer server.Close()
+		bundle, err := enrol.AddMember(t.Context(), h, enrol.NewMember{Name: name, Admin: server.Listener.Addr().String()})
+		hometest.Check(t, err)
+		if name == "impostor" {
+			bundle, err = enrol.AddMember(t.Context(), h, enrol.NewMember{Name: "other", Admin: server.Listener.Addr().String()})
+			hometest.Check(t, err)
+		}
+		server.TLS = hometest.TLS(t, bundle)
+		server.StartTLS()
+	}
+	_, err = enrol.AddMember(t.Context(), h, enrol.NewMember{Name: "nobody", Admin: "127.0.0.1:1"})
+	hometest.Check(t, err)
+	own, err := enrol.Identity(home.At(dir, time.Now), slog.New(slog.DiscardHandler))
+	hometest.Check(t, err)
+	got := Asker(own, time.Now)(t.Context(), h.View().Manifest.Members)
+	if len(got) != 9 {
+		t.Fatalf("%d answers", len(got))
+	}
+	for name, a := range got {
+		if (a.Err == nil) != (name == "good") {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+	if a := got["good"].Apart; a < 59*time.Second || a > 70*time.Second {
+		t.Errorf("a clock that is a minute behind is %v apart", a)
+	}
+	if got["good"].Confirmation.Serving != 7 {
+		t.Errorf("good said %+v", got["good"])
+	}
+}

@@ -1,0 +1,48 @@
+package unattended
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// What an operator must see to is an alarm before nodes fall silent for it, and not before it has begun.
+func TestAlarms(t *testing.T) {
+	now := hometest.Start
+	quiet := func() (release.View, CycleState) {
+		years := now.AddDate(2, 0, 0)
+		return release.View{LeaseExpires: now.Add(23 * time.Hour), Expires: release.Expiries{Root: years, Targets: years, Snapshot: years, Timestamp: now.Add(23 * time.Hour)},
+			Manifest: release.Manifest{Current: &release.Release{Number: 1, Zones: []release.Zone{{Origin: "example.org.", SignedUntil: now.AddDate(0, 0, 14)}}}}}, CycleState{}
+	}
+	for want, change := range map[string]func(*release.View, *CycleState){
+		"":                     func(*release.View, *CycleState) {},
+		AlarmLease:             func(v *release.View, _ *CycleState) { v.LeaseExpires = now.Add(12*time.Hour - time.Second) },
+		AlarmEnded:             func(v *release.View, _ *CycleState) { v.LeaseExpires = now },
+		"in less than 7 days":  func(v *release.View, _ *CycleState) { v.Expires.Root = now.AddDate(0, 0, 6) },
+		"in less than 30 days": func(v *release.View, _ *CycleState) { v.Expires.Targets = now.AddDate(0, 0, 29) },
+		"in less than 90 days": func(v *release.View, _ *CycleState) { v.Expires.Targets = now.AddDate(0, 0, 89) },
+		AlarmSignatures: func(v *release.View, _ *CycleState) {
+			v.Manifest.Current.Zones[0].SignedUntil = now.Add(20 * time.Hour)
+		},
+		AlarmBlocked: func(_ *release.View, c *CycleState) { c.Blocked = true },
+		AlarmHeld:    func(_ *release.View, c *CycleState) { c.Held = []string{"example.org."} },
+		AlarmMembers: func(_ *release.View, c *CycleState) { c.Missing = []string{"tyo"} },
+		AlarmSource: func(_ *release.View, c *CycleState) {
+			c.Sources = []receive.Status{{Zone: "example.org.", Error: "refused"}}
+		},
+	} {
+		v, c := quiet()
+		change(&v, &c)
+		alarms := Alarms(v, 24*time.Hour, c, now)
+		if want == "" && len(alarms) == 0 {
+			continue
+		}
+		if len(alarms) != 1 || !strings.Contains(alarms[0].String(), want) || want == "" {
+			t.Errorf("want %q, got %v", want, alarms)
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package unattended
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+)
+
+// The three examples are one configuration when they are put together.
+func TestExampleConfiguration(t *testing.T) {
+	var all []byte
+	for _, name := range []string{"meshctl", "checks"} {
+		data, err := os.ReadFile("../../../../" + name + ".example.yaml")
+		hometest.Check(t, err)
+		all = append(append(all, data...), '\n')
+	}
+	c, err := parseConfig("meshctl.yaml", all)
+	hometest.Check(t, err)
+	if c.Sources != nil || c.Releases.Every != 10*time.Second || c.Serve.Metrics.Port() != 9155 || c.Releases.Mode != mesh.Confirmed {
+		t.Errorf("got %+v", c)
+	}
+	if d, err := LoadConfig("/nonexistent/meshctl.yaml"); err != nil || d.Releases.Lead != mesh.DefaultLead {
+		t.Errorf("without a file: %+v, %v", d, err)
+	}
+}
+
+// Every error of a configuration is named at once, with its place.
+func TestConfigurationErrors(t *testing.T) {
+	_, err := parseConfig("meshctl.yaml", []byte(`releases: {every: 0s, mode: quick, lead: 1d}
+serve:
+  listen: everywhere
+  access: [everybody]
+  metrics: 198.51.100.1:9155
+more: 1
+`))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{"meshctl.yaml:1:", "quick", "meshctl.yaml:3:11", "meshctl.yaml:4:12", "not a loopback address", "more"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in:\n%v", want, err)
+		}
+	}
+}

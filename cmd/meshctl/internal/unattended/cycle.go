@@ -1,0 +1,413 @@
+package unattended
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// Cycle is the whole of RFC 3258 2.3 unattended: what is received is checked, released, scheduled and seen through, by
+// the same steps that are commands. Any of them may be given beside it, and any number of hosts may run one.
+type Cycle struct {
+	Home   *home.Home
+	Ask    switchover.Ask
+	Config *Config
+	Log    *slog.Logger
+
+	lately *releasing.Lately // for the goroutine that makes releases; what it checks, for all
+
+	mu       sync.Mutex
+	pending  map[string]arrival // by origin, since it was last released
+	wake     chan struct{}
+	judged   map[string]judged // zones that are held back
+	stopped  judged            // what held back everything
+	said     map[string]string // by what goes on, the last that was logged
+	state    CycleState
+	receiver *receive.Receiver // nil: nothing is received
+}
+
+// arrival is a zone that was received, and when that was known.
+type arrival struct {
+	receive.Update
+	at time.Time
+}
+
+// source is where to read it.
+func (a arrival) source() releasing.Source {
+	s := releasing.Source{Origin: a.Origin, File: a.Path}
+	if err := s.Text.UnmarshalText([]byte(a.SHA256)); err == nil {
+		s.Zone = a.Zone
+	}
+	return s
+}
+
+// judged is content that had errors, which is not judged again for a while.
+type judged struct {
+	content string // digest of a zone, or of all that was to be released
+	at      time.Time
+}
+
+func (j judged) holds(content string, now time.Time, retry time.Duration) bool {
+	return j.content == content && now.Before(j.at.Add(retry))
+}
+
+// todo is what of the pending is not in the latest release.
+type todo struct {
+	sources   []releasing.Source
+	digests   map[string]string // of the sources, by origin
+	withdrawn []string
+	received  []history.Receipt // of the sources, if they were not here at the start
+}
+
+func (t todo) empty() bool { return len(t.sources) == 0 && len(t.withdrawn) == 0 }
+
+// content tells one lot of things to do from another.
+func (t todo) content() string {
+	return fmt.Sprint(t.digests, t.withdrawn) // maps are printed in the order of their keys
+}
+
+// CycleState is how the cycle goes, for the metrics.
+type CycleState struct {
+	Received  map[string]uint64 // zones received, by how
+	Released  uint64            // releases made here
+	Switched  uint64            // switchovers seen through
+	Postponed uint64
+	Blocked   bool     // the last attempt at a release was blocked by findings
+	Held      []string // zones whose last good data stays
+	Missing   []string // members that keep the staged release from being scheduled
+	Sources   []receive.Status
+	Faults    map[receive.Fault]string
+}
+
+// State is how the cycle goes.
+func (c *Cycle) State() CycleState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.state
+	s.Received = maps.Clone(s.Received)
+	return s
+}
+
+// Run receives and goes round until ctx ends, or nothing can be received at all.
+func (c *Cycle) Run(ctx context.Context) error {
+	c.begin()
+	running, ctx := errgroup.WithContext(ctx)
+	if c.Config.Sources != nil {
+		r, err := receive.New(c.Config.Sources, receive.Options{
+			Zones: c.Home.Path("zones"), State: c.Home.ReceivedDir(),
+			Now: c.Home.Now, Log: c.Log, Updated: c.received})
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.receiver = r
+		c.mu.Unlock()
+		running.Go(func() error { return r.Run(ctx) })
+		running.Go(func() error { c.watch(ctx, r); return nil })
+	}
+	running.Go(func() error { c.turns(ctx); return nil })
+	return running.Wait()
+}
+
+func (c *Cycle) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending, c.judged, c.said = map[string]arrival{}, map[string]judged{}, map[string]string{}
+	c.wake, c.lately = make(chan struct{}, 1), releasing.NewLately()
+	c.state.Received = map[string]uint64{}
+}
+
+// turns goes round until ctx ends.
+func (c *Cycle) turns(ctx context.Context) {
+	for {
+		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
+			c.say("cycle", err.Error(), "the cycle could not go on; it is tried again")
+		}
+		if c.sleep(ctx) != nil {
+			return
+		}
+	}
+}
+
+// sleep waits until there is something to release, but at least Every, or until it is time to look at the schedule.
+func (c *Cycle) sleep(ctx context.Context) error {
+	if err := home.Pause(ctx, c.Config.Releases.Every); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.wake:
+	case <-time.After(max(lookEvery-c.Config.Releases.Every, 0)):
+	}
+	return nil
+}
+
+// lookEvery is how often the schedule is looked at though nothing was received.
+const lookEvery = 5 * time.Second
+
+// watch keeps how the sources are.
+func (c *Cycle) watch(ctx context.Context, r *receive.Receiver) {
+	for home.Pause(ctx, lookEvery) == nil {
+		zones, faults := r.Zones(), r.Faults()
+		c.mu.Lock()
+		c.state.Sources, c.state.Faults = zones, faults
+		c.mu.Unlock()
+	}
+}
+
+// received takes in a zone.
+func (c *Cycle) received(u receive.Update) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if u.Zone != nil && u.Zone.ImageSize() < receive.LargeImage {
+		u.Zone = nil // what is released is read from the file: a hundred thousand zones are not held twice
+	}
+	c.pending[u.Origin] = arrival{u, c.Home.Now()}
+	c.state.Received[string(u.How)]++
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// say logs something that goes on once, until something else is said of the same matter; "" says that it is over.
+func (c *Cycle) say(matter, detail, message string) {
+	if c.said[matter] == detail {
+		return
+	}
+	c.said[matter] = detail
+	if detail != "" {
+		c.Log.Error(message, "detail", detail)
+	}
+}
+
+// turn is one round: a release of what was received, if that is possible, and then the schedule.
+func (c *Cycle) turn(ctx context.Context) error {
+	began := c.Home.Now()
+	made, err := c.release(ctx)
+	if err != nil {
+		return err
+	}
+	c.say("cycle", "", "")
+	return c.schedule(ctx, made, began)
+}
+
+// todo sorts what is pending. What is in the latest release already is not pending any more. Where errors held everything
+// back, nothing goes out until something of it changes: to go on without the zone that has them is "hold-zone".
+func (c *Cycle) todo(latest *release.Release) (t todo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, retry := c.Home.Now(), c.Config.Releases.Retry
+	t.digests, c.state.Held = map[string]string{}, nil
+	for _, origin := range slices.Sorted(maps.Keys(c.pending)) {
+		u := c.pending[origin]
+		has := releasing.Find(latest, origin)
+		switch {
+		case u.How == receive.Withdrawn && has == nil:
+			delete(c.pending, origin)
+			if c.receiver != nil {
+				c.receiver.Forget(origin)
+			}
+		case u.How != receive.Withdrawn && has != nil && has.SHA256.String() == u.SHA256:
+			delete(c.pending, origin)
+		case u.How == receive.Withdrawn:
+			t.withdrawn = append(t.withdrawn, origin)
+		default:
+			if c.judged[origin].content == u.SHA256 {
+				c.state.Held = append(c.state.Held, origin)
+			}
+			if !c.judged[origin].holds(u.SHA256, now, retry) {
+				t.sources = append(t.sources, u.source())
+				t.digests[origin] = u.SHA256
+				if !u.Whole.IsZero() {
+					t.received = append(t.received, history.Receipt{Zone: origin, How: u.How, From: u.Source, Octets: u.Octets,
+						Began: u.Began.UTC(), Whole: u.Whole.UTC(), Kept: u.at.UTC()})
+				}
+			}
+		}
+	}
+	c.state.Blocked = !t.empty() && c.stopped.content == t.content()
+	if c.stopped.holds(t.content(), now, retry) {
+		return todo{}
+	}
+	return t
+}
+
+// release makes a release of what is pending; nil if there is nothing, or nothing that may be released.
+func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
+	var found []zone.Finding
+	var t todo
+	err = c.Home.Write(ctx, func(w *home.Writer) error {
+		made = nil
+		if _, err := w.Settle(ctx); err != nil {
+			return err
+		}
+		m := w.View().Manifest
+		if m.Next != nil && !m.Next.Switchover.IsZero() {
+			return nil
+		}
+		if t = c.todo(releasing.Latest(m)); t.empty() {
+			return nil
+		}
+		made, found, err = releasing.Make(ctx, w, t.sources, releasing.Options{Keep: true, IfNew: true, Now: m.Current == nil, Withdraw: t.withdrawn,
+			By: "meshctl serve", Received: t.received, Lately: c.lately})
+		if made != nil {
+			c.lately.Keep(t.sources, w.View().Manifest)
+		}
+		return err
+	})
+	c.report(found)
+	var blocked *releasing.BlockedError
+	if errors.As(err, &blocked) {
+		detail := "see the findings above"
+		if blocked.Request != "" {
+			detail += "; a second person may sign " + blocked.Request
+		}
+		c.say("blocked", detail, "nothing is released: zones have errors")
+		c.stop(t)
+		return nil, nil
+	}
+	if err != nil || made == nil {
+		return nil, err
+	}
+	c.say("blocked", "", "")
+	c.released(t, made)
+	if made.Release.Number == 0 {
+		return nil, nil
+	}
+	c.Log.Info("release made", "number", made.Release.Number, "current", made.Current, "added", len(made.Added),
+		"changed", len(made.Changed), "withdrawn", len(made.Withdrawn), "held", len(made.Held))
+	return made, nil
+}
+
+// stop remembers what had errors that held back everything.
+func (c *Cycle) stop(t todo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.Blocked, c.stopped = true, judged{t.content(), c.Home.Now()}
+}
+
+// released remembers which zones were held back, as they were judged: they may have been received anew meanwhile.
+func (c *Cycle) released(t todo, made *releasing.Made) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = judged{}
+	for origin := range t.digests {
+		delete(c.judged, origin)
+	}
+	for _, held := range made.Held {
+		c.judged[held.Origin] = judged{t.digests[held.Origin], c.Home.Now()}
+		if !slices.Contains(c.state.Held, held.Origin) {
+			c.state.Held = append(c.state.Held, held.Origin)
+		}
+	}
+	if made.Release.Number != 0 {
+		c.state.Released++
+	}
+}
+
+// report logs findings: errors and warnings of zones that are about to go out.
+func (c *Cycle) report(found []zone.Finding) {
+	for _, f := range found {
+		level := slog.LevelWarn
+		if f.Severity == zone.Error {
+			level = slog.LevelError
+		}
+		c.Log.Log(context.Background(), level, "finding", "zone", f.Zone, "owner", f.Owner, "rule", f.Rule, "detail", f.Detail)
+	}
+}
+
+// schedule sets the switchover to what is staged and sees it through. What cannot be done now is tried in the next round.
+func (c *Cycle) schedule(ctx context.Context, made *releasing.Made, began time.Time) error {
+	view, err := c.Home.View()
+	if err != nil {
+		return err
+	}
+	next := view.Manifest.Next
+	if next == nil {
+		c.lacks("", nil)
+		return nil
+	}
+	s := switchover.Schedule{Home: c.Home, Ask: c.Ask, Mode: c.Config.Releases.Mode, Lead: c.Config.Releases.Lead, Wait: c.Config.Releases.Wait}
+	published := c.Home.Now()
+	set, err := s.Set(ctx)
+	var against *switchover.AgainstError
+	if errors.As(err, &against) {
+		c.lacks(against.Error(), against)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.lacks("", nil)
+	ready := c.Home.Now()
+	c.Log.Info("switchover set", "number", set.Number, "at", set.At)
+	reviewed, err := s.Review(ctx, set)
+	if err != nil {
+		return err
+	}
+	if !reviewed.Stands {
+		c.mu.Lock()
+		c.state.Postponed++
+		c.mu.Unlock()
+		c.Log.Error("switchover postponed", "number", set.Number, "at", reviewed.Switchover.At, "not confirmed by", switchover.Detail(reviewed.Missing))
+		return nil
+	}
+	return c.seeThrough(ctx, s, set, func(r *history.Record) {
+		if made != nil && made.Release.Number == set.Number {
+			r.Timing = append(r.Timing,
+				history.Step{Name: "all members ready", Seconds: ready.Sub(published).Seconds()},
+				history.Step{Name: "lead", Seconds: set.At.Sub(ready).Seconds()},
+				history.Step{Name: "from the beginning to the switchover", Seconds: set.At.Sub(began).Seconds()})
+		}
+	})
+}
+
+// lacks keeps which members keep the staged release from being scheduled.
+func (c *Cycle) lacks(detail string, against *switchover.AgainstError) {
+	c.say("members", detail, "the staged release cannot be scheduled")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.Missing = nil
+	if against != nil {
+		for _, m := range against.Against {
+			c.state.Missing = append(c.state.Missing, m.Member)
+		}
+	}
+}
+
+// seeThrough waits for the switchover and puts on record how it went.
+func (c *Cycle) seeThrough(ctx context.Context, s switchover.Schedule, set switchover.Switchover, more func(*history.Record)) error {
+	results, err := s.Await(ctx, set)
+	if err != nil {
+		return err
+	}
+	var missed []string
+	for _, r := range results {
+		if !r.Switched {
+			missed = append(missed, r.Member+": "+r.Why)
+		}
+	}
+	c.Log.Info("switched", "number", set.Number, "members", len(results)-len(missed), "missed", strings.Join(missed, "; "))
+	c.mu.Lock()
+	c.state.Switched++
+	c.mu.Unlock()
+	return s.Record(ctx, set, results, more)
+}

@@ -1,0 +1,149 @@
+package unattended
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
+)
+
+// cycleAt is a cycle that is moved by hand.
+func cycleAt(dir string, now *time.Time) *Cycle {
+	c := &Cycle{Home: home.At(dir, func() time.Time { return *now }), Config: DefaultConfig(), Log: slog.New(slog.DiscardHandler)}
+	c.begin()
+	return c
+}
+
+// receives hands a zone file in as a receiver does.
+func (c *Cycle) receives(t *testing.T, s releasing.Source) {
+	t.Helper()
+	origin := strings.TrimSuffix(filepath.Base(s.File), "zone")
+	c.received(receive.Update{Origin: origin, How: receive.File, Path: s.File, SHA256: s.File})
+}
+
+func (c *Cycle) releases(t *testing.T) *releasing.Made {
+	t.Helper()
+	made, err := c.release(t.Context())
+	hometest.Check(t, err)
+	return made
+}
+
+// TestOneBadZoneHoldsBackTheRelease until it is right, by the default policy: what else was received does not go out without it.
+func TestOneBadZoneHoldsBackTheRelease(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	c := cycleAt(dir, &now)
+	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
+	c.receives(t, hometest.NamesZone(t, "b.", 1, 100))
+	if made := c.releases(t); made == nil || !made.Current {
+		t.Fatalf("the first release: %+v", made)
+	}
+	bad := hometest.NamesZone(t, "a.", 2, 60)
+	c.receives(t, bad)
+	c.receives(t, hometest.NamesZone(t, "b.", 2, 100))
+	for range 3 {
+		if made := c.releases(t); made != nil || !c.State().Blocked {
+			t.Fatalf("a bad zone, by %q: %+v, state %+v", zonecheck.HoldRelease, made, c.State())
+		}
+	}
+	// The good one comes while the bad one is being judged: what counts is what was judged.
+	c.receives(t, hometest.NamesZone(t, "a.", 3, 100))
+	if made := c.releases(t); made == nil || len(made.Changed) != 2 || c.State().Blocked {
+		t.Fatalf("once it is right: %+v, state %+v", made, c.State())
+	}
+	// The alarm ends when what was bad is taken back.
+	c.receives(t, hometest.NamesZone(t, "a.", 4, 60))
+	c.releases(t)
+	if !c.State().Blocked {
+		t.Fatal("not blocked")
+	}
+	delete(c.pending, "a.")
+	if made := c.releases(t); made != nil || c.State().Blocked {
+		t.Errorf("taken back: %+v, state %+v", made, c.State())
+	}
+}
+
+// TestAHeldZoneIsSaidUntilItIsRight, costs no release by itself, and is judged again in time.
+func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	hometest.Configure(t, dir, "checks: {on_error: hold-zone}\n")
+	c := cycleAt(dir, &now)
+	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
+	c.receives(t, hometest.NamesZone(t, "b.", 1, 100))
+	c.releases(t)
+	highest := func() uint64 {
+		state, err := home.At(dir, time.Now).State()
+		hometest.Check(t, err)
+		return state.Highest
+	}
+	before := highest()
+	c.receives(t, hometest.NamesZone(t, "a.", 2, 60))
+	for range 3 {
+		if made := c.releases(t); made != nil || highest() != before || !slices.Equal(c.State().Held, []string{"a."}) {
+			t.Fatalf("a release like the one before: %+v, state %+v", made, c.State())
+		}
+		now = now.Add(c.Config.Releases.Retry)
+	}
+	c.receives(t, hometest.NamesZone(t, "b.", 2, 100))
+	if made := c.releases(t); made == nil || !slices.Equal(made.Changed, []string{"b."}) || !slices.Equal(c.State().Held, []string{"a."}) {
+		t.Fatalf("the other zone: %+v, state %+v", made, c.State())
+	}
+	c.receives(t, hometest.NamesZone(t, "a.", 3, 100))
+	if made := c.releases(t); made == nil || !slices.Equal(made.Changed, []string{"a."}) {
+		t.Fatalf("once it is right: %+v", made)
+	}
+	if c.releases(t); len(c.State().Held) != 0 {
+		t.Errorf("still held: %+v", c.State())
+	}
+}
+
+// TestAWithdrawalOutlivesItsHost: a zone that its source has no more leaves the releases, though the process that was told
+// is killed before that, or was "meshctl receive --withdraw"; and then it is forgotten, so that it may come back by hand.
+func TestAWithdrawalOutlivesItsHost(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	from := t.TempDir()
+	for _, name := range []string{"a.", "b."} {
+		text, err := os.ReadFile(hometest.NamesZone(t, name, 1, 10).File)
+		hometest.Check(t, err)
+		hometest.Check(t, os.WriteFile(filepath.Join(from, name+"zone"), text, 0o644))
+	}
+	sources, err := receive.FromDirectory(from)
+	hometest.Check(t, err)
+	sources.Directories[0].Withdraw = true
+	var c *Cycle
+	round := func(told func(receive.Update)) {
+		t.Helper()
+		r, err := receive.New(sources, receive.Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state", "received"), Updated: told})
+		hometest.Check(t, err)
+		c = cycleAt(dir, &now)
+		c.receiver = r
+		hometest.Check(t, r.Round(t.Context(), receive.RoundOptions{}))
+	}
+	round(func(u receive.Update) { c.received(u) })
+	if made := c.releases(t); made == nil || len(made.Release.Zones) != 2 {
+		t.Fatalf("%+v", made)
+	}
+	hometest.Check(t, os.Remove(filepath.Join(from, "a.zone")))
+	round(func(receive.Update) {}) // and is killed
+	round(func(u receive.Update) { c.received(u) })
+	if made := c.releases(t); made == nil || !slices.Equal(made.Withdrawn, []string{"a."}) {
+		t.Fatalf("after a restart: %+v", made)
+	}
+	c.releases(t)
+	round(func(u receive.Update) {
+		if u.Origin == "a." {
+			t.Errorf("told again: %+v", u)
+		}
+	})
+}

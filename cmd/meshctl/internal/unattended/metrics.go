@@ -1,0 +1,110 @@
+package unattended
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// MetricsHandler answers /metrics with how the mesh is, as this host knows it without asking members.
+func MetricsHandler(s *Server, version string) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &metrics{s, version})
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// metrics is collected from the state at each scrape.
+type metrics struct {
+	server  *Server
+	version string
+}
+
+var (
+	infoDesc      = desc("info", "Always 1; the version of meshctl.", "version")
+	leaseDesc     = desc("lease_expiry_timestamp_seconds", "When the lease ends that members have, or are about to.")
+	roleDesc      = desc("role_expiry_timestamp_seconds", "When the word of a key ends.", "role")
+	releaseDesc   = desc("release", "Number of the release that is current, or staged; 0 is none.", "state")
+	switchDesc    = desc("switchover_timestamp_seconds", "Instant that is set for the staged release; 0 is none.")
+	membersDesc   = desc("members", "Members of the mesh.")
+	zonesDesc     = desc("zones", "Zones in the latest release.")
+	alarmDesc     = desc("alarms", "Alarms that hold, by code.", "code")
+	receivedDesc  = desc("zones_received_total", "Zones received since the start, by how they came.", "how")
+	releasedDesc  = desc("releases_total", "Releases made here since the start.")
+	switchedDesc  = desc("switchovers_total", "Switchovers seen through since the start.")
+	postponedDesc = desc("switchovers_postponed_total", "Switchovers postponed since the start.")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("meshctl_"+name, help, labels, nil)
+}
+
+// Describe implements prometheus.Collector; none described is an unchecked collector, whose metrics come as they are.
+func (m *metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	put := func(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, kind, value, labels...)
+	}
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		put(d, prometheus.GaugeValue, value, labels...)
+	}
+	count := func(d *prometheus.Desc, value uint64, labels ...string) {
+		put(d, prometheus.CounterValue, float64(value), labels...)
+	}
+	gauge(infoDesc, 1, m.version)
+	p := m.server.known.Load()
+	if p == nil {
+		return
+	}
+	_, view := p.get()
+	gauge(leaseDesc, unix(view.LeaseExpires))
+	gauge(roleDesc, unix(view.Expires.Root), "root")
+	gauge(roleDesc, unix(view.Expires.Targets), "release")
+	for state, r := range map[string]uint64{"current": number(view.Manifest.Current), "next": number(view.Manifest.Next)} {
+		gauge(releaseDesc, float64(r), state)
+	}
+	if next := view.Manifest.Next; next != nil && !next.Switchover.IsZero() {
+		gauge(switchDesc, unix(next.Switchover))
+	} else {
+		gauge(switchDesc, 0)
+	}
+	gauge(membersDesc, float64(len(view.Manifest.Members)))
+	if latest := releasing.Latest(view.Manifest); latest != nil {
+		gauge(zonesDesc, float64(len(latest.Zones)))
+	}
+	alarms := map[string]int{}
+	for _, a := range m.server.alarms(p) {
+		alarms[a.Code]++
+	}
+	for _, code := range AlarmCodes {
+		gauge(alarmDesc, float64(alarms[code]), code)
+	}
+	if m.server.Cycle == nil {
+		return
+	}
+	cycle := m.server.Cycle()
+	for how, n := range cycle.Received {
+		count(receivedDesc, n, how)
+	}
+	count(releasedDesc, cycle.Released)
+	count(switchedDesc, cycle.Switched)
+	count(postponedDesc, cycle.Postponed)
+}
+
+func unix(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
+
+func number(r *release.Release) uint64 {
+	if r == nil {
+		return 0
+	}
+	return r.Number
+}

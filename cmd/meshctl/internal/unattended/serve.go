@@ -1,0 +1,332 @@
+// Package unattended is "meshctl serve" (RFC 3258 2.3 a to e): it receives zones, has them released and switched to, serves the
+// repository to members, renews leases and certificates, and says how all that goes, as alarms, metrics and status. Each of
+// its steps is a function of the packages beside it, all of which it may import; cmd/meshctl calls it.
+package unattended
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// Server serves the repository to members over mutual TLS (DELIV-2) and keeps the lease fresh.
+type Server struct {
+	Home  *home.Home
+	Renew time.Duration // how old a lease may get; no older than a third of its length, so that an alarm at half of it has a reason
+	Log   *slog.Logger
+	Cycle func() CycleState // how the cycle beside it goes; nil if there is none
+	Ask   switchover.Ask    // for members that ask who remains
+
+	alarmed map[string]bool // alarms that were logged
+	known   atomic.Pointer[published]
+}
+
+// Limits of a connection. Blobs are large and lines are slow, so that a whole answer may take long, but not its start.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	answerTimeout = time.Hour
+	drainTimeout  = 5 * time.Second
+	maxHeader     = 16 << 10
+)
+
+// Run serves on a listener until ctx ends, then lets transfers that are under way finish for a few seconds.
+func (s *Server) Run(ctx context.Context, listener net.Listener) error {
+	reader, err := s.Home.Read()
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	own, err := enrol.Identity(s.Home, s.Log)
+	if err != nil {
+		return err
+	}
+	published := &published{Reader: reader}
+	if err := published.look(); err != nil {
+		return err
+	}
+	s.known.Store(published)
+	server := &http.Server{
+		Handler:           &gate{published, s.handler(depot.Handler(reader.Repository()), published), s.Log},
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       headerTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          log.New(lines{s.Log}, "", 0),
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var open sync.WaitGroup
+	defer open.Wait()
+	defer cancel()
+	open.Go(func() { s.keepLease(ctx, published) })
+	open.Go(func() { s.keepCertificates(ctx) })
+	open.Go(func() { s.keepAlarms(ctx, published) })
+	open.Go(func() {
+		<-ctx.Done()
+		end, done := context.WithTimeout(context.Background(), drainTimeout)
+		defer done()
+		if server.Shutdown(end) != nil {
+			server.Close()
+		}
+	})
+	if err := server.Serve(tls.NewListener(listener, own.Server())); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// lines writes what the HTTP server reports, refused handshakes above all, to the log.
+type lines struct{ log *slog.Logger }
+
+func (l lines) Write(p []byte) (int, error) {
+	l.log.Warn(string(p[:max(0, len(p)-1)]))
+	return len(p), nil
+}
+
+// gate lets members and this host in. It is asked for each request, so that a connection does not outlive a membership.
+type gate struct {
+	published *published
+	next      http.Handler
+	log       *slog.Logger
+}
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	certificate := r.TLS.PeerCertificates[0]
+	name := certificate.Subject.CommonName
+	if refusal := g.published.refuses(certificate); refusal != "" {
+		g.log.Warn("refused: "+refusal, "name", name, "remote", r.RemoteAddr, "path", r.URL.Path)
+		http.Error(w, fmt.Sprintf("%q: %s", name, refusal), http.StatusForbidden)
+		return
+	}
+	g.next.ServeHTTP(w, r)
+}
+
+// published is what is in force. It is read only when it has changed. A bucket is looked at every second, so that requests
+// do not wait for it, and a directory for each request.
+type published struct {
+	*home.Reader
+	looking sync.Mutex
+	tag     depot.Tag // guarded by looking
+
+	guard sync.Mutex
+	state home.State
+	view  release.View
+}
+
+// look reads what is in force, if it has changed.
+func (p *published) look() error {
+	p.looking.Lock()
+	defer p.looking.Unlock()
+	tag, err := p.Tag()
+	if err == nil && tag == p.tag {
+		return nil
+	}
+	state, view, tag, err := p.Published()
+	if err != nil {
+		return err
+	}
+	p.guard.Lock()
+	defer p.guard.Unlock()
+	p.tag, p.state, p.view = tag, state, view
+	return nil
+}
+
+func (p *published) get() (home.State, release.View) {
+	p.guard.Lock()
+	defer p.guard.Unlock()
+	return p.state, p.view
+}
+
+// complete reports whether the repository has what is published, rather than a part that a killed command has left.
+func (p *published) complete(state home.State) (bool, error) {
+	data, _, err := p.Repository().Read(release.TimestampName, release.MaxBytes(release.TimestampName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return bytes.Equal(data, state.Published.Timestamp), err
+}
+
+// refuses says why the owner of a certificate may not read, "" if it may: this host, and members by a key of theirs.
+func (p *published) refuses(c *x509.Certificate) string {
+	if c.Subject.CommonName == enrol.HostName {
+		return ""
+	}
+	if !p.IsShared() {
+		_ = p.look() // keepLease says why it fails, and what was in force stays so
+	}
+	_, view := p.get()
+	members := view.Manifest.Members
+	i, member := slices.BinarySearchFunc(members, c.Subject.CommonName, func(m release.Member, name string) int {
+		return strings.Compare(m.Name, name)
+	})
+	switch {
+	case !member:
+		return "not a member of this mesh"
+	case !members[i].Has(identity.PinOf(c)):
+		return "its certificate was revoked"
+	}
+	return ""
+}
+
+// handler serves the repository, to each member its newest certificate, and who remains.
+func (s *Server) handler(repository http.Handler, p *published) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", repository)
+	if s.Ask != nil {
+		r := &roll{ask: s.Ask, members: func() []release.Member { _, view := p.get(); return view.Manifest.Members }}
+		mux.HandleFunc("GET "+RemainingPath, r.serve)
+	}
+	mux.HandleFunc("GET "+CertificatePath, func(w http.ResponseWriter, r *http.Request) {
+		name := r.TLS.PeerCertificates[0].Subject.CommonName
+		if !release.ValidName(name) {
+			http.NotFound(w, r)
+			return
+		}
+		data, err := enrol.MemberCertificate(s.Home, name)
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-pem-file")
+		w.Write(data)
+	})
+	return mux
+}
+
+// CertificatePath is where a member finds its newest certificate.
+const CertificatePath = "/v1/certificate"
+
+// keepEvery is how often it is looked whether there is something to renew or to put on record.
+const keepEvery = time.Second
+
+// keepLease renews the lease when it is Renew old, and puts switchovers on record, until ctx ends. A failure is logged
+// and tried again: the lease that is out lasts for a while yet.
+func (s *Server) keepLease(ctx context.Context, p *published) {
+	var failed error
+	for home.Pause(ctx, keepEvery) == nil {
+		err := s.keepOnce(ctx, p)
+		if locked := new(depot.LockedError); errors.As(err, &locked) {
+			err = nil // another command publishes: this is tried again in a moment
+		}
+		if err != nil && (failed == nil || err.Error() != failed.Error()) {
+			_, view := p.get()
+			s.Log.Error("the lease cannot be kept", "error", err, "until", view.LeaseExpires)
+		}
+		if err == nil && failed != nil {
+			s.Log.Info("the lease can be kept again")
+		}
+		failed = err
+	}
+}
+
+// alarms are those of now.
+func (s *Server) alarms(p *published) []status.Reason {
+	var cycle CycleState
+	if s.Cycle != nil {
+		cycle = s.Cycle()
+	}
+	state, view := p.get()
+	return Alarms(view, state.Lease(), cycle, s.Home.Now())
+}
+
+// keepAlarms logs alarms when they begin and when they end.
+func (s *Server) keepAlarms(ctx context.Context, p *published) {
+	s.alarmed = map[string]bool{}
+	for home.Pause(ctx, keepEvery) == nil {
+		now := map[string]bool{}
+		for _, a := range s.alarms(p) {
+			now[a.String()] = true
+			if !s.alarmed[a.String()] {
+				s.Log.Error("ALARM", "code", a.Code, "detail", a.Detail)
+			}
+		}
+		for text := range s.alarmed {
+			if !now[text] {
+				s.Log.Info("alarm is over", "alarm", text)
+			}
+		}
+		s.alarmed = now
+	}
+}
+
+// keepCertificates renews certificates before they end.
+func (s *Server) keepCertificates(ctx context.Context) {
+	for home.Pause(ctx, keepEvery) == nil {
+		names, err := s.renewCertificates(ctx)
+		if len(names) > 0 {
+			s.Log.Info("certificates renewed", "of", strings.Join(names, " "))
+		}
+		if err != nil {
+			s.Log.Error("certificates are about to end and were not renewed", "error", err)
+		}
+		if home.Pause(ctx, certificatesEvery) != nil {
+			return
+		}
+	}
+}
+
+// certificatesEvery is how often certificates are looked at.
+const certificatesEvery = time.Hour
+
+func (s *Server) renewCertificates(ctx context.Context) (names []string, err error) {
+	err = s.Home.Write(ctx, func(w *home.Writer) (err error) {
+		names, err = enrol.RenewDue(ctx, w)
+		return err
+	})
+	return names, err
+}
+
+// keepOnce does what is due, unless another distribution host has done it meanwhile.
+func (s *Server) keepOnce(ctx context.Context, p *published) error {
+	if err := p.look(); err != nil {
+		return err
+	}
+	state, view := p.get()
+	complete, err := p.complete(state)
+	if err != nil || complete && !s.due(state, view) {
+		return err
+	}
+	return s.Home.Write(ctx, func(w *home.Writer) error {
+		if !s.due(w.State(), w.View()) {
+			return nil
+		}
+		until, err := w.Renew(ctx, 0)
+		if err == nil {
+			s.Log.Info("lease renewed", "until", until, "state", w.View().String())
+		}
+		return err
+	})
+}
+
+// due reports whether the lease is old, or a switchover has passed that this host has the key to put on record.
+func (s *Server) due(state home.State, view release.View) bool {
+	now := s.Home.Now()
+	if home.Settled(view.Manifest, now) && s.Home.Keys().Has(state.Published.Root, keys.Release) {
+		return true
+	}
+	return home.LeaseIsOld(view, state.Lease(), min(s.Renew, state.Lease()/3), now)
+}

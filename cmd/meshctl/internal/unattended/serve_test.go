@@ -1,0 +1,327 @@
+package unattended
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// logBuffer is a log that a test reads while it is written.
+type logBuffer struct {
+	guard sync.Mutex
+	b     bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.guard.Lock()
+	defer l.guard.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.guard.Lock()
+	defer l.guard.Unlock()
+	return l.b.String()
+}
+
+// served is a dir that is being served.
+type served struct {
+	t    *testing.T
+	dir  string
+	url  string
+	log  *logBuffer
+	stop func() error
+}
+
+func serve(t *testing.T, dir string, clock home.Clock, renew time.Duration) *served {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	hometest.Check(t, err)
+	s := &served{t: t, dir: dir, url: "https://" + listener.Addr().String(), log: &logBuffer{}}
+	server := &Server{Home: home.At(dir, clock), Renew: renew, Log: s.logger()}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx, listener) }()
+	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() { s.stop() })
+	return s
+}
+
+func (s *served) logger() *slog.Logger { return slog.New(slog.NewTextHandler(s.log, nil)) }
+
+func (s *served) get(config *tls.Config, path string) (int, error) {
+	s.t.Helper()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	response, err := client.Get(s.url + path)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, err
+}
+
+func TestMembersMirrorFromServe(t *testing.T) {
+	dir := hometest.New(t, time.Now, "tyo")
+	hometest.MustRelease(t, dir, time.Now, 1, releasing.Options{Now: true})
+	s := serve(t, dir, time.Now, 50*time.Minute)
+	bundle := hometest.Bundle(dir, "tyo")
+	root, err := os.ReadFile(filepath.Join(bundle, "root.json"))
+	hometest.Check(t, err)
+	mem, err := release.NewMemory(root)
+	hometest.Check(t, err)
+	d, err := depot.Create(t.TempDir())
+	hometest.Check(t, err)
+	defer d.Close()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: hometest.TLS(t, bundle)}}
+	view, _, changed, err := depot.Mirror(t.Context(), depot.Source{Client: client, URL: s.url}, d, mem)
+	hometest.Check(t, err)
+	if !changed || view.Manifest.Current.Number != 1 {
+		t.Fatalf("mirrored %v", view)
+	}
+}
+
+func TestStrangersAndRemovedMembersAreRefusedAndNamed(t *testing.T) {
+	dir := hometest.New(t, time.Now, "osa", "tyo")
+	s := serve(t, dir, time.Now, 50*time.Minute)
+	const path = "/" + release.TimestampName
+	tyo := hometest.TLS(t, hometest.Bundle(dir, "tyo"))
+	if code, err := s.get(tyo, path); code != 200 {
+		t.Fatalf("a member got %d, %v", code, err)
+	}
+	own, err := enrol.Identity(home.At(dir, time.Now), s.logger())
+	hometest.Check(t, err)
+	if code, err := s.get(own.Config(), path); code != 200 {
+		t.Fatalf("this host got %d, %v", code, err)
+	}
+
+	nobody := tyo.Clone()
+	nobody.Certificates = nil
+	if code, err := s.get(nobody, path); err == nil {
+		t.Errorf("without a certificate: %d", code)
+	}
+	other := hometest.TLS(t, hometest.Bundle(hometest.New(t, time.Now, "tyo"), "tyo"))
+	other.RootCAs = tyo.RootCAs
+	if code, err := s.get(other, path); err == nil {
+		t.Errorf("with a certificate of another mesh: %d", code)
+	}
+	old := tyo.Clone()
+	old.MaxVersion = tls.VersionTLS12
+	if code, err := s.get(old, path); err == nil {
+		t.Errorf("with TLS 1.2: %d", code)
+	}
+	hometest.WaitFor(t, "refused handshakes in the log", func() bool { return strings.Count(s.log.String(), "TLS handshake error") == 3 })
+
+	h := hometest.Begin(t, dir, time.Now)
+	hometest.Check(t, enrol.RemoveMember(t.Context(), h, "tyo"))
+	h.Close()
+	if code, err := s.get(tyo, path); code != 403 {
+		t.Errorf("a removed member got %d, %v", code, err)
+	}
+	if !strings.Contains(s.log.String(), `refused: not a member of this mesh" name=tyo`) {
+		t.Errorf("not named: %s", s.log)
+	}
+	if code, _ := s.get(hometest.TLS(t, hometest.Bundle(dir, "osa")), path); code != 200 {
+		t.Errorf("the member that stayed got %d", code)
+	}
+}
+
+// A member that comes back under its name gets a key of its own: the certificate that was taken from it stays revoked.
+func TestACertificateOfAnEarlierMembershipStaysRevoked(t *testing.T) {
+	dir := hometest.New(t, time.Now, "tyo")
+	s := serve(t, dir, time.Now, 50*time.Minute)
+	const path = "/" + release.TimestampName
+	earlier := hometest.TLS(t, hometest.Bundle(dir, "tyo"))
+	h := hometest.Begin(t, dir, time.Now)
+	hometest.Check(t, enrol.RemoveMember(t.Context(), h, "tyo"))
+	dir, err := enrol.AddMember(t.Context(), h, enrol.NewMember{Name: "tyo", Admin: "127.0.0.1:40000"})
+	hometest.Check(t, err)
+	h.Close()
+	if code, err := s.get(hometest.TLS(t, dir), path); code != 200 {
+		t.Errorf("with the new certificate: %d %v", code, err)
+	}
+	if code, err := s.get(earlier, path); code != 403 || !strings.Contains(s.log.String(), "its certificate was revoked") {
+		t.Errorf("with the earlier one: %d %v\n%s", code, err, s.log)
+	}
+}
+
+// Certificates are renewed in the last third of their life, for the same key, and each member finds its own.
+func TestServeRenewsCertificates(t *testing.T) {
+	dir := hometest.New(t, time.Now, "osa", "tyo")
+	bundle := hometest.Bundle(dir, "tyo")
+	before := hometest.TLS(t, bundle).Certificates[0].Leaf
+	servesItsCertificate(t, dir, "tyo")
+	for _, c := range []struct {
+		days    int
+		renewed bool
+	}{{0, false}, {450, false}, {500, true}} {
+		later := hometest.At(time.Now().AddDate(0, 0, c.days))
+		h := hometest.Begin(t, dir, later)
+		names, err := enrol.RenewDue(t.Context(), h)
+		h.Close()
+		hometest.Check(t, err)
+		want := ""
+		if c.renewed {
+			want = "distribution-host osa tyo"
+		}
+		if strings.Join(names, " ") != want {
+			t.Fatalf("after %d days %q were renewed, want %q", c.days, names, want)
+		}
+	}
+	after := hometest.TLS(t, bundle).Certificates[0].Leaf
+	if !after.NotAfter.After(before.NotAfter) || identity.PinOf(after) != identity.PinOf(before) || len(after.IPAddresses) != 1 {
+		t.Errorf("from %v to %v", before.NotAfter, after.NotAfter)
+	}
+}
+
+// servesItsCertificate reports a member that does not find its newest certificate.
+func servesItsCertificate(t *testing.T, dir, name string) {
+	t.Helper()
+	bundle := hometest.Bundle(dir, name)
+	s := serve(t, dir, time.Now, 50*time.Minute)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: hometest.TLS(t, bundle)}}
+	response, err := client.Get(s.url + CertificatePath)
+	hometest.Check(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	hometest.Check(t, err)
+	want, err := os.ReadFile(filepath.Join(bundle, "node.crt"))
+	hometest.Check(t, err)
+	if response.StatusCode != 200 || !bytes.Equal(body, want) {
+		t.Errorf("%s: %s", response.Status, body)
+	}
+}
+
+// With a new key the old one serves until the next renewal, since the bundle must be carried to the node.
+func TestAMemberGetsANewKey(t *testing.T) {
+	dir := hometest.New(t, time.Now, "tyo")
+	s := serve(t, dir, time.Now, 50*time.Minute)
+	const path = "/" + release.TimestampName
+	var had []*tls.Config
+	for i, want := range []string{"200", "200 200", "403 200 200"} {
+		if i > 0 {
+			h := hometest.Begin(t, dir, time.Now)
+			hometest.Check(t, enrol.RenewMember(t.Context(), h, "tyo", true))
+			h.Close()
+		}
+		had = append(had, hometest.TLS(t, hometest.Bundle(dir, "tyo")))
+		var codes []string
+		for _, config := range had {
+			code, err := s.get(config, path)
+			hometest.Check(t, err)
+			codes = append(codes, fmt.Sprint(code))
+		}
+		if got := strings.Join(codes, " "); got != want {
+			t.Errorf("after %d new keys the keys get %s, want %s", i, got, want)
+		}
+	}
+}
+
+func TestARemovedMemberIsRefusedOnTheConnectionItHas(t *testing.T) {
+	dir := hometest.New(t, time.Now, "tyo")
+	s := serve(t, dir, time.Now, 50*time.Minute)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: hometest.TLS(t, hometest.Bundle(dir, "tyo"))}}
+	for i, want := range []int{200, 403} {
+		if i == 1 {
+			h := hometest.Begin(t, dir, time.Now)
+			hometest.Check(t, enrol.RemoveMember(t.Context(), h, "tyo"))
+			h.Close()
+		}
+		response, err := client.Get(s.url + "/" + release.TimestampName)
+		hometest.Check(t, err)
+		io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+		if response.StatusCode != want {
+			t.Fatalf("request %d: %d, want %d", i, response.StatusCode, want)
+		}
+	}
+}
+
+func TestServeRenewsTheLeaseAndSettles(t *testing.T) {
+	var guard sync.Mutex
+	now := hometest.Start
+	clock := func() time.Time { guard.Lock(); defer guard.Unlock(); return now }
+	dir := hometest.New(t, clock, "tyo")
+	hometest.MustRelease(t, dir, clock, 1, releasing.Options{})
+	h := hometest.Begin(t, dir, clock)
+	hometest.SetSwitchover(t, h, hometest.Start.Add(time.Minute))
+	h.Close()
+	serve(t, dir, clock, 10*time.Minute)
+	view := func() release.View { v, err := home.At(dir, time.Now).View(); hometest.Check(t, err); return v }
+	for _, test := range []struct {
+		after  time.Duration
+		number uint64
+		lease  time.Duration
+	}{{0, 0, time.Hour}, {2 * time.Minute, 1, 62 * time.Minute}, {13 * time.Minute, 1, 73 * time.Minute}} {
+		guard.Lock()
+		now = hometest.Start.Add(test.after)
+		guard.Unlock()
+		hometest.WaitFor(t, fmt.Sprintf("%+v", test), func() bool {
+			v := view()
+			return v.LeaseExpires.Equal(hometest.Start.Add(test.lease)) && (test.number == 0) == (v.Manifest.Current == nil)
+		})
+	}
+}
+
+func TestServeEndsWhenItIsTold(t *testing.T) {
+	s := serve(t, hometest.New(t, time.Now), time.Now, 50*time.Minute)
+	hometest.Check(t, s.stop())
+	if _, err := net.Dial("tcp", strings.TrimPrefix(s.url, "https://")); err == nil {
+		t.Fatal("it still listens")
+	}
+}
+
+func TestServeRenewsALeaseThatIsShorterThanItsAgeMayBe(t *testing.T) {
+	dir := hometest.New(t, time.Now)
+	before := hometest.Promised(t, dir)
+	later := hometest.At(time.Now().Add(45 * time.Minute)) // of the hour that a lease lasts
+	s := serve(t, dir, later, 2*time.Hour)
+	hometest.WaitFor(t, "a lease before the old one ends", func() bool { return hometest.Promised(t, dir).After(before) })
+	s.stop()
+}
+
+func TestAnEmergencyLeaseNeedsTheLeaseKeyOnly(t *testing.T) {
+	dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.MustRelease(t, dir, hometest.At(hometest.Start), 1, releasing.Options{})
+	h := hometest.Begin(t, dir, hometest.At(hometest.Start))
+	hometest.SetSwitchover(t, h, hometest.Start.Add(time.Minute))
+	h.Close()
+	hometest.Check(t, os.Remove(filepath.Join(dir, keys.Dir, "release.pem")))
+	hometest.Check(t, os.Remove(filepath.Join(dir, keys.Dir, "root.pem")))
+	later := hometest.At(hometest.Start.Add(time.Hour)) // the switchover has passed, and cannot be put on record
+	h = hometest.Begin(t, dir, later)
+	until, err := h.Renew(t.Context(), 0)
+	hometest.Check(t, err)
+	h.Close()
+	if !until.Equal(hometest.Start.Add(2*time.Hour)) || !hometest.NewNode(t, dir).Verify().LeaseExpires.Equal(until) {
+		t.Fatalf("until %v", until)
+	}
+	h = hometest.Begin(t, dir, later)
+	defer h.Close()
+	if s := (&Server{Home: home.At(dir, later), Renew: 10 * time.Minute}); s.due(h.State(), h.View()) {
+		t.Fatal("serve would renew without end")
+	}
+	if _, err := enrol.AddMember(t.Context(), h, enrol.NewMember{Name: "osa", Admin: "127.0.0.1:1"}); err == nil || !strings.Contains(err.Error(), "release key is not there") {
+		t.Fatalf("got %v", err)
+	}
+}

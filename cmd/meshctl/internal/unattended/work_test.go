@@ -1,0 +1,70 @@
+package unattended
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+)
+
+// TestStatusReadsHowFarServeIs: a check that waits for the test is seen through the socket as long as it lasts, with what it
+// has done; without a serve there is nothing, and no error.
+func TestStatusReadsHowFarServeIs(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	read := func() []status.Progress {
+		t.Helper()
+		work, err := ReadWork(t.Context(), home.At(dir, time.Now))
+		hometest.Check(t, err)
+		return work
+	}
+	if work := read(); work != nil {
+		t.Errorf("nothing runs: %+v", work)
+	}
+	c := cycleAt(dir, &now)
+	s, err := ServeWork(home.At(dir, time.Now), c.Work)
+	hometest.Check(t, err)
+	defer s.Close()
+	gate := filepath.Join(t.TempDir(), "gate")
+	hometest.Check(t, syscall.Mkfifo(gate, 0o600))
+	hometest.Configure(t, dir, fmt.Sprintf("checks:\n  command: [/bin/sh, -c, 'read line <%s']\n  command_timeout: 1m\n", gate))
+	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
+	c.receives(t, hometest.NamesZone(t, "b.", 1, 200))
+	done := make(chan *releasing.Made)
+	go func() {
+		made, _ := c.release(t.Context())
+		done <- made
+	}()
+	for _, want := range []status.Progress{
+		{What: "checking", Subject: "a.", Done: 103, Of: 103, Unit: "records", Zone: 1, OfZones: 2},
+		{What: "checking", Subject: "b.", Done: 203, Of: 203, Unit: "records", Zone: 2, OfZones: 2},
+	} {
+		hometest.WaitFor(t, want.String(), func() bool {
+			work := read()
+			if len(work) != 1 || work[0].Began == 0 {
+				return false
+			}
+			work[0].Began, work[0].Seconds = 0, 0
+			return work[0] == want
+		})
+		hometest.Check(t, os.WriteFile(gate, []byte("go\n"), 0))
+	}
+	select {
+	case made := <-done:
+		if made == nil {
+			t.Fatal("no release")
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the release does not end")
+	}
+	if work := read(); len(work) != 0 {
+		t.Errorf("it is done: %+v", work)
+	}
+}
