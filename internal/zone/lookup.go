@@ -28,6 +28,10 @@ type Answer struct {
 	// (RFC 9471 2.1): if one of them finds no room, the response is truncated. The others may be left out.
 	Required int
 
+	// Zone is the one that was asked first, whose SOA serial the answer is of. It is nil if none answers for the name, or if
+	// what was asked for is in no zone.
+	Zone *Zone
+
 	room *room
 }
 
@@ -44,7 +48,7 @@ func (a *Answer) clear() {
 		a.room = &room{}
 	}
 	a.room.names = a.room.names[:0]
-	a.Rcode, a.Authoritative, a.Required = 0, false, 0
+	a.Rcode, a.Authoritative, a.Required, a.Zone = 0, false, 0, nil
 	a.Answer, a.Authority, a.Additional = a.Answer[:0], a.Authority[:0], a.Additional[:0]
 }
 
@@ -78,6 +82,7 @@ func (z *Zone) LookupInto(q *Query, a *Answer) {
 		a.Rcode = dns.RcodeRefused
 		return
 	}
+	a.Zone = z
 	l.answer(z)
 }
 

@@ -132,5 +132,6 @@ func (s *Zones) LookupInto(q *Query, a *Answer) {
 		a.Rcode = dns.RcodeRefused
 		return
 	}
+	a.Zone = z
 	l.answer(z)
 }

@@ -17,8 +17,11 @@ import (
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/backend"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
+
+var _ backend.Backend = (*Meshsync)(nil)
 
 // maxUDP is the largest UDP response in octets, whatever the client offers: beyond it a response may be fragmented on
 // its way, and the shared address does no path MTU discovery (ROUTE-3).
@@ -37,7 +40,7 @@ func (m *Meshsync) Name() string { return "meshsync" }
 
 // ServeDNS implements plugin.Handler.
 func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-	zones := m.zones()
+	_, zones := m.Release()
 	if zones == nil {
 		silentDrops.WithLabelValues(metrics.WithServer(ctx)).Inc()
 		return dns.RcodeSuccess, drop(w)
@@ -57,23 +60,15 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	if err != nil {
 		return reply(w, r, dns.RcodeFormatError)
 	}
-	query := zone.Query{Name: name[:n], Type: question.Qtype, Class: question.Qclass}
-	if zones.Find(query.Name, query.Type) == nil || isTransfer(question.Qtype) {
+	if isTransfer(question.Qtype) {
 		return m.others(ctx, w, r, dns.RcodeRefused)
 	}
 	state := request.Request{W: w, Req: r}
-	query.DO = state.Do()
-	answer := zones.Lookup(query)
-	return dns.RcodeSuccess, w.WriteMsg(withOPT(answer.Msg(r, limit(&state)), r))
-}
-
-// withOPT gives the response to a request with EDNS an OPT record of its own, DO as asked. Left to others it would come
-// from plugin nsid, which sets DO for everybody.
-func withOPT(m, r *dns.Msg) *dns.Msg {
-	if opt := r.IsEdns0(); opt != nil {
-		m.SetEdns0(maxUDP, opt.Do())
+	answer := zones.Lookup(zone.Query{Name: name[:n], Type: question.Qtype, Class: question.Qclass, DO: state.Do()})
+	if answer.Zone == nil {
+		return m.others(ctx, w, r, answer.Rcode)
 	}
-	return m
+	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, limit(ctx, &state)))
 }
 
 // secondOPT reports whether a request has more OPT records than the one that RFC 6891 6.1.1 allows.
@@ -97,18 +92,18 @@ func (m *Meshsync) identify(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	reply := new(dns.Msg).SetReply(r)
 	reply.Authoritative = true
 	reply.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeTXT, Class: dns.ClassCHAOS}, Txt: []string{m.config.node}}}
-	return dns.RcodeSuccess, w.WriteMsg(withOPT(reply, r))
+	return dns.RcodeSuccess, w.WriteMsg(reply)
 }
 
-// zones is what to answer from now; nil is silence.
-func (m *Meshsync) zones() *zone.Zones {
+// Release implements backend.Backend.
+func (m *Meshsync) Release() (number uint64, zones *zone.Zones) {
 	if a := m.answering(); a != nil {
-		return a.zones
+		return a.number, a.zones
 	}
-	return nil
+	return 0, nil
 }
 
-// answering is zones with what else belongs to their release.
+// answering is what to answer from now; nil is silence.
 func (m *Meshsync) answering() *answering {
 	f := m.follower.Load()
 	if f == nil {
@@ -129,19 +124,27 @@ func (m *Meshsync) others(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 func isTransfer(qtype uint16) bool { return qtype == dns.TypeAXFR || qtype == dns.TypeIXFR }
 
 func reply(w dns.ResponseWriter, r *dns.Msg, rcode int) (int, error) {
-	return dns.RcodeSuccess, w.WriteMsg(withOPT(new(dns.Msg).SetRcode(r, rcode), r))
+	return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, rcode))
 }
 
-// limit is the largest response for the client, in octets.
-func limit(state *request.Request) int {
+// limit is the largest response for the client, in octets, beside options of its OPT record. Left to itself the core would
+// cut an RRset in two.
+func limit(ctx context.Context, state *request.Request) int {
+	size := dns.MaxMsgSize
 	if state.Proto() == "udp" {
-		return min(state.Size(), maxUDP) - nsidRoom(state.Req)
+		size = min(state.Size(), maxUDP)
 	}
-	return dns.MaxMsgSize - nsidRoom(state.Req)
+	if room, ok := backend.Room(ctx); ok {
+		return size - max(0, room-emptyOPT)
+	}
+	return size - nsidRoom(state.Req)
 }
+
+// emptyOPT is the octets of an OPT record without options (RFC 6891 6.1.2), for which zone.Answer.Msg leaves room.
+const emptyOPT = 11
 
 // nsidRoom is room for what plugin nsid puts into the OPT record if the request asks for it: an option with the name of a
-// host, mostly (RFC 5001 2.3). Without it the core would cut an RRset in two.
+// host, mostly (RFC 5001 2.3).
 func nsidRoom(r *dns.Msg) int {
 	if opt := r.IsEdns0(); opt != nil {
 		for _, o := range opt.Option {
@@ -163,7 +166,7 @@ func drop(w dns.ResponseWriter) error {
 }
 
 // Ready implements ready.Readiness: true while the node answers. It may be asked before startup.
-func (m *Meshsync) Ready() bool { return m.zones() != nil }
+func (m *Meshsync) Ready() bool { return m.answering() != nil }
 
 // CacheBypassZones implements cache.ZoneBypasser: a cached answer would outlive a switchover.
 func (m *Meshsync) CacheBypassZones() []string { return m.config.zones }

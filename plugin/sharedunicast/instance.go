@@ -158,6 +158,7 @@ func (in *instance) serve(g *group) error {
 			return err
 		}
 		s := &server{coreServer: core, instance: in, group: g}
+		s.front = newFront(s.core(), g)
 		in.servers = append(in.servers, s)
 		if err := s.open(g, index, n > 1); err != nil {
 			return err

@@ -15,6 +15,14 @@ var refusedTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 	Help:      "Counter of requests that were refused, per server, by reason.",
 }, []string{"server", "reason"})
 
+// silentDrops counts what was given no answer because the node is silent. Plugin prometheus does not see it.
+var silentDrops = promauto.NewCounterVec(prometheus.CounterOpts{
+	Namespace: plugin.Namespace,
+	Subsystem: "sharedunicast",
+	Name:      "silent_drops_total",
+	Help:      "Counter of messages given no answer because the node is silent.",
+}, []string{"server"})
+
 const (
 	reasonTransfer         = "transfer"          // AXFR or IXFR on the shared address
 	reasonOpcode           = "opcode"            // not a QUERY

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/query"
 )
 
 // These tests run servers on loopback addresses (127.0.0.0/8), all of which Linux has.
@@ -422,7 +424,7 @@ func TestEDNS(t *testing.T) {
 				continue
 			}
 			got := m.IsEdns0()
-			if m.Rcode != c.rcode || got == nil || got.UDPSize() != payloadSize || got.Version() != 0 || len(got.Option) > 0 {
+			if m.Rcode != c.rcode || got == nil || got.UDPSize() != query.PayloadSize || got.Version() != 0 || len(got.Option) > 0 {
 				t.Errorf("%s, %s: %v", network, c.name, m)
 			}
 			if c.rcode == dns.RcodeSuccess && (len(m.Answer) != 1 || !got.Do()) {

@@ -2,13 +2,14 @@ package sharedunicast
 
 import (
 	"container/list"
+	"fmt"
 	"net"
 	"sync"
 	"time"
 
 	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/pkg/transport"
-	"github.com/miekg/dns"
 )
 
 // coreServer is a *dnsserver.Server or *dnsserver.ServerTLS: a server that makes its own sockets and loops, if it is let.
@@ -17,37 +18,54 @@ type coreServer interface {
 	caddy.AfterStartup
 }
 
-// server is a server of the core on sockets of ours, which it reads and writes itself (serve.go).
+// server is a server of the core on sockets of ours, which it reads and writes itself (udp.go, tcp.go): the core's own loops
+// read no more than 512 octets of a query by UDP, tell the client its own payload size as if it were the server's, answer
+// what must not be answered, and have no bound. The core gets what is to go through the chain.
 type server struct {
 	coreServer
 	instance *instance
 	group    *group
-	packet   *net.UDPConn   // nil for DNS over TLS
+	front    *front
+	packets  []*net.UDPConn // none for DNS over TLS
 	listener *drainListener // nil only if open failed
-
-	mu      sync.Mutex
-	loops   []*dns.Server // that read queries
-	stopped bool
+	stop     *waker
+	loops    sync.WaitGroup // that read queries
 
 	closers   []func()
 	closeOnce sync.Once
 }
 
+// core is the core's server that answers.
+func (s *server) core() *dnsserver.Server {
+	if s, ok := s.coreServer.(*dnsserver.ServerTLS); ok {
+		return s.Server
+	}
+	return s.coreServer.(*dnsserver.Server)
+}
+
 // open takes the sockets of index i at the group's address.
 func (s *server) open(g *group, i int, reusePort bool) error {
+	var err error
+	if s.stop, err = newWaker(); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.stop.close)
 	tcp, err := takeTCP(g.addr, i, reusePort)
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, func() { give(tcp) })
 	s.listener = newDrainListener(tcp)
+	s.loops.Add(2) // Serve and ServePacket, which caddy calls once all servers are there
 	if g.transport == transport.TLS {
 		return nil
 	}
-	if s.packet, err = takeUDP(g.addr, i, reusePort); err != nil {
+	udp, err := takeUDP(g.addr, i, reusePort)
+	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, func() { give(s.packet) })
+	s.closers = append(s.closers, func() { give(udp) })
+	s.packets = append(s.packets, udp)
 	return nil
 }
 
@@ -60,14 +78,29 @@ func (s *server) close() {
 	})
 }
 
-// Stop implements caddy.Stopper. Left to itself a loop cuts TCP connections that it has accepted, but not yet read a
-// query from; those clients get no answer. So it gets to stop only when the connections are idle.
+// graceTimeout is what queries that are being answered may take when the server stops, as in the core.
+const graceTimeout = 5 * time.Second
+
+// Stop implements caddy.Stopper. Connections may ask what they were about to ask; then the loops end.
 func (s *server) Stop() error {
 	end := s.instance.drain()
 	s.listener.wait(end)
-	err := s.stopLoops()
-	s.close()
-	return err
+	s.stop.wake()
+	s.listener.closeAll()
+	ended := make(chan struct{})
+	go func() {
+		s.loops.Wait()
+		s.close()
+		close(ended)
+	}()
+	timer := time.NewTimer(graceTimeout)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("%s: queries are still being answered after %v", s.Address(), graceTimeout)
+	}
 }
 
 // drainListener is a listener whose connections can be told to come to an end.
@@ -111,6 +144,13 @@ func (l *drainListener) drain(end time.Time) {
 	}
 }
 
+// draining says whether the listener takes no more connections because it was told so.
+func (l *drainListener) draining() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.end.IsZero()
+}
+
 // closeIdle is called with l.mu held, after each change of what it looks at. That the listener is closed is not enough:
 // Accept may be about to return a connection that it had before.
 func (l *drainListener) closeIdle() {
@@ -131,6 +171,15 @@ func (l *drainListener) wait(end time.Time) {
 	select {
 	case <-l.idle:
 	case <-timer.C:
+	}
+}
+
+// closeAll closes what is still open.
+func (l *drainListener) closeAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		c.Conn.Close() // whoever reads it finds that out, and closes it again
 	}
 }
 

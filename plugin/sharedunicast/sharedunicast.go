@@ -3,8 +3,9 @@
 // Corefile with which the process would answer DNS on the node's administrative address.
 //
 // setup.go reads the directive, corefile.go judges the whole Corefile, instance.go builds the servers of one loaded
-// Corefile, server.go hands them their sockets and stops them, serve.go reads queries from these, sockets.go keeps the
-// sockets of the process, crowd.go bounds their connections, reap.go closes those of a Corefile that failed to load.
+// Corefile, server.go hands them their sockets and stops them, udp.go and tcp.go read queries from these, front.go decides
+// what becomes of each, responder.go finishes what the chain has written, sockets.go keeps the sockets of the process,
+// crowd.go bounds their connections, reap.go closes those of a Corefile that failed to load.
 package sharedunicast
 
 import (

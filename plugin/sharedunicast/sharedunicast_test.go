@@ -34,8 +34,8 @@ func (c *capture) Write(b []byte) (int, error) {
 	return len(b), c.got.Unpack(b)
 }
 
-// backend answers with edit's work on a reply, either as message or as wire.
-func backend(edit func(*dns.Msg), wire bool) plugin.Handler {
+// fakeBackend answers with edit's work on a reply, either as message or as wire.
+func fakeBackend(edit func(*dns.Msg), wire bool) plugin.Handler {
 	return plugin.HandlerFunc(func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 		m := new(dns.Msg).SetReply(r)
 		edit(m)
@@ -51,7 +51,7 @@ func backend(edit func(*dns.Msg), wire bool) plugin.Handler {
 	})
 }
 
-// Which answers of a backend leave the shared address (HOST-3). Both ways of writing are judged alike.
+// Which answers of a fakeBackend leave the shared address (HOST-3). Both ways of writing are judged alike.
 func TestOnlyAuthoritativeAnswersLeave(t *testing.T) {
 	a := test.A("www.sub.example.org. 60 IN A 192.0.2.1")
 	soa := test.SOA("example.org. 60 IN SOA ns. admin. 1 2 3 4 5")
@@ -95,7 +95,7 @@ func TestOnlyAuthoritativeAnswersLeave(t *testing.T) {
 				name = tc.name + " as wire"
 			}
 			t.Run(name, func(t *testing.T) {
-				s := &SharedUnicast{Next: backend(tc.edit, wire), zones: plugin.Zones{"example.org."}}
+				s := &SharedUnicast{Next: fakeBackend(tc.edit, wire), zones: plugin.Zones{"example.org."}}
 				req := new(dns.Msg).SetQuestion("www.sub.example.org.", dns.TypeA)
 				want := new(dns.Msg).SetReply(req)
 				tc.edit(want)
@@ -117,7 +117,7 @@ func TestOnlyAuthoritativeAnswersLeave(t *testing.T) {
 func TestRecursionIsNeverAvailable(t *testing.T) {
 	for _, wire := range []bool{false, true} {
 		var shared *dns.Msg
-		s := &SharedUnicast{zones: plugin.Zones{"."}, Next: backend(func(m *dns.Msg) {
+		s := &SharedUnicast{zones: plugin.Zones{"."}, Next: fakeBackend(func(m *dns.Msg) {
 			m.Authoritative, m.RecursionAvailable = true, true
 			shared = m
 		}, wire)}
@@ -133,7 +133,7 @@ func TestRecursionIsNeverAvailable(t *testing.T) {
 }
 
 func TestChaosClassPasses(t *testing.T) {
-	s := &SharedUnicast{Next: backend(func(*dns.Msg) {}, false), zones: plugin.Zones{"."}}
+	s := &SharedUnicast{Next: fakeBackend(func(*dns.Msg) {}, false), zones: plugin.Zones{"."}}
 	req := new(dns.Msg).SetQuestion("id.server.", dns.TypeTXT)
 	req.Question[0].Qclass = dns.ClassCHAOS
 	w := new(capture)
@@ -143,7 +143,7 @@ func TestChaosClassPasses(t *testing.T) {
 	}
 }
 
-// XFER-1: what is not a query is refused before the backend sees it.
+// XFER-1: what is not a query is refused before the fakeBackend sees it.
 func TestTransfersAndOtherOpcodesAreRefused(t *testing.T) {
 	query := func(qtype uint16) *dns.Msg { return new(dns.Msg).SetQuestion("example.org.", qtype) }
 	for _, tc := range []struct {
@@ -158,7 +158,7 @@ func TestTransfersAndOtherOpcodesAreRefused(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			before := count(tc.reason)
-			s := &SharedUnicast{zones: plugin.Zones{"."}, Next: backend(func(*dns.Msg) { t.Error("the backend was asked") }, false)}
+			s := &SharedUnicast{zones: plugin.Zones{"."}, Next: fakeBackend(func(*dns.Msg) { t.Error("the fakeBackend was asked") }, false)}
 			w := new(capture)
 			s.ServeDNS(context.Background(), w, tc.req)
 			if w.got.Rcode != dns.RcodeRefused || w.got.Opcode != tc.req.Opcode {

@@ -1,0 +1,195 @@
+package sharedunicast
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime"
+	"unsafe"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/query"
+)
+
+const (
+	batch  = 64            // messages that are read, and responses that are sent, by one system call
+	stride = readUDP + 192 // so that the messages of a batch do not all want the same place in the processor's cache
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	unix.Msghdr
+	size uint32
+}
+
+// udpLoop reads a UDP socket in a thread of its own. It answers at once what it can, and hands the rest to its crew.
+type udpLoop struct {
+	front *front
+	conn  *net.UDPConn
+	stop  *waker
+	crew  crew
+
+	fd    int
+	query query.Query
+	in    [batch]mmsghdr
+	inIO  [batch]unix.Iovec
+	names [batch]unix.RawSockaddrInet6
+	data  [batch][stride]byte
+
+	out     [batch]mmsghdr
+	outIO   [batch]unix.Iovec
+	pending int // responses in out
+	space   [batch * query.PayloadSize]byte
+	used    int // octets of space
+}
+
+// run reads until the server stops.
+func (l *udpLoop) run() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for i := range l.in {
+		l.inIO[i].Base = &l.data[i][0]
+		l.inIO[i].SetLen(readUDP)
+		l.in[i].Iov, l.in[i].Name = &l.inIO[i], (*byte)(unsafe.Pointer(&l.names[i]))
+		l.in[i].SetIovlen(1)
+		l.out[i].Iov = &l.outIO[i]
+		l.out[i].SetIovlen(1)
+	}
+	raw, err := l.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	// The descriptor stays what it is as long as this function runs.
+	return control(raw, func(fd int) error {
+		l.fd = fd
+		return l.read()
+	})
+}
+
+func (l *udpLoop) read() error {
+	wait := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.stop.fd), Events: unix.POLLIN}}
+	for {
+		n, errno := l.receive()
+		switch {
+		case n > 0:
+			l.answer(n)
+			if n == batch && !l.stop.called.Load() {
+				continue // there may be more
+			}
+		case errno == unix.EAGAIN || errno == unix.EINTR:
+		default:
+			// What a client's host said of a response, say: it is not this socket's end.
+			if errno == unix.EBADF || errno == unix.ENOTSOCK {
+				return errno
+			}
+			continue
+		}
+		if l.stop.called.Load() {
+			return nil
+		}
+		if _, err := unix.Poll(wait, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if wait[1].Revents != 0 {
+			return nil
+		}
+	}
+}
+
+// receive reads what is there, up to a batch.
+func (l *udpLoop) receive() (int, unix.Errno) {
+	for i := range l.in {
+		l.in[i].Namelen = unix.SizeofSockaddrInet6
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.in[0])), batch, unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+// answer answers a batch, or hands it on.
+func (l *udpLoop) answer(n int) {
+	for i := range n {
+		message := l.data[i][:l.in[i].size]
+		from := addrPort(&l.names[i])
+		if from.Port() == 0 {
+			continue // nobody can be answered there
+		}
+		v := l.query.Parse(message)
+		if v == query.Ignore {
+			continue
+		}
+		if l.front.silent() {
+			l.front.silenced.Inc()
+			continue
+		}
+		to := l.space[l.used:l.used]
+		switch v {
+		case query.NotImplemented:
+			l.reply(i, l.query.AppendError(to, dns.RcodeNotImplemented))
+		case query.Malformed:
+			l.reply(i, l.query.AppendError(to, dns.RcodeFormatError))
+		default:
+			l.crew.take(message, from)
+		}
+	}
+	l.send()
+}
+
+// reply has a response sent to whoever sent message i of the batch. It has been written where space is free.
+func (l *udpLoop) reply(i int, response []byte) {
+	l.outIO[l.pending].Base = &l.space[l.used]
+	l.outIO[l.pending].SetLen(len(response))
+	l.out[l.pending].Name, l.out[l.pending].Namelen = l.in[i].Name, l.in[i].Namelen
+	l.pending++
+	l.used += len(response)
+}
+
+// sendWait is how many milliseconds the socket may take to have room again. What then finds none is lost.
+const sendWait = 5
+
+// send sends what is pending.
+func (l *udpLoop) send() {
+	waited := false
+	for at := 0; at < l.pending; {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.out[at])), uintptr(l.pending-at), unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == 0:
+			at += int(n)
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN && !waited:
+			waited = true
+			unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLOUT}}, sendWait)
+		case errno == unix.EAGAIN:
+			at = l.pending
+		default:
+			at++ // this client cannot be reached
+		}
+	}
+	l.pending, l.used = 0, 0
+}
+
+// addrPort is a socket address as the kernel has it.
+func addrPort(raw *unix.RawSockaddrInet6) netip.AddrPort {
+	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&raw.Port))[:])
+	if raw.Family == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(raw)).Addr), port)
+	}
+	addr := netip.AddrFrom16(raw.Addr)
+	if raw.Scope_id != 0 {
+		addr = addr.WithZone(zoneName(raw.Scope_id))
+	}
+	return netip.AddrPortFrom(addr, port)
+}
+
+// zoneName is the interface that a link-local client is at.
+func zoneName(index uint32) string {
+	if i, err := net.InterfaceByIndex(int(index)); err == nil {
+		return i.Name
+	}
+	return ""
+}
