@@ -54,10 +54,7 @@ func (c *cli) member() words {
 // zones completes to the zones of the releases, without the final dot.
 func (c *cli) zones() words {
 	return c.completes(func(m release.Manifest) (names []string) {
-		for _, r := range []*release.Release{m.Current, m.Next} {
-			if r == nil {
-				continue
-			}
+		for r := range m.Releases() {
 			for _, z := range r.Zones {
 				names = append(names, strings.TrimSuffix(z.Origin, "."))
 			}

@@ -11,7 +11,6 @@ import (
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
 
@@ -87,7 +86,7 @@ func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) 
 		Now:   c.clock,
 		Log:   slog.New(slog.DiscardHandler), // all that it would say is printed below
 		Updated: func(u receive.Update) {
-			if u.How == receive.Withdrawn && !releasing.Released(view.Manifest, u.Origin) {
+			if u.How == receive.Withdrawn && view.Manifest.Latest().Zone(u.Origin) == nil {
 				r.Forget(u.Origin)
 			}
 			if u.How != receive.Kept {

@@ -82,8 +82,8 @@ func previousRelease(manifests map[string]release.Manifest, current uint64) (str
 	var name string
 	var previous *release.Release
 	for from, m := range manifests {
-		for _, r := range []*release.Release{m.Current, m.Next} {
-			if r != nil && r.Number < current && (previous == nil || r.Number > previous.Number) {
+		for r := range m.Releases() {
+			if r.Number < current && (previous == nil || r.Number > previous.Number) {
 				name, previous = from, r
 			}
 		}
@@ -161,10 +161,7 @@ func (c collector) removable(dir string, e Entry) bool {
 func zonesOf(m release.Manifest) []release.Zone {
 	seen := map[release.Digest]bool{}
 	var zones []release.Zone
-	for _, r := range []*release.Release{m.Current, m.Next} {
-		if r == nil {
-			continue
-		}
+	for r := range m.Releases() {
 		for _, z := range r.Zones {
 			if !seen[z.Blob.SHA256] {
 				seen[z.Blob.SHA256] = true

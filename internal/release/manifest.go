@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,13 +110,42 @@ func (m Member) Has(key Digest) bool { return len(m.Keys) == 0 || slices.Contain
 
 // Newest is the number of the release that was made last; 0 if there is none.
 func (m Manifest) Newest() uint64 {
-	switch {
-	case m.Next != nil:
-		return m.Next.Number
-	case m.Current != nil:
-		return m.Current.Number
+	if r := m.Latest(); r != nil {
+		return r.Number
 	}
 	return 0
+}
+
+// Releases yields the releases that the manifest names: the current one, if there is one, then the next one.
+func (m Manifest) Releases() iter.Seq[*Release] {
+	return func(yield func(*Release) bool) {
+		if m.Current != nil && !yield(m.Current) {
+			return
+		}
+		if m.Next != nil {
+			yield(m.Next)
+		}
+	}
+}
+
+// Latest is the release that was made last and not replaced; nil if there is none.
+func (m Manifest) Latest() (latest *Release) {
+	for r := range m.Releases() {
+		latest = r
+	}
+	return latest
+}
+
+// Zone is the zone of an origin, lower case with the final dot; nil if the release, which may be nil, does not have it.
+func (r *Release) Zone(origin string) *Zone {
+	if r == nil {
+		return nil
+	}
+	i, ok := slices.BinarySearchFunc(r.Zones, origin, func(z Zone, origin string) int { return strings.Compare(z.Origin, origin) })
+	if !ok {
+		return nil
+	}
+	return &r.Zones[i]
 }
 
 // Epsilon is the clock error that members must keep.

@@ -2,6 +2,7 @@ package release
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,5 +122,36 @@ func TestTheRootZoneIsAZone(t *testing.T) {
 		if validOrigin(origin) != want {
 			t.Errorf("%q: want %v", origin, want)
 		}
+	}
+}
+
+// TestReleases yields what is there, the current one first, and the latest is the last of them.
+func TestReleases(t *testing.T) {
+	one, two := &Release{Number: 1}, &Release{Number: 2, Zones: []Zone{{Origin: "a."}, {Origin: "c."}}}
+	for _, c := range []struct {
+		current, next *Release
+		want          []*Release
+	}{{nil, nil, nil}, {one, nil, []*Release{one}}, {nil, two, []*Release{two}}, {one, two, []*Release{one, two}}} {
+		m := Manifest{Current: c.current, Next: c.next}
+		if got := slices.Collect(m.Releases()); !slices.Equal(got, c.want) {
+			t.Errorf("%v and %v: %v", c.current, c.next, got)
+		}
+		var latest *Release
+		if len(c.want) > 0 {
+			latest = c.want[len(c.want)-1]
+		}
+		if got := m.Latest(); got != latest {
+			t.Errorf("%v and %v: the latest is %v", c.current, c.next, got)
+		}
+		for range m.Releases() {
+			break // ends there
+		}
+	}
+	if z := two.Zone("c."); z != &two.Zones[1] {
+		t.Errorf("c. is %v", z)
+	}
+	var none *Release
+	if two.Zone("b.") != nil || none.Zone("a.") != nil {
+		t.Error("a zone that is not there was found")
 	}
 }

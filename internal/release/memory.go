@@ -149,10 +149,7 @@ func (m Memory) learn(name string, manifest Manifest) ([]Known, error) {
 		return nil, refuse(name, Rollback, "current release %d, after number %d was current", manifest.Current.Number, m.Current)
 	}
 	known := slices.Clone(m.Known)
-	for _, r := range []*Release{manifest.Current, manifest.Next} {
-		if r == nil {
-			continue
-		}
+	for r := range manifest.Releases() {
 		fresh, err := learnOne(name, m.Known, *r)
 		if err != nil {
 			return nil, err

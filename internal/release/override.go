@@ -175,8 +175,7 @@ func (r *Release) validateOverride() error {
 		return err
 	}
 	for _, o := range r.Override.Zones {
-		i, ok := slices.BinarySearchFunc(r.Zones, o.Origin, func(z Zone, origin string) int { return strings.Compare(z.Origin, origin) })
-		if !ok || r.Zones[i].SHA256 != o.SHA256 {
+		if z := r.Zone(o.Origin); z == nil || z.SHA256 != o.SHA256 {
 			return fmt.Errorf("zone %s is not in the release as it is there", o.Origin)
 		}
 	}

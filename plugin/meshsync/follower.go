@@ -196,8 +196,8 @@ func (f *follower) forgetReleases(v release.View) {
 	if f.view == nil {
 		return
 	}
-	for _, r := range []*release.Release{f.view.Manifest.Current, f.view.Manifest.Next} {
-		if number := ref(r).Number; number != ref(v.Manifest.Current).Number && number != ref(v.Manifest.Next).Number {
+	for r := range f.view.Manifest.Releases() {
+		if number := r.Number; number != ref(v.Manifest.Current).Number && number != ref(v.Manifest.Next).Number {
 			f.faults.forget(placeOf(number))
 		}
 	}

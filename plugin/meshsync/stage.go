@@ -119,8 +119,8 @@ func (f *follower) release(number uint64) *release.Release {
 	if f.view == nil {
 		return nil
 	}
-	for _, r := range []*release.Release{f.view.Manifest.Current, f.view.Manifest.Next} {
-		if r != nil && r.Number == number {
+	for r := range f.view.Manifest.Releases() {
+		if r.Number == number {
 			return r
 		}
 	}

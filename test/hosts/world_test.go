@@ -281,10 +281,7 @@ func (w *world) check() release.Manifest {
 	defer w.guard.Unlock()
 	m := w.view.Manifest
 	var latest uint64
-	for _, r := range []*release.Release{m.Current, m.Next} {
-		if r == nil {
-			continue
-		}
+	for r := range m.Releases() {
 		latest = r.Number
 		if serial, ok := w.acked[r.Number]; ok && r.Zones[0].Serial != serial {
 			w.t.Fatalf("release %d was acknowledged with serial %d, and has %d", r.Number, serial, r.Zones[0].Serial)

@@ -59,10 +59,8 @@ func (w *Writer) promised(mem release.Memory, m release.Manifest) State {
 		panic(fmt.Sprintf("what was verified a moment ago does not verify: %v", err))
 	}
 	s := w.state.promise(m, view.LeaseExpires, w.Now())
-	for _, r := range []*release.Release{m.Current, m.Next} {
-		if r != nil {
-			s.Highest = max(s.Highest, r.Number)
-		}
+	for r := range m.Releases() {
+		s.Highest = max(s.Highest, r.Number)
 	}
 	s.Published = mem
 	return s

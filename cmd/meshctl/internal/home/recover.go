@@ -117,10 +117,7 @@ func (w *Writer) takeOver(f found) error {
 			return err
 		}
 	}
-	for _, r := range []*release.Release{f.view.Manifest.Current, f.view.Manifest.Next} {
-		if r == nil {
-			continue
-		}
+	for r := range f.view.Manifest.Releases() {
 		for _, z := range r.Zones {
 			if err := w.takeZone(from, z); err != nil {
 				return err

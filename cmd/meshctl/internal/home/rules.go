@@ -98,10 +98,7 @@ func Settled(m release.Manifest, now time.Time) bool {
 
 // SignedUntil is the zone that is answered, or about to be, of which signatures end first, and when; zero if none is signed.
 func SignedUntil(m release.Manifest) (origin string, ends time.Time) {
-	for _, r := range []*release.Release{m.Current, m.Next} {
-		if r == nil {
-			continue
-		}
+	for r := range m.Releases() {
 		for _, z := range r.Zones {
 			if !z.SignedUntil.IsZero() && (ends.IsZero() || z.SignedUntil.Before(ends)) {
 				origin, ends = z.Origin, z.SignedUntil

@@ -204,10 +204,7 @@ func (n *Node) Verify() release.View {
 	view, mem, err := release.Verify(repo, n.mem)
 	Check(n.t, err)
 	n.mem = mem
-	for _, r := range []*release.Release{view.Manifest.Current, view.Manifest.Next} {
-		if r == nil {
-			continue
-		}
+	for r := range view.Manifest.Releases() {
 		for _, z := range r.Zones {
 			Check(n.t, repo.CheckBlob(z.Blob))
 		}

@@ -74,7 +74,7 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 		return nil, found, err
 	}
 	m := w.View().Manifest
-	before := Latest(m)
+	before := m.Latest()
 	v := decide(candidates, before, o.Override)
 	if v.stop {
 		request, err := ask(w, v)
@@ -106,7 +106,7 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	built := w.Now()
 	took.last = built
 	for _, c := range candidates {
-		if z := Find(&made.Release, c.zone.Origin); z != nil && z.SHA256 == c.zone.SHA256 && (c.change.Added > 0 || c.change.Removed > 0) {
+		if z := made.Release.Zone(c.zone.Origin); z != nil && z.SHA256 == c.zone.SHA256 && (c.change.Added > 0 || c.change.Removed > 0) {
 			made.Changes = append(made.Changes, c.change)
 		}
 	}
@@ -130,14 +130,6 @@ func (m *Made) record(o Options, at time.Time) history.Record {
 	return history.Record{Number: m.Release.Number, Made: at.UTC().Truncate(time.Microsecond), By: by, Zones: append([]history.ZoneChange{}, m.Changes...),
 		Withdrawn: m.Withdrawn, Held: m.Held, Override: m.Release.Override, Switchover: m.Release.Switchover,
 		Received: o.Received[:min(len(o.Received), history.MaxReceipts)]}
-}
-
-// Latest is the release that was made last and not replaced; nil if none.
-func Latest(m release.Manifest) *release.Release {
-	if m.Next != nil {
-		return m.Next
-	}
-	return m.Current
 }
 
 // build reads, stores and checks the zones. What is stored and not published after all is collected with a later
@@ -249,21 +241,6 @@ func copyText(w io.Writer, s Source) error {
 	return nil
 }
 
-// Released reports whether the latest release has a zone.
-func Released(m release.Manifest, origin string) bool { return Find(Latest(m), origin) != nil }
-
-// Find is a zone of a release, which may be nil; nil if it is not there.
-func Find(r *release.Release, origin string) *release.Zone {
-	if r == nil {
-		return nil
-	}
-	i, ok := slices.BinarySearchFunc(r.Zones, origin, func(z release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
-	if !ok {
-		return nil
-	}
-	return &r.Zones[i]
-}
-
 // keepOthers adds the zones of a release that are not among zones.
 func keepOthers(zones []release.Zone, from *release.Release) []release.Zone {
 	if from == nil {
@@ -271,7 +248,7 @@ func keepOthers(zones []release.Zone, from *release.Release) []release.Zone {
 	}
 	all := slices.Clone(zones)
 	for _, z := range from.Zones {
-		if Find(&release.Release{Zones: zones}, z.Origin) == nil {
+		if (&release.Release{Zones: zones}).Zone(z.Origin) == nil {
 			all = append(all, z)
 		}
 	}
@@ -282,7 +259,7 @@ func keepOthers(zones []release.Zone, from *release.Release) []release.Zone {
 // compare sorts the zones into added, changed, same and withdrawn against the release before.
 func (m *Made) compare(before *release.Release) {
 	for _, z := range m.Release.Zones {
-		old := Find(before, z.Origin)
+		old := before.Zone(z.Origin)
 		switch {
 		case old == nil:
 			m.Added = append(m.Added, z.Origin)
@@ -296,7 +273,7 @@ func (m *Made) compare(before *release.Release) {
 		return
 	}
 	for _, z := range before.Zones {
-		if Find(&m.Release, z.Origin) == nil {
+		if m.Release.Zone(z.Origin) == nil {
 			m.Withdrawn = append(m.Withdrawn, z.Origin)
 		}
 	}

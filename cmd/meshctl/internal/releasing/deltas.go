@@ -20,7 +20,7 @@ const (
 // deltas are the ways to a zone's text from the one that is answered now, which every node holds. Those to a text that did
 // not change stay: from the text before that there are two steps, as long as the manifest names both.
 func deltas(w *home.Writer, z release.Zone, difference *zone.Delta) ([]release.Delta, error) {
-	was := Find(w.View().Manifest.Current, z.Origin)
+	was := w.View().Manifest.Current.Zone(z.Origin)
 	switch {
 	case was == nil || z.Blob.Length < minDeltaBlob:
 		return nil, nil

@@ -86,7 +86,7 @@ func signaturesEnd(z *zone.Zone, now time.Time) time.Time {
 
 // answered is the zone that is answered now where z is to be: z itself if it is the same, nil if none is.
 func answered(w *home.Writer, z *zone.Zone, as release.Zone, lately *Lately) (*zone.Zone, error) {
-	was := Find(w.View().Manifest.Current, as.Origin)
+	was := w.View().Manifest.Current.Zone(as.Origin)
 	switch {
 	case was == nil:
 		return nil, nil

@@ -66,10 +66,7 @@ func (l *Lately) memo(z *zone.Zone) *zonecheck.Memo {
 // Keep takes in the large zones of what was just made, and lets go of those that no release has any more.
 func (l *Lately) Keep(sources []Source, m release.Manifest) {
 	texts, origins := map[release.Digest]bool{}, map[string]bool{}
-	for _, r := range []*release.Release{m.Current, m.Next} {
-		if r == nil {
-			continue
-		}
+	for r := range m.Releases() {
 		for _, z := range r.Zones {
 			texts[z.SHA256], origins[z.Origin] = true, true
 		}

@@ -22,7 +22,7 @@ type verdict struct {
 func decide(candidates []candidate, before *release.Release, o *release.Override) verdict {
 	var v verdict
 	for _, c := range candidates {
-		last := Find(before, c.zone.Origin)
+		last := before.Zone(c.zone.Origin)
 		bad := release.Overridden{Origin: c.zone.Origin, SHA256: c.zone.SHA256, Rules: c.rules}
 		whole := c.zone.Length > 0
 		switch {

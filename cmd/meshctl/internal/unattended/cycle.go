@@ -218,7 +218,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 	t.digests, c.state.Held = map[string]string{}, nil
 	for _, origin := range slices.Sorted(maps.Keys(c.pending)) {
 		u := c.pending[origin]
-		has := releasing.Find(latest, origin)
+		has := latest.Zone(origin)
 		switch {
 		case u.How == receive.Withdrawn && has == nil:
 			delete(c.pending, origin)
@@ -263,7 +263,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 		if m.Next != nil && !m.Next.Switchover.IsZero() {
 			return nil
 		}
-		if t = c.todo(releasing.Latest(m)); t.empty() {
+		if t = c.todo(m.Latest()); t.empty() {
 			return nil
 		}
 		made, found, err = releasing.Make(ctx, w, t.sources, releasing.Options{Keep: true, IfNew: true, Now: m.Current == nil, Withdraw: t.withdrawn,

@@ -8,7 +8,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -78,7 +77,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		gauge(switchDesc, 0)
 	}
 	gauge(membersDesc, float64(len(view.Manifest.Members)))
-	if latest := releasing.Latest(view.Manifest); latest != nil {
+	if latest := view.Manifest.Latest(); latest != nil {
 		gauge(zonesDesc, float64(len(latest.Zones)))
 	}
 	alarms := map[string]int{}
