@@ -84,6 +84,10 @@ var importRules = []importRule{
 	{in: []string{host + "/enrol", host + "/releasing", host + "/switchover"}, forbids: []string{module + host},
 		allows: []string{module + host + "/hint", module + host + "/keys", module + host + "/home", module + host + "/history"},
 		why:    "who is in the mesh, what it answers and when it moves are changed for reasons of their own"},
+	{except: []string{"test", "cmd/demo", "cmd/meshctl/internal/hometest"}, forbids: []string{module + "internal/lab"},
+		why: "what runs other people's programs, and namespaces for them, is for tests and the demo"},
+	{in: []string{"internal/lab"}, forbids: []string{"testing"},
+		why: "the demo has it, and is no test"},
 }
 
 // codeRule forbids a construct in the pure packages.
@@ -240,7 +244,7 @@ func TestTheProject(t *testing.T) {
 // would be no rule.
 func TestEveryRuleFires(t *testing.T) {
 	fired := map[string][]string{}
-	for _, dir := range []string{"internal/mesh", "plugin/x", "sidecar/x", "cmd/x", host + "/hint", host + "/keys", host + "/home", host + "/history", host + "/enrol"} {
+	for _, dir := range []string{"internal/mesh", "internal/lab", "plugin/x", "sidecar/x", "cmd/x", host + "/hint", host + "/keys", host + "/home", host + "/history", host + "/enrol"} {
 		for _, f := range check(t, "testdata/bad.go", dir) {
 			fired[f.rule] = append(fired[f.rule], f.what)
 		}
@@ -264,7 +268,7 @@ func TestEveryRuleFires(t *testing.T) {
 // TestExceptions reads the same file where some of it is allowed.
 func TestExceptions(t *testing.T) {
 	for dir, allowed := range map[string]string{
-		"sidecar/bgp": "gobgp", "internal/bucket": "minio", "cmd/meshctl/x": "internal/bucket", "cmd/demo": "gobgp", "internal/release": "go-tuf", "internal/depot": "import of sync",
+		"sidecar/bgp": "gobgp", "internal/bucket": "minio", "cmd/meshctl/x": "internal/bucket", "cmd/demo": "gobgp", "test/mesh": "internal/lab", "internal/release": "go-tuf", "internal/depot": "import of sync",
 		"internal/zonefile": "clock", "plugin/meshsync": "go statement", "internal/meshes": "channel",
 	} {
 		for _, f := range check(t, "testdata/bad.go", dir) {

@@ -5,17 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -26,9 +27,7 @@ const maxUDP = 1232
 type server struct {
 	name string
 	addr string
-	dir  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
+	*lab.Process
 }
 
 // A launcher writes a server's configuration for zones into a directory, and says what to run there.
@@ -53,77 +52,42 @@ func coredns(bin string) launcher {
 	}}
 }
 
+// serverOf configures one of the name servers that internal/lab knows.
+func serverOf(kind, dir, port string, zones []*served, options, rest string) ([]string, error) {
+	at, err := netip.ParseAddrPort("127.0.0.1:" + port)
+	if err != nil {
+		return nil, err
+	}
+	s := lab.NameServer{Kind: kind, Dir: dir, Listen: []netip.AddrPort{at}, Options: options, Rest: rest}
+	for _, z := range zones {
+		s.Zones = append(s.Zones, lab.ServedZone{Origin: z.origin, File: z.path})
+	}
+	return s.Prepare()
+}
+
 func nsd(dir, port string, zones []*served) ([]string, error) {
-	var c strings.Builder
-	fmt.Fprintf(&c, `server:
-  ip-address: 127.0.0.1@%s
-  server-count: 1
-  tcp-count: 200
-  username: ""
-  chroot: ""
-  database: ""
-  zonesdir: "%[2]s"
-  pidfile: "%[2]s/pid"
-  xfrdfile: "%[2]s/xfrd"
-  xfrdir: "%[2]s"
-  zonelistfile: "%[2]s/zonelist"
-  cookie-secret-file: "%[2]s/cookie"
-  ipv4-edns-size: %[3]d
+	return serverOf("nsd", dir, port, zones, fmt.Sprintf(`  tcp-count: 200
+  ipv4-edns-size: %d
   rrl-ratelimit: 0
   rrl-whitelist-ratelimit: 0
   minimal-responses: no
-remote-control:
-  control-enable: no
-`, port, dir, maxUDP)
-	for _, z := range zones {
-		fmt.Fprintf(&c, "zone:\n  name: %q\n  zonefile: %q\n", z.origin, z.path)
-	}
-	return []string{"-d", "-c", "conf"}, write(dir, "conf", c.String())
+`, maxUDP), "")
 }
 
 func knot(dir, port string, zones []*served) ([]string, error) {
-	var c strings.Builder
-	fmt.Fprintf(&c, `server:
-  listen: 127.0.0.1@%s
-  rundir: "%[2]s"
-  udp-workers: 1
-  tcp-workers: 1
-  background-workers: 1
-  udp-max-payload: %[3]d
-database:
-  storage: "%[2]s"
-log:
-  - target: stderr
-    any: info
-template:
+	return serverOf("knotd", dir, port, zones, fmt.Sprintf("  udp-max-payload: %d\n", maxUDP), `template:
   - id: default
     zonefile-sync: -1
     journal-content: none
     semantic-checks: off
-zone:
-`, port, dir, maxUDP)
-	for _, z := range zones {
-		fmt.Fprintf(&c, "  - domain: %q\n    file: %q\n", z.origin, z.path)
-	}
-	return []string{"-c", "conf"}, write(dir, "conf", c.String())
+`)
 }
 
 func bind(dir, port string, zones []*served) ([]string, error) {
-	var c strings.Builder
-	fmt.Fprintf(&c, `options {
-  directory "%[2]s";
-  listen-on port %[1]s { 127.0.0.1; };
-  listen-on-v6 { none; };
-  pid-file none;
-  session-keyfile none;
-  lock-file none;
-  recursion no;
-  notify no;
-  dnssec-validation no;
-  empty-zones-enable no;
+	return serverOf("named", dir, port, zones, fmt.Sprintf(`  notify no;
   answer-cookie no;
-  edns-udp-size %[3]d;
-  max-udp-size %[3]d;
+  edns-udp-size %[1]d;
+  max-udp-size %[1]d;
   zero-no-soa-ttl no;
   minimal-responses no;
   check-integrity no;
@@ -131,13 +95,7 @@ func bind(dir, port string, zones []*served) ([]string, error) {
   check-sibling no;
   version none;
   hostname none;
-};
-controls {};
-`, port, dir, maxUDP)
-	for _, z := range zones {
-		fmt.Fprintf(&c, "zone %q { type primary; file %q; };\n", z.origin, z.path)
-	}
-	return []string{"-f", "-g", "-n", "1", "-c", "conf"}, write(dir, "conf", c.String())
+`, maxUDP), "")
 }
 
 // pdns serves zones from files, and signed ones as they are: it takes the signatures from the file, and makes the NSEC or
@@ -214,30 +172,11 @@ func (l *launcher) start(dir string, zones []*served) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	p, err := lab.Command{Name: l.name, Argv: append([]string{path}, args...), Dir: dir, Log: filepath.Join(dir, "log")}.Start()
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
-	s := &server{name: l.name, addr: "127.0.0.1:" + port, dir: dir, cmd: exec.Command(path, args...), done: make(chan struct{})}
-	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, log, log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
-	go func() { s.cmd.Wait(); close(s.done) }()
-	return s, nil
-}
-
-// stop ends the process.
-func (s *server) stop() {
-	s.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-s.done:
-	case <-time.After(10 * time.Second):
-		s.cmd.Process.Kill()
-		<-s.done
-	}
+	return &server{l.name, "127.0.0.1:" + port, p}, nil
 }
 
 // await waits until the server answers for every zone, for so long.
@@ -253,12 +192,12 @@ func (s *server) await(zones []*served, patience time.Duration) error {
 				break
 			}
 			select {
-			case <-s.done:
-				return fmt.Errorf("%s ended: %s", s.name, s.log())
+			case <-s.Ended():
+				return fmt.Errorf("%s ended: %s", s.name, s.complaints())
 			default:
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("%s does not answer for %s: %v %v\n%s", s.name, z.origin, m, err, s.log())
+				return fmt.Errorf("%s does not answer for %s: %v %v\n%s", s.name, z.origin, m, err, s.complaints())
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -266,9 +205,9 @@ func (s *server) await(zones []*served, patience time.Duration) error {
 	return nil
 }
 
-// log is the end of what the server complained of.
-func (s *server) log() string {
-	text, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+// complaints are the end of what the server complained of.
+func (s *server) complaints() string {
+	text, _ := os.ReadFile(s.Log)
 	lines := slices.DeleteFunc(bytes.Split(text, []byte("\n")), func(line []byte) bool {
 		return bytes.Contains(line, []byte("loaded serial")) || bytes.Contains(line, []byte("warning")) || bytes.Contains(line, []byte("info"))
 	})

@@ -108,7 +108,7 @@ func (u *universe) start(launchers []launcher, patience time.Duration) error {
 func (u *universe) stop() {
 	var wg sync.WaitGroup
 	for _, s := range u.servers {
-		wg.Go(s.stop)
+		wg.Go(s.Stop)
 	}
 	wg.Wait()
 	os.RemoveAll(u.dir)

@@ -8,8 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,8 +16,10 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
@@ -33,34 +33,30 @@ const (
 // primary is a node, and what the distribution host does for it.
 type primary struct {
 	t        *testing.T
-	dir      string
+	dir, bin string
 	repo     *depot.Dir
 	keys     release.Keys
 	mem      release.Memory
 	manifest release.Manifest
-	kill     func() // the process, without warning
+	process  *lab.Process
 }
 
 // startPrimary starts a node that has no release yet, and tells the secondaries at these addresses.
 func startPrimary(t *testing.T, told []string) *primary {
 	keys, err := release.GenerateKeys(rand.Reader)
-	must(t, err)
+	lab.Must(t, err)
 	p := &primary{t: t, dir: t.TempDir(), keys: keys,
 		manifest: release.Manifest{Format: release.ManifestFormat, Mesh: "test", EpsilonMS: release.DefaultEpsilonMS}}
 	p.repo, err = depot.Create(filepath.Join(p.dir, "repository"))
-	must(t, err)
+	lab.Must(t, err)
 	files, mem, err := release.Init(p.manifest, keys.Signers(), expiries())
-	must(t, err)
+	lab.Must(t, err)
 	p.mem = mem
-	must(t, p.repo.Publish(files))
-	write(t, filepath.Join(p.dir, "root.json"), string(mem.Root))
-	build := exec.Command("go", "build", "-o", filepath.Join(p.dir, "coredns"), "./cmd/coredns")
-	build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	lab.Must(t, p.repo.Publish(files))
+	lab.Write(t, filepath.Join(p.dir, "root.json"), string(mem.Root))
+	p.bin = testenv.Build(t, "cmd/coredns")
 	block := fmt.Sprintf("meshsync %s {\n root %s/root.json\n clock assume 1ms\n", p.dir, p.dir)
-	write(t, filepath.Join(p.dir, "Corefile"), fmt.Sprintf(`. {
+	lab.Write(t, filepath.Join(p.dir, "Corefile"), fmt.Sprintf(`. {
 	sharedunicast %s {
 		admin %s
 	}
@@ -88,7 +84,7 @@ func startPrimary(t *testing.T, told []string) *primary {
 
 // run starts the node's process.
 func (p *primary) run() {
-	p.kill = start(p.t, "coredns", filepath.Join(p.dir, "coredns"), "-conf", filepath.Join(p.dir, "Corefile"))
+	p.process = start(p.t, "coredns", filepath.Join(p.bin, "coredns"), "-conf", filepath.Join(p.dir, "Corefile"))
 }
 
 func expiries() release.Expiries {
@@ -129,15 +125,15 @@ func (p *primary) release(zones map[string]string) {
 func (p *primary) publish() {
 	p.t.Helper()
 	files, mem, err := release.Publish(p.mem, p.manifest, p.keys.Signers(), expiries())
-	must(p.t, err)
+	lab.Must(p.t, err)
 	p.mem = mem
-	must(p.t, p.repo.Publish(files))
+	lab.Must(p.t, p.repo.Publish(files))
 }
 
 // reaches waits until the node's status says a number.
 func (p *primary) reaches(what string, number uint64, of func(*status.Node) uint64) {
 	p.t.Helper()
-	eventually(p.t, func() error {
+	lab.Eventually(p.t, func() error {
 		s, err := p.status()
 		if err == nil && of(s) != number {
 			err = fmt.Errorf("%s %d, not %d: silent for %v, %+v", what, of(s), number, s.Silent, s.Depot)
@@ -154,9 +150,9 @@ func (p *primary) blob(origin, text string) release.Zone {
 		p.t.Fatalf("%s: %v", origin, found)
 	}
 	var canonical bytes.Buffer
-	must(p.t, zonefile.Write(&canonical, z))
+	lab.Must(p.t, zonefile.Write(&canonical, z))
 	c, err := p.repo.PutBlob(func(w io.Writer) error { _, err := w.Write(canonical.Bytes()); return err })
-	must(p.t, err)
+	lab.Must(p.t, err)
 	return release.Zone{Origin: origin, Serial: z.Serial(), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}
 }
 
@@ -174,16 +170,16 @@ func (p *primary) status() (*status.Node, error) {
 func (p *primary) counters(name string) map[string]int {
 	p.t.Helper()
 	response, err := http.Get("http://" + admin + ":9153/metrics")
-	must(p.t, err)
+	lab.Must(p.t, err)
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	must(p.t, err)
+	lab.Must(p.t, err)
 	found := map[string]int{}
 	for line := range strings.Lines(string(body)) {
 		if rest, ok := strings.CutPrefix(line, name+"{"); ok {
 			labels, value, _ := strings.Cut(rest, "} ")
 			found[strings.Split(labels, `"`)[1]], err = strconv.Atoi(strings.TrimSpace(value))
-			must(p.t, err)
+			lab.Must(p.t, err)
 		}
 	}
 	return found

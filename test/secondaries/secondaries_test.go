@@ -3,13 +3,14 @@ package secondaries_test
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
@@ -18,71 +19,39 @@ import (
 // A secondary transfers every zone from the node with key mesh., and lets anybody transfer it.
 type secondary struct {
 	name, addr string
-	config     func(dir, addr string, zones []string) string
-	args       []string
+	how        func(s *lab.NameServer, addr string) (zone func(origin string) lab.ServedZone)
 }
 
-var secondaries = []secondary{
-	{"nsd", "127.0.2.1", nsd, []string{"-d", "-c"}},
-	{"knotd", "127.0.2.2", knot, []string{"-c"}},
-	{"named", "127.0.2.3", bind, []string{"-f", "-g", "-n", "1", "-c"}},
-}
+var secondaries = []secondary{{"nsd", "127.0.2.1", nsd}, {"knotd", "127.0.2.2", knot}, {"named", "127.0.2.3", bind}}
 
-func nsd(dir, addr string, zones []string) string {
-	var c strings.Builder
-	fmt.Fprintf(&c, `server:
-  ip-address: %s
-  server-count: 1
-  username: ""
-  chroot: ""
-  database: ""
-  zonesdir: "%[2]s"
-  pidfile: "%[2]s/pid"
-  xfrdfile: "%[2]s/xfrd"
-  xfrdir: "%[2]s"
-  zonelistfile: "%[2]s/zonelist"
-  cookie-secret-file: "%[2]s/cookie"
-  xfrd-reload-timeout: 0
-  verbosity: 2
-remote-control:
-  control-enable: no
-key:
-  name: mesh.
-  algorithm: hmac-sha256
-  secret: "%[3]s"
-`, addr, dir, secret)
-	for _, z := range zones {
-		fmt.Fprintf(&c, "zone:\n  name: %s\n  zonefile: %s.zone\n  request-xfr: %s mesh.\n  allow-notify: %[3]s mesh.\n"+
-			"  provide-xfr: 127.0.0.0/8 NOKEY\n  outgoing-interface: %[4]s\n", z, z, admin, addr)
+// server is the secondary's configuration.
+func (s *secondary) server(dir string, origins []string) *lab.NameServer {
+	server := &lab.NameServer{Kind: s.name, Dir: dir, Listen: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(s.addr), 53)},
+		Keys: []lab.TSIG{{Name: "mesh.", Algorithm: "hmac-sha256", Secret: secret}}}
+	zone := s.how(server, s.addr)
+	for _, origin := range origins {
+		server.Zones = append(server.Zones, zone(origin))
 	}
-	return c.String()
+	return server
 }
 
-func knot(dir, addr string, zones []string) string {
-	var c strings.Builder
-	fmt.Fprintf(&c, `server:
-  listen: %s@53
-  rundir: "%[2]s"
-  udp-workers: 1
-  tcp-workers: 1
-  background-workers: 2
-database:
-  storage: "%[2]s"
-log:
-  - target: stderr
-    any: info
-key:
-  - id: mesh.
-    algorithm: hmac-sha256
-    secret: %[3]s
-remote:
+func nsd(s *lab.NameServer, addr string) func(origin string) lab.ServedZone {
+	s.Options = "  xfrd-reload-timeout: 0\n"
+	more := fmt.Sprintf("  request-xfr: %s mesh.\n  allow-notify: %[1]s mesh.\n  provide-xfr: 127.0.0.0/8 NOKEY\n  outgoing-interface: %[2]s\n", admin, addr)
+	return func(origin string) lab.ServedZone {
+		return lab.ServedZone{Origin: origin, File: origin + ".zone", More: more}
+	}
+}
+
+func knot(s *lab.NameServer, addr string) func(origin string) lab.ServedZone {
+	s.Rest = fmt.Sprintf(`remote:
   - id: node
-    address: %[4]s@53
+    address: %[2]s@53
     via: %[1]s
     key: mesh.
 acl:
   - id: notify
-    address: %[4]s
+    address: %[2]s
     key: mesh.
     action: notify
   - id: transfer
@@ -90,47 +59,29 @@ acl:
     action: transfer
 template:
   - id: default
-    storage: "%[2]s"
+    storage: %[3]q
     zonefile-sync: -1
     semantic-checks: off
     master: node
     acl: [notify, transfer]
-zone:
-`, addr, dir, secret, admin)
-	for _, z := range zones {
-		fmt.Fprintf(&c, "  - domain: %s\n", z)
-	}
-	return c.String()
+`, addr, admin, s.Dir)
+	return func(origin string) lab.ServedZone { return lab.ServedZone{Origin: origin} }
 }
 
-func bind(dir, addr string, zones []string) string {
-	var c strings.Builder
-	fmt.Fprintf(&c, `key mesh. { algorithm hmac-sha256; secret "%[3]s"; };
-server %[4]s { keys { mesh.; }; };
-options {
-  directory "%[2]s";
-  listen-on { %[1]s; };
-  listen-on-v6 { none; };
-  transfer-source %[1]s;
+func bind(s *lab.NameServer, addr string) func(origin string) lab.ServedZone {
+	s.Options = fmt.Sprintf(`  transfer-source %[1]s;
   query-source address %[1]s;
-  pid-file none;
-  session-keyfile none;
-  lock-file none;
-  recursion no;
   notify no;
-  dnssec-validation no;
-  empty-zones-enable no;
   allow-transfer { any; };
   check-names secondary ignore;
   max-records-per-type 0;
   serial-query-rate 1000;
-};
-controls {};
-`, addr, dir, secret, admin)
-	for _, z := range zones {
-		fmt.Fprintf(&c, "zone %q { type secondary; primaries { %s key mesh.; }; allow-notify { key mesh.; }; file \"%sdb\"; };\n", z, admin, z)
+`, addr)
+	s.Rest = fmt.Sprintf("server %s { keys { mesh.; }; };\n", admin)
+	more := fmt.Sprintf("primaries { %s key mesh.; }; allow-notify { key mesh.; }; ", admin)
+	return func(origin string) lab.ServedZone {
+		return lab.ServedZone{Origin: origin, File: origin + "db", Secondary: true, More: more}
 	}
-	return c.String()
 }
 
 // serial is what a server says that a zone's is.
@@ -154,10 +105,10 @@ func transferred(t *testing.T, addr, origin, key string) map[string]int {
 		tr.TsigSecret = map[string]string{key: secret}
 	}
 	in, err := tr.In(q, addr+":53")
-	must(t, err)
+	lab.Must(t, err)
 	records := map[string]int{}
 	for e := range in {
-		must(t, e.Error)
+		lab.Must(t, e.Error)
 		for _, rr := range e.RR {
 			records[plainForm(rr)]++
 		}
@@ -230,13 +181,11 @@ func TestSecondariesFollowByIXFR(t *testing.T) {
 	node := startPrimary(t, told)
 	node.release(texts)
 	for i, s := range secondaries {
-		dir := t.TempDir()
-		config := write(t, filepath.Join(dir, "conf"), s.config(dir, s.addr, []string{plain.origin, calm.origin, signedOrigin}))
-		start(t, s.name, append(append([]string{paths[i]}, s.args...), config)...)
+		start(t, s.name, s.server(t.TempDir(), []string{plain.origin, calm.origin, signedOrigin}).Argv(t, paths[i])...)
 	}
 	follow := func() {
 		t.Helper()
-		eventually(t, func() error {
+		lab.Eventually(t, func() error {
 			var behind []error
 			for _, s := range secondaries {
 				for origin, want := range serials() {
@@ -296,7 +245,7 @@ func TestSecondariesFollowByIXFR(t *testing.T) {
 	t.Logf("transfers %v, NOTIFY %v", got, notified)
 
 	// A node that was killed has its differences again from the next release on.
-	node.kill()
+	node.process.Kill()
 	node.run()
 	node.reaches("serving", switchovers+1, func(s *status.Node) uint64 { return s.Serving })
 	plain.step(switchovers + 1)

@@ -8,12 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // inside is set in the process that runs in the namespace.
@@ -65,63 +65,10 @@ func loopbackUp() error {
 	return netlink.LinkSetUp(lo)
 }
 
-// start runs a program until it is killed or the test ends; what it said last is shown if the test failed.
-func start(t *testing.T, name string, argv ...string) (kill func()) {
+// start runs a program until it is killed or the test ends.
+func start(t *testing.T, name string, argv ...string) *lab.Process {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "log")
-	log, err := os.Create(path)
-	must(t, err)
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	must(t, cmd.Start())
-	ended := make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(10 * time.Second):
-			cmd.Process.Kill()
-			<-ended
-		}
-		log.Close()
-		if t.Failed() {
-			said, _ := os.ReadFile(path)
-			lines := strings.Split(strings.TrimSpace(string(said)), "\n")
-			t.Logf("── last of %s's log\n%s", name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
-		}
-	})
-	return func() {
-		cmd.Process.Kill()
-		<-ended
-	}
-}
-
-// eventually waits until there is no error.
-func eventually(t *testing.T, holds func() error) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func write(t *testing.T, path, text string) string {
-	t.Helper()
-	must(t, os.WriteFile(path, []byte(text), 0o644))
-	return path
+	p := lab.Start(t, lab.Command{Name: name, Argv: argv, Log: filepath.Join(t.TempDir(), "log")})
+	t.Cleanup(p.Stop)
+	return p
 }

@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // plain is an unsigned zone in which everything that can change does: one line a record, by owner and type.
@@ -127,11 +127,7 @@ func newSigned(t *testing.T, serial uint32) *signed {
 
 func (z *signed) run(command string, args ...string) {
 	z.t.Helper()
-	cmd := exec.Command(command, args...)
-	cmd.Dir = z.dir // they leave files where they are
-	if out, err := cmd.CombinedOutput(); err != nil {
-		z.t.Fatalf("%s: %v\n%s", command, err, out)
-	}
+	lab.Run(z.t, z.dir, append([]string{command}, args...)...) // they leave files where they are
 }
 
 // sign signs what there is anew.
@@ -140,11 +136,9 @@ func (z *signed) sign(salt string) {
 	z.lines = slices.DeleteFunc(z.lines, func(l string) bool { return strings.Contains(l, " SOA\t") || strings.HasPrefix(l, ";") })
 	soa := fmt.Sprintf("$ORIGIN %s\n@ 300 IN SOA ns host %d 3600 600 86400 60\n", signedOrigin, z.serial)
 	in, out := filepath.Join(z.dir, "in"), filepath.Join(z.dir, "out")
-	write(z.t, in, soa+strings.Join(z.lines, "\n")+"\n")
+	lab.Write(z.t, in, soa+strings.Join(z.lines, "\n")+"\n")
 	z.run("dnssec-signzone", "-q", "-S", "-K", z.dir, "-3", salt, "-H", "0", "-A", "-u", "-N", "keep", "-O", "full", "-o", signedOrigin, "-f", out, in)
-	text, err := os.ReadFile(out)
-	must(z.t, err)
-	z.lines = strings.Split(strings.TrimSpace(string(text)), "\n")
+	z.lines = strings.Split(strings.TrimSpace(lab.Read(z.t, out)), "\n")
 }
 
 func (z *signed) step(n int) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -67,9 +68,7 @@ func twoChains(t *testing.T, dir, origin string, with func(...string) []byte) []
 	}
 	zone := read(t, dir, "zone")
 	more := fmt.Appendf(bytes.Clone(zone), "%s 0 IN NSEC3PARAM 1 0 0 AB\n", origin)
-	if err := os.WriteFile(filepath.Join(dir, "zone"), more, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Write(t, filepath.Join(dir, "zone"), string(more))
 	return append(with("-3", "CD", "-H", "0"), strings.Join(first, "")...)
 }
 
@@ -105,9 +104,7 @@ zone:
     dnssec-signing: on
     dnssec-policy: test
 `, dir, f != nsec, f == optOut, origin, dir)
-	if err := os.WriteFile(filepath.Join(dir, "knot.conf"), []byte(conf), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Write(t, filepath.Join(dir, "knot.conf"), conf)
 	out := filepath.Join(dir, "out")
 	if err := os.Mkdir(out, 0o755); err != nil {
 		t.Fatal(err)
@@ -130,9 +127,7 @@ type signed struct {
 // sign signs the text of a zone.
 func (s *signer) sign1(t *testing.T, origin, text string, f form) signed {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "zone"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Write(t, filepath.Join(dir, "zone"), text)
 	z := signed{origin: origin, text: s.sign(t, dir, origin, f)}
 	p := dns.NewZoneParser(bytes.NewReader(z.text), origin, "")
 	for rr, ok := p.Next(); ok; rr, ok = p.Next() {
@@ -147,11 +142,7 @@ func (s *signer) sign1(t *testing.T, origin, text string, f form) signed {
 }
 
 func read(t *testing.T, dir, name string) []byte {
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return []byte(lab.Read(t, filepath.Join(dir, name)))
 }
 
 func run(t *testing.T, dir, name string, args ...string) string {

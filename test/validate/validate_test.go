@@ -5,16 +5,15 @@ package validate_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -203,38 +202,21 @@ func serve(t *testing.T, files []string) string {
 
 // start starts a program that ends with the test.
 func start(t *testing.T, path string, args ...string) {
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(path, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
-		if text, _ := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("log of %s:\n%s", filepath.Base(path), text[max(0, len(text)-3000):])
-		}
-		log.Close()
-	})
+	t.Helper()
+	p := lab.Start(t, lab.Command{Argv: append([]string{path}, args...), Log: filepath.Join(t.TempDir(), "log")})
+	t.Cleanup(p.Stop)
 }
 
 // await waits until an address answers for a name.
 func await(t *testing.T, address, name string) {
-	deadline := time.Now().Add(60 * time.Second)
-	for {
+	t.Helper()
+	lab.Eventually(t, func() error {
 		m, _, err := (&dns.Client{Timeout: time.Second}).Exchange(new(dns.Msg).SetQuestion(name, dns.TypeSOA), address)
-		if err == nil && m.Rcode == dns.RcodeSuccess {
-			return
+		if err == nil && m.Rcode != dns.RcodeSuccess {
+			err = fmt.Errorf("%s answers for %s: %v", address, name, m)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s does not answer for %s: %v %v", address, name, m, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return err
+	})
 }
 
 // judge asks a validator everything, several questions at a time.
