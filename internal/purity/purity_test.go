@@ -23,7 +23,7 @@ const host = "cmd/meshctl/internal"
 
 // pure are the packages that decide. The same code runs in a table test, in a simulation of a thousand nodes, and in the
 // processes; so whatever it knows comes in as an argument.
-var pure = []string{"internal/zone", "internal/release", "internal/mesh", "internal/gate", "internal/status", "internal/instant", "internal/query"}
+var pure = []string{"internal/zone", "internal/rdata", "internal/release", "internal/mesh", "internal/gate", "internal/status", "internal/instant", "internal/query"}
 
 // importRule forbids imports. A path stands for itself and all below it; those with module's prefix are this project's.
 type importRule struct {
@@ -71,7 +71,7 @@ var importRules = []importRule{
 	{except: []string{"cmd/meshctl"}, forbids: []string{module + "internal/bucket"},
 		why: "nodes read static files over HTTPS: they need no S3 client"},
 	{except: []string{"test", "internal/testca", "cmd/meshctl/internal/hometest"},
-		forbids: []string{module + "internal/testenv", module + "internal/testca", module + "cmd/meshctl/internal/hometest"},
+		forbids: []string{module + "internal/testenv", module + "internal/testca", module + "internal/rdatatest", module + "cmd/meshctl/internal/hometest"},
 		why:     "only tests need a test's environment"},
 	{in: []string{host + "/hint"}, forbids: []string{strings.TrimSuffix(module, "/")},
 		why: "hints are below everything"},

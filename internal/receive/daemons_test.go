@@ -239,7 +239,7 @@ func (d *daemon) bind() string {
   directory %q; listen-on port %d { 127.0.0.1; }; %s listen-on-v6 { none; };
   pid-file none; session-keyfile none; lock-file none;
   recursion no; dnssec-validation no; empty-zones-enable no; %s
-  allow-transfer { %s }; ixfr-from-differences yes; check-integrity no;
+  allow-transfer { %s }; ixfr-from-differences yes; check-integrity no; check-names primary ignore;
 };
 controls {};
 `, d.dir, d.addr.Port(), listenTLS, notify, strings.Join(ids, " "))

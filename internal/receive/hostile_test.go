@@ -16,6 +16,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // No real server misbehaves as these do, so a small one does that for them: it answers a request over TCP with whatever a
@@ -207,6 +208,7 @@ func TestOddTransfersThatAreRight(t *testing.T) {
 			m.Question = nil
 			a.raw(a.pack(false, m))
 		}},
+		{"an empty message in the middle", nil, func(a *answerer) { a.send(false, first, second); a.send(false); a.send(false, third, first) }},
 		{"a last SOA of lower TTL", nil, func(a *answerer) {
 			last := dns.Copy(first)
 			last.Header().Ttl = 0
@@ -217,6 +219,40 @@ func TestOddTransfersThatAreRight(t *testing.T) {
 			got, err := newFake(t, c.key, c.answer).fetch(nil, nil, quick)
 			if err != nil || got.zone == nil || got.zone.Serial() != 5 || got.zone.Len() != 3 {
 				t.Fatalf("%+v, %v", got, err)
+			}
+		})
+	}
+}
+
+// TestOddRecordsHoldBackNoZone: what is not in the zone is dropped, a TTL above 2^31-1 is 0, and both are said.
+func TestOddRecordsHoldBackNoZone(t *testing.T) {
+	outside, below := rr("www.example.net. 300 IN A 192.0.2.9"), rr("example.org.example.net. 300 IN A 192.0.2.9")
+	forever := rr("w.example.org. 300 IN A 192.0.2.9")
+	forever.Header().Ttl = 1<<31 + 1
+	before := parsed(t, "example.org.", differencesBase)
+	for name, c := range map[string]struct {
+		have *held
+		rrs  []dns.RR
+	}{
+		"AXFR": {nil, []dns.RR{first, second, outside, third, below, forever, first}},
+		"IXFR": {&held{5, before.Len()}, []dns.RR{soa("6"), soa("5"), outside, soa("6"), below, forever, soa("6")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := newFake(t, nil, func(a *answerer) { a.send(false, c.rrs...) }).fetch(c.have, before, quick)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var text strings.Builder
+			zonefile.Write(&text, got.zone)
+			if strings.Contains(text.String(), "example.net.\t") || !strings.Contains(text.String(), "w.example.org.\t0\tIN\tA\t192.0.2.9\n") {
+				t.Errorf("the zone is\n%s", &text)
+			}
+			odd := strings.Join(got.odd, "; ")
+			for _, want := range []string{"2 records that are not in the zone were dropped, the first one www.example.net. A",
+				"1 records with a TTL above 2147483647 were taken with TTL 0 (RFC 2181 8), the first one w.example.org. A"} {
+				if !strings.Contains(odd, want) {
+					t.Errorf("%q lacks %q", odd, want)
+				}
 			}
 		})
 	}
@@ -267,7 +303,13 @@ func TestHostilePrimaries(t *testing.T) {
 			for a.raw(wire) == nil {
 			}
 		}, "more than 1048576 octets"},
-		{"empty messages", nil, func(a *answerer) { a.send(false, first); a.send(false) }, "a message without a record"},
+		{"an empty first message", nil, func(a *answerer) { a.send(false); a.send(false, first, second, third, first) }, "a first message without a record"},
+		{"empty messages for ever", nil, func(a *answerer) {
+			a.send(false, first)
+			wire := a.pack(false, a.reply())
+			for a.raw(wire) == nil {
+			}
+		}, "more than 1048576 octets"},
 		{"a record short of its count", nil, func(a *answerer) {
 			wire := a.pack(false, a.reply(first, second, first))
 			binary.BigEndian.PutUint16(wire[6:], 9)
@@ -277,7 +319,6 @@ func TestHostilePrimaries(t *testing.T) {
 		{"another zone", nil, func(a *answerer) {
 			a.send(false, rrs("example.net. 300 IN SOA ns1.example.net. host.example.net. 5 1 1 1 1", "example.net. 300 IN NS ns1.example.net.")...)
 		}, "example.net. is not in the zone"},
-		{"a record of another zone", nil, func(a *answerer) { a.send(false, first, second, rr("www.example.net. 300 IN A 192.0.2.9"), first) }, "www.example.net. is not in the zone"},
 		{"no SOA first", nil, func(a *answerer) { a.send(false, second, first) }, "want the zone's SOA"},
 		{"another SOA last", nil, func(a *answerer) { a.send(false, first, second, third, soa("6")) }, "ends with another one"},
 		{"a record after the last", nil, func(a *answerer) { a.send(false, first, second, third, first, third) }, "after the last one"},
@@ -302,7 +343,7 @@ func TestHostilePrimaries(t *testing.T) {
 		}, "cname-and-other-data"},
 		{"RDATA that is none", nil, func(a *answerer) {
 			a.send(false, first, second, third, &dns.RFC3597{Hdr: dns.RR_Header{Name: "x.example.org.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, Rdata: "01"}, first)
-		}, "malformed record"},
+		}, "malformed RDATA"},
 
 		{"the first message is not signed", key256, func(a *answerer) { a.send(false, first, second, third, first) }, "not signed with key"},
 		{"the last message is not signed", key256, func(a *answerer) { a.send(true, first, second); a.send(false, third, first) }, "the last message is not signed"},

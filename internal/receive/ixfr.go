@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
@@ -19,13 +20,12 @@ type changes struct {
 	byRecord map[string]*change
 	owners   map[string]bool // wire format, lower case: to pass over what is not touched
 	limit    int
-	buf      []byte
 }
 
 type change struct {
 	before, after bool
 	seen          bool // in the zone before
-	owner, rdata  []byte
+	owner, data   []byte
 	typ           uint16
 	ttl           uint32
 }
@@ -34,38 +34,30 @@ type change struct {
 var errDoubt = errors.New("the differences do not fit the zone that we hold")
 
 func newChanges(limit int) *changes {
-	return &changes{byRecord: map[string]*change{}, owners: map[string]bool{}, limit: limit, buf: make([]byte, 1<<17)}
+	return &changes{byRecord: map[string]*change{}, owners: map[string]bool{}, limit: limit}
 }
 
-func (c *changes) delete(rr dns.RR) error { return c.put(rr, false) }
-func (c *changes) add(rr dns.RR) error    { return c.put(rr, true) }
+func (c *changes) delete(r *resource) error { return c.put(r, false) }
+func (c *changes) add(r *resource) error    { return c.put(r, true) }
 
 // put notes a deletion or an addition. The first of a record says what the zone before must be like; those that follow
 // must take turns.
-func (c *changes) put(rr dns.RR, after bool) error {
-	end, err := dns.PackRR(rr, c.buf, 0, nil, false)
-	if err != nil {
-		return fmt.Errorf("%s: %w", rr.Header().Name, err)
-	}
-	at, err := skipName(c.buf, 0)
-	if err != nil {
-		return err
-	}
-	owner, typ, rdata := lower(c.buf[:at]), rr.Header().Rrtype, c.buf[at+10:end]
-	key := recordKey(owner, typ, rdata)
+func (c *changes) put(r *resource, after bool) error {
+	owner := lower(r.owner)
+	key := recordKey(owner, r.typ, r.data)
 	known := c.byRecord[key]
 	if known == nil {
 		if len(c.byRecord) >= c.limit {
 			return fmt.Errorf("%w: more than %d differences, the whole zone is less", errDoubt, c.limit)
 		}
-		known = &change{before: !after, after: !after, owner: owner, typ: typ}
+		known = &change{before: !after, after: !after, owner: owner, typ: r.typ}
 		c.byRecord[key] = known
 		c.owners[string(owner)] = true
 	}
 	if known.after == after {
-		return fmt.Errorf("%w: %s %s is %s twice", errDoubt, rr.Header().Name, dns.Type(typ), verb(after))
+		return fmt.Errorf("%w: %s %s is %s twice", errDoubt, r.name(), rdata.TypeString(r.typ), verb(after))
 	}
-	known.after, known.ttl, known.rdata = after, rr.Header().Ttl, append([]byte(nil), rdata...)
+	known.after, known.ttl, known.data = after, r.ttl, bytes.Clone(r.data)
 	return nil
 }
 
@@ -92,12 +84,12 @@ func (c *changes) apply(before *zone.Zone, source string) (*zone.Builder, error)
 			ttl  uint32
 			data zone.Rdata
 		}{{s.Type, s.TTL, s.Data}, {dns.TypeRRSIG, s.SigTTL, s.Sigs}} {
-			for rdata := range part.data.All() {
-				known := c.find(owner, part.typ, rdata)
+			for data := range part.data.All() {
+				known := c.find(owner, part.typ, data)
 				if known == nil {
-					b.AddWire(owner, part.typ, part.ttl, rdata, source, 0)
+					b.AddWire(owner, part.typ, part.ttl, data, source, 0)
 				} else if known.seen = true; !known.before && !known.repeats(part.ttl) {
-					return nil, fmt.Errorf("%w: %s %s is added, and there already", errDoubt, zone.NameString(owner), dns.Type(part.typ))
+					return nil, fmt.Errorf("%w: %s %s is added, and there already", errDoubt, zone.NameString(owner), rdata.TypeString(part.typ))
 				}
 			}
 		}
@@ -105,7 +97,7 @@ func (c *changes) apply(before *zone.Zone, source string) (*zone.Builder, error)
 	m.upTo(nil)
 	for _, known := range c.byRecord {
 		if known.before && !known.seen {
-			return nil, fmt.Errorf("%w: %s %s is deleted, and not there", errDoubt, zone.NameString(known.owner), dns.Type(known.typ))
+			return nil, fmt.Errorf("%w: %s %s is deleted, and not there", errDoubt, zone.NameString(known.owner), rdata.TypeString(known.typ))
 		}
 	}
 	return b, nil
@@ -116,11 +108,11 @@ func (c *changes) apply(before *zone.Zone, source string) (*zone.Builder, error)
 func (c *change) repeats(ttl uint32) bool { return c.after && c.ttl == ttl }
 
 // find returns what is known of a record, nil if nothing is.
-func (c *changes) find(owner []byte, typ uint16, rdata []byte) *change {
+func (c *changes) find(owner []byte, typ uint16, data []byte) *change {
 	if !c.owners[string(owner)] {
 		return nil
 	}
-	return c.byRecord[recordKey(owner, typ, rdata)]
+	return c.byRecord[recordKey(owner, typ, data)]
 }
 
 // additions are the records that the zone after has, and by which it differs, in canonical order of their owners.
@@ -151,16 +143,16 @@ type merge struct {
 func (m *merge) upTo(key []byte) {
 	for len(m.rest) > 0 && (key == nil || bytes.Compare(m.rest[0].key, key) <= 0) {
 		a := m.rest[0]
-		m.b.AddWire(a.owner, a.typ, a.ttl, a.rdata, m.source, 0)
+		m.b.AddWire(a.owner, a.typ, a.ttl, a.data, m.source, 0)
 		m.rest = m.rest[1:]
 	}
 }
 
 // recordKey is equal for equal records. An owner ends with its only octet 0 that begins a label.
-func recordKey(owner []byte, typ uint16, rdata []byte) string {
-	key := make([]byte, 0, len(owner)+2+len(rdata))
+func recordKey(owner []byte, typ uint16, data []byte) string {
+	key := make([]byte, 0, len(owner)+2+len(data))
 	key = binary.BigEndian.AppendUint16(append(key, owner...), typ)
-	return string(append(key, zone.Canonical(typ, rdata)...))
+	return string(append(key, zone.Canonical(typ, data)...))
 }
 
 // lower is a copy of a name in wire format with its letters folded; lengths are below them.

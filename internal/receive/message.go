@@ -6,6 +6,9 @@ import (
 	"fmt"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 const headerSize = 12
@@ -148,17 +151,48 @@ type rcodeError struct{ rcode int }
 
 func (e *rcodeError) Error() string { return "the answer is " + rcodeName(e.rcode) }
 
-// answers calls each with every record of the answer section.
-func answers(raw []byte, at int, each func(dns.RR) error) error {
+// resource is a resource record of a message.
+type resource struct {
+	owner      []byte // wire format, as it was written
+	typ, class uint16
+	ttl        uint32 // seconds
+	data       []byte // RDATA, names expanded, all other octets as they came
+}
+
+// name is the owner for a person.
+func (r *resource) name() string { return zone.NameString(r.owner) }
+
+// soa is the record as a SOA.
+func (r *resource) soa() (*dns.SOA, error) {
+	h := dns.RR_Header{Name: r.name(), Rrtype: r.typ, Class: r.class, Ttl: r.ttl, Rdlength: uint16(len(r.data))}
+	rr, _, err := dns.UnpackRRWithHeader(h, r.data, 0)
+	soa, ok := rr.(*dns.SOA)
+	if err != nil || !ok || len(r.data) < 22 {
+		return nil, fmt.Errorf("%s: malformed SOA record", r.name())
+	}
+	return soa, nil
+}
+
+// answers calls each with every record of the answer section, whose parts are good until it returns.
+func answers(raw []byte, at int, each func(*resource) error) error {
+	var r resource
 	for range binary.BigEndian.Uint16(raw[6:]) {
-		if at >= len(raw) {
-			return errShort
-		}
-		rr, end, err := dns.UnpackRR(raw, at)
-		if err != nil {
+		var err error
+		if r.owner, at, err = rdata.ExpandName(r.owner[:0], raw, at); err != nil {
 			return fmt.Errorf("malformed record: %w", err)
 		}
-		if err := each(rr); err != nil {
+		if at+10 > len(raw) {
+			return errShort
+		}
+		r.typ, r.class, r.ttl = binary.BigEndian.Uint16(raw[at:]), binary.BigEndian.Uint16(raw[at+2:]), binary.BigEndian.Uint32(raw[at+4:])
+		end := at + 10 + int(binary.BigEndian.Uint16(raw[at+8:]))
+		if end > len(raw) {
+			return errShort
+		}
+		if r.data, err = rdata.Unpack(r.typ, raw, at+10, end); err != nil {
+			return fmt.Errorf("%s %s: malformed record: %w", r.name(), rdata.TypeString(r.typ), err)
+		}
+		if err := each(&r); err != nil {
 			return err
 		}
 		at = end

@@ -165,11 +165,11 @@ func soaIn(raw []byte, q question, v *verifier) (*dns.SOA, error) {
 		return nil, errors.New("the answer is not authoritative: the primary does not have the zone")
 	}
 	var soa *dns.SOA
-	err = answers(bare, at, func(rr dns.RR) error {
-		if found, ok := rr.(*dns.SOA); ok && dns.CanonicalName(rr.Header().Name) == q.name {
-			soa = found
+	err = answers(bare, at, func(r *resource) (err error) {
+		if r.typ == dns.TypeSOA && r.name() == q.name {
+			soa, err = r.soa()
 		}
-		return nil
+		return err
 	})
 	if err == nil && soa == nil {
 		err = errors.New("no SOA in the answer")
@@ -266,6 +266,7 @@ type transferred struct {
 	zone   *zone.Zone // nil: the primary has nothing newer after all
 	how    How
 	octets int64
+	odd    []string // what was not taken as it came
 
 	began, whole time.Time // when it was asked for, and when the last octet had come
 }
@@ -337,7 +338,7 @@ func cmpErr(first, second error) error {
 
 // finish makes the zone of what came.
 func (t *transfer) finish(before func() (*zone.Zone, error)) (transferred, error) {
-	got := transferred{how: AXFR, octets: t.octets}
+	got := transferred{how: AXFR, octets: t.octets, odd: t.odd.warnings()}
 	if t.state == current {
 		got.how = ""
 		return got, nil

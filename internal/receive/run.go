@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,7 +73,8 @@ type follow struct {
 	failures int       // looks in a row that found no primary
 	expired  bool
 	err      string // of the last look
-	warning  string // of primaries that failed, when another did not
+	warning  string // of primaries that failed, when another did not, and odd
+	odd      string // what of rec's transfer was not taken as it came
 }
 
 // New makes a Receiver of a configuration.
@@ -391,6 +393,15 @@ func (r *Receiver) judge(f *follow, found found) {
 	if f.warning = found.problems(); f.warning != "" {
 		log.Warn("a primary failed", "error", f.warning)
 	}
+	if found.zone != nil {
+		f.odd = strings.Join(found.odd, "; ")
+	}
+	if f.odd != "" {
+		if found.zone != nil {
+			log.Warn("received, and not as it came", "what", f.odd)
+		}
+		f.warning = strings.Join(slices.DeleteFunc([]string{f.warning, f.odd}, func(s string) bool { return s == "" }), "; ")
+	}
 	if f.expired {
 		log.Info("confirmed again after it had expired")
 	}
@@ -650,6 +661,7 @@ type found struct {
 	duration time.Duration
 	reset    bool
 	errs     []error
+	odd      []string // of the transfer, which was taken all the same
 }
 
 func (f found) problems() string {
@@ -691,7 +703,7 @@ func (l *look) run(ctx context.Context) found {
 			return out
 		}
 		out.rec, out.noted, out.zone = rec, rec.Contact, got.zone
-		out.octets, out.began, out.whole, out.duration = got.octets, got.began, got.whole, time.Since(began)
+		out.octets, out.began, out.whole, out.duration, out.odd = got.octets, got.began, got.whole, time.Since(began), got.odd
 		return out
 	}
 	if out.good {

@@ -8,7 +8,3 @@ func Open(b []byte) (*Zone, error) { return open(b) }
 
 // Hash is one NSEC3 hash without additional iterations.
 func Hash(name []byte, salt string) [20]byte { return (&nsec3Params{salt: salt}).hash(name) }
-
-// PlainlyGood and CheckAny are the quick and the whole judgement of RDATA.
-func PlainlyGood(typ uint16, rdata []byte) bool { return plainlyGood(typ, rdata) }
-func CheckAny(typ uint16, rdata []byte) error   { return checkAny(typ, rdata) }

@@ -54,30 +54,6 @@ func namesAt(typ uint16, rdata []byte) (from, to int) {
 	return l.offset, end
 }
 
-// namesWhole reports whether RDATA has the names that its type has, and what comes after them.
-func namesWhole(typ uint16, rdata []byte) bool {
-	_, ok := layoutOf(typ)
-	if !ok && typ != dns.TypeNAPTR {
-		return true
-	}
-	from, to := namesAt(typ, rdata)
-	if from == to {
-		return false
-	}
-	for at := from; at < to; at += nameLen(rdata, at) {
-		if nameLen(rdata, at) > 255 {
-			return false
-		}
-	}
-	switch typ {
-	case dns.TypeSOA:
-		return len(rdata) == to+20
-	case dns.TypeRRSIG, dns.TypeSIG:
-		return len(rdata) > to
-	}
-	return true
-}
-
 // nameLen is the length of the name at an offset, 0 if there is none.
 func nameLen(b []byte, offset int) int {
 	for i := offset; i < len(b); i += 1 + int(b[i]) {
@@ -161,6 +137,57 @@ func soaNumbers(rdata []byte) (serial, minimum uint32) {
 	return binary.BigEndian.Uint32(numbers), binary.BigEndian.Uint32(numbers[16:])
 }
 
+// unpackRR makes a record of RDATA as the dns package has it. Where that would make other octets of it again, as it does for
+// some types, the record comes in the generic form (RFC 3597 5), which is right for every type.
+func unpackRR(owner string, typ uint16, ttl uint32, rdata []byte) dns.RR {
+	h := dns.RR_Header{Name: owner, Rrtype: typ, Class: dns.ClassINET, Ttl: ttl, Rdlength: uint16(len(rdata))}
+	rr, _, err := dns.UnpackRRWithHeader(h, rdata, 0)
+	if err == nil && (packsExactly(typ, rdata) || packsTo(rr, rdata)) {
+		return rr
+	}
+	return genericRR(h, rdata)
+}
+
 func genericRR(h dns.RR_Header, rdata []byte) dns.RR {
 	return &dns.RFC3597{Hdr: h, Rdata: hex.EncodeToString(rdata)}
+}
+
+// packsExactly tells of the types that most records have that the dns package packs what it has unpacked. False says nothing.
+func packsExactly(typ uint16, rdata []byte) bool {
+	switch typ {
+	case dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypeCNAME, dns.TypePTR, dns.TypeSOA, dns.TypeMX, dns.TypeTXT, dns.TypeSRV, dns.TypeDS,
+		dns.TypeRRSIG, dns.TypeDNSKEY:
+		return true
+	case dns.TypeNSEC:
+		return lastBitsSet(rdata, nameLen(rdata, 0))
+	case dns.TypeNSEC3:
+		if len(rdata) < 5 || len(rdata) < 6+int(rdata[4]) {
+			return false
+		}
+		next := 5 + int(rdata[4])
+		return lastBitsSet(rdata, next+1+int(rdata[next]))
+	}
+	return false
+}
+
+// lastBitsSet reports whether no window of the type bit map that begins at an offset ends with zeros, which the dns package
+// would leave out.
+func lastBitsSet(rdata []byte, at int) bool {
+	for at < len(rdata) {
+		if at+2 > len(rdata) {
+			return false
+		}
+		at += 2 + int(rdata[at+1])
+		if at > len(rdata) || rdata[at-1] == 0 {
+			return false
+		}
+	}
+	return at > 0
+}
+
+// packsTo reports whether the dns package makes such RDATA of a record.
+func packsTo(rr dns.RR, rdata []byte) bool {
+	again := make([]byte, len(rdata)+300)
+	end, err := dns.PackRR(rr, again, 0, nil, false)
+	return err == nil && bytes.Equal(again[nameLen(again, 0)+10:end], rdata)
 }

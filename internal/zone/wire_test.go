@@ -98,37 +98,3 @@ func TestRdataNames(t *testing.T) {
 		}
 	}
 }
-
-// FuzzRdataThatIsPlainlyGood: what is taken at a glance is what the whole judgement takes.
-func FuzzRdataThatIsPlainlyGood(f *testing.F) {
-	types := []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypeCNAME, dns.TypeRRSIG, dns.TypeDS, dns.TypeNSEC3}
-	for _, text := range []string{"a. 1 A 192.0.2.1", "a. 1 AAAA 2001:db8::1", "a. 1 NS b.c.", "a. 1 DS 1 13 2 00ff", "a. 1 DS 1 13 2 00",
-		"a. 1 RRSIG NS 13 1 1 20260101000000 20250101000000 1 Big.example. AAAA", "a. 1 NSEC3 1 0 0 - 0p9mhaveqvm6t7vbl5lop2u3t2rp3tom",
-		"a. 1 NSEC3 1 1 10 aabb 0p9mhaveqvm6t7vbl5lop2u3t2rp3tom NS DS RRSIG TYPE257 TYPE65280"} {
-		rr, err := dns.NewRR(text)
-		if err != nil {
-			f.Fatal(err)
-		}
-		buf := make([]byte, 512)
-		end, err := dns.PackRR(rr, buf, 0, nil, false)
-		if err != nil {
-			f.Fatal(err)
-		}
-		whole := buf[13:end]
-		for cut := range len(whole) + 1 {
-			f.Add(rr.Header().Rrtype, whole[:cut])
-		}
-		if !zone.PlainlyGood(rr.Header().Rrtype, whole) {
-			f.Errorf("%s is not taken at a glance", text)
-		}
-	}
-	f.Fuzz(func(t *testing.T, typ uint16, rdata []byte) {
-		for _, typ := range append(types, typ) {
-			if zone.PlainlyGood(typ, rdata) {
-				if err := zone.CheckAny(typ, rdata); err != nil {
-					t.Errorf("%s %x is taken, and wrong: %v", dns.Type(typ), rdata, err)
-				}
-			}
-		}
-	})
-}

@@ -200,17 +200,6 @@ func yieldRecords(yield func(WireRecord) bool, owner []byte, typ uint16, ttl uin
 	return true
 }
 
-// unpackRR makes a record of RDATA that was packed from one. Should that not be the inverse of packing for some type,
-// the record comes in the generic form (RFC 3597), which is right for every type.
-func unpackRR(owner string, typ uint16, ttl uint32, rdata []byte) dns.RR {
-	h := dns.RR_Header{Name: owner, Rrtype: typ, Class: dns.ClassINET, Ttl: ttl, Rdlength: uint16(len(rdata))}
-	rr, _, err := dns.UnpackRRWithHeader(h, rdata, 0)
-	if err != nil {
-		return genericRR(h, rdata)
-	}
-	return rr
-}
-
 // search is a name being looked for, or written, taken apart.
 type search struct {
 	name   []byte

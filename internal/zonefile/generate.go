@@ -18,7 +18,7 @@ const (
 // or $$ for a dollar. RDATA in quotes is text of its own, so a character-string takes quotes within it. Who inherits the owner
 // afterwards has that from before.
 func (p *parser) generate(f *file, e *entry) error {
-	start, stop, step, err := parseRange(e.tokens[1].text)
+	start, stop, step, err := parseRange(e.tokens[1].Text)
 	if err != nil {
 		return err
 	}
@@ -45,15 +45,15 @@ func generated(e *entry, n int64) (*entry, error) {
 	s := scanner{entry: entry{line: e.line}}
 	size := 0
 	for _, t := range e.tokens[2:] {
-		text, err := expand(t.text, n)
+		text, err := expand(t.Text, n)
 		if err != nil {
 			return nil, err
 		}
 		if size += len(text); size > maxGeneratedEntry {
 			return nil, fmt.Errorf("a generated record of more than %d octets", maxGeneratedEntry)
 		}
-		if !t.quoted {
-			s.entry.tokens = append(s.entry.tokens, token{text: text})
+		if !t.Quoted {
+			s.entry.tokens = append(s.entry.tokens, token{Text: text})
 		} else if err := s.split(strings.ReplaceAll(text, `\"`, `"`) + "\n"); err != nil {
 			return nil, err
 		}

@@ -6,14 +6,14 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 
-	"github.com/miekg/dns"
+	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 )
 
 // These are of most records in a signed zone, in the forms of RFC 4034 2 to 5 and RFC 5155 3.3, with numbers for
 // algorithms and one word for what is in base 16, 32 or 64. What is left of the line comes back too.
 
 // plainDS appends key tag, algorithm, digest type and digest.
-func plainDS(dst, text []byte) (rdata, rest []byte, ok bool) {
+func plainDS(dst, text []byte) (out, rest []byte, ok bool) {
 	fields, rest := plainFields(text, 4)
 	dst, ok = plainNumbers(dst, fields[:3], 16, 8, 8)
 	if !ok || len(fields[3]) == 0 {
@@ -24,16 +24,16 @@ func plainDS(dst, text []byte) (rdata, rest []byte, ok bool) {
 }
 
 // plainRRSIG appends all of a signature.
-func plainRRSIG(dst, text []byte) (rdata, rest []byte, ok bool) {
+func plainRRSIG(dst, text []byte) (out, rest []byte, ok bool) {
 	fields, rest := plainFields(text, 9)
-	covered, known := dns.StringToType[string(fields[0])]
+	covered, known := rdata.TypeOf(string(fields[0]))
 	dst, ok = plainNumbers(binary.BigEndian.AppendUint16(dst, covered), fields[1:4], 8, 8, 32)
 	if !ok || !known {
 		return dst, rest, false
 	}
 	for _, at := range fields[4:6] {
-		seconds, err := dns.StringToTime(string(at))
-		if len(at) != len("YYYYMMDDHHmmSS") || err != nil {
+		seconds, ok := rdata.ParseTime(string(at))
+		if !ok {
 			return dst, rest, false
 		}
 		dst = binary.BigEndian.AppendUint32(dst, seconds)
@@ -49,7 +49,7 @@ func plainRRSIG(dst, text []byte) (rdata, rest []byte, ok bool) {
 }
 
 // plainNSEC appends the next owner and the types of this one.
-func plainNSEC(dst, text []byte) (rdata, rest []byte, ok bool) {
+func plainNSEC(dst, text []byte) (out, rest []byte, ok bool) {
 	next, rest := plainWord(text)
 	if dst, ok = plainName(dst, next); !ok {
 		return dst, rest, false
@@ -62,7 +62,7 @@ var hashed = [2]*base32.Encoding{base32.HexEncoding.WithPadding(base32.NoPadding
 	base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)}
 
 // plainNSEC3 appends algorithm, flags, iterations, salt, next hash and types. Both lengths are of an octet.
-func plainNSEC3(dst, text []byte) (rdata, rest []byte, ok bool) {
+func plainNSEC3(dst, text []byte) (out, rest []byte, ok bool) {
 	fields, rest := plainFields(text, 5)
 	dst, ok = plainNumbers(dst, fields[:3], 8, 8, 16)
 	salt, next := fields[3], fields[4]
@@ -86,12 +86,12 @@ func plainNSEC3(dst, text []byte) (rdata, rest []byte, ok bool) {
 }
 
 // plainTypes appends a type bit map (RFC 4034 4.1.2) of types in ascending order, to the end of the line.
-func plainTypes(dst, text []byte) (rdata, rest []byte, ok bool) {
+func plainTypes(dst, text []byte) (out, rest []byte, ok bool) {
 	last, window, at := -1, -1, 0 // at is where the window's length is
 	for len(text) > 0 && text[0] != '\n' {
 		var word []byte
 		word, text = plainWord(text)
-		typ, known := dns.StringToType[string(word)]
+		typ, known := rdata.TypeOf(string(word))
 		if !known || int(typ) <= last {
 			return dst, text, false
 		}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"strings"
 	"sync"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 )
 
 // An entry is what RFC 1035 5.1 calls so: a record or a directive, on one line or, by parentheses, on several.
@@ -18,11 +20,7 @@ type entry struct {
 }
 
 // A token is a word of an entry, its escapes left as they are.
-type token struct {
-	text   string // without the quotes
-	quoted bool
-	glued  bool // quoted, and right after what is before it, as in alpn="h2" (RFC 9460 2.1)
-}
+type token = rdata.Token
 
 // scanner splits text into entries. After an error within an entry it goes on with the next line.
 type scanner struct {
@@ -154,14 +152,14 @@ func (s *scanner) split(text string) error {
 				return errors.New("a quotation is not closed before the end of the line")
 			}
 			glued := i > 0 && !strings.ContainsRune(" \t()\"", rune(text[i-1]))
-			s.entry.tokens = append(s.entry.tokens, token{text: text[i+1 : end], quoted: true, glued: glued})
+			s.entry.tokens = append(s.entry.tokens, token{Text: text[i+1 : end], Quoted: true, Glued: glued})
 			i = end + 1
 		default:
 			end := tokenEnd(text, i, " \t\r;()\"")
 			if end < 0 {
 				return errors.New("a backslash with nothing to escape at the end of the line")
 			}
-			s.entry.tokens = append(s.entry.tokens, token{text: text[i:end]})
+			s.entry.tokens = append(s.entry.tokens, token{Text: text[i:end]})
 			i = end
 		}
 	}

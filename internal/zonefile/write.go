@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
@@ -39,12 +40,12 @@ func Line(rr dns.RR) string {
 		}
 	}
 	h := rr.Header()
-	rdata := wire(rr)
-	head := fmt.Sprintf("%s\t%d\tIN\tTYPE%d\t\\# %d", escapeDollar(h.Name), h.Ttl, h.Rrtype, len(rdata))
-	if len(rdata) == 0 {
+	octets := wire(rr)
+	head := fmt.Sprintf("%s\t%d\tIN\tTYPE%d\t\\# %d", escapeDollar(h.Name), h.Ttl, h.Rrtype, len(octets))
+	if len(octets) == 0 {
 		return head
 	}
-	return fmt.Sprintf("%s %X", head, rdata)
+	return fmt.Sprintf("%s %X", head, octets)
 }
 
 // escapeDollar keeps an owner that begins with a dollar from being read as a directive.
@@ -77,13 +78,12 @@ func readsBack(rr dns.RR, line string) bool {
 		return false
 	}
 	var h dns.RR_Header
-	rdata, _, err := parseHead(&h, s.entry.tokens[1:])
-	if err != nil || len(rdata) == 0 || h.Rrtype != rr.Header().Rrtype {
+	words, _, err := parseHead(&h, s.entry.tokens[1:])
+	if err != nil || len(words) == 0 || h.Rrtype != rr.Header().Rrtype {
 		return false
 	}
-	h.Name = "."
-	back, err := parseRdata(h, rdata, ".")
-	return err == nil && bytes.Equal(wire(rr), wire(back))
+	back, err := rdata.Parse(h.Rrtype, words, ".")
+	return err == nil && bytes.Equal(wire(rr), back)
 }
 
 // wire is the RDATA in wire format, nil if it cannot be packed.
@@ -97,9 +97,9 @@ func wire(rr dns.RR) []byte {
 	if err != nil {
 		return nil
 	}
-	_, rdata, err := dns.UnpackDomainName(buf, 0)
+	_, owner, err := dns.UnpackDomainName(buf, 0)
 	if err != nil {
 		return nil
 	}
-	return buf[rdata+10 : end]
+	return buf[owner+10 : end]
 }
