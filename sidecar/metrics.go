@@ -40,6 +40,8 @@ var (
 	mProbeDuration  = gauge("anycast_probe_duration_seconds", "Slowest answer of the last round.", "address", "network")
 	mProbeFaults    = counter("anycast_probe_faults_total", "What was wrong with answers, by code.", "code")
 	mSession        = gauge("anycast_bgp_session_up", "Whether the BGP session is established.", "neighbor")
+	mSessionDown    = gauge("anycast_bgp_session_down_reason", "1 for the reason why the session is down; none while it is up.", "neighbor", "code")
+	mNotifications  = counter("anycast_bgp_notifications_total", "NOTIFICATION messages, by which way they went.", "neighbor", "direction")
 	mPrefixes       = gauge("anycast_bgp_announced_prefixes", "Prefixes that this neighbor has been sent.", "neighbor")
 	mBFD            = gauge("anycast_bfd_session_up", "Whether the BFD session beside the BGP session is up.", "neighbor")
 	mIGP            = gauge("anycast_igp_announced_addresses", "Addresses that are up for the IGP to advertise.", "interface")
@@ -79,6 +81,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	c.probes(send)
 	for _, session := range doc.Sessions {
 		send(mSession, truth(session.State == bgp.Established), session.Neighbor)
+		for _, code := range bgp.Troubles {
+			send(mSessionDown, truth(session.Down.Code == code), session.Neighbor, code)
+		}
+		send(mNotifications, float64(session.NotificationsSent), session.Neighbor, "sent")
+		send(mNotifications, float64(session.NotificationsReceived), session.Neighbor, "received")
 		send(mPrefixes, float64(len(session.Announced)), session.Neighbor)
 		if session.BFD != "" {
 			send(mBFD, truth(session.BFD == bgp.BFDUp), session.Neighbor)

@@ -197,6 +197,7 @@ func (s *sidecar) startBGP() error {
 		}
 		cfg.Neighbors = append(cfg.Neighbors, bgp.Neighbor{Address: n.Address, AS: n.AS, Port: n.Port, Source: n.Source,
 			HoldTime: n.HoldTime, Multihop: n.Multihop, TTLSecurity: n.TTLSecurity, BFD: n.BFD, Passive: n.Passive, Password: password,
+			MaxPrefixes: n.MaxPrefixes, HoldZero: n.HoldZero,
 			NextHop4: n.NextHop4, NextHop6: n.NextHop6, MED: n.MED, Prepend: n.Prepend,
 			Communities:         n.CommunitiesOf(config.Standard),
 			ExtendedCommunities: n.CommunitiesOf(config.Extended),

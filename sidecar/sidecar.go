@@ -50,6 +50,7 @@ type sidecar struct {
 	drainOf    *status.Drain // nil: not drained
 	drainFault error         // why nobody knows what drain is in force
 	since      time.Time     // of the route's last change
+	late       bool          // it was said that the service is not good so long after the start
 	changes    map[bool]uint64
 	failures   map[string]uint64 // of the probe, by code
 	probes     []status.Probe
@@ -268,10 +269,44 @@ func (s *sidecar) note(d gate.Decision) {
 			s.changes = map[bool]uint64{}
 		}
 		s.changes[d.Announce]++
-		s.log.Info(map[bool]string{true: "announcing", false: "withdrawing"}[d.Announce], "why", d.Why)
+		s.log.Log(context.Background(), weight(d, last), map[bool]string{true: "announcing", false: "withdrawing"}[d.Announce], "why", d.Why)
 	} else if !slices.EqualFunc(d.Why, last.Why, func(a, b status.Reason) bool { return a.Code == b.Code }) {
-		s.log.Info("reasons have changed", "announced", d.Announce, "why", d.Why)
+		level := weight(d, last)
+		if starting := d.Why[0].Code == gate.NotReady && time.Since(s.since) < startGrace; starting {
+			level = min(level, slog.LevelInfo)
+		}
+		s.log.Log(context.Background(), level, "reasons have changed", "announced", d.Announce, "why", d.Why)
 	}
+	if d.Why[0].Code != gate.NotReady {
+		s.late = false
+	} else if !s.late && time.Since(s.since) >= startGrace {
+		s.late = true
+		s.log.Warn("not announced yet", "why", d.Why)
+	}
+}
+
+// startGrace is how long after its start a node may be without an answer before that is worth a warning: the DNS server
+// starts beside this process, and reads its zones.
+const startGrace = 15 * time.Second
+
+// weight is how much a decision wants to be looked at: nothing that an operator asked for is a warning, and a route that
+// goes by itself is an error.
+func weight(d, last gate.Decision) slog.Level {
+	switch d.Why[0].Code {
+	case gate.Draining, gate.Drained, gate.Stopping:
+		return slog.LevelInfo
+	}
+	if last.Announce && !d.Announce {
+		return slog.LevelError
+	}
+	for _, r := range d.Why {
+		switch r.Code {
+		case gate.Ready, gate.NotReady, gate.ReadvertiseDelay:
+		default:
+			return slog.LevelWarn
+		}
+	}
+	return slog.LevelInfo
 }
 
 // status is the whole of what the sidecar knows.

@@ -300,6 +300,64 @@ func TestSocketDocument(t *testing.T) {
 	}
 }
 
+// What fails by itself is a warning, a route that goes for it an error, and nothing that an operator asked for is either. A
+// healthy start says neither.
+func TestHowLoudTheLogIs(t *testing.T) {
+	n := newNode(t, "withdraw")
+	said := func(want string, lines ...string) {
+		t.Helper()
+		got := ""
+		for line := range strings.Lines(n.log.String()) {
+			if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+				got += line[strings.Index(line, "level="):]
+			}
+		}
+		n.log.Reset()
+		for _, line := range lines {
+			if !strings.Contains(got, line) {
+				t.Errorf("%s: no line %q", want, line)
+			}
+		}
+		if (got == "") != (len(lines) == 0) {
+			t.Errorf("%s: got\n%s", want, got)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var clocks sync.WaitGroup
+	clocks.Go(func() { n.s.clock.Run(ctx, time.Minute) })
+	for end := time.Now().Add(10 * time.Second); n.s.clock.Fault() != "" && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	clocks.Wait()
+	n.mute.Store(true)
+	n.step(false, gate.NotReady)
+	n.mute.Store(false)
+	n.step(true, gate.Ready)
+	said("a start")
+	n.mute.Store(true)
+	n.step(true, gate.Ready)
+	said("a bad round", `level=WARN msg="reasons have changed"`, "probe-hanging")
+	n.step(false, gate.ProbeDown)
+	said("a withdrawal", "level=ERROR msg=withdrawing", "probe-hanging")
+	n.mute.Store(false)
+	n.step(true, gate.Ready)
+	n.s.setDrain(&status.Drain{Who: "jane"}, 0)
+	n.step(false, gate.Drained)
+	n.mute.Store(true)
+	n.step(false, gate.Drained)
+	said("a drain")
+
+	late := newNode(t, "withdraw")
+	late.mute.Store(true)
+	late.s.since = time.Now().Add(-startGrace)
+	late.step(false, gate.NotReady)
+	late.step(false, gate.NotReady)
+	if got := strings.Count(late.log.String(), `level=WARN msg="not announced yet"`); got != 1 {
+		t.Errorf("%d lines of a node that never becomes good in\n%s", got, late.log.String())
+	}
+}
+
 // Metrics pass the linter, carry the same words as the status, and keep foreign names for the same meaning.
 func TestMetrics(t *testing.T) {
 	n := newNode(t, "withdraw")

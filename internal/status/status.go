@@ -319,6 +319,11 @@ type Session struct {
 	State     string   `json:"state"`
 	BFD       string   `json:"bfd,omitempty"` // empty without BFD
 	Announced []string `json:"announced,omitempty"`
+	Down      Reason   `json:"down,omitzero"` // why it is not established
+
+	// Of NOTIFICATION messages (RFC 4271 4.5), since the start of the sidecar:
+	NotificationsSent     uint64 `json:"notifications_sent,omitempty"`
+	NotificationsReceived uint64 `json:"notifications_received,omitempty"`
 }
 
 // IGP is which addresses are up for the local OSPF or IS-IS daemon to advertise.

@@ -5,7 +5,8 @@
 //
 // What is fixed here, because a wrong choice takes a network down: nothing that a router sends is imported, nothing but
 // our own prefixes is exported (RFC 8212), graceful restart is off, so that the route of a dead node goes with its
-// session, and what protects a session (a password, GTSM, BFD) works or nothing starts.
+// session, a session without a hold time is refused, and what protects a session (a password, GTSM, BFD) works or nothing
+// starts.
 package bgp
 
 import (
@@ -47,6 +48,8 @@ type Neighbor struct {
 	BFD         time.Duration // interval of BFD packets (RFC 5881), three of which missing end the session; 0: off
 	Passive     bool          // the router connects
 	Password    string        // TCP MD5 (RFC 2385); empty: none
+	MaxPrefixes uint32        // that the router may send in one family; more end the session for a while. 0: any number
+	HoldZero    bool          // the router may propose a hold time of 0
 	NextHop4    netip.Addr    // zero: this side's address in an IPv4 session
 	NextHop6    netip.Addr    // zero: this side's address in an IPv6 session
 
@@ -68,12 +71,17 @@ const gracefulShutdown = 65535<<16 | 0
 
 // Speaker runs until Stop. Its methods may be called from several goroutines.
 type Speaker struct {
-	server *server.BgpServer
-	cfg    Config
+	server   *server.BgpServer
+	cfg      Config
+	troubles *troubles
+	unguard  func()        // ends guardBFD; nil without BFD
+	pause    time.Duration // how long a session stays down that this side has ended
 
-	mu      sync.Mutex
-	set     State // what is announced
-	stopped bool
+	mu       sync.Mutex
+	set      State // what is announced
+	stopped  bool
+	muted    map[netip.Addr]bool      // who gets no route, until its hold time is seen to be right
+	inquired map[netip.Addr]time.Time // when a router was asked why it turns this side down
 }
 
 // Start brings the sessions up and announces nothing. A Speaker that failed to start is of no further use, nor is the
@@ -82,7 +90,9 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	if err := protectionWorks(cfg); err != nil {
 		return nil, err
 	}
-	s := &Speaker{server: server.NewBgpServer(server.LoggerOption(log, &slog.LevelVar{})), cfg: cfg}
+	s := &Speaker{cfg: cfg, troubles: newTroubles(cfg.Neighbors, log), pause: pause, muted: map[netip.Addr]bool{}, inquired: map[netip.Addr]time.Time{}}
+	s.troubles.refused, s.troubles.limited = s.refused, s.resumeLater
+	s.server = server.NewBgpServer(server.LoggerOption(slog.New(&listener{Handler: log.Handler(), t: s.troubles}), &slog.LevelVar{}))
 	go s.server.Serve()
 	ctx := context.Background()
 	if err := s.server.StartBgp(ctx, &api.StartBgpRequest{Global: global(cfg)}); err != nil {
@@ -91,7 +101,7 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	if err := s.policies(ctx); err != nil {
 		return nil, fmt.Errorf("setting BGP policies: %w", err)
 	}
-	if err := s.reviveLost(ctx); err != nil {
+	if err := s.watchSessions(ctx); err != nil {
 		return nil, fmt.Errorf("watching BGP sessions: %w", err)
 	}
 	for _, n := range cfg.Neighbors {
@@ -99,6 +109,7 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 			return nil, fmt.Errorf("neighbor %s: %w", n.Address, err)
 		}
 	}
+	s.guardBFD()
 	return s, nil
 }
 

@@ -28,6 +28,7 @@ var (
 type router struct {
 	t        *testing.T
 	as       uint32
+	hold     byte // that it proposes, in seconds
 	listener net.Listener
 	conn     net.Conn
 	routes   map[netip.Prefix]netip.Addr // what it was told, with the next hop
@@ -40,7 +41,7 @@ func newRouter(t *testing.T, address string) *router {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return &router{t: t, as: 64501, listener: l}
+	return &router{t: t, as: 64501, hold: 9, listener: l}
 }
 
 func (r *router) neighbor() Neighbor {
@@ -69,14 +70,7 @@ func (r *router) accept() {
 	}
 	r.conn, r.routes = conn, map[netip.Prefix]netip.Addr{}
 	r.t.Cleanup(func() { conn.Close() })
-	caps := []byte{1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 65, 4} // IPv4, IPv6, and the AS in 4 octets
-	caps = binary.BigEndian.AppendUint32(caps, r.as)
-	short := binary.BigEndian.AppendUint16(nil, uint16(min(r.as, 23456))) // AS_TRANS (RFC 6793)
-	if r.as < 1<<16 {
-		short = binary.BigEndian.AppendUint16(nil, uint16(r.as))
-	}
-	open := append([]byte{4, short[0], short[1], 0, 9, 10, 0, 0, 1, byte(len(caps) + 2), 2, byte(len(caps))}, caps...)
-	r.send(message(1, open))
+	r.send(r.open())
 	if kind, _ := r.read(10 * time.Second); kind != 1 {
 		r.t.Fatalf("message %d, want OPEN", kind)
 	}
@@ -84,6 +78,17 @@ func (r *router) accept() {
 	if kind, _ := r.read(10 * time.Second); kind != 4 {
 		r.t.Fatalf("message %d, want KEEPALIVE", kind)
 	}
+}
+
+// open is its OPEN message.
+func (r *router) open() []byte {
+	caps := []byte{1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 65, 4} // IPv4, IPv6, and the AS in 4 octets
+	caps = binary.BigEndian.AppendUint32(caps, r.as)
+	short := binary.BigEndian.AppendUint16(nil, uint16(min(r.as, 23456))) // AS_TRANS (RFC 6793)
+	if r.as < 1<<16 {
+		short = binary.BigEndian.AppendUint16(nil, uint16(r.as))
+	}
+	return message(1, append([]byte{4, short[0], short[1], 0, r.hold, 10, 0, 0, 1, byte(len(caps) + 2), 2, byte(len(caps))}, caps...))
 }
 
 func (r *router) send(m []byte) {

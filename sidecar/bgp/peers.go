@@ -73,7 +73,8 @@ func peer(n Neighbor) *api.Peer {
 	}
 	for _, f := range families {
 		if n.carries(f) {
-			p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: apiFamily(f), Enabled: true}})
+			p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: apiFamily(f), Enabled: true},
+				PrefixLimits: &api.PrefixLimit{Family: apiFamily(f), MaxPrefixes: n.MaxPrefixes}})
 		}
 	}
 	return p
@@ -97,8 +98,7 @@ func (s *Speaker) policies(ctx context.Context) error {
 	ours := &api.Policy{Name: "ours"}
 	sets := []*api.DefinedSet{{DefinedType: api.DefinedType_DEFINED_TYPE_COMMUNITY, Name: drainingSet, List: []string{"^65535:0$"}}}
 	for _, n := range s.cfg.Neighbors {
-		sets = append(sets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: n.Address.String(),
-			List: []string{netip.PrefixFrom(n.Address, n.Address.BitLen()).String()}})
+		sets = append(sets, neighborSet(n.Address, n.Address, netip.IPv4Unspecified())) // nobody too, as an empty set is everybody
 		for _, f := range families {
 			if n.carries(f) {
 				ours.Statements = append(ours.Statements, s.exports(n, f)...)
@@ -125,6 +125,15 @@ func (s *Speaker) policies(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// neighborSet is the set that is named after a neighbour, with these members.
+func neighborSet(name netip.Addr, members ...netip.Addr) *api.DefinedSet {
+	set := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name.String()}
+	for _, m := range members {
+		set.List = append(set.List, netip.PrefixFrom(m, m.BitLen()).String())
+	}
+	return set
 }
 
 // exports lets local routes of family f go to n. A route that is being drained meets the longer path first.

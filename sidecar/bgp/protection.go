@@ -3,6 +3,7 @@ package bgp
 import (
 	"fmt"
 	"net"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,10 +33,7 @@ func protectionWorks(cfg Config) error {
 
 // onSocket tries an option on a socket like those of n's sessions.
 func onSocket(n Neighbor, set func(fd, family int, n Neighbor) error) error {
-	family := unix.AF_INET
-	if n.Address.Is6() {
-		family = unix.AF_INET6
-	}
+	family := familyOfSocket(n.Address)
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -44,11 +42,23 @@ func onSocket(n Neighbor, set func(fd, family int, n Neighbor) error) error {
 	return set(fd, family, n)
 }
 
+func familyOfSocket(a netip.Addr) int {
+	if a.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
 func password(fd, family int, n Neighbor) error {
 	if n.Password == "" {
 		return nil
 	}
 	key := unix.TCPMD5Sig{Keylen: uint16(len(n.Password)), Addr: unix.SockaddrStorage{Family: uint16(family)}}
+	if n.Address.Is4() { // of a sockaddr_in, and a sockaddr_in6, without the family
+		copy(key.Addr.Data[2:], n.Address.AsSlice())
+	} else {
+		copy(key.Addr.Data[6:], n.Address.AsSlice())
+	}
 	if copy(key.Key[:], n.Password) < len(n.Password) {
 		return fmt.Errorf("a password has at most %d bytes", len(key.Key))
 	}

@@ -24,6 +24,7 @@ type session struct {
 	sent       uint64                 // UPDATE messages written to the router
 	advertised map[packet.Family]bool // families in which the router has routes of ours
 	bfd        string                 // empty without BFD
+	hold       time.Duration          // that was negotiated, of a session that is up
 }
 
 func (s *Speaker) sessions() []session {
@@ -35,6 +36,7 @@ func (s *Speaker) sessions() []session {
 		if p.GetBfd().GetEnabled() {
 			one.bfd = bfdNames[p.GetState().GetBfdState().GetSessionState()]
 		}
+		one.hold = time.Duration(p.GetTimers().GetState().GetNegotiatedHoldTime()) * time.Second
 		one.address, _ = netip.ParseAddr(p.GetConf().GetNeighborAddress())
 		for _, a := range p.GetAfiSafis() {
 			f := a.GetState().GetFamily()
@@ -78,6 +80,10 @@ func (s *Speaker) Sessions() []status.Session {
 	var all []status.Session
 	for _, one := range s.sessions() {
 		out := status.Session{Neighbor: one.address.String(), State: one.state, BFD: one.bfd}
+		why, count := s.troubles.why(one.address)
+		if out.NotificationsSent, out.NotificationsReceived = count.Sent, count.Received; !one.up {
+			out.Down = why
+		}
 		for _, p := range s.set.Prefixes {
 			if one.up && one.advertised[familyOf(p)] {
 				out.Announced = append(out.Announced, p.String())
@@ -104,6 +110,9 @@ func (s *Speaker) Stop(ctx context.Context) error {
 		err = s.waitSent(ctx, need)
 	}
 	s.stopped = true
+	if s.unguard != nil {
+		s.unguard()
+	}
 	closed := make(chan struct{})
 	go func() {
 		s.server.Stop() // says goodbye with a CEASE, which withdraws as well
@@ -144,20 +153,23 @@ func (s *Speaker) waitSent(ctx context.Context, need map[netip.Addr]uint64) erro
 // lasting is how long a session must have been up for its loss to be an event, and not a fault that repeats.
 const lasting = 10 * time.Second
 
-// reviveLost makes a neighbour anew when a session that had lasted is lost. GoBGP would keep still for five seconds, and
-// close the connections that the router makes meanwhile; one that it has just been given is tried, and accepted, at once.
-// A session that does not last gets the five seconds: whatever breaks it would break it again. So does one with BFD, whose
-// part of GoBGP can wait for itself when neighbours are deleted while it brings sessions down.
-func (s *Speaker) reviveLost(ctx context.Context) error {
+// watchSessions looks at each session that comes up or is lost.
+//
+// When one that had lasted is lost, it makes the neighbour anew. GoBGP would keep still for five seconds, and close the
+// connections that the router makes meanwhile; one that it has just been given is tried, and accepted, at once. A session
+// that does not last gets the five seconds: whatever breaks it would break it again. So does one with BFD, whose part of
+// GoBGP can wait for itself when neighbours are deleted while it brings sessions down.
+func (s *Speaker) watchSessions(ctx context.Context) error {
 	up := map[netip.Addr]time.Time{}
 	return s.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 		address := e.Peer.Conf.NeighborAddress
 		switch since, was := up[address]; {
 		case e.Peer.State.SessionState == packet.BGP_FSM_ESTABLISHED:
 			up[address] = at
+			s.established(ctx, address)
 		case was:
 			delete(up, address)
-			if at.Sub(since) >= lasting {
+			if at.Sub(since) >= lasting && !s.troubles.paused(address) {
 				s.renew(ctx, address)
 			}
 		}

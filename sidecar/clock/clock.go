@@ -94,7 +94,11 @@ func (k *Keeper) Run(ctx context.Context, interval time.Duration) {
 			return
 		}
 		if c := k.Status(); c.State != state {
-			k.log.Info("clock", "state", c.State, "bound", c.Bound, "reason", c.Reason)
+			level := slog.LevelWarn
+			if c.State == Synchronised {
+				level = slog.LevelInfo
+			}
+			k.log.Log(ctx, level, "clock", "state", c.State, "bound", c.Bound, "reason", c.Reason)
 			state = c.State
 		}
 		select {

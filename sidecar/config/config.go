@@ -101,6 +101,8 @@ type Neighbor struct {
 	BFD          time.Duration // interval of BFD packets (RFC 5881); 0: off
 	Passive      bool          // the router connects
 	PasswordFile string
+	MaxPrefixes  uint32     // that the router may send in one family
+	HoldZero     bool       // the router may propose a hold time of 0 (RFC 4271 4.2)
 	NextHop4     netip.Addr // next hop of IPv4 prefixes; zero: this side's address in an IPv4 session
 	NextHop6     netip.Addr // next hop of IPv6 prefixes; zero: this side's address in an IPv6 session
 	Communities  []Community

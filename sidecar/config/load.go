@@ -225,23 +225,25 @@ func (r *reader) bgp(n *yaml.Node) *BGP {
 }
 
 func (r *reader) neighbor(n *yaml.Node) Neighbor {
-	h := Neighbor{Port: 179, HoldTime: 9 * time.Second}
+	h := Neighbor{Port: 179, HoldTime: 9 * time.Second, MaxPrefixes: 100}
 	var med uint32
 	at := r.Mapping(n, "neighbor", fields.Keys{
-		"address":       fields.Parsed(&r.Reader, &h.Address, fields.Address),
-		"as":            fields.Parsed(&r.Reader, &h.AS, asNumber),
-		"port":          fields.Parsed(&r.Reader, &h.Port, fields.IntegerIn[uint16](1, 65535)),
-		"source":        fields.Parsed(&r.Reader, &h.Source, fields.Address),
-		"hold_time":     fields.Parsed(&r.Reader, &h.HoldTime, fields.DurationIn(3*time.Second, 10*time.Minute)),
-		"multihop":      fields.Parsed(&r.Reader, &h.Multihop, fields.IntegerIn[uint8](2, 255)),
-		"ttl_security":  fields.Parsed(&r.Reader, &h.TTLSecurity, fields.IntegerIn[uint8](1, 254)),
-		"bfd":           fields.Parsed(&r.Reader, &h.BFD, fields.DurationIn(50*time.Millisecond, 10*time.Second)),
-		"passive":       fields.Parsed(&r.Reader, &h.Passive, fields.Boolean),
-		"password_file": fields.Parsed(&r.Reader, &h.PasswordFile, fields.Path),
-		"next_hop":      func(n *yaml.Node) { r.nextHop(n, &h) },
-		"communities":   fields.Each(&r.Reader, &h.Communities, community),
-		"med":           fields.Parsed(&r.Reader, &med, fields.IntegerIn[uint32](0, 1<<32-1)),
-		"prepend":       fields.Parsed(&r.Reader, &h.Prepend, fields.IntegerIn[uint8](1, maxPrepend)),
+		"address":        fields.Parsed(&r.Reader, &h.Address, fields.Address),
+		"as":             fields.Parsed(&r.Reader, &h.AS, asNumber),
+		"port":           fields.Parsed(&r.Reader, &h.Port, fields.IntegerIn[uint16](1, 65535)),
+		"source":         fields.Parsed(&r.Reader, &h.Source, fields.Address),
+		"hold_time":      fields.Parsed(&r.Reader, &h.HoldTime, fields.DurationIn(3*time.Second, 10*time.Minute)),
+		"multihop":       fields.Parsed(&r.Reader, &h.Multihop, fields.IntegerIn[uint8](2, 255)),
+		"ttl_security":   fields.Parsed(&r.Reader, &h.TTLSecurity, fields.IntegerIn[uint8](1, 254)),
+		"bfd":            fields.Parsed(&r.Reader, &h.BFD, fields.DurationIn(50*time.Millisecond, 10*time.Second)),
+		"passive":        fields.Parsed(&r.Reader, &h.Passive, fields.Boolean),
+		"password_file":  fields.Parsed(&r.Reader, &h.PasswordFile, fields.Path),
+		"max_prefixes":   fields.Parsed(&r.Reader, &h.MaxPrefixes, fields.IntegerIn[uint32](1, 10_000_000)),
+		"hold_time_zero": fields.Parsed(&r.Reader, &h.HoldZero, fields.Boolean),
+		"next_hop":       func(n *yaml.Node) { r.nextHop(n, &h) },
+		"communities":    fields.Each(&r.Reader, &h.Communities, community),
+		"med":            fields.Parsed(&r.Reader, &med, fields.IntegerIn[uint32](0, 1<<32-1)),
+		"prepend":        fields.Parsed(&r.Reader, &h.Prepend, fields.IntegerIn[uint8](1, maxPrepend)),
 	}, "address", "as")
 	if h.Source.IsValid() && h.Address.IsValid() && h.Source.Is4() != h.Address.Is4() {
 		r.Fail(at["source"], "neighbor %s: source %s is of the other family", h.Address, h.Source)

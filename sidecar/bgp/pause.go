@@ -1,0 +1,68 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+)
+
+// pause is how long a session stays down that this side has ended, since the router breaks a rule: it would break it again.
+const pause = time.Minute
+
+// established judges a session that has come up. One whose router wants a hold time of 0 would last for ever, whoever dies
+// (RFC 4271 4.2 lets it be refused). GoBGP takes it, so it is ended here; later tries get no route before they are judged.
+func (s *Speaker) established(ctx context.Context, address netip.Addr) {
+	i := slices.IndexFunc(s.cfg.Neighbors, func(n Neighbor) bool { return n.Address == address })
+	all := s.sessions()
+	j := slices.IndexFunc(all, func(one session) bool { return one.address == address && one.up })
+	if i < 0 || j < 0 { // or lost again meanwhile
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	zero := all[j].hold == 0 && !s.cfg.Neighbors[i].HoldZero
+	if s.mute(ctx, address, zero); !zero {
+		return
+	}
+	s.troubles.pause(address, HoldTimeZero, "the router proposes a hold time of 0, with which a dead node would keep its route: give it one, or allow it (hold_time_zero)")
+	must(address, s.server.DisablePeer(ctx, &api.DisablePeerRequest{Address: address.String(), Communication: "a hold time of 0 is not accepted (RFC 4271 4.2)"}))
+	s.resumeLater(address)
+}
+
+// mute keeps routes from a neighbour, or lets them go to it again. mu is held.
+func (s *Speaker) mute(ctx context.Context, address netip.Addr, on bool) {
+	if s.muted[address] == on {
+		return
+	}
+	s.muted[address] = on
+	if on {
+		must(address, s.server.DeleteDefinedSet(ctx, &api.DeleteDefinedSetRequest{DefinedSet: neighborSet(address, address)}))
+		return
+	}
+	must(address, s.server.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: neighborSet(address, address)}))
+	must(address, s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}))
+}
+
+// resumeLater lets a neighbour try again after a while.
+func (s *Speaker) resumeLater(address netip.Addr) {
+	time.AfterFunc(s.pause, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.stopped {
+			return
+		}
+		s.troubles.resume(address)
+		must(address, s.server.EnablePeer(context.Background(), &api.EnablePeerRequest{Address: address.String()}))
+	})
+}
+
+// must ends the process over what can be nothing but a fault of the program: a neighbour would be half announced for ever.
+func must(address netip.Addr, err error) {
+	if err != nil {
+		panic(fmt.Sprintf("neighbor %s: %v", address, err))
+	}
+}
