@@ -39,7 +39,7 @@ var (
         status unix://{{.Dir}}/meshsync.sock
     }
     nsid {{.Name}}
-    chaos anycast-demo {{.Name}}
+    chaos anycast-demo
     errors
 }
 `))

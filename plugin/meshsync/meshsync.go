@@ -85,14 +85,19 @@ func secondOPT(r *dns.Msg) bool {
 // identify tells which node this is, to those who ask in class CHAOS for id.server (RFC 4892) or hostname.bind (ADMIN-1).
 func (m *Meshsync) identify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	question := r.Question[0]
-	name := plugin.Name(question.Name).Normalize()
-	if question.Qtype != dns.TypeTXT || name != "id.server." && name != "hostname.bind." {
+	if !isName(question) {
 		return m.others(ctx, w, r, dns.RcodeRefused)
 	}
 	reply := new(dns.Msg).SetReply(r)
 	reply.Authoritative = true
 	reply.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeTXT, Class: dns.ClassCHAOS}, Txt: []string{m.config.node}}}
 	return dns.RcodeSuccess, w.WriteMsg(reply)
+}
+
+// isName reports whether a question of class CHAOS is which node this is.
+func isName(q dns.Question) bool {
+	name := plugin.Name(q.Name).Normalize()
+	return q.Qtype == dns.TypeTXT && (name == "id.server." || name == "hostname.bind.")
 }
 
 // Release implements backend.Backend.

@@ -186,6 +186,27 @@ func TestCacheIsBypassed(t *testing.T) {
 	})
 }
 
+// With plugin chaos in the block, which comes before this one, the node's name is still the node's (ADMIN-1), not the machine's;
+// the rest is what chaos was told.
+func TestChaosLeavesTheNodesName(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	corefile := ".:0 {\n bind 127.0.0.1\n chaos CoreDNS admin@example.org\n meshsync " + dir + " {\n repository " + h.repo.Path() + "\n root " + h.root +
+		"\n clock assume 1ms\n node tyo1\n}\n}"
+	serve(t, corefile, func(addr string) {
+		eventually(t, func() error { return expect(addr, "1") })
+		for name, want := range map[string]string{"id.server.": "tyo1", "HOSTNAME.bind.": "tyo1", "version.bind.": "CoreDNS", "authors.bind.": "admin@example.org"} {
+			q := new(dns.Msg).SetQuestion(name, dns.TypeTXT)
+			q.Question[0].Qclass = dns.ClassCHAOS
+			m, _, err := new(dns.Client).Exchange(q, addr)
+			must(t, err)
+			if len(m.Answer) != 1 || m.Answer[0].(*dns.TXT).Txt[0] != want {
+				t.Errorf("%s: want %s: %v", name, want, m)
+			}
+		}
+	})
+}
+
 func TestMetricNames(t *testing.T) {
 	dir, h := nodeDir(t)
 	h.current(1, h.zones(1))

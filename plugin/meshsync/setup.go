@@ -1,6 +1,7 @@
 package meshsync
 
 import (
+	"context"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/parse"
 	"github.com/coredns/coredns/plugin/pkg/transport"
+	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 )
@@ -61,11 +63,37 @@ func register(c *caddy.Controller) error {
 	c.OnRestart(restarting)
 	c.OnRestartFailed(func() error { return restartFailed(m) })
 	c.OnShutdown(func() error { return letGo(m) })
-	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+	block := dnsserver.GetConfig(c)
+	for i, others := range block.Plugin {
+		block.Plugin[i] = func(next plugin.Handler) plugin.Handler { return withoutName(others(next), next) }
+	}
+	block.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		m.Next = next
 		return m
 	})
 	return nil
+}
+
+// nameless is plugin chaos without an answer to which node this is: it would be the machine's name, and meshsync behind it
+// knows the node's (ADMIN-1).
+type nameless struct {
+	plugin.Handler // chaos
+	next           plugin.Handler
+}
+
+func withoutName(h, next plugin.Handler) plugin.Handler {
+	if h.Name() == "chaos" {
+		return nameless{h, next}
+	}
+	return h
+}
+
+// ServeDNS implements plugin.Handler.
+func (n nameless) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if q := r.Question[0]; q.Qclass == dns.ClassCHAOS && isName(q) {
+		return plugin.NextOrFailure(n.Name(), n.next, ctx, w, r)
+	}
+	return n.Handler.ServeDNS(ctx, w, r)
 }
 
 // firstBlock is the key under which the Corefile's first block of meshsync is kept while it is read.

@@ -12,6 +12,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/cache"
+	_ "github.com/coredns/coredns/plugin/chaos"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/ready"
@@ -21,7 +22,7 @@ import (
 )
 
 func init() {
-	err := dnsserver.SetDirectives([]string{"root", "bind", "ready", "prometheus", "errors", "cache", "tsig", "transfer", "meshsync", "whoami"})
+	err := dnsserver.SetDirectives([]string{"root", "bind", "ready", "prometheus", "errors", "chaos", "cache", "tsig", "transfer", "meshsync", "whoami"})
 	if err != nil {
 		panic(err)
 	}

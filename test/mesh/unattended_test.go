@@ -107,8 +107,32 @@ func TestFiveCommands(t *testing.T) {
 	if out := meshctl("which-node", "127.0.0.53", "--zone", "example.org"); strings.Count(out, "tyo1, serial 4") != 2 {
 		t.Errorf("which-node: %s", out)
 	}
+	for name, want := range map[string]string{"id.server.": "tyo1", "hostname.bind.": "tyo1", "version.bind.": "", "version.server.": ""} {
+		if got := m.chaos("one", "127.0.0.53", name); got != want {
+			t.Errorf("%s is %q in the bundle's Corefile as it was made, want %q (ADMIN-1)", name, got, want)
+		}
+	}
 	w.eventually(30*time.Second, "no alarm is left", func() (bool, string) {
 		out := meshctl("status")
 		return strings.Contains(out, "serving 3") && !strings.Contains(out, "ALARM") && strings.Contains(readFile(serve.log), "alarm is over"), out
 	})
+}
+
+// chaos is the text at a name of class CHAOS, "" if there is none.
+func (m *mesh) chaos(host, server, name string) string {
+	conn := &dns.Conn{Conn: m.dial(host, "udp", server+":53")}
+	defer conn.Close()
+	q := new(dns.Msg).SetQuestion(name, dns.TypeTXT)
+	q.Question[0].Qclass = dns.ClassCHAOS
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.WriteMsg(q)
+	r, err := conn.ReadMsg()
+	if err != nil {
+		m.t.Errorf("%s: %v", name, err)
+		return ""
+	}
+	if len(r.Answer) == 0 {
+		return ""
+	}
+	return strings.Join(r.Answer[0].(*dns.TXT).Txt, "")
 }

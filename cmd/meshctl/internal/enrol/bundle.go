@@ -44,7 +44,6 @@ const corefileTemplate = `# {{.Name}}, a node of the mesh %[1]s. See plugin/shar
         status unix://{{.Run}}/meshsync.sock
     }
     nsid {{.Name}}
-    chaos {{.Name}}
     prometheus {{.Prometheus}}
     reload
     errors
