@@ -11,6 +11,9 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 //go:embed example.org.zone
@@ -27,22 +30,23 @@ type storyZone struct {
 // readZone reads the zone that the story is told with, FILE or NAME=FILE as meshctl takes it; the built-in one when
 // that is empty.
 func readZone(from string) (*storyZone, error) {
-	text, name, origin, z := exampleZone, "example.org.zone", "", &storyZone{}
-	if from != "" {
-		var err error
-		if origin, name, err = splitSource(from); err != nil {
-			return nil, err
-		}
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
-		text, z.source = string(data), name
-		if origin != "" {
-			z.source = origin + "=" + name
-		}
+	if from == "" {
+		parsed, found := zonefile.Parse(strings.NewReader(exampleZone), zonefile.Options{File: "example.org.zone"})
+		return storyOf(parsed, found, "")
 	}
-	return z, z.read(text, name, origin)
+	origin, name, err := splitSource(from)
+	if err != nil {
+		return nil, err
+	}
+	parsed, found, err := zonefile.ReadFile(name, zonefile.Options{Origin: origin})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	source := name
+	if origin != "" {
+		source = origin + "=" + name
+	}
+	return storyOf(parsed, found, source)
 }
 
 // splitSource takes FILE or NAME=FILE apart and makes the file's path absolute.
@@ -54,28 +58,26 @@ func splitSource(from string) (origin, file string, err error) {
 	return origin, file, err
 }
 
-func (z *storyZone) read(text, name, origin string) error {
-	parser := dns.NewZoneParser(strings.NewReader(text), origin, name)
-	parser.SetIncludeAllowed(true)
-	var rest []dns.RR
-	for rr, ok := parser.Next(); ok; rr, ok = parser.Next() {
-		switch {
-		case signature(rr):
-			z.unsigned = true
-		case rr.Header().Rrtype == dns.TypeSOA && z.origin == "":
-			z.origin, z.records = dns.CanonicalName(rr.Header().Name), []dns.RR{rr}
-		default:
-			rest = append(rest, rr)
+// storyOf takes the records of a zone, or says what is wrong with it.
+func storyOf(parsed *zone.Zone, found []zone.Finding, source string) (*storyZone, error) {
+	if parsed == nil {
+		var errs []error
+		for _, f := range found {
+			if f.Severity == zone.Error {
+				errs = append(errs, errors.New(f.String()))
+			}
 		}
+		return nil, errors.Join(errs...)
 	}
-	if err := parser.Err(); err != nil {
-		return err
+	z := &storyZone{origin: parsed.Origin(), source: source}
+	for rr := range parsed.Records() {
+		if signature(rr) {
+			z.unsigned = true
+			continue
+		}
+		z.records = append(z.records, rr)
 	}
-	if z.origin == "" {
-		return errors.New(name + ": no SOA record, so no zone")
-	}
-	z.records = append(z.records, rest...)
-	return nil
+	return z, nil
 }
 
 // signature reports whether a record is one that only a signer can make for a zone with another serial.
@@ -101,9 +103,8 @@ func (z *storyZone) write(dir string, release uint64) (string, error) {
 	soa := *z.soa()
 	soa.Serial = z.serial(release)
 	var text strings.Builder
-	fmt.Fprintln(&text, soa.String())
-	for _, rr := range z.records[1:] {
-		fmt.Fprintln(&text, rr.String())
+	for _, rr := range append([]dns.RR{&soa}, z.records[1:]...) {
+		fmt.Fprintln(&text, zonefile.Line(rr))
 	}
 	path := filepath.Join(dir, fmt.Sprintf("%srelease-%d.zone", z.origin, release))
 	return path, os.WriteFile(path, []byte(text.String()), 0o600)

@@ -12,7 +12,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 )
 
-const sourceHelp = `A zone's origin is the owner of its SOA, or said as NAME=FILE. $INCLUDE reaches files beside the zone file.`
+const sourceHelp = `A zone's origin is said as NAME=FILE or in $ORIGIN, or is the owner of its SOA, or else comes from the name of the file: db.NAME,
+NAME.zone or NAME. $INCLUDE reaches files beside the zone file and below.`
 
 // madeJSON is a release as --json prints it.
 type madeJSON struct {

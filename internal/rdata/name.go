@@ -8,20 +8,23 @@ import (
 // maxName is the octets of a name in wire format (RFC 1035 2.3.4).
 const maxName = 255
 
+// ErrNoOrigin says that a name is relative, and that nobody has said to what.
+var ErrNoOrigin = errors.New("the origin is not known")
+
 // AppendName appends the wire format of a name as zone text has it (RFC 1035 5.1): absolute with a dot at its end, otherwise
-// relative to origin; @ is the origin. The origin ends with a dot; without one, relative names are refused.
+// relative to origin; @ is the origin. The origin ends with a dot; without one, relative names are ErrNoOrigin.
 func AppendName(dst []byte, text, origin string) ([]byte, error) {
 	start := len(dst)
 	if text == "@" {
 		if origin == "" {
-			return dst, errors.New("@ before the origin is known: give $ORIGIN")
+			return dst, fmt.Errorf("@: %w", ErrNoOrigin)
 		}
 		text = origin
 	}
 	dst, absolute, ok := appendLabels(dst, text)
 	if ok && !absolute {
 		if origin == "" {
-			return dst[:start], fmt.Errorf("the relative name %s before the origin is known: give $ORIGIN, or the SOA an absolute owner", text)
+			return dst[:start], fmt.Errorf("the relative name %s: %w", text, ErrNoOrigin)
 		}
 		dst, absolute, ok = appendLabels(dst, origin)
 	}

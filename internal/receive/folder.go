@@ -258,6 +258,9 @@ func namesOf(p prints) []string {
 // errWriting says that a file is not complete yet.
 var errWriting = errors.New("it is being written")
 
+// saidFindings bounds what is logged of one file.
+const saidFindings = 5
+
 // parse reads a zone file, and the prints of all that was read.
 func (w *folder) parse(ctx context.Context, root *os.Root, name string, coming *coming) (*zone.Zone, prints, int64, error) {
 	before := printsOf(root, name)
@@ -278,8 +281,12 @@ func (w *folder) parse(ctx context.Context, root *os.Root, name string, coming *
 		return nil, before, 0, err
 	}
 	included := &recorder{FS: root.FS()}
-	z, found := zonefile.Parse(&cancellable{ctx, f}, zonefile.Options{Origin: origin, File: w.path(name), Include: included,
-		Progress: func(records int) bool { coming.tell(records, false); return true }})
+	dir, err := filepath.Abs(w.d.Path)
+	if err != nil {
+		return nil, before, 0, err
+	}
+	z, found := zonefile.Parse(&cancellable{ctx, f}, zonefile.Options{Origin: origin, File: w.path(name), Name: name, Include: included,
+		IncludeDir: dir, Progress: func(records int) bool { coming.tell(records, false); return true }})
 	for _, other := range included.names {
 		before[other] = included.infos[other]
 	}
@@ -288,6 +295,9 @@ func (w *folder) parse(ctx context.Context, root *os.Root, name string, coming *
 	}
 	if z == nil {
 		return nil, before, 0, &refusedError{found}
+	}
+	for _, f := range found[:min(len(found), saidFindings)] { // all of them come again where the zone is checked
+		w.r.opt.Log.Info("a zone file is taken, and this was found in it", "zone", z.Origin(), "finding", f.String())
 	}
 	return z, before, info.Size(), nil
 }

@@ -298,7 +298,7 @@ func TestZoneInTwoPlaces(t *testing.T) {
 	b.put("named.zone", small("named.test.", 2))
 	c := a.config()
 	c.Directories = append(c.Directories, b.d)
-	c.Zones = []Zones{{[]string{"named.test."}, &Group{Servers: []Primary{{Address: testenv.Local(t)}}}}}
+	c.Zones = []Zones{{[]string{"named.test."}, &Group{Servers: []Primary{{Address: freePort(t)}}}}}
 	r, err := New(c, Options{Zones: filepath.Join(a.dir, "zones"), State: filepath.Join(a.dir, "state")})
 	if err != nil {
 		t.Fatal(err)
@@ -312,4 +312,26 @@ func TestZoneInTwoPlaces(t *testing.T) {
 	if !strings.Contains(faults, "zone named.test. comes from zones already") || !strings.Contains(faults, "zone x.test. comes from directory") || len(r.Faults()) != 2 {
 		t.Error(faults)
 	}
+}
+
+// TestRelativeFilesInADirectory: the file's name gives the origin where nothing else does, and $INCLUDE takes an absolute path below
+// the directory, and no other.
+func TestRelativeFilesInADirectory(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{Pattern: "db.*"})
+	if err := os.Mkdir(filepath.Join(z.path, "common"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	z.put("common/hosts", "www A 192.0.2.1\n")
+	relative := "$TTL 300\n@ IN SOA ns mail 1 7200 3600 1209600 300\n@ IN NS ns\nns IN A 192.0.2.1\n"
+	z.put("db.a.test", relative+"$INCLUDE "+filepath.Join(z.path, "common", "hosts")+"\n")
+	z.put("db.b.test", relative+"$INCLUDE /etc/hosts\n")
+	r, told, stop := receiver(t, z.config(), z.dir)
+	defer stop()
+	u := told.next(t)
+	if u.Origin != "a.test." || u.Records != 4 {
+		t.Errorf("%+v", u)
+	}
+	want := "$INCLUDE /etc/hosts is not allowed: only files below " + z.path
+	waitFor(t, "the other file's fault is said", func() bool { return strings.Contains(z.fault(r, "db.b.test"), want) })
 }

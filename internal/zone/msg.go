@@ -9,18 +9,21 @@ import (
 // Msg makes the response to req of at most size octets, name compression included. Room is left for an OPT record without
 // options if req has one, which whoever sends the response adds (in CoreDNS the server does). RRsets are put in or left out
 // whole and with their signatures (RFC 2181 9, RFC 4035 3.1.1): optional addresses are left out first, without a word; only
-// if that does not do is the response truncated. Lengths are what dns.Msg.Len estimates, some octets too many at times:
-// CoreDNS goes by the same estimate, and would cut an RRset in two where it is above size.
+// if that does not do is the response truncated. Lengths are what dns.Msg.Len says, since CoreDNS goes by the same, and would
+// cut an RRset in two where it is above size. Of data in base 64 it counts some octets too many, so where that might matter,
+// such records are in the generic form (RFC 3597 5), whose length it knows.
 func (a *Answer) Msg(req *dns.Msg, size int) *dns.Msg {
 	m := a.header(req)
 	if req.IsEdns0() != nil {
 		size -= emptyOPT
 	}
-	m.Answer = appendRRs(nil, a.Answer)
-	m.Ns = appendRRs(nil, a.Authority)
-	m.Extra = appendRRs(nil, a.Additional[:min(len(a.Additional), mayFit(size)+1)])
-	if m.Len() <= size {
-		return m
+	for _, exact := range []bool{false, true} {
+		m.Answer = appendRRs(nil, a.Answer, exact)
+		m.Ns = appendRRs(nil, a.Authority, exact)
+		m.Extra = appendRRs(nil, a.Additional[:min(len(a.Additional), mayFit(size)+1)], exact)
+		if m.Len() <= size {
+			return m
+		}
 	}
 	if n := fill(m, &m.Extra, a.Additional, size); n < a.Required || m.Len() > size {
 		a.truncate(m, size)
@@ -39,10 +42,12 @@ func mayFit(size int) int { return max(0, size) / 11 }
 // them one by one: there may be thousands.
 func fill(m *dns.Msg, section *[]dns.RR, sets []RRset, size int) int {
 	n := sort.Search(min(len(sets), mayFit(size)), func(i int) bool {
-		*section = appendRRs(nil, sets[:i+1])
+		*section = appendRRs(nil, sets[:i+1], true)
 		return m.Len() > size
 	})
-	*section = appendRRs(nil, sets[:n])
+	if *section = appendRRs(nil, sets[:n], false); m.Len() > size {
+		*section = appendRRs(nil, sets[:n], true)
+	}
 	return n
 }
 
@@ -72,8 +77,9 @@ func (a *Answer) truncate(m *dns.Msg, size int) {
 	}
 }
 
-// appendRRs appends the records of RRsets, each followed by its RRSIGs.
-func appendRRs(rrs []dns.RR, sets []RRset) []dns.RR {
+// appendRRs appends the records of RRsets, each followed by its RRSIGs; those of which dns.Msg.Len is not exact, if it is to be,
+// in the generic form.
+func appendRRs(rrs []dns.RR, sets []RRset, exact bool) []dns.RR {
 	for i := range sets {
 		s := &sets[i]
 		owner, _, err := dns.UnpackDomainName(s.Owner, 0)
@@ -81,11 +87,22 @@ func appendRRs(rrs []dns.RR, sets []RRset) []dns.RR {
 			continue // names are valid by construction
 		}
 		for rdata := range s.Data.All() {
-			rrs = append(rrs, unpackRR(owner, s.Type, s.TTL, rdata))
+			rrs = append(rrs, recordOf(owner, s.Type, s.TTL, rdata, exact))
 		}
 		for rdata := range s.Sigs.All() {
-			rrs = append(rrs, unpackRR(owner, dns.TypeRRSIG, s.SigTTL, rdata))
+			rrs = append(rrs, recordOf(owner, dns.TypeRRSIG, s.SigTTL, rdata, exact))
 		}
 	}
 	return rrs
+}
+
+func recordOf(owner string, typ uint16, ttl uint32, rdata []byte, exact bool) dns.RR {
+	switch typ {
+	case dns.TypeRRSIG, dns.TypeDNSKEY, dns.TypeCDNSKEY, dns.TypeKEY, dns.TypeRKEY, dns.TypeCERT, dns.TypeDHCID, dns.TypeOPENPGPKEY,
+		dns.TypeIPSECKEY, dns.TypeHIP:
+		if exact {
+			return genericRR(dns.RR_Header{Name: owner, Rrtype: typ, Class: dns.ClassINET, Ttl: ttl, Rdlength: uint16(len(rdata))}, rdata)
+		}
+	}
+	return unpackRR(owner, typ, ttl, rdata)
 }

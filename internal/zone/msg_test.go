@@ -2,6 +2,7 @@ package zone_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -77,5 +78,38 @@ func TestOptionsOfTheRequestTakeNoRoom(t *testing.T) {
 	req.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_PADDING{Padding: make([]byte, 480)}}
 	if m := a.Msg(req, 512); m.Truncated || len(m.Ns) != 4 || len(m.Extra) != 8 {
 		t.Errorf("truncated for the sake of the request's padding:\n%v", m)
+	}
+}
+
+// TestSignaturesTakeTheRoomThatTheyTake: an answer is truncated from the octet on at which it does not fit, and not before, although
+// dns.Msg.Len counts up to two octets too many of each signature.
+func TestSignaturesTakeTheRoomThatTheyTake(t *testing.T) {
+	b := zone.NewBuilder()
+	for _, text := range []string{"example. 300 IN SOA ns.test. hostmaster.test. 1 2 3 4 5", "example. 300 IN NS ns.test.",
+		"a.example. 300 IN TXT x", "a.example. 300 IN RRSIG TXT 13 2 300 20330518033320 20231114221320 1 example. " + strings.Repeat("A", 86) + "==",
+		"a.example. 300 IN RRSIG TXT 13 2 300 20330518033320 20231114221320 2 example. " + strings.Repeat("A", 86) + "=="} {
+		rr, err := dns.NewRR(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Add(rr, "zone", 1)
+	}
+	z, found := b.Build("")
+	if z == nil {
+		t.Fatal(found)
+	}
+	q := zone.Query{Name: pack(t, "a.example."), Type: dns.TypeTXT, Class: dns.ClassINET, DO: true}
+	a := z.Lookup(q)
+	req := new(dns.Msg).SetQuestion("a.example.", dns.TypeTXT)
+	exact, _ := a.AppendTo(nil, &zone.Request{Query: q}, dns.MaxMsgSize)
+	for size := len(exact) - 3; size < len(exact)+8; size++ {
+		m := a.Msg(req, size)
+		wire, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if whole := size >= len(exact); m.Truncated == whole || whole && len(wire) != len(exact) || m.Len() > size {
+			t.Errorf("%d octets of %d: truncated %v, %d octets, estimated %d", size, len(exact), m.Truncated, len(wire), m.Len())
+		}
 	}
 }

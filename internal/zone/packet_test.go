@@ -47,7 +47,10 @@ func samePacket(t testing.TB, q zone.Query, a *zone.Answer, limit int) {
 	if want.Truncated || len(want.Extra) < len(got.Extra) {
 		return // Msg goes by an estimate of the length, and compresses less
 	}
-	want.Compress = false
+	whole, err := want.Pack()
+	if want = new(dns.Msg); err != nil || want.Unpack(whole) != nil { // records may be in the generic form
+		t.Fatalf("%s: %x, %v", text, whole, err)
+	}
 	if plain(got) != plain(want) {
 		t.Errorf("AppendTo makes\n%s\nnot\n%s", plain(got), plain(want))
 	}

@@ -151,8 +151,12 @@ func (w *world) msg(t *testing.T, d *datadriven.TestData) string {
 	if err != nil || len(wire) > size {
 		t.Errorf("%s: %d octets, of %d: %v", d.Pos, len(wire), size, err)
 	}
+	sent := new(dns.Msg) // records may be in the generic form
+	if err := sent.Unpack(wire); err != nil {
+		t.Errorf("%s: %v", d.Pos, err)
+	}
 	var out strings.Builder
-	w.print(&out, m)
+	w.print(&out, sent)
 	return out.String()
 }
 

@@ -133,7 +133,8 @@ func nameEnd(rdata []byte) int {
 type name struct {
 	wire     []byte
 	types    []byte
-	optional bool // unless it lies in an opt-out span: an insecure delegation, or what exists for such ones only (RFC 5155 7.1)
+	optional bool // if it lies in an opt-out span: an insecure delegation, or what exists for such ones only (RFC 5155 7.1)
+	empty    bool // an empty non-terminal, which comes after what is below it
 	hashes   [][sha1.Size]byte
 }
 
@@ -190,7 +191,7 @@ func (t *tree) leave(names []name, next []byte) []name {
 			break
 		}
 		if last.empty {
-			names = append(names, name{wire: last.wire, optional: !last.required})
+			names = append(names, name{wire: last.wire, optional: !last.required, empty: true})
 		}
 		t.path = t.path[:len(t.path)-1]
 	}
@@ -367,7 +368,11 @@ func compareNames(names []name, order []place, links []link, i int, r *report) {
 			}
 			continue
 		}
-		if why := missing(n, links, at); why != "" {
+		why := missing(n, links, at)
+		if why == "" && n.empty {
+			why = linkedBelow(names[:place.name], n.wire, links, i)
+		}
+		if why != "" {
 			r.fault(n.wire, "nsec3-missing", "no NSEC3 record for its hash %s%s", base32hex.EncodeToString(hash), why)
 		}
 	}
@@ -376,6 +381,24 @@ func compareNames(names []name, order []place, links []link, i int, r *report) {
 			r.fault(l.owner, "nsec3-excess", "an NSEC3 record for no name of the zone (RFC 5155 7.1)")
 		}
 	}
+}
+
+// linkedBelow says why an empty non-terminal of insecure delegations must have a record although it lies in an opt-out span: one
+// of them has its own, and so is not covered by opt-out (RFC 5155 7.1). The names end with what is below it.
+func linkedBelow(names []name, ent []byte, links []link, i int) string {
+	for k := len(names) - 1; k >= 0; k-- {
+		n := &names[k]
+		above := countLabels(n.wire) - countLabels(ent)
+		if above <= 0 || !bytes.Equal(suffix(n.wire, above), ent) {
+			break
+		}
+		hash := n.hashes[i][:]
+		_, linked := slices.BinarySearchFunc(links, hash, func(l link, h []byte) int { return bytes.Compare(l.hash, h) })
+		if linked && !n.empty {
+			return fmt.Sprintf(", and %s below it has one, so opt-out does not cover both (RFC 5155 7.1)", zone.NameString(n.wire))
+		}
+	}
+	return ""
 }
 
 // missing says why a name must have a record, "" if it need not. Its hash lies before the link at an index.

@@ -30,9 +30,7 @@ func (m *Memo) Records() int { return int(m.records.Load()) }
 // proof stands for a key, octets, and a signature of the key on them that is right.
 type proof [sha256.Size]byte
 
-// Check says what is wrong with z, which is to replace old at now; old is nil if there is nothing to replace. lease is
-// how long a node may go on answering from z once it has it: signatures must outlast it. Findings come in a fixed order,
-// at most maxPerRule of each rule and then how many more there are. What the last check has shown of signatures is known.
+// Check is the function Check, with what the last one has shown.
 func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
 	m.records.Store(0)
 	m.now = make(map[proof]struct{}, len(m.last))
@@ -42,6 +40,9 @@ func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Dura
 
 // did counts the records of a batch.
 func (m *Memo) did(b *batch) {
+	if m == nil {
+		return
+	}
 	n := 0
 	for _, o := range b.owners {
 		for i := range o.sets {

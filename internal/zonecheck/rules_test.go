@@ -179,7 +179,7 @@ func TestDigestsAreAsLongAsTheirTypeHasThem(t *testing.T) {
 			t.Errorf("type %d, %d octets: dnssec-verify says %q", c.typ, c.octets, said)
 		}
 	}
-	found := new(Memo).Check(nil, parse(t, hosts(3)+"sub.example. 300 IN NS ns.test.\nsub.example. 300 IN DS 1 13 2 abcd\n"), DefaultPolicy(), time.Now(), lease)
+	found := Check(nil, parse(t, hosts(3)+"sub.example. 300 IN NS ns.test.\nsub.example. 300 IN DS 1 13 2 abcd\n"), DefaultPolicy(), time.Now(), lease)
 	i := slices.IndexFunc(found, func(f zone.Finding) bool { return f.Rule == "ds-digest" })
 	if i < 0 || found[i].Severity != zone.Error || found[i].Zone != "example." || found[i].Owner != "sub.example." {
 		t.Errorf("unsigned: %v", found)
@@ -209,6 +209,62 @@ func TestNamesThatOptOutMayLeaveOut(t *testing.T) {
 			t.Errorf("without %s: %q, want %q", name, got, want)
 		}
 	}
+}
+
+// TestOptOutLeavesOutNothingAboveALink: an empty non-terminal needs an NSEC3 record, also in an opt-out span, once one of the insecure
+// delegations below it has one (RFC 5155 7.1).
+func TestOptOutLeavesOutNothingAboveALink(t *testing.T) {
+	k := newKey(t, dns.ED25519, 256, 257)
+	const delegation, ent, above = "only.insecure.ent.example.", "insecure.ent.example.", "ent.example."
+	bare := signedZone(t, nsec3OptOut)
+	for _, name := range []string{delegation, ent, above} {
+		bare = withoutLink(bare, name)
+	}
+	for _, c := range []struct {
+		linked, want []string
+	}{
+		{nil, nil},
+		{[]string{above}, nil},
+		{[]string{delegation}, []string{"nsec3-missing"}},
+		{[]string{delegation, above}, []string{"nsec3-missing"}},
+		{[]string{delegation, ent, above}, nil},
+	} {
+		text := bare
+		for _, name := range c.linked {
+			types := ""
+			if name == delegation {
+				types = " NS"
+			}
+			text = withLink(text, name, types)
+		}
+		if got := errorRules(t, resigned(t, text, []testKey{k}, []testKey{k}), strict()); !slices.Equal(got, c.want) {
+			t.Errorf("with records of %q: %q, want %q", c.linked, got, c.want)
+		}
+	}
+}
+
+// withLink puts a name into the NSEC3 chain.
+func withLink(text, name, types string) string {
+	hash := dns.HashName(name, dns.SHA1, 1, "cafe")
+	before, after := "", ""
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 9 || f[3] != "NSEC3" {
+			continue
+		}
+		owner := strings.ToUpper(strings.TrimSuffix(f[0], ".example."))
+		if owner < hash && owner > before {
+			before, after = owner, f[8]
+		}
+	}
+	text = edit(text, func(f []string) []string {
+		if len(f) > 8 && f[3] == "NSEC3" && strings.EqualFold(f[0], before+".example.") {
+			f[8] = hash
+		}
+		return f
+	})
+	link := hash + ".example. 3600 IN NSEC3 1 1 1 CAFE " + after + types + "\n"
+	return text + link + hash + ".example. 3600 IN RRSIG NSEC3 13 2 3600 20330518033320 20231114221320 1 example. AA==\n"
 }
 
 // withoutLink takes a name out of the NSEC3 chain, which stays whole.
@@ -465,7 +521,7 @@ func TestNumbersThatMakeNoSense(t *testing.T) {
 		{"TTL high", soa("7200 3600 1209600 300") + "www 604801 A 192.0.2.1\n", nil, []string{"ttl-high"}},
 		{"one server", strings.Replace(soa("7200 3600 1209600 300"), "@ NS ns2.test.\n", "", 1), nil, []string{"ns-count"}},
 	} {
-		found := new(Memo).Check(nil, parse(t, c.text), p, time.Now(), lease)
+		found := Check(nil, parse(t, c.text), p, time.Now(), lease)
 		if got := rulesOf(found, zone.Error); !slices.Equal(got, c.errors) {
 			t.Errorf("%s: errors %q, want %q", c.name, got, c.errors)
 		}
@@ -487,7 +543,7 @@ func TestFindingsAreBoundedAndInOrder(t *testing.T) {
 		return f
 	})
 	z := parse(t, text)
-	first := new(Memo).Check(nil, z, strict(), time.Now(), lease)
+	first := Check(nil, z, strict(), time.Now(), lease)
 	bogus := 0
 	for _, f := range first {
 		if f.Rule == "rrsig-bogus" {
@@ -501,7 +557,7 @@ func TestFindingsAreBoundedAndInOrder(t *testing.T) {
 		t.Errorf("%d findings, %d of them bogus signatures: %v", len(first), bogus, first)
 	}
 	for range 5 {
-		if again := new(Memo).Check(nil, z, strict(), time.Now(), lease); !slices.Equal(again, first) {
+		if again := Check(nil, z, strict(), time.Now(), lease); !slices.Equal(again, first) {
 			t.Fatalf("other findings:\n%v\n%v", first, again)
 		}
 	}

@@ -2,7 +2,7 @@
 // $GENERATE) into an immutable zone, and writes a zone as canonical text. What the records mean is internal/zone's
 // business, and the forms of RDATA that of internal/rdata. cmd/meshctl and plugin/meshsync call it.
 //
-// It opens no file but those of $INCLUDE, and these only in the file system it is given. Whatever the text is, its use
+// Parse opens no file but those of $INCLUDE, and these only in the file system it is given. Whatever the text is, its use
 // of memory is bounded by Options.
 package zonefile
 
@@ -13,7 +13,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -29,7 +31,9 @@ import (
 type Options struct {
 	Origin     string // the zone's origin, and the first $ORIGIN; if empty, the SOA's owner, which must be absolute
 	File       string // name in findings
+	Name       string // the file's name, from which the origin is taken if it is not known where it is needed, see OriginOfName; empty: it is not
 	Include    fs.FS  // where $INCLUDE finds its files; if nil it is refused (os.Root.FS keeps links inside)
+	IncludeDir string // absolute path of Include's root, below which absolute paths are found too; empty: none are
 	MaxRecords int    // of the zone; default 50,000,000
 	MaxEntry   int    // octets of a line and of an entry; default 1 MiB
 	Size       int64  // octets of the text if they are known: memory for the records is then taken once
@@ -51,14 +55,15 @@ const (
 )
 
 // Parse reads a zone. It returns every finding, syntactical or about the zone, up to zone.MaxFindings, and no zone if one
-// of them is an Error. After an error it goes on with the next line. A file that breaks off, in a parenthesis, a
-// quotation or a line, is an error.
+// of them is an Error. After an error it goes on with the next line. A file that breaks off in a parenthesis or a quotation is an
+// error, and in a line a warning.
 func Parse(r io.Reader, opts Options) (*zone.Zone, []zone.Finding) {
 	opts.MaxRecords = cmp.Or(opts.MaxRecords, defaultMaxRecords)
 	opts.MaxEntry = cmp.Or(opts.MaxEntry, defaultMaxEntry)
 	opts.chunk = cmp.Or(opts.chunk, chunkSize)
 	opts.Parallel = min(cmp.Or(opts.Parallel, runtime.GOMAXPROCS(0)), maxChunks)
 	p := &parser{opts: opts, b: zone.NewBuilder()}
+	p.guess, _ = OriginOfName(opts.Name)
 	f := file{name: opts.File}
 	if opts.Origin != "" {
 		f.origin = dns.Fqdn(opts.Origin)
@@ -75,6 +80,28 @@ func Parse(r io.Reader, opts Options) (*zone.Zone, []zone.Finding) {
 	return z, found
 }
 
+// ReadFile is Parse of a file, whose name may give the origin. $INCLUDE reaches the files beside it and below. An error says that
+// the file cannot be read.
+func ReadFile(file string, opts Options) (*zone.Zone, []zone.Finding, error) {
+	dir := filepath.Dir(file)
+	beside, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer beside.Close()
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, nil, errors.Unwrap(err)
+	}
+	defer f.Close()
+	opts.File, opts.Name, opts.Include = cmp.Or(opts.File, file), filepath.Base(file), beside.FS()
+	if opts.IncludeDir, err = filepath.Abs(dir); err != nil {
+		return nil, nil, err
+	}
+	z, found := Parse(f, opts)
+	return z, found, nil
+}
+
 // parser is the state of reading a zone from one or more files.
 type parser struct {
 	opts      Options
@@ -87,7 +114,9 @@ type parser struct {
 	errors    int
 	stopped   bool
 	reserved  bool
-	ended     bool // by Progress
+	ended     bool   // by Progress
+	saidTTL   bool   // that a record has no TTL
+	guess     string // origin by Options.Name, until it is taken
 
 	alone bool   // this reads a chunk, see chunk.go
 	soa   string // owner of its first SOA
@@ -141,7 +170,14 @@ func (p *parser) read(s *scanner, ahead *chunks, f *file) {
 			return
 		}
 		if err == nil && e != nil {
+			if s.torn() {
+				p.warn(f, s.line, "no-final-newline", "the last line does not end in a newline: is the file whole?")
+			}
 			err = p.entry(f, e)
+		}
+		if errors.Is(err, rdata.ErrNoOrigin) { // once: every relative name has the same error
+			err = fmt.Errorf("%w, here and in what follows: give it as NAME=FILE or in $ORIGIN, or name the file db.NAME or NAME.zone: %w", err, errFatal)
+			p.stopped = true
 		}
 		if err != nil {
 			p.fail(f, e.line, err)
@@ -181,7 +217,24 @@ func (p *parser) fail(f *file, line int, err error) {
 	}
 }
 
+func (p *parser) warn(f *file, line int, rule, detail string) {
+	p.b.Report(zone.Finding{File: f.name, Line: line, Rule: rule, Detail: detail, Severity: zone.Warning})
+}
+
+// entry takes a directive or a record. Where the origin is needed and not known, it is taken from the file's name.
 func (p *parser) entry(f *file, e *entry) error {
+	owner := f.owner
+	err := p.take(f, e)
+	if !errors.Is(err, rdata.ErrNoOrigin) || p.guess == "" {
+		return err
+	}
+	f.origin, f.owner = p.guess, owner
+	p.warn(f, e.line, "origin-from-name", fmt.Sprintf("the origin %s is taken from the file's name, since nothing else gives it", p.guess))
+	p.guess = ""
+	return p.take(f, e)
+}
+
+func (p *parser) take(f *file, e *entry) error {
 	if t := e.tokens[0]; !e.inherited && !t.Quoted && t.Text[0] == '$' {
 		if p.alone {
 			return errAlone
@@ -242,8 +295,11 @@ func (p *parser) include(f *file, args []token) error {
 	case sub.depth > maxIncludeDepth:
 		return fmt.Errorf("$INCLUDE goes deeper than %d files; does a file include itself?", maxIncludeDepth)
 	}
+	if path.IsAbs(sub.name) && p.opts.IncludeDir != "" {
+		sub.name = strings.TrimPrefix(sub.name, strings.TrimSuffix(path.Clean(p.opts.IncludeDir), "/")+"/")
+	}
 	if !fs.ValidPath(sub.name) {
-		return fmt.Errorf("%s is not below the directory that files are included from", args[0].Text)
+		return fmt.Errorf("$INCLUDE %s is not allowed: only files below %s may be included", args[0].Text, cmp.Or(p.opts.IncludeDir, "the zone file's own directory"))
 	}
 	info, err := fs.Stat(p.opts.Include, sub.name)
 	if err != nil {
@@ -306,6 +362,10 @@ func (p *parser) record(f *file, e *entry) error {
 	seconds, err := p.ttlOf(h.Rrtype, wire, ttl)
 	if err != nil {
 		return err
+	}
+	if ttl == nil && p.ttl == nil && !p.saidTTL {
+		p.saidTTL = true
+		p.warn(f, e.line, "no-ttl", fmt.Sprintf("no TTL, and no $TTL before: %d is taken, from the SOA's MINIMUM or the record before (RFC 2308 4)", seconds))
 	}
 	p.follow(seconds)
 	if err := p.room(); err != nil {
@@ -386,6 +446,25 @@ func (p *parser) room() error {
 		return fmt.Errorf("more than %d records: %w", p.opts.MaxRecords, errFatal)
 	}
 	return nil
+}
+
+// OriginOfName is the origin that a file's name gives: db.NAME and NAME.zone give NAME, as does NAME itself. False says that
+// this is no domain name of letters, digits, hyphens and underscores.
+func OriginOfName(file string) (origin string, ok bool) {
+	name := strings.ToLower(path.Base(file))
+	if rest, found := strings.CutPrefix(name, "db."); found {
+		name = rest
+	} else {
+		name = strings.TrimSuffix(name, ".zone")
+	}
+	name = strings.TrimSuffix(name, ".")
+	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
+		return "", false
+	}
+	if _, err := rdata.AppendName(nil, name+".", ""); err != nil {
+		return "", false
+	}
+	return name + ".", true
 }
 
 // absolute completes a name as written (RFC 1035 5.1) with the origin.

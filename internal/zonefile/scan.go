@@ -90,11 +90,11 @@ func (s *scanner) next(p *parser, f *file) (e *entry, err error) {
 			return e, err
 		}
 	}
-	if s.done == io.EOF {
-		return e, errors.New("the last line does not end in a newline: the file may be half-written")
-	}
 	return e, nil
 }
+
+// torn reports whether the entry read last is on a last line that does not end in a newline.
+func (s *scanner) torn() bool { return s.done == io.EOF }
 
 // readLine returns a line with its newline, which only the last one of a file may lack; s.done then says so.
 func (s *scanner) readLine() ([]byte, error) {

@@ -54,7 +54,10 @@ type Sidecar struct {
 var ErrOrder = errors.New("the order")
 
 // Server is one listener.
-type Server struct{ http *http.Server }
+type Server struct {
+	http *http.Server
+	addr net.Addr
+}
 
 // Serve answers on address, with s whole over mutual TLS, whoever comes from an address in the access list.
 func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessList, node *identity.Identity, s Sidecar, log *slog.Logger) (*Server, error) {
@@ -127,8 +130,11 @@ func start(l net.Listener, handler http.Handler, log *slog.Logger) *Server {
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // port scans are no events
 	}
 	go s.Serve(l)
-	return &Server{s}
+	return &Server{http: s, addr: l.Addr()}
 }
+
+// Addr is where it listens.
+func (s *Server) Addr() net.Addr { return s.addr }
 
 // Close ends the listener and what is open.
 func (s *Server) Close() error { return s.http.Close() }

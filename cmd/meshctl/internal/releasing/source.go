@@ -2,10 +2,7 @@ package releasing
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -13,7 +10,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
-// Source is a zone file, and the origin if it was said; otherwise the origin is the SOA's owner.
+// Source is a zone file, and the origin if it was said; otherwise it is as zonefile.ReadFile finds it.
 type Source struct {
 	Origin, File string
 
@@ -30,12 +27,12 @@ func ParseSource(arg string) Source {
 }
 
 // Load reads a zone file and says everything that is wrong with it (SYNC-B). The zone is nil when one finding is an
-// error. $INCLUDE reaches the files beside it only.
+// error. $INCLUDE reaches the files beside it and below.
 func Load(s Source) (*zone.Zone, []zone.Finding) {
 	if s.Zone != nil {
 		return s.Zone, nil
 	}
-	z, found, err := load(s)
+	z, found, err := zonefile.ReadFile(s.File, zonefile.Options{Origin: s.Origin})
 	if err != nil {
 		found = append(found, s.finding("unreadable", "%v", err))
 	}
@@ -43,21 +40,6 @@ func Load(s Source) (*zone.Zone, []zone.Finding) {
 		found[i].File = cmp.Or(found[i].File, s.File)
 	}
 	return z, found
-}
-
-func load(s Source) (*zone.Zone, []zone.Finding, error) {
-	beside, err := os.OpenRoot(filepath.Dir(s.File))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer beside.Close()
-	f, err := os.Open(s.File)
-	if err != nil {
-		return nil, nil, errors.Unwrap(err)
-	}
-	defer f.Close()
-	z, found := zonefile.Parse(f, zonefile.Options{Origin: s.Origin, File: s.File, Include: beside.FS()})
-	return z, found, nil
 }
 
 func (s Source) finding(rule, format string, args ...any) zone.Finding {
