@@ -65,7 +65,7 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 	judged := false
 	before := map[string]*zone.Zone{}
 	for _, s := range sources(o.previous) {
-		z, findings := releasing.Load(s)
+		z, findings := releasing.Load(ctx, s)
 		if z == nil {
 			printFindings(c.log, findings)
 			return fmt.Errorf("--previous %s is no zone to compare with", s.File)
@@ -73,10 +73,13 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 		before[z.Origin()] = z
 	}
 	for _, s := range sources(args) {
-		z, findings := releasing.Load(s)
+		z, findings := releasing.Load(ctx, s)
 		if z != nil {
 			judged = true
 			findings = append(findings, releasing.Check(ctx, before[z.Origin()], z, policy.For(z.Origin()), c.clock(), o.lease)...)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		for i := range findings {
 			findings[i].File = cmp.Or(findings[i].File, s.File)

@@ -18,8 +18,8 @@ const maxWords = 1000
 // completes offers what list finds in the repository, but for what the command line has already. A home that cannot be read
 // completes to nothing.
 func (c *cli) completes(list func(m release.Manifest) []string) words {
-	return func(_ *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-		view, err := c.home().View()
+	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		view, err := c.home().View(cmd.Context())
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

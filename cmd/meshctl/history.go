@@ -17,7 +17,7 @@ func (c *cli) historyCommand() *cobra.Command {
 		Short: "The last releases: who made them, what changed, how each node switched",
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			records, err := history.Last(c.home(), limit)
+			records, err := history.Last(cmd.Context(), c.home(), limit)
 			if err != nil {
 				return err
 			}

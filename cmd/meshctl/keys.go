@@ -52,7 +52,7 @@ func (c *cli) keysListCommand() *cobra.Command {
 		Short: "The keys that the root in force names, and which are at hand",
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			root, err := c.home().Root()
+			root, err := c.home().Root(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -116,7 +116,7 @@ func (c *cli) keysNewCommand() *cobra.Command {
 		Short: "Make a key that nothing trusts yet, and print its public half",
 		Args:  cobra.ExactArgs(1),
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
-			k, err := c.home().Keys().New(args[0], encrypt, rand.Reader)
+			k, err := c.home().Keys().New(cmd.Context(), args[0], encrypt, rand.Reader)
 			if err != nil {
 				return err
 			}

@@ -122,7 +122,7 @@ func (c *cli) memberListCommand() *cobra.Command {
 		Short: "All members, and when their certificates end",
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			view, err := c.home().View()
+			view, err := c.home().View(cmd.Context())
 			if err != nil {
 				return err
 			}

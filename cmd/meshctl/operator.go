@@ -82,7 +82,7 @@ func (c *cli) operatorListCommand() *cobra.Command {
 		Short: "All operators and observers, and when their certificates end",
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			view, err := c.home().View()
+			view, err := c.home().View(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -70,7 +70,7 @@ Status 1 if something could not be received; what was, counts all the same, and 
 }
 
 func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) error {
-	view, err := c.home().View()
+	view, err := c.home().View(ctx)
 	if err != nil {
 		return err
 	}

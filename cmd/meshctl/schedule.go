@@ -98,7 +98,7 @@ func (c *cli) scheduleOf(f scheduleFlags) (switchover.Schedule, error) {
 }
 
 func (c *cli) schedule(ctx context.Context, s switchover.Schedule, f scheduleFlags) error {
-	if _, err := s.Home.View(); err != nil {
+	if _, err := s.Home.View(ctx); err != nil {
 		return err
 	}
 	own, err := enrol.Identity(s.Home, c.logger())

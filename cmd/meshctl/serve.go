@@ -82,7 +82,7 @@ func endpoint(listen string) (netip.AddrPort, error) {
 }
 
 func (c *cli) serve(ctx context.Context, config *unattended.Config) error {
-	if _, err := c.home().View(); err != nil {
+	if _, err := c.home().View(ctx); err != nil {
 		return err
 	}
 	log := c.logger()

@@ -33,7 +33,7 @@ why not; and what differs between members. Beside that, how far "meshctl serve" 
 With --watch, again and again until Ctrl-C; with --json too, one document a line.`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			if _, err := c.home().View(); err != nil {
+			if _, err := c.home().View(cmd.Context()); err != nil {
 				return err
 			}
 			own, err := enrol.Identity(c.home(), c.logger())
@@ -53,7 +53,7 @@ With --watch, again and again until Ctrl-C; with --json too, one document a line
 }
 
 func (c *cli) status(ctx context.Context, ask switchover.Ask) error {
-	state, err := c.home().State()
+	state, err := c.home().State(ctx)
 	if err != nil {
 		return err
 	}

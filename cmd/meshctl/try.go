@@ -65,7 +65,7 @@ func (c *cli) try(ctx context.Context, from []releasing.Source, listen, coredns 
 	if err := depot.WriteFile(dir, "Corefile", []byte(corefile), 0o600); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.log, "answering on %s; try: dig @%s -p %s %s SOA\n", listen, address, port, c.firstOrigin(dir))
+	fmt.Fprintf(c.log, "answering on %s; try: dig @%s -p %s %s SOA\n", listen, address, port, c.firstOrigin(ctx, dir))
 	return foreground(exec.Command(coredns, "-conf", filepath.Join(dir, "Corefile")))
 }
 
@@ -102,8 +102,8 @@ func (c *cli) tryMesh(ctx context.Context, dir string, from []releasing.Source) 
 	return depot.WriteFile(dir, "root.json", w.Root(), 0o644)
 }
 
-func (c *cli) firstOrigin(dir string) string {
-	view, err := home.At(dir, c.clock).View()
+func (c *cli) firstOrigin(ctx context.Context, dir string) string {
+	view, err := home.At(dir, c.clock).View(ctx)
 	if err != nil || len(view.Manifest.Current.Zones) == 0 {
 		return "."
 	}

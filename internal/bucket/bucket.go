@@ -30,6 +30,7 @@ import (
 
 // Bucket is a part of a bucket: the objects whose keys begin with a prefix.
 type Bucket struct {
+	ctx       context.Context // of every request: what is opened for one task ends with it
 	s3        *minio.Core
 	transport *http.Transport
 	bucket    string
@@ -89,7 +90,7 @@ func (b *Bucket) Read(name string, max int64) ([]byte, depot.Tag, error) {
 }
 
 func (b *Bucket) get(name string, max int64) ([]byte, minio.ObjectInfo, error) {
-	ctx, cancel := within(context.Background(), max)
+	ctx, cancel := within(b.ctx, max)
 	defer cancel()
 	body, info, _, err := b.s3.GetObject(ctx, b.bucket, b.key(name), minio.GetObjectOptions{})
 	if err != nil {
@@ -115,7 +116,7 @@ func (b *Bucket) Tag(name string) (depot.Tag, error) {
 }
 
 func (b *Bucket) stat(name string) (minio.ObjectInfo, error) {
-	ctx, cancel := within(context.Background(), 0)
+	ctx, cancel := within(b.ctx, 0)
 	defer cancel()
 	info, err := b.s3.StatObject(ctx, b.bucket, b.key(name), minio.StatObjectOptions{})
 	if err != nil {
@@ -128,7 +129,7 @@ func (b *Bucket) stat(name string) (minio.ObjectInfo, error) {
 func (b *Bucket) Create(name string, data []byte) error {
 	absent := minio.PutObjectOptions{}
 	absent.SetMatchETagExcept("*")
-	_, err := b.put(context.Background(), name, data, absent)
+	_, err := b.put(b.ctx, name, data, absent)
 	if err == nil {
 		return nil
 	}
@@ -142,7 +143,7 @@ func (b *Bucket) Create(name string, data []byte) error {
 	if young(info.LastModified) {
 		return nil
 	}
-	_, err = b.Swap(context.Background(), name, data, depot.Tag(info.ETag))
+	_, err = b.Swap(b.ctx, name, data, depot.Tag(info.ETag))
 	return err
 }
 
@@ -216,7 +217,7 @@ func (b *Bucket) upload(f *os.File, blob release.Blob) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	ctx, cancel := within(context.Background(), blob.Length)
+	ctx, cancel := within(b.ctx, blob.Length)
 	defer cancel()
 	_, err = b.s3.Client.PutObject(ctx, b.bucket, b.key(name), f, blob.Length, minio.PutObjectOptions{ContentType: depot.ContentType(name)})
 	if err != nil {
@@ -227,7 +228,7 @@ func (b *Bucket) upload(f *os.File, blob release.Blob) error {
 
 // List implements depot.Store.
 func (b *Bucket) List(dir string) ([]depot.Entry, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	ctx, cancel := context.WithTimeout(b.ctx, listTimeout)
 	defer cancel()
 	var entries []depot.Entry
 	for o := range b.s3.Client.ListObjectsIter(ctx, b.bucket, minio.ListObjectsOptions{Prefix: b.key(dir) + "/"}) {
@@ -246,7 +247,7 @@ const listTimeout = 5 * time.Minute
 
 // Remove implements depot.Store.
 func (b *Bucket) Remove(name string) error {
-	ctx, cancel := within(context.Background(), 0)
+	ctx, cancel := within(b.ctx, 0)
 	defer cancel()
 	if err := b.s3.RemoveObject(ctx, b.bucket, b.key(name), minio.RemoveObjectOptions{}); err != nil {
 		return b.failed("delete", name, err)

@@ -38,7 +38,7 @@ func check(t testing.TB, err error) {
 
 func open(t testing.TB, from string) *Bucket {
 	t.Helper()
-	b, err := Open(from)
+	b, err := Open(t.Context(), from)
 	check(t, err)
 	t.Cleanup(func() { b.Close() })
 	return b
@@ -431,11 +431,54 @@ func TestCertificatesOfAnAuthorityOfOnesOwn(t *testing.T) {
 	t.Setenv("AWS_CA_BUNDLE", bundle)
 	check(t, open(t, from).Prove())
 	check(t, os.WriteFile(bundle, []byte("nothing"), 0o600))
-	if _, err := Open(from); err == nil {
+	if _, err := Open(t.Context(), from); err == nil {
 		t.Error("a bundle without a certificate is taken")
 	}
 }
 
 func pemOf(s *httptest.Server) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+}
+
+// TestRequestsEndWithTheContext: a store that takes connections and says nothing holds nobody up who has to go.
+func TestRequestsEndWithTheContext(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "a")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "b")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer listener.Close()
+	for name, request := range map[string]func(*Bucket) error{
+		"read":   func(b *Bucket) error { _, _, err := b.Read("x", 10); return err },
+		"tag":    func(b *Bucket) error { _, err := b.Tag("x"); return err },
+		"create": func(b *Bucket) error { return b.Create("x", []byte("y")) },
+		"swap":   func(b *Bucket) error { _, err := b.Swap(b.ctx, "x", []byte("y"), "z"); return err },
+		"open":   func(b *Bucket) error { _, err := b.Open("blobs/x"); return err },
+		"list":   func(b *Bucket) error { _, err := b.List("x"); return err },
+		"remove": func(b *Bucket) error { return b.Remove("x") },
+		"blob": func(b *Bucket) error {
+			_, err := b.PutBlob(func(w io.Writer) error { _, err := w.Write([]byte("y")); return err })
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			b, err := Open(ctx, "s3://bucket?endpoint=http://"+listener.Addr().String())
+			check(t, err)
+			defer b.Close()
+			ended := make(chan error, 1)
+			go func() { ended <- request(b) }()
+			conn, err := listener.Accept() // it has asked, and waits
+			check(t, err)
+			defer conn.Close()
+			cancel()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("got %v", err)
+				}
+			case <-time.After(requestTimeout / 2):
+				t.Fatal("it waits on")
+			}
+		})
+	}
 }

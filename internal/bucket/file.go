@@ -32,7 +32,7 @@ func (b *Bucket) Open(name string) (fs.File, error) {
 
 // stream opens an object that is read on demand, from wherever its reader seeks to.
 func (b *Bucket) stream(name string) (fs.File, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), serveTimeout)
+	ctx, cancel := context.WithTimeout(b.ctx, serveTimeout)
 	o, err := b.s3.Client.GetObject(ctx, b.bucket, b.key(name), minio.GetObjectOptions{})
 	if err == nil {
 		var info minio.ObjectInfo

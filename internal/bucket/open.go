@@ -21,7 +21,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 )
 
-// Open opens the bucket that a URL names, without asking it anything:
+// Open opens the bucket that a URL names, without asking it anything. Every request is given up when ctx ends, with its cause.
 //
 //	s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=REGION&path-style=true
 //
@@ -30,7 +30,7 @@ import (
 // Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from AWS_SHARED_CREDENTIALS_FILE
 // (~/.aws/credentials) and AWS_PROFILE, or from the machine's role. AWS_CA_BUNDLE is a file of certificates to trust
 // beside the system's.
-func Open(from string) (*Bucket, error) {
+func Open(ctx context.Context, from string) (*Bucket, error) {
 	b, endpoint, options, err := parse(from)
 	if err != nil {
 		return nil, fmt.Errorf("%q: %w", from, err)
@@ -38,6 +38,7 @@ func Open(from string) (*Bucket, error) {
 	if b.transport, err = transport(); err != nil {
 		return nil, err
 	}
+	b.ctx = ctx
 	options.Transport = b.transport
 	options.Creds = credentials.NewChainCredentials([]credentials.Provider{
 		&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{},
@@ -162,10 +163,10 @@ func (b *Bucket) Prove() error {
 	if err := b.Create(name, []byte("second")); !errors.Is(err, depot.ErrExists) {
 		return b.unfit("If-None-Match: *", err)
 	}
-	if _, err := b.Swap(context.Background(), name, []byte("third"), first); err != nil {
+	if _, err := b.Swap(b.ctx, name, []byte("third"), first); err != nil {
 		return err
 	}
-	if _, err := b.Swap(context.Background(), name, []byte("fourth"), first); !errors.Is(err, depot.ErrChanged) {
+	if _, err := b.Swap(b.ctx, name, []byte("fourth"), first); !errors.Is(err, depot.ErrChanged) {
 		return b.unfit("If-Match", err)
 	}
 	data, _, err := b.Read(name, 16)

@@ -181,6 +181,9 @@ func checkContent(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease 
 		}
 	})
 	walk(z, len(d.params) > 0, func(b *batch) {
+		if memo.stops() {
+			return
+		}
 		b.report, b.done = newReport(z), make(chan struct{})
 		for _, o := range b.owners {
 			s.look(o)

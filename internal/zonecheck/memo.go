@@ -20,12 +20,19 @@ type Memo struct {
 	last map[proof]struct{} // of the last check
 	now  map[proof]struct{} // of the check that runs
 
+	stop    func() bool  // see StopIf; nil: never
 	records atomic.Int64 // whose content the check that runs has seen
 }
 
 // Records is how many of the zone's records (zone.Zone.Len) the check that runs, or ran last, has done. It may be asked
 // at any time.
 func (m *Memo) Records() int { return int(m.records.Load()) }
+
+// StopIf has the checks of m end early once stop says so: what they found then is not all, and counts for nothing. It is asked
+// by one goroutine.
+func (m *Memo) StopIf(stop func() bool) { m.stop = stop }
+
+func (m *Memo) stops() bool { return m != nil && m.stop != nil && m.stop() }
 
 // proof stands for a key, octets, and a signature of the key on them that is right.
 type proof [sha256.Size]byte

@@ -121,3 +121,22 @@ func copySignature(t *testing.T, text string) string {
 	lines[at] = strings.Replace(lines[at], to, from, 1)
 	return strings.Join(lines, "\n")
 }
+
+// TestACheckIsStopped between two batches, of a signed zone with either chain and of one that is not, and the next check is whole.
+func TestACheckIsStopped(t *testing.T) {
+	for _, text := range []string{signLDNS(t, hosts(600), nsec, "ECDSAP256SHA256"), signLDNS(t, hosts(600), nsec3, "ECDSAP256SHA256"), hosts(600)} {
+		z := parse(t, text)
+		var memo Memo
+		asked := 0
+		memo.StopIf(func() bool { asked++; return asked > 1 })
+		memo.Check(nil, z, strict(), time.Now().Add(time.Minute), lease)
+		if n := memo.Records(); n == 0 || n >= z.Len() {
+			t.Errorf("stopped after %d of %d records", n, z.Len())
+		}
+		memo.StopIf(func() bool { return false })
+		memo.Check(nil, z, DefaultPolicy(), time.Now().Add(time.Minute), lease)
+		if n := memo.Records(); n != z.Len() {
+			t.Errorf("the next one did %d of %d records", n, z.Len())
+		}
+	}
+}

@@ -219,8 +219,8 @@ func forget(w *home.Writer, number uint64) error {
 }
 
 // Last are the records of the last releases, at most limit of them, the latest first.
-func Last(h *home.Home, limit int) ([]Record, error) {
-	s, err := h.Read()
+func Last(ctx context.Context, h *home.Home, limit int) ([]Record, error) {
+	s, err := h.Read(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func TestAStateFromABackupIsNotPublishedOver(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, state := make(t)
-			s, err := home.At(dir, time.Now).Read()
+			s, err := home.At(dir, time.Now).Read(t.Context())
 			hometest.Check(t, err)
 			defer s.Close()
 			backup, _, err := s.Records().Read(home.StateName, home.MaxStateBytes)

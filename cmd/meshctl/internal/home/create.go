@@ -40,7 +40,7 @@ func (h *Home) Create(ctx context.Context, o NewMesh, random io.Reader, prepare 
 			return nil, err
 		}
 	}
-	if err := makeRepository(h.dir, o.Bucket); err != nil {
+	if err := makeRepository(ctx, h.dir, o.Bucket); err != nil {
 		return nil, err
 	}
 	s, err := openForWriting(ctx, h.dir)
@@ -56,7 +56,7 @@ func (h *Home) Create(ctx context.Context, o NewMesh, random io.Reader, prepare 
 }
 
 // makeRepository makes HOME/repository, unless it is there: a directory, or a file that names a bucket.
-func makeRepository(home, url string) error {
+func makeRepository(ctx context.Context, home, url string) error {
 	name := filepath.Join(home, repoDir)
 	if url == "" {
 		if info, err := os.Stat(name); err == nil && !info.IsDir() {
@@ -68,7 +68,7 @@ func makeRepository(home, url string) error {
 		}
 		return repo.Close()
 	}
-	b, err := bucket.Open(url)
+	b, err := bucket.Open(ctx, url)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (w *Writer) create(ctx context.Context, manifest release.Manifest, o NewMes
 	if err != nil {
 		return err
 	}
-	if err := w.Keys().Put(made, o.Encrypt); err != nil {
+	if err := w.Keys().Put(ctx, made, o.Encrypt); err != nil {
 		return err
 	}
 	if err := prepare(w.home); err != nil {

@@ -59,20 +59,20 @@ func (h *Home) Keys() keys.Ring { return keys.In(h.dir) }
 func (h *Home) Now() time.Time { return h.clock() }
 
 // View is what is published now, verified.
-func (h *Home) View() (release.View, error) {
-	_, view, err := h.Published()
+func (h *Home) View(ctx context.Context) (release.View, error) {
+	_, view, err := h.Published(ctx)
 	return view, err
 }
 
 // Root is the root in force.
-func (h *Home) Root() ([]byte, error) {
-	state, err := h.State()
+func (h *Home) Root(ctx context.Context) ([]byte, error) {
+	state, err := h.State(ctx)
 	return state.Published.Root, err
 }
 
 // Published is the state, and the view that it holds, verified.
-func (h *Home) Published() (State, release.View, error) {
-	s, err := openStorage(h.dir)
+func (h *Home) Published(ctx context.Context) (State, release.View, error) {
+	s, err := openStorage(ctx, h.dir)
 	if err != nil {
 		return State{}, release.View{}, err
 	}
@@ -82,8 +82,8 @@ func (h *Home) Published() (State, release.View, error) {
 }
 
 // State is what the distribution hosts of a mesh do not forget. It is not verified.
-func (h *Home) State() (State, error) {
-	s, err := openStorage(h.dir)
+func (h *Home) State(ctx context.Context) (State, error) {
+	s, err := openStorage(ctx, h.dir)
 	if err != nil {
 		return State{}, err
 	}
@@ -228,9 +228,9 @@ type Reader struct {
 	home *Home
 }
 
-// Read opens the home for reading.
-func (h *Home) Read() (*Reader, error) {
-	s, err := openStorage(h.dir)
+// Read opens the home for reading, until ctx ends.
+func (h *Home) Read(ctx context.Context) (*Reader, error) {
+	s, err := openStorage(ctx, h.dir)
 	if err != nil {
 		return nil, err
 	}

@@ -271,3 +271,16 @@ func TestACommandWaitsForOthersThatWrite(t *testing.T) {
 	close(ends)
 	others.Wait()
 }
+
+// TestWaitingForAnotherWriterEndsWithTheContext, with its cause.
+func TestWaitingForAnotherWriterEndsWithTheContext(t *testing.T) {
+	dir := hometest.New(t, time.Now)
+	w := hometest.Begin(t, dir, time.Now)
+	defer w.Close()
+	interrupted := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(interrupted)
+	if _, err := home.At(dir, time.Now).Begin(ctx); !errors.Is(err, interrupted) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -28,7 +28,7 @@ type follower struct {
 
 func newFollower(t *testing.T, dir string) *follower {
 	t.Helper()
-	s, err := home.At(dir, time.Now).Read()
+	s, err := home.At(dir, time.Now).Read(t.Context())
 	hometest.Check(t, err)
 	defer s.Close()
 	root, _, err := s.Repository().Read(release.RootName(1), release.MaxBytes(release.RootName(1)))
@@ -45,7 +45,7 @@ func newFollower(t *testing.T, dir string) *follower {
 // follows mirrors what a dir has published.
 func (f *follower) follows(dir string) error {
 	f.t.Helper()
-	s, err := home.At(dir, time.Now).Read()
+	s, err := home.At(dir, time.Now).Read(f.t.Context())
 	hometest.Check(f.t, err)
 	defer s.Close()
 	server := httptest.NewServer(depot.Handler(s.Repository()))
@@ -111,7 +111,7 @@ func TestAHomeFromABackupIsBroughtUp(t *testing.T) {
 	}
 	hometest.Check(t, ahead.follows(backup))
 	hometest.Check(t, behind.follows(backup))
-	state, err := home.At(backup, clock).State()
+	state, err := home.At(backup, clock).State(t.Context())
 	hometest.Check(t, err)
 	if end := state.LatestWithout(last.Release.Number+1, time.Time{}); end.Before(r.Promised) {
 		t.Errorf("E* is %v, before %v", end, r.Promised)
@@ -162,7 +162,7 @@ func objects(t *testing.T, server *testenv.S3) map[string][]byte {
 // restores makes the bucket what it was, by the ordinary way of writing to it.
 func restores(t *testing.T, server *testenv.S3, was map[string][]byte) {
 	t.Helper()
-	b, err := bucket.Open(server.URL("mesh"))
+	b, err := bucket.Open(t.Context(), server.URL("mesh"))
 	hometest.Check(t, err)
 	defer b.Close()
 	hometest.Check(t, os.RemoveAll(filepath.Join(server.Dir, "mesh")))
@@ -217,7 +217,7 @@ func TestABucketFromABackupIsBroughtUp(t *testing.T) {
 				}
 				hometest.Check(t, node.follows(dir))
 			}
-			state, err := home.At(homes[1], clock).State()
+			state, err := home.At(homes[1], clock).State(t.Context())
 			hometest.Check(t, err)
 			if end := state.LatestWithout(100, time.Time{}); end.Before(r.Promised) {
 				t.Errorf("E* is %v, before %v", end, r.Promised)

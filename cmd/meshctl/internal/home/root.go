@@ -56,7 +56,7 @@ func (w *Writer) RotateKey(ctx context.Context, kind string, encrypt bool, rando
 	if err != nil {
 		return keys.Key{}, err
 	}
-	made, err := w.Keys().New(kind, encrypt, random)
+	made, err := w.Keys().New(ctx, kind, encrypt, random)
 	if err != nil {
 		return keys.Key{}, err
 	}

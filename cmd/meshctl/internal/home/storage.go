@@ -25,16 +25,16 @@ type storage struct {
 	lock    *depot.Lock // nil: by conditional writes alone
 }
 
-// openStorage opens what HOME/repository names, without the right to write: a directory, or a file that holds the URL of a
+// openStorage opens, until ctx ends, what HOME/repository names, without the right to write: a directory, or a file that holds the URL of a
 // bucket.
-func openStorage(home string) (storage, error) {
+func openStorage(ctx context.Context, home string) (storage, error) {
 	file := filepath.Join(home, repoDir)
 	if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
 		from, err := depot.ReadFile(home, repoDir, maxURLBytes)
 		if err != nil {
 			return storage{}, err
 		}
-		b, err := bucket.Open(string(bytes.TrimSpace(from)))
+		b, err := bucket.Open(ctx, string(bytes.TrimSpace(from)))
 		if err != nil {
 			return storage{}, hint.Errorf("correct the URL in "+file, "%w", err)
 		}
@@ -61,7 +61,7 @@ const lockPatience = 30 * time.Second
 
 // openForWriting is openStorage, with the lock of a directory.
 func openForWriting(ctx context.Context, home string) (storage, error) {
-	s, err := openStorage(home)
+	s, err := openStorage(ctx, home)
 	if err != nil {
 		return s, err
 	}

@@ -167,7 +167,7 @@ func SetSwitchover(t testing.TB, w *home.Writer, at time.Time) {
 // Promised is the latest end of all leases that the disk admits to.
 func Promised(t testing.TB, dir string) time.Time {
 	t.Helper()
-	state, err := home.At(dir, time.Now).State()
+	state, err := home.At(dir, time.Now).State(t.Context())
 	Check(t, err)
 	return state.LatestWithout(0, time.Time{})
 }
@@ -215,7 +215,7 @@ func (n *Node) Verify() release.View {
 // TextOf is the text of a zone that is published.
 func TextOf(t testing.TB, dir string, z release.Zone) []byte {
 	t.Helper()
-	r, err := home.At(dir, time.Now).Read()
+	r, err := home.At(dir, time.Now).Read(t.Context())
 	Check(t, err)
 	defer r.Close()
 	text, err := depot.OpenBlob(r.Repository(), z)

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"context"
 	"crypto/ed25519"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -9,13 +10,13 @@ import (
 
 // Put writes the keys of a new mesh, as they are or encrypted under a passphrase that is asked for once, and the public half
 // of the key that overrides are signed with.
-func (r Ring) Put(keys release.Keys, encrypt bool) error {
+func (r Ring) Put(ctx context.Context, keys release.Keys, encrypt bool) error {
 	seal := sealer{encrypt: encrypt}
 	for _, k := range []struct {
 		kind string
 		key  ed25519.PrivateKey
 	}{{Root, keys.Root}, {Release, keys.Release}, {Lease, keys.Lease}, {Override, keys.Override}} {
-		data, err := seal.encode(k.key)
+		data, err := seal.encode(ctx, k.key)
 		if err != nil {
 			return err
 		}

@@ -126,12 +126,12 @@ func readKey(dir, name string) (Key, error) {
 	if err != nil || len(public) != ed25519.PublicKeySize {
 		return Key{}, errors.New("its header names no public key")
 	}
-	return Key{name, public, "encrypted", func(context.Context) (crypto.Signer, error) { return decrypt(name, public, block.Bytes) }}, nil
+	return Key{name, public, "encrypted", func(ctx context.Context) (crypto.Signer, error) { return decrypt(ctx, name, public, block.Bytes) }}, nil
 }
 
 // decrypt asks for the passphrase of a key.
-func decrypt(name string, public ed25519.PublicKey, sealed []byte) (crypto.Signer, error) {
-	word, err := passphrase("passphrase of " + name + ": ")
+func decrypt(ctx context.Context, name string, public ed25519.PublicKey, sealed []byte) (crypto.Signer, error) {
+	word, err := passphrase(ctx, "passphrase of "+name+": ")
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ func decrypt(name string, public ed25519.PublicKey, sealed []byte) (crypto.Signe
 const passphraseFile = "MESHCTL_PASSPHRASE_FILE"
 
 // passphrase is the first line of the file that is named, or what is typed.
-func passphrase(prompt string) ([]byte, error) {
+func passphrase(ctx context.Context, prompt string) ([]byte, error) {
 	if file := os.Getenv(passphraseFile); file != "" {
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -167,7 +167,30 @@ func passphrase(prompt string) ([]byte, error) {
 	}
 	fmt.Fprint(os.Stderr, prompt)
 	defer fmt.Fprintln(os.Stderr)
-	return term.ReadPassword(int(os.Stdin.Fd()))
+	return typed(ctx, int(os.Stdin.Fd()))
+}
+
+// typed is a line from a terminal, which shows it not. When ctx ends first, the terminal is as before.
+func typed(ctx context.Context, terminal int) ([]byte, error) {
+	before, err := term.GetState(terminal)
+	if err != nil {
+		return nil, err
+	}
+	type line struct {
+		text []byte
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() {
+		text, err := term.ReadPassword(terminal)
+		read <- line{text, err}
+	}()
+	select {
+	case l := <-read:
+		return l.text, l.err
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), term.Restore(terminal, before))
+	}
 }
 
 // commandTimeout is how long a signing command may take: someone may have to touch a token.
@@ -269,13 +292,13 @@ type sealer struct {
 	word    []byte
 }
 
-func (s *sealer) encode(key ed25519.PrivateKey) ([]byte, error) {
+func (s *sealer) encode(ctx context.Context, key ed25519.PrivateKey) ([]byte, error) {
 	data, err := release.EncodeKey(key)
 	if err != nil || !s.encrypt {
 		return data, err
 	}
 	if s.word == nil {
-		if s.word, err = newPassphrase(); err != nil {
+		if s.word, err = newPassphrase(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -288,12 +311,12 @@ func (s *sealer) encode(key ed25519.PrivateKey) ([]byte, error) {
 }
 
 // newPassphrase asks twice.
-func newPassphrase() ([]byte, error) {
-	word, err := passphrase("passphrase for the new keys: ")
+func newPassphrase(ctx context.Context) ([]byte, error) {
+	word, err := passphrase(ctx, "passphrase for the new keys: ")
 	if err != nil || os.Getenv(passphraseFile) != "" {
 		return word, err
 	}
-	again, err := passphrase("again: ")
+	again, err := passphrase(ctx, "again: ")
 	if err == nil && !bytes.Equal(word, again) {
 		err = errors.New("the two passphrases differ")
 	}
@@ -305,7 +328,7 @@ func newPassphrase() ([]byte, error) {
 
 // New makes a key of a kind, beside those that are there, and returns its file's name. Nothing trusts it
 // yet.
-func (r Ring) New(kind string, encrypt bool, random io.Reader) (Key, error) {
+func (r Ring) New(ctx context.Context, kind string, encrypt bool, random io.Reader) (Key, error) {
 	if !slices.Contains(Kinds, kind) {
 		return Key{}, fmt.Errorf("%q: a key is one of %s", kind, strings.Join(Kinds, ", "))
 	}
@@ -313,7 +336,7 @@ func (r Ring) New(kind string, encrypt bool, random io.Reader) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	data, err := (&sealer{encrypt: encrypt}).encode(private)
+	data, err := (&sealer{encrypt: encrypt}).encode(ctx, private)
 	if err != nil {
 		return Key{}, err
 	}

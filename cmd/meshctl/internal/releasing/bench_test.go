@@ -74,11 +74,11 @@ func manyZones(b *testing.B, meshDir string, zones int) string {
 	list := make([]release.Zone, zones)
 	for i := range list {
 		if i%(zones/10) == 0 {
-			z, found := releasing.Load(writeZone(b, filepath.Dir(meshDir), i, 1))
+			z, found := releasing.Load(b.Context(), writeZone(b, filepath.Dir(meshDir), i, 1))
 			if z == nil {
 				b.Fatal(found)
 			}
-			c, err := releasing.Store(h, releasing.Source{}, z)
+			c, err := releasing.Store(b.Context(), h, releasing.Source{}, z)
 			hometest.Check(b, err)
 			list[i] = release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}
 			continue

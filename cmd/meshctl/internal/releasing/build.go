@@ -144,7 +144,7 @@ func build(ctx context.Context, w *home.Writer, sources []Source, lately *Lately
 	files := map[string]string{}
 	defer lately.checks(nil)
 	for i, s := range sources {
-		z, findings := Load(s)
+		z, findings := Load(ctx, s)
 		took.lap("read")
 		c := candidate{source: s, nth: i + 1, of: len(sources), zone: release.Zone{Origin: originOf(s, findings)}}
 		if z != nil {
@@ -164,6 +164,9 @@ func build(ctx context.Context, w *home.Writer, sources []Source, lately *Lately
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}
 			findings = append(findings, judged...)
+		}
+		if ctx.Err() != nil { // what was found then is not the zones' fault
+			return nil, nil, context.Cause(ctx)
 		}
 		files[c.zone.Origin] = s.File
 		list, found = append(list, c), append(found, findings...)
@@ -186,7 +189,7 @@ func storeAndJudge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zo
 	var stored depot.Content
 	var storing errgroup.Group
 	storing.Go(func() (err error) {
-		stored, err = store(w, c.source, z)
+		stored, err = store(ctx, w, c.source, z)
 		return err
 	})
 	c.zone = release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.source.Text}
@@ -215,14 +218,14 @@ func storeAndJudge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zo
 var errOtherText = errors.New("it has changed since it was read")
 
 // store packs a zone's canonical text into the repository: the file that has it, or else as it is written anew.
-func store(w *home.Writer, s Source, z *zone.Zone) (depot.Content, error) {
+func store(ctx context.Context, w *home.Writer, s Source, z *zone.Zone) (depot.Content, error) {
 	if s.Zone != nil {
-		c, err := w.Repository().PutBlob(func(w io.Writer) error { return copyText(w, s) })
+		c, err := w.Repository().PutBlob(func(w io.Writer) error { return copyText(&writer{ctx, w}, s) })
 		if !errors.Is(err, errOtherText) {
 			return c, err
 		}
 	}
-	return w.Repository().PutBlob(func(w io.Writer) error { return zonefile.Write(w, z) })
+	return w.Repository().PutBlob(func(w io.Writer) error { return zonefile.Write(&writer{ctx, w}, z) })
 }
 
 func copyText(w io.Writer, s Source) error {

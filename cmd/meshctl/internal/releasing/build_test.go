@@ -58,7 +58,7 @@ func TestTheStepsOfAReleaseAreTimed(t *testing.T) {
 	hometest.Check(t, os.WriteFile(other, []byte(strings.ReplaceAll(string(hometest.ZoneText(1)), "example.org", "example.com")), 0o600))
 	_, found, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.ZoneFile(t, 1), {File: other}}, releasing.Options{})
 	hometest.Check(t, err)
-	records, err := history.Last(home.At(meshDir, time.Now), 1)
+	records, err := history.Last(t.Context(), home.At(meshDir, time.Now), 1)
 	hometest.Check(t, err)
 	var names []string
 	for _, s := range records[0].Timing {

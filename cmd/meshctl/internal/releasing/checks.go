@@ -40,12 +40,14 @@ func checks(w *home.Writer) (*zonecheck.Config, error) {
 }
 
 // Check judges a zone that is to replace old at now, which may be nil, by the policy's rules and by its command
-// (SYNC-B). lease is how long a node may answer from it once it has it.
+// (SYNC-B). lease is how long a node may answer from it once it has it. When ctx ends, so does the check, and what it found
+// counts for nothing.
 func Check(ctx context.Context, old, z *zone.Zone, p zonecheck.Policy, now time.Time, lease time.Duration) []zone.Finding {
 	return checkWith(ctx, &zonecheck.Memo{}, old, z, p, now, lease)
 }
 
 func checkWith(ctx context.Context, memo *zonecheck.Memo, old, z *zone.Zone, p zonecheck.Policy, now time.Time, lease time.Duration) []zone.Finding {
+	memo.StopIf(func() bool { return ctx.Err() != nil })
 	found := memo.Check(old, z, p, now, lease)
 	if len(p.Command) > 0 {
 		if err := runCommand(ctx, z, p); err != nil {

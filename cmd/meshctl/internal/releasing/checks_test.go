@@ -204,7 +204,7 @@ func TestBadConfigurationBlocks(t *testing.T) {
 // TestCommand: a command of the operator's sees the zone, and its status, its words and its time count.
 func TestCommand(t *testing.T) {
 	s := hometest.NamesZone(t, "a.", 7, 2000)
-	z, _ := releasing.Load(s)
+	z, _ := releasing.Load(t.Context(), s)
 	run := func(timeout time.Duration, script string) error {
 		p := zonecheck.DefaultPolicy()
 		p.Command, p.Timeout = []string{"/bin/sh", "-c", script}, timeout
@@ -264,5 +264,41 @@ func TestSignaturesMustOutlastTheLease(t *testing.T) {
 	}
 	if _, found, blocked := releases(t, meshDir, releasing.Options{}, releasing.Source{File: file}); blocked == nil || !hometest.HasError(found, "rrsig-expired") {
 		t.Errorf("blocked %v: %v", blocked, found)
+	}
+}
+
+// TestAReleaseThatIsInterruptedHoldsNothingBack: a check that is ended with the release is no fault of the zone, and a zone
+// that is not judged to the end does not make the release be one with its last good data.
+func TestAReleaseThatIsInterruptedHoldsNothingBack(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 10), hometest.NamesZone(t, "b.", 1, 10))
+	began := filepath.Join(t.TempDir(), "began")
+	hometest.Configure(t, meshDir, fmt.Sprintf("checks:\n  on_error: hold-zone\n  command: [/bin/sh, -c, 'echo >%s; exec sleep 1000']\n  command_timeout: 10m\n", began))
+	h := hometest.Begin(t, meshDir, hometest.At(hometest.Start))
+	defer h.Close()
+	interrupted := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	type result struct {
+		made  *releasing.Made
+		found []zone.Finding
+		err   error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		made, found, err := releasing.Make(ctx, h, []releasing.Source{hometest.NamesZone(t, "a.", 2, 10), hometest.NamesZone(t, "b.", 2, 10)}, releasing.Options{})
+		ended <- result{made, found, err}
+	}()
+	hometest.WaitFor(t, "the command runs", func() bool { _, err := os.Stat(began); return err == nil })
+	cancel(interrupted)
+	select {
+	case r := <-ended:
+		if r.made != nil || len(r.found) > 0 || !errors.Is(r.err, interrupted) {
+			t.Errorf("made %+v, found %v, %v", r.made, r.found, r.err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it does not end")
+	}
+	if m := hometest.NewNode(t, meshDir).Verify().Manifest; m.Next != nil {
+		t.Errorf("published: %+v", m.Next)
 	}
 }

@@ -29,7 +29,7 @@ type candidate struct {
 
 // judge checks a zone against the one that is answered now, and says how they differ: nil if that is not worth having.
 func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, lately *Lately, took *laps) ([]zone.Finding, *zone.Delta) {
-	old, err := answered(w, z, c.zone, lately)
+	old, err := answered(ctx, w, z, c.zone, lately)
 	took.lap("zones before read")
 	var difference *zone.Delta
 	c.change, difference = changeOf(old, z)
@@ -85,7 +85,7 @@ func signaturesEnd(z *zone.Zone, now time.Time) time.Time {
 }
 
 // answered is the zone that is answered now where z is to be: z itself if it is the same, nil if none is.
-func answered(w *home.Writer, z *zone.Zone, as release.Zone, lately *Lately) (*zone.Zone, error) {
+func answered(ctx context.Context, w *home.Writer, z *zone.Zone, as release.Zone, lately *Lately) (*zone.Zone, error) {
 	was := w.View().Manifest.Current.Zone(as.Origin)
 	switch {
 	case was == nil:
@@ -101,7 +101,7 @@ func answered(w *home.Writer, z *zone.Zone, as release.Zone, lately *Lately) (*z
 		return nil, err
 	}
 	defer r.Close()
-	old, found := zonefile.Parse(r, zonefile.Options{Origin: as.Origin, File: as.Origin})
+	old, found := zonefile.Parse(r, zonefile.Options{Progress: until(ctx), Origin: as.Origin, File: as.Origin})
 	if old == nil {
 		return nil, fmt.Errorf("%v", found[0])
 	}

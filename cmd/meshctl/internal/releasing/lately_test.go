@@ -12,7 +12,7 @@ import (
 // TestWhatWasKeptIsTheZoneThatIsAnswered: what a release is compared with is what was published, not what was received last.
 func TestWhatWasKeptIsTheZoneThatIsAnswered(t *testing.T) {
 	l := releasing.NewLately()
-	z, _ := releasing.Load(hometest.ManyNames(t, 1, 10))
+	z, _ := releasing.Load(t.Context(), hometest.ManyNames(t, 1, 10))
 	text := release.DigestOf([]byte("text"))
 	l.Keep([]releasing.Source{{Zone: z, Text: text}}, release.Manifest{})
 	if l.Zone(text) != nil {

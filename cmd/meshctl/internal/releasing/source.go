@@ -2,7 +2,9 @@ package releasing
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -27,12 +29,12 @@ func ParseSource(arg string) Source {
 }
 
 // Load reads a zone file and says everything that is wrong with it (SYNC-B). The zone is nil when one finding is an
-// error. $INCLUDE reaches the files beside it and below.
-func Load(s Source) (*zone.Zone, []zone.Finding) {
+// error, which it is too if ctx ends meanwhile. $INCLUDE reaches the files beside it and below.
+func Load(ctx context.Context, s Source) (*zone.Zone, []zone.Finding) {
 	if s.Zone != nil {
 		return s.Zone, nil
 	}
-	z, found, err := zonefile.ReadFile(s.File, zonefile.Options{Origin: s.Origin})
+	z, found, err := zonefile.ReadFile(s.File, zonefile.Options{Origin: s.Origin, Progress: until(ctx)})
 	if err != nil {
 		found = append(found, s.finding("unreadable", "%v", err))
 	}
@@ -44,4 +46,22 @@ func Load(s Source) (*zone.Zone, []zone.Finding) {
 
 func (s Source) finding(rule, format string, args ...any) zone.Finding {
 	return zone.Finding{File: s.File, Zone: s.Origin, Rule: rule, Severity: zone.Error, Detail: fmt.Sprintf(format, args...)}
+}
+
+// until lets a zone file be read until ctx ends.
+func until(ctx context.Context) func(int) bool {
+	return func(int) bool { return ctx.Err() == nil }
+}
+
+// writer writes until ctx ends.
+type writer struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (w *writer) Write(b []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.Writer.Write(b)
 }

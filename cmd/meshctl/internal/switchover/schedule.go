@@ -78,7 +78,7 @@ func (s Schedule) Set(ctx context.Context) (Switchover, error) {
 		return Switchover{}, err
 	}
 	for end := s.Home.Now().Add(s.Wait); ; {
-		view, err := s.Home.View()
+		view, err := s.Home.View(ctx)
 		if err != nil {
 			return Switchover{}, err
 		}
@@ -220,7 +220,7 @@ func (s Schedule) Cancel(ctx context.Context) (Cancelled, error) {
 	plan := mesh.Plan{Lead: s.Lead, Number: set.Number, Set: instant.WallOf(set.At)}
 	patience := s.Home.Now().Add(s.Wait)
 	for {
-		view, err := s.Home.View()
+		view, err := s.Home.View(ctx)
 		if err != nil {
 			return Cancelled{}, err
 		}
@@ -238,7 +238,7 @@ func (s Schedule) Cancel(ctx context.Context) (Cancelled, error) {
 			return Cancelled{set, true, holding}, s.reinstate(ctx, set, plan.TooLate(plan.Set).Time(), holding)
 		}
 		if err := home.Pause(ctx, min(askEvery, last.Sub(s.Home.Now()))); err != nil {
-			return Cancelled{}, errors.Join(err, s.reinstate(context.WithoutCancel(ctx), set, plan.TooLate(plan.Set).Time(), holding))
+			return Cancelled{}, errors.Join(err, s.reinstate(ctx, set, plan.TooLate(plan.Set).Time(), holding))
 		}
 	}
 }
@@ -250,8 +250,10 @@ func names(members []release.Member) (all []string) {
 	return all
 }
 
-// takeBack publishes that no switchover is set.
+// takeBack publishes that no switchover is set. It goes on though ctx ends, since whoever takes a switchover back asks whether
+// that was heard.
 func (s Schedule) takeBack(ctx context.Context) (set Switchover, err error) {
+	ctx = context.WithoutCancel(ctx)
 	err = s.Home.Write(ctx, func(w *home.Writer) (err error) {
 		set, err = s.takeBackOnce(ctx, w)
 		return err
@@ -273,8 +275,9 @@ func (s Schedule) takeBackOnce(ctx context.Context, w *home.Writer) (Switchover,
 	return set, setSwitchover(ctx, w, plan.TooLate(plan.Set).Time(), time.Time{}, home.Event{Event: "cancelled"})
 }
 
-// reinstate puts a switchover back into force, before end.
+// reinstate puts a switchover back into force, before end, though ctx has ended: nodes may be about to make it.
 func (s Schedule) reinstate(ctx context.Context, set Switchover, end time.Time, holding []mesh.Missing) error {
+	ctx = context.WithoutCancel(ctx)
 	err := s.Home.Write(ctx, func(w *home.Writer) error {
 		if next := w.View().Manifest.Next; next == nil || next.Number != set.Number || !next.Switchover.IsZero() {
 			return fmt.Errorf("the schedule was changed by another command meanwhile")
@@ -299,7 +302,7 @@ type Reviewed struct {
 func (s Schedule) Review(ctx context.Context, set Switchover) (Reviewed, error) {
 	confirmations := map[string]status.Confirmation{}
 	for {
-		view, err := s.Home.View()
+		view, err := s.Home.View(ctx)
 		if err != nil {
 			return Reviewed{}, err
 		}
@@ -376,7 +379,7 @@ const resultPatience = 5 * time.Second
 
 // Await waits until the switchover has passed for all members, puts it on record, and collects how it went.
 func (s Schedule) Await(ctx context.Context, set Switchover) ([]history.Result, error) {
-	view, err := s.Home.View()
+	view, err := s.Home.View(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func newWorld(t *testing.T) *world {
 	hometest.MustRelease(t, w.dir, time.Now, 2, releasing.Options{})
 	w.s = Schedule{Home: home.At(w.dir, time.Now), Mode: mesh.Confirmed, Lead: 2 * time.Second,
 		Ask: func(_ context.Context, members []release.Member) map[string]Answer {
-			view, err := home.At(w.dir, time.Now).View()
+			view, err := home.At(w.dir, time.Now).View(w.t.Context())
 			hometest.Check(t, err)
 			answers := map[string]Answer{}
 			for _, m := range members {
@@ -72,7 +72,7 @@ func (w *world) events() string {
 
 func (w *world) next() *release.Release {
 	w.t.Helper()
-	view, err := home.At(w.dir, time.Now).View()
+	view, err := home.At(w.dir, time.Now).View(w.t.Context())
 	hometest.Check(w.t, err)
 	return view.Manifest.Next
 }

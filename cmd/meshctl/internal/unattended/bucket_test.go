@@ -60,7 +60,7 @@ func TestHostsRenewALeaseOnce(t *testing.T) {
 		published[i] = publishedOf(t, dir)
 	}
 	for range 5 {
-		before, err := home.At(homes[0], time.Now).View()
+		before, err := home.At(homes[0], time.Now).View(t.Context())
 		hometest.Check(t, err)
 		now = now.Add(31 * time.Minute)
 		var both sync.WaitGroup
@@ -73,7 +73,7 @@ func TestHostsRenewALeaseOnce(t *testing.T) {
 			})
 		}
 		both.Wait()
-		after, err := home.At(homes[1], time.Now).View()
+		after, err := home.At(homes[1], time.Now).View(t.Context())
 		hometest.Check(t, err)
 		if after.Versions.Timestamp != before.Versions.Timestamp+1 || !after.LeaseExpires.Equal(now.Add(time.Hour)) {
 			t.Errorf("version %d until %v after version %d, at %v", after.Versions.Timestamp, after.LeaseExpires, before.Versions.Timestamp, now)
@@ -83,7 +83,7 @@ func TestHostsRenewALeaseOnce(t *testing.T) {
 
 func publishedOf(t *testing.T, dir string) *published {
 	t.Helper()
-	r, err := home.At(dir, time.Now).Read()
+	r, err := home.At(dir, time.Now).Read(t.Context())
 	hometest.Check(t, err)
 	t.Cleanup(func() { r.Close() })
 	p := &published{Reader: r}
@@ -94,7 +94,7 @@ func publishedOf(t *testing.T, dir string) *published {
 // TestAHostThatServesCarriesThroughWhatAnotherHasDecided, without anything that is due of its own.
 func TestAHostThatServesCarriesThroughWhatAnotherHasDecided(t *testing.T) {
 	server, homes := hometest.TwoHomes(t, time.Now)
-	b, err := bucket.Open(server.URL("mesh"))
+	b, err := bucket.Open(t.Context(), server.URL("mesh"))
 	hometest.Check(t, err)
 	defer b.Close()
 	timestamp := func() ([]byte, depot.Tag) {

@@ -336,7 +336,7 @@ func (c *Cycle) report(found []zone.Finding) {
 
 // schedule sets the switchover to what is staged and sees it through. What cannot be done now is tried in the next round.
 func (c *Cycle) schedule(ctx context.Context, made *releasing.Made, began time.Time) error {
-	view, err := c.Home.View()
+	view, err := c.Home.View(ctx)
 	if err != nil {
 		return err
 	}

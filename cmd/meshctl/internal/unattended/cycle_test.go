@@ -82,7 +82,7 @@ func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 	c.receives(t, hometest.NamesZone(t, "b.", 1, 100))
 	c.releases(t)
 	highest := func() uint64 {
-		state, err := home.At(dir, time.Now).State()
+		state, err := home.At(dir, time.Now).State(t.Context())
 		hometest.Check(t, err)
 		return state.Highest
 	}

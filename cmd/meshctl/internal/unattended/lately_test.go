@@ -21,7 +21,7 @@ func TestALargeZoneIsReleasedAsItWasReceived(t *testing.T) {
 	path := t.TempDir() + "/example.org.zone"
 	var texts [][]byte
 	for serial := uint32(1); serial <= 4; serial++ {
-		z, found := releasing.Load(hometest.ManyNames(t, serial, 30_000))
+		z, found := releasing.Load(t.Context(), hometest.ManyNames(t, serial, 30_000))
 		if z == nil || z.ImageSize() < receive.LargeImage {
 			t.Fatal("not large", found)
 		}

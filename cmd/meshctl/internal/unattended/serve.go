@@ -54,7 +54,9 @@ const (
 
 // Run serves on a listener until ctx ends, then lets transfers that are under way finish for a few seconds.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
-	reader, err := s.Home.Read()
+	reading, end := context.WithCancel(context.WithoutCancel(ctx)) // transfers go on for a while
+	defer end()
+	reader, err := s.Home.Read(reading)
 	if err != nil {
 		return err
 	}
@@ -87,11 +89,12 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	open.Go(func() { s.keepAlarms(ctx, published) })
 	open.Go(func() {
 		<-ctx.Done()
-		end, done := context.WithTimeout(context.Background(), drainTimeout)
+		drain, done := context.WithTimeout(reading, drainTimeout)
 		defer done()
-		if server.Shutdown(end) != nil {
+		if server.Shutdown(drain) != nil {
 			server.Close()
 		}
+		end()
 	})
 	if err := server.Serve(tls.NewListener(listener, own.Server())); !errors.Is(err, http.ErrServerClosed) {
 		return err

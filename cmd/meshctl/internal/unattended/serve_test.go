@@ -267,7 +267,11 @@ func TestServeRenewsTheLeaseAndSettles(t *testing.T) {
 	hometest.SetSwitchover(t, h, hometest.Start.Add(time.Minute))
 	h.Close()
 	serve(t, dir, clock, 10*time.Minute)
-	view := func() release.View { v, err := home.At(dir, time.Now).View(); hometest.Check(t, err); return v }
+	view := func() release.View {
+		v, err := home.At(dir, time.Now).View(t.Context())
+		hometest.Check(t, err)
+		return v
+	}
 	for _, test := range []struct {
 		after  time.Duration
 		number uint64

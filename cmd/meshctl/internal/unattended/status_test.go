@@ -14,7 +14,7 @@ import (
 
 // What ought to be the same on all members and is not, is named with who has what (DRIFT-1).
 func TestDriftIsNamed(t *testing.T) {
-	view, err := home.At(hometest.New(t, time.Now, "fra", "tyo"), time.Now).View()
+	view, err := home.At(hometest.New(t, time.Now, "fra", "tyo"), time.Now).View(t.Context())
 	hometest.Check(t, err)
 	digest := map[string]string{"fra": "aa", "tyo": "aa"}
 	ask := func(_ context.Context, members []release.Member) map[string]switchover.Answer {
