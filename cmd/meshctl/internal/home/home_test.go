@@ -247,6 +247,8 @@ func TestACommandWaitsForOthersThatWrite(t *testing.T) {
 
 	ends := make(chan bool)
 	var others sync.WaitGroup
+	defer others.Wait()
+	defer close(ends)
 	for range 3 {
 		others.Go(func() {
 			for {
@@ -268,8 +270,6 @@ func TestACommandWaitsForOthersThatWrite(t *testing.T) {
 	for range 20 {
 		hometest.Check(t, home.At(dir, time.Now).Write(t.Context(), func(h *home.Writer) error { return nil }))
 	}
-	close(ends)
-	others.Wait()
 }
 
 // TestWaitingForAnotherWriterEndsWithTheContext, with its cause.

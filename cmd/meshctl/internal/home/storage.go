@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -59,6 +60,10 @@ func openStorage(ctx context.Context, home string) (storage, error) {
 // the largest zone when a release is made.
 const lockPatience = 30 * time.Second
 
+// lockPause is the longest pause between two looks at the lock. Whoever writes again and again leaves it free for an instant
+// only, and nobody hands it over: who looks often finds that.
+const lockPause = 10 * time.Millisecond
+
 // openForWriting is openStorage, with the lock of a directory.
 func openForWriting(ctx context.Context, home string) (storage, error) {
 	s, err := openStorage(ctx, home)
@@ -88,7 +93,7 @@ func waitForLock(ctx context.Context, dir string, patience time.Duration) (*depo
 		if time.Now().After(end) {
 			return nil, hint.Errorf("one command publishes at a time: run it again when that one has ended", "waited for %v: %w", patience, err)
 		}
-		if err := Pause(ctx, 50*time.Millisecond); err != nil {
+		if err := Pause(ctx, rand.N(lockPause)); err != nil {
 			return nil, err
 		}
 	}
