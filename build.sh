@@ -73,6 +73,13 @@ install_daemons() {
 # run shows what failed, what was skipped and why, and a line for each package.
 run() { go test -json "$@" | "$quiet"; }
 
+# dead names the functions that no shipped program reaches, and those of everything else that no test does. What only tests
+# want is in a _test.go file, or in a package for tests.
+dead() {
+	go tool deadcode ./cmd/coredns ./sidecar ./cmd/meshctl
+	go tool deadcode -test ./...
+}
+
 # fuzz has each fuzz target make inputs of its own, some seconds' worth: those of what reads zones and clocks. They are
 # counted, since go test at times fails for nothing when a time it was given is over.
 fuzz() {
@@ -96,6 +103,8 @@ tests() {
 	[ -z "$unformatted" ] || { echo "gofmt these: $unformatted"; exit 1; }
 	go vet ./...
 	GOOS=darwin go vet ./internal/... ./plugin/... ./cmd/meshctl
+	unreached=$(dead)
+	[ -z "$unreached" ] || { echo "dead code: $unreached"; exit 1; }
 	quiet=$(mktemp)
 	made+=("$quiet")
 	go build -o "$quiet" ./internal/testenv/quiet

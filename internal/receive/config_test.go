@@ -119,7 +119,7 @@ func TestConfigErrors(t *testing.T) {
 
 // A key shows its name and nothing else, however it is printed.
 func TestKeysAreNotShown(t *testing.T) {
-	k := NewKey("xfr.example.", dns.HmacSHA256, []byte("the secret"))
+	k := newKey("xfr.example.", dns.HmacSHA256, []byte("the secret"))
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 		for _, v := range []any{k, Primary{Key: k}, &Group{Servers: []Primary{{Key: k}}}} {
 			if s := fmt.Sprintf(verb, v); strings.Contains(s, "the secret") || strings.Contains(s, "116, 104, 101") || strings.Contains(s, "0x74, 0x68") || strings.Contains(s, "116 104 101") {

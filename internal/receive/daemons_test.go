@@ -36,12 +36,14 @@ type daemon struct {
 	cmd          *exec.Cmd
 }
 
+func newKey(name, algorithm string, secret []byte) *Key { return &Key{name, algorithm, secret} }
+
 var testKeys = map[string]*Key{}
 
 func init() {
 	for _, algorithm := range []string{dns.HmacSHA256, dns.HmacSHA384, dns.HmacSHA512} {
 		name := strings.TrimPrefix(algorithm, "hmac-") + "key."
-		testKeys[algorithm] = NewKey(name, algorithm, bytes.Repeat([]byte(name[3:]), 8))
+		testKeys[algorithm] = newKey(name, algorithm, bytes.Repeat([]byte(name[3:]), 8))
 	}
 	key256 = testKeys[dns.HmacSHA256]
 }
@@ -53,7 +55,7 @@ func kinds() []string { return []string{"knotd", "named", "nsd"} }
 // newDaemon starts a server of a kind with zones, given as text by origin, and waits until it has them all.
 func newDaemon(t *testing.T, kind string, zones map[string]string, with ...func(*daemon)) *daemon {
 	t.Helper()
-	d := &daemon{t: t, kind: kind, binary: testenv.Need(t, kind)[0], dir: t.TempDir(), zones: zones, addr: freePort(t)}
+	d := &daemon{t: t, kind: kind, binary: testenv.Need(t, kind)[0], dir: t.TempDir(), zones: zones, addr: testenv.Local(t)}
 	for _, w := range with {
 		w(d)
 	}
@@ -175,10 +177,6 @@ func waitFor(t *testing.T, what string, so func() bool) {
 			t.Fatalf("not within 30 s: %s", what)
 		}
 	}
-}
-
-func freePort(t *testing.T) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(testenv.Port(t)))
 }
 
 func keyText(k *Key) string { return base64.StdEncoding.EncodeToString(k.secret) }
@@ -378,7 +376,7 @@ func TestTransfersFromRealServers(t *testing.T) {
 			if got, _, _ := d.transfer(t, key256, &held{2, after.Len()}, after); got.zone != nil {
 				t.Errorf("asked from the newest serial on, it gave %+v", got)
 			}
-			wrong := NewKey(key256.Name, key256.Algorithm, []byte("not the secret that is agreed on"))
+			wrong := newKey(key256.Name, key256.Algorithm, []byte("not the secret that is agreed on"))
 			c := client{testLimits, time.Now, nil}
 			if got, err := c.once(t.Context(), d.primary(wrong), nil, origin, nil, nil); err == nil {
 				t.Errorf("with a wrong secret: %+v", got)

@@ -298,7 +298,7 @@ func TestZoneInTwoPlaces(t *testing.T) {
 	b.put("named.zone", small("named.test.", 2))
 	c := a.config()
 	c.Directories = append(c.Directories, b.d)
-	c.Zones = []Zones{{[]string{"named.test."}, &Group{Servers: []Primary{{Address: freePort(t)}}}}}
+	c.Zones = []Zones{{[]string{"named.test."}, &Group{Servers: []Primary{{Address: testenv.Local(t)}}}}}
 	r, err := New(c, Options{Zones: filepath.Join(a.dir, "zones"), State: filepath.Join(a.dir, "state")})
 	if err != nil {
 		t.Fatal(err)

@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // listening runs a Receiver of example.org, whose primary is not there, that listens for NOTIFY.
 func listening(t *testing.T, server Primary, more ...netip.Prefix) (*Receiver, netip.AddrPort) {
 	t.Helper()
-	at := freePort(t)
+	at := testenv.Local(t)
 	c := following(at, []Primary{server}, "example.org.")
 	c.Zones[0].Primaries.NotifyFrom = more
 	c.Zones = append(c.Zones, Zones{[]string{"other.test."}, &Group{Servers: []Primary{{Address: netip.MustParseAddrPort("127.0.0.9:9"), Key: testKeys[dns.HmacSHA384]}}}})
@@ -53,7 +55,7 @@ func TestNotify(t *testing.T) {
 		{name: "with a key of another zone's primaries", primary: Primary{Address: beside.Address, Key: key256}, m: notifyOf("example.org."), key: testKeys[dns.HmacSHA384],
 			rcode: dns.RcodeRefused},
 		{name: "with another secret, from the right address", primary: Primary{Address: beside.Address, Key: key256}, m: notifyOf("example.org."),
-			key: NewKey(key256.Name, key256.Algorithm, []byte("another secret!!")), rcode: dns.RcodeNotAuth, sig: dns.RcodeBadSig},
+			key: newKey(key256.Name, key256.Algorithm, []byte("another secret!!")), rcode: dns.RcodeNotAuth, sig: dns.RcodeBadSig},
 		{name: "of another zone", primary: beside, m: notifyOf("example.net."), rcode: dns.RcodeRefused},
 		{name: "a query", primary: beside, m: new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA), rcode: dns.RcodeRefused},
 		{name: "of another type", primary: beside, m: func() *dns.Msg { m := notifyOf("example.org."); m.Question[0].Qtype = dns.TypeNS; return m }(), rcode: dns.RcodeFormatError},
@@ -98,7 +100,7 @@ func TestNotifyStorm(t *testing.T) {
 		looks <- time.Now()
 		a.send(false, soa("5"), rr("example.org. 300 IN NS ns.example.net."), soa("5"))
 	})
-	at := freePort(t)
+	at := testenv.Local(t)
 	r, told, _ := receiver(t, following(at, []Primary{{Address: f.at}}, "example.org."), t.TempDir())
 	told.next(t)
 	waitFor(t, "the look is over", func() bool { return !r.status(t, "example.org.").Receiving })
@@ -135,7 +137,7 @@ func TestNotifyInTheMiddle(t *testing.T) {
 		<-proceed
 		a.send(false, soa("5"), rr("example.org. 300 IN NS ns.example.net."), soa("5"))
 	})
-	at := freePort(t)
+	at := testenv.Local(t)
 	r, told, _ := receiver(t, following(at, []Primary{{Address: f.at}}, "example.org."), t.TempDir())
 	<-asked
 	first := r.status(t, "example.org.").Checked

@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // following is a configuration of zones from one group of primaries.
@@ -64,7 +65,7 @@ func TestFollowsPrimaries(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			text := func(serial uint32) string { return zoneText(origin, serial, 3000, int(serial)) }
-			notify := freePort(t)
+			notify := testenv.Local(t)
 			d := newDaemon(t, kind, map[string]string{origin: text(1)}, func(d *daemon) { d.notify = notify })
 			dir := t.TempDir()
 			c := following(notify, []Primary{d.primary(key256)}, origin)
@@ -297,7 +298,7 @@ func dnsSerial(d *daemon, origin string, serial *uint32) error {
 // Two Receivers on one store are one too many.
 func TestSecondReceiverIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	c := following(netip.AddrPort{}, []Primary{{Address: freePort(t)}}, "example.org.")
+	c := following(netip.AddrPort{}, []Primary{{Address: testenv.Local(t)}}, "example.org.")
 	r, _, _ := receiver(t, c, dir)
 	waitFor(t, "the first one runs", func() bool { return len(r.Zones()) == 1 })
 	second, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state")})
@@ -335,7 +336,7 @@ func TestCatalogOfBIND(t *testing.T) {
 	}
 	all := list("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10")
 	zones["catalog.test."] = catalogText(1, "2", all...)
-	notify := freePort(t)
+	notify := testenv.Local(t)
 	d := newDaemon(t, "named", zones, func(d *daemon) { d.notify = notify })
 	group := &Group{Name: "hidden", Servers: []Primary{d.primary(key256)}}
 	c := defaults()
@@ -423,7 +424,7 @@ func TestCatalogThatKnotMakes(t *testing.T) {
 	t.Parallel()
 	zones := map[string]string{"a.test.": zoneText("a.test.", 1, 3, 0), "b.test.": zoneText("b.test.", 1, 3, 0)}
 	d := newDaemon(t, "knotd", zones, func(d *daemon) { d.generate = "catalog.test." })
-	nowhere := &Group{Name: "nowhere", Servers: []Primary{{Address: freePort(t)}}}
+	nowhere := &Group{Name: "nowhere", Servers: []Primary{{Address: testenv.Local(t)}}}
 	group := &Group{Name: "hidden", Servers: []Primary{d.primary(key256)}}
 	c := defaults()
 	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: nowhere, Groups: map[string]*Group{"some": group}, Limit: 10}}
@@ -450,7 +451,7 @@ func TestRunEndsInTheMiddle(t *testing.T) {
 	}
 	defer l.Close()
 	own := testca.New(t).Identity("x", time.Hour)
-	c := following(freePort(t), []Primary{{Address: f.at}}, "example.org.")
+	c := following(testenv.Local(t), []Primary{{Address: f.at}}, "example.org.")
 	c.Zones = append(c.Zones, Zones{[]string{"example.net."}, &Group{Servers: []Primary{{Address: l.Addr().(*net.TCPAddr).AddrPort(), TLS: &TLS{CA: own.CA}}}}})
 	c.Limits.Stall = time.Hour
 	z := newZoneDir(t, Directory{})

@@ -23,9 +23,6 @@ type Key struct {
 	secret    []byte
 }
 
-// NewKey makes a key of its secret.
-func NewKey(name, algorithm string, secret []byte) *Key { return &Key{name, algorithm, secret} }
-
 func (k *Key) String() string       { return k.Name }
 func (k *Key) GoString() string     { return k.Name }
 func (k *Key) LogValue() slog.Value { return slog.StringValue(k.Name) }

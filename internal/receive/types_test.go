@@ -230,7 +230,7 @@ func TestPeersWriteEveryType(t *testing.T) {
 	t.Run("nsd writes", func(t *testing.T) {
 		t.Parallel()
 		primary := newDaemon(t, "knotd", zones)
-		d := &daemon{t: t, kind: "nsd", binary: testenv.Need(t, "nsd")[0], dir: t.TempDir(), addr: freePort(t), zones: map[string]string{"example.org.": ""}}
+		d := &daemon{t: t, kind: "nsd", binary: testenv.Need(t, "nsd")[0], dir: t.TempDir(), addr: testenv.Local(t), zones: map[string]string{"example.org.": ""}}
 		write(t, filepath.Join(d.dir, "conf"), fmt.Sprintf("server:\n  ip-address: 127.0.0.1@%d\n  server-count: 1\n  username: \"\"\n  chroot: \"\"\n"+
 			"  database: \"\"\n  zonesdir: %[2]q\n  pidfile: \"%[2]s/pid\"\n  xfrdfile: \"%[2]s/xfrd\"\n  xfrdir: %[2]q\n  zonelistfile: \"%[2]s/list\"\n"+
 			"  zonefiles-write: 1\nremote-control:\n  control-enable: no\nkey:\n  name: %[3]q\n  algorithm: %[4]s\n  secret: %[5]q\n"+

@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // withTLS lets a server speak DNS over TLS, and trust clients of the CA where it can.
 func withTLS(ca *testca.CA) func(*daemon) {
 	return func(d *daemon) {
-		d.tls = freePort(d.t)
+		d.tls = testenv.Local(d.t)
 		own := ca.Identity("primary", time.Hour)
 		for name, from := range map[string]string{"server.crt": own.Certificate, "server.key": own.Key, "ca.crt": own.CA} {
 			data, err := os.ReadFile(from)
@@ -62,7 +63,7 @@ func TestTransfersOverTLS(t *testing.T) {
 			good := TLS{CA: ours.CA, Certificate: ours.Certificate, Key: ours.Key}
 
 			dir := t.TempDir()
-			c := following(freePort(t), []Primary{with(good)}, origin)
+			c := following(testenv.Local(t), []Primary{with(good)}, origin)
 			got := round(t, c, dir, RoundOptions{})
 			if len(got.updates) != 1 || got.updates[0].How != AXFR || !strings.Contains(got.updates[0].Source, "TLS") {
 				t.Fatalf("%+v", got)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"testing"
 )
 
@@ -32,6 +33,12 @@ func Port(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return port
+}
+
+// Local is a Port of 127.0.0.1.
+func Local(t testing.TB) netip.AddrPort {
+	t.Helper()
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(Port(t)))
 }
 
 // ListenBoth listens on a port of loopback over both transports.

@@ -12,23 +12,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 )
 
-// Record is a resource record and where it was read.
-type Record struct {
-	RR   dns.RR
-	Line int
-	File string
-}
-
-// New makes a zone of records. It returns every finding, up to MaxFindings, and no zone if one of them is an Error.
-// The origin is the SOA's owner if it is empty.
-func New(origin string, records []Record) (*Zone, []Finding) {
-	b := NewBuilder()
-	for _, r := range records {
-		b.Add(r.RR, r.File, r.Line)
-	}
-	return b.Build(origin)
-}
-
 // Builder collects records in wire format, so that whoever reads a large zone need not hold it as dns.RR. It takes some
 // 30 octets a record beside its RDATA, and its owner once; Build adds the image, twice at its end.
 type Builder struct {

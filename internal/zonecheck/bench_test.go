@@ -100,7 +100,7 @@ func checkFile(b *testing.B, file string) {
 	}
 	p := strict()
 	p.ZONEMD = Require
-	if found = Check(nil, z, p, time.Now(), lease); len(found) > 0 {
+	if found = new(Memo).Check(nil, z, p, time.Now(), lease); len(found) > 0 {
 		b.Fatal(found)
 	}
 }

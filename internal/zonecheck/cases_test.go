@@ -40,7 +40,7 @@ func against(t *testing.T, old, text string, p Policy) []zone.Finding {
 	if z == nil {
 		return found
 	}
-	return append(found, Check(parse(t, old), z, p, time.Now(), lease)...)
+	return append(found, new(Memo).Check(parse(t, old), z, p, time.Now(), lease)...)
 }
 
 // TestDE2010 is the truncated zone of .de on 12 May 2010: a part of the names, under a header that looks right.
@@ -56,7 +56,7 @@ func TestDE2010(t *testing.T) {
 
 	signed := lines(t, parse(t, signLDNS(t, whole, nsec, "ECDSAP256SHA256")))
 	cut := signed[:strings.Index(signed, "\nname00140.example.")+1]
-	stops(t, "the zone with a digest", "zonemd-digest", Check(nil, zoneWithoutChain(t, cut), DefaultPolicy(), time.Now(), lease))
+	stops(t, "the zone with a digest", "zonemd-digest", new(Memo).Check(nil, zoneWithoutChain(t, cut), DefaultPolicy(), time.Now(), lease))
 	stops(t, "the signed zone", "nsec-chain", against(t, whole, cut, DefaultPolicy()))
 }
 
@@ -85,7 +85,7 @@ func TestDE2026(t *testing.T) {
 			t.Error("signatures by one of two published keys with one tag:", got)
 		}
 	}
-	found := Check(nil, parse(t, resigned(t, text, []testKey{a}, []testKey{b})), strict(), time.Now(), lease)
+	found := new(Memo).Check(nil, parse(t, resigned(t, text, []testKey{a}, []testKey{b})), strict(), time.Now(), lease)
 	stops(t, "a zone signed by an unpublished key with the tag of the published one", "rrsig-bogus", found)
 
 	// In part: a few RRsets were signed by a server that had the wrong key. One is enough.
@@ -95,7 +95,7 @@ func TestDE2026(t *testing.T) {
 			right[i] = line
 		}
 	}
-	found = Check(nil, parse(t, strings.Join(right, "\n")), strict(), time.Now(), lease)
+	found = new(Memo).Check(nil, parse(t, strings.Join(right, "\n")), strict(), time.Now(), lease)
 	if e := errorsOf(found); len(e) != 1 || !strings.Contains(e[0], "mail.example.: the signature of AAAA") {
 		t.Errorf("one wrong signature: %v", e)
 	}
@@ -134,18 +134,18 @@ func TestSE2009(t *testing.T) {
 	if !hasRule(found, "trailing-dot") {
 		t.Error("and the names are not shown:", found)
 	}
-	if found := errorsOf(Check(nil, parse(t, right), DefaultPolicy(), time.Now(), lease)); len(found) > 0 {
+	if found := errorsOf(new(Memo).Check(nil, parse(t, right), DefaultPolicy(), time.Now(), lease)); len(found) > 0 {
 		t.Error("the right zone is stopped:", found)
 	}
 	// A few such names are worth a warning, and no more.
 	few := right + "www CNAME mail.example\nftp CNAME mail.example\n"
-	found = Check(nil, parse(t, few), DefaultPolicy(), time.Now(), lease)
+	found = new(Memo).Check(nil, parse(t, few), DefaultPolicy(), time.Now(), lease)
 	if len(errorsOf(found)) > 0 || !hasRule(found, "trailing-dot") {
 		t.Error("two names:", found)
 	}
 	// A label that only looks like the origin is none.
 	odd := fmt.Sprintf(tiny, 1) + "a\\007example A 192.0.2.1\nb\\007example A 192.0.2.1\n"
-	if found := errorsOf(Check(nil, parse(t, odd), DefaultPolicy(), time.Now(), lease)); len(found) > 0 {
+	if found := errorsOf(new(Memo).Check(nil, parse(t, odd), DefaultPolicy(), time.Now(), lease)); len(found) > 0 {
 		t.Error("labels with the octets of the origin:", found)
 	}
 }

@@ -29,13 +29,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-// Check says what is wrong with z, which is to replace old at now; old is nil if there is nothing to replace. lease is
-// how long a node may go on answering from z once it has it: signatures must outlast it. Findings come in a fixed order,
-// at most maxPerRule of each rule and then how many more there are.
-func Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
-	return check(nil, old, z, p, now, lease)
-}
-
 func check(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
 	digest, change := newReport(z), newReport(z)
 	var others sync.WaitGroup

@@ -37,7 +37,9 @@ func (m *Memo) stops() bool { return m != nil && m.stop != nil && m.stop() }
 // proof stands for a key, octets, and a signature of the key on them that is right.
 type proof [sha256.Size]byte
 
-// Check is the function Check, with what the last one has shown.
+// Check says what is wrong with z, which is to replace old at now; old is nil if there is nothing to replace. lease is
+// how long a node may go on answering from z once it has it: signatures must outlast it. Findings come in a fixed order,
+// at most maxPerRule of each rule and then how many more there are. What the last check has shown of signatures is known.
 func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
 	m.records.Store(0)
 	m.now = make(map[proof]struct{}, len(m.last))
@@ -47,9 +49,6 @@ func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Dura
 
 // did counts the records of a batch.
 func (m *Memo) did(b *batch) {
-	if m == nil {
-		return
-	}
 	n := 0
 	for _, o := range b.owners {
 		for i := range o.sets {

@@ -179,7 +179,7 @@ func TestDigestsAreAsLongAsTheirTypeHasThem(t *testing.T) {
 			t.Errorf("type %d, %d octets: dnssec-verify says %q", c.typ, c.octets, said)
 		}
 	}
-	found := Check(nil, parse(t, hosts(3)+"sub.example. 300 IN NS ns.test.\nsub.example. 300 IN DS 1 13 2 abcd\n"), DefaultPolicy(), time.Now(), lease)
+	found := new(Memo).Check(nil, parse(t, hosts(3)+"sub.example. 300 IN NS ns.test.\nsub.example. 300 IN DS 1 13 2 abcd\n"), DefaultPolicy(), time.Now(), lease)
 	i := slices.IndexFunc(found, func(f zone.Finding) bool { return f.Rule == "ds-digest" })
 	if i < 0 || found[i].Severity != zone.Error || found[i].Zone != "example." || found[i].Owner != "sub.example." {
 		t.Errorf("unsigned: %v", found)
@@ -521,7 +521,7 @@ func TestNumbersThatMakeNoSense(t *testing.T) {
 		{"TTL high", soa("7200 3600 1209600 300") + "www 604801 A 192.0.2.1\n", nil, []string{"ttl-high"}},
 		{"one server", strings.Replace(soa("7200 3600 1209600 300"), "@ NS ns2.test.\n", "", 1), nil, []string{"ns-count"}},
 	} {
-		found := Check(nil, parse(t, c.text), p, time.Now(), lease)
+		found := new(Memo).Check(nil, parse(t, c.text), p, time.Now(), lease)
 		if got := rulesOf(found, zone.Error); !slices.Equal(got, c.errors) {
 			t.Errorf("%s: errors %q, want %q", c.name, got, c.errors)
 		}
@@ -543,7 +543,7 @@ func TestFindingsAreBoundedAndInOrder(t *testing.T) {
 		return f
 	})
 	z := parse(t, text)
-	first := Check(nil, z, strict(), time.Now(), lease)
+	first := new(Memo).Check(nil, z, strict(), time.Now(), lease)
 	bogus := 0
 	for _, f := range first {
 		if f.Rule == "rrsig-bogus" {
@@ -557,7 +557,7 @@ func TestFindingsAreBoundedAndInOrder(t *testing.T) {
 		t.Errorf("%d findings, %d of them bogus signatures: %v", len(first), bogus, first)
 	}
 	for range 5 {
-		if again := Check(nil, z, strict(), time.Now(), lease); !slices.Equal(again, first) {
+		if again := new(Memo).Check(nil, z, strict(), time.Now(), lease); !slices.Equal(again, first) {
 			t.Fatalf("other findings:\n%v\n%v", first, again)
 		}
 	}

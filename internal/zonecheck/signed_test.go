@@ -15,7 +15,7 @@ func TestWhatSignersMakeIsFine(t *testing.T) {
 				if s.name != "dnssec-signzone" { // which makes no ZONEMD records
 					p.ZONEMD = Require
 				}
-				for _, f := range Check(nil, z, p, time.Now(), lease) {
+				for _, f := range new(Memo).Check(nil, z, p, time.Now(), lease) {
 					t.Error(f)
 				}
 			})

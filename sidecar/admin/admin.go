@@ -54,10 +54,7 @@ type Sidecar struct {
 var ErrOrder = errors.New("the order")
 
 // Server is one listener.
-type Server struct {
-	http *http.Server
-	addr net.Addr
-}
+type Server struct{ http *http.Server }
 
 // Serve answers on address, with s whole over mutual TLS, whoever comes from an address in the access list.
 func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessList, node *identity.Identity, s Sidecar, log *slog.Logger) (*Server, error) {
@@ -130,11 +127,8 @@ func start(l net.Listener, handler http.Handler, log *slog.Logger) *Server {
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // port scans are no events
 	}
 	go s.Serve(l)
-	return &Server{http: s, addr: l.Addr()}
+	return &Server{s}
 }
-
-// Addr is where it listens.
-func (s *Server) Addr() net.Addr { return s.addr }
 
 // Close ends the listener and what is open.
 func (s *Server) Close() error { return s.http.Close() }

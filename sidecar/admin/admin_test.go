@@ -25,11 +25,11 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 var (
 	quiet    = slog.New(slog.DiscardHandler)
-	anyPort  = netip.MustParseAddrPort("127.0.0.1:0")
 	sharedIP = netip.MustParseAddr("192.0.2.53")
 )
 
@@ -48,12 +48,13 @@ func serveAs(t *testing.T, node *identity.Identity, behind Sidecar, log *slog.Lo
 	if behind.Metrics == nil {
 		behind.Metrics = http.NotFoundHandler()
 	}
-	s, err := Serve(anyPort, []netip.Addr{sharedIP}, nil, node, behind, log)
+	at := testenv.Local(t)
+	s, err := Serve(at, []netip.Addr{sharedIP}, nil, node, behind, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return "https://" + s.Addr().String()
+	return "https://" + at.String()
 }
 
 func get(config *tls.Config, url string) (int, string, error) {
@@ -361,12 +362,13 @@ func TestAccessListIsBeforeCertificates(t *testing.T) {
 	ca := testca.New(t)
 	client := config(t, ca, time.Hour)
 	for prefix, welcome := range map[string]bool{"127.0.0.1/32": true, "127.0.0.2/32": false} {
-		s, err := Serve(anyPort, []netip.Addr{sharedIP}, identity.AccessList{netip.MustParsePrefix(prefix)},
+		at := testenv.Local(t)
+		s, err := Serve(at, []netip.Addr{sharedIP}, identity.AccessList{netip.MustParsePrefix(prefix)},
 			ca.WithRole("tyo1", identity.Node, time.Hour).Load(t), documents(), quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if code, _, err := get(client, "https://"+s.Addr().String()+"/v1/status"); (err == nil && code == 200) != welcome {
+		if code, _, err := get(client, "https://"+at.String()+"/v1/status"); (err == nil && code == 200) != welcome {
 			t.Errorf("with %s in the list: %d, %v", prefix, code, err)
 		}
 		s.Close()

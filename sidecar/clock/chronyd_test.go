@@ -22,7 +22,7 @@ type daemon struct {
 // chronyd starts a real one, with its command port on a free port of 127.0.0.1, until t ends.
 func chronyd(t *testing.T, config string) *daemon {
 	t.Helper()
-	dir, command := t.TempDir(), freePort(t)
+	dir, command := t.TempDir(), testenv.Local(t)
 	config += fmt.Sprintf("\ncmdport %d\nbindcmdaddress 127.0.0.1\nbindcmdaddress /\n", command.Port())
 	argv := lab.Chronyd(t, testenv.Need(t, "chronyd")[0], dir, "chrony", config)
 	return &daemon{Process: lab.Start(t, lab.Command{Argv: argv, Log: filepath.Join(dir, "log")}), command: command}
@@ -30,7 +30,7 @@ func chronyd(t *testing.T, config string) *daemon {
 
 // serving is a chronyd that answers NTP on a port of address.
 func serving(t *testing.T, address, config string) *daemon {
-	port := freePort(t)
+	port := testenv.Local(t)
 	d := chronyd(t, fmt.Sprintf("port %d\nbindaddress %s\nallow 127.0.0.0/8\n%s", port.Port(), address, config))
 	d.port = netip.AddrPortFrom(netip.MustParseAddr(address), port.Port())
 	return d
@@ -45,8 +45,4 @@ func of(server netip.AddrPort, options ...string) string {
 func (d *daemon) falsetickers() int {
 	out, _ := exec.Command("chronyc", "-c", "-n", "-h", "127.0.0.1", "-p", fmt.Sprint(d.command.Port()), "sources").Output()
 	return strings.Count("\n"+string(out), "\n^,x,")
-}
-
-func freePort(t *testing.T) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(testenv.Port(t)))
 }

@@ -188,14 +188,6 @@ func TestKernelJudged(t *testing.T) {
 	}
 }
 
-// script is a Source that says what the test wants.
-type script struct {
-	reading Reading
-	err     error
-}
-
-func (s *script) Poll(context.Context) (Reading, error) { return s.reading, s.err }
-
 // stage is a Keeper whose source says what the test wants, at the times that it wants.
 type stage struct {
 	*Keeper
