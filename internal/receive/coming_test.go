@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // TestSaysHowMuchHasCome, while a primary sends: how many records, and how many there were last time. Of differences nobody
@@ -43,7 +45,7 @@ func TestSaysHowMuchHasCome(t *testing.T) {
 				a.send(true, first)
 			})
 			r, told, _ := receiver(t, following(netip.AddrPort{}, []Primary{{Address: f.at}}, "example.org."), dir)
-			waitFor(t, "records come", func() bool { return len(r.Coming()) > 0 })
+			lab.WaitFor(t, "records come", func() bool { return len(r.Coming()) > 0 })
 			if got := r.Coming(); len(got) != 1 || got[0].What != "example.org." || got[0].Records != c.records || got[0].Expected != c.expected || got[0].Began.IsZero() {
 				t.Errorf("%+v", got)
 			}
@@ -54,7 +56,7 @@ func TestSaysHowMuchHasCome(t *testing.T) {
 			if u.Serial != 5 {
 				t.Fatalf("%+v", u)
 			}
-			waitFor(t, "nothing comes", func() bool { return len(r.Coming()) == 0 })
+			lab.WaitFor(t, "nothing comes", func() bool { return len(r.Coming()) == 0 })
 		})
 	}
 }

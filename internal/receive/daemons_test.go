@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
@@ -28,12 +28,11 @@ type daemon struct {
 	t            *testing.T
 	kind, binary string
 	dir          string
-	args         []string
 	addr, tls    netip.AddrPort
 	notify       netip.AddrPort // where it sends NOTIFY, if anywhere
 	zones        map[string]string
 	generate     string // catalog that Knot makes of its zones
-	cmd          *exec.Cmd
+	process      *lab.Process
 }
 
 func newKey(name, algorithm string, secret []byte) *Key { return &Key{name, algorithm, secret} }
@@ -62,16 +61,7 @@ func newDaemon(t *testing.T, kind string, zones map[string]string, with ...func(
 	for origin, text := range zones {
 		d.write(origin, text)
 	}
-	d.configure()
 	d.start()
-	t.Cleanup(func() {
-		d.stop(syscall.SIGTERM)
-		if t.Failed() {
-			text, _ := os.ReadFile(filepath.Join(d.dir, "log"))
-			lines := bytes.Split(text, []byte("\n"))
-			t.Logf("last of %s's log:\n%s", kind, bytes.Join(lines[max(0, len(lines)-25):], []byte("\n")))
-		}
-	})
 	return d
 }
 
@@ -97,7 +87,7 @@ func (d *daemon) reload(origin, text string, serial uint32) {
 		time.Sleep(time.Until(fileTime(d.file(origin)).Add(1100 * time.Millisecond)))
 	}
 	d.write(origin, text)
-	d.cmd.Process.Signal(syscall.SIGHUP)
+	d.process.Signal(syscall.SIGHUP)
 	d.await(origin, serial)
 }
 
@@ -109,57 +99,19 @@ func fileTime(path string) time.Time {
 	return info.ModTime()
 }
 
-func (d *daemon) configure() {
-	config := map[string]func() string{"knotd": d.knot, "named": d.bind, "nsd": d.nsd}[d.kind]()
-	file := filepath.Join(d.dir, "conf")
-	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
-		d.t.Fatal(err)
-	}
-	d.args = map[string][]string{"knotd": {"-c", file}, "named": {"-f", "-g", "-n", "1", "-c", file}, "nsd": {"-d", "-c", file}}[d.kind]
-}
-
 func (d *daemon) start() {
 	d.t.Helper()
-	log, err := os.OpenFile(filepath.Join(d.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer log.Close()
-	d.cmd = exec.Command(d.binary, d.args...)
-	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = d.dir, log, log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := d.cmd.Start(); err != nil {
-		d.t.Fatal(err)
-	}
+	d.process = lab.Start(d.t, lab.Command{Name: d.kind, Argv: d.server().Argv(d.t, d.binary), Dir: d.dir, Log: filepath.Join(d.dir, "log")})
+	d.t.Cleanup(d.process.Stop)
 	for origin := range d.zones {
 		d.await(origin, 0)
 	}
 }
 
-// stop ends the server, with what it forked.
-func (d *daemon) stop(s syscall.Signal) {
-	if d.cmd == nil {
-		return
-	}
-	if s == syscall.SIGKILL {
-		syscall.Kill(-d.cmd.Process.Pid, s)
-	}
-	d.cmd.Process.Signal(s)
-	ended := make(chan struct{})
-	go func() { d.cmd.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-time.After(10 * time.Second):
-		syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
-		<-ended
-	}
-	d.cmd = nil
-}
-
 // await waits until the server answers for a zone, with the serial if it is not 0.
 func (d *daemon) await(origin string, serial uint32) {
 	d.t.Helper()
-	waitFor(d.t, fmt.Sprintf("%s has %s serial %d", d.kind, origin, serial), func() bool {
+	lab.WaitFor(d.t, fmt.Sprintf("%s has %s serial %d", d.kind, origin, serial), func() bool {
 		m, err := dns.Exchange(new(dns.Msg).SetQuestion(origin, dns.TypeSOA), d.addr.String())
 		if err != nil || !m.Authoritative || len(m.Answer) == 0 {
 			return false
@@ -169,28 +121,27 @@ func (d *daemon) await(origin string, serial uint32) {
 	})
 }
 
-// waitFor waits for a state; how long it takes is not what is tested.
-func waitFor(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
-}
-
 func keyText(k *Key) string { return base64.StdEncoding.EncodeToString(k.secret) }
 func bare(s string) string  { return strings.TrimSuffix(s, ".") }
 
-func (d *daemon) knot() string {
-	var c strings.Builder
-	fmt.Fprintf(&c, "server:\n  listen: 127.0.0.1@%d\n  rundir: %q\n  udp-workers: 1\n  tcp-workers: 2\n  background-workers: 1\n"+
-		"  tcp-io-timeout: 20000\n"+ // half a second otherwise, in which a busy machine may not get to read
-		"database:\n  storage: %q\nlog:\n  - target: stderr\n    any: info\nkey:\n", d.addr.Port(), d.dir, d.dir)
-	var ids []string
+// server is the configuration, with the keys and zones.
+func (d *daemon) server() *lab.NameServer {
+	s := &lab.NameServer{Kind: d.kind, Dir: d.dir, Listen: []netip.AddrPort{d.addr}}
 	for _, k := range testKeys {
-		ids = append(ids, bare(k.Name))
-		fmt.Fprintf(&c, "  - id: %s\n    algorithm: %s\n    secret: %s\n", k.Name, bare(k.Algorithm), keyText(k))
+		s.Keys = append(s.Keys, lab.TSIG{Name: bare(k.Name), Algorithm: bare(k.Algorithm), Secret: keyText(k)})
+	}
+	for origin := range d.zones {
+		s.Zones = append(s.Zones, lab.ServedZone{Origin: origin, File: d.file(origin)})
+	}
+	map[string]func(*lab.NameServer){"knotd": d.knot, "named": d.bind, "nsd": d.nsd}[d.kind](s)
+	return s
+}
+
+func (d *daemon) knot(s *lab.NameServer) {
+	var c strings.Builder
+	var ids []string
+	for _, k := range s.Keys {
+		ids = append(ids, k.Name)
 	}
 	fmt.Fprintf(&c, "acl:\n  - id: xfr\n    key: [%s]\n    action: transfer\n", strings.Join(ids, ", "))
 	notify := ""
@@ -202,87 +153,47 @@ func (d *daemon) knot() string {
 	if d.generate != "" {
 		fmt.Fprintf(&c, "  - id: member\n    zonefile-sync: -1\n    acl: xfr\n    catalog-role: member\n    catalog-zone: %s\n    catalog-group: some\n%s", d.generate, notify)
 		fmt.Fprintf(&c, "  - id: catalog\n    zonefile-sync: -1\n    acl: xfr\n    catalog-role: generate\n%s", notify)
-	}
-	c.WriteString("zone:\n")
-	for origin := range d.zones {
-		fmt.Fprintf(&c, "  - domain: %q\n    file: %q\n", origin, d.file(origin))
-		if d.generate != "" {
-			c.WriteString("    template: member\n")
+		for i := range s.Zones {
+			s.Zones[i].More = "    template: member\n"
 		}
+		s.Zones = append(s.Zones, lab.ServedZone{Origin: d.generate, File: d.file(d.generate), More: "    template: catalog\n"})
 	}
-	if d.generate != "" {
-		fmt.Fprintf(&c, "  - domain: %q\n    file: %q\n    template: catalog\n", d.generate, d.file(d.generate))
-	}
-	return c.String()
+	s.Rest = c.String()
 }
 
-func (d *daemon) bind() string {
-	var c strings.Builder
+func (d *daemon) bind(s *lab.NameServer) {
 	var ids []string
-	for _, k := range testKeys {
-		ids = append(ids, fmt.Sprintf("key %q;", bare(k.Name)))
-		fmt.Fprintf(&c, "key %q { algorithm %s; secret %q; };\n", bare(k.Name), bare(k.Algorithm), keyText(k))
+	for _, k := range s.Keys {
+		ids = append(ids, fmt.Sprintf("key %q;", k.Name))
 	}
-	listenTLS := ""
+	s.Options += fmt.Sprintf("  allow-transfer { %s };\n  ixfr-from-differences yes;\n  check-integrity no;\n  check-names primary ignore;\n", strings.Join(ids, " "))
 	if d.tls.IsValid() {
-		fmt.Fprintf(&c, "tls xot { cert-file %q; key-file %q; ca-file %q; protocols { TLSv1.3; }; };\n",
+		s.Rest = fmt.Sprintf("tls xot { cert-file %q; key-file %q; ca-file %q; protocols { TLSv1.3; }; };\n",
 			filepath.Join(d.dir, "server.crt"), filepath.Join(d.dir, "server.key"), filepath.Join(d.dir, "ca.crt"))
-		listenTLS = fmt.Sprintf("listen-on port %d tls xot { 127.0.0.1; };", d.tls.Port())
+		s.Options += fmt.Sprintf("  listen-on port %d tls xot { 127.0.0.1; };\n", d.tls.Port())
 	}
-	notify := "notify no;"
 	if d.notify.IsValid() {
-		notify = fmt.Sprintf("notify explicit; notify-delay 0; also-notify { 127.0.0.1 port %d key %q; };", d.notify.Port(), bare(key256.Name))
+		s.Options += fmt.Sprintf("  notify explicit;\n  notify-delay 0;\n  also-notify { 127.0.0.1 port %d key %q; };\n", d.notify.Port(), bare(key256.Name))
+	} else {
+		s.Options += "  notify no;\n"
 	}
-	fmt.Fprintf(&c, `options {
-  directory %q; listen-on port %d { 127.0.0.1; }; %s listen-on-v6 { none; };
-  pid-file none; session-keyfile none; lock-file none;
-  recursion no; dnssec-validation no; empty-zones-enable no; %s
-  allow-transfer { %s }; ixfr-from-differences yes; check-integrity no; check-names primary ignore;
-};
-controls {};
-`, d.dir, d.addr.Port(), listenTLS, notify, strings.Join(ids, " "))
-	for origin := range d.zones {
-		fmt.Fprintf(&c, "zone %q { type primary; file %q; };\n", origin, d.file(origin))
-	}
-	return c.String()
 }
 
-func (d *daemon) nsd() string {
-	var c strings.Builder
-	tls := ""
+func (d *daemon) nsd(s *lab.NameServer) {
 	if d.tls.IsValid() {
-		tls = fmt.Sprintf("  ip-address: 127.0.0.1@%d\n  tls-port: %d\n  tls-service-key: %q\n  tls-service-pem: %q\n", d.tls.Port(), d.tls.Port(),
+		s.Options += fmt.Sprintf("  ip-address: 127.0.0.1@%d\n  tls-port: %d\n  tls-service-key: %q\n  tls-service-pem: %q\n", d.tls.Port(), d.tls.Port(),
 			filepath.Join(d.dir, "server.key"), filepath.Join(d.dir, "server.crt"))
 	}
-	fmt.Fprintf(&c, `server:
-  ip-address: 127.0.0.1@%d
-%s  server-count: 1
-  username: ""
-  chroot: ""
-  database: ""
-  zonesdir: %q
-  pidfile: "%[4]s/pid"
-  xfrdfile: "%[4]s/xfrd"
-  xfrdir: %[3]q
-  zonelistfile: "%[4]s/zonelist"
-  cookie-secret-file: "%[4]s/cookie"
-  verbosity: 2
-remote-control:
-  control-enable: no
-`, d.addr.Port(), tls, d.dir, d.dir)
-	for _, k := range testKeys {
-		fmt.Fprintf(&c, "key:\n  name: %q\n  algorithm: %s\n  secret: %q\n", bare(k.Name), bare(k.Algorithm), keyText(k))
+	more := "  store-ixfr: yes\n  create-ixfr: yes\n"
+	for _, k := range s.Keys {
+		more += fmt.Sprintf("  provide-xfr: 127.0.0.1 %s\n", k.Name)
 	}
-	for origin := range d.zones {
-		fmt.Fprintf(&c, "zone:\n  name: %q\n  zonefile: %q\n  store-ixfr: yes\n  create-ixfr: yes\n", origin, d.file(origin))
-		for _, k := range testKeys {
-			fmt.Fprintf(&c, "  provide-xfr: 127.0.0.1 %s\n", bare(k.Name))
-		}
-		if d.notify.IsValid() {
-			fmt.Fprintf(&c, "  notify: 127.0.0.1@%d %s\n", d.notify.Port(), bare(key256.Name))
-		}
+	if d.notify.IsValid() {
+		more += fmt.Sprintf("  notify: 127.0.0.1@%d %s\n", d.notify.Port(), bare(key256.Name))
 	}
-	return c.String()
+	for i := range s.Zones {
+		s.Zones[i].More = more
+	}
 }
 
 // zoneText makes a zone of a size, with some of the odder types; variant changes some of its records.

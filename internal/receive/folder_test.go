@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -99,17 +100,17 @@ func TestFollowsDirectory(t *testing.T) {
 		"$INCLUDE ../outside\n" + small("a.test.", 4):                      "../outside",
 	} {
 		z.put("a.zone", text)
-		waitFor(t, "the fault is named: "+why, func() bool { return strings.Contains(z.fault(r, "a.zone"), why) })
+		lab.WaitFor(t, "the fault is named: "+why, func() bool { return strings.Contains(z.fault(r, "a.zone"), why) })
 	}
 	z.put("a.zone", small("a.test.", 5))
 	if u = told.next(t); u.Origin != "a.test." || u.Serial != 5 {
 		t.Fatalf("%+v", u)
 	}
-	waitFor(t, "no fault is left", func() bool { return len(r.Faults()) == 0 })
+	lab.WaitFor(t, "no fault is left", func() bool { return len(r.Faults()) == 0 })
 
 	// Deleted, and kept.
 	z.remove("b.zone")
-	waitFor(t, "it is said that a file is gone", func() bool { return strings.Contains(r.Faults()[Fault{"directory " + z.path, z.path}], "b.test.") })
+	lab.WaitFor(t, "it is said that a file is gone", func() bool { return strings.Contains(r.Faults()[Fault{"directory " + z.path, z.path}], "b.test.") })
 	stop()
 	_, told, _ = receiver(t, z.config(), z.dir)
 	for _, origin := range []string{"a.test.", "b.test."} {
@@ -124,7 +125,7 @@ func TestFileBeingWritten(t *testing.T) {
 	t.Parallel()
 	z := newZoneDir(t, Directory{})
 	r, told, _ := receiver(t, z.config(), z.dir)
-	waitFor(t, "it runs", func() bool { return r.Zones() != nil })
+	lab.WaitFor(t, "it runs", func() bool { return r.Zones() != nil })
 	f, err := os.Create(filepath.Join(z.path, "a.zone"))
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +135,7 @@ func TestFileBeingWritten(t *testing.T) {
 	half := strings.Index(text, "host-1")
 	f.WriteString(text[:half]) // ends with a newline, and is a zone
 	if openForWriting(open(t, f.Name())) {
-		waitFor(t, "it is said that the file is being written", func() bool { return strings.Contains(z.fault(r, "a.zone"), "being written") })
+		lab.WaitFor(t, "it is said that the file is being written", func() bool { return strings.Contains(z.fault(r, "a.zone"), "being written") })
 	} else {
 		testenv.Missing(t, "this file system grants no leases, so nobody can tell who writes")
 	}
@@ -147,7 +148,7 @@ func TestFileBeingWritten(t *testing.T) {
 		t.Errorf("told of %+v", u)
 	default:
 	}
-	waitFor(t, "no fault is left", func() bool { return len(r.Faults()) == 0 })
+	lab.WaitFor(t, "no fault is left", func() bool { return len(r.Faults()) == 0 })
 }
 
 func open(t *testing.T, name string) *os.File {
@@ -209,10 +210,10 @@ func TestDirectoryThatIsSwapped(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(second, "more"), []byte("more A 192.0.2.2\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "it is seen that the included file has changed", func() bool { return strings.Contains(z.fault(r, "b.zone"), "serial 2 has not") })
+	lab.WaitFor(t, "it is seen that the included file has changed", func() bool { return strings.Contains(z.fault(r, "b.zone"), "serial 2 has not") })
 
 	os.Remove(z.path)
-	waitFor(t, "it is said that the directory is gone", func() bool { return strings.Contains(r.Faults()[Fault{"directory " + z.path, z.path}], "no such file") })
+	lab.WaitFor(t, "it is said that the directory is gone", func() bool { return strings.Contains(r.Faults()[Fault{"directory " + z.path, z.path}], "no such file") })
 	for _, s := range r.Zones() {
 		if s.Serial == nil || *s.Serial != 2 {
 			t.Errorf("%+v", s)
@@ -242,13 +243,13 @@ func TestFilesThatCannotBeRead(t *testing.T) {
 		t.Errorf("%+v", u)
 	}
 	for name, why := range map[string]string{"out.zone": "out of the directory", "nowhere.zone": "a link to nowhere", "dir.zone": "not a regular file"} {
-		waitFor(t, name+" is named", func() bool { return strings.Contains(z.fault(r, name), why) })
+		lab.WaitFor(t, name+" is named", func() bool { return strings.Contains(z.fault(r, name), why) })
 	}
 	z.put("nowhere", small("c.test.", 1))
 	if u := told.next(t); u.Origin != "c.test." {
 		t.Errorf("%+v", u)
 	}
-	waitFor(t, "it is named no more", func() bool { return z.fault(r, "nowhere.zone") == "" })
+	lab.WaitFor(t, "it is named no more", func() bool { return z.fault(r, "nowhere.zone") == "" })
 }
 
 // One file that is deleted withdraws its zone, where that is wanted; many at once do not, however they go, unless an operator

@@ -11,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -22,7 +23,7 @@ func listening(t *testing.T, server Primary, more ...netip.Prefix) (*Receiver, n
 	c.Zones[0].Primaries.NotifyFrom = more
 	c.Zones = append(c.Zones, Zones{[]string{"other.test."}, &Group{Servers: []Primary{{Address: netip.MustParseAddrPort("127.0.0.9:9"), Key: testKeys[dns.HmacSHA384]}}}})
 	r, _, _ := receiver(t, c, t.TempDir())
-	waitFor(t, "the first look is over", func() bool { s := r.status(t, "example.org."); return s.Error != "" && !s.Receiving })
+	lab.WaitFor(t, "the first look is over", func() bool { s := r.status(t, "example.org."); return s.Error != "" && !s.Receiving })
 	return r, at
 }
 
@@ -83,7 +84,7 @@ func TestNotify(t *testing.T) {
 				}
 				looked := func() bool { return r.status(t, "example.org.").Checked.After(began) }
 				if c.rcode == dns.RcodeSuccess {
-					waitFor(t, "the zone is looked for", looked)
+					lab.WaitFor(t, "the zone is looked for", looked)
 				} else if next := r.status(t, "example.org.").Next; looked() || time.Until(next) < 5*time.Second {
 					t.Errorf("the zone is looked for, or soon will be: %v", next)
 				}
@@ -103,7 +104,7 @@ func TestNotifyStorm(t *testing.T) {
 	at := testenv.Local(t)
 	r, told, _ := receiver(t, following(at, []Primary{{Address: f.at}}, "example.org."), t.TempDir())
 	told.next(t)
-	waitFor(t, "the look is over", func() bool { return !r.status(t, "example.org.").Receiving })
+	lab.WaitFor(t, "the look is over", func() bool { return !r.status(t, "example.org.").Receiving })
 	first := r.status(t, "example.org.").Checked
 	cl := &dns.Client{Timeout: time.Second}
 	for range 300 {
@@ -111,7 +112,7 @@ func TestNotifyStorm(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	waitFor(t, "there is a look", func() bool { return r.status(t, "example.org.").Checked.After(first) })
+	lab.WaitFor(t, "there is a look", func() bool { return r.status(t, "example.org.").Checked.After(first) })
 	if second := r.status(t, "example.org.").Checked; second.Sub(first) < notifySpacing {
 		t.Errorf("looks %v apart", second.Sub(first))
 	}
@@ -146,7 +147,7 @@ func TestNotifyInTheMiddle(t *testing.T) {
 	}
 	close(proceed)
 	told.next(t)
-	waitFor(t, "it is looked for again", func() bool { return r.status(t, "example.org.").Checked.After(first) })
+	lab.WaitFor(t, "it is looked for again", func() bool { return r.status(t, "example.org.").Checked.After(first) })
 }
 
 // What is no message gets no answer, or a format error, and harms nothing.

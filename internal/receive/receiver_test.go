@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
@@ -75,7 +75,7 @@ func TestFollowsPrimaries(t *testing.T) {
 				t.Fatalf("%+v", u)
 			}
 			onDisk(t, u, text(1))
-			waitFor(t, "the next look is when the SOA says", func() bool {
+			lab.WaitFor(t, "the next look is when the SOA says", func() bool {
 				s := r.status(t, origin)
 				return !s.Receiving && s.Error == "" && !s.Expired && time.Until(s.Next) > 40*time.Minute
 			})
@@ -112,7 +112,7 @@ func TestPrimaryIsKilledInTheMiddle(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.bind(t.Context())
-	s.Conn = &killing{Conn: s.Conn, after: 500_000, kill: func() { d.stop(syscall.SIGKILL) }}
+	s.Conn = &killing{Conn: s.Conn, after: 500_000, kill: func() { d.process.Kill() }}
 	if got, err := c.once(t.Context(), p, s, origin, nil, nil); err == nil {
 		t.Fatalf("%+v", got)
 	} else {
@@ -122,7 +122,7 @@ func TestPrimaryIsKilledInTheMiddle(t *testing.T) {
 	config := following(netip.AddrPort{}, []Primary{p}, origin)
 	config.Timers.MinRetry, config.Timers.MaxRetry, config.Timers.MinRefresh = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 	r, told, _ := receiver(t, config, dir)
-	waitFor(t, "it is said that the primary is not there", func() bool { return strings.Contains(r.status(t, origin).Error, "refused") })
+	lab.WaitFor(t, "it is said that the primary is not there", func() bool { return strings.Contains(r.status(t, origin).Error, "refused") })
 	d.start() // and comes back
 	if u := told.next(t); u.Serial != 7 {
 		t.Errorf("%+v", u)
@@ -155,7 +155,7 @@ func TestSerialThatGoesBackwards(t *testing.T) {
 	if told := round(t, c, dir, RoundOptions{}); len(told.updates) != 1 || told.updates[0].Serial != 10 {
 		t.Fatalf("%+v", told)
 	}
-	d.stop(syscall.SIGTERM)
+	d.process.Stop()
 	d.write(origin, zoneText(origin, 9, 10, 0))
 	d.start()
 	told := round(t, c, dir, RoundOptions{})
@@ -216,7 +216,7 @@ func TestExpiry(t *testing.T) {
 	c := following(netip.AddrPort{}, []Primary{{Address: d.addr, Key: key256}}, origin)
 	at := func(later time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(later) } }
 	round(t, c, dir, RoundOptions{})
-	d.stop(syscall.SIGTERM)
+	d.process.Stop()
 	const expire = 1209600 * time.Second
 	if s := roundAt(t, c, dir, RoundOptions{}, at(expire-time.Minute)).zones[0]; s.Expired || s.Error == "" {
 		t.Errorf("before its time: %+v", s)
@@ -300,7 +300,7 @@ func TestSecondReceiverIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	c := following(netip.AddrPort{}, []Primary{{Address: testenv.Local(t)}}, "example.org.")
 	r, _, _ := receiver(t, c, dir)
-	waitFor(t, "the first one runs", func() bool { return len(r.Zones()) == 1 })
+	lab.WaitFor(t, "the first one runs", func() bool { return len(r.Zones()) == 1 })
 	second, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state")})
 	if err != nil {
 		t.Fatal(err)
@@ -355,7 +355,7 @@ func TestCatalogOfBIND(t *testing.T) {
 			return count == n
 		}
 	}
-	waitFor(t, "all members are received", had(11))
+	lab.WaitFor(t, "all members are received", had(11))
 	for range 11 {
 		if u := told.next(t); u.How != AXFR {
 			t.Errorf("%+v", u)
@@ -377,7 +377,7 @@ func TestCatalogOfBIND(t *testing.T) {
 	r.Forget("m10.test.")
 
 	d.reload("catalog.test.", catalogText(3, "1", list("0")...), 3)
-	waitFor(t, "the catalog is said to be broken", func() bool {
+	lab.WaitFor(t, "the catalog is said to be broken", func() bool {
 		return strings.Contains(r.status(t, "catalog.test.").Error, `broken catalog, not processed: version.catalog.test.: version "1"`)
 	})
 	stop()
@@ -385,14 +385,14 @@ func TestCatalogOfBIND(t *testing.T) {
 	for range 11 {
 		told.next(t)
 	}
-	waitFor(t, "the catalog is said to be broken again", func() bool { return strings.Contains(r.status(t, "catalog.test.").Error, `version "1"`) })
+	lab.WaitFor(t, "the catalog is said to be broken again", func() bool { return strings.Contains(r.status(t, "catalog.test.").Error, `version "1"`) })
 	for _, s := range r.Zones() {
 		if s.Expires.IsZero() {
 			t.Errorf("not followed: %+v", s)
 		}
 	}
 	d.reload("catalog.test.", catalogText(4, "2", list("0", "1")...), 4)
-	waitFor(t, "it is said that too many are gone", func() bool {
+	lab.WaitFor(t, "it is said that too many are gone", func() bool {
 		return strings.Contains(r.Faults()[Fault{"catalog catalog.test.", "members"}], "9 of 11 zones are gone at once")
 	})
 	if !had(11)() {
@@ -458,7 +458,7 @@ func TestRunEndsInTheMiddle(t *testing.T) {
 	z.put("x.zone", zoneText("x.test.", 1, 100_000, 0))
 	c.Directories = []Directory{z.d}
 	r, _, stop := receiver(t, c, t.TempDir())
-	waitFor(t, "both are under way", func() bool { return r.status(t, "example.org.").Receiving && r.status(t, "example.net.").Receiving })
+	lab.WaitFor(t, "both are under way", func() bool { return r.status(t, "example.org.").Receiving && r.status(t, "example.net.").Receiving })
 	began := time.Now()
 	stop()
 	t.Logf("it took %v", time.Since(began))

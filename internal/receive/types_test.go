@@ -6,18 +6,19 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdatatest"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -230,17 +231,14 @@ func TestPeersWriteEveryType(t *testing.T) {
 	t.Run("nsd writes", func(t *testing.T) {
 		t.Parallel()
 		primary := newDaemon(t, "knotd", zones)
-		d := &daemon{t: t, kind: "nsd", binary: testenv.Need(t, "nsd")[0], dir: t.TempDir(), addr: testenv.Local(t), zones: map[string]string{"example.org.": ""}}
-		write(t, filepath.Join(d.dir, "conf"), fmt.Sprintf("server:\n  ip-address: 127.0.0.1@%d\n  server-count: 1\n  username: \"\"\n  chroot: \"\"\n"+
-			"  database: \"\"\n  zonesdir: %[2]q\n  pidfile: \"%[2]s/pid\"\n  xfrdfile: \"%[2]s/xfrd\"\n  xfrdir: %[2]q\n  zonelistfile: \"%[2]s/list\"\n"+
-			"  zonefiles-write: 1\nremote-control:\n  control-enable: no\nkey:\n  name: %[3]q\n  algorithm: %[4]s\n  secret: %[5]q\n"+
-			"zone:\n  name: example.org\n  zonefile: written\n  request-xfr: AXFR 127.0.0.1@%[6]d %[3]s\n",
-			d.addr.Port(), d.dir, bare(key256.Name), bare(key256.Algorithm), keyText(key256), primary.addr.Port()))
-		d.args = []string{"-d", "-c", filepath.Join(d.dir, "conf")}
-		d.start()
-		t.Cleanup(func() { d.stop(syscall.SIGTERM) })
-		written := filepath.Join(d.dir, "written")
-		waitFor(t, "NSD has written the zone", func() bool { _, err := os.Stat(written); return err == nil })
+		nsd := lab.NameServer{Kind: "nsd", Dir: t.TempDir(), Listen: []netip.AddrPort{testenv.Local(t)}, Options: "  zonefiles-write: 1\n",
+			Keys: []lab.TSIG{{Name: bare(key256.Name), Algorithm: bare(key256.Algorithm), Secret: keyText(key256)}},
+			Zones: []lab.ServedZone{{Origin: "example.org", File: "written",
+				More: fmt.Sprintf("  request-xfr: AXFR 127.0.0.1@%d %s\n", primary.addr.Port(), bare(key256.Name))}}}
+		p := lab.Start(t, lab.Command{Argv: nsd.Argv(t, testenv.Need(t, "nsd")[0]), Log: filepath.Join(nsd.Dir, "log")})
+		t.Cleanup(p.Stop)
+		written := filepath.Join(nsd.Dir, "written")
+		lab.WaitFor(t, "NSD has written the zone", func() bool { _, err := os.Stat(written); return err == nil })
 		list.read(t, "NSD", written)
 	})
 }
