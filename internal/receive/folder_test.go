@@ -334,5 +334,5 @@ func TestRelativeFilesInADirectory(t *testing.T) {
 		t.Errorf("%+v", u)
 	}
 	want := "$INCLUDE /etc/hosts is not allowed: only files below " + z.path
-	waitFor(t, "the other file's fault is said", func() bool { return strings.Contains(z.fault(r, "db.b.test"), want) })
+	lab.WaitFor(t, "the other file's fault is said", func() bool { return strings.Contains(z.fault(r, "db.b.test"), want) })
 }
