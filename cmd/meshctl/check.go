@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,8 @@ type checkOptions struct {
 	policy   string
 	previous []string
 	lease    time.Duration
+	ignore   []string
+	rules    bool
 }
 
 func (c *cli) checkCommand() *cobra.Command {
@@ -47,13 +50,45 @@ The policy is the section "checks" of a configuration; checks.example.yaml shows
 Status 0: no errors, perhaps warnings; 1: an error, or a file that cannot be read; 2: wrong usage.
 
 ` + sourceHelp,
-		Args: cobra.MinimumNArgs(1),
-		RunE: c.runs(func(cmd *cobra.Command, args []string) error { return c.check(cmd.Context(), args, o) }),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if o.rules {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		},
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			if o.rules {
+				return c.listRules()
+			}
+			return c.check(cmd.Context(), args, o)
+		}),
 	})
+	cmd.Flags().BoolVar(&o.rules, "rules", false, "list the rules that \"checks: rules\" and --ignore can set, and do nothing else")
+	ignoreFlag(cmd, &o.ignore)
 	cmd.Flags().StringVar(&o.policy, "policy", "", "configuration with the section \"checks\" (default HOME/meshctl.yaml, if it is there)")
 	cmd.Flags().StringArrayVar(&o.previous, "previous", nil, "zone file that one of the others is to replace; may be repeated")
 	cmd.Flags().DurationVar(&o.lease, "lease", 24*time.Hour, "how long a node may answer from the zone: signatures must last longer")
 	return cmd
+}
+
+// ignoreFlag gives a command the flag --ignore.
+func ignoreFlag(cmd *cobra.Command, rules *[]string) {
+	cmd.Flags().StringSliceVar(rules, "ignore", nil, "rules that are warnings here, whatever the policy says; \"meshctl check --rules\" lists them")
+}
+
+// sayIgnored says what nobody should overlook.
+func (c *cli) sayIgnored(rules []string) {
+	if len(rules) > 0 {
+		fmt.Fprintf(c.log, "IGNORED, as --ignore says: %s. No release would take what these rules have errors against.\n", strings.Join(rules, ", "))
+	}
+}
+
+func (c *cli) listRules() error {
+	return c.print(zonecheck.Rules, func() {
+		for _, r := range zonecheck.Rules {
+			fmt.Fprintf(c.out, "%-20s  %-16s  %s\n", r.Name, r.Default, r.Says)
+		}
+	})
 }
 
 func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
@@ -61,6 +96,10 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := policy.Ignore(o.ignore...); err != nil {
+		return err
+	}
+	c.sayIgnored(o.ignore)
 	var found []zone.Finding
 	judged := false
 	before := map[string]*zone.Zone{}
@@ -76,7 +115,8 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 		z, findings := releasing.Load(ctx, s)
 		if z != nil {
 			judged = true
-			findings = append(findings, releasing.Check(ctx, before[z.Origin()], z, policy.For(z.Origin()), c.clock(), o.lease)...)
+			p := policy.For(z.Origin())
+			findings = append(p.Apply(findings), releasing.Check(ctx, before[z.Origin()], z, p, c.clock(), o.lease)...)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

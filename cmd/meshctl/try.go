@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
 // tryLease is how long a throwaway mesh answers: nobody renews it.
@@ -28,27 +31,34 @@ const tryLease = 30 * 24 * time.Hour
 
 func (c *cli) tryCommand() *cobra.Command {
 	var listen, coredns string
+	var ignore []string
 	cmd := &cobra.Command{
 		Use:   "try ZONEFILE...",
 		Short: "Answer from zone files at once: a mesh of one node that is gone when you press Ctrl-C",
 		Long: `Answer from zone files at once: keys, a signed repository and a Corefile in a temporary directory, and coredns in the
 foreground. Everything is removed at the end. The machine's clock is taken on its word, which suits one machine only.
 
+Any zone that is fit now is answered from. For an old or odd one there is --ignore RULE: --ignore rrsig-expired, for example.
+
 ` + sourceHelp,
 		Args: cobra.MinimumNArgs(1),
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
-			return c.try(cmd.Context(), sources(args), listen, coredns)
+			return c.try(cmd.Context(), sources(args), ignore, listen, coredns)
 		}),
 	}
+	ignoreFlag(cmd, &ignore)
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:5300", "address and port to answer on")
 	cmd.Flags().StringVar(&coredns, "coredns", "", "the coredns to run (default: the one beside meshctl, then the one in PATH)")
 	return cmd
 }
 
-func (c *cli) try(ctx context.Context, from []releasing.Source, listen, coredns string) error {
+func (c *cli) try(ctx context.Context, from []releasing.Source, ignore []string, listen, coredns string) error {
 	address, port, err := net.SplitHostPort(listen)
 	if err != nil || net.ParseIP(address) == nil {
 		return &hint.Error{Err: fmt.Errorf("--listen %q is not ADDRESS:PORT", listen), Hint: "for example --listen 127.0.0.1:5300"}
+	}
+	if err := zonecheck.DefaultConfig().Ignore(ignore...); err != nil {
+		return err
 	}
 	if coredns, err = findCoreDNS(coredns); err != nil {
 		return err
@@ -58,7 +68,7 @@ func (c *cli) try(ctx context.Context, from []releasing.Source, listen, coredns 
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := c.tryMesh(ctx, dir, from); err != nil {
+	if err := c.tryMesh(ctx, dir, from, ignore); err != nil {
 		return err
 	}
 	corefile := fmt.Sprintf(tryCorefile, port, address, dir)
@@ -83,14 +93,30 @@ const tryCorefile = `.:%[1]s {
 }
 `
 
+// tryConfig is how zones are judged: nobody renews the lease, so signatures need not outlast it.
+func tryConfig(ignore []string) []byte {
+	var b strings.Builder
+	b.WriteString("checks:\n  rules:\n    rrsig-ends: ignore\n")
+	for _, rule := range slices.Compact(slices.Sorted(slices.Values(ignore))) {
+		if rule != "rrsig-ends" {
+			fmt.Fprintf(&b, "    %s: warning\n", rule)
+		}
+	}
+	return []byte(b.String())
+}
+
 // tryMesh makes a mesh without members, whose first release is current at once.
-func (c *cli) tryMesh(ctx context.Context, dir string, from []releasing.Source) error {
+func (c *cli) tryMesh(ctx context.Context, dir string, from []releasing.Source, ignore []string) error {
 	o := enrol.InitOptions{Mesh: "try", Epsilon: 100 * time.Millisecond, Lease: tryLease}
 	w, err := enrol.Init(ctx, home.At(dir, c.clock), o, rand.Reader)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
+	if err := depot.WriteFile(dir, home.ConfigName, tryConfig(ignore), 0o600); err != nil {
+		return err
+	}
+	c.sayIgnored(ignore)
 	_, found, err := releasing.Make(ctx, w, from, releasing.Options{})
 	printFindings(c.log, found)
 	if err != nil {

@@ -19,6 +19,10 @@
 //	change-…      removed, added, changed: more names than the policy allows
 //	servers-…     outside (ROUTE-4), one-mesh (ROUTE-5)
 //	ttl-…, soa-…, ns-count, trailing-dots, trailing-dot
+//	record-too-large, rrset-too-large
+//
+// Rules has them all, and those of internal/zone and internal/zonefile that say nothing against serving a zone: each is an error, a
+// warning or nothing, as the policy says.
 package zonecheck
 
 import (
@@ -43,7 +47,7 @@ func check(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Du
 	for _, r := range []*report{digest, content, change, sense} {
 		found = append(found, r.all()...)
 	}
-	return found
+	return p.Apply(found)
 }
 
 // maxPerRule bounds the findings of one rule that are reported for a zone.

@@ -33,6 +33,30 @@ func (c *Config) For(origin string) Policy {
 	return c.Policy
 }
 
+// Ignore has what rules find be warnings at most, of every zone. The error names those that cannot be ignored.
+func (c *Config) Ignore(rules ...string) error {
+	var errs []error
+	for _, rule := range rules {
+		if !IsRule(rule) {
+			errs = append(errs, fmt.Errorf("%q is no rule that can be ignored: a zone that breaks any other cannot be served", rule))
+			continue
+		}
+		c.Policy = c.Policy.ignoring(rule)
+		for origin, p := range c.Zones {
+			c.Zones[origin] = p.ignoring(rule)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p Policy) ignoring(rule string) Policy {
+	p.Rules = maps.Clone(p.Rules)
+	if p.Rules[rule] != Off {
+		p.SetRule(rule, Warn)
+	}
+	return p
+}
+
 // Unjudged says what is not judged for want of configuration; "" if all is that is not ignored on purpose.
 func (c *Config) Unjudged() string {
 	if p := c.Policy; len(p.Meshes) > 0 || p.Outside == Off && p.OneMesh == Off {
@@ -95,6 +119,7 @@ func policyKeys(r *fields.Reader, p *Policy) fields.Keys {
 		"changed":          func(n *yaml.Node) { limit(r, n, "changed", &p.Changed) },
 		"few_names":        fields.Parsed(r, &p.Few, fields.IntegerIn[int](0, 1<<31-1)),
 		"ttl":              func(n *yaml.Node) { ttls(r, n, p) },
+		"rules":            func(n *yaml.Node) { rules(r, n, levels, p) },
 		"server_outside":   fields.Parsed(r, &p.Outside, oneOf(levels)),
 		"several_meshes":   fields.Parsed(r, &p.OneMesh, oneOf(levels)),
 		"command":          func(n *yaml.Node) { command(r, n, p) },
@@ -145,6 +170,25 @@ func command(r *fields.Reader, n *yaml.Node, p *Policy) {
 		fields.Parsed(r, &word, read)(e)
 		p.Command = append(p.Command, word)
 	})
+}
+
+// rules reads how rules are reported; what is said for all zones holds for one as well.
+func rules(r *fields.Reader, n *yaml.Node, levels map[string]Level, p *Policy) {
+	if n.Kind != yaml.MappingNode {
+		r.Fail(n, "rules: want a mapping of rules: RULE: error, warning or ignore")
+		return
+	}
+	p.Rules = maps.Clone(p.Rules)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name := n.Content[i].Value
+		if !IsRule(name) {
+			r.Fail(n.Content[i], "%q is no rule that can be set: see meshctl check --rules", name)
+			continue
+		}
+		var level Level
+		fields.Parsed(r, &level, oneOf(levels))(n.Content[i+1])
+		p.SetRule(name, level)
+	}
 }
 
 func mesh(r *fields.Reader, n *yaml.Node) Mesh {

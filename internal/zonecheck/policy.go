@@ -1,6 +1,7 @@
 package zonecheck
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -45,6 +46,8 @@ type Policy struct {
 
 	MinTTL, MaxTTL time.Duration // of every RRset
 
+	Rules map[string]Level // of rules of Rules that are reported otherwise than by default
+
 	Meshes  []Mesh // meshes that servers may be in; none: ROUTE-4 and ROUTE-5 are not checked
 	Outside Level  // ROUTE-4: at least one server is in no mesh
 	OneMesh Level  // ROUTE-5: not all servers are in the same mesh
@@ -73,7 +76,7 @@ func DefaultPolicy() Policy {
 		Margin:  time.Hour,
 		Removed: Limit{Percent: 10}, Added: Limit{Percent: 30}, Changed: Limit{Percent: 30},
 		Few:     20,
-		MaxTTL:  90 * 24 * time.Hour,
+		MaxTTL:  math.MaxInt32 * time.Second,
 		Timeout: time.Minute,
 	}
 }

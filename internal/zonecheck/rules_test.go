@@ -505,13 +505,13 @@ func TestNumbersThatMakeNoSense(t *testing.T) {
 		return "$ORIGIN example.\n$TTL 3600\n@ SOA ns.test. host 1 " + timers + "\n@ NS ns.test.\n@ NS ns2.test.\n"
 	}
 	p := DefaultPolicy()
-	p.MinTTL = 30 * time.Second
+	p.MinTTL, p.MaxTTL = 30*time.Second, 90*24*time.Hour
 	for _, c := range []struct {
 		name, text    string
 		errors, warns []string
 	}{
 		{"fine", soa("7200 3600 1209600 300"), nil, nil},
-		{"expire before refresh", soa("7200 3600 7200 300"), []string{"soa-expire"}, nil},
+		{"expire before refresh", soa("7200 3600 7200 300"), nil, []string{"soa-expire"}},
 		{"expire is short", soa("7200 3600 86400 300"), nil, []string{"soa-expire"}},
 		{"retry above refresh", soa("7200 7201 1209600 300"), nil, []string{"soa-retry"}},
 		{"refresh is short", soa("10 10 1209600 300"), nil, []string{"soa-refresh"}},

@@ -50,6 +50,7 @@ func (s *sense) look(o *owner) {
 		set := &o.sets[i]
 		s.checkTTL(o, set)
 		s.checkDigests(o, set)
+		s.checkSize(o, set)
 		for rdata := range set.Data.All() {
 			s.room = zone.RdataNames(s.room[:0], set.Type, rdata)
 			for _, name := range s.room {
@@ -139,6 +140,34 @@ func (s *sense) checkDigests(o *owner, set *zone.RRset) {
 	}
 }
 
+// Octets of a message (RFC 1035 4.2.2), and what is in it beside names and RDATA: the header, the question and an OPT record without
+// options (RFC 6891 6.1.2), the fixed fields of a record, and the pointer that an owner is.
+const (
+	maxMessage   = 65535
+	aroundRRset  = 12 + 4 + 11
+	aroundRdata  = 10
+	ownerPointer = 2
+)
+
+// checkSize finds records that no message can carry, so that the zone cannot be transferred, and RRsets that no answer can.
+func (s *sense) checkSize(o *owner, set *zone.RRset) {
+	if len(set.Data)+len(set.Sigs) < maxMessage/8 { // a record takes ten octets beside what is here, which is two at least
+		return
+	}
+	total := aroundRRset + len(o.name)
+	for _, data := range []zone.Rdata{set.Data, set.Sigs} {
+		for rdata := range data.All() {
+			if n := 12 + len(o.name) + aroundRdata + len(rdata); n > maxMessage {
+				s.r.fault(o.name, "record-too-large", "a %s record with RDATA of %d octets: with its owner it fits in no message, so the zone cannot be transferred", dns.Type(set.Type), len(rdata))
+			}
+			total += ownerPointer + aroundRdata + len(rdata)
+		}
+	}
+	if total > maxMessage {
+		s.r.warn(o.name, "rrset-too-large", "the %s records and their signatures need a message of %d octets, of at most %d: no query for them is answered", dns.Type(set.Type), total, maxMessage)
+	}
+}
+
 // lookAtApex checks the SOA's timers and notes the servers.
 func (s *sense) lookAtApex(o *owner) {
 	if set := o.get(dns.TypeSOA); set != nil {
@@ -160,7 +189,7 @@ func (s *sense) checkTimers(numbers []byte) {
 	}
 	refresh, retry, expire, minimum := seconds(1), seconds(2), seconds(3), seconds(4)
 	if expire <= refresh {
-		s.r.fault(nil, "soa-expire", "expire %v is not above refresh %v: secondaries would drop the zone between two refreshes (RFC 1035 3.3.13)", expire, refresh)
+		s.r.warn(nil, "soa-expire", "expire %v is not above refresh %v: secondaries would drop the zone between two refreshes (RFC 1035 3.3.13)", expire, refresh)
 	} else if expire < refresh+retry || expire < week {
 		s.r.warn(nil, "soa-expire", "expire %v is short: secondaries drop the zone if they cannot refresh it for so long (RFC 1912 2.2: two to four weeks)", expire)
 	}
@@ -193,10 +222,17 @@ func (s *sense) findAddresses(o *owner) {
 	}
 }
 
+// So many names, and more than this part of all, do not end in the origin twice by intent: the .se of October 2009 had it everywhere.
+const manyTwice, manyPart = 20, 10
+
 // finish judges what the whole zone shows.
 func (s *sense) finish() {
 	if s.twice > 1 && 100*s.twice > s.names {
-		s.r.fault(s.example, "trailing-dots", "%d of %d names end in the origin twice: the dot at their end lacks", s.twice, s.names)
+		report := s.r.warn
+		if s.twice >= manyTwice && manyPart*s.twice > s.names {
+			report = s.r.fault
+		}
+		report(s.example, "trailing-dots", "%d of %d names end in the origin twice: the dot at their end lacks", s.twice, s.names)
 	}
 	if len(s.servers) == 1 {
 		s.r.warn(nil, "ns-count", "one server only (RFC 1034 4.1 wants two or more)")

@@ -163,7 +163,7 @@ func build(ctx context.Context, w *home.Writer, sources []Source, lately *Lately
 			if err != nil {
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}
-			findings = append(findings, judged...)
+			findings = c.take(append(c.policy.Apply(findings), judged...))
 		}
 		if ctx.Err() != nil { // what was found then is not the zones' fault
 			return nil, nil, context.Cause(ctx)

@@ -58,7 +58,7 @@ func TestAZoneThatLostNamesHoldsBackTheRelease(t *testing.T) {
 // and the others go out.
 func TestHoldZone(t *testing.T) {
 	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
-	hometest.Configure(t, meshDir, "checks: {on_error: hold-zone}\n")
+	hometest.Configure(t, meshDir, "checks: {on_error: hold-zone, rules: {soa-expire: error}}\n")
 	releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 100), hometest.NamesZone(t, "b.", 1, 100), hometest.NamesZone(t, "c.", 1, 100))
 	torn := hometest.NamesZone(t, "b.", 2, 100)
 	text, err := os.ReadFile(torn.File)

@@ -34,7 +34,7 @@ func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, late
 	var difference *zone.Delta
 	c.change, difference = changeOf(old, z)
 	took.lap("compared")
-	if c.policy.DNSSEC != zonecheck.Ignore {
+	if c.policy.SignaturesCount() {
 		c.zone.SignedUntil = signaturesEnd(z, w.Now())
 	}
 	memo := lately.memo(z)
@@ -45,6 +45,11 @@ func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, late
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,
 			Detail: fmt.Sprintf("the zone that is answered now cannot be read to compare with: %v", err)})
 	}
+	return found, difference
+}
+
+// take notes which rules a zone breaks.
+func (c *candidate) take(found []zone.Finding) []zone.Finding {
 	for i := range found {
 		found[i].File = cmp.Or(found[i].File, c.source.File)
 		if found[i].Severity == zone.Error {
@@ -53,7 +58,7 @@ func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, late
 	}
 	slices.Sort(c.rules)
 	c.rules = slices.Compact(c.rules)
-	return found, difference
+	return found
 }
 
 // addDeltas stores the ways to a zone's text. They are a convenience: without, nodes take the whole zone.
