@@ -2,7 +2,7 @@
 // 5155, 6672, 8482) make of a question put to it.
 //
 // It is pure: no network, disk, clock, lock or goroutine. Of miekg/dns it uses the data types only. A Zone is read by any
-// number of goroutines at once. internal/zonefile makes zones from text, plugin/meshsync asks them, and cmd/meshctl
+// number of goroutines at once. internal/zonefile makes zones from text, plugin/meshsync and plugin/sharedunicast ask them, and cmd/meshctl
 // checks and publishes them.
 //
 // A zone is one image without pointers, see image.go, that can be kept in a file and taken up again by FromImage. RDATA

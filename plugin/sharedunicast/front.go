@@ -21,6 +21,7 @@ var logger = log.NewWithPlugin(pluginName)
 type front struct {
 	core     *dnsserver.Server
 	backends []backend.Backend // of all blocks
+	zones    zoneTable         // what the fast path answers for
 	silenced prometheus.Counter
 }
 
@@ -82,8 +83,18 @@ func (f *front) chain(b []byte, q *query.Query, x *responder) {
 	x.begin(b, r, f.core.TsigSecret)
 	ctx := context.WithValue(context.Background(), dnsserver.Key{}, f.core)
 	ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
-	ctx = backend.WithRoom(ctx, x.room())
+	ctx = backend.WithRoom(ctx, x.room(f.nsidOption(q)))
 	f.core.ServeDNS(ctx, x, r)
+}
+
+// nsidOption is how many octets plugin nsid takes in the response to a query that asks for it.
+func (f *front) nsidOption(q *query.Query) int {
+	if q.Name != nil {
+		if s := f.zones.find(q); s != nil {
+			return len(s.nsid)
+		}
+	}
+	return f.zones.nsid
 }
 
 // isDatagram says whether an address is one of UDP.

@@ -106,6 +106,7 @@ func (in *instance) start() error {
 		in.release()
 		return plugin.Error(pluginName, err)
 	}
+	in.chooseFastPath()
 	for _, s := range in.servers {
 		in.caddy.SaveServer(s, s.listener)
 	}
@@ -146,10 +147,39 @@ func groupAt(groups *[]*group, config *dnsserver.Config, addr netip.Addr, pos st
 	return g
 }
 
-// serve makes the servers of a group, one per socket asked for with `multisocket`, and opens their sockets.
+// chooseFastPath finds out for which blocks the fast path can answer, and says which plugin costs the others that.
+func (in *instance) chooseFastPath() {
+	zones := make(map[*dnsserver.Config]*served)
+	for _, b := range in.corefile.sharedBlocks() {
+		for i, config := range b.keys {
+			s, why := newServed(config)
+			switch {
+			case b.shared.chain:
+				s.backend = nil
+			case why != "" && i == 0:
+				logger.Infof("%s: queries for %s go through the chain of plugins: %s", b.shared.pos, b.name(), why)
+			}
+			zones[config] = s
+		}
+	}
+	for _, s := range in.servers {
+		s.front.zones = newZoneTable(s.group.configs, func(c *dnsserver.Config) *served { return zones[c] })
+	}
+	if !hasFastPath {
+		noFastPath.Do(func() { logger.Infof("this system has no fast path: all queries go through the chain of plugins") })
+	}
+}
+
+var noFastPath sync.Once
+
+// serve makes the servers of a group, one per socket asked for with `multisocket`, and opens their sockets. Without
+// multisocket there is one, which has a UDP socket for each thread that can run.
 func (in *instance) serve(g *group) error {
-	n := max(1, g.configs[0].NumSockets)
-	if err := probe(g.addr, n); err != nil {
+	n, udp := g.configs[0].NumSockets, 1
+	if n == 0 {
+		n, udp = 1, udpSockets()
+	}
+	if err := probe(g.addr, n, udp); err != nil {
 		return err
 	}
 	for index := range n {
@@ -160,7 +190,7 @@ func (in *instance) serve(g *group) error {
 		s := &server{coreServer: core, instance: in, group: g}
 		s.front = newFront(s.core(), g)
 		in.servers = append(in.servers, s)
-		if err := s.open(g, index, n > 1); err != nil {
+		if err := s.open(g, index, n > 1, udp); err != nil {
 			return err
 		}
 	}

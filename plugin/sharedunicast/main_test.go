@@ -22,11 +22,15 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	_ "github.com/coredns/coredns/plugin/acl"
 	_ "github.com/coredns/coredns/plugin/auto"
 	_ "github.com/coredns/coredns/plugin/bind"
+	_ "github.com/coredns/coredns/plugin/cancel"
 	_ "github.com/coredns/coredns/plugin/chaos"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/file"
+	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/log"
 	_ "github.com/coredns/coredns/plugin/metadata"
 	_ "github.com/coredns/coredns/plugin/multisocket"
 	_ "github.com/coredns/coredns/plugin/nsid"
@@ -45,7 +49,7 @@ func TestMain(m *testing.M) {
 	at := slices.Index(dnsserver.Directives, "shed") + 1
 	directives := slices.Insert(slices.Clone(dnsserver.Directives), at, pluginName)
 	directives = slices.Insert(directives, 0, "testlook") // the first, so that its start might come before ours
-	directives = append(directives, "testanswer")
+	directives = append(directives, "testwire", "testanswer")
 	directives = append(directives, "testfail") // the last, so that its start is after ours
 	if err := dnsserver.SetDirectives(directives); err != nil {
 		panic(err)
@@ -53,6 +57,7 @@ func TestMain(m *testing.M) {
 	plugin.Register("tls", setupTestTLS)
 	plugin.Register("view", setupTestView)
 	plugin.Register("testanswer", setupTestAnswer)
+	plugin.Register("testwire", setupTestWire)
 	plugin.Register("testlook", setupTestLook)
 	plugin.Register("testfail", setupTestFail)
 	if os.Getenv(childEnv) != "" {

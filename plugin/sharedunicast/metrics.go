@@ -23,6 +23,14 @@ var silentDrops = promauto.NewCounterVec(prometheus.CounterOpts{
 	Help:      "Counter of messages given no answer because the node is silent.",
 }, []string{"server"})
 
+// shedTotal counts what found no room where messages wait for the chain.
+var shedTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+	Namespace: plugin.Namespace,
+	Subsystem: "sharedunicast",
+	Name:      "shed_total",
+	Help:      "Counter of messages dropped because too many wait for the chain of plugins.",
+}, []string{"server"})
+
 const (
 	reasonTransfer         = "transfer"          // AXFR or IXFR on the shared address
 	reasonOpcode           = "opcode"            // not a QUERY

@@ -53,22 +53,20 @@ func (x *responder) begin(b []byte, r *dns.Msg, secrets map[string]string) {
 	}
 }
 
-// room is how many octets the OPT record of the response may take.
-func (x *responder) room() int {
+// room is how many octets the OPT record of the response may take, of which so many are for NSID (RFC 5001) if it is asked
+// for.
+func (x *responder) room(nsid int) int {
 	if !x.edns {
 		return 0
 	}
-	n := len(query.AppendOPT(nil, 0, false, nil))
+	n := optHead
 	for _, o := range x.request.IsEdns0().Option {
 		if o.Option() == dns.EDNS0NSID {
-			n += nsidRoom
+			return n + nsid
 		}
 	}
 	return n
 }
-
-// nsidRoom is room for what plugin nsid puts into the OPT record: an option with the name of a host, mostly (RFC 5001 2.3).
-const nsidRoom = 4 + 64
 
 // WriteMsg implements dns.ResponseWriter.
 func (x *responder) WriteMsg(m *dns.Msg) error {

@@ -23,13 +23,15 @@ type coreServer interface {
 // what must not be answered, and have no bound. The core gets what is to go through the chain.
 type server struct {
 	coreServer
-	instance *instance
-	group    *group
-	front    *front
-	packets  []*net.UDPConn // none for DNS over TLS
-	listener *drainListener // nil only if open failed
-	stop     *waker
-	loops    sync.WaitGroup // that read queries
+	instance    *instance
+	group       *group
+	front       *front
+	packets     []*udpSocket   // none for DNS over TLS
+	firstSocket int            // index of the first of them
+	listener    *drainListener // nil only if open failed
+	streams     *ledger        // what is counted of connections
+	stop        *waker
+	loops       sync.WaitGroup // that read queries
 
 	closers   []func()
 	closeOnce sync.Once
@@ -43,8 +45,8 @@ func (s *server) core() *dnsserver.Server {
 	return s.coreServer.(*dnsserver.Server)
 }
 
-// open takes the sockets of index i at the group's address.
-func (s *server) open(g *group, i int, reusePort bool) error {
+// open takes the sockets of index i at the group's address, or of index 0 and as many of UDP as said.
+func (s *server) open(g *group, i int, reusePort bool, udp int) error {
 	var err error
 	if s.stop, err = newWaker(); err != nil {
 		return err
@@ -56,16 +58,20 @@ func (s *server) open(g *group, i int, reusePort bool) error {
 	}
 	s.closers = append(s.closers, func() { give(tcp) })
 	s.listener = newDrainListener(tcp)
+	s.streams = ledgerOf(g.address(), "tcp", tcp.Addr(), 0)
 	s.loops.Add(2) // Serve and ServePacket, which caddy calls once all servers are there
 	if g.transport == transport.TLS {
 		return nil
 	}
-	udp, err := takeUDP(g.addr, i, reusePort)
-	if err != nil {
-		return err
+	for j := range udp {
+		conn, err := takeUDP(g.addr, i+j, reusePort || udp > 1)
+		if err != nil {
+			return err
+		}
+		s.closers = append(s.closers, func() { give(conn) })
+		s.packets = append(s.packets, conn)
 	}
-	s.closers = append(s.closers, func() { give(udp) })
-	s.packets = append(s.packets, udp)
+	s.firstSocket = i
 	return nil
 }
 

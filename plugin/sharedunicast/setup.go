@@ -31,6 +31,7 @@ func setup(c *caddy.Controller) error {
 type directive struct {
 	shared []netip.Addr
 	admin  []netip.Addr // may be empty
+	chain  bool         // `fastpath off`
 	pos    string       // file:line, for messages
 }
 
@@ -49,18 +50,33 @@ func parse(d *caddyfile.Dispenser) (*directive, error) {
 			return nil, err
 		}
 		for d.NextBlock() {
-			if d.Val() != "admin" {
-				return nil, d.Errf("unknown property '%s', expected 'admin'", d.Val())
-			}
-			if dir.admin != nil {
-				return nil, d.Errf("admin twice: give all administrative addresses in one line")
-			}
-			if dir.admin, err = parseAddresses(d, "administrative", seen); err != nil {
+			if err = dir.property(d, seen); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return dir, nil
+}
+
+// property reads a line of the directive's block.
+func (dir *directive) property(d *caddyfile.Dispenser, seen map[netip.Addr]string) (err error) {
+	name := d.Val()
+	switch name {
+	case "admin":
+		if dir.admin != nil {
+			return d.Errf("admin twice: give all administrative addresses in one line")
+		}
+		dir.admin, err = parseAddresses(d, "administrative", seen)
+		return err
+	case "fastpath":
+		args := d.RemainingArgs()
+		if len(args) != 1 || args[0] != "on" && args[0] != "off" {
+			return d.Errf("fastpath wants on or off")
+		}
+		dir.chain = args[0] == "off"
+		return nil
+	}
+	return d.Errf("unknown property '%s': there are admin and fastpath", name)
 }
 
 // parseAddresses reads the rest of the line as addresses. seen holds those that the directive has given already.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -23,11 +22,35 @@ type socketID struct {
 	index   int // with multisocket, 0 to n-1
 }
 
-// descriptor is a *net.UDPConn or a *net.TCPListener.
+// descriptor is a *udpSocket or a *tcpSocket.
 type descriptor interface {
 	Close() error
-	File() (*os.File, error)
-	SyscallConn() (syscall.RawConn, error)
+	duplicate() (descriptor, error) // another descriptor of the same kernel socket
+	control(f func(fd int) error) error
+}
+
+// tcpSocket is a listening TCP socket.
+type tcpSocket struct{ *net.TCPListener }
+
+func (t *tcpSocket) duplicate() (descriptor, error) {
+	f, err := t.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	return &tcpSocket{l.(*net.TCPListener)}, nil
+}
+
+func (t *tcpSocket) control(f func(fd int) error) error {
+	c, err := t.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return control(c, f)
 }
 
 var sockets = struct {
@@ -36,21 +59,21 @@ var sockets = struct {
 }{held: make(map[socketID][]descriptor)}
 
 // takeUDP returns a descriptor of the UDP socket that is so named, and makes the socket if the process has none.
-func takeUDP(addr netip.AddrPort, index int, reusePort bool) (*net.UDPConn, error) {
+func takeUDP(addr netip.AddrPort, index int, reusePort bool) (*udpSocket, error) {
 	d, err := take(socketID{"udp", addr, index}, reusePort)
 	if err != nil {
 		return nil, err
 	}
-	return d.(*net.UDPConn), nil
+	return d.(*udpSocket), nil
 }
 
 // takeTCP does the same for a listening TCP socket.
-func takeTCP(addr netip.AddrPort, index int, reusePort bool) (*net.TCPListener, error) {
+func takeTCP(addr netip.AddrPort, index int, reusePort bool) (*tcpSocket, error) {
 	d, err := take(socketID{"tcp", addr, index}, reusePort)
 	if err != nil {
 		return nil, err
 	}
-	return d.(*net.TCPListener), nil
+	return d.(*tcpSocket), nil
 }
 
 func take(id socketID, reusePort bool) (descriptor, error) {
@@ -71,11 +94,11 @@ func openLocked(id socketID, reusePort bool) (descriptor, error) {
 	}
 	if reusePort {
 		// The socket may be from a time when it was the only one. The kernel lets others join once all agree.
-		if err := setReusePort(held[0]); err != nil {
+		if err := held[0].control(reusePortOption); err != nil {
 			return nil, fmt.Errorf("sharing %s %s: %w", id.network, id.addr, err)
 		}
 	}
-	return duplicate(held[0])
+	return held[0].duplicate()
 }
 
 // give returns a descriptor that was taken.
@@ -93,13 +116,16 @@ func give(d descriptor) {
 
 // probe finds out whether several sockets may be made at addr. With SO_REUSEPORT, which they need, the kernel would let
 // them join those of another process; so try without, unless the address is ours already.
-func probe(addr netip.AddrPort, n int) error {
+func probe(addr netip.AddrPort, tcp, udp int) error {
 	sockets.Lock()
 	defer sockets.Unlock()
-	if n == 1 || len(sockets.held[socketID{"tcp", addr, 0}]) > 0 {
+	if len(sockets.held[socketID{"tcp", addr, 0}]) > 0 {
 		return nil
 	}
 	for _, network := range []string{"tcp", "udp"} {
+		if network == "tcp" && tcp == 1 || max(tcp, udp) == 1 {
+			continue
+		}
 		d, err := listen(network, addr, false)
 		if err != nil {
 			return err
@@ -127,47 +153,27 @@ func listen(network string, addr netip.AddrPort, reusePort bool) (descriptor, er
 	}}
 	lc.SetMultipathTCP(false) // an MPTCP socket refuses IP_MTU_DISCOVER
 
-	var d any
-	var err error
-	if network == "udp" {
-		d, err = lc.ListenPacket(context.Background(), network+family, addr.String())
-	} else {
-		d, err = lc.Listen(context.Background(), network+family, addr.String())
-	}
+	d, err := bound(&lc, network, network+family, addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%w: stop what holds it, or, if that was this process with other directives before a reload, restart", err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return d.(descriptor), nil
+	return d, err
 }
 
-// duplicate returns another descriptor of the same kernel socket.
-func duplicate(d descriptor) (descriptor, error) {
-	f, err := d.File()
+// bound binds a socket, and listens for connections.
+func bound(lc *net.ListenConfig, kind, network string, addr netip.AddrPort) (descriptor, error) {
+	if kind == "udp" {
+		conn, err := lc.ListenPacket(context.Background(), network, addr.String())
+		if err != nil {
+			return nil, err
+		}
+		return newUDPSocket(conn.(*net.UDPConn))
+	}
+	l, err := lc.Listen(context.Background(), network, addr.String())
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	var dup any
-	if _, ok := d.(*net.UDPConn); ok {
-		dup, err = net.FilePacketConn(f)
-	} else {
-		dup, err = net.FileListener(f)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return dup.(descriptor), nil
-}
-
-func setReusePort(d descriptor) error {
-	c, err := d.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return control(c, reusePortOption)
+	return &tcpSocket{l.(*net.TCPListener)}, nil
 }
 
 // control runs f on the descriptor of c.

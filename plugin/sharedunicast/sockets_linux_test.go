@@ -128,10 +128,10 @@ func rmemMax(t *testing.T) int {
 	return size
 }
 
-// Without multisocket nobody can join the address, not even another process of this user.
+// With one socket nobody can join the address, not even another process of this user.
 func TestSingleSocketCannotBeJoined(t *testing.T) {
 	port := freePort(t)
-	start(t, "example.org:"+port+" {\n sharedunicast 127.0.53.1\n testanswer\n}")
+	start(t, "example.org:"+port+" {\n sharedunicast 127.0.53.1\n multisocket 1\n testanswer\n}")
 	for _, s := range kernelSockets(t, port) {
 		if got, _ := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); got != 0 {
 			t.Errorf("%v has SO_REUSEPORT", s)

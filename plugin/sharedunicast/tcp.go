@@ -50,6 +50,9 @@ const (
 // conversation is a connection and what was read from it.
 type conversation struct {
 	net.Conn
+	server  *server
+	query   query.Query
+	fast    *fast  // from its first query on
 	unread  []byte // what came and was not yet taken
 	buffer  []byte // where it lies
 	pending []byte // responses that were not yet sent
@@ -60,25 +63,69 @@ type conversation struct {
 // Queries that came together are answered together.
 func (s *server) converse(conn net.Conn) {
 	core := s.core()
-	c := &conversation{Conn: conn, buffer: make([]byte, firstRead)}
+	c := &conversation{Conn: conn, server: s, buffer: make([]byte, firstRead)}
 	timeout := core.ReadTimeout
 	for n := 0; n < core.MaxTCPQueries || core.MaxTCPQueries < 0; n++ {
 		message, ok := c.next(timeout)
-		if !ok {
-			break
-		}
-		x := &responder{out: c, local: conn.LocalAddr(), remote: conn.RemoteAddr()}
-		if secure, ok := conn.(*tls.Conn); ok {
-			x.tls = secure.ConnectionState
-		}
-		var q query.Query
-		answered := s.front.pass(message, &q, q.Parse(message), x)
-		if !answered || x.closed || x.hijacked || c.err != nil {
+		if !ok || !c.answer(message) {
 			break
 		}
 		timeout = core.IdleTimeout
 	}
 	c.flush()
+	if c.fast != nil {
+		spareFast.Put(c.fast)
+	}
+}
+
+var spareFast = sync.Pool{New: func() any { return new(fast) }}
+
+// answer answers a message, and reports whether the connection is good for more.
+func (c *conversation) answer(message []byte) bool {
+	began := time.Now()
+	front := c.server.front
+	v := c.query.Parse(message)
+	if v == query.Plain {
+		if s := front.zones.find(&c.query); s != nil && s.backend != nil {
+			switch c.quick(s, len(message), began) {
+			case answered:
+				return c.err == nil
+			case silenced:
+				front.silenced.Inc()
+				return false
+			}
+		}
+	}
+	x := &responder{out: c, local: c.LocalAddr(), remote: c.RemoteAddr()}
+	if secure, ok := c.Conn.(*tls.Conn); ok {
+		x.tls = secure.ConnectionState
+	}
+	return front.pass(message, &c.query, v, x) && !x.closed && !x.hijacked && c.err == nil
+}
+
+// quick answers the query that was read on the fast path, if that can.
+func (c *conversation) quick(s *served, size int, began time.Time) outcome {
+	if c.fast == nil {
+		c.fast = spareFast.Get().(*fast)
+	}
+	at := len(c.pending)
+	response, what := c.fast.respond(append(c.pending, 0, 0), &c.query, s, dns.MaxMsgSize)
+	if what != answered {
+		return what
+	}
+	length := len(response) - at - 2
+	binary.BigEndian.PutUint16(response[at:], uint16(length))
+	if c.pending = response; len(response) > mostWritten {
+		c.flush()
+	}
+	if s.counted {
+		c.server.streams.mu.Lock()
+		t := c.server.streams.tally(s)
+		t.count(&c.query, c.fast.rcode, size, length)
+		t.durations.add(time.Since(began), 1)
+		c.server.streams.mu.Unlock()
+	}
+	return answered
 }
 
 // next is the next message. It refers to the buffer until the next call.

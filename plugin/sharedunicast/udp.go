@@ -23,10 +23,13 @@ func (s *server) ServePacket(net.PacketConn) error {
 		}
 	}
 	defer s.loops.Done()
+	addThreads(len(s.packets))
+	defer addThreads(-len(s.packets))
 	errs := make(chan error, len(s.packets))
-	for _, conn := range s.packets {
-		l := &udpLoop{front: s.front, conn: conn, stop: s.stop}
-		l.crew = crew{front: s.front, conn: conn, decorate: decorate, jobs: make(chan *waiting, mostWaiting)}
+	for i, conn := range s.packets {
+		l := &udpLoop{front: s.front, conn: conn, stop: s.stop, address: s.group.address(), socket: s.firstSocket + i}
+		l.crew = crew{front: s.front, conn: conn, decorate: decorate, jobs: make(chan *waiting, mostWaiting),
+			shed: s.front.zones.anyFast()}
 		go func() {
 			err := l.run()
 			l.crew.end()
@@ -55,12 +58,13 @@ const (
 )
 
 // crew are the goroutines that put the messages of a socket through the chain. Their number is bounded, and so is what
-// waits for them: overload is shed, not kept.
+// waits for them: overload is shed, not kept. Where a fast path has other queries to answer it does not wait for them.
 type crew struct {
 	front    *front
-	conn     *net.UDPConn
+	conn     *udpSocket
 	decorate dns.DecorateWriter // nil, or what a plugin wants to see of responses
 	jobs     chan *waiting
+	shed     bool         // what finds no room is lost; else the loop waits, and the kernel's buffer fills
 	workers  int          // only the loop counts them up
 	idle     atomic.Int32 // how many of them wait
 	working  sync.WaitGroup
@@ -74,7 +78,16 @@ func (c *crew) take(b []byte, from netip.AddrPort) {
 		c.workers++
 		c.working.Go(c.work)
 	}
-	c.jobs <- p
+	if !c.shed {
+		c.jobs <- p
+		return
+	}
+	select {
+	case c.jobs <- p:
+	default:
+		shedTotal.WithLabelValues(c.front.core.Addr).Inc()
+		packets.Put(p)
+	}
 }
 
 func (c *crew) work() {
@@ -91,7 +104,7 @@ func (c *crew) work() {
 }
 
 func (c *crew) serve(p *waiting) {
-	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.LocalAddr(), remote: net.UDPAddrFromAddrPort(p.from)}
+	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from)}
 	if c.decorate != nil {
 		x.out = c.decorate(x.out)
 	}
@@ -107,9 +120,9 @@ func (c *crew) end() {
 
 // datagram writes to one client.
 type datagram struct {
-	conn *net.UDPConn
+	conn *udpSocket
 	to   netip.AddrPort
 }
 
 // Write implements dns.Writer.
-func (d *datagram) Write(b []byte) (int, error) { return d.conn.WriteToUDPAddrPort(b, d.to) }
+func (d *datagram) Write(b []byte) (int, error) { return d.conn.writeTo(b, d.to) }

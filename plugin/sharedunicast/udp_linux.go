@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"github.com/miekg/dns"
@@ -28,23 +29,35 @@ type mmsghdr struct {
 // udpLoop reads a UDP socket in a thread of its own. It answers at once what it can, and hands the rest to its crew.
 type udpLoop struct {
 	front *front
-	conn  *net.UDPConn
+	conn  *udpSocket
 	stop  *waker
 	crew  crew
 
-	fd    int
-	query query.Query
-	in    [batch]mmsghdr
-	inIO  [batch]unix.Iovec
-	names [batch]unix.RawSockaddrInet6
-	data  [batch][stride]byte
+	address string // as metrics have it
+	socket  int
+
+	fd      int
+	query   query.Query
+	fast    fast
+	ledger  *ledger
+	tallies map[*served]*tally // of the ledger
+	touched []*tally           // in this batch
+	in      [batch]mmsghdr
+	inIO    [batch]unix.Iovec
+	names   [batch]unix.RawSockaddrInet6
+	data    [batch][stride]byte
 
 	out     [batch]mmsghdr
 	outIO   [batch]unix.Iovec
-	pending int // responses in out
-	space   [batch * query.PayloadSize]byte
-	used    int // octets of space
+	pending int                                   // responses in out
+	space   [batch*query.PayloadSize + 1<<16]byte // with room for what is written beyond a limit, and taken back
+	used    int                                   // octets of space
 }
+
+const hasFastPath = true
+
+// udpSockets is how many UDP sockets an address has, each with a thread: as many as can run.
+func udpSockets() int { return baseProcs() }
 
 // run reads until the server stops.
 func (l *udpLoop) run() error {
@@ -58,18 +71,8 @@ func (l *udpLoop) run() error {
 		l.out[i].Iov = &l.outIO[i]
 		l.out[i].SetIovlen(1)
 	}
-	raw, err := l.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	// The descriptor stays what it is as long as this function runs.
-	return control(raw, func(fd int) error {
-		l.fd = fd
-		return l.read()
-	})
-}
-
-func (l *udpLoop) read() error {
+	l.ledger, l.tallies = ledgerOf(l.address, "udp", l.conn.local, l.socket), map[*served]*tally{}
+	l.fd = l.conn.fd
 	wait := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.stop.fd), Events: unix.POLLIN}}
 	for {
 		n, errno := l.receive()
@@ -113,44 +116,88 @@ func (l *udpLoop) receive() (int, unix.Errno) {
 
 // answer answers a batch, or hands it on.
 func (l *udpLoop) answer(n int) {
+	began := time.Now()
+	l.ledger.mu.Lock()
 	for i := range n {
-		message := l.data[i][:l.in[i].size]
-		from := addrPort(&l.names[i])
-		if from.Port() == 0 {
-			continue // nobody can be answered there
-		}
-		v := l.query.Parse(message)
-		if v == query.Ignore {
-			continue
-		}
-		if l.front.silent() {
-			l.front.silenced.Inc()
-			continue
-		}
-		to := l.space[l.used:l.used]
-		switch v {
-		case query.NotImplemented:
-			l.reply(i, l.query.AppendError(to, dns.RcodeNotImplemented))
-		case query.Malformed:
-			l.reply(i, l.query.AppendError(to, dns.RcodeFormatError))
-		default:
-			l.crew.take(message, from)
+		if l.names[i].Port != 0 { // nobody can be answered there
+			l.message(i, l.data[i][:l.in[i].size])
 		}
 	}
+	if len(l.touched) > 0 {
+		took := time.Since(began)
+		for _, t := range l.touched {
+			t.durations.add(took, t.batch)
+			t.batch = 0
+		}
+		l.touched = l.touched[:0]
+	}
+	l.ledger.mu.Unlock()
 	l.send()
 }
 
-// reply has a response sent to whoever sent message i of the batch. It has been written where space is free.
+// message answers message i of the batch, or hands it on.
+func (l *udpLoop) message(i int, b []byte) {
+	v := l.query.Parse(b)
+	if v == query.Ignore {
+		return
+	}
+	to := l.space[l.used:l.used]
+	if v == query.Plain {
+		if s := l.front.zones.find(&l.query); s != nil && s.backend != nil {
+			response, what := l.fast.respond(to, &l.query, s, s.udpLimit(&l.query))
+			switch what {
+			case answered:
+				if s.counted {
+					l.count(s, len(b), len(response))
+				}
+				l.reply(i, response)
+				return
+			case silenced:
+				l.front.silenced.Inc()
+				return
+			}
+		}
+	}
+	if l.front.silent() {
+		l.front.silenced.Inc()
+		return
+	}
+	switch v {
+	case query.NotImplemented:
+		l.reply(i, l.query.AppendError(to, dns.RcodeNotImplemented))
+	case query.Malformed:
+		l.reply(i, l.query.AppendError(to, dns.RcodeFormatError))
+	default:
+		l.crew.take(b, addrPort(&l.names[i]))
+	}
+}
+
+// count counts a query for plugin prometheus.
+func (l *udpLoop) count(s *served, request, response int) {
+	t := l.tallies[s]
+	if t == nil {
+		t = l.ledger.tally(s)
+		l.tallies[s] = t
+	}
+	if t.batch == 0 {
+		l.touched = append(l.touched, t)
+	}
+	t.batch++
+	t.count(&l.query, l.fast.rcode, request, response)
+}
+
+// reply has a response sent to whoever sent message i of the batch. It has been written where space is free, or did not
+// find room there on its way.
 func (l *udpLoop) reply(i int, response []byte) {
+	if &response[0] != &l.space[l.used] {
+		copy(l.space[l.used:], response)
+	}
 	l.outIO[l.pending].Base = &l.space[l.used]
 	l.outIO[l.pending].SetLen(len(response))
 	l.out[l.pending].Name, l.out[l.pending].Namelen = l.in[i].Name, l.in[i].Namelen
 	l.pending++
 	l.used += len(response)
 }
-
-// sendWait is how many milliseconds the socket may take to have room again. What then finds none is lost.
-const sendWait = 5
 
 // send sends what is pending.
 func (l *udpLoop) send() {
