@@ -347,6 +347,20 @@ func TestADirectoryKeepsTheConditionsOfAStore(t *testing.T) {
 	check(t, d.Remove("state"))
 }
 
+// Between fork and exec, a process that this one starts has every file of it open.
+func TestUnlockedThoughAProcessIsBeingStarted(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := LockDir(dir)
+	check(t, err)
+	copied, err := syscall.Dup(int(lock.f.Fd()))
+	check(t, err)
+	defer syscall.Close(copied)
+	check(t, lock.Unlock())
+	again, err := LockDir(dir)
+	check(t, err)
+	check(t, again.Unlock())
+}
+
 func TestTheLockNamesItsHolderAndDiesWithIt(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command(os.Args[0])

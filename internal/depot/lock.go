@@ -62,8 +62,10 @@ func LockDir(dir string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// Unlock gives the right back.
-func (l *Lock) Unlock() error { return l.f.Close() }
+// Unlock gives the right back. To close the file is not enough: a process that is being started has a copy of it, for a moment.
+func (l *Lock) Unlock() error {
+	return errors.Join(syscall.Flock(int(l.f.Fd()), syscall.LOCK_UN), l.f.Close())
+}
 
 func flock(f *os.File) error {
 	for {
