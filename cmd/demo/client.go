@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // reply is what a client learnt from one answer.
@@ -54,9 +56,9 @@ func parse(data []byte) (id uint16, r reply, err error) {
 	return m.Id, r, nil
 }
 
-// ask asks one question over UDP and waits for the answer from where it was sent to.
-func (p *place) ask(server netip.AddrPort, zone string, timeout time.Duration) (reply, error) {
-	conn, err := p.listen()
+// ask asks one question over UDP from a place, and waits for the answer from where it was sent to.
+func ask(p *lab.Place, server netip.AddrPort, zone string, timeout time.Duration) (reply, error) {
+	conn, err := p.ListenUDP()
 	if err != nil {
 		return reply{}, err
 	}
@@ -85,12 +87,6 @@ func (p *place) ask(server netip.AddrPort, zone string, timeout time.Duration) (
 	}
 }
 
-// listen opens a UDP socket of either family in the place.
-func (p *place) listen() (conn *net.UDPConn, err error) {
-	err = p.do(func() error { conn, err = net.ListenUDP("udp", nil); return err })
-	return conn, err
-}
-
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // sample is one query of a load: when it was sent and what became of it.
@@ -103,7 +99,7 @@ type sample struct {
 // load is a steady stream of queries from one place to one address, each remembered.
 type load struct {
 	name    string
-	place   *place
+	place   *lab.Place
 	zone    string
 	to      func() (netip.AddrPort, bool) // where the routing sends a query now; false: nowhere
 	conn    *net.UDPConn
@@ -120,8 +116,8 @@ const loadInterval = 2 * time.Millisecond
 const patience = time.Second
 
 // startLoad begins a load that ends with ctx.
-func startLoad(ctx context.Context, name string, p *place, zone string, to func() (netip.AddrPort, bool)) (*load, error) {
-	conn, err := p.listen()
+func startLoad(ctx context.Context, name string, p *lab.Place, zone string, to func() (netip.AddrPort, bool)) (*load, error) {
+	conn, err := p.ListenUDP()
 	if err != nil {
 		return nil, err
 	}

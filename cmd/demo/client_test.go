@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 func TestWrongTellsAnswersThatNoCorrectMeshGives(t *testing.T) {
@@ -69,7 +71,7 @@ func answerer(t *testing.T) netip.AddrPort {
 }
 
 func TestLoadCountsWhatIsNotAnswered(t *testing.T) {
-	p, err := newPlace("here", "")
+	p, err := lab.NewPlace("here", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +83,7 @@ func TestLoadCountsWhatIsNotAnswered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = until(ctx, 10*time.Second, "100 queries", func() (bool, string) {
+	err = lab.Until(ctx, 10*time.Second, "100 queries", func() (bool, string) {
 		window, _ := l.window(from, time.Now())
 		return len(window) >= 100, ""
 	})

@@ -26,7 +26,7 @@ const (
 // run runs meshctl at the distribution host and shows the command as a reader would give it.
 func (d *distribution) run(ctx context.Context, args ...string) (string, error) {
 	d.t.command(append([]string{"meshctl"}, args...)...)
-	return d.host().place.run(ctx, append([]string{d.w.binary("meshctl"), "--home", d.home}, args...)...)
+	return d.host().run(ctx, append([]string{d.w.binary("meshctl"), "--home", d.home}, args...)...)
 }
 
 func (d *distribution) host() *host { return d.w.hosts["dist"] }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -36,7 +37,7 @@ func (s *story) eachStages(ctx context.Context, timeout time.Duration, release u
 
 // leads waits until a site's queries lead to the node named, in every family.
 func (s *story) leads(ctx context.Context, timeout time.Duration, site, name string) error {
-	return until(ctx, timeout, "routes from "+site+" to "+name, func() (bool, string) {
+	return lab.Until(ctx, timeout, "routes from "+site+" to "+name, func() (bool, string) {
 		for _, network := range s.w.announced {
 			if n, path := s.w.route(site, network); n == nil || n.name != name {
 				return false, network.String() + " leads " + strings.Join(path, " → ")

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // kernelTable is the main routing table of the namespace in which it was opened. Its routes bear the protocol number
@@ -40,7 +42,7 @@ func (t kernelTable) remove(prefix netip.Prefix) error {
 
 func routeTo(prefix netip.Prefix) netlink.Route {
 	return netlink.Route{
-		Dst:      ipNet(prefix.Masked()),
+		Dst:      lab.IPNet(prefix.Masked()),
 		Protocol: unix.RTPROT_BGP,
 		Priority: 20, // a link's own route is 0, and wins
 	}

@@ -28,6 +28,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // options are what the reader asked for.
@@ -136,14 +138,14 @@ func cleanUp(pid int) error {
 			return err
 		}
 	}
-	return removeNamespaces(pid)
+	return lab.RemoveNamespaces(namespacesOf(pid))
 }
 
 // removeLeftovers removes what stories made whose guard could not do it: their process is gone, and so is the power, or
 // somebody killed both. What belongs to another user stays.
 func removeLeftovers() {
 	made := regexp.MustCompile("^" + prefix + "([0-9]+)-")
-	for _, dir := range []string{netnsDir, os.TempDir()} {
+	for _, dir := range []string{lab.NetnsDir, os.TempDir()} {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
 			match := made.FindStringSubmatch(e.Name())

@@ -13,6 +13,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -135,10 +136,10 @@ func (n *node) status(ctx context.Context) (s status.Node, err error) {
 
 // says waits until what the node says of itself is what is expected; ok says whether, or what it lacks.
 func (n *node) says(ctx context.Context, timeout time.Duration, what string, ok func(status.Node) bool) (s status.Node, err error) {
-	err = until(ctx, timeout, n.name+" "+what, func() (bool, string) {
-		for _, p := range []*process{n.coredns, n.sidecar} {
-			if !p.alive() {
-				return false, p.name + " has ended"
+	err = lab.Until(ctx, timeout, n.name+" "+what, func() (bool, string) {
+		for _, p := range []*lab.Process{n.coredns, n.sidecar} {
+			if !p.Alive() {
+				return false, p.Name + " has ended"
 			}
 		}
 		if s, err = n.status(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -39,7 +40,7 @@ func (s *story) makeMesh(ctx context.Context) error {
 		"--listen", fmt.Sprintf("%s:%d", d.host().admin, repositoryPort)); err != nil {
 		return err
 	}
-	if err := until(ctx, 15*time.Second, "sessions between the routers", s.w.routersTalk); err != nil {
+	if err := lab.Until(ctx, 15*time.Second, "sessions between the routers", s.w.routersTalk); err != nil {
 		return err
 	}
 	s.t.check("", "r-tyo, r-osa and r-fra have BGP sessions with each other")
@@ -108,7 +109,7 @@ func (s *story) clientAsks(ctx context.Context) error {
 	for i, network := range s.w.announced {
 		to, _ := s.w.server("tyo", i)
 		s.t.command("dig", "@"+to.Addr().String(), s.portWord(to), s.zone.origin, "SOA", "+norecurse", "+nsid")
-		r, err := s.w.hosts["client"].place.ask(to, s.zone.origin, 2*time.Second)
+		r, err := ask(s.w.hosts["client"].place, to, s.zone.origin, 2*time.Second)
 		if err != nil {
 			return fmt.Errorf("the client asked %s: %w", to, err)
 		}
@@ -132,7 +133,7 @@ func clientChecks(network netip.Prefix) string {
 func (s *story) adminIsQuiet(context.Context) error {
 	n := s.site("tyo")
 	to := netip.AddrPortFrom(n.admin, n.dns[0].Port())
-	r, err := s.w.hosts["client"].place.ask(to, s.zone.origin, 200*time.Millisecond)
+	r, err := ask(s.w.hosts["client"].place, to, s.zone.origin, 200*time.Millisecond)
 	if err == nil {
 		return fmt.Errorf("%s answered on its administrative address %s: %+v", n.name, to, r)
 	}
@@ -169,14 +170,14 @@ const failoverLimit = 3 * time.Second
 
 func (s *story) nodeDies(ctx context.Context) error {
 	n := s.site("tyo")
-	s.t.command("kill -9", fmt.Sprint(n.coredns.cmd.Process.Pid), fmt.Sprint(n.sidecar.cmd.Process.Pid), " # tyo's coredns and sidecar")
+	s.t.command("kill -9", fmt.Sprint(n.coredns.Pid()), fmt.Sprint(n.sidecar.Pid()), " # tyo's coredns and sidecar")
 	died := time.Now()
-	n.coredns.kill()
-	n.sidecar.kill()
+	n.coredns.Kill()
+	n.sidecar.Kill()
 	for i := range s.w.announced {
 		l := s.loads[i]
 		var first sample
-		err := until(ctx, failoverLimit, l.name+": an answer after tyo died", func() (bool, string) {
+		err := lab.Until(ctx, failoverLimit, l.name+": an answer after tyo died", func() (bool, string) {
 			window, _ := l.window(died, time.Now())
 			j := slices.IndexFunc(window, func(s sample) bool { return !s.received.IsZero() && s.node != "tyo" })
 			if j >= 0 {
@@ -199,8 +200,8 @@ func (s *story) nodeDies(ctx context.Context) error {
 
 func (s *story) nodeReturns(ctx context.Context) error {
 	n := s.site("tyo")
-	<-n.coredns.done
-	<-n.sidecar.done
+	<-n.coredns.Ended()
+	<-n.sidecar.Ended()
 	began := time.Now()
 	if err := s.w.startNode(n); err != nil {
 		return err
@@ -280,7 +281,7 @@ func (s *story) showRefusal(ctx context.Context, osa *node) error {
 
 // mirrorFault is why a node's mirror cannot follow the repository, by `anycast-sidecar status`.
 func (s *story) mirrorFault(ctx context.Context, n *node) (string, error) {
-	said, err := n.place.run(ctx, s.w.binary("anycast-sidecar"), "status", filepath.Join(n.dir, "sidecar.yaml"))
+	said, err := n.run(ctx, s.w.binary("anycast-sidecar"), "status", filepath.Join(n.dir, "sidecar.yaml"))
 	if err != nil {
 		return "", err
 	}
@@ -306,7 +307,7 @@ func (s *story) showSilence(ctx context.Context, osa *node, from, at time.Time) 
 		return fmt.Errorf("osa left %d of %d queries before the switchover without an answer", n, len(before))
 	}
 	after := at.Add(clockBound)
-	if err := until(ctx, 5*time.Second, "100 queries at osa after the switchover", func() (bool, string) {
+	if err := lab.Until(ctx, 5*time.Second, "100 queries at osa after the switchover", func() (bool, string) {
 		window, _ := l.window(after, time.Now())
 		return len(window) >= 100, fmt.Sprintf("%d", len(window))
 	}); err != nil {
@@ -332,7 +333,7 @@ func (s *story) recovery(ctx context.Context) error {
 	}
 	var first sample
 	l := s.loadAt("osa")
-	if err := until(ctx, 3*time.Second, "an answer of osa", func() (bool, string) {
+	if err := lab.Until(ctx, 3*time.Second, "an answer of osa", func() (bool, string) {
 		window, _ := l.window(from, time.Now())
 		i := slices.IndexFunc(window, func(s sample) bool { return !s.received.IsZero() })
 		if i >= 0 {

@@ -118,7 +118,7 @@ func (s *story) steps(ctx context.Context) error {
 func (s *story) opening() {
 	if s.w.kernel {
 		s.t.title("Three nodes, one address: an anycast DNS mesh on this machine",
-			"real processes in network namespaces "+s.w.hosts["tyo"].place.netns+" and so on; nothing leaves this machine")
+			"real processes in network namespaces "+s.w.hosts["tyo"].place.Netns+" and so on; nothing leaves this machine")
 	} else {
 		s.t.title("Three nodes, one address: an anycast DNS mesh on this machine, on loopback", strings.Join([]string{
 			"Without network namespaces (root has them) this leaves out: IPv6; one address at three nodes, so each has",
@@ -150,7 +150,7 @@ func (s *story) stay(ctx context.Context) {
 	}
 	s.t.command(s.inside("dist"), s.w.binary("meshctl"), "--home", s.dist.home, "status")
 	osa := s.site("osa")
-	s.t.command("kill -9", fmt.Sprint(osa.coredns.cmd.Process.Pid), fmt.Sprint(osa.sidecar.cmd.Process.Pid), "  # osa")
+	s.t.command("kill -9", fmt.Sprint(osa.coredns.Pid()), fmt.Sprint(osa.sidecar.Pid()), "  # osa")
 	<-ctx.Done()
 }
 
@@ -167,7 +167,7 @@ func (s *story) inside(host string) string {
 	if !s.w.kernel {
 		return ""
 	}
-	return "sudo ip netns exec " + s.w.hosts[host].place.netns
+	return "sudo ip netns exec " + s.w.hosts[host].place.Netns
 }
 
 // portWord is dig's option for a port that is not the usual one.
@@ -182,10 +182,10 @@ func (s *story) portWord(a netip.AddrPort) string {
 func (s *story) showLogs() {
 	shown := map[string]bool{}
 	for _, p := range s.w.processes {
-		if !shown[p.log] { // one that was started again has the same
+		if !shown[p.Log] { // one that was started again has the same
 			s.t.log(p, 8)
 		}
-		shown[p.log] = true
+		shown[p.Log] = true
 	}
 }
 

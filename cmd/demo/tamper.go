@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -18,6 +17,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // cache is what stands between the distribution host and one node: a cache of the repository that holds the
@@ -33,7 +34,7 @@ type cache struct {
 type identity struct{ Certificate, Key, CA string }
 
 // startCache listens at address in p as the distribution host would, and fetches from origin as the node would.
-func startCache(p *place, address, origin string, host, node identity) (*cache, error) {
+func startCache(p *lab.Place, address, origin string, host, node identity) (*cache, error) {
 	server, err := host.tls()
 	if err != nil {
 		return nil, err
@@ -48,21 +49,15 @@ func startCache(p *place, address, origin string, host, node identity) (*cache, 
 	}
 	c := &cache{}
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = &http.Transport{TLSClientConfig: client, DialContext: p.dial}
+	proxy.Transport = &http.Transport{TLSClientConfig: client, DialContext: p.Dial}
 	proxy.ModifyResponse = c.damage
 	c.server = http.Server{Handler: proxy, TLSConfig: server, ReadHeaderTimeout: 10 * time.Second}
 	var l net.Listener
-	if err := p.do(func() (err error) { l, err = net.Listen("tcp", address); return err }); err != nil {
+	if err := p.Do(func() (err error) { l, err = net.Listen("tcp", address); return err }); err != nil {
 		return nil, err
 	}
 	go c.server.ServeTLS(l, "", "")
 	return c, nil
-}
-
-// dial opens a connection from the place.
-func (p *place) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
-	err = p.do(func() error { conn, err = new(net.Dialer).DialContext(ctx, network, address); return err })
-	return conn, err
 }
 
 // tls demands a certificate of the mesh from the other side and shows its own, in both directions.

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // terminal tells the story: steps with a number, under each the command that was given, what was seen, and a check
@@ -92,12 +94,12 @@ func (t *terminal) fail(err error) {
 }
 
 // log shows the end of a process's log.
-func (t *terminal) log(p *process, lines int) {
-	text := p.tail(lines)
+func (t *terminal) log(p *lab.Process, lines int) {
+	text := lab.Tail(p.Log, lines)
 	if text == "" {
 		return
 	}
-	fmt.Fprintf(t.out, "\n    %s\n", t.paint(bold, p.name+" wrote last:"))
+	fmt.Fprintf(t.out, "\n    %s\n", t.paint(bold, p.Name+" wrote last:"))
 	for line := range strings.Lines(text) {
 		fmt.Fprintf(t.out, "      %s\n", t.paint(dim, strings.TrimRight(line, "\n")))
 	}

@@ -11,8 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // The mesh of the demo, in addresses and numbers that are set aside for documentation (RFC 5737, 3849, 5398): the
@@ -21,6 +24,19 @@ var (
 	sharedAddresses = []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8:53::53")}
 	sharedNetworks  = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:53::/48")}
 )
+
+// prefix begins the name of everything that the demo makes outside its own processes; the process id follows, so that
+// two demos do not meet and a crashed one can be told from a running one.
+const prefix = "anycast-demo-"
+
+// namespacesOf begins the names of the namespaces of the demo with process id pid.
+func namespacesOf(pid int) string { return fmt.Sprintf("%s%d-", prefix, pid) }
+
+// settings of all namespaces: all forward, and an address is usable at once.
+var settings = []string{
+	"ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
+	"ipv6/conf/all/disable_ipv6=0", "ipv6/conf/default/disable_ipv6=0", "ipv6/conf/all/accept_dad=0", "ipv6/conf/default/accept_dad=0",
+}
 
 const meshASN = 64500 // the mesh's own (ROUTE-1); the routers' are below
 
@@ -60,8 +76,8 @@ type world struct {
 	hosts     map[string]*host
 	links     []link
 	nodes     []*node
-	processes []*process // in the order of their start
-	mu        sync.Mutex // guards routes and sessions
+	processes []*lab.Process // in the order of their start
+	mu        sync.Mutex     // guards routes and sessions
 	routes    map[string]map[netip.Prefix]netip.Addr
 	sessions  map[string]map[netip.Addr]string
 }
@@ -69,7 +85,7 @@ type world struct {
 // host is something with a name that is connected: a router, a node, the distribution host, the client.
 type host struct {
 	name  string
-	place *place
+	place *lab.Place
 	admin netip.Addr // of its first link: for all but routers this is the administrative address (HOST-1)
 }
 
@@ -87,7 +103,7 @@ type node struct {
 	*host
 	dns              []netip.AddrPort // where it answers: the shared addresses; on loopback an address of its own
 	dir              string
-	coredns, sidecar *process
+	coredns, sidecar *lab.Process
 }
 
 func routerName(site string) string { return "r-" + site }
@@ -114,10 +130,10 @@ func (w *world) makeHosts() error {
 	for _, site := range siteNames {
 		names = append(names, site, routerName(site))
 	}
-	var shared *place
+	var shared *lab.Place
 	if !w.kernel {
 		var err error
-		if shared, err = newPlace("loopback", ""); err != nil {
+		if shared, err = lab.NewPlace("loopback", ""); err != nil {
 			return err
 		}
 	}
@@ -125,7 +141,7 @@ func (w *world) makeHosts() error {
 		p := shared
 		if w.kernel {
 			var err error
-			if p, err = newPlace(name, fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), name)); err != nil {
+			if p, err = lab.NewPlace(name, namespacesOf(os.Getpid())+name, settings...); err != nil {
 				return err
 			}
 		}
@@ -152,7 +168,7 @@ func (w *world) wire() error {
 	w.announced = sharedNetworks
 	for _, n := range w.nodes {
 		for _, a := range sharedAddresses {
-			if err := n.place.address("lo", netip.PrefixFrom(a, a.BitLen())); err != nil {
+			if err := n.place.Address("lo", netip.PrefixFrom(a, a.BitLen())); err != nil {
 				return err
 			}
 			n.dns = append(n.dns, netip.AddrPortFrom(a, 53))
@@ -172,13 +188,14 @@ func nth(network netip.Prefix, n int) netip.Prefix {
 
 // lay connects the two ends, gives them their addresses, and makes the router the way out for whoever is no router.
 func (l *link) lay() error {
-	if err := connect(l.router.host.place, l.other.host.place); err != nil {
+	here, there := l.router.host, l.other.host // each end bears the name of the other
+	if err := lab.Connect(lab.End{At: here.place, Link: there.name}, lab.End{At: there.place, Link: here.name}); err != nil {
 		return err
 	}
 	for _, side := range [][2]end{{l.router, l.other}, {l.other, l.router}} {
 		here, there := side[0], side[1]
 		for _, a := range []netip.Prefix{here.v4, here.v6} {
-			if err := here.host.place.address(there.host.name, a); err != nil {
+			if err := here.host.place.Address(there.host.name, a); err != nil {
 				return err
 			}
 		}
@@ -188,7 +205,7 @@ func (l *link) lay() error {
 	}
 	l.other.host.admin = l.other.v4.Addr()
 	for _, via := range []netip.Prefix{l.router.v4, l.router.v6} {
-		if err := l.other.host.place.gateway(via.Addr()); err != nil {
+		if err := l.other.host.place.Gateway(via.Addr()); err != nil {
 			return err
 		}
 	}
@@ -223,39 +240,30 @@ func (w *world) addressLoopback() {
 	}
 }
 
-// start starts a process at a host; it ends with the world.
-func (w *world) start(h *host, name string, stdin io.Reader, out io.Writer, argv ...string) (*process, error) {
-	p, err := h.place.spawn(name, filepath.Join(w.dir, "log", name+".log"), stdin, out, argv...)
+// start starts a process at a host; it ends with the world. out takes its standard output; nil: the log does.
+func (w *world) start(h *host, name string, stdin io.Reader, out io.Writer, argv ...string) (*lab.Process, error) {
+	p, err := lab.Command{Name: name, Argv: argv, Log: filepath.Join(w.dir, "log", name+".log"), In: stdin, Out: out, At: h.place.Do}.Start()
 	if err == nil {
 		w.processes = append(w.processes, p)
 	}
 	return p, err
 }
 
+// commandTimeout bounds every command that is to end by itself.
+const commandTimeout = 40 * time.Second
+
+// run runs a command at a host to its end and returns what it printed.
+func (h *host) run(ctx context.Context, argv ...string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, commandTimeout, fmt.Errorf("it did not end in %v", commandTimeout))
+	defer cancel()
+	said, err := lab.Command{Argv: argv, At: h.place.Do}.Run(ctx)
+	return strings.TrimRight(said, "\n"), err
+}
+
 // close ends every process, the last started first, and takes the namespaces away.
 func (w *world) close() error {
 	for _, p := range slices.Backward(w.processes) {
-		p.stop()
+		p.Stop()
 	}
-	return removeNamespaces(os.Getpid())
-}
-
-// until waits for ok to say yes, asking often, and fails with what it said last when the time is over.
-func until(ctx context.Context, timeout time.Duration, what string, ok func() (bool, string)) error {
-	late := time.After(timeout)
-	again := time.NewTicker(5 * time.Millisecond)
-	defer again.Stop()
-	for {
-		yes, said := ok()
-		if yes {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-late:
-			return fmt.Errorf("%s: not within %v; %s", what, timeout, said)
-		case <-again.C:
-		}
-	}
+	return lab.RemoveNamespaces(namespacesOf(os.Getpid()))
 }

@@ -14,8 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/vishvananda/netlink"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // TestMain lets the test binary stand in for anycast-demo when it is started as a router, or as a story that waits.
@@ -48,7 +50,7 @@ func testWorld(t *testing.T, kernel bool) *world {
 		}
 		for _, p := range w.processes {
 			if t.Failed() {
-				t.Logf("%s:\n%s", p.name, p.tail(20))
+				t.Logf("%s:\n%s", p.Name, lab.Tail(p.Log, 20))
 			}
 		}
 	})
@@ -59,7 +61,7 @@ func testWorld(t *testing.T, kernel bool) *world {
 }
 
 // announce stands in for a node's sidecar: a BGP speaker that announces the shared addresses to its router.
-func announce(t *testing.T, w *world, n *node) *process {
+func announce(t *testing.T, w *world, n *node) *lab.Process {
 	t.Helper()
 	c := routerConfig{ASN: meshASN, Port: w.bgpPort()}
 	for _, l := range w.links {
@@ -83,7 +85,7 @@ func announce(t *testing.T, w *world, n *node) *process {
 // leadsTo waits until the shared addresses lead from the client to the node named.
 func leadsTo(t *testing.T, w *world, name string) {
 	t.Helper()
-	err := until(t.Context(), 15*time.Second, "routes to "+name, func() (bool, string) {
+	err := lab.Until(t.Context(), 15*time.Second, "routes to "+name, func() (bool, string) {
 		for _, a := range w.announced {
 			if n, path := w.route("tyo", a); n == nil || n.name != name {
 				return false, a.String() + " leads along " + strings.Join(path, ", ")
@@ -101,8 +103,8 @@ func TestRoutersLeadToTheNearestNodeThatAnnounces(t *testing.T) {
 		if err := w.startRouters(); err != nil {
 			t.Fatal(err)
 		}
-		speakers := []*process{announce(t, w, w.nodes[0]), announce(t, w, w.nodes[1]), announce(t, w, w.nodes[2])}
-		if err := until(t.Context(), 15*time.Second, "sessions of the routers", w.routersTalk); err != nil {
+		speakers := []*lab.Process{announce(t, w, w.nodes[0]), announce(t, w, w.nodes[1]), announce(t, w, w.nodes[2])}
+		if err := lab.Until(t.Context(), 15*time.Second, "sessions of the routers", w.routersTalk); err != nil {
 			t.Fatal(err)
 		}
 		for i, site := range siteNames {
@@ -111,7 +113,7 @@ func TestRoutersLeadToTheNearestNodeThatAnnounces(t *testing.T) {
 				reaches(t, w, w.nodes[i])
 			}
 			died := time.Now()
-			speakers[i].kill()
+			speakers[i].Kill()
 			if i+1 < len(siteNames) {
 				leadsTo(t, w, siteNames[i+1])
 				t.Logf("%s died; %v later the route led to %s", site, time.Since(died), siteNames[i+1])
@@ -125,12 +127,12 @@ func reaches(t *testing.T, w *world, n *node) {
 	t.Helper()
 	for _, at := range n.dns {
 		var server *net.UDPConn
-		err := n.place.do(func() (err error) { server, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); return err })
+		err := n.place.Do(func() (err error) { server, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); return err })
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer server.Close()
-		client, err := w.hosts["client"].place.listen()
+		client, err := w.hosts["client"].place.ListenUDP()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +161,7 @@ func TestKernelTableReplacesAndRemovesOnlyItsOwn(t *testing.T) {
 	w := testWorld(t, true)
 	at := w.hosts["r-osa"].place
 	var table table
-	if err := at.do(func() (err error) { table, err = openKernelTable(); return err }); err != nil {
+	if err := at.Do(func() (err error) { table, err = openKernelTable(); return err }); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ prefix, first, second, stranger string }{
@@ -190,18 +192,18 @@ func TestKernelTableReplacesAndRemovesOnlyItsOwn(t *testing.T) {
 	}
 }
 
-func routesOf(t *testing.T, p *place) int {
+func routesOf(t *testing.T, p *lab.Place) int {
 	t.Helper()
-	routes, err := p.links.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := p.Links.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return len(routes)
 }
 
-func gatewaysTo(t *testing.T, p *place, prefix netip.Prefix) (via []string) {
+func gatewaysTo(t *testing.T, p *lab.Place, prefix netip.Prefix) (via []string) {
 	t.Helper()
-	routes, err := p.links.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: ipNet(prefix)}, netlink.RT_FILTER_DST)
+	routes, err := p.Links.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: lab.IPNet(prefix)}, netlink.RT_FILTER_DST)
 	if err != nil {
 		t.Fatal(err)
 	}
