@@ -41,7 +41,7 @@ type faultJSON struct {
 
 func (c *cli) receiveCommand() *cobra.Command {
 	var file string
-	var o receive.RoundOptions
+	var o receive.RefreshOptions
 	var limit time.Duration
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "receive",
@@ -69,7 +69,7 @@ Status 1 if something could not be received; what was, counts all the same, and 
 	return cmd
 }
 
-func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) error {
+func (c *cli) receive(ctx context.Context, file string, o receive.RefreshOptions) error {
 	view, err := c.home().View(ctx)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (c *cli) receive(ctx context.Context, file string, o receive.RoundOptions) 
 	if err != nil {
 		return err
 	}
-	if err := r.Round(ctx, o); err != nil {
+	if err := r.Refresh(ctx, o); err != nil {
 		return err
 	}
 	facts.Zones = r.Zones()

@@ -15,7 +15,7 @@ type Coming struct {
 	Began    time.Time
 }
 
-// coming is what a look or a reader tells of it.
+// coming is what a refresh or a reader tells of it.
 type coming struct {
 	what        string
 	expected    int

@@ -30,7 +30,7 @@ func TestSaysHowMuchHasCome(t *testing.T) {
 			if c.held != "" {
 				old := newFake(t, nil, func(a *answerer) { a.send(true, soa(c.held), second, third, soa(c.held)) })
 				old.serial = c.held
-				round(t, following(netip.AddrPort{}, []Primary{{Address: old.at}}, "example.org."), dir, RoundOptions{})
+				round(t, following(netip.AddrPort{}, []Primary{{Address: old.at}}, "example.org."), dir, RefreshOptions{})
 			}
 			rest := make(chan bool)
 			f := newFake(t, nil, func(a *answerer) {

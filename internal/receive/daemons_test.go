@@ -277,14 +277,14 @@ func TestTransfersFromRealServers(t *testing.T) {
 			}
 			d.reload(origin, next, 2)
 			for algorithm, k := range testKeys {
-				got, messages, signed := d.transfer(t, k, &held{1, before.Len()}, before)
+				got, messages, signed := d.transfer(t, k, &version{1, before.Len()}, before)
 				if got.how != IXFR || got.zone == nil {
 					t.Fatalf("%s: %+v", algorithm, got)
 				}
 				sameZone(t, got.zone, after)
 				t.Logf("%s IXFR: %d messages, %d of them signed, %d octets", algorithm, messages, signed, got.octets)
 			}
-			if got, _, _ := d.transfer(t, key256, &held{2, after.Len()}, after); got.zone != nil {
+			if got, _, _ := d.transfer(t, key256, &version{2, after.Len()}, after); got.zone != nil {
 				t.Errorf("asked from the newest serial on, it gave %+v", got)
 			}
 			wrong := newKey(key256.Name, key256.Algorithm, []byte("not the secret that is agreed on"))
@@ -309,7 +309,7 @@ func TestDoubtfulDifferences(t *testing.T) {
 			d.reload(origin, text(2), 2)
 			ours := parsed(t, origin, strings.Replace(text(1), "host-1007 A", "host-1007x A", 1)) // which is to change
 			c := client{testLimits, time.Now, nil}
-			got, doubt, err := c.transfer(t.Context(), d.primary(key256), nil, origin, &held{1, ours.Len()}, func() (*zone.Zone, error) { return ours, nil })
+			got, doubt, err := c.transfer(t.Context(), d.primary(key256), nil, origin, &version{1, ours.Len()}, func() (*zone.Zone, error) { return ours, nil })
 			if err != nil || !errors.Is(doubt, errDoubt) || got.how != AXFR {
 				t.Fatalf("how %q, doubt %v, error %v", got.how, doubt, err)
 			}
@@ -319,7 +319,7 @@ func TestDoubtfulDifferences(t *testing.T) {
 }
 
 // transfer is client.once, and counts the messages and those that are signed.
-func (d *daemon) transfer(t *testing.T, k *Key, have *held, before *zone.Zone) (got transferred, messages, signed int) {
+func (d *daemon) transfer(t *testing.T, k *Key, have *version, before *zone.Zone) (got transferred, messages, signed int) {
 	t.Helper()
 	c := client{testLimits, time.Now, nil}
 	counted := &counting{}

@@ -23,11 +23,11 @@ import (
 const (
 	// settle is how long a file must not have changed before it is read.
 	settle = 200 * time.Millisecond
-	// folderPoll is how often a directory is looked at without an event: events get lost, and links swapped far away.
+	// folderPoll is how often a directory is scanned without an event: events get lost, and links swapped far away.
 	folderPoll = 5 * time.Second
 	// goneFor is how long the files that are gone must be the same ones: removing many takes a while.
 	goneFor = 5 * time.Second
-	// patience is how long a Round waits for files to be written.
+	// patience is how long a Refresh waits for files to be written.
 	patience = 30 * time.Second
 )
 
@@ -43,9 +43,9 @@ type folder struct {
 	watcher *fsnotify.Watcher // nil where the system has none to give: then there is the poll
 }
 
-// zoneFile is a file that was there at the last look.
+// zoneFile is a file that was there at the last scan.
 type zoneFile struct {
-	settling prints // as it was at the last look
+	settling prints // as it was at the last scan
 	read     prints // as it was read
 	origin   string // of the zone in it, once it was read
 	blocked  bool   // that zone comes from elsewhere
@@ -79,7 +79,7 @@ func newFolder(r *Receiver, d Directory) *folder {
 	return &folder{r: r, d: d, owner: directoryOwner(d.Path), files: map[string]*zoneFile{}}
 }
 
-// watch looks until ctx ends, or, in a Round, until there is nothing to wait for. It calls done when it has read what is
+// watch scans until ctx ends, or, in a Refresh, until there is nothing to wait for. It calls done when it has read what is
 // there for the first time.
 func (w *folder) watch(ctx context.Context, done func()) {
 	if !w.r.once {
@@ -91,7 +91,7 @@ func (w *folder) watch(ctx context.Context, done func()) {
 	began := time.Now()
 	for ctx.Err() == nil {
 		w.attend()
-		settled := w.look(ctx)
+		settled := w.scan(ctx)
 		switch {
 		case w.r.once && settled:
 			done()
@@ -160,8 +160,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// look reads what has changed, and reports whether nothing is about to.
-func (w *folder) look(ctx context.Context) bool {
+// scan reads what has changed, and reports whether nothing is about to.
+func (w *folder) scan(ctx context.Context) bool {
 	root, names, err := w.list()
 	if err != nil {
 		w.fault(w.d.Path, "cannot be read, its zones stay as they are: "+err.Error())
@@ -226,8 +226,8 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 		return false
 	}
 	began := time.Now()
-	held, _ := w.r.holds(f.origin)
-	coming := w.r.comes(w.path(name), held.Records)
+	have, _ := w.r.loaded(f.origin)
+	coming := w.r.comes(w.path(name), have.Records)
 	defer w.r.came(coming)
 	z, read, octets, err := w.parse(ctx, root, name, coming)
 	if errors.Is(err, errWriting) {
@@ -354,16 +354,16 @@ func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zon
 	if f.blocked = err != nil; f.blocked {
 		return err
 	}
-	before, held := w.r.holds(origin)
+	before, loaded := w.r.loaded(origin)
 	rec := record{Origin: origin, Owner: w.owner, From: w.path(name), How: File, Contact: w.r.opt.Now().UTC().Truncate(time.Second)}
-	if held && before.Serial != z.Serial() && !newer(z.Serial(), before.Serial) {
+	if loaded && before.Serial != z.Serial() && !newer(z.Serial(), before.Serial) {
 		return fmt.Errorf("serial %d is not above %d, which we hold (RFC 1982): not taken", z.Serial(), before.Serial)
 	}
 	was := ""
-	if held {
+	if loaded {
 		was = before.SHA256
 	}
-	if held && before.Serial == z.Serial() {
+	if loaded && before.Serial == z.Serial() {
 		same, err := sameText(z, was)
 		if err != nil || !same {
 			return cmp.Or(err, fmt.Errorf("it has changed, and serial %d has not: not taken", z.Serial()))
@@ -378,9 +378,9 @@ func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zon
 		out.zone = z
 	}
 	w.r.hand(ctx, func() {
-		if f := w.r.zones[origin]; f != nil {
-			out.reset = f.reset
-			w.r.judge(f, out)
+		if sec := w.r.zones[origin]; sec != nil {
+			out.reset = sec.reset
+			w.r.judge(sec, out)
 		}
 	})
 	return nil
@@ -428,9 +428,9 @@ func (w *folder) missing(ctx context.Context) bool {
 	}
 	w.r.hand(ctx, func() {
 		for _, origin := range gone {
-			if f := w.r.zones[origin]; f != nil && f.owner == w.owner {
-				w.r.opt.Log.Warn("withdrawn: its file is gone", "zone", origin, "file", f.rec.From)
-				w.r.withdraw(f)
+			if sec := w.r.zones[origin]; sec != nil && sec.owner == w.owner {
+				w.r.opt.Log.Warn("withdrawn: its file is gone", "zone", origin, "file", sec.rec.From)
+				w.r.withdraw(sec)
 			}
 		}
 	})
@@ -463,40 +463,40 @@ func (w *folder) fault(what, why string) {
 func (r *Receiver) claim(origin, owner string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f := r.zones[origin]
-	if f == nil {
-		f = r.follows(origin, owner, nil)
+	sec := r.zones[origin]
+	if sec == nil {
+		sec = r.addSecondary(origin, owner, nil)
 	}
-	if f.owner == orphan {
-		f.owner = owner
+	if sec.owner == orphan {
+		sec.owner = owner
 	}
-	if f.owner != owner {
-		return fmt.Errorf("zone %s comes from %s already", origin, f.owner)
+	if sec.owner != owner {
+		return fmt.Errorf("zone %s comes from %s already", origin, sec.owner)
 	}
 	return nil
 }
 
-// holds is what is held of a zone.
-func (r *Receiver) holds(origin string) (record, bool) {
+// loaded is what there is of a zone.
+func (r *Receiver) loaded(origin string) (record, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f := r.zones[origin]
-	if f == nil {
+	sec := r.zones[origin]
+	if sec == nil {
 		return record{}, false
 	}
-	return f.rec, f.held
+	return sec.rec, sec.loaded
 }
 
 // without lists the zones of a section, in order, that are not there, nor are their files, and counts all of them.
 func (r *Receiver) without(owner string, there map[string]bool) (gone []string, had int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, f := range r.sorted() {
-		if f.owner != owner || !f.held {
+	for _, sec := range r.sorted() {
+		if sec.owner != owner || !sec.loaded {
 			continue
 		}
-		if had++; !there[f.origin] && !there[f.rec.From] {
-			gone = append(gone, f.origin)
+		if had++; !there[sec.origin] && !there[sec.rec.From] {
+			gone = append(gone, sec.origin)
 		}
 	}
 	return gone, had

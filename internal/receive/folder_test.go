@@ -262,7 +262,7 @@ func TestFilesThatAreGone(t *testing.T) {
 		names = append(names, fmt.Sprintf("z%02d.test.zone", i))
 		z.put(names[i], small(strings.TrimSuffix(names[i], "zone"), 1))
 	}
-	if got := round(t, z.config(), z.dir, RoundOptions{}); len(got.updates) != 20 || len(got.faults) > 0 {
+	if got := round(t, z.config(), z.dir, RefreshOptions{}); len(got.updates) != 20 || len(got.faults) > 0 {
 		t.Fatalf("%+v", got)
 	}
 	withdrawn := func(got rounded) (n int) {
@@ -274,15 +274,15 @@ func TestFilesThatAreGone(t *testing.T) {
 		return n
 	}
 	z.remove(names[:2]...)
-	if got := round(t, z.config(), z.dir, RoundOptions{}); withdrawn(got) != 2 || len(got.zones) != 18 || len(got.faults) > 0 {
+	if got := round(t, z.config(), z.dir, RefreshOptions{}); withdrawn(got) != 2 || len(got.zones) != 18 || len(got.faults) > 0 {
 		t.Fatalf("%+v", got)
 	}
 	z.remove(names[2:]...)
-	got := round(t, z.config(), z.dir, RoundOptions{})
+	got := round(t, z.config(), z.dir, RefreshOptions{})
 	if withdrawn(got) != 0 || len(got.zones) != 18 || !strings.Contains(fmt.Sprint(got.faults), "18 of 18 zones are gone at once") {
 		t.Fatalf("%+v", got)
 	}
-	if got := round(t, z.config(), z.dir, RoundOptions{Withdraw: true}); withdrawn(got) != 18 || len(got.zones) != 0 || len(got.faults) > 0 {
+	if got := round(t, z.config(), z.dir, RefreshOptions{Withdraw: true}); withdrawn(got) != 18 || len(got.zones) != 0 || len(got.faults) > 0 {
 		t.Fatalf("%+v", got)
 	}
 	if left, _ := filepath.Glob(filepath.Join(z.dir, "*", "*test*")); len(left) > 0 {
@@ -306,7 +306,7 @@ func TestZoneInTwoPlaces(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	if err := r.Round(ctx, RoundOptions{}); err != nil {
+	if err := r.Refresh(ctx, RefreshOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	faults := fmt.Sprint(r.Faults())

@@ -45,9 +45,9 @@ func FuzzTransfer(f *testing.F) {
 	z, _ := zonefile.Parse(strings.NewReader(differencesBase), zonefile.Options{})
 	f.Fuzz(func(t *testing.T, stream []byte, incremental, sign bool) {
 		q := question{1, "example.org.", dns.TypeAXFR}
-		var have held
+		var have version
 		if incremental {
-			q.typ, have = dns.TypeIXFR, held{5, z.Len()}
+			q.typ, have = dns.TypeIXFR, version{5, z.Len()}
 		}
 		var key *Key
 		if sign {

@@ -165,7 +165,7 @@ var (
 )
 
 // fetch asks a fake for example.org.
-func (f *fake) fetch(have *held, before *zone.Zone, limits Limits) (transferred, error) {
+func (f *fake) fetch(have *version, before *zone.Zone, limits Limits) (transferred, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c := client{limits, time.Now, nil}
@@ -231,11 +231,11 @@ func TestOddRecordsHoldBackNoZone(t *testing.T) {
 	forever.Header().Ttl = 1<<31 + 1
 	before := parsed(t, "example.org.", differencesBase)
 	for name, c := range map[string]struct {
-		have *held
+		have *version
 		rrs  []dns.RR
 	}{
 		"AXFR": {nil, []dns.RR{first, second, outside, third, below, forever, first}},
-		"IXFR": {&held{5, before.Len()}, []dns.RR{soa("6"), soa("5"), outside, soa("6"), below, forever, soa("6")}},
+		"IXFR": {&version{5, before.Len()}, []dns.RR{soa("6"), soa("5"), outside, soa("6"), below, forever, soa("6")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := newFake(t, nil, func(a *answerer) { a.send(false, c.rrs...) }).fetch(c.have, before, quick)
@@ -454,7 +454,7 @@ func TestDifferences(t *testing.T) {
 						a.send(false, r)
 					}
 				})
-				got, err := f.fetch(&held{5, before.Len()}, before, quick)
+				got, err := f.fetch(&version{5, before.Len()}, before, quick)
 				switch {
 				case err != nil:
 					t.Fatal(err)
@@ -515,7 +515,7 @@ func TestDifferencesThatAreRefused(t *testing.T) {
 			})
 			limits := quick
 			limits.Records = 100_000
-			got, err := f.fetch(&held{5, before.Len()}, before, limits)
+			got, err := f.fetch(&version{5, before.Len()}, before, limits)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%+v, error %v; want %q", got, err, c.want)
 			}

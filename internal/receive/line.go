@@ -8,8 +8,8 @@ import (
 // line are the zones that wait for one group of primaries, by when they are due. A group has a line of its own so that one
 // whose primaries hang, with a catalog of a hundred thousand zones perhaps, does not keep the zones of others waiting.
 type line struct {
-	queue   []*follow
-	running int // looks
+	queue   []*secondary
+	running int // refreshes
 }
 
 func (r *Receiver) line(g *Group) *line {
@@ -19,9 +19,9 @@ func (r *Receiver) line(g *Group) *line {
 	return r.lines[g]
 }
 
-// next is the zone that is to be looked for now; if there is none, how long it is until one may be due. Of the looks that may
+// next is the zone that is to be refreshed now; if there is none, how long it is until one may be due. Of the refreshes that may
 // run at once, as many as groups have none are left for these, up to half of all.
-func (r *Receiver) next(now time.Time) (f *follow, wait time.Duration) {
+func (r *Receiver) next(now time.Time) (sec *secondary, wait time.Duration) {
 	idle := 0
 	for _, l := range r.lines {
 		if l.running == 0 {
@@ -30,7 +30,7 @@ func (r *Receiver) next(now time.Time) (f *follow, wait time.Duration) {
 	}
 	free := r.config.Transfers - r.running
 	spare := free - min(idle, r.config.Transfers/2)
-	wait = time.Hour // the end of a look comes back here
+	wait = time.Hour // the end of a refresh comes back here
 	for _, l := range r.lines {
 		if len(l.queue) == 0 || free <= 0 || l.running > 0 && spare <= 0 {
 			continue
@@ -38,11 +38,11 @@ func (r *Receiver) next(now time.Time) (f *follow, wait time.Duration) {
 		first := l.queue[0]
 		if left := first.due.Sub(now); left > 0 {
 			wait = min(wait, left)
-		} else if f == nil || first.due.Before(f.due) {
-			f = first
+		} else if sec == nil || first.due.Before(sec.due) {
+			sec = first
 		}
 	}
-	return f, wait
+	return sec, wait
 }
 
 // waiting is how many zones are in lines.
@@ -54,10 +54,10 @@ func (r *Receiver) waiting() (n int) {
 }
 
 // leave takes a zone out of the line that it waits in, and returns that.
-func (f *follow) leave() *line {
-	l := f.waits
+func (sec *secondary) leave() *line {
+	l := sec.waits
 	if l != nil {
-		heap.Remove(l, f.index)
+		heap.Remove(l, sec.index)
 	}
 	return l
 }
@@ -72,15 +72,15 @@ func (l *line) Swap(i, j int) {
 	q[i].index, q[j].index = i, j
 }
 func (l *line) Push(x any) {
-	f := x.(*follow)
-	f.waits, f.index = l, len(l.queue)
-	l.queue = append(l.queue, f)
+	sec := x.(*secondary)
+	sec.waits, sec.index = l, len(l.queue)
+	l.queue = append(l.queue, sec)
 }
 func (l *line) Pop() any {
 	last := len(l.queue) - 1
-	f := l.queue[last]
+	sec := l.queue[last]
 	l.queue[last] = nil
 	l.queue = l.queue[:last]
-	f.waits = nil
-	return f
+	sec.waits = nil
+	return sec
 }

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// notifySpacing is the least time between two looks at a zone that NOTIFY messages make: a storm of them is one look.
+	// notifySpacing is the least time between two refreshes of a zone that NOTIFY messages make: a storm of them is one refresh.
 	notifySpacing = time.Second
 	notifyStreams = 32              // TCP connections at once
 	notifyStall   = 5 * time.Second // for a message over TCP
@@ -228,27 +228,27 @@ func (n *notified) unverified(m *dns.Msg, sig *dns.TSIG, key *Key, code uint16) 
 	return wire
 }
 
-// notify has a zone looked for at once, if whoever says so may: with a key of its primaries, or without any from the
+// notify has a zone refreshed at once, if whoever says so may: with a key of its primaries, or without any from the
 // address of one of them or one that is named for it. The serial that may come with it is a hint to anybody who can
 // forge one, and ignored.
 func (r *Receiver) notify(origin string, from netip.Addr, key *Key) (rcode int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f := r.zones[origin]
-	if f == nil || f.group == nil {
+	sec := r.zones[origin]
+	if sec == nil || sec.group == nil {
 		return dns.RcodeRefused
 	}
-	if !f.group.trusts(from, key) {
+	if !sec.group.trusts(from, key) {
 		r.opt.Log.Warn("NOTIFY refused: neither signed with a key of the zone's primaries nor from one of them", "zone", origin, "from", from)
 		return dns.RcodeRefused
 	}
-	switch next := f.began.Add(notifySpacing); {
-	case f.cancel != nil:
-		f.again = true
+	switch next := sec.began.Add(notifySpacing); {
+	case sec.cancel != nil:
+		sec.again = true
 	case time.Now().Before(next):
-		r.plan(f, next)
+		r.plan(sec, next)
 	default:
-		r.plan(f, time.Now())
+		r.plan(sec, time.Now())
 	}
 	select {
 	case r.wake <- struct{}{}:

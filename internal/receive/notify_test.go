@@ -23,7 +23,7 @@ func listening(t *testing.T, server Primary, more ...netip.Prefix) (*Receiver, n
 	c.Zones[0].Primaries.NotifyFrom = more
 	c.Zones = append(c.Zones, Zones{[]string{"other.test."}, &Group{Servers: []Primary{{Address: netip.MustParseAddrPort("127.0.0.9:9"), Key: testKeys[dns.HmacSHA384]}}}})
 	r, _, _ := receiver(t, c, t.TempDir())
-	lab.WaitFor(t, "the first look is over", func() bool { s := r.status(t, "example.org."); return s.Error != "" && !s.Receiving })
+	lab.WaitFor(t, "the first refresh is over", func() bool { s := r.status(t, "example.org."); return s.Error != "" && !s.Receiving })
 	return r, at
 }
 
@@ -82,29 +82,29 @@ func TestNotify(t *testing.T) {
 				if sig := got.IsTsig(); c.key != nil && (sig == nil || sig.Error != c.sig) {
 					t.Errorf("signature %v, want error %d", sig, c.sig)
 				}
-				looked := func() bool { return r.status(t, "example.org.").Checked.After(began) }
+				refreshed := func() bool { return r.status(t, "example.org.").Checked.After(began) }
 				if c.rcode == dns.RcodeSuccess {
-					lab.WaitFor(t, "the zone is looked for", looked)
-				} else if next := r.status(t, "example.org.").Next; looked() || time.Until(next) < 5*time.Second {
-					t.Errorf("the zone is looked for, or soon will be: %v", next)
+					lab.WaitFor(t, "the zone is refreshed", refreshed)
+				} else if next := r.status(t, "example.org.").Next; refreshed() || time.Until(next) < 5*time.Second {
+					t.Errorf("the zone is refreshed, or soon will be: %v", next)
 				}
 			})
 		}
 	}
 }
 
-// However many NOTIFY messages come, the zone is looked for once in a while, and what is beyond the rate is dropped.
+// However many NOTIFY messages come, the zone is refreshed once in a while, and what is beyond the rate is dropped.
 func TestNotifyStorm(t *testing.T) {
 	t.Parallel()
-	looks := make(chan time.Time, 1000)
+	refreshes := make(chan time.Time, 1000)
 	f := newFake(t, nil, func(a *answerer) {
-		looks <- time.Now()
+		refreshes <- time.Now()
 		a.send(false, soa("5"), rr("example.org. 300 IN NS ns.example.net."), soa("5"))
 	})
 	at := testenv.Local(t)
 	r, told, _ := receiver(t, following(at, []Primary{{Address: f.at}}, "example.org."), t.TempDir())
 	told.next(t)
-	lab.WaitFor(t, "the look is over", func() bool { return !r.status(t, "example.org.").Receiving })
+	lab.WaitFor(t, "the refresh is over", func() bool { return !r.status(t, "example.org.").Receiving })
 	first := r.status(t, "example.org.").Checked
 	cl := &dns.Client{Timeout: time.Second}
 	for range 300 {
@@ -112,9 +112,9 @@ func TestNotifyStorm(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lab.WaitFor(t, "there is a look", func() bool { return r.status(t, "example.org.").Checked.After(first) })
+	lab.WaitFor(t, "there is a refresh", func() bool { return r.status(t, "example.org.").Checked.After(first) })
 	if second := r.status(t, "example.org.").Checked; second.Sub(first) < notifySpacing {
-		t.Errorf("looks %v apart", second.Sub(first))
+		t.Errorf("refreshes %v apart", second.Sub(first))
 	}
 
 	b := budget{rate: 10}
@@ -129,7 +129,7 @@ func TestNotifyStorm(t *testing.T) {
 	}
 }
 
-// A NOTIFY that comes while the zone is being looked for is not lost: what is being fetched may be older.
+// A NOTIFY that comes while the zone is being refreshed is not lost: what is being fetched may be older.
 func TestNotifyInTheMiddle(t *testing.T) {
 	t.Parallel()
 	asked, proceed := make(chan bool, 10), make(chan bool)
@@ -147,7 +147,7 @@ func TestNotifyInTheMiddle(t *testing.T) {
 	}
 	close(proceed)
 	told.next(t)
-	lab.WaitFor(t, "it is looked for again", func() bool { return r.status(t, "example.org.").Checked.After(first) })
+	lab.WaitFor(t, "it is refreshed again", func() bool { return r.status(t, "example.org.").Checked.After(first) })
 }
 
 // What is no message gets no answer, or a format error, and harms nothing.

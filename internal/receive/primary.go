@@ -238,9 +238,9 @@ func (c *client) tryUDP(conn net.Conn, p Primary, name string) (*dns.SOA, error)
 
 var errNoAnswer = errors.New("no answer by UDP")
 
-// poll asks a primary for its SOA: by UDP and, where that fails, by TCP; by TLS where that is configured, in the session
+// querySOA asks a primary for its SOA: by UDP and, where that fails, by TCP; by TLS where that is configured, in the session
 // that it returns for the transfer. Close the session if it is not nil.
-func (c *client) poll(ctx context.Context, p Primary, name string) (*dns.SOA, *session, error) {
+func (c *client) querySOA(ctx context.Context, p Primary, name string) (*dns.SOA, *session, error) {
 	if p.TLS == nil {
 		soa, err := c.soaUDP(ctx, p, name)
 		var refused *rcodeError
@@ -273,7 +273,7 @@ type transferred struct {
 
 // transfer gets the zone: the differences to what we have, or all of it if there is nothing, or they cannot be had or do
 // not fit. before loads what we have. doubt is why it was not the differences. It closes the session.
-func (c *client) transfer(ctx context.Context, p Primary, s *session, name string, have *held, before func() (*zone.Zone, error)) (got transferred, doubt, err error) {
+func (c *client) transfer(ctx context.Context, p Primary, s *session, name string, have *version, before func() (*zone.Zone, error)) (got transferred, doubt, err error) {
 	if have != nil {
 		got, doubt = c.once(ctx, p, s, name, have, before)
 		if doubt == nil || ctx.Err() != nil {
@@ -286,7 +286,7 @@ func (c *client) transfer(ctx context.Context, p Primary, s *session, name strin
 }
 
 // once asks for differences, or without have for the whole zone.
-func (c *client) once(ctx context.Context, p Primary, s *session, name string, have *held, before func() (*zone.Zone, error)) (transferred, error) {
+func (c *client) once(ctx context.Context, p Primary, s *session, name string, have *version, before func() (*zone.Zone, error)) (transferred, error) {
 	if s == nil {
 		var err error
 		if s, err = c.connect(ctx, p); err != nil {
@@ -310,7 +310,7 @@ func (c *client) once(ctx context.Context, p Primary, s *session, name string, h
 		return transferred{}, err
 	}
 	if have == nil {
-		have = &held{}
+		have = &version{}
 	}
 	t := newTransfer(q, *have, p.String(), c.limits, newVerifier(p.Key, mac, c.now))
 	for done := false; !done; {

@@ -66,13 +66,13 @@ type Status struct {
 	From      string    `json:"from,omitempty"`    // primary or file it came from last
 	Serial    *uint32   `json:"serial,omitempty"`  // nil: nothing was received yet
 	Records   int       `json:"records,omitempty"` // of the zone
-	Checked   time.Time `json:"checked,omitzero"`  // when it was last looked for
+	Checked   time.Time `json:"checked,omitzero"`  // when it was last refreshed
 	Contact   time.Time `json:"contact,omitzero"`  // when a primary last confirmed what we have
-	Next      time.Time `json:"next,omitzero"`     // when it is looked for next
+	Next      time.Time `json:"next,omitzero"`     // when it is refreshed next
 	Expires   time.Time `json:"expires,omitzero"`  // when it is too old to be released anew, without contact
 	Expired   bool      `json:"expired,omitempty"`
 	Receiving bool      `json:"receiving,omitempty"`
 	Catalog   bool      `json:"catalog,omitempty"`
-	Error     string    `json:"error,omitempty"`   // of the last look, which nobody answered
+	Error     string    `json:"error,omitempty"`   // of the last refresh, which nobody answered
 	Warning   string    `json:"warning,omitempty"` // of primaries that failed, while another did not
 }

@@ -75,7 +75,7 @@ func TestFollowsPrimaries(t *testing.T) {
 				t.Fatalf("%+v", u)
 			}
 			onDisk(t, u, text(1))
-			lab.WaitFor(t, "the next look is when the SOA says", func() bool {
+			lab.WaitFor(t, "the next refresh is when the SOA says", func() bool {
 				s := r.status(t, origin)
 				return !s.Receiving && s.Error == "" && !s.Expired && time.Until(s.Next) > 40*time.Minute
 			})
@@ -152,41 +152,41 @@ func TestSerialThatGoesBackwards(t *testing.T) {
 	d := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 10, 10, 0)})
 	dir := t.TempDir()
 	c := following(netip.AddrPort{}, []Primary{d.primary(key256)}, origin)
-	if told := round(t, c, dir, RoundOptions{}); len(told.updates) != 1 || told.updates[0].Serial != 10 {
+	if told := round(t, c, dir, RefreshOptions{}); len(told.updates) != 1 || told.updates[0].Serial != 10 {
 		t.Fatalf("%+v", told)
 	}
 	d.process.Stop()
 	d.write(origin, zoneText(origin, 9, 10, 0))
 	d.start()
-	told := round(t, c, dir, RoundOptions{})
+	told := round(t, c, dir, RefreshOptions{})
 	if len(told.updates) != 1 || told.updates[0].How != Kept || !strings.Contains(told.zones[0].Error, "serial 9 is not above 10") || *told.zones[0].Serial != 10 {
 		t.Fatalf("%+v", told)
 	}
 	other := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 11, 10, 0)})
 	both := following(netip.AddrPort{}, []Primary{d.primary(key256), other.primary(key256)}, origin)
-	told = round(t, both, dir, RoundOptions{})
+	told = round(t, both, dir, RefreshOptions{})
 	if len(told.updates) != 2 || told.updates[1].Serial != 11 || !strings.Contains(told.zones[0].Warning, "serial 9") || told.zones[0].Error != "" {
 		t.Fatalf("%+v", told)
 	}
-	told = round(t, c, dir, RoundOptions{Reset: []string{origin}})
+	told = round(t, c, dir, RefreshOptions{Reset: []string{origin}})
 	if len(told.updates) != 1 || told.updates[0].Serial != 9 || !told.updates[0].Reset {
 		t.Fatalf("%+v", told)
 	}
 }
 
-// rounded is what a Round gave.
+// rounded is what a Refresh gave.
 type rounded struct {
 	updates []Update
 	zones   []Status
 	faults  map[Fault]string
 }
 
-func round(t *testing.T, c *Config, dir string, o RoundOptions) (got rounded) {
+func round(t *testing.T, c *Config, dir string, o RefreshOptions) (got rounded) {
 	t.Helper()
 	return roundAt(t, c, dir, o, time.Now)
 }
 
-func roundAt(t *testing.T, c *Config, dir string, o RoundOptions, now func() time.Time) (got rounded) {
+func roundAt(t *testing.T, c *Config, dir string, o RefreshOptions, now func() time.Time) (got rounded) {
 	t.Helper()
 	var r *Receiver
 	r, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state"), Now: now, Updated: func(u Update) {
@@ -199,7 +199,7 @@ func roundAt(t *testing.T, c *Config, dir string, o RoundOptions, now func() tim
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if err := r.Round(ctx, o); err != nil || ctx.Err() != nil {
+	if err := r.Refresh(ctx, o); err != nil || ctx.Err() != nil {
 		t.Fatal(err, ctx.Err())
 	}
 	got.zones, got.faults = r.Zones(), r.Faults()
@@ -215,13 +215,13 @@ func TestExpiry(t *testing.T) {
 	dir := t.TempDir()
 	c := following(netip.AddrPort{}, []Primary{{Address: d.addr, Key: key256}}, origin)
 	at := func(later time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(later) } }
-	round(t, c, dir, RoundOptions{})
+	round(t, c, dir, RefreshOptions{})
 	d.process.Stop()
 	const expire = 1209600 * time.Second
-	if s := roundAt(t, c, dir, RoundOptions{}, at(expire-time.Minute)).zones[0]; s.Expired || s.Error == "" {
+	if s := roundAt(t, c, dir, RefreshOptions{}, at(expire-time.Minute)).zones[0]; s.Expired || s.Error == "" {
 		t.Errorf("before its time: %+v", s)
 	}
-	s := roundAt(t, c, dir, RoundOptions{}, at(expire)).zones[0]
+	s := roundAt(t, c, dir, RefreshOptions{}, at(expire)).zones[0]
 	if !s.Expired || s.Serial == nil {
 		t.Errorf("at its time: %+v", s)
 	}
@@ -229,7 +229,7 @@ func TestExpiry(t *testing.T) {
 		t.Error(err)
 	}
 	d.start()
-	if s := round(t, c, dir, RoundOptions{}).zones[0]; s.Expired || s.Error != "" {
+	if s := round(t, c, dir, RefreshOptions{}).zones[0]; s.Expired || s.Error != "" {
 		t.Errorf("confirmed again: %+v", s)
 	}
 }
@@ -255,13 +255,13 @@ func TestDamagedStore(t *testing.T) {
 		if err := dnsSerial(d, origin, &serial); err != nil {
 			t.Fatal(err)
 		}
-		first := round(t, c, dir, RoundOptions{})
+		first := round(t, c, dir, RefreshOptions{})
 		path := filepath.Join(dir, "zones", "example.org.zone")
 		if err := damage(path, filepath.Join(dir, "state", "example.org.json")); err != nil {
 			t.Fatal(err)
 		}
 		d.reload(origin, zoneText(origin, serial+1, 100, int(serial)), serial+1)
-		told := round(t, c, dir, RoundOptions{})
+		told := round(t, c, dir, RefreshOptions{})
 		last := told.updates[len(told.updates)-1]
 		if last.Serial != serial+1 || told.zones[0].Error != "" {
 			t.Errorf("%s: %+v after %+v", name, told, first)
@@ -511,7 +511,7 @@ func TestWithdrawnIsToldUntilForgotten(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		if err := r.Round(ctx, RoundOptions{Withdraw: true}); err != nil || ctx.Err() != nil {
+		if err := r.Refresh(ctx, RefreshOptions{Withdraw: true}); err != nil || ctx.Err() != nil {
 			t.Fatal(err, ctx.Err())
 		}
 		slices.Sort(told)
@@ -541,7 +541,7 @@ func TestConfigurationThatChanges(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		z.put(name+".zone", small(name+".test.", 5))
 	}
-	if got := round(t, z.config(), z.dir, RoundOptions{}); len(got.updates) != 3 {
+	if got := round(t, z.config(), z.dir, RefreshOptions{}); len(got.updates) != 3 {
 		t.Fatalf("%+v", got)
 	}
 	moved := newZoneDir(t, Directory{})
@@ -550,7 +550,7 @@ func TestConfigurationThatChanges(t *testing.T) {
 	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
 	tell := func(want string) rounded {
 		t.Helper()
-		got := round(t, c, z.dir, RoundOptions{})
+		got := round(t, c, z.dir, RefreshOptions{})
 		var told []string
 		for _, u := range got.updates {
 			told = append(told, string(u.How)+" "+u.Origin)

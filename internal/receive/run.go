@@ -30,7 +30,7 @@ type Receiver struct {
 	tell  []Update      // to be handed on when mu is not held
 
 	mu       sync.Mutex
-	zones    map[string]*follow
+	zones    map[string]*secondary
 	listings map[string]map[string]member // of catalogs, as last received and not broken
 	faults   map[Fault]string             // what is wrong with sources, as far as it is no zone's own
 	coming   map[*coming]bool             // zones that are coming
@@ -50,8 +50,8 @@ type Fault struct {
 	What   string `json:"what"` // file, or zone
 }
 
-// follow is a zone that is followed.
-type follow struct {
+// secondary is a zone that is received: from its primaries, as a secondary server does (RFC 1034 4.3.5), or from a file.
+type secondary struct {
 	origin  string
 	owner   string   // section of the configuration
 	group   *Group   // nil: it comes from a file
@@ -59,7 +59,7 @@ type follow struct {
 	unique  string   // it is a member of a catalog, under this label
 	rec     record
 	zone    *zone.Zone // what rec tells of, if it is large and was received since the start; nil: it is on disk only
-	held    bool       // rec is
+	loaded  bool       // there is data of it, which rec tells of
 	noted   time.Time  // rec.Contact as it is on disk
 	reset   bool       // what comes next begins anew
 
@@ -67,12 +67,12 @@ type follow struct {
 	waits    *line // it is in that one's queue, nil if it is in none
 	index    int   // there
 	cancel   context.CancelFunc
-	began    time.Time // of the look that runs, or ran last
-	again    bool      // it is to be looked for once more
-	gone     bool      // it is to be withdrawn when the look has ended
-	failures int       // looks in a row that found no primary
+	began    time.Time // of the refresh that runs, or ran last
+	again    bool      // it is to be refreshed once more
+	gone     bool      // it is to be withdrawn when the refresh has ended
+	failures int       // refreshes in a row that no primary answered
 	expired  bool
-	err      string // of the last look
+	err      string // of the last refresh
 	warning  string // of primaries that failed, when another did not, and odd
 	odd      string // what of rec's transfer was not taken as it came
 }
@@ -93,20 +93,20 @@ func New(c *Config, o Options) (*Receiver, error) {
 		return nil, err
 	}
 	return &Receiver{config: c, opt: o, store: s, client: client{c.Limits, o.Now, nil}, inbox: make(chan func()), wake: make(chan struct{}, 1),
-		zones: map[string]*follow{}, listings: map[string]map[string]member{}, lines: map[*Group]*line{}, faults: map[Fault]string{}, coming: map[*coming]bool{}}, nil
+		zones: map[string]*secondary{}, listings: map[string]map[string]member{}, lines: map[*Group]*line{}, faults: map[Fault]string{}, coming: map[*coming]bool{}}, nil
 }
 
 // Run receives until ctx ends, which is no error. It is called once.
 func (r *Receiver) Run(ctx context.Context) error { return r.run(ctx) }
 
-// RoundOptions are an operator's word on what is otherwise refused.
-type RoundOptions struct {
+// RefreshOptions are an operator's word on what is otherwise refused.
+type RefreshOptions struct {
 	Withdraw bool     // zones that are gone from their sources are withdrawn however many they are
 	Reset    []string // zones that begin anew, whatever serial their sources have
 }
 
-// Round looks at every source once, and returns when what they have is received. What could not be is in Zones and Faults.
-func (r *Receiver) Round(ctx context.Context, o RoundOptions) error {
+// Refresh asks every source once, and returns when what they have is received. What could not be is in Zones and Faults.
+func (r *Receiver) Refresh(ctx context.Context, o RefreshOptions) error {
 	r.once, r.force = true, o.Withdraw
 	r.anew = o.Reset
 	return r.run(ctx)
@@ -144,7 +144,7 @@ func (r *Receiver) run(ctx context.Context) error {
 	return nil
 }
 
-// decide is the loop that owns what is followed.
+// decide is the loop that owns the secondaries.
 func (r *Receiver) decide(ctx context.Context, tasks *sync.WaitGroup) {
 	for ctx.Err() == nil {
 		r.mu.Lock()
@@ -183,42 +183,42 @@ func (r *Receiver) hand(ctx context.Context, do func()) {
 	}
 }
 
-// start begins the looks that are due, and says how long it is to the next one.
+// start begins the refreshes that are due, and says how long it is to the next one.
 func (r *Receiver) start(ctx context.Context, tasks *sync.WaitGroup) time.Duration {
 	now := time.Now()
 	for {
-		f, wait := r.next(now)
-		if f == nil {
+		sec, wait := r.next(now)
+		if sec == nil {
 			return wait
 		}
-		at := f.leave()
+		at := sec.leave()
 		at.running++
 		r.running++
-		look, cancel := context.WithCancel(ctx)
-		f.cancel, f.began = cancel, now
-		l := r.lookOf(f)
+		limited, cancel := context.WithCancel(ctx)
+		sec.cancel, sec.began = cancel, now
+		ref := r.refreshOf(sec)
 		tasks.Go(func() {
-			found := l.run(look)
+			found := ref.run(limited)
 			cancel()
-			r.hand(ctx, func() { at.running--; r.finish(f, found) })
+			r.hand(ctx, func() { at.running--; r.finish(sec, found) })
 		})
 	}
 }
 
-// plan sets when a zone is looked for next.
-func (r *Receiver) plan(f *follow, at time.Time) {
-	f.due = at
-	if f.group != nil && f.cancel == nil {
-		f.leave()
-		heap.Push(r.line(f.group), f)
+// plan sets when a zone is refreshed next.
+func (r *Receiver) plan(sec *secondary, at time.Time) {
+	sec.due = at
+	if sec.group != nil && sec.cancel == nil {
+		sec.leave()
+		heap.Push(r.line(sec.group), sec)
 	}
 }
 
-// follows begins to follow a zone.
-func (r *Receiver) follows(origin, owner string, group *Group) *follow {
-	f := &follow{origin: origin, owner: owner, group: group}
-	r.zones[origin] = f
-	return f
+// addSecondary begins to receive a zone.
+func (r *Receiver) addSecondary(origin, owner string, group *Group) *secondary {
+	sec := &secondary{origin: origin, owner: owner, group: group}
+	r.zones[origin] = sec
+	return sec
 }
 
 // restore takes up what was received before, and tells of it.
@@ -231,12 +231,12 @@ func (r *Receiver) restore() error {
 	defer r.mu.Unlock()
 	for _, z := range r.config.Zones {
 		for _, name := range z.Names {
-			r.follows(name, "zones", z.Primaries)
+			r.addSecondary(name, "zones", z.Primaries)
 		}
 	}
 	for i := range r.config.Catalogs {
 		c := &r.config.Catalogs[i]
-		r.follows(c.Name, catalogOwner(c.Name), c.Primaries).catalog = c
+		r.addSecondary(c.Name, catalogOwner(c.Name), c.Primaries).catalog = c
 	}
 	for _, rec := range records {
 		r.take(rec)
@@ -245,16 +245,16 @@ func (r *Receiver) restore() error {
 		r.relist(c.Name)
 	}
 	for _, name := range r.anew {
-		if f := r.zones[name]; f != nil {
-			f.held, f.reset = false, true
+		if sec := r.zones[name]; sec != nil {
+			sec.loaded, sec.reset = false, true
 		}
 	}
 	r.reconcile()
-	for _, f := range r.sorted() {
-		if f.held && f.catalog == nil {
-			r.tell = append(r.tell, r.update(f, Kept))
+	for _, sec := range r.sorted() {
+		if sec.loaded && sec.catalog == nil {
+			r.tell = append(r.tell, r.update(sec, Kept))
 		}
-		r.plan(f, time.Now())
+		r.plan(sec, time.Now())
 	}
 	return nil
 }
@@ -265,23 +265,23 @@ func (r *Receiver) take(rec record) {
 		r.gone = append(r.gone, rec)
 		return
 	}
-	f := r.zones[rec.Origin]
-	if rec.Catalog != (f != nil && f.catalog != nil) { // a catalog is no zone to release, nor the other way round
-		gone := &follow{origin: rec.Origin, rec: rec, held: true}
+	sec := r.zones[rec.Origin]
+	if rec.Catalog != (sec != nil && sec.catalog != nil) { // a catalog is no zone to release, nor the other way round
+		gone := &secondary{origin: rec.Origin, rec: rec, loaded: true}
 		if r.complain(rec.Origin, r.store.remove(rec)); !rec.Catalog {
 			r.tell = append(r.tell, r.update(gone, Withdrawn))
 		}
 		return
 	}
-	if f == nil {
-		f = r.follows(rec.Origin, rec.Owner, nil)
-		f.unique = rec.Unique
+	if sec == nil {
+		sec = r.addSecondary(rec.Origin, rec.Owner, nil)
+		sec.unique = rec.Unique
 		if !r.configured(rec.Owner) {
-			f.owner = orphan
+			sec.owner = orphan
 			r.orphans++
 		}
 	}
-	f.rec, f.held, f.noted = rec, true, rec.Contact
+	sec.rec, sec.loaded, sec.noted = rec, true, rec.Contact
 }
 
 // orphan owns a zone whose section is not configured any more, until another section takes it, or all are right and none
@@ -300,15 +300,15 @@ func (r *Receiver) dropOrphans() {
 		return
 	}
 	for _, c := range r.config.Catalogs {
-		if f := r.zones[c.Name]; f.began.IsZero() || f.cancel != nil || f.err != "" {
+		if sec := r.zones[c.Name]; sec.began.IsZero() || sec.cancel != nil || sec.err != "" {
 			return
 		}
 	}
 	r.orphans = 0
-	for _, f := range r.sorted() {
-		if f.owner == orphan {
-			r.opt.Log.Warn("withdrawn: no source is configured for it any more", "zone", f.origin, "source", f.rec.Owner)
-			r.withdraw(f)
+	for _, sec := range r.sorted() {
+		if sec.owner == orphan {
+			r.opt.Log.Warn("withdrawn: no source is configured for it any more", "zone", sec.origin, "source", sec.rec.Owner)
+			r.withdraw(sec)
 		}
 	}
 }
@@ -320,7 +320,7 @@ func (r *Receiver) tellGone() {
 	}
 	for _, rec := range r.gone {
 		if r.zones[rec.Origin] == nil {
-			r.tell = append(r.tell, r.update(&follow{origin: rec.Origin, rec: rec}, Withdrawn))
+			r.tell = append(r.tell, r.update(&secondary{origin: rec.Origin, rec: rec}, Withdrawn))
 		}
 	}
 	r.gone = nil
@@ -340,108 +340,108 @@ func catalogOwner(name string) string   { return "catalog " + name }
 func directoryOwner(path string) string { return "directory " + path }
 
 // sorted are the zones in order of their names.
-func (r *Receiver) sorted() []*follow {
-	return slices.SortedFunc(maps.Values(r.zones), func(a, b *follow) int { return cmp.Compare(a.origin, b.origin) })
+func (r *Receiver) sorted() []*secondary {
+	return slices.SortedFunc(maps.Values(r.zones), func(a, b *secondary) int { return cmp.Compare(a.origin, b.origin) })
 }
 
 // update is what is to be told of a zone.
-func (r *Receiver) update(f *follow, how How) Update {
-	return Update{Origin: f.origin, Serial: f.rec.Serial, How: how, Source: f.rec.From, Path: r.store.path(f.origin, false),
-		SHA256: f.rec.SHA256, Length: f.rec.Length, Records: f.rec.Records}
+func (r *Receiver) update(sec *secondary, how How) Update {
+	return Update{Origin: sec.origin, Serial: sec.rec.Serial, How: how, Source: sec.rec.From, Path: r.store.path(sec.origin, false),
+		SHA256: sec.rec.SHA256, Length: sec.rec.Length, Records: sec.rec.Records}
 }
 
-// finish takes what a look found.
-func (r *Receiver) finish(f *follow, found found) {
+// finish takes what a refresh found.
+func (r *Receiver) finish(sec *secondary, found found) {
 	r.running--
-	f.cancel = nil
+	sec.cancel = nil
 	switch {
-	case f.gone:
-		r.withdraw(f)
+	case sec.gone:
+		r.withdraw(sec)
 		r.reconcile() // it may be listed again
 		return
-	case f.reset && !found.reset: // it began anew meanwhile
-		f.again = true
+	case sec.reset && !found.reset: // it began anew meanwhile
+		sec.again = true
 	default:
-		r.judge(f, found)
+		r.judge(sec, found)
 	}
-	if r.once && !f.again {
+	if r.once && !sec.again {
 		return
 	}
-	wait := f.wait(r.config.Timers, r.opt.Now())
-	if f.again {
-		f.again = false
-		wait = time.Until(f.began.Add(notifySpacing))
+	wait := sec.wait(r.config.Timers, r.opt.Now())
+	if sec.again {
+		sec.again = false
+		wait = time.Until(sec.began.Add(notifySpacing))
 	}
-	r.plan(f, time.Now().Add(wait))
+	r.plan(sec, time.Now().Add(wait))
 }
 
-// judge takes what a look found into the zone's state.
-func (r *Receiver) judge(f *follow, found found) {
-	log := r.opt.Log.With("zone", f.origin)
-	f.warning, f.err = "", ""
+// judge takes what a refresh found into the zone's state.
+func (r *Receiver) judge(sec *secondary, found found) {
+	log := r.opt.Log.With("zone", sec.origin)
+	sec.warning, sec.err = "", ""
 	if !found.good {
-		f.failures++
-		f.err = found.problems()
-		log.Warn("not received", "error", f.err, "failures", f.failures)
-		if expires := f.expires(); f.held && !f.expired && !r.opt.Now().Before(expires) {
-			f.expired = true
+		sec.failures++
+		sec.err = found.problems()
+		log.Warn("not received", "error", sec.err, "failures", sec.failures)
+		if expires := sec.expires(); sec.loaded && !sec.expired && !r.opt.Now().Before(expires) {
+			sec.expired = true
 			log.Error("EXPIRED: no primary has confirmed this zone for as long as its SOA allows; what is released stays released",
-				"since", f.rec.Contact, "expire_seconds", f.rec.Expire)
+				"since", sec.rec.Contact, "expire_seconds", sec.rec.Expire)
 		}
 		return
 	}
-	if f.warning = found.problems(); f.warning != "" {
-		log.Warn("a primary failed", "error", f.warning)
+	if sec.warning = found.problems(); sec.warning != "" {
+		log.Warn("a primary failed", "error", sec.warning)
 	}
 	if found.zone != nil {
-		f.odd = strings.Join(found.odd, "; ")
+		sec.odd = strings.Join(found.odd, "; ")
 	}
-	if f.odd != "" {
+	if sec.odd != "" {
 		if found.zone != nil {
-			log.Warn("received, and not as it came", "what", f.odd)
+			log.Warn("received, and not as it came", "what", sec.odd)
 		}
-		f.warning = strings.Join(slices.DeleteFunc([]string{f.warning, f.odd}, func(s string) bool { return s == "" }), "; ")
+		sec.warning = strings.Join(slices.DeleteFunc([]string{sec.warning, sec.odd}, func(s string) bool { return s == "" }), "; ")
 	}
-	if f.expired {
+	if sec.expired {
 		log.Info("confirmed again after it had expired")
 	}
-	f.failures, f.expired, f.reset = 0, false, false
-	f.rec, f.held, f.noted = found.rec, true, found.noted
+	sec.failures, sec.expired, sec.reset = 0, false, false
+	sec.rec, sec.loaded, sec.noted = found.rec, true, found.noted
 	if found.zone == nil {
 		return
 	}
-	if f.zone = nil; f.group != nil && found.zone.ImageSize() >= LargeImage {
-		f.zone = found.zone
+	if sec.zone = nil; sec.group != nil && found.zone.ImageSize() >= LargeImage {
+		sec.zone = found.zone
 	}
-	log.Info("received", "serial", f.rec.Serial, "how", f.rec.How, "from", f.rec.From, "records", f.rec.Records, "octets", found.octets, "duration", found.duration)
-	if f.catalog != nil {
-		r.list(f.origin, found.zone)
+	log.Info("received", "serial", sec.rec.Serial, "how", sec.rec.How, "from", sec.rec.From, "records", sec.rec.Records, "octets", found.octets, "duration", found.duration)
+	if sec.catalog != nil {
+		r.list(sec.origin, found.zone)
 		r.reconcile()
 		return
 	}
-	r.content(f, found)
+	r.content(sec, found)
 }
 
 // content tells of a zone's new content.
-func (r *Receiver) content(f *follow, found found) {
-	u := r.update(f, f.rec.How)
+func (r *Receiver) content(sec *secondary, found found) {
+	u := r.update(sec, sec.rec.How)
 	u.Octets, u.Duration, u.Zone, u.Reset = found.octets, found.duration, found.zone, found.reset
 	u.Began, u.Whole = found.began, found.whole
 	r.tell = append(r.tell, u)
 }
 
 // withdraw ends a zone.
-func (r *Receiver) withdraw(f *follow) {
-	if f.cancel != nil {
-		f.gone = true
-		f.cancel()
+func (r *Receiver) withdraw(sec *secondary) {
+	if sec.cancel != nil {
+		sec.gone = true
+		sec.cancel()
 		return
 	}
-	delete(r.zones, f.origin)
-	f.leave()
-	if f.rec.Origin != "" { // it was received, though it may be about to begin anew
-		r.complain(f.origin, r.store.withdraw(f.rec))
-		r.tell = append(r.tell, r.update(f, Withdrawn))
+	delete(r.zones, sec.origin)
+	sec.leave()
+	if sec.rec.Origin != "" { // it was received, though it may be about to begin anew
+		r.complain(sec.origin, r.store.withdraw(sec.rec))
+		r.tell = append(r.tell, r.update(sec, Withdrawn))
 	}
 }
 
@@ -454,14 +454,14 @@ func (r *Receiver) complain(origin string, err error) {
 
 // relist takes up the listing of a catalog that was received before.
 func (r *Receiver) relist(catalog string) {
-	f := r.zones[catalog]
-	if !f.held {
+	sec := r.zones[catalog]
+	if !sec.loaded {
 		return
 	}
-	z, err := r.store.load(f.rec)
+	z, err := r.store.load(sec.rec)
 	if err != nil { // it will be received anew
-		f.held = false
-		r.faults[Fault{f.owner, catalog}] = err.Error()
+		sec.loaded = false
+		r.faults[Fault{sec.owner, catalog}] = err.Error()
 		return
 	}
 	r.list(catalog, z)
@@ -479,7 +479,7 @@ func (r *Receiver) list(catalog string, z *zone.Zone) {
 	r.listings[catalog] = listed
 }
 
-// reconcile brings what is followed to what the catalogs list.
+// reconcile brings the secondaries to what the catalogs list.
 func (r *Receiver) reconcile() {
 	var listings []listing
 	owners := map[string]string{}
@@ -487,9 +487,9 @@ func (r *Receiver) reconcile() {
 		if listed, ok := r.listings[c.Name]; ok {
 			listings = append(listings, listing{c.Name, listed})
 		}
-		for _, f := range r.zones {
-			if f.owner == catalogOwner(c.Name) && f.catalog == nil {
-				owners[f.origin] = c.Name
+		for _, sec := range r.zones {
+			if sec.owner == catalogOwner(c.Name) && sec.catalog == nil {
+				owners[sec.origin] = c.Name
 			}
 		}
 	}
@@ -503,18 +503,18 @@ func (r *Receiver) reconcile() {
 	}
 }
 
-// adopt follows the members that are a catalog's to follow.
+// adopt takes up the members that are a catalog's to have.
 func (r *Receiver) adopt(c *Catalog, listed map[string]member, next map[string]string) {
 	owner := catalogOwner(c.Name)
 	maps.DeleteFunc(r.faults, func(f Fault, _ string) bool { return f.Source == owner && f.What != c.Name })
 	for name, m := range listed {
 		place := Fault{owner, name}
-		f := r.zones[name]
-		if f != nil && f.owner == orphan {
-			f.owner, f.unique = owner, m.unique
+		sec := r.zones[name]
+		if sec != nil && sec.owner == orphan {
+			sec.owner, sec.unique = owner, m.unique
 		}
-		if f != nil && (f.catalog != nil || !slices.ContainsFunc(r.config.Catalogs, func(c Catalog) bool { return catalogOwner(c.Name) == f.owner })) {
-			r.faults[place] = "the catalog lists a zone that comes from " + f.owner
+		if sec != nil && (sec.catalog != nil || !slices.ContainsFunc(r.config.Catalogs, func(c Catalog) bool { return catalogOwner(c.Name) == sec.owner })) {
+			r.faults[place] = "the catalog lists a zone that comes from " + sec.owner
 			continue
 		}
 		if next[name] != c.Name {
@@ -528,36 +528,36 @@ func (r *Receiver) adopt(c *Catalog, listed map[string]member, next map[string]s
 				break
 			}
 		}
-		if f == nil {
-			f = r.follows(name, owner, group)
-			f.unique = m.unique
-			r.plan(f, time.Now())
+		if sec == nil {
+			sec = r.addSecondary(name, owner, group)
+			sec.unique = m.unique
+			r.plan(sec, time.Now())
 			continue
 		}
-		moved := f.group != group
-		f.owner, f.group = owner, group
-		if f.unique != m.unique {
+		moved := sec.group != group
+		sec.owner, sec.group = owner, group
+		if sec.unique != m.unique {
 			r.opt.Log.Warn("begins anew: its catalog has it under another label (RFC 9432 5.4)", "zone", name, "catalog", c.Name)
-			f.unique, f.held, f.reset, moved = m.unique, false, true, true
-			f.again = f.cancel != nil
+			sec.unique, sec.loaded, sec.reset, moved = m.unique, false, true, true
+			sec.again = sec.cancel != nil
 		}
 		if moved {
-			r.plan(f, time.Now())
+			r.plan(sec, time.Now())
 		}
 	}
 }
 
 // release withdraws the zones that a catalog had and that no catalog lists any more, unless these are too many at once.
 func (r *Receiver) release(c *Catalog, owners, next map[string]string) {
-	var had, gone []*follow
+	var had, gone []*secondary
 	for name, catalog := range owners {
-		f := r.zones[name]
-		if catalog != c.Name || f == nil || f.owner != catalogOwner(c.Name) {
+		sec := r.zones[name]
+		if catalog != c.Name || sec == nil || sec.owner != catalogOwner(c.Name) {
 			continue
 		}
-		had = append(had, f)
-		if next[name] == "" && !f.gone {
-			gone = append(gone, f)
+		had = append(had, sec)
+		if next[name] == "" && !sec.gone {
+			gone = append(gone, sec)
 		}
 	}
 	place := Fault{catalogOwner(c.Name), "members"}
@@ -566,9 +566,9 @@ func (r *Receiver) release(c *Catalog, owners, next map[string]string) {
 		r.opt.Log.Error(why, "catalog", c.Name)
 		return
 	}
-	for _, f := range gone {
-		r.opt.Log.Warn("withdrawn: its catalog does not list it any more", "zone", f.origin, "catalog", c.Name)
-		r.withdraw(f)
+	for _, sec := range gone {
+		r.opt.Log.Warn("withdrawn: its catalog does not list it any more", "zone", sec.origin, "catalog", c.Name)
+		r.withdraw(sec)
 	}
 }
 
@@ -581,25 +581,25 @@ func tooMany(gone, had, percent int) string {
 }
 
 // expires is when a zone is too old without contact, in wall time (RFC 1035 3.3.13).
-func (f *follow) expires() time.Time {
-	return f.rec.Contact.Add(time.Duration(f.rec.Expire) * time.Second)
+func (sec *secondary) expires() time.Time {
+	return sec.rec.Contact.Add(time.Duration(sec.rec.Expire) * time.Second)
 }
 
-// wait is how long it is to the next look: the SOA's refresh after a good one, and its retry, doubled each time, after a
+// wait is how long it is to the next refresh: the SOA's refresh after a good one, and its retry, doubled each time, after a
 // bad one; never later than when the zone expires, so that this is said in time.
-func (f *follow) wait(t Timers, now time.Time) time.Duration {
+func (sec *secondary) wait(t Timers, now time.Time) time.Duration {
 	refresh := t.MinRefresh
 	retry := t.MinRetry
-	if f.held {
-		refresh = min(max(time.Duration(f.rec.Refresh)*time.Second, t.MinRefresh), t.MaxRefresh)
-		retry = min(max(time.Duration(f.rec.Retry)*time.Second, t.MinRetry), t.MaxRetry)
+	if sec.loaded {
+		refresh = min(max(time.Duration(sec.rec.Refresh)*time.Second, t.MinRefresh), t.MaxRefresh)
+		retry = min(max(time.Duration(sec.rec.Retry)*time.Second, t.MinRetry), t.MaxRetry)
 	}
 	wait := refresh
-	if f.failures > 0 {
-		wait = min(retry<<min(f.failures-1, 10), max(retry, refresh))
+	if sec.failures > 0 {
+		wait = min(retry<<min(sec.failures-1, 10), max(retry, refresh))
 	}
 	wait -= rand.N(wait/8 + 1)
-	if left := f.expires().Sub(now); f.held && f.failures > 0 && !f.expired && left > 0 {
+	if left := sec.expires().Sub(now); sec.loaded && sec.failures > 0 && !sec.expired && left > 0 {
 		wait = min(wait, left)
 	}
 	return wait
@@ -610,16 +610,16 @@ func (r *Receiver) Zones() []Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	list := []Status{}
-	for _, f := range r.sorted() {
-		s := Status{Zone: f.origin, Source: f.owner, Receiving: f.cancel != nil, Catalog: f.catalog != nil, Error: f.err, Warning: f.warning}
-		if f.group != nil {
-			s.Checked, s.Next = f.began, f.due
+	for _, sec := range r.sorted() {
+		s := Status{Zone: sec.origin, Source: sec.owner, Receiving: sec.cancel != nil, Catalog: sec.catalog != nil, Error: sec.err, Warning: sec.warning}
+		if sec.group != nil {
+			s.Checked, s.Next = sec.began, sec.due
 		}
-		if f.held {
-			s.Serial, s.From, s.Records, s.Contact = &f.rec.Serial, f.rec.From, f.rec.Records, f.rec.Contact
+		if sec.loaded {
+			s.Serial, s.From, s.Records, s.Contact = &sec.rec.Serial, sec.rec.From, sec.rec.Records, sec.rec.Contact
 		}
-		if f.held && f.group != nil {
-			s.Expires = f.expires()
+		if sec.loaded && sec.group != nil {
+			s.Expires = sec.expires()
 			s.Expired = !r.opt.Now().Before(s.Expires)
 		}
 		list = append(list, s)
@@ -634,15 +634,15 @@ func (r *Receiver) Faults() map[Fault]string {
 	return maps.Clone(r.faults)
 }
 
-// look is what one look at a zone's primaries needs, so that it shares nothing with the loop.
-type look struct {
-	r     *Receiver
-	group *Group
-	rec   record
-	zone  *zone.Zone
-	noted time.Time
-	held  bool
-	reset bool
+// refresh is what one refresh of a zone (RFC 1034 4.3.5) needs, so that it shares nothing with the loop.
+type refresh struct {
+	r      *Receiver
+	group  *Group
+	rec    record
+	zone   *zone.Zone
+	noted  time.Time
+	loaded bool
+	reset  bool
 }
 
 // LargeImage is the size in octets from which a zone is kept in memory when it was received: to read it again takes longer
@@ -671,23 +671,23 @@ func (f found) problems() string {
 	return ""
 }
 
-func (r *Receiver) lookOf(f *follow) *look {
-	l := &look{r: r, group: f.group, rec: f.rec, zone: f.zone, noted: f.noted, held: f.held, reset: f.reset}
-	if !f.held {
-		l.rec = record{}
+func (r *Receiver) refreshOf(sec *secondary) *refresh {
+	ref := &refresh{r: r, group: sec.group, rec: sec.rec, zone: sec.zone, noted: sec.noted, loaded: sec.loaded, reset: sec.reset}
+	if !sec.loaded {
+		ref.rec = record{}
 	}
-	l.rec.Origin, l.rec.Owner, l.rec.Unique, l.rec.Catalog = f.origin, f.owner, f.unique, f.catalog != nil
-	return l
+	ref.rec.Origin, ref.rec.Owner, ref.rec.Unique, ref.rec.Catalog = sec.origin, sec.owner, sec.unique, sec.catalog != nil
+	return ref
 }
 
 // run asks the primaries in order until one has something newer.
-func (l *look) run(ctx context.Context) found {
-	out := found{reset: l.reset}
+func (ref *refresh) run(ctx context.Context) found {
+	out := found{reset: ref.reset}
 	began := time.Now()
-	coming := l.r.comes(l.rec.Origin, l.rec.Records)
-	defer l.r.came(coming)
-	for _, p := range l.group.Servers {
-		got, err := l.ask(ctx, p, coming)
+	coming := ref.r.comes(ref.rec.Origin, ref.rec.Records)
+	defer ref.r.came(coming)
+	for _, p := range ref.group.Servers {
+		got, err := ref.ask(ctx, p, coming)
 		if err != nil {
 			out.errs = append(out.errs, fmt.Errorf("%s: %w", p, err))
 			continue
@@ -696,9 +696,9 @@ func (l *look) run(ctx context.Context) found {
 		if got.zone == nil {
 			continue // another may be ahead
 		}
-		rec := l.rec
-		rec.From, rec.How, rec.Contact = p.String(), got.how, l.r.opt.Now().UTC().Truncate(time.Second)
-		if _, err := l.r.store.put(&rec, got.zone, ""); err != nil {
+		rec := ref.rec
+		rec.From, rec.How, rec.Contact = p.String(), got.how, ref.r.opt.Now().UTC().Truncate(time.Second)
+		if _, err := ref.r.store.put(&rec, got.zone, ""); err != nil {
 			out.errs, out.good = append(out.errs, err), false
 			return out
 		}
@@ -707,9 +707,9 @@ func (l *look) run(ctx context.Context) found {
 		return out
 	}
 	if out.good {
-		out.rec, out.noted = l.rec, l.noted
-		out.rec.Contact = l.r.opt.Now().UTC().Truncate(time.Second)
-		if err := l.note(&out); err != nil {
+		out.rec, out.noted = ref.rec, ref.noted
+		out.rec.Contact = ref.r.opt.Now().UTC().Truncate(time.Second)
+		if err := ref.note(&out); err != nil {
 			out.errs = append(out.errs, err)
 		}
 	}
@@ -718,60 +718,60 @@ func (l *look) run(ctx context.Context) found {
 
 // note writes down that the zone was confirmed, if what is on disk is so old that it would expire too early for it after a
 // restart: a write for each confirmation is too much for many zones.
-func (l *look) note(out *found) error {
-	if out.rec.Contact.Sub(l.noted) < time.Duration(l.rec.Expire)*time.Second/32 {
+func (ref *refresh) note(out *found) error {
+	if out.rec.Contact.Sub(ref.noted) < time.Duration(ref.rec.Expire)*time.Second/32 {
 		return nil
 	}
 	out.noted = out.rec.Contact
-	return l.r.store.note(out.rec)
+	return ref.r.store.note(out.rec)
 }
 
 // ask asks one primary. A zone comes back if it is newer than what we have.
-func (l *look) ask(ctx context.Context, p Primary, coming *coming) (transferred, error) {
-	c := &client{l.r.client.limits, l.r.client.now, coming}
-	soa, s, err := c.poll(ctx, p, l.rec.Origin)
+func (ref *refresh) ask(ctx context.Context, p Primary, coming *coming) (transferred, error) {
+	c := &client{ref.r.client.limits, ref.r.client.now, coming}
+	soa, s, err := c.querySOA(ctx, p, ref.rec.Origin)
 	if err != nil {
 		return transferred{}, cmpErr(ctx.Err(), err)
 	}
-	if l.held {
-		if err := l.forward(soa.Serial); err != nil || soa.Serial == l.rec.Serial {
+	if ref.loaded {
+		if err := ref.forward(soa.Serial); err != nil || soa.Serial == ref.rec.Serial {
 			if s != nil {
 				s.Close()
 			}
 			return transferred{}, err
 		}
 	}
-	var have *held
-	if l.held {
-		have = &held{l.rec.Serial, l.rec.Records}
+	var have *version
+	if ref.loaded {
+		have = &version{ref.rec.Serial, ref.rec.Records}
 	}
-	got, doubt, err := c.transfer(ctx, p, s, l.rec.Origin, have, l.before)
+	got, doubt, err := c.transfer(ctx, p, s, ref.rec.Origin, have, ref.before)
 	if doubt != nil {
-		l.r.opt.Log.Info("differences could not be had, so the whole zone was asked for", "zone", l.rec.Origin, "primary", p, "why", doubt)
+		ref.r.opt.Log.Info("differences could not be had, so the whole zone was asked for", "zone", ref.rec.Origin, "primary", p, "why", doubt)
 	}
-	if err == nil && got.zone != nil && l.held {
-		if err = l.forward(got.zone.Serial()); got.zone.Serial() == l.rec.Serial {
+	if err == nil && got.zone != nil && ref.loaded {
+		if err = ref.forward(got.zone.Serial()); got.zone.Serial() == ref.rec.Serial {
 			got.zone = nil
 		}
 	}
-	if err == nil && got.zone != nil && l.rec.Catalog {
+	if err == nil && got.zone != nil && ref.rec.Catalog {
 		_, err = members(got.zone)
 	}
 	return got, err
 }
 
 // before is the zone that we hold.
-func (l *look) before() (*zone.Zone, error) {
-	if l.zone != nil && l.zone.Serial() == l.rec.Serial {
-		return l.zone, nil
+func (ref *refresh) before() (*zone.Zone, error) {
+	if ref.zone != nil && ref.zone.Serial() == ref.rec.Serial {
+		return ref.zone, nil
 	}
-	return l.r.store.load(l.rec)
+	return ref.r.store.load(ref.rec)
 }
 
 // forward refuses a serial that goes backwards.
-func (l *look) forward(serial uint32) error {
-	if serial == l.rec.Serial || newer(serial, l.rec.Serial) {
+func (ref *refresh) forward(serial uint32) error {
+	if serial == ref.rec.Serial || newer(serial, ref.rec.Serial) {
 		return nil
 	}
-	return fmt.Errorf("serial %d is not above %d, which we hold (RFC 1982): not taken", serial, l.rec.Serial)
+	return fmt.Errorf("serial %d is not above %d, which we hold (RFC 1982): not taken", serial, ref.rec.Serial)
 }

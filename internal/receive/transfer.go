@@ -24,8 +24,8 @@ type Limits struct {
 // newer reports whether serial a is above b (RFC 1982 3.2). Of two that are 2^31 apart neither is.
 func newer(a, b uint32) bool { return a != b && a-b < 1<<31 }
 
-// held is the zone that we have.
-type held struct {
+// version is the one of a zone that we have.
+type version struct {
 	serial  uint32
 	records int
 }
@@ -35,8 +35,8 @@ type held struct {
 // builder's business, and whether differences fit is that of changes.
 type transfer struct {
 	question question
-	have     held   // what differences are asked from, for IXFR
-	source   string // whom findings name
+	have     version // what differences are asked from, for IXFR
+	source   string  // whom findings name
 	limits   Limits
 	verify   *verifier
 
@@ -64,7 +64,7 @@ const (
 	current // IXFR: there is nothing newer
 )
 
-func newTransfer(q question, have held, source string, limits Limits, verify *verifier) *transfer {
+func newTransfer(q question, have version, source string, limits Limits, verify *verifier) *transfer {
 	origin, _ := rdata.AppendName(nil, q.name, ".")
 	return &transfer{question: q, have: have, at: have.serial, source: source, limits: limits, verify: verify, origin: origin}
 }
@@ -136,7 +136,7 @@ func (t *transfer) record(r *resource) error {
 	if r.class != dns.ClassINET {
 		return fmt.Errorf("%s: a record of class %s", r.name(), dns.Class(r.class))
 	}
-	if !t.holds(r.owner) {
+	if !t.inZone(r.owner) {
 		if t.state == expectSOA {
 			return fmt.Errorf("%s is not in the zone", r.name())
 		}
@@ -175,8 +175,8 @@ func (t *transfer) record(r *resource) error {
 	return errors.New("a record after the last one (RFC 5936 2.2)")
 }
 
-// holds reports whether an owner is at or below the zone's origin.
-func (t *transfer) holds(owner []byte) bool {
+// inZone reports whether an owner is at or below the zone's origin.
+func (t *transfer) inZone(owner []byte) bool {
 	at := 0
 	for len(owner)-at > len(t.origin) {
 		at += 1 + int(owner[at])

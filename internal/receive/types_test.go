@@ -135,7 +135,7 @@ func TestOctetsOfEveryTypePass(t *testing.T) {
 		list.data = append(list.data, []byte("\x03X\xc8.\x00"), []byte("\x01d\x00"), // the rest is what the dns package would alter
 			[]byte("\x00\x00\x00\x01\x00\x03\x00\x02\x40\x00"), []byte{7, 1}, nil, []byte("\x00\x09\xff\x02ab"))
 
-		tr := newTransfer(question{1, "example.org.", dns.TypeAXFR}, held{}, "test", testLimits, newVerifier(nil, nil, time.Now))
+		tr := newTransfer(question{1, "example.org.", dns.TypeAXFR}, version{}, "test", testLimits, newVerifier(nil, nil, time.Now))
 		done, err := tr.message(list.transferMessage(t))
 		if err != nil || !done {
 			t.Fatal(done, err)

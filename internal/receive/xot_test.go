@@ -64,13 +64,13 @@ func TestTransfersOverTLS(t *testing.T) {
 
 			dir := t.TempDir()
 			c := following(testenv.Local(t), []Primary{with(good)}, origin)
-			got := round(t, c, dir, RoundOptions{})
+			got := round(t, c, dir, RefreshOptions{})
 			if len(got.updates) != 1 || got.updates[0].How != AXFR || !strings.Contains(got.updates[0].Source, "TLS") {
 				t.Fatalf("%+v", got)
 			}
 			onDisk(t, got.updates[0], text(1))
 			d.reload(origin, text(2), 2)
-			got = round(t, c, dir, RoundOptions{})
+			got = round(t, c, dir, RefreshOptions{})
 			if len(got.updates) != 2 || got.updates[1].How != IXFR {
 				t.Fatalf("%+v", got)
 			}

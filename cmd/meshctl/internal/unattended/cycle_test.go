@@ -128,7 +128,7 @@ func TestAWithdrawalOutlivesItsHost(t *testing.T) {
 		hometest.Check(t, err)
 		c = cycleAt(dir, &now)
 		c.receiver = r
-		hometest.Check(t, r.Round(t.Context(), receive.RoundOptions{}))
+		hometest.Check(t, r.Refresh(t.Context(), receive.RefreshOptions{}))
 	}
 	round(func(u receive.Update) { c.received(u) })
 	if made := c.releases(t); made == nil || len(made.Release.Zones) != 2 {
