@@ -17,6 +17,8 @@
 //	meshctl recover COPY...           bring a home from a backup up to what nodes have verified
 //	meshctl try ZONEFILE...           answer from zone files at once, on this machine
 //
+// A signal ends what a command waits for, and a second one the process. Nothing is lost by either: see package home.
+//
 // Exit status: 0 done, 1 refused or failed, 2 wrong usage. What it does is in the packages below internal; this one has the words.
 package main
 

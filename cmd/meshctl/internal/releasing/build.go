@@ -114,11 +114,15 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	if err != nil {
 		return made, found, err
 	}
-	return made, found, history.Remember(ctx, w, made.Release.Number, func(r *history.Record) {
+	err = history.Remember(ctx, w, made.Release.Number, func(r *history.Record) {
 		*r = made.record(o, built)
 		took.lap("signed and published")
 		r.Timing, r.Began, r.Published = took.steps, began.UTC(), took.last.UTC()
 	})
+	if err != nil {
+		err = fmt.Errorf("release %d is published, but its record could not be written: %v", made.Release.Number, err) // no turn was lost
+	}
+	return made, found, err
 }
 
 // record is what is remembered of a release.

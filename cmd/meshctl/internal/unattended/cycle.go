@@ -273,7 +273,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 		}
 		return err
 	})
-	c.report(found)
+	c.report(ctx, found)
 	var blocked *releasing.BlockedError
 	if errors.As(err, &blocked) {
 		detail := "see the findings above"
@@ -324,13 +324,13 @@ func (c *Cycle) released(t todo, made *releasing.Made) {
 }
 
 // report logs findings: errors and warnings of zones that are about to go out.
-func (c *Cycle) report(found []zone.Finding) {
+func (c *Cycle) report(ctx context.Context, found []zone.Finding) {
 	for _, f := range found {
 		level := slog.LevelWarn
 		if f.Severity == zone.Error {
 			level = slog.LevelError
 		}
-		c.Log.Log(context.Background(), level, "finding", "zone", f.Zone, "owner", f.Owner, "rule", f.Rule, "detail", f.Detail)
+		c.Log.Log(ctx, level, "finding", "zone", f.Zone, "owner", f.Owner, "rule", f.Rule, "detail", f.Detail)
 	}
 }
 

@@ -20,6 +20,7 @@ const RemainingPath = "/v1/remaining"
 // sees the other. There is one call at a time, however many wait for the next. It decides nothing and remembers nothing, so
 // that any number of hosts may each have theirs.
 type roll struct {
+	ctx     context.Context // of all calls: whoever asked for one may have gone, and others wait for it too
 	ask     switchover.Ask
 	members func() []release.Member
 
@@ -69,10 +70,10 @@ func (r *roll) run() {
 	}
 }
 
-// call asks every member. It ends by itself, since each has askTimeout to answer.
+// call asks every member. It ends by itself, since each has switchover.AskTimeout to answer.
 func (r *roll) call() []string {
 	remains := []string{}
-	for name, a := range r.ask(context.Background(), r.members()) {
+	for name, a := range r.ask(r.ctx, r.members()) {
 		if a.Err == nil && a.Confirmation.Remains {
 			remains = append(remains, name)
 		}

@@ -66,7 +66,7 @@ func TestARollCallBeginsAfterWhoeverWaitsForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
 		goOn := make(chan struct{})
-		r := &roll{members: func() []release.Member { return nil }, ask: func(context.Context, []release.Member) map[string]switchover.Answer {
+		r := &roll{ctx: t.Context(), members: func() []release.Member { return nil }, ask: func(context.Context, []release.Member) map[string]switchover.Answer {
 			calls++
 			good := calls == 1
 			<-goOn

@@ -71,7 +71,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	}
 	s.known.Store(published)
 	server := &http.Server{
-		Handler:           &gate{published, s.handler(depot.Handler(reader.Repository()), published), s.Log},
+		Handler:           &gate{published, s.handler(reading, depot.Handler(reader.Repository()), published), s.Log},
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      answerTimeout,
@@ -195,12 +195,12 @@ func (p *published) refuses(c *x509.Certificate) string {
 	return ""
 }
 
-// handler serves the repository, to each member its newest certificate, and who remains.
-func (s *Server) handler(repository http.Handler, p *published) http.Handler {
+// handler serves, until ctx ends, the repository, to each member its newest certificate, and who remains.
+func (s *Server) handler(ctx context.Context, repository http.Handler, p *published) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", repository)
 	if s.Ask != nil {
-		r := &roll{ask: s.Ask, members: func() []release.Member { _, view := p.get(); return view.Manifest.Members }}
+		r := &roll{ctx: ctx, ask: s.Ask, members: func() []release.Member { _, view := p.get(); return view.Manifest.Members }}
 		mux.HandleFunc("GET "+RemainingPath, r.serve)
 	}
 	mux.HandleFunc("GET "+CertificatePath, func(w http.ResponseWriter, r *http.Request) {
