@@ -12,6 +12,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/mirror"
 )
 
 // metric is one family: its name, what it means, and its labels.
@@ -54,6 +55,8 @@ var (
 	mMirrorUp       = gauge("anycast_mirror_up", "Whether the last look at the repository went well.")
 	mMirrorZones    = counter("anycast_mirror_zones_total", "Zones that were fetched, by how: made of a delta, or whole; and deltas that failed.", "how")
 	mMirrorBytes    = counter("anycast_mirror_zone_bytes_total", "Bytes of the files that zones were made of.")
+	mRepository     = gauge("anycast_mirror_repository_state", "1 for the state that a repository is in.", "url", "state")
+	mRepositoryTime = gauge("anycast_mirror_repository_timestamp_version", "Version of the timestamp that was last verified of a repository.", "url")
 	mMirrorGood     = gauge("anycast_mirror_last_success_timestamp_seconds", "When the repository was last verified and mirrored.")
 )
 
@@ -121,6 +124,12 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		send(mMirrorZones, float64(doc.Mirror.Wholes), "whole")
 		send(mMirrorBytes, float64(doc.Mirror.ZoneBytes))
 		send(mMirrorGood, stamp(doc.Mirror.LastGood))
+		for _, r := range doc.Mirror.Repositories {
+			for _, state := range mirror.RepositoryStates {
+				send(mRepository, truth(r.State == state), r.URL, state)
+			}
+			send(mRepositoryTime, float64(r.Timestamp), r.URL)
+		}
 	}
 }
 

@@ -352,8 +352,23 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	if s.mirror != nil {
 		m := s.mirror.Status()
 		c.MirrorError, c.Mirrored, c.Transferring = m.LastError, m.Mirrored, m.Transferring
+		c.Warnings = append(slices.Clip(c.Warnings), repositoryWarnings(m)...)
 	}
 	return c, nil
+}
+
+// repositoryWarnings name the repositories that are not as they should be while others are followed. That none can be is
+// the mirror's error.
+func repositoryWarnings(m status.Mirroring) (all []status.Reason) {
+	if len(m.Repositories) < 2 || m.LastError != "" {
+		return nil
+	}
+	for _, r := range m.Repositories {
+		if r.State != mirror.Good && r.State != mirror.Unseen {
+			all = append(all, status.Reason{Code: "repository-" + r.State, Detail: r.URL + ": " + r.Detail})
+		}
+	}
+	return all
 }
 
 // told reports whether anybody has been told of the route. One that is decided on and known to no router keeps nobody's

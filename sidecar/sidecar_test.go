@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -31,6 +32,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/mirror"
 )
 
 // node is a sidecar before a stand-in for CoreDNS: a meshsync socket and a name server on 127.0.0.1.
@@ -558,5 +560,18 @@ func TestPassword(t *testing.T) {
 	}
 	if got, err := readPassword(""); got != "" || err != nil {
 		t.Errorf("no file: %q, %v", got, err)
+	}
+}
+
+// A repository that is not as it should be is a warning of the member, by its name, while another one is followed.
+func TestRepositoriesAreWarnedOf(t *testing.T) {
+	m := status.Mirroring{Repositories: []status.Repository{{URL: "https://a/", State: mirror.Good},
+		{URL: "https://b/", State: mirror.Behind, Detail: "it stands still"}, {URL: "https://c/", State: mirror.Unseen}}}
+	if got := fmt.Sprint(repositoryWarnings(m)); got != "[repository-behind: https://b/: it stands still]" {
+		t.Errorf("warnings %s", got)
+	}
+	m.LastError = "none can be followed"
+	if got := repositoryWarnings(m); got != nil {
+		t.Errorf("none can be followed, and beside that %v", got)
 	}
 }

@@ -64,11 +64,45 @@ type Moved struct {
 //
 // An interrupted Mirror is repeated by calling it again; blobs go on where they stopped.
 func Mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
-	remote := &remoteFS{ctx: ctx, client: from.Client, base: from.URL, mem: mem}
-	view, next, err := release.Verify(remote, mem)
+	return Look(ctx, from.Client, from.URL, mem).Take(ctx, from, d, mem)
+}
+
+// Found is what a look at a repository gave.
+type Found struct {
+	remote *remoteFS
+	seen   release.Memory // before the look
+	view   release.View
+	next   release.Memory // after it
+	err    error
+}
+
+// Look reads the metadata of the repository at url and verifies it against what mem has seen. It touches no depot, so any
+// number of repositories may be looked at at once.
+func Look(ctx context.Context, client *http.Client, url string, mem release.Memory) *Found {
+	f := &Found{remote: &remoteFS{ctx: ctx, client: client, base: url, mem: mem}, seen: mem}
+	f.view, f.next, f.err = release.Verify(f.remote, mem)
+	return f
+}
+
+// Timestamp is the version of the timestamp that was verified, 0 if none was.
+func (f *Found) Timestamp() int64 { return f.view.Versions.Timestamp }
+
+// Number is that of the newest release in it, 0 if there is none.
+func (f *Found) Number() uint64 { return f.view.Manifest.Newest() }
+
+// Err is why nothing was verified.
+func (f *Found) Err() error { return f.err }
+
+// Take brings d up to what was found, as Mirror does; zones come from the repository in from, which need not be the one that
+// was looked at. mem may have seen more since the look.
+func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
+	view, next, err := f.view, f.next, f.err
+	if !bytes.Equal(mem.Timestamp, f.seen.Timestamp) || !bytes.Equal(mem.Root, f.seen.Root) {
+		view, next, err = release.Verify(readFS(f.remote.read), mem)
+	}
 	if err != nil {
 		// Roots that were verified go in all the same: they are not asked for again, and readers need every one of them.
-		wrote, lost := d.install(remote.rootsUpTo(next.Root))
+		wrote, lost := d.install(f.remote.rootsUpTo(next.Root))
 		if lost != nil {
 			return view, mem, wrote, errors.Join(err, lost)
 		}
@@ -79,7 +113,7 @@ func Mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (relea
 		get.until = time.Now().Add(from.Budget)
 	}
 	fetched, missing := get.missing(ctx, false)
-	installed, err := d.install(remote.files())
+	installed, err := d.install(f.remote.files())
 	if err != nil {
 		return view, mem, fetched, errors.Join(missing, err)
 	}
@@ -92,6 +126,19 @@ func Mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (relea
 		fetched = fetched || repaired
 	}
 	return view, next, fetched || installed, errors.Join(missing, err)
+}
+
+// readFS is files that were read from a repository.
+type readFS []release.File
+
+// Open implements fs.FS.
+func (r readFS) Open(name string) (fs.File, error) {
+	for _, f := range r {
+		if f.Name == name {
+			return &memFile{name: name, Reader: bytes.NewReader(f.Data)}, nil
+		}
+	}
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 }
 
 // getter gets the zones of a manifest.

@@ -339,6 +339,8 @@ type Mirroring struct {
 	LastError string    `json:"last_error,omitempty"`
 	Mirrored  *Step     `json:"mirrored,omitempty"` // the release whose zones came last
 
+	Repositories []Repository `json:"repositories,omitempty"` // all that are followed, as configured
+
 	Transferring *Progress `json:"transferring,omitempty"` // the zones of a release that are coming
 
 	// Since the start of the sidecar:
@@ -346,6 +348,15 @@ type Mirroring struct {
 	DeltasFailed int64 `json:"deltas_failed,omitempty"` // deltas that were of no use
 	Wholes       int64 `json:"wholes,omitempty"`        // zones that were fetched whole
 	ZoneBytes    int64 `json:"zone_bytes,omitempty"`    // of both
+}
+
+// Repository is one that a mirror follows.
+type Repository struct {
+	URL       string    `json:"url"`
+	State     string    `json:"state"` // "unseen", "good", "behind", "slow" or "unusable"
+	Detail    string    `json:"detail,omitempty"`
+	Timestamp int64     `json:"timestamp"` // version of the timestamp that was last verified
+	LastGood  time.Time `json:"last_good,omitzero"`
 }
 
 // Decode reads one document into v, which is a pointer to one of this package's types.

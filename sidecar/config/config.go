@@ -171,7 +171,7 @@ const SystemCA = "system"
 
 // Mirror is the repository that is followed (DELIV-1 to DELIV-3).
 type Mirror struct {
-	URLs  []string          // tried in this order
+	URLs  []string          // all are looked at, and the newest is taken
 	CA    map[string]string // by URL: SystemCA or a PEM file, of a server that has no certificate of the mesh's
 	Depot string            // directory that meshsync reads
 	Root  string            // trusted root of the mesh

@@ -1,11 +1,12 @@
 // Package mirror follows the mesh's repository over HTTPS and keeps this node's depot up to it (SYNC-C, DELIV-1..3).
 //
-// It decides when to look and where; depot.Mirror fetches, verifies and installs, so nothing unverified gets into the
-// depot. Beside that it asks the distribution hosts, whose URLs it has, for a newer certificate, and who remains (Remaining).
+// It decides when to look and where; depot.Look and Take fetch, verify and install, so nothing unverified gets into the
+// depot. repositories.go has the choice among several. Beside that it asks the distribution hosts, whose URLs it has, for a newer certificate, and who remains (Remaining).
 // It may import depot and release. main calls it.
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ const memoryFile = "mirror-memory.json"
 
 // Config is fixed for the life of a Mirror.
 type Config struct {
-	URLs     []string          // tried in this order
+	URLs     []string          // all are looked at; of what is equally new, the first is taken
 	CA       map[string]string // by URL: "system" or a PEM file, where the mesh's CA does not speak for the server
 	Depot    string            // directory, made when missing
 	Root     string            // file: the trusted root that a node starts from
@@ -51,8 +52,12 @@ type Mirror struct {
 	hosts  *http.Client            // of the same, for questions that must not wait for downloads
 	public map[string]*http.Client // of others, by CA
 
+	repositories []*repository // in the order of the configuration
+	ended        chan struct{} // closed, and made anew, when a look at one has ended
+
 	swept   bool
 	pace    *depot.Pace // nil: unbounded
+	taken   int64       // version of the newest timestamp that was taken
 	read    time.Time   // when the zones are to be read through next
 	renewed time.Time   // when a newer certificate was asked for last
 
@@ -76,6 +81,10 @@ type coming struct {
 func New(cfg Config, log *slog.Logger) *Mirror {
 	m := &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}),
 		hosts: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
+	m.ended = make(chan struct{})
+	for _, url := range cfg.URLs {
+		m.repositories = append(m.repositories, &repository{url: url})
+	}
 	if cfg.Bandwidth > 0 {
 		m.pace = depot.NewPace(cfg.Bandwidth)
 	}
@@ -107,14 +116,32 @@ func (m *Mirror) Run(ctx context.Context) {
 		}
 		// Jitter by a tenth keeps the nodes of a mesh from asking all at once.
 		wait += time.Duration((rand.Float64() - 0.5) * 0.2 * float64(wait))
+		m.rest(ctx, wait)
+	}
+}
+
+// rest waits, and no longer than until a repository that was still looked at turns out to be newer than what was taken.
+func (m *Mirror) rest(ctx context.Context, wait time.Duration) {
+	due := time.After(wait)
+	for {
+		m.mu.Lock()
+		ended := m.ended
+		news := slices.ContainsFunc(m.repositories, func(r *repository) bool { return r.fresh && r.err == nil && r.newest > m.taken })
+		m.mu.Unlock()
+		if news {
+			return
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait):
+			return
+		case <-due:
+			return
+		case <-ended:
 		}
 	}
 }
 
-// round brings the depot up to the first repository that is good.
+// round looks at all repositories and brings the depot up to the newest that is good.
 func (m *Mirror) round(ctx context.Context) error {
 	dir, err := depot.Create(m.cfg.Depot)
 	if err != nil {
@@ -132,33 +159,49 @@ func (m *Mirror) round(ctx context.Context) error {
 		}
 		m.swept = true
 	}
+	memory, err := m.remembered()
+	if err != nil {
+		return m.failed(ctx, err)
+	}
+	m.look(ctx, memory)
+	defer m.judge()
 	var faults []error
-	for _, url := range m.cfg.URLs {
-		changed, err := m.follow(ctx, dir, url)
+	for _, r := range m.order() {
+		changed, err := m.follow(ctx, dir, r)
 		if unfinished := errors.Is(err, depot.ErrUnfinished); err == nil || unfinished {
-			m.good(url, changed)
-			m.renew(ctx, m.renewer(url))
+			m.good(r, changed)
+			m.renew(ctx, m.renewer(r.url))
 			return err
 		}
-		faults = append(faults, fmt.Errorf("%s: %w", url, err))
+		faults = append(faults, fmt.Errorf("%s: %w", r.url, err))
 	}
 	return m.failed(ctx, errors.Join(faults...))
 }
 
-// follow brings the depot up to one repository. What was learnt is kept before anything else is asked (SYNC-G).
-func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (changed bool, err error) {
+// follow brings the depot up to what was found in one repository. What was learnt is kept before anything else is asked
+// (SYNC-G).
+func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (changed bool, err error) {
 	memory, err := m.remembered()
 	if err != nil {
 		return false, err
 	}
-	client, err := m.clientFor(url)
-	if err != nil {
-		return false, err
+	m.mu.Lock()
+	found, err := r.last, r.err
+	m.mu.Unlock()
+	if found == nil {
+		return false, cmp.Or(err, errNotLookedAt)
 	}
 	began, before := time.Now(), m.Status().ZoneBytes
 	deep := !began.Before(m.read)
-	view, memory, changed, err := depot.Mirror(ctx, depot.Source{Client: client, URL: url, Note: m.note, Moved: m.moved, Deep: deep,
-		Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk}, dir, memory)
+	from, came := m.source(r, found.Number()), transfer{first: -1}
+	view, memory, changed, err := found.Take(ctx, depot.Source{Client: from.client, URL: from.url, Note: m.note,
+		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk}, dir, memory)
+	if came.first >= 0 {
+		m.measure(from, found.Number(), came.last-came.first, time.Since(began))
+	}
+	if err != nil && from != r {
+		err = fmt.Errorf("zones from %s: %w", from.url, err)
+	}
 	if deep && err == nil {
 		m.read = time.Now().Add(min(max(readShare*time.Since(began), readLeast), readMost))
 	}
@@ -167,11 +210,25 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, url string) (change
 	}
 	m.track(coming{view.Manifest.Newest(), began, before, err == nil})
 	err = errors.Join(err, m.remember(memory))
+	if view.Manifest.Format != 0 && view.Versions.Timestamp > m.taken {
+		m.taken = view.Versions.Timestamp
+	}
 	if view.Manifest.Format != 0 { // verified, whatever else went wrong; and durable, or the next process knows less
 		m.learn(view.Manifest.Operators)
 	}
 	return changed, err
 }
+
+// transfer is how many bytes of a release's zones were here when one began, and as it went on.
+type transfer struct{ first, last int64 }
+
+func (t *transfer) at(done int64) {
+	if t.last = done; t.first < 0 {
+		t.first = done
+	}
+}
+
+var errNotLookedAt = errors.New("the look at it is not over")
 
 // track keeps when a release came, however many rounds that took. What was there at the start came at a time that is not
 // known.
@@ -203,15 +260,16 @@ type moving struct {
 }
 
 // moved keeps how far the transfer of a release's zones is, over all rounds that it takes.
-func (m *Mirror) moved(now depot.Moved) {
+func (m *Mirror) moved(now depot.Moved) (done int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.state.Transferring == nil || m.moving.number != now.Number {
 		m.moving = moving{now.Number, time.Now(), m.state.ZoneBytes}
 	}
-	done := m.state.ZoneBytes - m.moving.before + now.Came
+	done = m.state.ZoneBytes - m.moving.before + now.Came
 	m.state.Transferring = &status.Progress{What: "transferring", Subject: fmt.Sprintf("release %d", now.Number),
 		Done: done, Of: done + now.Left, Unit: "bytes", Began: instant.WallOf(m.moving.began), Seconds: time.Since(m.moving.began).Seconds()}
+	return done
 }
 
 // still says that nothing is coming.
@@ -315,9 +373,10 @@ func (m *Mirror) note(n depot.Note, err error) {
 	m.log.Info("zone fetched", "zone", n.Zone, "delta", n.Delta, "bytes", n.Bytes)
 }
 
-func (m *Mirror) good(url string, changed bool) {
+func (m *Mirror) good(r *repository, changed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	url := r.url
 	if m.state.LastError != "" || m.state.URL != url {
 		m.log.Info("the repository is good", "url", url)
 	}

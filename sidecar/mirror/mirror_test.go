@@ -300,6 +300,7 @@ func TestTakesTheFirstThatIsGood(t *testing.T) {
 	}
 	h.down.Store(false)
 	m.cfg.URLs = []string{behind, h.url}
+	m = New(m.cfg, m.log)
 	must(t, m.round(t.Context()))
 	if s := m.Status(); s.URL != h.url || s.LastError != "" {
 		t.Errorf("status %+v, want %s", s, h.url)
@@ -333,6 +334,7 @@ func TestAServerThatTricklesIsPassedOver(t *testing.T) {
 		t.Errorf("status %+v, want %s", s, h.url)
 	}
 	m.cfg.URLs = m.cfg.URLs[:1]
+	m = New(m.cfg, m.log)
 	h.release(2)
 	if err := m.round(t.Context()); err == nil || !strings.Contains(err.Error(), "bytes a second") {
 		t.Errorf("where there is no other: %v", err)
@@ -408,7 +410,8 @@ func TestRenewsItsCertificate(t *testing.T) {
 		}
 		h.dir.Handler().ServeHTTP(w, r)
 	}), new(atomic.Bool))
-	m.cfg.URLs, m.renewed = []string{renewing}, time.Time{}
+	m.cfg.URLs = []string{renewing}
+	m = New(m.cfg, m.log)
 	must(t, m.round(t.Context()))
 	must(t, m.round(t.Context()))
 	if n := asked.Load(); n != 1 {
