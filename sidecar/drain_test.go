@@ -75,7 +75,7 @@ func TestDrainSurvivesARestart(t *testing.T) {
 	n.until("the route", announced)
 	p := n.plane()
 	var out bytes.Buffer
-	if err := p.drain(t.Context(), &out, status.DrainOrder{Wait: "200ms", Who: "jane", Why: "new fans"}); err != nil {
+	if err := p.drain(t.Context(), &out, status.DrainOrder{Wait: "2s", Who: "jane", Why: "new fans"}); err != nil {
 		t.Fatal(err)
 	}
 	if said := out.String(); !strings.Contains(said, "draining, by jane since") || !strings.HasSuffix(said, "tyo1: route withdrawn\n") {
