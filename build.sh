@@ -83,7 +83,7 @@ dead() {
 # fuzz has each fuzz target make inputs of its own, some seconds' worth: those of what reads zones and clocks. They are
 # counted, since go test at times fails for nothing when a time it was given is over.
 fuzz() {
-	for package in ./internal/query ./internal/zone ./internal/zonefile ./sidecar/clock; do
+	for package in ./internal/query ./internal/rdata ./internal/zone ./internal/zonefile ./sidecar/clock; do
 		for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz'); do
 			go test -run '^$' -fuzz "^$target\$" -fuzztime 10000x -fuzzminimizetime 1x "$package" >"$fuzzed" 2>&1 || { cat "$fuzzed"; failed=1; }
 		done

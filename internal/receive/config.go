@@ -5,9 +5,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +51,22 @@ type Catalog struct {
 	Members   *Group            // of its members
 	Groups    map[string]*Group // of those with this group property
 	Limit     int               // percent of members that may go at once, see Directory
+	Below     []string          // names that members must be at or below; none: they may be any
+}
+
+// holds reports whether a catalog may list a zone.
+func (c *Catalog) holds(name string) bool {
+	return len(c.Below) == 0 || slices.ContainsFunc(c.Below, func(of string) bool { return dns.IsSubDomain(of, name) })
+}
+
+// within is a listing without the members that the catalog may not list.
+func (c *Catalog) within(listed map[string]member) map[string]member {
+	if len(c.Below) == 0 {
+		return listed
+	}
+	within := maps.Clone(listed)
+	maps.DeleteFunc(within, func(name string, _ member) bool { return !c.holds(name) })
+	return within
 }
 
 // Directory is a directory of zone files.
@@ -69,6 +87,27 @@ type Notify struct {
 // Timers bound what the SOA of a zone says of when to ask again.
 type Timers struct {
 	MinRefresh, MaxRefresh, MinRetry, MaxRetry time.Duration
+}
+
+// weakKeys are the names of keys with an algorithm that must not be used for new ones.
+func (c *Config) weakKeys() []string {
+	var groups []*Group
+	for _, z := range c.Zones {
+		groups = append(groups, z.Primaries)
+	}
+	for _, catalog := range c.Catalogs {
+		groups = append(groups, catalog.Primaries, catalog.Members)
+		groups = slices.AppendSeq(groups, maps.Values(catalog.Groups))
+	}
+	names := map[string]bool{}
+	for _, g := range groups {
+		for _, p := range g.Servers {
+			if p.Key != nil && p.Key.Algorithm == dns.HmacSHA1 {
+				names[p.Key.Name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // FromDirectory is the configuration of one directory of *.zone files, whose path is made absolute.
@@ -221,7 +260,7 @@ func (s *sections) key(n *yaml.Node) {
 func algorithm(s string) (string, error) {
 	name := dns.CanonicalName(s)
 	if algorithms[name] == nil {
-		return "", fmt.Errorf("%q is no algorithm: hmac-sha256, hmac-sha384 or hmac-sha512", s)
+		return "", fmt.Errorf("%q is no algorithm: hmac-sha256, hmac-sha384 or hmac-sha512; hmac-sha1 where nothing better can be had", s)
 	}
 	return name, nil
 }
@@ -310,8 +349,10 @@ func prefixOrAddress(s string) (netip.Prefix, error) {
 
 func (s *sections) server(n *yaml.Node) Primary {
 	var p Primary
+	var noKey bool
 	at := s.Mapping(n, "server", fields.Keys{
 		"address": func(*yaml.Node) {},
+		"no_key":  fields.Parsed(s.Reader, &noKey, fields.Boolean),
 		"source":  fields.Parsed(s.Reader, &p.Source, fields.Address),
 		"key":     fields.Parsed(s.Reader, &p.Key, s.keyNamed),
 		"tls":     func(n *yaml.Node) { p.TLS = s.tls(n) },
@@ -322,6 +363,13 @@ func (s *sections) server(n *yaml.Node) Primary {
 	}
 	if at["address"] != nil {
 		fields.Parsed(s.Reader, &p.Address, server(port))(at["address"])
+	}
+	switch authenticated := at["key"] != nil || at["tls"] != nil; {
+	case at["address"] == nil:
+	case authenticated && noKey:
+		s.Fail(at["no_key"], "server %s: no_key, and a key or tls as well", at["address"].Value)
+	case !authenticated && !noKey:
+		s.Fail(n, "server %s: want key or tls, or no_key: true: without, whoever is between may change what comes (SYNC-A)", at["address"].Value)
 	}
 	if p.Source.IsValid() && p.Address.IsValid() && p.Source.Is4() != p.Address.Addr().Is4() {
 		s.Fail(at["source"], "server %s: source %s is of the other family", p.Address, p.Source)
@@ -419,6 +467,7 @@ func (s *sections) catalog(n *yaml.Node) Catalog {
 			})
 		},
 		"withdraw_limit": fields.Parsed(s.Reader, &c.Limit, fields.IntegerIn[int](1, 100)),
+		"below":          fields.Each(s.Reader, &c.Below, fields.ZoneName),
 	}, "name", "primaries")
 	if c.Members == nil {
 		c.Members = c.Primaries

@@ -70,7 +70,7 @@ func TestConfigErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	hidden := "  primaries: [{name: h, servers: [{address: 192.0.2.1}]}]\n"
+	hidden := "  primaries: [{name: h, servers: [{address: 192.0.2.1, no_key: true}]}]\n"
 	for _, c := range []struct {
 		name, file string
 		want       []string
@@ -86,6 +86,10 @@ func TestConfigErrors(t *testing.T) {
 			`x.yaml:3:84: key l.: want either secret or secret_file`,
 			`x.yaml:4:45: "x" is not address:port`, `x.yaml:4:53: no key m among keys`, `x.yaml:4:86: server 192.0.2.1:853: source 2001:db8::1 is of the other family`,
 			`x.yaml:4:106: tls: want ca, pins or both`, `x.yaml:4:106: tls: certificate and key go together`}},
+		{"primaries that may be anybody", "sources:\n  keys: [{name: k, secret: " + goodSecret + "}]\n  primaries: [{name: p, servers: [{address: 192.0.2.1}, {address: 192.0.2.2, no_key: false},\n" +
+			"    {address: 192.0.2.3, no_key: true, key: k}, {address: 192.0.2.4, no_key: true}, {address: 192.0.2.5, key: k}]}]\n  zones: [{names: [a], primaries: p}]\n",
+			[]string{"x.yaml:3:35: server 192.0.2.1: want key or tls, or no_key: true", "x.yaml:3:57: server 192.0.2.2: want key or tls, or no_key: true",
+				"x.yaml:4:34: server 192.0.2.3: no_key, and a key or tls as well"}},
 		{"secrets in files", fmt.Sprintf("sources:\n%s  zones: [{names: [a], primaries: h}]\n  keys: [{name: a, secret_file: %s}, {name: b, secret_file: %s}, {name: c, secret_file: %s/none}, {name: d, secret_file: k}]\n", hidden, open, empty, dir),
 			[]string{"mode 0644, and others may read it: chmod 600", "a secret is base64", "no such file", `"k" is not an absolute path`}},
 		{"a zone twice", "sources:\n" + hidden + "  zones: [{names: [a, b], primaries: h}, {names: [A.], primaries: h}]\n  catalogs: [{name: b, primaries: h}]\n",

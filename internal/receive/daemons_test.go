@@ -40,7 +40,7 @@ func newKey(name, algorithm string, secret []byte) *Key { return &Key{name, algo
 var testKeys = map[string]*Key{}
 
 func init() {
-	for _, algorithm := range []string{dns.HmacSHA256, dns.HmacSHA384, dns.HmacSHA512} {
+	for _, algorithm := range []string{dns.HmacSHA256, dns.HmacSHA384, dns.HmacSHA512, dns.HmacSHA1} {
 		name := strings.TrimPrefix(algorithm, "hmac-") + "key."
 		testKeys[algorithm] = newKey(name, algorithm, bytes.Repeat([]byte(name[3:]), 8))
 	}

@@ -468,7 +468,7 @@ func (r *Receiver) claim(origin, owner string) error {
 		sec = r.addSecondary(origin, owner, nil)
 	}
 	if sec.owner == orphan {
-		sec.owner = owner
+		sec.owner, r.nesting.changed = owner, true
 	}
 	if sec.owner != owner {
 		return fmt.Errorf("zone %s comes from %s already", origin, sec.owner)

@@ -92,7 +92,7 @@ func TestFollowsDirectory(t *testing.T) {
 	}
 
 	for text, why := range map[string]string{
-		strings.TrimSuffix(small("a.test.", 3), "\n"):                      "syntax",
+		strings.TrimSuffix(small("a.test.", 3), "\n") + " (":               "syntax",
 		small("a.test.", 3) + "www A 192.0.2.1\n":                          "cname-and-other-data",
 		small("a.test.", 1):                                                "serial 1 is not above 2",
 		strings.Replace(small("a.test.", 2), "192.0.2.1", "192.0.2.99", 1): "it has changed, and serial 2 has not",

@@ -45,6 +45,10 @@ func newFake(t *testing.T, key *Key, answer func(a *answerer)) *fake {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return fakeAt(t, l, key, answer)
+}
+
+func fakeAt(t *testing.T, l net.Listener, key *Key, answer func(a *answerer)) *fake {
 	t.Cleanup(func() { l.Close() })
 	f := &fake{t: t, at: l.Addr().(*net.TCPAddr).AddrPort(), key: key}
 	go func() {

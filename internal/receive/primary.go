@@ -238,13 +238,12 @@ func (c *client) tryUDP(conn net.Conn, p Primary, name string) (*dns.SOA, error)
 
 var errNoAnswer = errors.New("no answer by UDP")
 
-// querySOA asks a primary for its SOA: by UDP and, where that fails, by TCP; by TLS where that is configured, in the session
+// querySOA asks a primary for its SOA: by UDP and, where that fails or is refused, by TCP; by TLS where that is configured, in the session
 // that it returns for the transfer. Close the session if it is not nil.
 func (c *client) querySOA(ctx context.Context, p Primary, name string) (*dns.SOA, *session, error) {
 	if p.TLS == nil {
 		soa, err := c.soaUDP(ctx, p, name)
-		var refused *rcodeError
-		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil {
 			return soa, nil, err
 		}
 	}

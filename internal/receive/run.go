@@ -35,6 +35,7 @@ type Receiver struct {
 	faults   map[Fault]string             // what is wrong with sources, as far as it is no zone's own
 	coming   map[*coming]bool             // zones that are coming
 	lines    map[*Group]*line
+	nesting  nesting
 	running  int
 	reading  int // directories that were not read once yet
 	orphans  int // zones that were received before from what is not configured any more
@@ -75,6 +76,9 @@ type secondary struct {
 	err      string // of the last refresh
 	warning  string // of primaries that failed, when another did not, and odd
 	odd      string // what of rec's transfer was not taken as it came
+
+	nested      bool   // it lies below a zone of another source
+	undelegated string // which does not delegate it
 }
 
 // New makes a Receiver of a configuration.
@@ -91,6 +95,9 @@ func New(c *Config, o Options) (*Receiver, error) {
 	s, err := openStore(o.Zones, o.State)
 	if err != nil {
 		return nil, err
+	}
+	for _, k := range c.weakKeys() {
+		o.Log.Warn("hmac-sha1 must not be used for new keys (RFC 8945 6): have the primary take hmac-sha256", "key", k)
 	}
 	return &Receiver{config: c, opt: o, store: s, client: client{c.Limits, o.Now, nil}, inbox: make(chan func()), wake: make(chan struct{}, 1),
 		zones: map[string]*secondary{}, listings: map[string]map[string]member{}, lines: map[*Group]*line{}, faults: map[Fault]string{}, coming: map[*coming]bool{}}, nil
@@ -150,8 +157,9 @@ func (r *Receiver) decide(ctx context.Context, tasks *sync.WaitGroup) {
 		r.mu.Lock()
 		r.dropOrphans()
 		r.tellGone()
+		r.judgeNesting(ctx, tasks)
 		next := r.start(ctx, tasks)
-		idle := r.once && r.running == 0 && r.waiting() == 0 && r.reading == 0
+		idle := r.once && r.running == 0 && r.waiting() == 0 && r.reading == 0 && !r.nesting.busy && len(r.nesting.due) == 0
 		updates := r.tell
 		r.tell = nil
 		r.mu.Unlock()
@@ -217,7 +225,7 @@ func (r *Receiver) plan(sec *secondary, at time.Time) {
 // addSecondary begins to receive a zone.
 func (r *Receiver) addSecondary(origin, owner string, group *Group) *secondary {
 	sec := &secondary{origin: origin, owner: owner, group: group}
-	r.zones[origin] = sec
+	r.zones[origin], r.nesting.changed = sec, true
 	return sec
 }
 
@@ -424,6 +432,9 @@ func (r *Receiver) judge(sec *secondary, found found) {
 
 // content tells of a zone's new content.
 func (r *Receiver) content(sec *secondary, found found) {
+	if r.nesting.children[sec.origin] != nil {
+		r.nesting.due[sec.origin] = true
+	}
 	u := r.update(sec, sec.rec.How)
 	u.Octets, u.Duration, u.Zone, u.Reset = found.octets, found.duration, found.zone, found.reset
 	u.Began, u.Whole = found.began, found.whole
@@ -438,6 +449,7 @@ func (r *Receiver) withdraw(sec *secondary) {
 		return
 	}
 	delete(r.zones, sec.origin)
+	r.nesting.changed = true
 	sec.leave()
 	if sec.rec.Origin != "" { // it was received, though it may be about to begin anew
 		r.complain(sec.origin, r.store.withdraw(sec.rec))
@@ -485,7 +497,7 @@ func (r *Receiver) reconcile() {
 	owners := map[string]string{}
 	for _, c := range r.config.Catalogs {
 		if listed, ok := r.listings[c.Name]; ok {
-			listings = append(listings, listing{c.Name, listed})
+			listings = append(listings, listing{c.Name, c.within(listed)})
 		}
 		for _, sec := range r.zones {
 			if sec.owner == catalogOwner(c.Name) && sec.catalog == nil {
@@ -511,11 +523,18 @@ func (r *Receiver) adopt(c *Catalog, listed map[string]member, next map[string]s
 		place := Fault{owner, name}
 		sec := r.zones[name]
 		if sec != nil && sec.owner == orphan {
-			sec.owner, sec.unique = owner, m.unique
+			sec.owner, sec.unique, r.nesting.changed = owner, m.unique, true
 		}
 		if sec != nil && (sec.catalog != nil || !slices.ContainsFunc(r.config.Catalogs, func(c Catalog) bool { return catalogOwner(c.Name) == sec.owner })) {
 			r.faults[place] = "the catalog lists a zone that comes from " + sec.owner
 			continue
+		}
+		if !c.holds(name) {
+			r.faults[place] = "the catalog lists a zone that is not below " + strings.Join(c.Below, " or ")
+			continue
+		}
+		if next[name] != c.Name && next[name] == m.coo {
+			continue // on its way there (RFC 9432 4.4.1)
 		}
 		if next[name] != c.Name {
 			r.faults[place] = "the catalog lists a zone that is followed by catalog " + next[name]
@@ -535,6 +554,7 @@ func (r *Receiver) adopt(c *Catalog, listed map[string]member, next map[string]s
 			continue
 		}
 		moved := sec.group != group
+		r.nesting.changed = r.nesting.changed || sec.owner != owner
 		sec.owner, sec.group = owner, group
 		if sec.unique != m.unique {
 			r.opt.Log.Warn("begins anew: its catalog has it under another label (RFC 9432 5.4)", "zone", name, "catalog", c.Name)
@@ -611,7 +631,8 @@ func (r *Receiver) Zones() []Status {
 	defer r.mu.Unlock()
 	list := []Status{}
 	for _, sec := range r.sorted() {
-		s := Status{Zone: sec.origin, Source: sec.owner, Receiving: sec.cancel != nil, Catalog: sec.catalog != nil, Error: sec.err, Warning: sec.warning}
+		s := Status{Zone: sec.origin, Source: sec.owner, Receiving: sec.cancel != nil, Catalog: sec.catalog != nil, Error: sec.err,
+			Warning: strings.Join(slices.DeleteFunc([]string{sec.warning, sec.undelegated}, func(s string) bool { return s == "" }), "; ")}
 		if sec.group != nil {
 			s.Checked, s.Next = sec.began, sec.due
 		}

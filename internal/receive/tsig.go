@@ -2,6 +2,7 @@ package receive
 
 import (
 	"crypto/hmac"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
@@ -19,7 +20,7 @@ import (
 // Key is a TSIG key (RFC 8945). It prints as its name alone.
 type Key struct {
 	Name      string // fully qualified, lower case
-	Algorithm string // dns.HmacSHA256, dns.HmacSHA384 or dns.HmacSHA512
+	Algorithm string // dns.HmacSHA256, dns.HmacSHA384, dns.HmacSHA512 or dns.HmacSHA1
 	secret    []byte
 }
 
@@ -27,8 +28,8 @@ func (k *Key) String() string       { return k.Name }
 func (k *Key) GoString() string     { return k.Name }
 func (k *Key) LogValue() slog.Value { return slog.StringValue(k.Name) }
 
-// algorithms are those that RFC 8945 6 says to use.
-var algorithms = map[string]func() hash.Hash{dns.HmacSHA256: sha256.New, dns.HmacSHA384: sha512.New384, dns.HmacSHA512: sha512.New}
+// algorithms are those that RFC 8945 6 says to use, and HMAC-SHA1, which it says not to: some primaries have no other.
+var algorithms = map[string]func() hash.Hash{dns.HmacSHA1: sha1.New, dns.HmacSHA256: sha256.New, dns.HmacSHA384: sha512.New384, dns.HmacSHA512: sha512.New}
 
 func (k *Key) hash() hash.Hash { return hmac.New(algorithms[k.Algorithm], k.secret) }
 
