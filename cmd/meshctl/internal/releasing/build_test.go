@@ -47,6 +47,22 @@ func TestNowIsRefusedWhereMembersAnswer(t *testing.T) {
 	}
 }
 
+// TestAReleaseWithoutARecordIsPublished, once, and whoever made it is told both.
+func TestAReleaseWithoutARecordIsPublished(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start))
+	hometest.Check(t, os.WriteFile(filepath.Join(meshDir, "state", "history"), nil, 0o600)) // where the directory of records is to be
+	err := home.At(meshDir, hometest.At(hometest.Start)).Write(t.Context(), func(w *home.Writer) error {
+		_, _, err := releasing.Make(t.Context(), w, []releasing.Source{hometest.ZoneFile(t, 1)}, releasing.Options{})
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "release 1 is published, but its record could not be written: ") {
+		t.Errorf("got %v", err)
+	}
+	if current := hometest.NewNode(t, meshDir).Verify().Manifest.Current; current == nil || current.Number != 1 {
+		t.Errorf("published: %+v", current)
+	}
+}
+
 // TestTheStepsOfAReleaseAreTimed: the clock goes on by a second whenever it is asked, and no second is lost or counted twice
 // between the first step and the last.
 func TestTheStepsOfAReleaseAreTimed(t *testing.T) {
