@@ -153,11 +153,12 @@ func (n *name) hash(params []nsec3Params, hashes [][sha1.Size]byte) {
 
 // tree finds the empty non-terminals (RFC 4592 2.2.2) between owners that come in canonical order.
 type tree struct {
-	labels int    // of the origin
-	path   []step // from the origin down to the last owner
+	labels int        // of the origin
+	path   []ancestor // from the origin down to the last owner
 }
 
-type step struct {
+// ancestor is an owner, or an empty non-terminal, that the next owner may lie below.
+type ancestor struct {
 	wire     []byte
 	empty    bool // an empty non-terminal
 	required bool // something below it must be in the chain
@@ -171,7 +172,7 @@ func (t *tree) enter(names []name, o *owner) []name {
 	names = t.leave(names, o.name)
 	depth := countLabels(o.name)
 	for l := t.labels + len(t.path); l < depth; l++ {
-		t.path = append(t.path, step{wire: suffix(o.name, depth-l), empty: true})
+		t.path = append(t.path, ancestor{wire: suffix(o.name, depth-l), empty: true})
 	}
 	n := name{wire: o.name, types: o.types(), optional: o.kind == delegation && o.get(dns.TypeDS) == nil}
 	if !n.optional {
@@ -179,7 +180,7 @@ func (t *tree) enter(names []name, o *owner) []name {
 			t.path[i].required = true
 		}
 	}
-	t.path = append(t.path, step{wire: o.name})
+	t.path = append(t.path, ancestor{wire: o.name})
 	return append(names, n)
 }
 
