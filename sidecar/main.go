@@ -7,6 +7,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,28 +19,57 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 )
 
 // version is set by the linker.
 var version = "devel"
 
-func main() {
-	if err := command().Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+const (
+	exitDone    = 0
+	exitRefused = 1
+	exitUsage   = 2
+)
+
+func main() { os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// execute executes one command and says how it ended.
+func execute(args []string, stdout, stderr io.Writer) int {
+	understood := false
+	root := command()
+	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true } // from here on a failure is no wrong usage
+	root.SetArgs(args)
+	root.SetOut(terminal.Writer{Writer: stdout})
+	root.SetErr(terminal.Writer{Writer: stderr})
+	err := root.Execute()
+	if err == nil {
+		return exitDone
 	}
+	fmt.Fprintln(root.ErrOrStderr(), "anycast-sidecar:", err)
+	if understood && !errors.Is(err, errUsage) {
+		return exitRefused
+	}
+	fmt.Fprintln(root.ErrOrStderr(), "hint: anycast-sidecar --help shows what there is")
+	return exitUsage
 }
+
+// errUsage is wrapped by errors of the command line that its parser does not find.
+var errUsage = errors.New("wrong usage")
 
 func command() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "anycast-sidecar",
-		Short:         "Announces an anycast DNS node when it is right to, and only then",
+		Use:   "anycast-sidecar",
+		Short: "Announces an anycast DNS node when it is right to, and only then",
+		Long: `Announces an anycast DNS node when it is right to, and only then.
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(*cobra.Command, []string) error { return fmt.Errorf("%w: which command?", errUsage) },
 	}
-	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		withConfig("run FILE", "Run in the foreground until SIGTERM, which drains for a moment and withdraws; a second one ends it at once",
 			func(cmd *cobra.Command, c *config.Config) error {
@@ -53,11 +83,7 @@ func command() *cobra.Command {
 				describe(cmd.OutOrStdout(), c)
 				return nil
 			}),
-		withConfig("status FILE", "Ask the sidecar that runs with this configuration how it is",
-			func(cmd *cobra.Command, c *config.Config) error {
-				return printStatus(cmd.Context(), cmd.OutOrStdout(), c)
-			}),
-		drainCommand(), undrainCommand(),
+		statusCommand(), drainCommand(), undrainCommand(),
 	)
 	return root
 }

@@ -33,7 +33,6 @@ const (
 	askTimeout = 15 * time.Second       // of one request; more than takeWithin
 	// overdue is how much later than its wait a withdrawal may be before the command gives up.
 	overdue = 15 * time.Second
-	maxSaid = 1 << 20 // octets of an answer
 )
 
 func drainCommand() *cobra.Command {
@@ -102,7 +101,7 @@ func (o *orders) with(cmd *cobra.Command, args []string, do func(context.Context
 
 func (o *orders) plane(args []string) (*plane, error) {
 	if (o.node == "") == (len(args) == 0) {
-		return nil, errors.New("which node? Give the FILE that the sidecar here runs with, or --node HOST:PORT")
+		return nil, fmt.Errorf("%w: which node? Give the FILE that the sidecar here runs with, or --node HOST:PORT", errUsage)
 	}
 	if o.node != "" {
 		return remote(o.node, o.identity)
@@ -126,7 +125,7 @@ func (o *orders) plane(args []string) (*plane, error) {
 
 func remote(node, dir string) (*plane, error) {
 	if _, err := netip.ParseAddrPort(node); err != nil {
-		return nil, fmt.Errorf("--node: %w: want the administrative address and port, as in 198.51.100.7:8443", err)
+		return nil, fmt.Errorf("%w: --node: %w: want the administrative address and port, as in 198.51.100.7:8443", errUsage, err)
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
 	own, err := identity.Load(identity.Files{Certificate: at("operator.crt"), Key: at("operator.key"), CA: at("ca.crt")}, slog.New(slog.DiscardHandler))
@@ -142,29 +141,34 @@ type plane struct {
 	client *http.Client
 }
 
-// say sends a request to /v1/drain. An answer that is not 200 is an error with what it says.
+// say sends a request to /v1/drain.
 func (p *plane) say(ctx context.Context, method string, body any, query url.Values) (d status.Drained, err error) {
+	return d, p.ask(ctx, method, "/v1/drain?"+query.Encode(), body, &d)
+}
+
+// ask sends a request and reads the document that answers it. An answer that is not 200 is an error with what it says.
+func (p *plane) ask(ctx context.Context, method, path string, body, into any) error {
 	data, err := json.Marshal(body)
 	if err != nil {
-		return d, err
+		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, method, p.base+"/v1/drain?"+query.Encode(), bytes.NewReader(data))
+	request, err := http.NewRequestWithContext(ctx, method, p.base+path, bytes.NewReader(data))
 	if err != nil {
-		return d, err
+		return err
 	}
 	response, err := p.client.Do(request)
 	if err != nil {
-		return d, err
+		return err
 	}
 	defer response.Body.Close()
-	data, err = io.ReadAll(io.LimitReader(response.Body, maxSaid))
+	data, err = io.ReadAll(io.LimitReader(response.Body, status.MaxBytes+1))
 	if err != nil {
-		return d, err
+		return err
 	}
 	if response.StatusCode != http.StatusOK {
-		return d, fmt.Errorf("the sidecar refused: %s", strings.TrimSpace(string(data)))
+		return fmt.Errorf("the sidecar refused: %.1000s", strings.TrimSpace(string(data)))
 	}
-	return d, status.Decode(data, &d)
+	return status.Decode(data, into)
 }
 
 // drain gives the order and waits for the withdrawal.

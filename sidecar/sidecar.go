@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -395,18 +393,4 @@ func (s *sidecar) socketDocument() socketDocument {
 	doc := s.status()
 	doc.Meshsync = nil
 	return socketDocument{Clock: doc.Clock, Sidecar: doc}
-}
-
-// printStatus asks the sidecar that runs with configuration c.
-func printStatus(ctx context.Context, w io.Writer, c *config.Config) error {
-	if c.Socket == "" {
-		return fmt.Errorf("the configuration names no socket, so its sidecar cannot be asked")
-	}
-	var doc socketDocument
-	if err := socket.Read(ctx, c.Socket, &doc); err != nil {
-		return fmt.Errorf("%w (does the sidecar run?)", err)
-	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(doc.Sidecar)
 }

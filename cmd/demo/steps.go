@@ -281,7 +281,7 @@ func (s *story) showRefusal(ctx context.Context, osa *node) error {
 
 // mirrorFault is why a node's mirror cannot follow the repository, by `anycast-sidecar status`.
 func (s *story) mirrorFault(ctx context.Context, n *node) (string, error) {
-	said, err := n.run(ctx, s.w.binary("anycast-sidecar"), "status", filepath.Join(n.dir, "sidecar.yaml"))
+	said, err := n.run(ctx, s.w.binary("anycast-sidecar"), "status", "--json", filepath.Join(n.dir, "sidecar.yaml"))
 	if err != nil {
 		return "", err
 	}

@@ -23,7 +23,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,12 +33,12 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 )
 
 // version is set by build.sh.
@@ -58,8 +57,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process, whatever it does
-	stderr = printable{stderr}
-	c := &cli{out: printable{stdout}, log: stderr, clock: time.Now}
+	stderr = terminal.Writer{Writer: stderr}
+	c := &cli{out: terminal.Writer{Writer: stdout}, log: stderr, clock: time.Now}
 	command := c.command()
 	command.SetArgs(args)
 	command.SetOut(stdout)
@@ -166,20 +165,6 @@ func (c *cli) print(facts any, words func()) error {
 
 // logger is for what happens beside the facts that a command prints.
 func (c *cli) logger() *slog.Logger { return slog.New(slog.NewTextHandler(c.log, nil)) }
-
-// printable writes text without what would steer a terminal: members' words are printed, and a member may have been taken
-// over.
-type printable struct{ io.Writer }
-
-func (p printable) Write(text []byte) (int, error) {
-	_, err := p.Writer.Write(bytes.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return '?'
-		}
-		return r
-	}, text))
-	return len(text), err
-}
 
 func (c *cli) say(format string, args ...any) { fmt.Fprintf(c.out, format+"\n", args...) }
 

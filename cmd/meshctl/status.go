@@ -18,6 +18,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 )
 
 func (c *cli) statusCommand() *cobra.Command {
@@ -78,12 +79,12 @@ func (c *cli) status(ctx context.Context, ask switchover.Ask) error {
 const clearScreen = "\x1b[H\x1b[2J"
 
 func (c *cli) watchStatus(ctx context.Context, ask switchover.Ask, every time.Duration) error {
-	out, _ := c.out.(printable)
-	terminal, ok := out.Writer.(*os.File)
-	clears := ok && !c.json && term.IsTerminal(int(terminal.Fd()))
+	out, _ := c.out.(terminal.Writer)
+	file, ok := out.Writer.(*os.File)
+	clears := ok && !c.json && term.IsTerminal(int(file.Fd()))
 	for ctx.Err() == nil {
 		if clears {
-			fmt.Fprint(terminal, clearScreen)
+			fmt.Fprint(file, clearScreen)
 		}
 		if err := c.status(ctx, ask); err != nil {
 			return err

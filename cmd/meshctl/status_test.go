@@ -6,6 +6,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
@@ -51,7 +52,7 @@ func TestABarShowsHowFarTransferringIs(t *testing.T) {
 // TestNobodysWordsSteerATerminal: what a member says is printed without control characters, whatever script it is in.
 func TestNobodysWordsSteerATerminal(t *testing.T) {
 	var out strings.Builder
-	c := &cli{out: printable{&out}}
+	c := &cli{out: terminal.Writer{Writer: &out}}
 	c.sayStatus(unattended.Status{Members: []unattended.MemberStatus{{Name: "tyo", Confirmation: &status.Confirmation{
 		Silent: []status.Reason{{Code: "x\x1b[2J", Detail: "日本\u009b1A\rall is well\x07"}}}}}})
 	if strings.ContainsAny(out.String(), "\x1b\r\x07\u009b") || !strings.Contains(out.String(), "日本?1A?all is well?\n") {

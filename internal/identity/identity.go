@@ -1,5 +1,6 @@
 // Package identity is who a process of the mesh is: a certificate, its key, and the authority whose certificates it
-// takes from others (RFC 3258 2.1, DELIV-2), and the addresses that it takes connections from. Both ends of every connection are authenticated, TLS 1.3 only.
+// takes from others (RFC 3258 2.1, DELIV-2), the addresses that it takes connections from, and how many. Both ends of every
+// connection are authenticated, TLS 1.3 only.
 //
 // The files are looked at again when they change, so that a certificate is replaced without a restart. The sidecar and
 // meshctl use it; it may import depot and release.
@@ -165,9 +166,9 @@ func inForce(c *x509.Certificate, now time.Time) error {
 // Certificate is the one in use.
 func (i *Identity) Certificate() *x509.Certificate { return i.Config().Certificates[0].Leaf }
 
-// Server is the configuration of a listener: it asks for a certificate of the authority, and takes each connection with
+// server is the configuration of a listener: it asks for a certificate of the authority, and takes each connection with
 // the files as they are then. Whoever shows another certificate is refused, and named in the log.
-func (i *Identity) Server() *tls.Config {
+func (i *Identity) server(log *Quiet) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ClientAuth: tls.RequireAndVerifyClientCert,
@@ -177,7 +178,7 @@ func (i *Identity) Server() *tls.Config {
 			config.VerifyConnection = func(s tls.ConnectionState) error {
 				err := verify(s.PeerCertificates, config.ClientCAs)
 				if err != nil {
-					i.log.Warn("certificate refused", "name", s.PeerCertificates[0].Subject.CommonName, "remote", hello.Conn.RemoteAddr().String(), "error", err)
+					log.Warn("", "certificate refused", "name", s.PeerCertificates[0].Subject.CommonName, "remote", hello.Conn.RemoteAddr().String(), "error", err.Error())
 				}
 				return err
 			}

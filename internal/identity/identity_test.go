@@ -71,9 +71,10 @@ func TestFilesAreReplaced(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Write([]byte(r.TLS.PeerCertificates[0].Subject.CommonName))
 	}))
-	server.TLS = own.Server()
-	server.StartTLS()
+	server.Listener = identity.Places{Strangers: 8, Known: 8, OfOne: 8, Handshake: 10 * time.Second}.TLS(server.Listener, own, slog.New(slog.DiscardHandler))
+	server.Start()
 	defer server.Close()
+	server.URL = "https" + strings.TrimPrefix(server.URL, "http")
 	client := ca.Identity("client", time.Hour).Load(t)
 	presented := func() string {
 		conn, err := tls.Dial("tcp", server.Listener.Addr().String(), client.Config())

@@ -31,6 +31,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
+// places are those of each listener. A scrape and a distribution host need a handful.
+var places = identity.Places{Strangers: 64, Known: 64, OfOne: 8, Handshake: 5 * time.Second,
+	May: func(c *x509.Certificate) bool { return slices.Contains(readers, identity.RoleOf(c)) }}
+
 // maxOrder bounds the body of a request, in octets.
 const maxOrder = 1024
 
@@ -65,7 +69,7 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessLi
 	if err != nil {
 		return nil, err
 	}
-	g := &guard{node: node, refuses: s.Refuses, log: log}
+	g := &guard{node: node, refuses: s.Refuses, log: &identity.Quiet{Log: log}}
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/status", g.readers(document(s.Status)))
 	mux.Handle("GET /v1/confirmations", g.readers(document(s.Confirmations)))
@@ -73,7 +77,7 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessLi
 	mux.Handle("GET /v1/drain", g.readers(document(s.Drained)))
 	mux.Handle("PUT /v1/drain", g.operators(drain(s)))
 	mux.Handle("DELETE /v1/drain", g.operators(undrain(s)))
-	return start((&limits{Listener: access.Listener(l, log)}).overTLS(node.Server()), mux, log), nil
+	return start(places.TLS(access.Listener(l, log), node, log), mux, log), nil
 }
 
 // ServeControl takes orders on a unix socket of which the owner of the process alone has the use.
@@ -86,7 +90,7 @@ func ServeControl(path string, s Sidecar, log *slog.Logger) (*Server, error) {
 	mux.HandleFunc("GET /v1/drain", document(s.Drained))
 	mux.HandleFunc("PUT /v1/drain", drain(s))
 	mux.HandleFunc("DELETE /v1/drain", undrain(s))
-	return start(&limits{Listener: l}, mux, log), nil
+	return start(places.Plain(l), mux, log), nil
 }
 
 // ServeMetrics answers /metrics in plain HTTP, on loopback only.
@@ -100,7 +104,7 @@ func ServeMetrics(address netip.AddrPort, metrics http.Handler, log *slog.Logger
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
-	return start(&limits{Listener: l}, mux, log), nil
+	return start(places.Plain(l), mux, log), nil
 }
 
 // own refuses an address on which clients of the DNS service could come.
@@ -119,7 +123,7 @@ func own(address netip.Addr, shared []netip.Addr) error {
 func start(l net.Listener, handler http.Handler, log *slog.Logger) *Server {
 	s := &http.Server{
 		Handler:           http.MaxBytesHandler(handler, maxOrder),
-		ReadHeaderTimeout: 5 * time.Second, // the handshake counts towards it
+		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
 		WriteTimeout:      30 * time.Second, // 32 MB of status over a slow line
 		IdleTimeout:       2 * time.Minute,
@@ -137,7 +141,7 @@ func (s *Server) Close() error { return s.http.Close() }
 type guard struct {
 	node    *identity.Identity
 	refuses func(string, release.Digest) string
-	log     *slog.Logger
+	log     *identity.Quiet
 }
 
 // readers are the roles that may look at everything. Nodes have nothing to ask of each other.
@@ -165,7 +169,8 @@ func (g *guard) only(next http.Handler, refusal string, may func(*x509.Certifica
 			next.ServeHTTP(w, r)
 			return
 		}
-		g.log.Warn("refused: "+why, "name", c.Subject.CommonName, "role", role, "remote", r.RemoteAddr, "method", r.Method, "path", r.URL.Path)
+		pin := identity.PinOf(c)
+		g.log.Warn(string(pin[:]), "refused: "+why, "name", c.Subject.CommonName, "role", role, "remote", r.RemoteAddr, "method", r.Method, "path", r.URL.Path)
 		w.Header().Set("Connection", "close")
 		http.Error(w, fmt.Sprintf("%q with the role %q: %s", c.Subject.CommonName, role, why), http.StatusForbidden)
 	})

@@ -382,7 +382,7 @@ func TestStrangersAreShownOut(t *testing.T) {
 	url, client := serve(t, ca, documents()), config(t, ca, time.Hour)
 	there := &http.Client{Transport: &http.Transport{TLSClientConfig: client}}
 	first, _ := ask(t, there, "GET", url+"/v1/status", "")
-	flood(t, url, 4*maxStrangers)
+	flood(t, url, 4*places.Strangers)
 	if code, _, err := get(client, url+"/v1/status"); err != nil || code != 200 {
 		t.Errorf("who comes during the flood: %d, %v", code, err)
 	}
@@ -405,7 +405,7 @@ func flood(t *testing.T, url string, n int) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if i < n-maxStrangers {
+		if i < n-places.Strangers {
 			out.Go(func() {
 				conn.SetReadDeadline(time.Now().Add(4 * time.Second)) // before the server is tired of it anyway
 				if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -430,7 +430,7 @@ func TestOneCertificateHasItsShare(t *testing.T) {
 		return err == nil && r.StatusCode == 200
 	}
 	var conns []*tls.Conn
-	for i := range 2 * maxOfOne {
+	for i := range 2 * places.OfOne {
 		conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"), greedy)
 		if err != nil {
 			t.Fatal(err)
@@ -442,7 +442,7 @@ func TestOneCertificateHasItsShare(t *testing.T) {
 		conns = append(conns, conn)
 	}
 	for i, conn := range conns {
-		if got, want := answers(conn), i >= maxOfOne; got != want {
+		if got, want := answers(conn), i >= places.OfOne; got != want {
 			t.Errorf("after all of them connection %d is open: %v, want %v", i, got, want)
 		}
 	}

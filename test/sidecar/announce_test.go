@@ -180,13 +180,13 @@ func (w *world) order(what, conf string, args ...string) {
 
 // statusText is what the status command says.
 func (w *world) statusText() string {
-	out, _ := exec.Command(binary, "status", filepath.Join(w.dir, "sidecar.yaml")).Output()
+	out, _ := exec.Command(binary, "status", "--json", filepath.Join(w.dir, "sidecar.yaml")).Output()
 	return string(out)
 }
 
 // established asks the sidecar whether every session is up, by the command that an operator has.
 func (w *world) established() bool {
-	out, err := exec.Command("ip", "netns", "exec", w.node, binary, "status", filepath.Join(w.dir, "sidecar.yaml")).Output()
+	out, err := exec.Command("ip", "netns", "exec", w.node, binary, "status", "--json", filepath.Join(w.dir, "sidecar.yaml")).Output()
 	return err == nil && strings.Contains(string(out), `"state": "established"`) &&
 		strings.Count(string(out), `"state": "established"`) == strings.Count(string(out), `"neighbor"`)
 }
@@ -201,7 +201,7 @@ func TestStopDNS(t *testing.T) {
 	w.until(30*time.Second, "both routes", w.bothRoutes)
 	dns.end(syscall.SIGKILL)
 	w.until(10*time.Second, "the sidecar sees it", func() bool {
-		out, _ := exec.Command(binary, "status", filepath.Join(w.dir, "sidecar.yaml")).Output()
+		out, _ := exec.Command(binary, "status", "--json", filepath.Join(w.dir, "sidecar.yaml")).Output()
 		return strings.Contains(string(out), "probe-down") && strings.Contains(string(out), "route-stays")
 	})
 	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {

@@ -70,7 +70,7 @@ func (l *lone) order(what string) error {
 func (l *lone) drained() bool {
 	l.t.Helper()
 	var s status.Sidecar
-	out, err := exec.Command(binary, "status", l.conf).Output()
+	out, err := exec.Command(binary, "status", "--json", l.conf).Output()
 	if err := errors.Join(err, json.Unmarshal(out, &s)); err != nil {
 		l.t.Fatal(err)
 	}

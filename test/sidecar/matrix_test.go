@@ -172,7 +172,7 @@ probe: {interval: %s, rise: 2, fall: 2, zones: [example.org]}
 }
 
 func (l *life) status(ns string) (s status.Sidecar) {
-	out, err := exec.Command(binary, "status", filepath.Join(l.dir, ns+".yaml")).Output()
+	out, err := exec.Command(binary, "status", "--json", filepath.Join(l.dir, ns+".yaml")).Output()
 	if err == nil {
 		err = json.Unmarshal(out, &s)
 	}

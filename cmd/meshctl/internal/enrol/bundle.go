@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,8 +59,9 @@ control: unix://{{.Run}}/control.sock
 state: {{.State}}/sidecar
 meshsync: unix://{{.Run}}/meshsync.sock
 identity: {certificate: {{.Etc}}/node.crt, key: {{.Etc}}/node.key, ca: {{.Etc}}/ca.crt}
-admin: {listen: "{{.Admin}}"}
-metrics: 127.0.0.1:9154
+admin:
+  listen: "{{.Admin}}"
+{{if .AdminIPv6}}%[6]s{{else}}%[5]s{{end}}metrics: 127.0.0.1:9154
 failure: {policy: stop-dns}
 clock: {source: chrony}                      # chronyd must run
 mirror: {urls: [%[3]s], depot: {{.State}}/repository, root: {{.Etc}}/root.json}
@@ -85,6 +87,7 @@ bgp:
 type nodeFacts struct {
 	NewMember
 	AdminAddress string
+	AdminIPv6    bool   // it is an address of IPv6
 	Prometheus   string // of CoreDNS: the administrative address, port 9153
 	Etc          string // where the node keeps what is in the bundle,
 	State        string // what it writes,
@@ -109,11 +112,41 @@ func writeTemplates(h place, o InitOptions) error {
 		prefixes = append(prefixes, prefixOf(a).String())
 	}
 	corefile := fmt.Sprintf(corefileTemplate, o.Mesh, strings.Join(shared, " "))
-	sidecar := fmt.Sprintf(sidecarTemplate, o.Mesh, quoted(shared), quoted(o.URLs), quoted(prefixes))
+	sidecar := fmt.Sprintf(sidecarTemplate, o.Mesh, quoted(shared), quoted(o.URLs), quoted(prefixes), access(o, netip.Addr.Is4), access(o, netip.Addr.Is6))
 	return errors.Join(
 		depot.WriteFile(h.Path(templatesDir), corefileName, []byte(corefile), 0o644),
 		depot.WriteFile(h.Path(templatesDir), sidecarName, []byte(sidecar), 0o644),
 	)
+}
+
+// access is the line of the administrative plane's access list (DELIV-2): the addresses of distribution hosts, as far as
+// they are known as such. Without one of the plane's own family the list would keep the host out, so it is left to the operator.
+func access(o InitOptions, reaches func(netip.Addr) bool) string {
+	var hosts []string
+	local := false
+	for _, text := range o.URLs {
+		if u, err := url.Parse(text); err == nil {
+			hosts = append(hosts, u.Hostname())
+			a, err := netip.ParseAddr(u.Hostname())
+			local = local || u.Hostname() == "localhost" || err == nil && a.IsLoopback()
+		}
+	}
+	var all []string
+	reached := false
+	for _, host := range append(hosts, o.SANs...) {
+		a, err := netip.ParseAddr(host)
+		if err != nil || a.IsLoopback() && !local {
+			continue
+		}
+		reached = reached || reaches(a)
+		if p := netip.PrefixFrom(a, a.BitLen()).String(); !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	if !reached {
+		return "  # access: [198.51.100.1/32]                # who may connect at all: give the addresses of distribution hosts and operators\n"
+	}
+	return fmt.Sprintf("  access: [%s]    # who may connect at all: distribution hosts; add operators and observers elsewhere\n", quoted(all))
 }
 
 // prefixOf is the longest prefix that networks commonly take.
@@ -137,7 +170,7 @@ func (n NewMember) facts(address string) nodeFacts {
 	n.RouterID = cmp.Or(n.RouterID, address)
 	f := nodeFacts{NewMember: n, AdminAddress: address, Prometheus: address + ":9153",
 		Etc: "/etc/mesh", State: "/var/lib/mesh", Run: "/run/mesh"}
-	if strings.Contains(address, ":") {
+	if f.AdminIPv6 = strings.Contains(address, ":"); f.AdminIPv6 {
 		f.Prometheus = "[" + address + "]:9153"
 	}
 	if n.At != "" {

@@ -6,7 +6,6 @@ package unattended
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -52,6 +51,9 @@ const (
 	maxHeader     = 16 << 10
 )
 
+// places are those of the listener: some thousand members, each with a few connections for blobs and one for questions.
+var places = identity.Places{Strangers: 256, Known: 8192, OfOne: 64, Handshake: headerTimeout}
+
 // Run serves on a listener until ctx ends, then lets transfers that are under way finish for a few seconds.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	reading, end := context.WithCancel(context.WithoutCancel(ctx)) // transfers go on for a while
@@ -71,13 +73,13 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	}
 	s.known.Store(published)
 	server := &http.Server{
-		Handler:           &gate{published, s.handler(reading, depot.Handler(reader.Repository()), published), s.Log},
+		Handler:           &gate{published, s.handler(reading, depot.Handler(reader.Repository()), published), &identity.Quiet{Log: s.Log}},
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(lines{s.Log}, "", 0),
+		ErrorLog:          log.New(lines{&identity.Quiet{Log: s.Log}}, "", 0),
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -96,17 +98,17 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		}
 		end()
 	})
-	if err := server.Serve(tls.NewListener(listener, own.Server())); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(places.TLS(listener, own, s.Log)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
 }
 
-// lines writes what the HTTP server reports, refused handshakes above all, to the log.
-type lines struct{ log *slog.Logger }
+// lines writes what the HTTP server reports to the log.
+type lines struct{ log *identity.Quiet }
 
 func (l lines) Write(p []byte) (int, error) {
-	l.log.Warn(string(p[:max(0, len(p)-1)]))
+	l.log.Warn("", string(p[:max(0, len(p)-1)]))
 	return len(p), nil
 }
 
@@ -114,14 +116,15 @@ func (l lines) Write(p []byte) (int, error) {
 type gate struct {
 	published *published
 	next      http.Handler
-	log       *slog.Logger
+	log       *identity.Quiet
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	certificate := r.TLS.PeerCertificates[0]
 	name := certificate.Subject.CommonName
 	if refusal := g.published.refuses(certificate); refusal != "" {
-		g.log.Warn("refused: "+refusal, "name", name, "remote", r.RemoteAddr, "path", r.URL.Path)
+		pin := identity.PinOf(certificate)
+		g.log.Warn(string(pin[:]), "refused: "+refusal, "name", name, "remote", r.RemoteAddr, "path", r.URL.Path)
 		http.Error(w, fmt.Sprintf("%q: %s", name, refusal), http.StatusForbidden)
 		return
 	}

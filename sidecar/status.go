@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+)
+
+func statusCommand() *cobra.Command {
+	var o orders
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status {FILE | --node HOST:PORT --identity DIR}",
+		Short: "Ask a sidecar how its node is: announced or not, why, to whom",
+		Long: `Ask a sidecar how its node is: the one here, which runs with the configuration FILE, or that of another node over mutual TLS, as an
+operator or observer whose bundle ("meshctl operator add") is unpacked in DIR.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			doc, err := o.status(ctx, args)
+			if err != nil {
+				return err
+			}
+			if !asJSON {
+				sayStatus(cmd.OutOrStdout(), doc, time.Now())
+				return nil
+			}
+			e := json.NewEncoder(cmd.OutOrStdout())
+			e.SetIndent("", "  ")
+			e.SetEscapeHTML(false)
+			return e.Encode(doc)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: the document at /v1/status")
+	o.flags(cmd)
+	return cmd
+}
+
+// status is the document of the sidecar that flags and arguments name.
+func (o *orders) status(ctx context.Context, args []string) (doc status.Sidecar, err error) {
+	switch {
+	case (o.node == "") == (len(args) == 0):
+		return doc, fmt.Errorf("%w: which node? Give the FILE that the sidecar here runs with, or --node HOST:PORT", errUsage)
+	case o.node != "":
+		p, err := remote(o.node, o.identity)
+		if err != nil {
+			return doc, err
+		}
+		return doc, p.ask(ctx, http.MethodGet, "/v1/status", nil, &doc)
+	}
+	c, err := config.Load(args[0])
+	if err != nil {
+		return doc, err
+	}
+	if c.Socket == "" {
+		return doc, errors.New("the configuration names no socket, so its sidecar cannot be asked: add socket: unix:///run/mesh/sidecar.sock")
+	}
+	var said socketDocument
+	if err := socket.Read(ctx, c.Socket, &said); err != nil {
+		return doc, fmt.Errorf("%w (does the sidecar run?)", err)
+	}
+	doc = said.Sidecar
+	if c.Meshsync != "" { // which the socket leaves out
+		var node status.Node
+		if socket.Read(ctx, c.Meshsync, &node) == nil {
+			doc.Meshsync = &node
+		}
+	}
+	return doc, nil
+}
+
+const (
+	statusWidth = 80 // columns
+	statusLabel = 10 // of which the names of things take
+)
+
+// sayStatus says in words what a status document holds, at the time now.
+func sayStatus(w io.Writer, doc status.Sidecar, now time.Time) {
+	state := "not announced"
+	if doc.Announced {
+		state = "announced"
+	}
+	fmt.Fprintf(w, "%s: %s for %s\n", doc.Node, state, ago(now.Sub(doc.Since)))
+	say := func(label string, lines ...string) {
+		for i, line := range lines {
+			if i > 0 {
+				label = ""
+			}
+			fmt.Fprintf(w, "%-*s%s\n", statusLabel, label, wrapped(line, statusWidth-statusLabel, strings.Repeat(" ", statusLabel+2)))
+		}
+	}
+	say("why", reasons(doc.Why)...)
+	if doc.Fault != "" {
+		say("fault", "the routes are not as decided: "+doc.Fault)
+	}
+	if doc.Drain != nil {
+		say("drain", doc.Drain.String())
+	}
+	say("probe", probeLines(doc.Probes)...)
+	for _, s := range doc.Sessions {
+		say("bgp", sessionLine(s))
+	}
+	if doc.IGP != nil {
+		say("igp", fmt.Sprintf("%s: %s", doc.IGP.Interface, orNothing(doc.IGP.Announced)))
+	}
+	say("clock", clockLine(doc.Clock))
+	say("meshsync", meshsyncLines(doc.Meshsync)...)
+	say("mirror", mirrorLines(doc.Mirror, now)...)
+}
+
+func reasons(all []status.Reason) (lines []string) {
+	for _, r := range all {
+		lines = append(lines, r.String())
+	}
+	return lines
+}
+
+// probeLines sum the questions up by address and transport, and name what is wrong.
+func probeLines(probes []status.Probe) (lines []string) {
+	type target struct{ address, network string }
+	good, slowest := map[target]int{}, map[target]time.Duration{}
+	var targets []target
+	for _, p := range probes {
+		t := target{p.Address, p.Network}
+		if _, seen := good[t]; !seen {
+			targets, good[t] = append(targets, t), 0
+		}
+		if p.Up {
+			good[t]++
+			slowest[t] = max(slowest[t], p.Latency)
+		} else {
+			lines = append(lines, fmt.Sprintf("%s over %s, %s: %s", p.Address, p.Network, p.Zone, p.Reason))
+		}
+	}
+	for _, t := range targets {
+		if n := good[t]; n > 0 {
+			lines = append(lines, fmt.Sprintf("%s over %s: %d good answers, the slowest after %v", t.address, t.network, n, slowest[t].Round(10*time.Microsecond)))
+		}
+	}
+	return lines
+}
+
+func sessionLine(s status.Session) string {
+	line := fmt.Sprintf("%s: %s", s.Neighbor, s.State)
+	if s.BFD != "" {
+		line += ", BFD " + s.BFD
+	}
+	if s.Down.Code != "" {
+		return line + ": " + s.Down.String()
+	}
+	return line + ", told " + orNothing(s.Announced)
+}
+
+func orNothing(all []string) string {
+	if len(all) == 0 {
+		return "nothing"
+	}
+	return strings.Join(all, " ")
+}
+
+func clockLine(c status.Clock) string {
+	line := c.State
+	if c.State != "unknown" {
+		line += fmt.Sprintf(", wrong by %v at most", c.Bound.Round(time.Microsecond))
+	}
+	if c.Reason != "" {
+		line += ": " + c.Reason
+	}
+	return line
+}
+
+func meshsyncLines(n *status.Node) (lines []string) {
+	switch {
+	case n == nil:
+		return nil // it is not asked, or the reasons say that it does not answer
+	case n.Serving == 0:
+		lines = []string{"silent"}
+	default:
+		lines = []string{fmt.Sprintf("answers from release %d, has %d ready", n.Serving, n.Confirms.Staged)}
+	}
+	return append(lines, reasons(n.Silent)...)
+}
+
+func mirrorLines(m *status.Mirroring, now time.Time) (lines []string) {
+	if m == nil {
+		return nil
+	}
+	switch {
+	case m.LastError != "":
+		lines = strings.Split(m.LastError, "\n")
+	case m.LastGood.IsZero():
+		lines = []string{"has not looked yet"}
+	default:
+		lines = []string{fmt.Sprintf("good %s ago, %s", ago(now.Sub(m.LastGood)), m.URL)}
+	}
+	if m.Transferring != nil {
+		lines = append(lines, m.Transferring.String())
+	}
+	for _, r := range m.Repositories {
+		if len(m.Repositories) > 1 && r.Detail != "" && m.LastError == "" {
+			lines = append(lines, fmt.Sprintf("%s is %s: %s", r.URL, r.State, r.Detail))
+		}
+	}
+	return lines
+}
+
+// ago is a length of time as people say it: 3s, 12m5s, 4h10m, 12d.
+func ago(d time.Duration) string {
+	switch d = max(0, d); {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%dd", d/(24*time.Hour))
+	case d >= time.Hour:
+		return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
+	}
+	return d.Truncate(time.Second).String()
+}
+
+// wrapped breaks a line at blanks so that none is wider than width, and indents what follows the first.
+func wrapped(line string, width int, indent string) string {
+	var out strings.Builder
+	column := 0
+	for i, word := range strings.Fields(line) {
+		switch n := len([]rune(word)); {
+		case i == 0:
+			column = n
+		case column+1+n > width:
+			out.WriteString("\n" + indent)
+			column = 2 + n
+		default:
+			out.WriteByte(' ')
+			column += 1 + n
+		}
+		out.WriteString(word)
+	}
+	return out.String()
+}
