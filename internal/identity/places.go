@@ -25,6 +25,7 @@ type Places struct {
 	Known     int                          // who is
 	OfOne     int                          // with one certificate's key
 	Handshake time.Duration                // that one may take
+	Tell      bool                         // handshakes that fail are named in the log, whatever they fail of
 	May       func(*x509.Certificate) bool // whose certificate makes a client known; nil: every one that is right
 }
 
@@ -34,7 +35,8 @@ func (p Places) Plain(l net.Listener) net.Listener { return &places{Listener: l,
 // TLS is l within p, of connections whose handshake as this identity is over. Certificates that are refused are named in the
 // log, a few of them in a while.
 func (p Places) TLS(l net.Listener, own *Identity, log *slog.Logger) net.Listener {
-	d := &door{places: &places{Listener: l, Places: p}, config: own.server(&Quiet{Log: log}), ready: make(chan net.Conn), closed: make(chan struct{})}
+	quiet := &Quiet{Log: log}
+	d := &door{places: &places{Listener: l, Places: p}, log: quiet, config: own.server(quiet), ready: make(chan net.Conn), closed: make(chan struct{})}
 	go d.receive()
 	return d
 }
@@ -172,6 +174,7 @@ func (g *guest) Close() error {
 // door makes handshakes before it hands connections on, each in a goroutine of its own.
 type door struct {
 	*places
+	log    *Quiet
 	config *tls.Config
 	ready  chan net.Conn
 	once   sync.Once
@@ -214,7 +217,10 @@ func (d *door) greet(g *guest) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.Handshake)
 	defer cancel()
 	conn := tls.Server(g, d.config)
-	if conn.HandshakeContext(ctx) != nil {
+	if err := conn.HandshakeContext(ctx); err != nil {
+		if d.Tell {
+			d.log.Warn("", "TLS handshake error", "remote", g.RemoteAddr().String(), "error", err.Error())
+		}
 		g.Close()
 		return
 	}

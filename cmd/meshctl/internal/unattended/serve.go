@@ -52,7 +52,7 @@ const (
 )
 
 // places are those of the listener: some thousand members, each with a few connections for blobs and one for questions.
-var places = identity.Places{Strangers: 256, Known: 8192, OfOne: 64, Handshake: headerTimeout}
+var places = identity.Places{Strangers: 256, Known: 8192, OfOne: 64, Handshake: headerTimeout, Tell: true}
 
 // Run serves on a listener until ctx ends, then lets transfers that are under way finish for a few seconds.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
