@@ -22,7 +22,7 @@ var shapes = map[uint16]string{
 	dns.TypeA: "4", dns.TypeNS: "n", dns.TypeMD: "n", dns.TypeMF: "n", dns.TypeCNAME: "n", dns.TypeSOA: "n n 4 4 4 4 4", dns.TypeMB: "n",
 	dns.TypeMG: "n", dns.TypeMR: "n", dns.TypeNULL: "h?", 11: "4 protocol ports", dns.TypePTR: "n", dns.TypeHINFO: "s s", dns.TypeMINFO: "n n", dns.TypeMX: "2 n",
 	dns.TypeTXT: "s+", dns.TypeRP: "n n", dns.TypeAFSDB: "2 n", dns.TypeX25: "digits", dns.TypeISDN: "s s?", dns.TypeRT: "2 n", 22: "l",
-	dns.TypeNSAPPTR: "n", dns.TypeSIG: "type 1 1 4 4 4 2 n h", dns.TypeKEY: "1 1 1 1 h", dns.TypePX: "2 n n", dns.TypeGPOS: "angle angle angle",
+	dns.TypeNSAPPTR: "n", dns.TypeSIG: "type 1 1 4 4 4 2 n h", dns.TypeKEY: "one 1 1 1 h", dns.TypePX: "2 n n", dns.TypeGPOS: "angle angle angle",
 	dns.TypeAAAA: "16", dns.TypeLOC: "loc", dns.TypeNXT: "n nxt", dns.TypeEID: "h", dns.TypeNIMLOC: "h", dns.TypeSRV: "2 2 2 n", dns.TypeATMA: "atma",
 	dns.TypeNAPTR: "2 2 s s regexp n", dns.TypeKX: "2 n", dns.TypeCERT: "2 2 1 h", 38: "a6", dns.TypeDNAME: "n", 40: "1 1 1 h?", dns.TypeAPL: "apl",
 	dns.TypeDS: "2 1 sha256 32", dns.TypeSSHFP: "1 1 h", dns.TypeIPSECKEY: "ipseckey", dns.TypeRRSIG: "type 1 1 4 4 4 2 n h", dns.TypeNSEC: "n t",

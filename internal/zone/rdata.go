@@ -12,7 +12,7 @@ import (
 type layout struct{ offset, names int }
 
 // layouts has the types whose names are folded in the canonical form (RFC 4034 6.2 as changed by RFC 6840 5.1: NSEC is
-// not among them). NAPTR, whose name has no fixed offset, is seen to by namesAt. The others have no names: a layout of zero.
+// not among them). NAPTR and A6, whose names have no fixed offset, are seen to by namesAt. The others have no names: a layout of zero.
 var layouts = [dns.TypeRRSIG + 1]layout{
 	dns.TypeNS: {0, 1}, dns.TypeMD: {0, 1}, dns.TypeMF: {0, 1}, dns.TypeCNAME: {0, 1}, dns.TypeSOA: {0, 2},
 	dns.TypeMB: {0, 1}, dns.TypeMG: {0, 1}, dns.TypeMR: {0, 1}, dns.TypePTR: {0, 1}, dns.TypeMINFO: {0, 2},
@@ -20,6 +20,9 @@ var layouts = [dns.TypeRRSIG + 1]layout{
 	dns.TypePX: {2, 2}, dns.TypeNXT: {0, 1}, dns.TypeSRV: {6, 1}, dns.TypeKX: {2, 1}, dns.TypeDNAME: {0, 1},
 	dns.TypeRRSIG: {18, 1},
 }
+
+// typeA6 is the type of RFC 2874, which the dns package has no name for.
+const typeA6 = 38
 
 // layoutOf is where the names are in the RDATA of a type; false if there are none, or not at a fixed offset.
 func layoutOf(typ uint16) (layout, bool) {
@@ -40,6 +43,11 @@ func namesAt(typ uint16, rdata []byte) (from, to int) {
 				l.offset += 1 + int(rdata[l.offset])
 			}
 		}
+	case typ == typeA6: // the name of the prefix comes after the bits that this does not have (RFC 2874 3.1)
+		if len(rdata) == 0 || rdata[0] == 0 || rdata[0] > 128 {
+			return 0, 0
+		}
+		l = layout{1 + 16 - int(rdata[0])/8, 1}
 	case !ok:
 		return 0, 0
 	}

@@ -98,3 +98,25 @@ func TestRdataNames(t *testing.T) {
 		}
 	}
 }
+
+// TestCanonicalForm folds the names of the types of RFC 4034 6.2, wherever they are in the RDATA, and nothing else.
+func TestCanonicalForm(t *testing.T) {
+	for _, c := range []struct {
+		typ        uint16
+		data, want string
+	}{
+		{dns.TypeMX, "AB\x02Xy\x00", "AB\x02xy\x00"},
+		{dns.TypeNAPTR, "AAAA\x01S\x01X\x00\x02Xy\x00", "AAAA\x01S\x01X\x00\x02xy\x00"},
+		{38, "\x40ABCDEFGH\x02Xy\x00", "\x40ABCDEFGH\x02xy\x00"}, // A6
+		{38, "\x80\x02Xy\x00", "\x80\x02xy\x00"},
+		{38, "\x00ABCDEFGHIJKLMNOP", "\x00ABCDEFGHIJKLMNOP"},
+		{dns.TypeNSEC, "\x02Xy\x00\x00\x01\x40", "\x02Xy\x00\x00\x01\x40"},
+		{dns.TypeTXT, "\x02Xy", "\x02Xy"},
+		{dns.TypeLP, "AB\x02Xy\x00", "AB\x02Xy\x00"},
+		{65280, "\x02Xy\x00", "\x02Xy\x00"},
+	} {
+		if got := string(zone.Canonical(c.typ, []byte(c.data))); got != c.want {
+			t.Errorf("%s %q: %q, want %q", dns.Type(c.typ), c.data, got, c.want)
+		}
+	}
+}

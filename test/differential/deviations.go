@@ -21,6 +21,7 @@ type deviation struct {
 var deviations = []deviation{
 	{"RFC 6895 3.1: nobody can ask for data of a meta type", metaType},
 	{"RFC 1035 6.2: an answer for all classes cannot be authoritative, and so none leaves (RFC 3258 2.1)", allClasses},
+	{"RFC 2136 2.4: class NONE is for updates, and is refused with the question and EDNS as any other", updateClass},
 	{"RFC 1034 4.3.2 step 3a: an alias is followed into any zone that is served", otherZone},
 	{"RFC 4035 2.5: NSEC may stand beside a CNAME, so the alias is not followed for it", besideAlias},
 	{"RFC 4035 3.1.4.1: who has the child, but not its parent, has no data for DS at the child's apex", childOfUnserved},
@@ -33,6 +34,7 @@ var deviations = []deviation{
 	{"RFC 2181 9: TC is not set where everything finds room, as it does for us since all names are compressed", moreCompressed},
 	{"RFC 1035 4.1.4: compression is optional; we leave some of it out, and estimate the length", lessCompressed},
 	{"RFC 1034 4.3.2 step 6: additional addresses are optional, and none are made from wildcards", wildcardAddress},
+	{"RFC 9460 4.1: the addresses of a target of SVCB and HTTPS records are added, and its own such records, which is optional, are not", serviceTarget},
 }
 
 // explain returns the deviations by which a response of another server becomes ours, nil if they do not do. Where we truncate
@@ -83,6 +85,14 @@ func metaType(_ *universe, v *verdict, theirs *dns.Msg) {
 		return
 	}
 	if v.ours.Rcode == want {
+		*theirs = *v.ours.Copy()
+	}
+}
+
+// updateClass: they refuse class NONE, which is for updates (RFC 2136 2.4), each in a way of its own.
+func updateClass(_ *universe, v *verdict, theirs *dns.Msg) {
+	if refused := theirs.Rcode == dns.RcodeRefused || theirs.Rcode == dns.RcodeFormatError; refused && len(theirs.Answer) == 0 &&
+		v.question.msg.Question[0].Qclass == dns.ClassNONE && v.ours.Rcode == dns.RcodeRefused {
 		*theirs = *v.ours.Copy()
 	}
 }
@@ -400,4 +410,34 @@ func wildcardAddress(u *universe, _ *verdict, theirs *dns.Msg) {
 	theirs.Extra = slices.DeleteFunc(slices.Clone(theirs.Extra), func(rr dns.RR) bool {
 		return rr.Header().Rrtype != dns.TypeOPT && !u.owners[strings.ToLower(rr.Header().Name)]
 	})
+}
+
+// serviceTarget: of the targets of SVCB and HTTPS records they leave out the addresses, or add records of these types.
+func serviceTarget(_ *universe, v *verdict, theirs *dns.Msg) {
+	targets := map[string]bool{}
+	for _, rr := range theirs.Answer {
+		switch rr := rr.(type) {
+		case *dns.SVCB:
+			targets[strings.ToLower(rr.Target)] = true
+		case *dns.HTTPS:
+			targets[strings.ToLower(rr.Target)] = true
+		}
+	}
+	of := func(rr dns.RR, types ...uint16) bool {
+		return targets[strings.ToLower(rr.Header().Name)] && slices.Contains(types, rr.Header().Rrtype)
+	}
+	theirs.Extra = slices.DeleteFunc(slices.Clone(theirs.Extra), func(rr dns.RR) bool { return of(rr, dns.TypeSVCB, dns.TypeHTTPS) })
+	for name := range targets {
+		isOf := func(rr dns.RR) bool {
+			return strings.EqualFold(rr.Header().Name, name) && of(rr, dns.TypeA, dns.TypeAAAA)
+		}
+		if slices.ContainsFunc(theirs.Extra, isOf) {
+			continue
+		}
+		for _, rr := range v.ours.Extra {
+			if isOf(rr) {
+				theirs.Extra = append(theirs.Extra, rr)
+			}
+		}
+	}
 }

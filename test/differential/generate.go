@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/rdatatest"
 )
 
 // A source is a zone before it is signed: what a reproduction shrinks.
@@ -162,9 +164,10 @@ func above(name string) string {
 
 // add adds a record. The TTL depends on owner and type only, so that all of an RRset have the same (RFC 2181 5.2).
 func (g *generator) add(owner string, format string, args ...any) {
-	typ, _, _ := strings.Cut(format, " ")
+	line := fmt.Sprintf(format, args...)
+	typ, _, _ := strings.Cut(line, " ")
 	ttl := []int{0, 60, 100, 300, 4000, 2592000}[(len(owner)+len(typ))%6] // BIND's signer gives RRSIGs no more
-	g.lines = append(g.lines, fmt.Sprintf("%s %d IN %s", owner, ttl, fmt.Sprintf(format, args...)))
+	g.lines = append(g.lines, fmt.Sprintf("%s %d IN %s", owner, ttl, line))
 }
 
 // newGenerator makes a zone of an apex alone.
@@ -290,45 +293,46 @@ func (g *generator) data(owner string) {
 	}
 }
 
-// rare adds a record of a type that is rarely seen; those of later RFCs are unknown to some of the servers.
+// rare adds a record of a type that is rarely seen: with random RDATA of any type, or with names that are worth following.
 func (g *generator) rare(owner string) {
-	switch g.IntN(16) {
+	switch g.IntN(24) {
 	case 0:
 		g.add(owner, "PTR %s", g.target())
 	case 1:
-		g.add(owner, `CAA 0 issue "ca.test"`)
+		g.exact(owner, `NAPTR 1 1 "s" "x" "" %s`, g.target())
 	case 2:
-		g.add(owner, `NAPTR 1 1 "s" "x" "" %s`, g.target())
-	case 3:
-		g.add(owner, "HTTPS 1 . alpn=h2")
-	case 4:
 		g.add(owner, "SVCB 1 %s", g.target())
-	case 5:
+	case 3:
 		g.add(owner, "HTTPS 0 %s", g.target())
+	case 4:
+		g.exact(owner, "RP %s %s", g.target(), g.target())
+	case 5:
+		g.add(owner, "AFSDB 1 %s", g.target())
 	case 6:
-		g.add(owner, "TLSA 3 1 1 %064x", g.Uint64())
+		g.exact(owner, "KX 1 %s", g.target())
 	case 7:
-		g.add(owner, "CSYNC 66 3 A NS AAAA")
+		g.add(owner, "HTTPS 1 . alpn=h2")
 	case 8:
 		g.add(owner, "CDS 0 0 0 00")
-	case 9:
-		g.add(owner, `HINFO "PDP-11" "UNIX"`)
-	case 10:
-		g.add(owner, "RP %s %s", g.target(), g.target())
-	case 11:
-		g.add(owner, "AFSDB 1 %s", g.target())
-	case 12:
-		if !g.signed { // BIND's signer writes DSYNC (RFC 9859) and NULL so that not all others read it
-			g.add(owner, "TYPE66 \\# 6 003b01000000")
-			g.add(owner, "TYPE10 \\# 300 %0600x", g.IntN(256))
-		}
-	case 13:
-		g.add(owner, "KX 1 %s", g.target())
-	case 14:
-		g.add(owner, `LOC 52 22 23.000 N 4 53 32.000 E -2.00m 0.00m 10000m 10m`)
-	case 15:
-		g.add(owner, `URI 1 1 "ftp://x.test/"`)
+	default:
+		typ := rareTypes[g.IntN(len(rareTypes))]
+		octets := rdatatest.Random(g.Rand, typ)
+		g.add(owner, "TYPE%d \\# %d %X", typ, len(octets), octets)
 	}
+}
+
+// exact adds a record of a rare type in the generic form.
+func (g *generator) exact(owner string, format string, args ...any) {
+	rr, err := dns.NewRR(". 0 IN " + fmt.Sprintf(format, args...))
+	if err != nil {
+		panic(err)
+	}
+	var room [4096]byte
+	end, err := dns.PackRR(rr, room[:], 0, nil, false)
+	if err != nil {
+		panic(err)
+	}
+	g.add(owner, "TYPE%d \\# %d %X", rr.Header().Rrtype, end-11, room[11:end])
 }
 
 // target is a name to point at: there, not there, below something, in another zone, or elsewhere.

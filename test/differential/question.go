@@ -31,6 +31,10 @@ func newQuestion(r *rand.Rand, z *served) question {
 	m.CheckingDisabled = g.IntN(20) == 0
 	m.AuthenticatedData = g.IntN(20) == 0
 	m.Question = []dns.Question{{Name: g.mixCase(g.questionName(z.owners)), Qtype: qtypes[g.IntN(len(qtypes))], Qclass: dns.ClassINET}}
+	if len(z.rare) > 0 && g.IntN(6) == 0 {
+		m.Question[0] = z.rare[g.IntN(len(z.rare))]
+		m.Question[0].Name = g.mixCase(m.Question[0].Name)
+	}
 	q := question{msg: m, tcp: g.IntN(4) == 0}
 	switch g.IntN(200) {
 	case 0, 1, 2:

@@ -261,7 +261,11 @@ func (c *client) receive(q question, timeout time.Duration) (*dns.Msg, error) {
 	}
 	conn.SetReadDeadline(time.Now().Add(timeout))
 	for {
-		m, err := conn.ReadMsg()
+		wire, err := conn.ReadMsgHeader(nil)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.server.name, err)
+		}
+		m, err := unpackExact(wire)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.server.name, err)
 		}

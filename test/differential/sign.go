@@ -71,11 +71,17 @@ func (s *source) sign(dir string) ([]byte, error) {
 		keys = append(keys, strings.TrimSpace(key))
 	}
 	text, err := s.signWith(dir, keys, s.recipe.salt)
-	if err != nil || !s.recipe.second {
-		return text, err
+	if err != nil {
+		return nil, err
 	}
-	more, err := s.signWith(dir, keys, "EF")
-	return append(text, halfChain(more)...), err
+	if s.recipe.second {
+		more, err := s.signWith(dir, keys, "EF")
+		if err != nil {
+			return nil, err
+		}
+		text = append(text, halfChain(more)...)
+	}
+	return restore(text, s.lines), nil
 }
 
 func (s *source) signWith(dir string, keys []string, salt string) ([]byte, error) {

@@ -21,6 +21,15 @@ type served struct {
 	path   string
 	zone   *zone.Zone
 	owners []string
+	rare   []dns.Question // for each record of a rare type
+}
+
+func dnsName(wire []byte) string {
+	name, _, err := dns.UnpackDomainName(wire, 0)
+	if err != nil {
+		return "." // owners are valid
+	}
+	return name
 }
 
 // A universe is the zones that all servers have at one time.
@@ -83,6 +92,11 @@ func (s *source) load(dir string, i int) (*served, error) {
 	}
 	z.origin = z.zone.Origin()
 	z.owners = ownersOf(z.origin, z.zone.Records())
+	for r := range z.zone.WireRecords() {
+		if isRare(r.Type) {
+			z.rare = append(z.rare, dns.Question{Name: dnsName(r.Owner), Qtype: r.Type, Qclass: dns.ClassINET})
+		}
+	}
 	return z, nil
 }
 
@@ -167,8 +181,8 @@ func engineQuery(q *dns.Msg) (zone.Query, error) {
 }
 
 func unpack(wire []byte, size int) (*dns.Msg, error) {
-	m := new(dns.Msg)
-	if err := m.Unpack(wire); err != nil || len(wire) > size {
+	m, err := unpackExact(wire)
+	if err != nil || len(wire) > size {
 		return nil, fmt.Errorf("response of %d octets, of at most %d: %w", len(wire), size, err)
 	}
 	return m, nil
