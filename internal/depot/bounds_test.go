@@ -19,7 +19,7 @@ func (n *node) mirrorBounded(s Source) error {
 	n.t.Helper()
 	n.asked = nil
 	s.Client, s.URL = n.server.Client(), n.server.URL
-	_, mem, _, err := Mirror(context.Background(), s, n.dir, n.mem)
+	_, mem, _, err := mirror(context.Background(), s, n.dir, n.mem)
 	n.mem = mem
 	return err
 }

@@ -144,7 +144,7 @@ func two(t testing.TB, size int, share float64, take func(h *host)) (*deltaHost,
 // mirrorNotes mirrors and returns what was told of zones.
 func (n *node) mirrorNotes() (notes []Note, faults []error, err error) {
 	n.asked = nil
-	_, mem, _, err := Mirror(context.Background(), Source{Client: n.server.Client(), URL: n.server.URL, Note: func(note Note, err error) {
+	_, mem, _, err := mirror(context.Background(), Source{Client: n.server.Client(), URL: n.server.URL, Note: func(note Note, err error) {
 		notes, faults = append(notes, note), append(faults, err)
 	}}, n.dir, n.mem)
 	n.mem = mem

@@ -31,7 +31,7 @@ type Source struct {
 	Room   int64         // bytes that the zones' files may take in all; 0: unbounded
 }
 
-// ErrUnfinished says that a Mirror's budget of time ended before all zones had come, and that something came. The next one
+// ErrUnfinished says that the budget of time ended before all zones had come, and that something came. The next one
 // goes on where it stopped. A server that sends nothing is waited for, and an error, whatever the budget;
 // one that sends next to nothing is an error.
 var ErrUnfinished = errors.New("zones are still being fetched")
@@ -48,23 +48,6 @@ type Moved struct {
 	Number uint64 // of the release that was made last
 	Came   int64  // bytes of the file that is coming
 	Left   int64  // that are yet to come, of it and of the zones after it
-}
-
-// Mirror brings d up to what the repository says, and reports whether anything was written. Nothing goes in that
-// release.Verify did not accept, and what goes in does so in the order of publishing, the zones first, so that a reader
-// sees the old state or the new one. Keep the returned Memory durably, also with an error (see release.Verify). The caller
-// holds the lock of d.
-//
-// A zone that cannot be had is an error, and the rest goes in all the same: a node must learn of a switchover that it
-// cannot take part in, to be silent after it (SYNC-F), and a release to come must not keep it from the lease of the one
-// that it answers from (FAIL-4).
-//
-// No more time than the budget is spent on downloads before that, so that neither a lease nor a switchover waits for a large
-// zone; and none on reading zones through, which comes last.
-//
-// An interrupted Mirror is repeated by calling it again; blobs go on where they stopped.
-func Mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
-	return Look(ctx, from.Client, from.URL, mem).Take(ctx, from, d, mem)
 }
 
 // Found is what a look at a repository gave.
@@ -93,8 +76,19 @@ func (f *Found) Number() uint64 { return f.view.Manifest.Newest() }
 // Err is why nothing was verified.
 func (f *Found) Err() error { return f.err }
 
-// Take brings d up to what was found, as Mirror does; zones come from the repository in from, which need not be the one that
-// was looked at. mem may have seen more since the look.
+// Take brings d up to what was found, and reports whether anything was written. Zones come from the repository in from, which
+// need not be the one that was looked at. mem may have seen more since the look. Nothing goes in that release.Verify did not
+// accept, and what goes in does so in the order of publishing, the zones first, so that a reader sees the old state or the
+// new one. Keep the returned Memory durably, also with an error (see release.Verify). The caller holds the lock of d.
+//
+// A zone that cannot be had is an error, and the rest goes in all the same: a node must learn of a switchover that it
+// cannot take part in, to be silent after it (SYNC-F), and a release to come must not keep it from the lease of the one
+// that it answers from (FAIL-4).
+//
+// No more time than the budget is spent on downloads before that, so that neither a lease nor a switchover waits for a large
+// zone; and none on reading zones through, which comes last.
+//
+// What was interrupted is repeated by looking and taking again; blobs go on where they stopped.
 func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
 	view, next, err := f.view, f.next, f.err
 	if !bytes.Equal(mem.Timestamp, f.seen.Timestamp) || !bytes.Equal(mem.Root, f.seen.Root) {

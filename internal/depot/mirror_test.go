@@ -47,7 +47,7 @@ func newNode(t testing.TB, h *host) *node {
 func (n *node) mirror() (bool, error) {
 	n.t.Helper()
 	n.asked = nil
-	_, mem, changed, err := Mirror(context.Background(), Source{Client: n.server.Client(), URL: n.server.URL, Deep: true}, n.dir, n.mem)
+	_, mem, changed, err := mirror(context.Background(), Source{Client: n.server.Client(), URL: n.server.URL, Deep: true}, n.dir, n.mem)
 	n.mem = mem
 	return changed, err
 }
@@ -282,7 +282,7 @@ func TestFetchGivesUpWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	_, _, _, err := Mirror(ctx, Source{Client: n.server.Client(), URL: n.server.URL, Deep: true}, n.dir, n.mem)
+	_, _, _, err := mirror(ctx, Source{Client: n.server.Client(), URL: n.server.URL, Deep: true}, n.dir, n.mem)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v", err)
 	}
@@ -331,7 +331,7 @@ func mirrorJob(dir, from string) error {
 	if err != nil {
 		return err
 	}
-	_, _, _, err = Mirror(context.Background(), Source{Client: server.Client(), URL: server.URL}, d, mem)
+	_, _, _, err = mirror(context.Background(), Source{Client: server.Client(), URL: server.URL}, d, mem)
 	return err
 }
 
@@ -375,7 +375,7 @@ func TestABucketThatMayNotBeListedIsMirrored(t *testing.T) {
 	}))
 	defer server.Close()
 	node := newDir(t)
-	view, mem, _, err := Mirror(t.Context(), Source{Client: server.Client(), URL: server.URL}, node, h.root())
+	view, mem, _, err := mirror(t.Context(), Source{Client: server.Client(), URL: server.URL}, node, h.root())
 	check(t, err)
 	if view.Manifest.Current.Number != 1 {
 		t.Fatalf("mirrored %v", view)
@@ -383,7 +383,7 @@ func TestABucketThatMayNotBeListedIsMirrored(t *testing.T) {
 	for _, name := range []string{"timestamp.json", "snapshot.json", "targets.json", "mesh.json"} {
 		h.release(h.m.Current.Number+1, 1000)
 		refused.Store(name)
-		if _, _, _, err := Mirror(t.Context(), Source{Client: server.Client(), URL: server.URL}, node, mem); err == nil || !strings.Contains(err.Error(), "403 Forbidden") {
+		if _, _, _, err := mirror(t.Context(), Source{Client: server.Client(), URL: server.URL}, node, mem); err == nil || !strings.Contains(err.Error(), "403 Forbidden") {
 			t.Errorf("%s is kept back: %v", name, err)
 		}
 	}
@@ -466,4 +466,9 @@ func (h *host) rotate() {
 	check(h.t, err)
 	check(h.t, h.dir.Publish(files))
 	h.mem = mem
+}
+
+// mirror looks at a repository and takes what is there.
+func mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
+	return Look(ctx, from.Client, from.URL, mem).Take(ctx, from, d, mem)
 }

@@ -51,7 +51,7 @@ func (f *follower) follows(dir string) error {
 	server := httptest.NewServer(depot.Handler(s.Repository()))
 	defer server.Close()
 	var faults error
-	_, f.mem, _, faults = depot.Mirror(context.Background(), depot.Source{Client: server.Client(), URL: server.URL}, f.dir, f.mem)
+	_, f.mem, _, faults = hometest.Mirror(context.Background(), depot.Source{Client: server.Client(), URL: server.URL}, f.dir, f.mem)
 	return faults
 }
 

@@ -38,7 +38,7 @@ func TestAReleaseComesWithDeltas(t *testing.T) {
 		}
 		server := httptest.NewServer(depot.Handler(h.Repository()))
 		var notes []depot.Note
-		_, mem, _, err = depot.Mirror(context.Background(), depot.Source{Client: server.Client(), URL: server.URL, Note: func(n depot.Note, err error) {
+		_, mem, _, err = hometest.Mirror(context.Background(), depot.Source{Client: server.Client(), URL: server.URL, Note: func(n depot.Note, err error) {
 			hometest.Check(t, err)
 			notes = append(notes, n)
 		}}, dir, mem)

@@ -37,7 +37,7 @@ func TestMembersMirrorFromAnyHostOfABucket(t *testing.T) {
 			hometest.MustRelease(t, homes[0], time.Now, 2, releasing.Options{})
 		}
 		var view release.View
-		view, mem, _, err = depot.Mirror(t.Context(), depot.Source{Client: client, URL: s.url}, d, mem)
+		view, mem, _, err = hometest.Mirror(t.Context(), depot.Source{Client: client, URL: s.url}, d, mem)
 		hometest.Check(t, err)
 		if view.Manifest.Current.Number != 1 || (number > 0) != (view.Manifest.Next != nil) {
 			t.Fatalf("mirrored %v", view)

@@ -94,7 +94,7 @@ func TestMembersMirrorFromServe(t *testing.T) {
 	hometest.Check(t, err)
 	defer d.Close()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: hometest.TLS(t, bundle)}}
-	view, _, changed, err := depot.Mirror(t.Context(), depot.Source{Client: client, URL: s.url}, d, mem)
+	view, _, changed, err := hometest.Mirror(t.Context(), depot.Source{Client: client, URL: s.url}, d, mem)
 	hometest.Check(t, err)
 	if !changed || view.Manifest.Current.Number != 1 {
 		t.Fatalf("mirrored %v", view)
