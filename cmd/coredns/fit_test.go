@@ -16,6 +16,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -100,20 +101,20 @@ var fitQuestions = []string{"example.org. SOA", "www.example.org. A", "www.examp
 // are the very same as without.
 func TestEveryPluginFits(t *testing.T) {
 	caddy.Quiet, dnsserver.Quiet = true, true
-	must(t, dnsserver.SetDirectives(directives))
+	lab.Must(t, dnsserver.SetDirectives(directives))
 	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "db.example.org"), []byte(fitZone), 0o644))
-	must(t, os.MkdirAll(filepath.Join(dir, "mesh"), 0o755))
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "db.example.org"), []byte(fitZone), 0o644))
+	lab.Must(t, os.MkdirAll(filepath.Join(dir, "mesh"), 0o755))
 	keys, err := release.GenerateKeys(rand.Reader)
-	must(t, err)
+	lab.Must(t, err)
 	in := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	files, _, err := release.Init(release.Manifest{Format: release.ManifestFormat, Mesh: "x", EpsilonMS: 100}, keys.Signers(),
 		release.Expiries{Root: in, Targets: in, Snapshot: in, Timestamp: in})
-	must(t, err)
+	lab.Must(t, err)
 	root := filepath.Join(dir, "root.json")
 	for _, f := range files {
 		if strings.HasSuffix(f.Name, "1.root.json") {
-			must(t, os.WriteFile(root, f.Data, 0o644))
+			lab.Must(t, os.WriteFile(root, f.Data, 0o644))
 		}
 	}
 	own := testca.New(t).Identity("tyo1", time.Hour)
@@ -162,7 +163,7 @@ func answers(t *testing.T, put *strings.Replacer, f fit) map[string]string {
 		}
 		return nil
 	}
-	must(t, err)
+	lab.Must(t, err)
 	defer func() { instance.ShutdownCallbacks(); instance.Stop() }()
 	all := map[string]string{}
 	for _, q := range fitQuestions {
@@ -206,11 +207,4 @@ func exchange(t *testing.T, m *dns.Msg, network, server, may string) string {
 		text += strings.Join(lines, "")
 	}
 	return text
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

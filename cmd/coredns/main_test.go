@@ -11,6 +11,7 @@ import (
 
 	"github.com/coredns/caddy"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -42,7 +43,7 @@ func TestPlaceOfOurPlugins(t *testing.T) {
 // The README names them all, in order.
 func TestREADMENamesThePlugins(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join(testenv.Top(t), "README.md"))
-	must(t, err)
+	lab.Must(t, err)
 	if want := "`" + strings.Join(directives, "`, `") + "`."; !strings.Contains(strings.Join(strings.Fields(string(readme)), " "), want) {
 		t.Errorf("the README does not say %s", want)
 	}

@@ -85,13 +85,14 @@ func (s *story) loadsBut(site string) []*load {
 func (s *story) clean(loads []*load, from, to time.Time, before, after uint64, at time.Time) error {
 	queries := 0
 	for _, l := range loads {
-		window := l.between(from, to)
+		window := l.Between(from, to)
 		queries += len(window)
-		if n := lost(window); n > 0 {
-			return fmt.Errorf("%s: %d of %d queries lost", l.name, n, len(window))
-		}
-		if words := wrong(window, s.zone.serial(before), s.zone.serial(after), at, clockBound); len(words) > 0 {
+		words := append(lab.Errors(window), lab.Wrong(window, uint64(s.zone.serial(before)), uint64(s.zone.serial(after)), at, clockBound)...)
+		if len(words) > 0 {
 			return fmt.Errorf("%s: %d wrong answers, first: %s", l.name, len(words), words[0])
+		}
+		if n := lab.Lost(window); n > 0 {
+			return fmt.Errorf("%s: %d of %d queries lost", l.name, n, len(window))
 		}
 	}
 	s.t.check("", "%d queries in %.1f s, 0 lost", queries, to.Sub(from).Seconds())

@@ -113,10 +113,10 @@ func (s *story) clientAsks(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("the client asked %s: %w", to, err)
 		}
-		if r.node != "tyo" || r.serial != s.zone.serial(1) {
-			return fmt.Errorf("the client asked %s: %q answered with serial %d; want tyo and %d", to, r.node, r.serial, s.zone.serial(1))
+		if r.Node != "tyo" || r.Release != uint64(s.zone.serial(1)) {
+			return fmt.Errorf("the client asked %s: %q answered with serial %d; want tyo and %d", to, r.Node, r.Release, s.zone.serial(1))
 		}
-		s.t.check(clientChecks(network), "serial %d, NSID %q: the nearest node answered", r.serial, r.node)
+		s.t.check(clientChecks(network), "serial %d, NSID %q: the nearest node answered", r.Release, r.Node)
 	}
 	return s.adminIsQuiet(ctx)
 }
@@ -176,10 +176,10 @@ func (s *story) nodeDies(ctx context.Context) error {
 	n.sidecar.Kill()
 	for i := range s.w.announced {
 		l := s.loads[i]
-		var first sample
+		var first lab.Sample
 		err := lab.Until(ctx, failoverLimit, l.name+": an answer after tyo died", func() (bool, string) {
-			window, _ := l.window(died, time.Now())
-			j := slices.IndexFunc(window, func(s sample) bool { return !s.received.IsZero() && s.node != "tyo" })
+			window := l.Window(died, time.Now())
+			j := slices.IndexFunc(window, func(s lab.Sample) bool { return !s.Got.IsZero() && s.Node != "tyo" })
 			if j >= 0 {
 				first = window[j]
 			}
@@ -188,12 +188,12 @@ func (s *story) nodeDies(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		window, _ := l.window(died, first.sent)
-		if first.node != "osa" || first.serial != s.zone.serial(2) {
-			return fmt.Errorf("%s: %q answered with serial %d; want osa, the next nearest, and %d", l.name, first.node, first.serial, s.zone.serial(2))
+		window := l.Window(died, first.Sent)
+		if first.Node != "osa" || first.Release != uint64(s.zone.serial(2)) {
+			return fmt.Errorf("%s: %q answered with serial %d; want osa, the next nearest, and %d", l.name, first.Node, first.Release, s.zone.serial(2))
 		}
-		s.t.check("JP-1 ROUTE-1", "%s: %s answered %d ms later; %d queries were lost in between", l.name, first.node,
-			first.received.Sub(died).Milliseconds(), lost(window))
+		s.t.check("JP-1 ROUTE-1", "%s: %s answered %d ms later; %d queries were lost in between", l.name, first.Node,
+			first.Got.Sub(died).Milliseconds(), lab.Lost(window))
 	}
 	return nil
 }
@@ -302,19 +302,19 @@ func (s *story) showSilence(ctx context.Context, osa *node, from, at time.Time) 
 		return err
 	}
 	l := s.loadAt("osa")
-	before := l.between(from, at.Add(-100*time.Millisecond)) // what is sent later may arrive after the switchover
-	if n := lost(before); n > 0 || len(before) == 0 {
+	before := l.Between(from, at.Add(-100*time.Millisecond)) // what is sent later may arrive after the switchover
+	if n := lab.Lost(before); n > 0 || len(before) == 0 {
 		return fmt.Errorf("osa left %d of %d queries before the switchover without an answer", n, len(before))
 	}
 	after := at.Add(clockBound)
 	if err := lab.Until(ctx, 5*time.Second, "100 queries at osa after the switchover", func() (bool, string) {
-		window, _ := l.window(after, time.Now())
+		window := l.Window(after, time.Now())
 		return len(window) >= 100, fmt.Sprintf("%d", len(window))
 	}); err != nil {
 		return err
 	}
-	window := l.between(after, time.Now())
-	if n := len(window) - lost(window); n > 0 {
+	window := l.Between(after, time.Now())
+	if n := replies(window); n > 0 {
 		return fmt.Errorf("osa answered %d of %d queries after the switchover", n, len(window))
 	}
 	for _, r := range st.Silent {
@@ -324,6 +324,16 @@ func (s *story) showSilence(ctx context.Context, osa *node, from, at time.Time) 
 	return nil
 }
 
+// replies counts those that came, of whatever kind.
+func replies(window []lab.Sample) (n int) {
+	for _, s := range window {
+		if !s.Got.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
 func (s *story) recovery(ctx context.Context) error {
 	s.cache.damages.Store(false)
 	from := time.Now()
@@ -331,11 +341,11 @@ func (s *story) recovery(ctx context.Context) error {
 	if err := s.eachServes(ctx, 15*time.Second, 3, osa); err != nil {
 		return err
 	}
-	var first sample
+	var first lab.Sample
 	l := s.loadAt("osa")
 	if err := lab.Until(ctx, 3*time.Second, "an answer of osa", func() (bool, string) {
-		window, _ := l.window(from, time.Now())
-		i := slices.IndexFunc(window, func(s sample) bool { return !s.received.IsZero() })
+		window := l.Window(from, time.Now())
+		i := slices.IndexFunc(window, func(s lab.Sample) bool { return !s.Got.IsZero() })
 		if i >= 0 {
 			first = window[i]
 		}
@@ -343,9 +353,9 @@ func (s *story) recovery(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if first.node != "osa" || first.serial != s.zone.serial(3) {
-		return fmt.Errorf("%q answered with serial %d; want osa and %d", first.node, first.serial, s.zone.serial(3))
+	if first.Node != "osa" || first.Release != uint64(s.zone.serial(3)) {
+		return fmt.Errorf("%q answered with serial %d; want osa and %d", first.Node, first.Release, s.zone.serial(3))
 	}
-	s.t.check("SYNC-F", "osa fetched and verified it, and answers from release 3 after %d ms, by itself", first.received.Sub(from).Milliseconds())
+	s.t.check("SYNC-F", "osa fetched and verified it, and answers from release 3 after %d ms, by itself", first.Got.Sub(from).Milliseconds())
 	return nil
 }

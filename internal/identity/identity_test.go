@@ -12,15 +12,9 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func files(i testca.Identity) identity.Files {
 	return identity.Files{Certificate: i.Certificate, Key: i.Key, CA: i.CA}
@@ -42,22 +36,12 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// eventually waits for what follows a change of files, which are looked at once a second.
-func eventually(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !so(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("still waiting for: %s", what)
-		}
-	}
-}
-
 func put(t *testing.T, from, to string) {
 	t.Helper()
 	data, err := os.ReadFile(from)
-	must(t, err)
-	must(t, os.WriteFile(to+".new", data, 0o600))
-	must(t, os.Rename(to+".new", to))
+	lab.Must(t, err)
+	lab.Must(t, os.WriteFile(to+".new", data, 0o600))
+	lab.Must(t, os.Rename(to+".new", to))
 }
 
 // A listener and a client take new files, key and certificate one after the other, without an end of service; wrong ones
@@ -67,7 +51,7 @@ func TestFilesAreReplaced(t *testing.T) {
 	at := files(ca.Identity("tyo1", time.Hour))
 	var log bytes.Buffer
 	own, err := identity.Load(at, slog.New(slog.NewTextHandler(&log, nil)))
-	must(t, err)
+	lab.Must(t, err)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Write([]byte(r.TLS.PeerCertificates[0].Subject.CommonName))
 	}))
@@ -78,7 +62,7 @@ func TestFilesAreReplaced(t *testing.T) {
 	client := ca.Identity("client", time.Hour).Load(t)
 	presented := func() string {
 		conn, err := tls.Dial("tcp", server.Listener.Addr().String(), client.Config())
-		must(t, err)
+		lab.Must(t, err)
 		defer conn.Close()
 		return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
 	}
@@ -86,14 +70,14 @@ func TestFilesAreReplaced(t *testing.T) {
 
 	bad := testca.New(t).Identity("tyo1", time.Hour)
 	put(t, bad.Certificate, at.Certificate)
-	eventually(t, "a report", func() bool { presented(); return strings.Contains(log.String(), "the old one stays") })
+	lab.WaitFor(t, "a report", func() bool { presented(); return strings.Contains(log.String(), "the old one stays") })
 	if presented() != first {
 		t.Error("a certificate without its key is presented")
 	}
 	expired := ca.Identity("tyo1", -time.Hour)
 	put(t, expired.Key, at.Key)
 	put(t, expired.Certificate, at.Certificate)
-	eventually(t, "a report", func() bool { presented(); return strings.Contains(log.String(), "not now") })
+	lab.WaitFor(t, "a report", func() bool { presented(); return strings.Contains(log.String(), "not now") })
 	if presented() != first {
 		t.Error("an expired certificate is presented")
 	}
@@ -101,13 +85,13 @@ func TestFilesAreReplaced(t *testing.T) {
 	next := ca.Identity("tyo1", 2*time.Hour)
 	put(t, next.Key, at.Key)
 	put(t, next.Certificate, at.Certificate)
-	eventually(t, "the new certificate", func() bool { return presented() != first })
+	lab.WaitFor(t, "the new certificate", func() bool { return presented() != first })
 	if n := strings.Count(log.String(), "level=ERROR"); n > 4 {
 		t.Errorf("%d reports:\n%s", n, log.String())
 	}
 	transport := &http.Transport{DialTLSContext: own.DialTLS}
 	response, err := (&http.Client{Transport: transport}).Get(server.URL)
-	must(t, err)
+	lab.Must(t, err)
 	response.Body.Close()
 	if got := response.TLS.PeerCertificates[0].NotAfter; !got.Equal(own.Certificate().NotAfter) {
 		t.Errorf("ends %v, want %v", got, own.Certificate().NotAfter)
@@ -119,9 +103,9 @@ func TestRenew(t *testing.T) {
 	ca := testca.New(t)
 	at := files(ca.Identity("tyo1", time.Hour))
 	own, err := identity.Load(at, slog.New(slog.DiscardHandler))
-	must(t, err)
+	lab.Must(t, err)
 	before, err := os.ReadFile(at.Certificate)
-	must(t, err)
+	lab.Must(t, err)
 	for name, c := range map[string]struct {
 		offered []byte
 		fails   bool
@@ -149,5 +133,5 @@ func TestRenew(t *testing.T) {
 	if now, _ := os.ReadFile(at.Certificate); !bytes.Equal(now, good) {
 		t.Error("the file has not changed")
 	}
-	eventually(t, "its use", func() bool { return time.Until(own.Certificate().NotAfter) > 90*time.Minute })
+	lab.WaitFor(t, "its use", func() bool { return time.Until(own.Certificate().NotAfter) > 90*time.Minute })
 }

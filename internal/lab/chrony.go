@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 )
@@ -10,7 +9,9 @@ import (
 // without touching any clock (-x). What it needs of files is in the directory and has its name.
 func Chronyd(t T, program, dir, name, config string) []string {
 	t.Helper()
-	file := Write(t, filepath.Join(dir, name+".conf"), config+fmt.Sprintf("\npidfile %s/%s.pid\n", dir, name))
+	pid := filepath.Join(dir, name+".pid")
+	os.Remove(pid) // of one that was killed
+	file := Write(t, filepath.Join(dir, name+".conf"), config+"\npidfile "+pid+"\n")
 	argv := []string{program, "-x", "-U", "-d", "-f", file}
 	if os.Geteuid() == 0 {
 		argv = append(argv, "-u", "root") // else it would give up root, and with it the directory

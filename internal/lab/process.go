@@ -173,10 +173,16 @@ func (p *Process) Stop() {
 	}
 }
 
-// End sends a signal that must end the process, and what it forked, within StopTime, and returns how it ended.
+// End sends a signal that must end the process within StopTime, and returns how it ended. What it forked it ends by itself, or
+// is killed with it: NSD, told to end in all its processes at once, may wait for one for ever.
 func (p *Process) End(t T, sig syscall.Signal) error {
 	t.Helper()
-	if p.SignalAll(sig); !p.endsSoon() {
+	if sig == syscall.SIGKILL {
+		p.SignalAll(sig)
+	} else {
+		p.Signal(sig)
+	}
+	if !p.endsSoon() {
 		t.Fatalf("%s does not end on %v", p.Name, sig)
 	}
 	return p.err

@@ -4,10 +4,13 @@
 package testenv
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -85,15 +88,56 @@ func Top(t testing.TB) string {
 func Build(t testing.TB, commands ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	args := []string{"build", "-o", dir + string(filepath.Separator)}
 	for _, c := range commands {
-		args = append(args, "./"+c)
-	}
-	cmd := exec.Command("go", args...)
-	cmd.Dir = Top(t)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v\n%s", strings.Join(commands, ", "), err, out)
+		if err := build(Top(t), filepath.Join(dir, filepath.Base(c)), c); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return dir
+}
+
+// Binaries are commands of this project, by name, that the tests of a package share. They are built when the first one asks.
+type Binaries struct {
+	Commands map[string]string // name to directory
+
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// Dir is the directory they are in, which everybody may read.
+func (b *Binaries) Dir(t testing.TB) string {
+	t.Helper()
+	b.once.Do(func() {
+		if b.dir, b.err = os.MkdirTemp("", "binaries-"); b.err != nil {
+			return
+		}
+		b.err = os.Chmod(b.dir, 0o755)
+		for name, directory := range b.Commands {
+			b.err = errors.Join(b.err, build(Top(t), filepath.Join(b.dir, name), directory))
+		}
+	})
+	if b.err != nil {
+		t.Fatal(b.err)
+	}
+	return b.dir
+}
+
+// Main runs the tests of a package, removes what they have built, and exits: it is all of a TestMain.
+func (b *Binaries) Main(m *testing.M) {
+	code := m.Run()
+	if b.dir != "" {
+		os.RemoveAll(b.dir)
+	}
+	os.Exit(code)
+}
+
+func build(top, to, directory string) error {
+	cmd := exec.Command("go", "build", "-o", to, "./"+directory)
+	cmd.Dir = top
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building %s: %w\n%s", directory, err, out)
+	}
+	return nil
 }

@@ -30,7 +30,7 @@ func TestCrowdOfConnections(t *testing.T) {
 		defer conn.Close()
 	}
 	mustAsk(t, "tcp", "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
-	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", cmd.Process.Pid))
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", cmd.Pid()))
 	if err != nil || len(open) > descriptors*3/4 {
 		t.Errorf("%d of %d descriptors taken, %v", len(open), descriptors, err)
 	}

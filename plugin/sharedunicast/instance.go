@@ -25,7 +25,6 @@ type instance struct {
 	corefile *corefile
 
 	servers   []*server
-	guards    []*guard
 	drainOnce sync.Once
 	drainEnd  time.Time // set once by drain
 }
@@ -81,7 +80,6 @@ type group struct {
 	transport string
 	addr      netip.AddrPort
 	configs   []*dnsserver.Config
-	settings  settings
 	pos       string // the directive that named the address first
 }
 
@@ -124,12 +122,9 @@ func (in *instance) groups() ([]*group, error) {
 			config.ListenHosts = nil // told anew: other plugins' metrics are labelled by it
 			for _, addr := range b.shared.shared {
 				config.ListenHosts = append(config.ListenHosts, addr.String())
-				g := groupAt(&groups, config, addr, b.shared)
+				g := groupAt(&groups, config, addr, b.shared.pos)
 				if g.transport != config.Transport {
 					return nil, fmt.Errorf("%s: both dns:// and tls:// on %s", b.shared.pos, g.addr)
-				}
-				if !g.settings.same(b.shared.settings) {
-					return nil, fmt.Errorf("%s: cookies, ede, padding, report_channel, rrl or zoneversion differ from those at %s: all blocks at %s have the same", b.shared.pos, g.pos, g.addr)
 				}
 				g.configs = append(g.configs, config)
 			}
@@ -139,7 +134,7 @@ func (in *instance) groups() ([]*group, error) {
 }
 
 // groupAt returns the group at an address and the port of config, and makes it if it is not there.
-func groupAt(groups *[]*group, config *dnsserver.Config, addr netip.Addr, d *directive) *group {
+func groupAt(groups *[]*group, config *dnsserver.Config, addr netip.Addr, pos string) *group {
 	port, _ := strconv.ParseUint(config.Port, 10, 16) // checked in checkShared
 	at := netip.AddrPortFrom(addr, uint16(port))
 	for _, g := range *groups {
@@ -147,7 +142,7 @@ func groupAt(groups *[]*group, config *dnsserver.Config, addr netip.Addr, d *dir
 			return g
 		}
 	}
-	g := &group{transport: config.Transport, addr: at, settings: d.settings, pos: d.pos}
+	g := &group{transport: config.Transport, addr: at, pos: pos}
 	*groups = append(*groups, g)
 	return g
 }
@@ -187,18 +182,13 @@ func (in *instance) serve(g *group) error {
 	if err := probe(g.addr, n, udp); err != nil {
 		return err
 	}
-	guard, err := newGuard(g.settings, g.address())
-	if err != nil {
-		return err
-	}
-	in.guards = append(in.guards, guard)
 	for index := range n {
 		core, err := newCoreServer(g)
 		if err != nil {
 			return err
 		}
 		s := &server{coreServer: core, instance: in, group: g}
-		s.front = newFront(s.core(), g, guard)
+		s.front = newFront(s.core(), g)
 		in.servers = append(in.servers, s)
 		if err := s.open(g, index, n > 1, udp); err != nil {
 			return err
@@ -274,9 +264,6 @@ func (in *instance) drain() time.Time {
 
 // release closes the instance's sockets. Servers that caddy has stopped have closed theirs already.
 func (in *instance) release() {
-	for _, g := range in.guards {
-		g.close()
-	}
 	for _, s := range in.servers {
 		s.close()
 	}

@@ -1,11 +1,9 @@
 package sharedunicast
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,6 +13,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // load asks a server without pause, over UDP and TCP, until stop is called, which fails the test for a lost query.
@@ -205,40 +205,21 @@ func TestReloadClosesAddressesNoLongerGiven(t *testing.T) {
 }
 
 // process runs CoreDNS as a process of its own: this test binary, see childEnv. prefix is a command that runs another.
-func process(t *testing.T, corefile string, prefix ...string) *exec.Cmd {
+func process(t *testing.T, corefile string, prefix ...string) *lab.Process {
 	t.Helper()
-	args := append(prefix, os.Args[0], "-conf", corefile)
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	return processAt(t, nil, corefile, prefix...)
+}
+
+// processAt is process in a namespace; at is its Place.Do.
+func processAt(t *testing.T, at func(func() error) error, corefile string, prefix ...string) *lab.Process {
+	t.Helper()
+	p := lab.Start(t, lab.Command{Name: "CoreDNS", Argv: append(prefix, os.Args[0], "-conf", corefile), Env: []string{childEnv + "=1"},
+		Log: filepath.Join(t.TempDir(), "log"), At: at})
+	lab.WaitFor(t, "CoreDNS says that it has started, or ends", func() bool { return !p.Alive() || strings.Contains(lab.Read(t, p.Log), "\nCoreDNS-") })
+	if !p.Alive() {
+		t.Fatalf("CoreDNS ended:\n%s", lab.Read(t, p.Log))
 	}
-	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	started := make(chan string, 1)
-	go func() {
-		var log strings.Builder
-		for s := bufio.NewScanner(out); s.Scan(); {
-			fmt.Fprintln(&log, s.Text())
-			if strings.HasPrefix(s.Text(), "CoreDNS-") {
-				started <- ""
-			}
-		}
-		started <- log.String()
-	}()
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	select {
-	case log := <-started:
-		if log != "" {
-			t.Fatalf("CoreDNS ended:\n%s", log)
-		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("CoreDNS did not start in 20 s")
-	}
-	return cmd
+	return p
 }
 
 func writeCorefile(t *testing.T, text string) string {
@@ -267,7 +248,7 @@ func TestReloadOfProcessLosesNoQuery(t *testing.T) {
 					t.Fatal(err)
 				}
 				if how == "SIGUSR1" {
-					cmd.Process.Signal(syscall.SIGUSR1)
+					cmd.Signal(syscall.SIGUSR1)
 				}
 				waitForNSID(t, server, fmt.Sprintf("%x", fmt.Sprintf("id%d", n)))
 			}

@@ -1,21 +1,20 @@
 package sharedunicast
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 
 	"github.com/coredns/caddy"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -168,46 +167,44 @@ func TestHeldAddressIsAnErrorAtStart(t *testing.T) {
 }
 
 // network is a pair of namespaces: the test's process stays where it is, the server runs in one, the client in the other.
-type network struct{ server, client string }
+type network struct{ server, client *lab.Place }
 
 // newNetwork makes the namespaces, joined by a veth pair, 198.51.100.1/2 and 2001:db8:1::1/2, MTU 1500.
 func newNetwork(t *testing.T) network {
 	t.Helper()
 	testenv.Root(t)
 	testenv.Need(t, "ip")
-	n := network{server: fmt.Sprintf("su%ds", os.Getpid()), client: fmt.Sprintf("su%dc", os.Getpid())}
-	for _, ns := range []string{n.server, n.client} {
-		command(t, "ip", "netns", "add", ns)
-		t.Cleanup(func() { command(t, "ip", "netns", "del", ns) })
-		command(t, "ip", "-n", ns, "link", "set", "lo", "up")
+	name := fmt.Sprintf("su%d", os.Getpid())
+	n := network{lab.PlaceFor(t, "server", name+"s"), lab.PlaceFor(t, "client", name+"c")}
+	lab.Must(t, lab.Connect(lab.End{At: n.server, Link: "veth0"}, lab.End{At: n.client, Link: "veth0"}))
+	for i, p := range []*lab.Place{n.server, n.client} {
+		lab.Must(t, p.Address("veth0", netip.MustParsePrefix(fmt.Sprintf("198.51.100.%d/24", i+1))))
+		lab.Must(t, p.Address("veth0", netip.MustParsePrefix(fmt.Sprintf("2001:db8:1::%d/64", i+1))))
 	}
-	command(t, "ip", "-n", n.server, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", n.client)
-	for i, ns := range []string{n.server, n.client} {
-		command(t, "ip", "-n", ns, "addr", "add", fmt.Sprintf("198.51.100.%d/24", i+1), "dev", "veth0")
-		command(t, "ip", "-n", ns, "addr", "add", fmt.Sprintf("2001:db8:1::%d/64", i+1), "dev", "veth0", "nodad")
-		command(t, "ip", "-n", ns, "link", "set", "veth0", "up")
-	}
-	command(t, "ip", "-n", n.client, "route", "add", "192.0.2.53", "via", "198.51.100.1")
-	command(t, "ip", "-n", n.client, "-6", "route", "add", "2001:db8:53::53", "via", "2001:db8:1::1")
+	lab.Run(t, "", "ip", "-n", n.client.Netns, "route", "add", "192.0.2.53", "via", "198.51.100.1")
+	lab.Run(t, "", "ip", "-n", n.client.Netns, "-6", "route", "add", "2001:db8:53::53", "via", "2001:db8:1::1")
 	return n
 }
 
-func (n network) inServer() []string { return []string{"ip", "netns", "exec", n.server} }
-
 func (n network) addShared(t *testing.T) {
 	t.Helper()
-	command(t, "ip", "-n", n.server, "addr", "add", "192.0.2.53/32", "dev", "lo")
-	command(t, "ip", "-n", n.server, "addr", "add", "2001:db8:53::53/128", "dev", "lo", "nodad")
+	lab.Must(t, n.server.Address("lo", netip.MustParsePrefix("192.0.2.53/32")))
+	lab.Must(t, n.server.Address("lo", netip.MustParsePrefix("2001:db8:53::53/128")))
+}
+
+// dig asks from the client.
+func (n network) dig(args ...string) string {
+	said, _ := lab.Command{Argv: append([]string{"dig", "+tries=1"}, args...), At: n.client.Do}.Run(context.Background())
+	return said
 }
 
 // The server is started before the shared addresses are there, and answers once they are.
 func TestAddressMayComeAfterStart(t *testing.T) {
 	testenv.Need(t, "dig")
 	n := newNetwork(t)
-	process(t, writeCorefile(t, "example.org {\n sharedunicast 192.0.2.53 2001:db8:53::53\n file "+zoneFile(t)+"\n}"), n.inServer()...)
+	processAt(t, n.server.Do, writeCorefile(t, "example.org {\n sharedunicast 192.0.2.53 2001:db8:53::53\n file "+zoneFile(t)+"\n}"))
 	dig := func(server string, options ...string) string {
-		args := append([]string{"ip", "netns", "exec", n.client, "dig", "+short", "+tries=1", "+time=1", "@" + server, "www.example.org"}, options...)
-		return output(args...)
+		return n.dig(append([]string{"+short", "+time=1", "@" + server, "www.example.org"}, options...)...)
 	}
 	if got := dig("192.0.2.53"); strings.Contains(got, "192.0.2.80") {
 		t.Errorf("answered before the address was there: %s", got)
@@ -232,11 +229,11 @@ func TestPacketsDoNotUsePathMTUDiscovery(t *testing.T) {
 	testenv.Need(t, "dig")
 	n := newNetwork(t)
 	n.addShared(t)
-	process(t, writeCorefile(t, "example.org {\n sharedunicast 192.0.2.53 2001:db8:53::53\n file "+zoneFile(t)+"\n}"), n.inServer()...)
+	processAt(t, n.server.Do, writeCorefile(t, "example.org {\n sharedunicast 192.0.2.53 2001:db8:53::53\n file "+zoneFile(t)+"\n}"))
 	packets := capturePackets(t, n, func() {
 		for _, server := range []string{"192.0.2.53", "2001:db8:53::53"} {
 			for _, option := range []string{"+notcp", "+tcp"} {
-				got := output("ip", "netns", "exec", n.client, "dig", "+tries=1", "+bufsize=4096", option, "@"+server, "large.example.org", "TXT")
+				got := n.dig("+bufsize=4096", option, "@"+server, "large.example.org", "TXT")
 				if !strings.Contains(got, `"end"`) {
 					t.Errorf("%s %s: no whole answer:\n%s", server, option, got)
 				}
@@ -281,7 +278,7 @@ func (p packet) String() string {
 func capturePackets(t *testing.T, n network, f func()) []packet {
 	t.Helper()
 	// Segments are cut where they are sent, so that what is captured is what a wire would carry.
-	command(t, "ip", "-n", n.server, "link", "set", "veth0", "gso_max_segs", "1")
+	lab.Run(t, "", "ip", "-n", n.server.Netns, "link", "set", "veth0", "gso_max_segs", "1")
 	fd := packetSocket(t, n.client)
 	defer unix.Close(fd)
 	f()
@@ -299,30 +296,14 @@ func capturePackets(t *testing.T, n network, f func()) []packet {
 	}
 }
 
-// packetSocket opens a socket that gets every IP packet in a namespace.
-func packetSocket(t *testing.T, namespace string) int {
+// packetSocket opens a socket that gets every IP packet at a place.
+func packetSocket(t *testing.T, at *lab.Place) (fd int) {
 	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	here, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer here.Close()
-	there, err := netns.GetFromName(namespace)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer there.Close()
-	if err := netns.Set(there); err != nil {
-		t.Fatal(err)
-	}
-	defer netns.Set(here)
 	protocol := binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL)
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, int(binary.NativeEndian.Uint16(protocol)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, at.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, int(binary.NativeEndian.Uint16(protocol)))
+		return err
+	}))
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<21)
 	return fd
 }
@@ -350,18 +331,4 @@ func parsePacket(b []byte) (packet, bool) {
 		return p, false // ICMPv6, of neighbour discovery
 	}
 	return p, true
-}
-
-// command runs what has to work.
-func command(t *testing.T, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", args, err, out)
-	}
-}
-
-// output runs what may fail, and returns what it said.
-func output(args ...string) string {
-	out, _ := exec.Command(args[0], args[1:]...).CombinedOutput()
-	return string(out)
 }

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/miekg/dns"
 
@@ -105,8 +104,7 @@ func (c *crew) work() {
 }
 
 func (c *crew) serve(p *waiting) {
-	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from),
-		asked: asked{client: p.from.Addr().WithZone(""), now: time.Now()}}
+	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from)}
 	if c.decorate != nil {
 		x.out = c.decorate(x.out)
 	}

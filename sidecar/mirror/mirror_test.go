@@ -19,6 +19,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
@@ -37,12 +38,12 @@ type host struct {
 func newHost(t *testing.T, ca *testca.CA) *host {
 	t.Helper()
 	keys, err := release.GenerateKeys(rand.Reader)
-	must(t, err)
+	lab.Must(t, err)
 	h := &host{t: t, by: keys.Signers()}
 	h.dir, err = depot.Create(t.TempDir())
-	must(t, err)
+	lab.Must(t, err)
 	files, mem, err := release.Init(release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100}, h.by, ends())
-	must(t, err)
+	lab.Must(t, err)
 	h.publish(files, mem)
 	h.url = serve(t, ca, h.dir.Handler(), &h.down)
 	return h
@@ -55,7 +56,7 @@ func ends() release.Expiries {
 
 func (h *host) publish(files []release.File, mem release.Memory) {
 	h.t.Helper()
-	must(h.t, h.dir.Publish(files))
+	lab.Must(h.t, h.dir.Publish(files))
 	h.mem = mem
 }
 
@@ -64,12 +65,12 @@ func (h *host) release(n uint64) (packed int64) {
 	h.t.Helper()
 	text := fmt.Sprintf("example.org.\t300\tIN\tSOA\tns1.example.org. hostmaster.example.org. %d 7200 3600 1209600 300\nexample.org.\t300\tIN\tNS\tns1.test.\n", n)
 	c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, text); return err })
-	must(h.t, err)
+	lab.Must(h.t, err)
 	zones := []release.Zone{{Origin: "example.org.", Serial: uint32(n), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}}
 	m := release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100,
 		Current: &release.Release{Number: n, Switchover: time.Now().UTC().Truncate(time.Microsecond), Zones: zones}}
 	files, mem, err := release.Publish(h.mem, m, h.by, ends())
-	must(h.t, err)
+	lab.Must(h.t, err)
 	h.publish(files, mem)
 	return c.Blob.Length
 }
@@ -78,7 +79,7 @@ func (h *host) release(n uint64) (packed int64) {
 func (h *host) renew() {
 	h.t.Helper()
 	files, mem, err := release.Renew(h.mem, h.by.Lease, ends().Timestamp)
-	must(h.t, err)
+	lab.Must(h.t, err)
 	h.publish(files, mem)
 }
 
@@ -86,9 +87,9 @@ func (h *host) renew() {
 func (h *host) copy(ca *testca.CA) string {
 	h.t.Helper()
 	dir := h.t.TempDir()
-	must(h.t, os.CopyFS(filepath.Join(dir, "r"), os.DirFS(h.dir.Path())))
+	lab.Must(h.t, os.CopyFS(filepath.Join(dir, "r"), os.DirFS(h.dir.Path())))
 	d, err := depot.Open(filepath.Join(dir, "r"))
-	must(h.t, err)
+	lab.Must(h.t, err)
 	return serve(h.t, ca, d.Handler(), new(atomic.Bool))
 }
 
@@ -112,28 +113,21 @@ func (h *host) mirror(ca *testca.CA, urls ...string) *Mirror {
 	node := ca.Identity("tyo1", time.Hour)
 	h.keyFile = node.Key
 	root := filepath.Join(h.t.TempDir(), "root.json")
-	must(h.t, os.WriteFile(root, h.mem.Root, 0o644))
+	lab.Must(h.t, os.WriteFile(root, h.mem.Root, 0o644))
 	return New(Config{URLs: urls, Depot: filepath.Join(h.t.TempDir(), "depot"), Root: root, Interval: time.Hour, Identity: node.Load(h.t)},
 		slog.New(slog.DiscardHandler))
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // lease is the version of the lease in the depot.
 func lease(t *testing.T, m *Mirror, root []byte) int64 {
 	t.Helper()
 	d, err := depot.Open(m.cfg.Depot)
-	must(t, err)
+	lab.Must(t, err)
 	defer d.Close()
 	memory, err := release.NewMemory(root)
-	must(t, err)
+	lab.Must(t, err)
 	view, _, err := release.Verify(d, memory)
-	must(t, err)
+	lab.Must(t, err)
 	return view.Versions.Timestamp
 }
 
@@ -153,14 +147,14 @@ func TestOperators(t *testing.T) {
 	refuses("jane", key, "not known yet")
 	m.recall() // a node that never had a release
 	refuses("jane", key, "")
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	refuses("jane", key, "") // a mesh that says nothing of operators
 	publish := func(operators []release.Operator) {
 		t.Helper()
 		files, mem, err := release.Publish(h.mem, release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100, Operators: operators}, h.by, ends())
-		must(t, err)
+		lab.Must(t, err)
 		h.publish(files, mem)
-		must(t, m.round(t.Context()))
+		lab.Must(t, m.round(t.Context()))
 	}
 	publish([]release.Operator{{Name: "jane", Keys: []release.Digest{key}}})
 	refuses("jane", key, "")
@@ -174,7 +168,7 @@ func TestOperators(t *testing.T) {
 	refuses("jane", key, "not known yet")
 	m.recall()
 	refuses("jane", key, "no operator")
-	must(t, os.WriteFile(filepath.Join(m.cfg.Depot, memoryFile), []byte("{"), 0o600))
+	lab.Must(t, os.WriteFile(filepath.Join(m.cfg.Depot, memoryFile), []byte("{"), 0o600))
 	m = New(m.cfg, slog.New(slog.DiscardHandler))
 	m.recall()
 	refuses("jane", key, "not known yet")
@@ -185,12 +179,12 @@ func TestFollows(t *testing.T) {
 	ca := testca.New(t)
 	h := newHost(t, ca)
 	m := h.mirror(ca, h.url)
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if got := lease(t, m, h.mem.Root); got != 1 {
 		t.Fatalf("lease %d", got)
 	}
 	h.renew()
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if got := lease(t, m, h.mem.Root); got != 2 {
 		t.Fatalf("lease %d after it was renewed", got)
 	}
@@ -206,19 +200,19 @@ func TestSaysWhenAReleaseCame(t *testing.T) {
 	h.release(1)
 	m := h.mirror(ca, h.url)
 	began := time.Now()
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if s := m.Status().Mirrored; s == nil || s.Number != 1 || s.Began < instant.WallOf(began) || s.Done < s.Began || s.Bytes == 0 {
 		t.Fatalf("the first: %+v", s)
 	}
 	cfg := m.cfg
 	m = New(cfg, slog.New(slog.DiscardHandler))
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if s := m.Status().Mirrored; s != nil {
 		t.Fatalf("after a restart, of what was there: %+v", s)
 	}
 	bytes := h.release(2)
 	blobs, hidden := filepath.Join(h.dir.Path(), "blobs"), filepath.Join(h.dir.Path(), "hidden")
-	must(t, os.Rename(blobs, hidden))
+	lab.Must(t, os.Rename(blobs, hidden))
 	if err := m.round(t.Context()); err == nil {
 		t.Fatal("followed without the blob")
 	}
@@ -226,13 +220,13 @@ func TestSaysWhenAReleaseCame(t *testing.T) {
 		t.Fatalf("before it came: %+v", s)
 	}
 	failed := instant.WallOf(time.Now())
-	must(t, os.Rename(hidden, blobs))
-	must(t, m.round(t.Context()))
+	lab.Must(t, os.Rename(hidden, blobs))
+	lab.Must(t, m.round(t.Context()))
 	s := m.Status().Mirrored
 	if s == nil || s.Number != 2 || s.Began > failed || s.Done < failed || s.Bytes != bytes {
 		t.Fatalf("the second: %+v, failed at %v, %d bytes", s, failed, bytes)
 	}
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if again := m.Status().Mirrored; *again != *s {
 		t.Errorf("looked at again: %+v, it was %+v", again, s)
 	}
@@ -274,7 +268,7 @@ func TestSaysHowFarATransferIs(t *testing.T) {
 		}
 	}
 	close(rest)
-	must(t, <-done)
+	lab.Must(t, <-done)
 	if p := m.Status().Transferring; p != nil {
 		t.Errorf("all has come: %+v", p)
 	}
@@ -286,7 +280,7 @@ func TestTakesTheFirstThatIsGood(t *testing.T) {
 	behind := h.copy(ca)
 	h.renew()
 	m := h.mirror(ca, h.url, behind)
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	h.down.Store(true)
 	for range 2 {
 		err := m.round(t.Context())
@@ -301,7 +295,7 @@ func TestTakesTheFirstThatIsGood(t *testing.T) {
 	h.down.Store(false)
 	m.cfg.URLs = []string{behind, h.url}
 	m = New(m.cfg, m.log)
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if s := m.Status(); s.URL != h.url || s.LastError != "" {
 		t.Errorf("status %+v, want %s", s, h.url)
 	}
@@ -329,7 +323,7 @@ func TestAServerThatTricklesIsPassedOver(t *testing.T) {
 		}
 	}), new(atomic.Bool))
 	m := h.mirror(ca, trickles, h.url)
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if s := m.Status(); s.URL != h.url {
 		t.Errorf("status %+v, want %s", s, h.url)
 	}
@@ -384,7 +378,7 @@ func TestPublicServer(t *testing.T) {
 		}
 	}
 	m.cfg.CA = map[string]string{s.URL: public.CA}
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if got := lease(t, m, h.mem.Root); got != 1 {
 		t.Fatalf("lease %d", got)
 	}
@@ -396,7 +390,7 @@ func TestRenewsItsCertificate(t *testing.T) {
 	h := newHost(t, ca)
 	m := h.mirror(ca, h.url)
 	before := m.cfg.Identity.Certificate().NotAfter
-	must(t, m.round(t.Context())) // 404
+	lab.Must(t, m.round(t.Context())) // 404
 	if !m.cfg.Identity.Certificate().NotAfter.Equal(before) {
 		t.Fatal("another certificate came from nowhere")
 	}
@@ -412,8 +406,8 @@ func TestRenewsItsCertificate(t *testing.T) {
 	}), new(atomic.Bool))
 	m.cfg.URLs = []string{renewing}
 	m = New(m.cfg, m.log)
-	must(t, m.round(t.Context()))
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if n := asked.Load(); n != 1 {
 		t.Errorf("asked %d times in a moment, want once", n)
 	}
@@ -429,18 +423,18 @@ func TestTornMemory(t *testing.T) {
 	ca := testca.New(t)
 	h := newHost(t, ca)
 	m := h.mirror(ca, h.url)
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	file := filepath.Join(m.cfg.Depot, memoryFile)
 	data, err := os.ReadFile(file)
-	must(t, err)
+	lab.Must(t, err)
 	for _, torn := range [][]byte{{}, data[:len(data)/2], []byte("{}")} {
-		must(t, os.WriteFile(file, torn, 0o600))
+		lab.Must(t, os.WriteFile(file, torn, 0o600))
 		if err := m.round(t.Context()); err == nil || !strings.Contains(err.Error(), memoryFile) {
 			t.Errorf("memory of %d bytes: error %v", len(torn), err)
 		}
 	}
-	must(t, os.WriteFile(file, data, 0o600))
-	must(t, m.round(t.Context()))
+	lab.Must(t, os.WriteFile(file, data, 0o600))
+	lab.Must(t, m.round(t.Context()))
 }
 
 // Another writer of the depot is not disturbed.
@@ -448,14 +442,14 @@ func TestSecondWriter(t *testing.T) {
 	ca := testca.New(t)
 	h := newHost(t, ca)
 	m := h.mirror(ca, h.url)
-	must(t, os.MkdirAll(m.cfg.Depot, 0o755))
+	lab.Must(t, os.MkdirAll(m.cfg.Depot, 0o755))
 	lock, err := depot.LockDir(m.cfg.Depot)
-	must(t, err)
+	lab.Must(t, err)
 	if err := m.round(t.Context()); err == nil {
 		t.Error("wrote into a depot that another holds")
 	}
-	must(t, lock.Unlock())
-	must(t, m.round(t.Context()))
+	lab.Must(t, lock.Unlock())
+	lab.Must(t, m.round(t.Context()))
 }
 
 // Run begins at once, tries again soon after a failure, and ends with its context.

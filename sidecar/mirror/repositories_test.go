@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
@@ -43,13 +44,13 @@ func TestARepositoryThatStandsStillHoldsNobody(t *testing.T) {
 	m := h.mirror(ca, stale, h.url)
 	var log bytes.Buffer
 	m.log = slog.New(slog.NewTextHandler(&log, nil))
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if got := m.Status().URL; got != stale {
 		t.Fatalf("of two that are the same %s is taken, want the first", got)
 	}
 	for range 3 {
 		h.renew()
-		must(t, m.round(t.Context()))
+		lab.Must(t, m.round(t.Context()))
 		if got := lease(t, m, h.mem.Root); got != h.timestamp() {
 			t.Fatalf("lease %d, want %d", got, h.timestamp())
 		}
@@ -89,7 +90,7 @@ func TestARepositoryThatHangsHoldsNobody(t *testing.T) {
 	hold.Lock()
 	for range 3 {
 		h.renew()
-		must(t, m.round(t.Context()))
+		lab.Must(t, m.round(t.Context()))
 		if got := lease(t, m, h.mem.Root); got != h.timestamp() || m.Status().URL != h.url {
 			t.Fatalf("lease %d of %s, want %d", got, m.Status().URL, h.timestamp())
 		}
@@ -140,11 +141,11 @@ func (h *host) big(n uint64, octets int) {
 		text += fmt.Sprintf("n%06d.example.org.\t300\tIN\tTXT\t\"%s\"\n", i, base64.RawURLEncoding.EncodeToString(random))
 	}
 	c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, text); return err })
-	must(h.t, err)
+	lab.Must(h.t, err)
 	files, mem, err := release.Publish(h.mem, release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100,
 		Current: &release.Release{Number: n, Switchover: time.Now().UTC().Truncate(time.Microsecond),
 			Zones: []release.Zone{{Origin: "example.org.", Serial: uint32(n), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}}}}, h.by, ends())
-	must(h.t, err)
+	lab.Must(h.t, err)
 	h.publish(files, mem)
 }
 
@@ -197,7 +198,7 @@ func TestARepositoryThatTricklesHoldsNobody(t *testing.T) {
 	trickled.Store(0)
 	m.cfg.URLs = []string{h.url, trickles}
 	m = New(m.cfg, m.log)
-	must(t, m.round(t.Context()))
+	lab.Must(t, m.round(t.Context()))
 	if n := trickled.Load(); n > 0 {
 		t.Errorf("%d octets from the slow one though the quick one comes first", n)
 	}
@@ -212,7 +213,7 @@ func TestARepositoryThatLiesHoldsNobody(t *testing.T) {
 	}
 	m := h.mirror(ca, other.url, h.url)
 	for range 2 {
-		must(t, m.round(t.Context()))
+		lab.Must(t, m.round(t.Context()))
 		if got := lease(t, m, h.mem.Root); got != h.timestamp() || m.Status().URL != h.url {
 			t.Fatalf("lease %d of %s", got, m.Status().URL)
 		}

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // kills is how often hosts are killed in TestHostsAreKilledAtEveryStep, at the least.
@@ -79,7 +81,7 @@ func (w *world) killServing(n int) {
 		for i, h := range serving {
 			select {
 			case <-held[i]:
-				must(w.t, running[i].Process.Kill())
+				lab.Must(w.t, running[i].Process.Kill())
 				h.release <- false
 				running[i].wait(w.t)
 				killed++
@@ -91,7 +93,7 @@ func (w *world) killServing(n int) {
 		}
 	}
 	for i, h := range serving {
-		must(w.t, running[i].Process.Kill())
+		lab.Must(w.t, running[i].Process.Kill())
 		h.release <- false
 	}
 }
@@ -114,12 +116,12 @@ func TestAHostThatStoodStillDoesNoHarm(t *testing.T) {
 			var err error
 			select {
 			case <-held:
-				must(t, p.Process.Signal(syscall.SIGSTOP))
+				lab.Must(t, p.Process.Signal(syscall.SIGSTOP))
 				w.releases(other)
-				must(t, other.start("lease").wait(t))
+				lab.Must(t, other.start("lease").wait(t))
 				w.releases(other)
 				zombie.line.release <- true
-				must(t, p.Process.Signal(syscall.SIGCONT))
+				lab.Must(t, p.Process.Signal(syscall.SIGCONT))
 				err = p.wait(t)
 			case err = <-p.ended:
 				done = true

@@ -17,19 +17,13 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // patience bounds every wait.
 const patience = 30 * time.Second
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // line is what a host has to S3. It can hold the host's n-th request, before S3 has seen it.
 type line struct {
@@ -84,33 +78,16 @@ type host struct {
 type process struct {
 	*exec.Cmd
 	out   bytes.Buffer
-	log   lockedBuffer
+	log   lab.Buffer
 	ended chan error
-}
-
-type lockedBuffer struct {
-	guard sync.Mutex
-	b     bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.guard.Lock()
-	defer l.guard.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.guard.Lock()
-	defer l.guard.Unlock()
-	return l.b.String()
 }
 
 func (h *host) start(args ...string) *process {
 	h.t.Helper()
-	p := &process{Cmd: exec.Command(meshctl(h.t), append(args, "--home", h.home)...), ended: make(chan error, 1)}
+	p := &process{Cmd: exec.Command(filepath.Join(binaries.Dir(h.t), "meshctl"), append(args, "--home", h.home)...), ended: make(chan error, 1)}
 	p.Stdout, p.Stderr = &p.out, &p.log
 	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	must(h.t, p.Start())
+	lab.Must(h.t, p.Start())
 	go func() { p.ended <- p.Wait() }()
 	h.t.Cleanup(func() { p.Process.Kill() })
 	return p
@@ -138,7 +115,7 @@ func (h *host) killed(n int, args ...string) (p *process, done bool) {
 	p = h.start(args...)
 	select {
 	case <-held:
-		must(h.t, p.Process.Kill())
+		lab.Must(h.t, p.Process.Kill())
 		h.release <- false
 		p.wait(h.t)
 		return p, false
@@ -154,34 +131,9 @@ func (h *host) killed(n int, args ...string) (p *process, done bool) {
 	}
 }
 
-// meshctl builds the command once.
-func meshctl(t *testing.T) string {
-	t.Helper()
-	dir, err := built()
-	must(t, err)
-	return filepath.Join(dir, "meshctl")
-}
+var binaries = testenv.Binaries{Commands: map[string]string{"meshctl": "cmd/meshctl"}}
 
-var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "hosts-")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-o", dir, "../../cmd/meshctl")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("%w: %s", err, out)
-	}
-	return dir, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, _ := built(); dir != "" {
-		os.RemoveAll(dir)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { binaries.Main(m) }
 
 // world is a mesh with some hosts, and what must hold of it whatever happens to them.
 type world struct {
@@ -209,22 +161,22 @@ func newWorld(t *testing.T, n int) *world {
 		h := &host{t: t, home: filepath.Join(t.TempDir(), "mesh"), line: newLine(t, w.server)}
 		repository := testenv.S3URL(w.server.Bucket, "mesh", h.address)
 		if i == 0 {
-			must(t, h.start("init", "--lease", "1h", "--repository", repository).wait(t))
-			must(t, h.start("member", "add", "tyo", "--admin", "127.0.0.1:1").wait(t))
+			lab.Must(t, h.start("init", "--lease", "1h", "--repository", repository).wait(t))
+			lab.Must(t, h.start("member", "add", "tyo", "--admin", "127.0.0.1:1").wait(t))
 		} else {
-			must(t, os.CopyFS(h.home, os.DirFS(w.hosts[0].home)))
-			must(t, os.WriteFile(filepath.Join(h.home, "repository"), []byte(repository+"\n"), 0o644))
+			lab.Must(t, os.CopyFS(h.home, os.DirFS(w.hosts[0].home)))
+			lab.Must(t, os.WriteFile(filepath.Join(h.home, "repository"), []byte(repository+"\n"), 0o644))
 		}
 		w.hosts = append(w.hosts, h)
 	}
 	var err error
 	w.repo, err = depot.Open(filepath.Join(w.server.Dir, "mesh"))
-	must(t, err)
+	lab.Must(t, err)
 	t.Cleanup(func() { w.repo.Close() })
 	root, _, err := w.repo.Read(release.RootName(1), 1<<20)
-	must(t, err)
+	lab.Must(t, err)
 	w.mem, err = release.NewMemory(root)
-	must(t, err)
+	lab.Must(t, err)
 	return w
 }
 
@@ -234,7 +186,7 @@ func (w *world) nextZone() []string {
 	w.serial++
 	text := fmt.Sprintf("$ORIGIN example.org.\n$TTL 300\n@ SOA ns1 host %d 7200 3600 1209600 300\n@ NS ns1\n@ NS ns.example.net.\nns1 A 192.0.2.53\n", w.serial)
 	file := filepath.Join(w.zones, fmt.Sprint(w.serial))
-	must(w.t, os.WriteFile(file, []byte(text), 0o600))
+	lab.Must(w.t, os.WriteFile(file, []byte(text), 0o600))
 	return []string{"release", "--json", file}
 }
 
@@ -276,7 +228,7 @@ func (w *world) releases(h *host) {
 // check looks at the repository as a node does that never forgets, and at what the hosts have promised.
 func (w *world) check() release.Manifest {
 	w.t.Helper()
-	must(w.t, w.look())
+	lab.Must(w.t, w.look())
 	w.guard.Lock()
 	defer w.guard.Unlock()
 	m := w.view.Manifest
@@ -287,7 +239,7 @@ func (w *world) check() release.Manifest {
 			w.t.Fatalf("release %d was acknowledged with serial %d, and has %d", r.Number, serial, r.Zones[0].Serial)
 		}
 		for _, z := range r.Zones {
-			must(w.t, w.repo.CheckBlob(z.Blob))
+			lab.Must(w.t, w.repo.CheckBlob(z.Blob))
 		}
 	}
 	if latest < w.highest {
@@ -301,7 +253,7 @@ func (w *world) check() release.Manifest {
 func (w *world) checkPromises() {
 	w.t.Helper()
 	data, _, err := w.repo.Read("state/state.json", 1<<24)
-	must(w.t, err)
+	lab.Must(w.t, err)
 	var state struct {
 		Highest  uint64
 		Promises []struct {
@@ -310,7 +262,7 @@ func (w *world) checkPromises() {
 			Expires    time.Time
 		}
 	}
-	must(w.t, json.Unmarshal(data, &state))
+	lab.Must(w.t, json.Unmarshal(data, &state))
 	now := map[string]time.Time{}
 	for _, p := range state.Promises {
 		now[fmt.Sprint(p.Number, p.Switchover.UTC())] = p.Expires

@@ -11,9 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -69,14 +68,14 @@ func (m *mesh) testAlone(r *bird) {
 
 // everyFault lets the real CoreDNS fail in every way; status, log and metrics name each by the same word.
 func (m *mesh) everyFault(node string) {
-	m.coredn[node].Process.Signal(syscall.SIGSTOP)
+	m.coredn[node].Signal(syscall.SIGSTOP)
 	m.awaitReasons(node, gate.ProbeDown, gate.RouteStays, gate.ProbeHanging, gate.MeshsyncUnknown)
-	m.coredn[node].Process.Signal(syscall.SIGCONT)
+	m.coredn[node].Signal(syscall.SIGCONT)
 	m.awaitReasons(node, gate.Ready)
 
 	stop := make(chan struct{})
 	slow := make(chan struct{})
-	go func(p *process) { // it gets to its work only now and then, for a while that differs, as if it were overloaded
+	go func(p *lab.Process) { // it gets to its work only now and then, for a while that differs, as if it were overloaded
 		defer close(slow)
 		for turn := 0; ; turn++ {
 			select {
@@ -84,9 +83,9 @@ func (m *mesh) everyFault(node string) {
 				return
 			default:
 			}
-			p.Process.Signal(syscall.SIGSTOP)
+			p.Signal(syscall.SIGSTOP)
 			time.Sleep(200 * time.Millisecond)
-			p.Process.Signal(syscall.SIGCONT)
+			p.Signal(syscall.SIGCONT)
 			time.Sleep(time.Duration(turn%10+1) * 2 * time.Millisecond)
 		}
 	}(m.coredn[node])
@@ -95,20 +94,20 @@ func (m *mesh) everyFault(node string) {
 	<-slow
 	m.awaitReasons(node, gate.Ready)
 
-	m.coredn[node].kill(syscall.SIGKILL)
+	m.coredn[node].Kill()
 	m.awaitReasons(node, gate.ProbeDown, gate.RouteStays, gate.ProbeDead, gate.MeshsyncUnknown)
 	other := m.start(node, "other-coredns", m.bin+"/coredns", "-conf", m.write(node+"/Otherfile",
 		fmt.Sprintf("example.org {\n bind %s %s\n whoami\n}\n", shared4, shared6)))
 	m.awaitReasons(node, gate.ProbeDown, gate.RouteStays, gate.ProbeWrong, gate.MeshsyncUnknown)
-	other.kill(syscall.SIGKILL)
+	other.Kill()
 	m.startCoreDNS(node)
 	m.awaitReasons(node, gate.Ready)
 }
 
 // testAllAtOnce: the backbone is away for everybody. Later the server of one node dies of itself: that one leaves.
-func (m *mesh) testAllAtOnce(r *bird, serve *process) {
+func (m *mesh) testAllAtOnce(r *bird, serve *lab.Process) {
 	before := map[string]int{}
-	loads := map[string]*load{}
+	loads := map[string]*lab.Load{}
 	for _, node := range m.nodes {
 		m.awaitServing(node, m.number)
 		before[node] = r.withdrawals(node)
@@ -135,14 +134,14 @@ func (m *mesh) testAllAtOnce(r *bird, serve *process) {
 	}
 	m.awaitReasons("sin", gate.MeshsyncSilent, gate.RouteStays)
 	for _, l := range loads {
-		l.once.Do(func() { close(l.stop) })
+		l.Stop()
 	}
 	for node, l := range loads {
-		m.silentFromThere(node, l.end(), ends[node], bounds[node])
+		m.silentFromThere(node, l.End(), ends[node], bounds[node])
 	}
 	r.await(m.nodes...)
 
-	m.coredn["osa"].kill(syscall.SIGKILL)
+	m.coredn["osa"].Kill()
 	m.awaitReasons("osa", gate.ProbeDown, gate.ProbeDead, gate.MeshsyncUnknown)
 	r.await("tyo", "fra", "sin")
 
@@ -157,24 +156,20 @@ func (m *mesh) testAllAtOnce(r *bird, serve *process) {
 			m.t.Errorf("%s was withdrawn %d times while the backbone was away or came back", node, n)
 		}
 	}
-	if !serve.running() {
+	if !serve.Alive() {
 		m.t.Error("the distribution host has ended")
 	}
 }
 
 // backbone takes the links to the distribution host and the time source down, or up.
 func (m *mesh) backbone(up bool) {
-	m.within("switch", func() {
-		for _, port := range []string{"dist", "time"} {
-			link, err := netlink.LinkByName(port)
-			m.must(err)
-			if up {
-				m.must(netlink.LinkSetUp(link))
-			} else {
-				m.must(netlink.LinkSetDown(link))
-			}
-		}
-	})
+	set := m.places["switch"].Down
+	if up {
+		set = m.places["switch"].Up
+	}
+	for _, port := range []string{"dist", "time"} {
+		m.must(set(port))
+	}
 }
 
 // cutOff takes the ways to the distribution host and the time source away from one node, until back is called.
@@ -192,7 +187,7 @@ func (m *mesh) cutOff(node string) (back func()) {
 
 // restartSidecar gives a node's sidecar a neighbour, and what to do when DNS fails.
 func (m *mesh) restartSidecar(node, failure string) {
-	m.side[node].kill(syscall.SIGTERM)
+	m.side[node].Stop()
 	m.configure(node)
 	last := m.admin(node)[len("198.51.100."):]
 	m.write(node+"/sidecar.yaml", readFile(m.path(node, "sidecar.yaml"))+fmt.Sprintf(`metrics: 127.0.0.1:9154
@@ -210,7 +205,7 @@ bgp:
 // bird is a router, to which all nodes announce, each in a protocol of its name.
 type bird struct {
 	m       *mesh
-	process *process
+	process *lab.Process
 }
 
 // startRouter puts a router on the nodes' side of the backbone, and gives them addresses of IPv6 to be reached at.
@@ -218,11 +213,11 @@ func (m *mesh) startRouter(binary string) *bird {
 	m.t.Helper()
 	m.host("router")
 	m.connect("router", "router", "198.51.100.254/24")
-	m.within("router", func() { m.up("lo"); m.address("eth0", "2001:db8:100::254/64") })
+	m.address("router", "eth0", "2001:db8:100::254/64")
 	conf := "log stderr all;\nrouter id 198.51.100.254;\ndebug protocols { routes };\nprotocol device {}\n"
 	for _, node := range m.nodes {
 		last := m.admin(node)[len("198.51.100."):]
-		m.within(node, func() { m.address("eth0", "2001:db8:100::"+last+"/64") })
+		m.address(node, "eth0", "2001:db8:100::"+last+"/64")
 		conf += fmt.Sprintf(`protocol bgp %s {
   local 198.51.100.254 as 64501;
   neighbor %s as 64500;
@@ -265,7 +260,7 @@ func (r *bird) await(nodes ...string) {
 
 // withdrawals counts how often a node's routes went from the table, since the router started.
 func (r *bird) withdrawals(node string) (n int) {
-	for _, line := range strings.Split(readFile(r.process.log), "\n") {
+	for _, line := range strings.Split(readFile(r.process.Log), "\n") {
 		if strings.Contains(line, node+".ipv") && strings.Contains(line, "> removed") {
 			n++
 		}
@@ -287,10 +282,10 @@ func (m *mesh) awaitReasons(node string, want ...string) {
 	m.t.Helper()
 	m.awaitReasonsOf(node, func(codes []string) bool { return slices.Equal(codes, want) })
 	m.eventually(20*time.Second, fmt.Sprintf("the log of %s has %v", node, want), func() (bool, string) {
-		lines := strings.Split(readFile(m.side[node].log), "\n")
+		lines := strings.Split(readFile(m.side[node].Log), "\n")
 		return slices.ContainsFunc(lines, func(line string) bool {
 			return !slices.ContainsFunc(want, func(code string) bool { return !strings.Contains(line, code+": ") })
-		}), tail(m.side[node].log, 5)
+		}), lab.Tail(m.side[node].Log, 5)
 	})
 }
 

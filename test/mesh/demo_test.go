@@ -19,10 +19,7 @@ import (
 // well and leave nothing behind (JP-1, and most of the others in passing).
 func TestDemo(t *testing.T) {
 	testenv.Root(t)
-	bin, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := binaries.Dir(t)
 	nobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	for _, who := range []struct {
 		name string

@@ -15,6 +15,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -42,18 +43,16 @@ func six(four string) string { return "2001:db8:100::" + four[strings.LastIndexB
 func newDeployed(w *world, nodes ...string) *deployed {
 	w.t.Helper()
 	testenv.Need(w.t, "chronyd", "ip", "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd")
-	m := &mesh{world: w, nodes: nodes, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
+	m := &mesh{world: w, nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
 	d := &deployed{mesh: m, router: fmt.Sprintf("198.51.100.%d", len(nodes)+3)}
 	w.lan(append(append([]string{"dist", "time"}, nodes...), "router"))
-	w.within("router", func() { w.address("eth0", six(d.router)+"/64") })
+	w.address("router", "eth0", six(d.router)+"/64")
 	m.startTime()
 	d.startFRR()
 	for _, node := range nodes {
-		w.within(node, func() {
-			w.address("lo", shared4+"/32")
-			w.address("lo", shared6+"/128")
-			w.address("eth0", six(m.admin(node))+"/64")
-		})
+		w.address(node, "lo", shared4+"/32")
+		w.address(node, "lo", shared6+"/128")
+		w.address(node, "eth0", six(m.admin(node))+"/64")
 		m.startClock(node)
 	}
 	return d
@@ -94,8 +93,7 @@ func (d *deployed) unpack(node, dir string) {
 
 // startFRR starts the router: sessions with every node, any number of ways to a prefix at once.
 func (d *deployed) startFRR() {
-	run := d.path("frr")
-	d.must(errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o777), os.Chmod(d.dir, 0o755), os.Chmod(filepath.Dir(d.dir), 0o755))) // frr gives up root
+	d.must(errors.Join(os.Chmod(d.dir, 0o755), os.Chmod(filepath.Dir(d.dir), 0o755))) // frr gives up root
 	conf := "hostname router\nrouter bgp 64501\n bgp router-id " + d.router + "\n no bgp ebgp-requires-policy\n"
 	activated := ""
 	for _, node := range d.nodes {
@@ -106,14 +104,9 @@ func (d *deployed) startFRR() {
 		activated += "  no neighbor " + d.admin(node) + " activate\n  neighbor " + six(d.admin(node)) + " activate\n"
 	}
 	conf += " address-family ipv6 unicast\n" + activated + " exit-address-family\n"
-	zebra, bgpd := d.write("frr/zebra.conf", "hostname zebra\n"), d.write("frr/bgpd.conf", conf)
-	common := []string{"-z", run + "/zserv.api", "--vty_socket", run, "--log", "stdout"}
-	d.start("router", "zebra", append([]string{"/usr/lib/frr/zebra", "-f", zebra, "-i", run + "/zebra.pid"}, common...)...)
-	d.eventually(20*time.Second, "zebra's socket is there", func() (bool, string) {
-		_, err := os.Stat(run + "/zserv.api")
-		return err == nil, fmt.Sprint(err)
+	lab.StartFRR(d.t, d.path("frr"), map[string]string{"bgpd": conf}, func(name string, argv ...string) *lab.Process {
+		return d.start("router", name, argv...)
 	})
-	d.start("router", "bgpd", append([]string{"/usr/lib/frr/bgpd", "-f", bgpd, "-i", run + "/bgpd.pid"}, common...)...)
 }
 
 // ways are the nodes to which the router's table sends what is for the shared address of a family.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -193,7 +194,7 @@ func (h *hardened) unit(program string, dropIns ...string) unit {
 }
 
 func (h *hardened) specOf(host, program string, dropIns ...string) spec {
-	return h.unit(program, dropIns...).sandboxed(h.t, h.path(host, "root"), "/run/netns/"+h.names[host])
+	return h.unit(program, dropIns...).sandboxed(h.t, h.path(host, "root"), filepath.Join(lab.NetnsDir, h.places[host].Netns))
 }
 
 func (h *hardened) startProgram(host, program string, dropIns ...string) *sandboxed {
@@ -269,10 +270,10 @@ func (h *hardened) testIntruder(t *testing.T) {
 		s := h.specOf(c.host, c.unit, c.dropIns...)
 		s.Process.Args = []string{"/usr/local/bin/intruder"}
 		p := h.sandboxes.start(c.host, "intruder-"+c.unit+strings.Join(c.dropIns, ""), s)
-		<-p.done
+		<-p.Ended()
 		var got map[string]string
-		if err := json.Unmarshal([]byte(readFile(p.log)), &got); err != nil {
-			t.Fatalf("%s: %v in %s", c.unit, err, readFile(p.log))
+		if err := json.Unmarshal([]byte(readFile(p.Log)), &got); err != nil {
+			t.Fatalf("%s: %v in %s", c.unit, err, readFile(p.Log))
 		}
 		want := maps.Clone(attempts)
 		for _, differs := range c.differs {
@@ -328,9 +329,8 @@ func (h *hardened) testIGP(t *testing.T) {
 	h.must(os.WriteFile(config, []byte(before+"\nigp: {interface: anycast0, lifetime: 4s}\n"), 0o644))
 
 	p := h.startProgram("tyo", "anycast-sidecar")
-	<-p.done
-	if p.ProcessState.Success() || !strings.Contains(tail(p.log, 1), "CAP_NET_ADMIN") {
-		t.Errorf("without CAP_NET_ADMIN: %v\n%s", p.ProcessState, tail(p.log, 5))
+	if err := p.Wait(); err == nil || !strings.Contains(lab.Tail(p.Log, 1), "CAP_NET_ADMIN") {
+		t.Errorf("without CAP_NET_ADMIN: %v\n%s", err, lab.Tail(p.Log, 5))
 	}
 
 	p = h.startProgram("tyo", "anycast-sidecar", "igp.conf")

@@ -13,11 +13,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -126,7 +126,7 @@ func (m *mesh) between(node string, port int) *network {
 	})
 	go server.ServeTLS(listener, "", "")
 	m.top.Cleanup(func() { server.Close(); repository.Close() })
-	m.side[node].kill(syscall.SIGKILL)
+	m.side[node].Kill()
 	config := m.path(node, "sidecar.yaml")
 	m.must(os.WriteFile(config, []byte(strings.Replace(readFile(config), "https://198.51.100.1:8443/", "https://"+address+"/", 1)), 0o644))
 	m.startSidecar(node)
@@ -169,7 +169,7 @@ func (m *mesh) tryFault(networks map[string]*network, f *fault, genuine map[stri
 	for _, n := range networks {
 		n.set(f)
 	}
-	loads := map[string]*load{}
+	loads := map[string]*lab.Load{}
 	for _, node := range m.nodes {
 		loads[node] = m.load(node, shared4, 20*time.Millisecond)
 	}
@@ -199,13 +199,13 @@ func (m *mesh) tryFault(networks map[string]*network, f *fault, genuine map[stri
 		n.set(nil)
 	}
 	for _, l := range loads {
-		l.once.Do(func() { close(l.stop) })
+		l.Stop()
 	}
 	for node, l := range loads {
-		answers := l.end()
+		answers := l.End()
 		for _, a := range answers {
-			if a.got.IsZero() || a.release != 1 {
-				m.t.Fatalf("%s: an answer is lost or from release %d: %+v", node, a.release, a)
+			if !a.Answered() || a.Release != 1 {
+				m.t.Fatalf("%s: an answer is lost or from release %d: %+v", node, a.Release, a)
 			}
 		}
 	}
@@ -227,7 +227,7 @@ func (m *mesh) namesFault(node string, f *fault) {
 		return strings.Contains(said, part), said
 	})
 	m.t.Logf("%s %s: %.300s", node, f.name, m.mirrorError(node))
-	if !strings.Contains(readFile(m.side[node].log), "cannot be followed") {
+	if !strings.Contains(readFile(m.side[node].Log), "cannot be followed") {
 		m.t.Errorf("%s does not log it", node)
 	}
 }

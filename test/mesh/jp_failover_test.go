@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // slow is what a resolution takes at least that a failure has delayed.
@@ -32,11 +34,11 @@ var failures = []struct {
 	fail, back func(j *jp, node string)
 }{
 	{"killed",
-		func(j *jp, node string) { j.a.coredn[node].kill(syscall.SIGKILL) },
+		func(j *jp, node string) { j.a.coredn[node].Kill() },
 		func(j *jp, node string) { j.a.startCoreDNS(node) }},
 	{"hangs",
-		func(j *jp, node string) { j.a.coredn[node].kill(syscall.SIGSTOP) },
-		func(j *jp, node string) { j.a.coredn[node].kill(syscall.SIGCONT) }},
+		func(j *jp, node string) { j.a.coredn[node].Signal(syscall.SIGSTOP) },
+		func(j *jp, node string) { j.a.coredn[node].Signal(syscall.SIGCONT) }},
 }
 
 // effort is how often each failure is tried, and how many resolutions after it are looked at.
@@ -57,9 +59,9 @@ func (j *jp) measure(column string, failed time.Time, hosts ...string) {
 		}
 		var f figure
 		for _, a := range answers {
-			took, over := a.got.Sub(a.sent), a.got.Sub(failed)
-			if a.got.IsZero() {
-				took, over = patience, a.sent.Add(patience).Sub(failed)
+			took, over := a.Got.Sub(a.Sent), a.Got.Sub(failed)
+			if !a.Answered() {
+				took, over = patience, a.Sent.Add(patience).Sub(failed)
 			}
 			if took >= slow {
 				f.delayed++
@@ -172,8 +174,8 @@ func (j *jp) onlyMeshA() {
 	j.leads(j.d, everywhere(nowhere))
 	j.resolves(time.Now(), 20)
 	j.begin("and CoreDNS of a-tyo and of a-fra is killed")
-	j.a.coredn["a-tyo"].kill(syscall.SIGKILL)
-	j.a.coredn["a-fra"].kill(syscall.SIGKILL)
+	j.a.coredn["a-tyo"].Kill()
+	j.a.coredn["a-fra"].Kill()
 	j.catchments(everywhere("a-osa"), everywhere(nowhere))
 	j.resolves(time.Now(), 20)
 	j.begin("all comes back")
@@ -194,7 +196,7 @@ func (j *jp) releaseWhileAway() {
 	asked := j.askNodes()
 	start := j.begin("a-fra is cut off from the distribution host, and its CoreDNS starts again")
 	j.sever("switch", away)
-	j.a.coredn[away].kill(syscall.SIGKILL)
+	j.a.coredn[away].Kill()
 	j.a.startCoreDNS(away)
 	j.a.awaitServing(away, 1)
 
@@ -210,7 +212,7 @@ func (j *jp) releaseWhileAway() {
 	j.a.awaitSilent(away, "lease-ended")
 	j.catchments(catchment{"kresd": "a-osa"}, nil) // which awaits release 2 at the others
 	j.write("b/zone", jpText(2, j.addressB()))
-	j.b.kill(syscall.SIGHUP)
+	j.b.Signal(syscall.SIGHUP)
 	j.eventually(10*time.Second, "b serves release 2", func() (bool, string) {
 		r := j.a.ask("kresd", "udp", j.addressB()[1], "release.jp.", dns.TypeTXT)
 		return r != nil && strings.Contains(fmt.Sprint(r.Answer), `"2"`), fmt.Sprint(r)
@@ -223,18 +225,18 @@ func (j *jp) releaseWhileAway() {
 	j.never(asked, switched)
 	first := slices.MinFunc(slices.Collect(maps.Values(switched)), time.Time.Compare)
 	for _, r := range resolvers {
-		answers := j.stubs[r.host].since(start)
+		answers := j.stubs[r.host].Since(start)
 		for _, a := range answers {
-			if !a.got.IsZero() && (a.got.Before(first) && a.release != 1 || a.sent.After(everybody) && a.release != 2) {
-				j.t.Errorf("%s got release %d for a question of %v, answered at %v", r.name, a.release, a.sent, a.got)
+			if a.Answered() && (a.Got.Before(first) && a.Release != 1 || a.Sent.After(everybody) && a.Release != 2) {
+				j.t.Errorf("%s got release %d for a question of %v, answered at %v", r.name, a.Release, a.Sent, a.Got)
 			}
 		}
 	}
 }
 
 // askNodes begins to ask the meshes themselves, from where each resolver is, at their IPv4 and then at their IPv6 address.
-func (j *jp) askNodes() map[*group][]*load {
-	asked := map[*group][]*load{}
+func (j *jp) askNodes() map[*group][]*lab.Load {
+	asked := map[*group][]*lab.Load{}
 	for _, g := range []*group{j.a, j.d} {
 		for _, r := range resolvers {
 			for _, address := range g.shared {
@@ -246,16 +248,16 @@ func (j *jp) askNodes() map[*group][]*load {
 }
 
 // never sees that no node of a mesh gave release 1 after the switchover, or release 2 before it.
-func (j *jp) never(asked map[*group][]*load, switched map[*group]time.Time) {
+func (j *jp) never(asked map[*group][]*lab.Load, switched map[*group]time.Time) {
 	for _, loads := range asked {
 		for _, l := range loads {
-			l.once.Do(func() { close(l.stop) })
+			l.Stop()
 		}
 	}
 	for g, loads := range asked {
 		for i, l := range loads {
-			answers := l.end()
-			if n := wrong(answers, 1, 2, switched[g], clockError); n > 0 || len(answers) < 200 {
+			answers := l.End()
+			if n := len(lab.Wrong(answers, 1, 2, switched[g], clockError)); n > 0 || len(answers) < 200 {
 				j.t.Errorf("%s asks %s: of %d answers %d are of the wrong release", resolvers[i/2].host, g.shared[i%2], len(answers), n)
 			}
 		}

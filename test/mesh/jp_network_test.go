@@ -8,13 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
-	"time"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -53,10 +50,9 @@ var routers = map[string]router{
 // routed is the hosts, their links and the routers between them.
 type routed struct {
 	*world
-	ends    map[[2]string]pair // the addresses of a host towards another
-	owners  map[string]string  // address to host
-	handles map[string]*netlink.Handle
-	daemons map[string][]*process // the routing daemons of a host
+	ends    map[[2]string]pair        // the addresses of a host towards another
+	owners  map[string]string         // address to host
+	daemons map[string][]*lab.Process // the routing daemons of a host
 }
 
 // pair is an IPv4 and an IPv6 address, or network.
@@ -67,13 +63,12 @@ var settings = map[string]string{"default/accept_dad": "0", "all/keep_addr_on_do
 
 // newRouted wires everything; the administrative network must be there.
 func newRouted(w *world) *routed {
-	n := &routed{w, map[[2]string]pair{}, map[string]string{}, map[string]*netlink.Handle{}, map[string][]*process{}}
+	n := &routed{w, map[[2]string]pair{}, map[string]string{}, map[string][]*lab.Process{}}
 	w.must(os.Chmod(filepath.Dir(w.dir), 0o755)) // FRR gives up root
 	for i, l := range links {
 		for _, host := range l {
-			if w.names[host] == "" {
+			if w.places[host] == nil {
 				w.host(host)
-				w.within(host, func() { w.address("lo", "127.0.0.1/8"); w.up("lo") })
 			}
 			for name, value := range settings {
 				w.within(host, func() { w.must(os.WriteFile("/proc/sys/net/ipv6/conf/"+name, []byte(value), 0o644)) })
@@ -92,24 +87,20 @@ func newRouted(w *world) *routed {
 }
 
 func (n *routed) wire(i int, first, second string) {
-	ns, err := netns.GetFromName(n.names[second])
-	n.must(err)
-	defer ns.Close()
-	n.within(first, func() {
-		n.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: second, HardwareAddr: hardware(i, 0)},
-			PeerName: first, PeerHardwareAddr: hardware(i, 1), PeerNamespace: netlink.NsFd(int(ns))}))
-	})
+	n.must(lab.Connect(lab.End{At: n.places[first], Link: second, Hardware: hardware(i, 0)},
+		lab.End{At: n.places[second], Link: first, Hardware: hardware(i, 1)}))
 	for k, end := range [][2]string{{first, second}, {second, first}} {
 		a := pair{fmt.Sprintf("10.0.%d.%d", i, k+1), netip.MustParseAddr(fmt.Sprintf("fd00:0:0:%x::%d", i, k+1)).String()}
 		n.ends[end] = a
 		for _, owned := range []string{a[0], a[1], fmt.Sprintf("fe80::ff:fe00:%x", i<<8|k)} { // the last one is what the kernel makes of hardware
 			n.owners[owned] = end[0]
 		}
-		n.within(end[0], func() { n.address(end[1], a[0]+"/30"); n.address(end[1], a[1]+"/64"); n.up(end[1]) })
+		n.address(end[0], end[1], a[0]+"/30")
+		n.address(end[0], end[1], a[1]+"/64")
 	}
 	if routers[second].as == 0 {
 		for _, gateway := range n.ends[[2]string{first, second}] {
-			n.within(second, func() { n.must(netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)})) })
+			n.must(n.places[second].Gateway(netip.MustParseAddr(gateway)))
 		}
 	}
 }
@@ -120,21 +111,13 @@ func hardware(link, end int) net.HardwareAddr {
 }
 
 // sever takes a link away at its first end; the other end keeps its routes and sees no carrier. restore brings it back.
-func (n *routed) sever(first, second string)   { n.set(first, second, netlink.LinkSetDown) }
-func (n *routed) restore(first, second string) { n.set(first, second, netlink.LinkSetUp) }
-
-func (n *routed) set(host, name string, to func(netlink.Link) error) {
-	n.within(host, func() {
-		link, err := netlink.LinkByName(name)
-		n.must(err)
-		n.must(to(link))
-	})
-}
+func (n *routed) sever(first, second string)   { n.must(n.places[first].Down(second)) }
+func (n *routed) restore(first, second string) { n.must(n.places[first].Up(second)) }
 
 // trace follows the tables of the routers from a host to the one that an address leads to; "" if there is no route.
 func (n *routed) trace(host, address string) string {
 	for range len(routers) + 2 {
-		routes, err := n.handle(host).RouteGet(net.ParseIP(address))
+		routes, err := n.places[host].Links.RouteGet(net.ParseIP(address))
 		switch {
 		case err != nil, len(routes) == 0:
 			return ""
@@ -146,20 +129,6 @@ func (n *routed) trace(host, address string) string {
 		host = n.owners[routes[0].Gw.String()]
 	}
 	return "a loop"
-}
-
-// handle is a netlink socket in a host's namespace.
-func (n *routed) handle(host string) *netlink.Handle {
-	if n.handles[host] == nil {
-		ns, err := netns.GetFromName(n.names[host])
-		n.must(err)
-		defer ns.Close()
-		h, err := netlink.NewHandleAt(ns)
-		n.must(err)
-		n.top.Cleanup(h.Close)
-		n.handles[host] = h
-	}
-	return n.handles[host]
 }
 
 // id is a router's identifier: one of its IPv4 addresses.
@@ -178,33 +147,24 @@ func (n *routed) startRouter(host string) {
 	n.t.Helper()
 	if routers[host].bird {
 		conf := n.write(host+"/bird.conf", n.birdConf(host))
-		n.daemons[host] = []*process{n.start(host, "bird", testenv.Need(n.t, "bird")[0], "-f", "-c", conf, "-s", n.path(host, "bird.ctl"))}
+		n.daemons[host] = []*lab.Process{n.start(host, "bird", testenv.Need(n.t, "bird")[0], "-f", "-c", conf, "-s", n.path(host, "bird.ctl"))}
 		return
 	}
-	run := n.path(host, "frr")
-	n.must(os.RemoveAll(run))
-	n.must(os.MkdirAll(run, 0o777))
-	n.must(os.Chmod(run, 0o777))
-	frr := func(name, conf string) {
-		binary := testenv.Need(n.t, "/usr/lib/frr/"+name)[0]
-		n.daemons[host] = append(n.daemons[host], n.start(host, name, binary, "-f", n.write(host+"/"+name+".conf", conf),
-			"-i", run+"/"+name+".pid", "-z", run+"/zserv.api", "--vty_socket", run, "--log", "stdout"))
-	}
-	n.daemons[host] = nil
-	frr("zebra", "hostname zebra\n")
-	n.eventually(10*time.Second, "zebra's socket", func() (bool, string) { _, err := os.Stat(run + "/zserv.api"); return err == nil, "none" })
+	conf := map[string]string{}
 	if r := routers[host]; len(r.ospf) > 0 {
-		frr("ospfd", n.ospfdConf(host))
-		frr("ospf6d", n.ospf6dConf(host))
+		conf["ospfd"], conf["ospf6d"] = n.ospfdConf(host), n.ospf6dConf(host)
 	}
 	if routers[host].as != 0 {
-		frr("bgpd", n.bgpdConf(host))
+		conf["bgpd"] = n.bgpdConf(host)
 	}
+	n.daemons[host] = lab.StartFRR(n.t, n.path(host, "frr"), conf, func(name string, argv ...string) *lab.Process {
+		return n.start(host, name, argv...)
+	})
 }
 
 func (n *routed) stopRouter(host string) {
 	for _, p := range n.daemons[host] {
-		p.kill(syscall.SIGKILL)
+		p.Kill()
 	}
 }
 

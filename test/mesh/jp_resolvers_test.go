@@ -3,13 +3,14 @@ package mesh_test
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -37,30 +38,13 @@ var resolvers = []resolver{
 func (r resolver) commands(t *testing.T) []string { return testenv.Need(t, r.needs...) }
 
 // startNSD serves one zone on a host.
-func (j *jp) startNSD(host string, address pair, origin, text string) *process {
+func (j *jp) startNSD(host string, address pair, origin, text string) *lab.Process {
 	binary := testenv.Need(j.t, "nsd")[0]
-	j.write(host+"/zone", text)
-	conf := j.write(host+"/conf", fmt.Sprintf(`server:
-  ip-address: %s
-  ip-address: %s
-  server-count: 1
-  username: ""
-  chroot: ""
-  zonesdir: %[3]s
-  database: ""
-  pidfile: ""
-  xfrdfile: %[3]s/xfrd.state
-  xfrdir: %[3]s
-  zonelistfile: %[3]s/zone.list
-remote-control:
-  control-enable: no
-zone:
-  name: %[4]s
-  zonefile: zone
-`, address[0], address[1], j.path(host), origin))
-	p := j.start(host, "nsd", binary, "-d", "-c", conf)
-	j.top.Cleanup(func() { p.kill(syscall.SIGTERM) }) // it has children, and ends them
-	return p
+	server := lab.NameServer{Kind: "nsd", Dir: j.path(host), Zones: []lab.ServedZone{{Origin: origin, File: j.write(host+"/zone", text)}}}
+	for _, a := range address {
+		server.Listen = append(server.Listen, netip.AddrPortFrom(netip.MustParseAddr(a), 53))
+	}
+	return j.start(host, "nsd", server.Argv(j.t, binary)...)
 }
 
 // rootText delegates the zone, with the addresses of its three servers.

@@ -16,6 +16,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -71,8 +72,8 @@ func TestJP(t *testing.T) {
 type jp struct {
 	*routed
 	a, d    *group
-	b       *process // NSD, the server outside any mesh
-	stubs   map[string]*load
+	b       *lab.Process // NSD, the server outside any mesh
+	stubs   map[string]*lab.Load
 	marks   []mark
 	figures figures
 }
@@ -110,7 +111,7 @@ func newJP(t *testing.T) *jp {
 	}
 	nodes := []string{"a-tyo", "a-osa", "a-fra", "d-osa", "d-ngo"}
 	w.lan(append([]string{"dist", "time"}, nodes...))
-	j := &jp{routed: newRouted(w), stubs: map[string]*load{}, figures: figures{}}
+	j := &jp{routed: newRouted(w), stubs: map[string]*lab.Load{}, figures: figures{}}
 	for host, r := range routers {
 		if r.as != 0 {
 			j.startRouter(host)
@@ -147,7 +148,7 @@ func (j *jp) newGroup(name string, shared pair, port, lease string, nodes ...str
 	w := *j.world
 	w.dir = j.path(name)
 	j.must(os.MkdirAll(w.dir, 0o755))
-	g := &group{&mesh{world: &w, nodes: nodes, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}},
+	g := &group{&mesh{world: &w, nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}},
 		shared, "stop-dns", port}
 	g.meshctl("init", "--mesh", name, "--san", "198.51.100.1", "--lease", lease)
 	for _, node := range nodes {
@@ -166,20 +167,17 @@ checks:
 // startNode starts all that is on a node, at first or after its power was cut.
 func (j *jp) startNode(g *group, node string) {
 	stub := routers[node].stub // the IGP reads one of two interfaces: the other one has the address for good
-	j.within(node, func() {
-		if stub != "" {
-			err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "anycast0"}})
-			if !errors.Is(err, syscall.EEXIST) {
-				j.must(err)
-			}
-			j.up("anycast0")
-			j.address("anycast0", "fe80::1/64") // without one no OSPFv3 will have the interface
+	if stub != "" {
+		err := j.places[node].Links.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "anycast0"}})
+		if !errors.Is(err, syscall.EEXIST) {
+			j.must(err)
 		}
-		for i, bits := range (pair{"/32", "/128"}) {
-			j.address(map[string]string{"": "lo", "anycast0": "lo", "lo": "anycast0"}[stub], g.shared[i]+bits)
-		}
-	})
-	os.Remove(g.path(node, "chrony.pid"))
+		j.must(j.places[node].Up("anycast0"))
+		j.address(node, "anycast0", "fe80::1/64") // without one no OSPFv3 will have the interface
+	}
+	for i, bits := range (pair{"/32", "/128"}) {
+		j.address(node, map[string]string{"": "lo", "anycast0": "lo", "lo": "anycast0"}[stub], g.shared[i]+bits)
+	}
 	if stub != "" {
 		j.startRouter(node)
 	}
@@ -306,17 +304,17 @@ func (j *jp) ask() {
 }
 
 // resolves waits until each resolver was asked n times since then, and these have an answer or their time is over.
-func (j *jp) resolves(since time.Time, n int) map[string][]answer {
+func (j *jp) resolves(since time.Time, n int) map[string][]lab.Sample {
 	j.t.Helper()
-	fates := map[string][]answer{}
+	fates := map[string][]lab.Sample{}
 	for _, r := range resolvers {
 		j.eventually(60*time.Second, fmt.Sprintf("%s has had %d questions", r.name, n), func() (bool, string) {
-			all := j.stubs[r.host].since(since)
+			all := j.stubs[r.host].Since(since)
 			if len(all) < n {
 				return false, fmt.Sprint(len(all))
 			}
 			fates[r.host] = all[:n]
-			waiting := slices.ContainsFunc(all[:n], func(a answer) bool { return a.got.IsZero() && a.rcode == 0 && time.Since(a.sent) < patience })
+			waiting := slices.ContainsFunc(all[:n], func(a lab.Sample) bool { return a.Got.IsZero() && time.Since(a.Sent) < patience })
 			return !waiting, "waiting"
 		})
 	}
@@ -328,17 +326,17 @@ func (j *jp) resolves(since time.Time, n int) map[string][]answer {
 func (j *jp) judge() {
 	j.begin("the end")
 	for _, r := range resolvers {
-		j.stubs[r.host].once.Do(func() { close(j.stubs[r.host].stop) })
+		j.stubs[r.host].Stop()
 	}
 	for _, r := range resolvers {
-		answers := j.stubs[r.host].end()
+		answers := j.stubs[r.host].End()
 		failed, still := map[string]int{}, time.Duration(0)
 		for i, a := range answers {
 			if i > 0 {
-				still = max(still, a.sent.Sub(answers[i-1].sent))
+				still = max(still, a.Sent.Sub(answers[i-1].Sent))
 			}
-			if how := a.failed(); how != "" {
-				i, _ := slices.BinarySearchFunc(j.marks, a.sent, func(m mark, at time.Time) int { return m.at.Compare(at) })
+			if how := fate(a); how != "" {
+				i, _ := slices.BinarySearchFunc(j.marks, a.Sent, func(m mark, at time.Time) int { return m.at.Compare(at) })
 				failed[fmt.Sprintf("%.0f s, %s: %s", j.since(j.marks[max(0, i-1)].at), j.marks[max(0, i-1)].what, how)]++
 			}
 		}
@@ -349,14 +347,14 @@ func (j *jp) judge() {
 	}
 }
 
-// failed is how a resolution failed, and empty if it did not.
-func (a answer) failed() string {
+// fate is how a resolution failed, and empty if it did not.
+func fate(a lab.Sample) string {
 	switch {
-	case a.rcode != 0:
-		return dns.RcodeToString[a.rcode]
-	case a.got.IsZero():
+	case a.Rcode != 0:
+		return dns.RcodeToString[a.Rcode]
+	case !a.Answered():
 		return "no answer"
-	case a.got.Sub(a.sent) > patience:
+	case a.Got.Sub(a.Sent) > patience:
 		return "late"
 	}
 	return ""
@@ -377,14 +375,14 @@ func (j *jp) losses() []loss {
 	return []loss{
 		{"the sidecar of a-tyo is killed, those of a-fra and d-ngo hang",
 			func() {
-				j.a.side["a-tyo"].kill(syscall.SIGKILL)
-				j.a.side["a-fra"].kill(syscall.SIGSTOP)
-				j.d.side["d-ngo"].kill(syscall.SIGSTOP)
+				j.a.side["a-tyo"].Kill()
+				j.a.side["a-fra"].Signal(syscall.SIGSTOP)
+				j.d.side["d-ngo"].Signal(syscall.SIGSTOP)
 			},
 			func() {
 				j.a.startSidecar("a-tyo")
-				j.a.side["a-fra"].kill(syscall.SIGCONT)
-				j.d.side["d-ngo"].kill(syscall.SIGCONT)
+				j.a.side["a-fra"].Signal(syscall.SIGCONT)
+				j.d.side["d-ngo"].Signal(syscall.SIGCONT)
 			},
 			catchment{"unbound": "a-osa", "kresd": "a-osa"}, catchment{"bind": "d-osa", "kresd": "d-osa"}},
 		{"the links of a-osa and b are cut, both processes of d-osa are killed",
@@ -424,8 +422,8 @@ func (j *jp) lose(l loss) {
 // kill ends both processes of nodes.
 func (j *jp) kill(g *group, nodes ...string) {
 	for _, node := range nodes {
-		g.coredn[node].kill(syscall.SIGKILL)
-		g.side[node].kill(syscall.SIGKILL)
+		g.coredn[node].Kill()
+		g.side[node].Kill()
 	}
 }
 
@@ -455,7 +453,7 @@ func (j *jp) power(site string, on bool) {
 	j.stopRouter(site)
 	for node, g := range map[string]*group{"a-" + site: j.a, "d-" + site: j.d} {
 		j.kill(g, node)
-		g.chrony[node].kill(syscall.SIGKILL)
+		g.chrony[node].Kill()
 		j.stopRouter(node)
 	}
 }

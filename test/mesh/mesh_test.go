@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -22,7 +23,7 @@ func TestSwitchover(t *testing.T) {
 	for range 3 {
 		before := m.number
 		m.release()
-		loads := map[string]*load{}
+		loads := map[string]*lab.Load{}
 		for _, node := range m.nodes {
 			loads[node+" v4"] = m.load(node, shared4, 2*time.Millisecond)
 			loads[node+" v6"] = m.load(node, shared6, 5*time.Millisecond)
@@ -34,11 +35,11 @@ func TestSwitchover(t *testing.T) {
 		n, _ := m.status("tyo")
 		at, e := n.Switched.At.Time(), n.Clock.Bound
 		for _, l := range loads {
-			l.once.Do(func() { close(l.stop) })
+			l.Stop()
 		}
 		for who, l := range loads {
-			answers := l.end()
-			if lost, wrong := lost(answers), wrong(answers, before, m.number, at, e); lost+wrong > 0 || !around(answers, at) {
+			answers := l.End()
+			if lost, wrong := lab.Lost(answers), len(lab.Wrong(answers, before, m.number, at, e)); lost+wrong > 0 || !lab.Around(answers, at) {
 				t.Errorf("%s: of %d queries, some of them around the switchover, %d lost, %d from the wrong release", who, len(answers), lost, wrong)
 			}
 		}
@@ -141,7 +142,7 @@ func (m *mesh) testGarbage(t *testing.T) {
 			}
 		}
 	}
-	if r := m.ask("tyo", "udp", shared4, "release.example.org.", dns.TypeTXT); r == nil || !m.coredn["tyo"].running() {
+	if r := m.ask("tyo", "udp", shared4, "release.example.org.", dns.TypeTXT); r == nil || !m.coredn["tyo"].Alive() {
 		t.Error("no answer after garbage")
 	}
 }
@@ -159,19 +160,19 @@ func (m *mesh) testReload(t *testing.T) {
 			text += "\nbroken {\n    meshsync\n}\n"
 		}
 		m.must(os.WriteFile(corefile, []byte(text), 0o644))
-		lines := strings.Count(readFile(m.coredn["tyo"].log), "Reloading complete") + strings.Count(readFile(m.coredn["tyo"].log), "Restart failed")
-		m.coredn["tyo"].Process.Signal(syscall.SIGUSR1)
+		lines := strings.Count(readFile(m.coredn["tyo"].Log), "Reloading complete") + strings.Count(readFile(m.coredn["tyo"].Log), "Restart failed")
+		m.coredn["tyo"].Signal(syscall.SIGUSR1)
 		m.eventually(20*time.Second, "the reload ends", func() (bool, string) {
-			log := readFile(m.coredn["tyo"].log)
-			return strings.Count(log, "Reloading complete")+strings.Count(log, "Restart failed") > lines, tail(m.coredn["tyo"].log, 3)
+			log := readFile(m.coredn["tyo"].Log)
+			return strings.Count(log, "Reloading complete")+strings.Count(log, "Restart failed") > lines, lab.Tail(m.coredn["tyo"].Log, 3)
 		})
 		r := m.ask("tyo", "tcp", shared4, "release.example.org.", dns.TypeTXT)
 		if r == nil || len(r.Answer) != 1 {
 			t.Errorf("reload %d: no answer over TCP", i)
 		}
 	}
-	answers := udp.end()
-	if n := lost(answers); n > 0 {
+	answers := udp.End()
+	if n := lab.Lost(answers); n > 0 {
 		t.Errorf("%d of %d queries lost over six reloads", n, len(answers))
 	}
 }
@@ -184,7 +185,7 @@ func readFile(path string) string {
 // testDepots stops the sidecar, so that the depot stays as the test makes it, and damages it. The node goes on answering
 // from what its lease allows, names the rule, counts, and takes the right data when it is back.
 func (m *mesh) testDepots(t *testing.T) {
-	m.side["tyo"].kill(syscall.SIGKILL)
+	m.side["tyo"].Kill()
 	repository := m.path("tyo", "mesh", "repository")
 	timestamp := filepath.Join(repository, "metadata", "timestamp.json")
 	old, err := os.ReadFile(timestamp)
@@ -224,7 +225,7 @@ func (m *mesh) testDepots(t *testing.T) {
 func (m *mesh) testBlob(t *testing.T, repository string) {
 	m.awaitFresh("tyo")
 	before := m.number
-	m.side["tyo"].kill(syscall.SIGKILL)
+	m.side["tyo"].Kill()
 	m.release()
 	copyTree(m, m.path("home", "repository"), repository, func(path string, data []byte) []byte {
 		if strings.Contains(path, "blobs") {
@@ -315,10 +316,10 @@ func (m *mesh) testKills(t *testing.T) {
 			m.run("dist", m.bin+"/meshctl", "--home", m.path("home"), "schedule", "--in", "2s", "--force")
 		}()
 		time.Sleep(time.Duration(random.Intn(3000)) * time.Millisecond) // the random point
-		m.coredn["tyo"].kill(syscall.SIGKILL)
+		m.coredn["tyo"].Kill()
 		m.startCoreDNS("tyo")
 		time.Sleep(time.Duration(random.Intn(500)) * time.Millisecond)
-		m.side["tyo"].kill(syscall.SIGKILL)
+		m.side["tyo"].Kill()
 		m.startSidecar("tyo")
 		<-done
 		m.awaitServing("tyo", m.number)
@@ -337,12 +338,10 @@ func (m *mesh) floor(node string) uint64 {
 // nothing; with a synchronised one it answers; and one that loses its time source goes on (CLOCK-1, FAIL-4).
 func (m *mesh) testClock(t *testing.T) {
 	restart := func(conf string) {
-		for _, p := range []*process{m.chrony["tyo"], m.side["tyo"], m.coredn["tyo"]} {
-			p.kill(syscall.SIGKILL)
+		for _, p := range []*lab.Process{m.chrony["tyo"], m.side["tyo"], m.coredn["tyo"]} {
+			p.Kill()
 		}
-		os.Remove(m.path("tyo", "chrony.pid"))
-		file := m.write("tyo/chrony-now.conf", conf+"\nbindcmdaddress 127.0.0.1\npidfile "+m.path("tyo", "chrony.pid")+"\n")
-		m.chrony["tyo"] = m.start("tyo", "chronyd", "chronyd", "-x", "-n", "-u", "root", "-f", file)
+		m.chrony["tyo"] = m.chronyd("tyo", "chronyd", conf+"\nbindcmdaddress 127.0.0.1\n")
 		m.startSidecar("tyo")
 		m.startCoreDNS("tyo")
 	}
@@ -355,8 +354,8 @@ func (m *mesh) testClock(t *testing.T) {
 	}
 	restart("server 198.51.100.2 iburst minpoll 0 maxpoll 0")
 	m.awaitServing("tyo", m.number)
-	m.chrony["tyo"].kill(syscall.SIGKILL)
-	m.side["tyo"].kill(syscall.SIGKILL)
+	m.chrony["tyo"].Kill()
+	m.side["tyo"].Kill()
 	time.Sleep(3 * time.Second) // long enough for whoever would fall silent to do so
 	if n, ok := m.status("tyo"); !ok || n.Serving != m.number || !n.Clock.Known {
 		t.Errorf("without time source and sidecar the node is in holdover and answers; it says %+v", n)

@@ -5,14 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -31,16 +30,16 @@ type mesh struct {
 	*world
 	nodes  []string
 	number uint64 // of the newest release
-	coredn map[string]*process
-	side   map[string]*process
-	chrony map[string]*process
+	coredn map[string]*lab.Process
+	side   map[string]*lab.Process
+	chrony map[string]*lab.Process
 }
 
 // newMesh starts the mesh, releases zone data 1 and waits until every node answers from it.
 func newMesh(w *world, nodes ...string) *mesh {
 	w.t.Helper()
 	testenv.Need(w.t, "chronyd")
-	m := &mesh{world: w, nodes: nodes, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
+	m := &mesh{world: w, nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
 	w.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
 	m.startTime()
 	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
@@ -121,16 +120,19 @@ mirror: {urls: ["https://198.51.100.1:8443/"], depot: %s, root: %s/root.json, in
 }
 
 // startTime starts the time server: this machine's clock, served as if it were a good one. Never sets any clock (-x).
-func (m *mesh) startTime() *process {
-	conf := m.write("time/chrony.conf", "local stratum 1\nallow all\ncmdport 0\npidfile "+m.path("time", "pid")+"\n")
-	return m.start("time", "chronyd", "chronyd", "-x", "-n", "-u", "root", "-f", conf)
+func (m *mesh) startTime() *lab.Process {
+	return m.chronyd("time", "chronyd", "local stratum 1\nallow all\ncmdport 0\n")
 }
 
 // startClock starts the node's chronyd, which only measures (-x).
 func (m *mesh) startClock(node string) {
-	conf := m.write(node+"/chrony.conf", "server 198.51.100.2 iburst minpoll 0 maxpoll 0\nbindcmdaddress 127.0.0.1\n"+
-		"pidfile "+m.path(node, "chrony.pid")+"\n")
-	m.chrony[node] = m.start(node, "chronyd", "chronyd", "-x", "-n", "-u", "root", "-f", conf)
+	m.chrony[node] = m.chronyd(node, "chronyd", "server 198.51.100.2 iburst minpoll 0 maxpoll 0\nbindcmdaddress 127.0.0.1\n")
+}
+
+// chronyd starts one on a host.
+func (m *mesh) chronyd(host, name, config string) *lab.Process {
+	m.t.Helper()
+	return m.start(host, name, lab.Chronyd(m.t, testenv.Need(m.t, "chronyd")[0], m.path(host), name, config)...)
 }
 
 func (m *mesh) startSidecar(node string) {
@@ -196,163 +198,33 @@ func (m *mesh) ask(node, network, address, name string, qtype uint16) *dns.Msg {
 	return reply
 }
 
-// answer is one question's fate.
-type answer struct {
-	sent, got time.Time // got is zero when it was lost
-	release   uint64
-	rcode     int // of a reply that was no answer
-}
-
-// load asks for the release, steadily, until stopped.
-type load struct {
-	mu      sync.Mutex
-	answers []answer
-	stop    chan struct{}
-	once    sync.Once
-	done    sync.WaitGroup
-}
-
 // lostAfter is how long an answer may take before it counts as lost.
 const lostAfter = 3 * time.Second
 
 // load asks the shared address from within the node.
-func (m *mesh) load(node, address string, every time.Duration) *load {
+func (m *mesh) load(node, address string, every time.Duration) *lab.Load {
 	return m.asks(node, address, every, lostAfter, 0, func(int) string { return "release.example.org." })
 }
 
 // asks puts question after question to an address from within a host, for TXT at names that i gives, and waits for answers
 // for as long as patience. Meanwhile it repeats a question again and again, unless that is 0.
-func (w *world) asks(host, address string, every, patience, again time.Duration, name func(i int) string) *load {
+func (w *world) asks(host, address string, every, patience, again time.Duration, name func(i int) string) *lab.Load {
 	conn := w.dial(host, "udp", "["+address+"]:53")
-	l := &load{stop: make(chan struct{})}
-	put := func(i int) {
-		q := new(dns.Msg).SetQuestion(name(i), dns.TypeTXT)
-		q.Id = uint16(i)
-		wire, _ := q.Pack()
-		conn.Write(wire)
-	}
-	l.done.Go(func() {
-		ticker := time.NewTicker(every)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-l.stop:
-				return
-			case <-ticker.C:
-			}
-			now := time.Now()
-			l.mu.Lock()
-			i := len(l.answers)
-			l.answers = append(l.answers, answer{sent: now})
-			due := []int{i}
-			if step := int(again / every); step > 0 {
-				for i -= step; i >= 0 && now.Sub(l.answers[i].sent) < patience; i -= step {
-					if l.answers[i].got.IsZero() && l.answers[i].rcode == 0 {
-						due = append(due, i)
-					}
-				}
-			}
-			l.mu.Unlock()
-			for _, i := range due {
-				put(i)
-			}
-		}
-	})
-	l.done.Go(func() {
-		buf := make([]byte, 1500)
-		for {
-			n, err := conn.Read(buf)
-			got := time.Now()
-			if err != nil {
-				if os.IsTimeout(err) {
-					return
-				}
-				continue // an ICMP error of a moment: the answer is missed, which is what is counted
-			}
-			var r dns.Msg
-			if r.Unpack(buf[:n]) == nil {
-				l.mu.Lock()
-				l.take(r, got)
-				l.mu.Unlock()
-			}
-		}
-	})
-	l.done.Go(func() {
-		<-l.stop
-		conn.SetReadDeadline(time.Now().Add(patience))
-	})
 	w.t.Cleanup(func() { conn.Close() })
-	return l
+	l := &lab.Load{Conn: conn, Send: func(query []byte) { conn.Write(query) }, Every: every, Patience: patience, Again: again,
+		Question: func(i int) *dns.Msg { return new(dns.Msg).SetQuestion(name(i), dns.TypeTXT) }, Read: releaseOf}
+	return l.Start()
 }
 
-// take files a reply with its question: the newest one of that id.
-func (l *load) take(r dns.Msg, got time.Time) {
-	i := (len(l.answers)-1)&^0xffff | int(r.Id)
-	if i >= len(l.answers) {
-		i -= 0x10000
-	}
-	if i < 0 {
-		return
-	}
+// releaseOf reads which release a TXT record says that it is from.
+func releaseOf(r *dns.Msg) lab.Reply {
+	reply := lab.Reply{Rcode: r.Rcode}
 	if len(r.Answer) != 1 || r.Rcode != dns.RcodeSuccess {
-		l.answers[i].rcode = r.Rcode
-		return
+		return reply
 	}
-	txt, ok := r.Answer[0].(*dns.TXT)
-	if !ok {
-		return
+	if txt, ok := r.Answer[0].(*dns.TXT); ok {
+		reply.Answer = true
+		reply.Release, _ = strconv.ParseUint(strings.Join(txt.Txt, ""), 10, 64)
 	}
-	number, _ := strconv.ParseUint(strings.Join(txt.Txt, ""), 10, 64)
-	l.answers[i].got, l.answers[i].release = got, number
-}
-
-// end stops asking and returns what became of every question.
-func (l *load) end() []answer {
-	l.once.Do(func() { close(l.stop) })
-	l.done.Wait()
-	return l.answers
-}
-
-// lost counts the questions without an answer.
-func lost(answers []answer) int {
-	n := 0
-	for _, a := range answers {
-		if a.got.IsZero() {
-			n++
-		}
-	}
-	return n
-}
-
-// wrong counts answers from the old release that were asked for after at + e, and from the new one that came before
-// at - e: what no clock error allows (SYNC-H).
-func wrong(answers []answer, before, after uint64, at time.Time, e time.Duration) int {
-	n := 0
-	for _, a := range answers {
-		switch {
-		case a.got.IsZero():
-		case a.release == before && a.sent.After(at.Add(e)), a.release == after && a.got.Before(at.Add(-e)):
-			n++
-		case a.release != before && a.release != after:
-			n++
-		}
-	}
-	return n
-}
-
-// around reports whether there were questions in the tenth of a second before a switchover, and in the one after.
-func around(answers []answer, at time.Time) bool {
-	within := func(from, to time.Time) bool {
-		return slices.ContainsFunc(answers, func(a answer) bool { return a.sent.After(from) && a.sent.Before(to) })
-	}
-	const near = 100 * time.Millisecond
-	return within(at.Add(-near), at) && within(at, at.Add(near))
-}
-
-// since returns the questions that were put since then, with what has become of them.
-func (l *load) since(at time.Time) []answer {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	i, _ := slices.BinarySearchFunc(l.answers, at, func(a answer, at time.Time) int { return a.sent.Compare(at) })
-	return slices.Clone(l.answers[i:])
+	return reply
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -28,8 +29,8 @@ import (
 const outageLease = 20 * time.Second
 
 // newServedMesh is a mesh with a distribution host whose process the test has in hand.
-func newServedMesh(t *testing.T, lease, renew string, nodes ...string) (m *mesh, serve *process) {
-	m = &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
+func newServedMesh(t *testing.T, lease, renew string, nodes ...string) (m *mesh, serve *lab.Process) {
+	m = &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
 	m.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
 	m.startTime()
 	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--lease", lease)
@@ -63,8 +64,8 @@ func TestCRoot(t *testing.T) {
 	m.must(os.Rename(key, key+".away"))
 	m.allAlarms(true)
 	m.eventually(30*time.Second, "serve says why, and raises the alarm", func() (bool, string) {
-		log := readFile(serve.log)
-		return strings.Contains(log, "the lease cannot be kept") && strings.Contains(log, "lease-not-renewed"), tail(serve.log, 3)
+		log := readFile(serve.Log)
+		return strings.Contains(log, "the lease cannot be kept") && strings.Contains(log, "lease-not-renewed"), lab.Tail(serve.Log, 3)
 	})
 	m.eventually(30*time.Second, "its metrics have the alarm", func() (bool, string) {
 		said := m.get("dist", "http://127.0.0.1:9155/metrics")
@@ -77,9 +78,9 @@ func TestCRoot(t *testing.T) {
 	}
 
 	// It stands still. Its metrics and its log are silent too: the alarms of others are what is left.
-	loads := map[string]*load{}
-	serve.Process.Signal(syscall.SIGSTOP)
-	m.top.Cleanup(func() { serve.Process.Signal(syscall.SIGCONT) })
+	loads := map[string]*lab.Load{}
+	serve.Signal(syscall.SIGSTOP)
+	m.top.Cleanup(func() { serve.Signal(syscall.SIGCONT) })
 	for _, node := range m.nodes {
 		loads[node] = m.load(node, shared4, 5*time.Millisecond)
 	}
@@ -95,7 +96,7 @@ func TestCRoot(t *testing.T) {
 	}
 	for _, node := range m.nodes {
 		m.awaitSilent(node, "lease-ended")
-		if !strings.Contains(readFile(m.coredn[node].log), "silent: lease-ended") {
+		if !strings.Contains(readFile(m.coredn[node].Log), "silent: lease-ended") {
 			t.Errorf("%s does not log that it is silent", node)
 		}
 	}
@@ -104,9 +105,9 @@ func TestCRoot(t *testing.T) {
 		return strings.Contains(out, "ENDED") && strings.Count(out, "SILENT") == len(m.nodes), out
 	})
 	for node, l := range loads {
-		m.silentFromThere(node, l.end(), ends[node], bounds[node])
+		m.silentFromThere(node, l.End(), ends[node], bounds[node])
 	}
-	serve.Process.Signal(syscall.SIGCONT)
+	serve.Signal(syscall.SIGCONT)
 	for _, node := range m.nodes {
 		m.awaitServing(node, m.number)
 	}
@@ -125,7 +126,7 @@ func (m *mesh) allAlarms(on bool) {
 		m.await(node, node+" warns that its lease is not renewed, or does not", func(n status.Node) bool {
 			return on == (len(n.Warnings) == 1 && n.Warnings[0].Code == "lease-not-renewed")
 		})
-		if on && !strings.Contains(readFile(m.coredn[node].log), "lease-not-renewed") {
+		if on && !strings.Contains(readFile(m.coredn[node].Log), "lease-not-renewed") {
 			m.t.Errorf("%s does not log it", node)
 		}
 		if said := m.get(node, "http://"+m.admin(node)+":9153/metrics"); !strings.Contains(said, "coredns_meshsync_lease_expiry_timestamp_seconds 1") {
@@ -136,21 +137,21 @@ func (m *mesh) allAlarms(on bool) {
 
 // silentFromThere checks what became of questions around the end of a lease, the clock being wrong by e at the most: each
 // was answered that was sent in time, but for what takes a busy machine to get to it, and none that was sent later.
-func (m *mesh) silentFromThere(node string, answers []answer, end time.Time, e time.Duration) {
+func (m *mesh) silentFromThere(node string, answers []lab.Sample, end time.Time, e time.Duration) {
 	var last, firstLost time.Time
 	late, early := 0, 0
 	for _, a := range answers {
 		switch {
-		case a.got.IsZero():
+		case !a.Answered():
 			if firstLost.IsZero() {
-				firstLost = a.sent
+				firstLost = a.Sent
 			}
-			if a.sent.Before(end.Add(-e - time.Second)) {
+			if a.Sent.Before(end.Add(-e - time.Second)) {
 				early++
 			}
 		default:
-			last = a.sent
-			if a.sent.After(end.Add(e)) {
+			last = a.Sent
+			if a.Sent.After(end.Add(e)) {
 				late++
 			}
 		}
@@ -216,9 +217,9 @@ func TestCertificates(t *testing.T) {
 			if want == "" && !strings.HasPrefix(said, "error: ") || !strings.HasPrefix(said, want) {
 				t.Errorf("%s at %s: %.100q, want %q", c.who, url, said, want)
 			}
-			log := []string{serve.log, m.side["tyo"].log}[i]
+			log := []string{serve.Log, m.side["tyo"].Log}[i]
 			m.eventually(10*time.Second, c.who+" is named in "+log, func() (bool, string) {
-				return strings.Contains(readFile(log), c.logged[i]), tail(log, 3)
+				return strings.Contains(readFile(log), c.logged[i]), lab.Tail(log, 3)
 			})
 		}
 	}
@@ -232,8 +233,8 @@ func TestCertificates(t *testing.T) {
 			t.Errorf("an address out of the access list: %d octets, %v", n, err)
 		}
 	})
-	m.eventually(10*time.Second, "that address is named in "+serve.log, func() (bool, string) {
-		return strings.Contains(readFile(serve.log), "access list\" remote=127.0.0.1"), tail(serve.log, 3)
+	m.eventually(10*time.Second, "that address is named in "+serve.Log, func() (bool, string) {
+		return strings.Contains(readFile(serve.Log), "access list\" remote=127.0.0.1"), lab.Tail(serve.Log, 3)
 	})
 	for _, address := range []string{shared4, shared6} {
 		for _, port := range []string{"8443", "8444", "8181", "9153"} {
@@ -286,12 +287,12 @@ func TestOperators(t *testing.T) {
 		}
 	}
 	silent("when the command has returned")
-	m.side["tyo"].kill(syscall.SIGKILL)
+	m.side["tyo"].Kill()
 	silent("without a sidecar")
 	m.startSidecar("tyo")
 	says(jane, "200")
 	silent("with the next sidecar")
-	m.coredn["tyo"].kill(syscall.SIGKILL)
+	m.coredn["tyo"].Kill()
 	m.startCoreDNS("tyo")
 	silent("with the next CoreDNS")
 	if out, err := order("undrain", "jane"); err != nil {
@@ -301,13 +302,13 @@ func TestOperators(t *testing.T) {
 
 	m.meshctl("operator", "remove", "jane")
 	says(jane, "403")
-	serve.kill(syscall.SIGKILL)
-	m.side["tyo"].kill(syscall.SIGKILL)
+	serve.Kill()
+	m.side["tyo"].Kill()
 	m.startSidecar("tyo")
 	says(grafana, "200")
 	says(jane, "403")
-	if log := readFile(m.side["tyo"].log); !strings.Contains(log, "no operator of this mesh\" name=jane") {
-		t.Errorf("she is not named:\n%s", tail(m.side["tyo"].log, 5))
+	if log := readFile(m.side["tyo"].Log); !strings.Contains(log, "no operator of this mesh\" name=jane") {
+		t.Errorf("she is not named:\n%s", lab.Tail(m.side["tyo"].Log, 5))
 	}
 }
 

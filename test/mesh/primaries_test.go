@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
@@ -37,15 +39,15 @@ var hiddenZones = []string{"knot.example.", "bind.example.", "xot.example.", "ns
 // primaries are the daemons on the host "hidden".
 type primaries struct {
 	*mesh
-	of  map[string]*process // by origin
-	pin string              // of BIND's certificate
-	us  testca.Identity     // who we are to BIND
+	of  map[string]*lab.Process // by origin
+	pin string                  // of BIND's certificate
+	us  testca.Identity         // who we are to BIND
 }
 
 func (m *mesh) startPrimaries() *primaries {
 	m.t.Helper()
 	testenv.Need(m.t, "knotd", "named", "nsd")
-	p := &primaries{mesh: m, of: map[string]*process{}}
+	p := &primaries{mesh: m, of: map[string]*lab.Process{}}
 	m.must(os.MkdirAll(m.path("hidden"), 0o755))
 	for _, origin := range hiddenZones {
 		p.write(origin, 1)
@@ -53,19 +55,24 @@ func (m *mesh) startPrimaries() *primaries {
 	ca := testca.New(m.t)
 	server := ca.Identity("primary", time.Hour)
 	p.us, p.pin = ca.Identity("us", time.Hour), pinOf(m, server.Certificate)
-	knot := p.startDaemon("knotd", p.knot(), "-c")
-	bind := p.startDaemon("named", p.bind(server), "-f", "-g", "-n", "1", "-c")
-	nsd := p.startDaemon("nsd", p.nsd(), "-d", "-c")
+	knot := m.startHidden(signingKnot(m.path("hidden"), "knot.example.", p.file("knot.example."), "off"))
+	bind, nsd := m.startHidden(p.bind(server)), m.startHidden(p.nsd())
 	p.of["knot.example."], p.of["bind.example."], p.of["xot.example."], p.of["nsd.example."] = knot, bind, bind, nsd
 	return p
 }
 
-// startDaemon starts a name server, and has it end with what it forked.
-func (p *primaries) startDaemon(name, config string, args ...string) *process {
-	file := p.mesh.write("hidden/"+name+".conf", config)
-	d := p.start("hidden", name, append(append([]string{name}, args...), file)...)
-	p.top.Cleanup(func() { d.kill(syscall.SIGTERM) })
-	return d
+// startHidden starts a name server on that host.
+func (m *mesh) startHidden(server *lab.NameServer) *lab.Process {
+	m.t.Helper()
+	p := m.start("hidden", server.Kind, server.Argv(m.t, testenv.Need(m.t, server.Kind)[0])...)
+	m.top.Cleanup(p.Stop)
+	return p
+}
+
+// hiddenServer is what the name servers there have in common.
+func hiddenServer(kind, dir string, port uint16) *lab.NameServer {
+	return &lab.NameServer{Kind: kind, Dir: dir, Listen: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(hiddenAddress), port)},
+		Keys: []lab.TSIG{{Name: "xfr", Algorithm: "hmac-sha256", Secret: xfrSecret}}}
 }
 
 func (p *primaries) file(origin string) string { return p.path("hidden", origin+"zone") }
@@ -89,34 +96,14 @@ release TXT  "%d"
 // change has a primary serve a new version of a zone.
 func (p *primaries) change(origin string, version int) {
 	p.write(origin, version)
-	p.of[origin].Process.Signal(syscall.SIGHUP)
+	p.of[origin].Signal(syscall.SIGHUP)
 }
 
-func (p *primaries) knot() string {
-	return signingKnot(p.path("hidden"), "knot.example.", p.file("knot.example."), "off")
-}
-
-// signingKnot is the configuration of a Knot that signs a zone from a file (NSEC3, with opt-out "on" or "off"; ZONEMD), and counts
-// its serial by itself; with room in its journal for a large one.
-func signingKnot(dir, zone, file, optOut string) string {
-	return fmt.Sprintf(`server:
-  listen: %s@5301
-  rundir: %q
-  udp-workers: 1
-  tcp-workers: 1
-  background-workers: 2
-  tcp-io-timeout: 20000
-database:
-  storage: %[2]q
-  journal-db-max-size: 4G
-log:
-  - target: stderr
-    any: info
-key:
-  - id: xfr
-    algorithm: hmac-sha256
-    secret: %[3]s
-remote:
+// signingKnot is a Knot that signs a zone from a file (NSEC3, with opt-out "on" or "off"; ZONEMD), and counts its serial by
+// itself; with room in its journal for a large one.
+func signingKnot(dir, origin, file, optOut string) *lab.NameServer {
+	s := hiddenServer("knotd", dir, 5301)
+	s.Rest = fmt.Sprintf(`remote:
   - id: us
     address: 198.51.100.1@5300
     key: xfr
@@ -129,12 +116,10 @@ policy:
     algorithm: ecdsap256sha256
     single-type-signing: on
     nsec3: on
-    nsec3-opt-out: %[6]s
+    nsec3-opt-out: %s
     signing-threads: 2
-zone:
-  - domain: %[4]s
-    file: %[5]q
-    zonefile-sync: -1
+`, optOut)
+	s.Zones = []lab.ServedZone{{Origin: origin, File: file, More: `    zonefile-sync: -1
     zonefile-load: difference-no-serial
     journal-content: all
     journal-max-usage: 2G
@@ -143,51 +128,27 @@ zone:
     dnssec-signing: on
     dnssec-policy: signed
     zonemd-generate: zonemd-sha384
-`, hiddenAddress, dir, xfrSecret, zone, file, optOut)
+`}}
+	return s
 }
 
-func (p *primaries) bind(own testca.Identity) string {
-	return fmt.Sprintf(`key xfr { algorithm hmac-sha256; secret "%s"; };
-tls xot { cert-file %q; key-file %q; ca-file %q; protocols { TLSv1.3; }; };
-options {
-  directory %q; listen-on port 5302 { %s; }; listen-on port 8530 tls xot { %[6]s; }; listen-on-v6 { none; };
-  pid-file none; session-keyfile none; lock-file none; recursion no; dnssec-validation no; empty-zones-enable no;
+func (p *primaries) bind(own testca.Identity) *lab.NameServer {
+	s := hiddenServer("named", p.path("hidden"), 5302)
+	s.Rest = fmt.Sprintf("tls xot { cert-file %q; key-file %q; ca-file %q; protocols { TLSv1.3; }; };\n", own.Certificate, own.Key, own.CA)
+	s.Options = fmt.Sprintf(`  listen-on port 8530 tls xot { %s; };
   notify explicit; notify-delay 0; also-notify { 198.51.100.1 port 5300 key xfr; };
   allow-transfer { key xfr; }; ixfr-from-differences yes; check-integrity no;
-};
-controls {};
-zone bind.example { type primary; file %[7]q; };
-zone xot.example { type primary; file %[8]q; allow-transfer port 8530 transport tls { key xfr; }; };
-`, xfrSecret, own.Certificate, own.Key, own.CA, p.path("hidden"), hiddenAddress, p.file("bind.example."), p.file("xot.example."))
+`, hiddenAddress)
+	s.Zones = []lab.ServedZone{{Origin: "bind.example", File: p.file("bind.example.")},
+		{Origin: "xot.example", File: p.file("xot.example."), More: "allow-transfer port 8530 transport tls { key xfr; }; "}}
+	return s
 }
 
-func (p *primaries) nsd() string {
-	return fmt.Sprintf(`server:
-  ip-address: %s@5303
-  server-count: 1
-  username: ""
-  chroot: ""
-  database: ""
-  zonesdir: %[2]q
-  pidfile: "%[2]s/nsd.pid"
-  xfrdfile: "%[2]s/nsd.xfrd"
-  xfrdir: %[2]q
-  zonelistfile: "%[2]s/nsd.zonelist"
-  cookie-secret-file: "%[2]s/nsd.cookie"
-remote-control:
-  control-enable: no
-key:
-  name: xfr
-  algorithm: hmac-sha256
-  secret: %[3]q
-zone:
-  name: nsd.example
-  zonefile: %[4]q
-  store-ixfr: yes
-  create-ixfr: yes
-  provide-xfr: 198.51.100.1 xfr
-  notify: 198.51.100.1@5300 xfr
-`, hiddenAddress, p.path("hidden"), xfrSecret, p.file("nsd.example."))
+func (p *primaries) nsd() *lab.NameServer {
+	s := hiddenServer("nsd", p.path("hidden"), 5303)
+	s.Zones = []lab.ServedZone{{Origin: "nsd.example", File: p.file("nsd.example."),
+		More: "  store-ixfr: yes\n  create-ixfr: yes\n  provide-xfr: 198.51.100.1 xfr\n  notify: 198.51.100.1@5300 xfr\n"}}
+	return s
 }
 
 // sources is the configuration of "meshctl serve" that follows them.
@@ -223,7 +184,7 @@ func pinOf(m *mesh, file string) string {
 // release, with nobody at hand, while clients ask. Every release is confirmed, scheduled and switched to by all; what
 // clients saw, and what which-node and the history say, is the same (SYNC-A … SYNC-G). FULL=1: thirty releases.
 func TestUnattended(t *testing.T) {
-	m := &mesh{world: newWorld(t), nodes: []string{"tyo", "osa", "fra"}, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
+	m := &mesh{world: newWorld(t), nodes: []string{"tyo", "osa", "fra"}, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
 	testenv.Need(t, "chronyd")
 	m.lan(append(append([]string{"dist", "time"}, m.nodes...), "hidden"), shared4+"/32", shared6+"/128")
 	m.startTime()
@@ -260,7 +221,7 @@ func TestUnattended(t *testing.T) {
 	var history []pastRelease
 	m.eventually(30*time.Second, "all switchovers are on record", func() (bool, string) {
 		history = m.history()
-		return len(history) == first+changes && len(history[0].Results) == len(m.nodes), tail(serve.log, 3)
+		return len(history) == first+changes && len(history[0].Results) == len(m.nodes), lab.Tail(serve.Log, 3)
 	})
 	for _, r := range history {
 		for _, result := range r.Results {
@@ -274,7 +235,7 @@ func TestUnattended(t *testing.T) {
 	}
 	m.agrees(history, clients)
 	m.whichNodeAgrees(history)
-	log := readFile(serve.log)
+	log := readFile(serve.Log)
 	for _, how := range []string{"how=axfr", "how=ixfr"} {
 		if !strings.Contains(log, how) {
 			t.Errorf("nothing was received with %s", how)
@@ -292,9 +253,9 @@ func (m *mesh) awaitVersion(origin string, version int) {
 		m.eventually(90*time.Second, fmt.Sprintf("%s answers with version %d of %s", node, version, origin), func() (bool, string) {
 			r := m.ask(node, "udp", shared4, "release."+origin, dns.TypeTXT)
 			if r == nil || len(r.Answer) == 0 {
-				return false, fmt.Sprint("no answer; ", tail(m.path("dist-serve.log"), 2))
+				return false, fmt.Sprint("no answer; ", lab.Tail(m.path("dist-serve.Log"), 2))
 			}
-			return strings.Contains(r.Answer[0].String(), want), r.Answer[0].String() + "; " + tail(m.path("dist-serve.log"), 2)
+			return strings.Contains(r.Answer[0].String(), want), r.Answer[0].String() + "; " + lab.Tail(m.path("dist-serve.Log"), 2)
 		})
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // A sandbox runs a process under the restrictions of a systemd unit where there is no systemd: the unit's file is read, what
@@ -423,9 +425,9 @@ func newSandboxes(w *world) *sandboxes {
 
 // sandboxed is a process in a sandbox.
 type sandboxed struct {
-	*process  // runc, which ends with it
-	sandboxes *sandboxes
-	pid       int
+	*lab.Process // runc, which ends with it
+	sandboxes    *sandboxes
+	pid          int
 }
 
 // start runs a process on a host; its output is in a log as that of any process.
@@ -441,7 +443,7 @@ func (b *sandboxes) start(host, name string, s spec) *sandboxed {
 	c := &sandboxed{p, b, 0}
 	b.eventually(20*time.Second, name+" runs in its sandbox", func() (bool, string) {
 		c.pid, err = strconv.Atoi(readFile(pidFile))
-		return err == nil || !p.running(), tail(p.log, 5)
+		return err == nil || !p.Alive(), lab.Tail(p.Log, 5)
 	})
 	return c
 }
@@ -450,7 +452,7 @@ func (b *sandboxes) start(host, name string, s spec) *sandboxed {
 func (c *sandboxed) end(sig syscall.Signal) {
 	c.sandboxes.t.Helper()
 	c.sandboxes.world.kill(c.pid, sig)
-	<-c.done
+	<-c.Ended()
 }
 
 // architecture is what the system's filter calls that of this machine (SystemCallArchitectures=native).

@@ -15,6 +15,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -26,15 +27,14 @@ func TestTheWayOfALargeZone(t *testing.T) {
 	if os.Getenv("FULL") != "" {
 		names = 1_000_000
 	}
-	m := &mesh{world: newWorld(t), nodes: []string{"tyo", "osa", "fra"}, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
+	m := &mesh{world: newWorld(t), nodes: []string{"tyo", "osa", "fra"}, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
 	testenv.Need(t, "chronyd", "knotd")
 	m.lan(append(append([]string{"dist", "time"}, m.nodes...), "hidden"), shared4+"/32", shared6+"/128")
 	m.startTime()
 	file := m.path("hidden", "large.zone")
 	m.must(os.MkdirAll(m.path("hidden"), 0o755))
 	m.largeZone(file, names, 1)
-	knot := m.start("hidden", "knotd", "knotd", "-c", m.write("hidden/knot.conf", signingKnot(m.path("hidden"), "large.", file, "on")))
-	t.Cleanup(func() { knot.kill(syscall.SIGTERM) })
+	knot := m.startHidden(signingKnot(m.path("hidden"), "large.", file, "on"))
 	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
 	for _, node := range m.nodes {
 		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
@@ -58,7 +58,7 @@ checks:
 	}
 	m.awaitLarge(1)
 	spent := map[string]float64{}
-	processes := map[string]*process{"meshctl serve": serve}
+	processes := map[string]*lab.Process{"meshctl serve": serve}
 	for _, node := range m.nodes {
 		processes["sidecar "+node], processes["coredns "+node] = m.side[node], m.coredn[node]
 	}
@@ -66,7 +66,7 @@ checks:
 		spent[name] = -processorSeconds(t, p)
 	}
 	m.largeZone(file, names, 2)
-	knot.Process.Signal(syscall.SIGHUP)
+	knot.Signal(syscall.SIGHUP)
 	m.awaitLarge(2)
 	for name, p := range processes {
 		spent[name] += processorSeconds(t, p)
@@ -113,7 +113,7 @@ func (m *mesh) awaitLarge(version int) {
 		for _, node := range m.nodes {
 			r := m.ask(node, "udp", shared4, "release.large.", dns.TypeTXT)
 			if r == nil || len(r.Answer) == 0 || !strings.Contains(r.Answer[0].String(), fmt.Sprintf("%q", fmt.Sprint(version))) {
-				return false, tail(m.path("dist-serve.log"), 3)
+				return false, lab.Tail(m.path("dist-serve.Log"), 3)
 			}
 		}
 		return true, ""
@@ -125,9 +125,9 @@ func (m *mesh) awaitLarge(version int) {
 }
 
 // processorSeconds is what a process has used so far.
-func processorSeconds(t *testing.T, p *process) float64 {
+func processorSeconds(t *testing.T, p *lab.Process) float64 {
 	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid()))
 	if err != nil {
 		t.Fatal(err)
 	}

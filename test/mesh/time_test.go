@@ -3,11 +3,11 @@ package mesh_test
 import (
 	"context"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -22,7 +22,7 @@ const wideEpsilon = 50 * time.Millisecond
 func TestTimeIsLostEverywhere(t *testing.T) {
 	t.Parallel()
 	m, servers := newMeshOfFive(t)
-	loads := map[string]*load{}
+	loads := map[string]*lab.Load{}
 	for _, node := range m.nodes {
 		loads[node] = m.load(node, shared4, 20*time.Millisecond)
 	}
@@ -36,7 +36,7 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 	}
 
 	for _, p := range servers {
-		p.kill(syscall.SIGKILL)
+		p.Kill()
 	}
 	lost := time.Now()
 	for _, node := range m.nodes[:4] { // chronyd says on that all is well, with an error that grows at maxclockerror
@@ -60,12 +60,12 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 	}
 
 	for _, node := range m.nodes[:4] {
-		m.chrony[node].kill(syscall.SIGKILL)
+		m.chrony[node].Kill()
 		m.awaitSidecar(node, "in holdover", func(s status.Sidecar) bool {
 			return s.Clock.State == "holdover" && strings.Contains(s.Clock.Reason, "does not answer") && s.Announced
 		})
 	}
-	m.side["osa"].kill(syscall.SIGKILL)
+	m.side["osa"].Kill()
 	befores := map[string]status.Node{}
 	for _, node := range m.nodes {
 		befores[node], _ = m.status(node)
@@ -95,34 +95,30 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 		m.awaitServing(node, m.number)
 	}
 	for _, l := range loads {
-		l.once.Do(func() { close(l.stop) })
+		l.Stop()
 	}
 	for node, l := range loads {
-		unanswered, elsewhere := 0, 0
-		for _, a := range l.end() {
-			switch {
-			case a.got.IsZero():
-				unanswered++
-			case a.release != number && a.release != m.number:
+		answers := l.End()
+		unanswered, elsewhere := lab.Lost(answers), 0
+		for _, a := range answers {
+			if a.Answered() && a.Release != number && a.Release != m.number {
 				elsewhere++
 			}
 		}
-		if unanswered+elsewhere > 0 || len(l.answers) < 200 {
-			t.Errorf("%s: of %d questions %d have no answer, %d one of another release", node, len(l.answers), unanswered, elsewhere)
+		if unanswered+elsewhere > 0 || len(answers) < 200 {
+			t.Errorf("%s: of %d questions %d have no answer, %d one of another release", node, len(answers), unanswered, elsewhere)
 		}
 	}
 }
 
 // newMeshOfFive is a mesh of five nodes that answer from a first release. Four go by chronyd; lim asks NTP servers itself.
-func newMeshOfFive(t *testing.T) (m *mesh, servers []*process) {
+func newMeshOfFive(t *testing.T) (m *mesh, servers []*lab.Process) {
 	testenv.Need(t, "chronyd")
 	nodes := []string{"tyo", "osa", "fra", "nyc", "lim"}
-	m = &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*process{}, side: map[string]*process{}, chrony: map[string]*process{}}
+	m = &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
 	m.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
-	m.within("time", func() {
-		m.address("eth0", "198.51.100.102/24")
-		m.address("eth0", "198.51.100.103/24")
-	})
+	m.address("time", "eth0", "198.51.100.102/24")
+	m.address("time", "eth0", "198.51.100.103/24")
 	servers = m.serveTime()
 	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--lease", "1h", "--epsilon", wideEpsilon.String())
 	for _, node := range nodes {
@@ -150,17 +146,14 @@ func newMeshOfFive(t *testing.T) (m *mesh, servers []*process) {
 }
 
 // serveTime starts the time server, and one that follows it, with nothing of "local" about it, for whoever looks at that.
-func (m *mesh) serveTime() []*process {
-	conf := m.write("time/relay.conf", "server 198.51.100.2 iburst minpoll 0 maxpoll 0\nport 1123\nallow all\ncmdport 0\npidfile "+m.path("time", "relay.pid")+"\n")
+func (m *mesh) serveTime() []*lab.Process {
 	first := m.startTime()
-	return []*process{first, m.start("time", "relay", "chronyd", "-x", "-n", "-u", "root", "-f", conf)}
+	return []*lab.Process{first, m.chronyd("time", "relay", "server 198.51.100.2 iburst minpoll 0 maxpoll 0\nport 1123\nallow all\ncmdport 0\n")}
 }
 
 // startWideClock starts a node's chronyd that takes the machine's clock for a bad one, so that its error soon shows.
 func (m *mesh) startWideClock(node string) {
-	conf := m.write(node+"/chrony.conf", "server 198.51.100.2 iburst minpoll 0 maxpoll 0\nmaxclockerror 5000\nbindcmdaddress 127.0.0.1\n"+
-		"bindcmdaddress /\npidfile "+m.path(node, "chrony.pid")+"\n")
-	m.chrony[node] = m.start(node, "chronyd", "chronyd", "-x", "-n", "-u", "root", "-f", conf)
+	m.chrony[node] = m.chronyd(node, "chronyd", "server 198.51.100.2 iburst minpoll 0 maxpoll 0\nmaxclockerror 5000\nbindcmdaddress 127.0.0.1\nbindcmdaddress /\n")
 }
 
 // awaitSidecar waits until what a node's sidecar says of itself holds.

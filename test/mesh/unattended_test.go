@@ -11,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -19,7 +20,7 @@ import (
 func TestFiveCommands(t *testing.T) {
 	w := newWorld(t)
 	testenv.Need(t, "chronyd")
-	m := &mesh{world: w, nodes: []string{"one"}, chrony: map[string]*process{}}
+	m := &mesh{world: w, nodes: []string{"one"}, chrony: map[string]*lab.Process{}}
 	w.lan([]string{"one", "time"})
 	m.startTime()
 	m.startClock("one")
@@ -58,8 +59,8 @@ func TestFiveCommands(t *testing.T) {
 	// A zone with errors changes nothing, is named, and does not stand in the way of the next good one.
 	put(strings.Replace(zoneText(3), "ns1     A ", "ns1     CNAME www\nns1     A ", 1))
 	w.eventually(30*time.Second, "the error is reported", func() (bool, string) {
-		log := readFile(serve.log)
-		return strings.Contains(log, "ALARM") && strings.Contains(log, "cname-and-other-data"), tail(serve.log, 3)
+		log := readFile(serve.Log)
+		return strings.Contains(log, "ALARM") && strings.Contains(log, "cname-and-other-data"), lab.Tail(serve.Log, 3)
 	})
 	answers(`"2"`)
 	put(zoneText(4))
@@ -114,7 +115,7 @@ func TestFiveCommands(t *testing.T) {
 	}
 	w.eventually(30*time.Second, "no alarm is left", func() (bool, string) {
 		out := meshctl("status")
-		return strings.Contains(out, "serving 3") && !strings.Contains(out, "ALARM") && strings.Contains(readFile(serve.log), "alarm is over"), out
+		return strings.Contains(out, "serving 3") && !strings.Contains(out, "ALARM") && strings.Contains(readFile(serve.Log), "alarm is over"), out
 	})
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -31,29 +31,25 @@ func messages(t *testing.T) int {
 	if testing.Short() {
 		return 2000
 	}
-	return 10000
+	return 20000
 }
 
-// The fast path and the chain give the same answers to whatever comes, by UDP and by TCP, whatever is on beside answering.
+// The fast path and the chain give the same answers to whatever comes, by UDP and by TCP.
 func TestBothPathsAgree(t *testing.T) {
-	t.Run("as it is", func(t *testing.T) { bothPathsAgree(t, "") })
-	secrets := filepath.Join(t.TempDir(), "secrets")
-	must(t, os.WriteFile(secrets, []byte("00112233445566778899aabbccddeeff\n"), 0o600))
-	t.Run("with all options", func(t *testing.T) {
-		bothPathsAgree(t, "rrl 100000 slip 1\n cookies "+secrets+"\n report_channel agent.example\n")
-	})
-	t.Run("without any", func(t *testing.T) { bothPathsAgree(t, "ede off\n zoneversion off\n") })
-}
-
-func bothPathsAgree(t *testing.T, properties string) {
 	m := newMesh(t)
 	w := bigWorld(t, m)
 	p := port(t)
 	const plugins = "nsid tyo1\n bufsize 1232\n errors\n chaos v tyo1\n"
-	start(t, fmt.Sprintf(".:%d {\n sharedunicast 127.0.0.1 {\n %s }\n %s %s }\n.:%d {\n sharedunicast 127.0.0.2 {\n fastpath off\n %s }\n %s %s }\n",
-		p, properties, plugins, m.block(), p, properties, plugins, m.block()))
+	start(t, fmt.Sprintf(".:%d {\n sharedunicast 127.0.0.1\n %s %s }\n.:%d {\n sharedunicast 127.0.0.2 {\n fastpath off\n }\n %s %s }\n",
+		p, plugins, m.block(), p, plugins, m.block()))
 	fast, chain := fmt.Sprintf("127.0.0.1:%d", p), fmt.Sprintf("127.0.0.2:%d", p)
-	eventually(t, func() error { return hasSOA(fast) })
+	lab.Eventually(t, func() error {
+		r, err := dns.Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA), fast)
+		if err != nil || r.Rcode != dns.RcodeSuccess {
+			return fmt.Errorf("not ready: %v, %v", r, err)
+		}
+		return nil
+	})
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -61,7 +57,7 @@ func bothPathsAgree(t *testing.T, properties string) {
 	whole := newAsker(t, "tcp", chain)
 	length := func(b []byte) int {
 		full := new(dns.Msg)
-		must(t, full.Unpack(whole.ask([][]byte{b})[0]))
+		lab.Must(t, full.Unpack(whole.ask([][]byte{b})[0]))
 		full.Compress = true
 		return full.Len()
 	}
@@ -159,13 +155,10 @@ type section struct {
 	opt string
 }
 
-// serverCookie is what changes from second to second.
-var serverCookie = regexp.MustCompile("(COOKIE: [0-9a-f]{16})[0-9a-f]{32}")
-
 func split(rrs []dns.RR) (s section) {
 	for _, rr := range rrs {
 		if rr.Header().Rrtype == dns.TypeOPT {
-			s.opt += serverCookie.ReplaceAllString(rr.String(), "$1, and a server's")
+			s.opt += rr.String()
 		} else {
 			s.rrs = append(s.rrs, rr)
 		}
@@ -199,7 +192,7 @@ type asker struct {
 
 func newAsker(t *testing.T, network, address string) *asker {
 	conn, err := net.Dial(network, address)
-	must(t, err)
+	lab.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return &asker{t, network, address, conn}
 }
@@ -218,7 +211,7 @@ func (a *asker) ask(sent [][]byte) [][]byte {
 	send := func() {
 		for i, b := range sent {
 			if said[i] == nil {
-				must(a.t, writeMessage(a.network, a.conn, b))
+				lab.Must(a.t, writeMessage(a.network, a.conn, b))
 			}
 		}
 	}
@@ -339,7 +332,7 @@ func signed(t *testing.T, origin, text string, options ...string) string {
 	t.Helper()
 	testenv.Need(t, "ldns-keygen", "ldns-signzone")
 	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "zone"), []byte(text), 0o644))
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "zone"), []byte(text), 0o644))
 	run := func(name string, args ...string) string {
 		cmd := exec.Command(name, args...)
 		cmd.Dir = dir
@@ -354,7 +347,7 @@ func signed(t *testing.T, origin, text string, options ...string) string {
 	key := run("ldns-keygen", "-a", "ECDSAP256SHA256", "-k", origin)
 	run("ldns-signzone", append(options, "-o", origin, "-f", "signed", "zone", key)...)
 	out, err := os.ReadFile(filepath.Join(dir, "signed"))
-	must(t, err)
+	lab.Must(t, err)
 	return string(out)
 }
 
@@ -403,15 +396,8 @@ func mixCase(r *rand.Rand, name string) string {
 }
 
 func option(r *rand.Rand) dns.EDNS0 {
-	switch r.IntN(8) {
-	case 0, 1:
+	if r.IntN(3) == 0 {
 		return &dns.EDNS0_NSID{Code: dns.EDNS0NSID}
-	case 2:
-		return &dns.EDNS0_LOCAL{Code: dns.EDNS0ZONEVERSION}
-	case 3:
-		return &dns.EDNS0_LOCAL{Code: dns.EDNS0COOKIE, Data: []byte("client's")}
-	case 4:
-		return &dns.EDNS0_LOCAL{Code: dns.EDNS0COOKIE, Data: []byte("client's\x01\x00\x00\x00and a server's")[:24]}
 	}
 	data := make([]byte, r.IntN(12))
 	for i := range data {

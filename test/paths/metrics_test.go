@@ -10,6 +10,8 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // What plugin prometheus counts is the same on both paths: names, labels, rcodes, types, buckets. Only how long the response
@@ -22,7 +24,7 @@ func TestMetricsOfBothPaths(t *testing.T) {
 	start(t, fmt.Sprintf("example.org:%d {\n sharedunicast 127.0.0.1 ::1\n %s %s }\nexample.org:%d {\n sharedunicast 127.0.0.2 {\n fastpath off\n }\n %s %s }\n",
 		p, plugins, m.block(), p, plugins, m.block()))
 	fast, chain := fmt.Sprintf("127.0.0.1:%d", p), fmt.Sprintf("127.0.0.2:%d", p)
-	eventually(t, func() error { return hasSOA(fast) })
+	lab.Eventually(t, func() error { return hasSOA(fast) })
 	before := [2]map[string]*dto.Metric{metricsOf(t, fast), metricsOf(t, chain)}
 	for _, network := range []string{"udp", "tcp"} {
 		for i, name := range []string{"www.example.org.", "nothing.example.org.", "x.sub.example.org.", "WWW.example.org.", "example.org."} {
@@ -39,7 +41,7 @@ func TestMetricsOfBothPaths(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, func() error { // the chain counts after it has answered
+	lab.Eventually(t, func() error { // the chain counts after it has answered
 		after := [2]map[string]*dto.Metric{metricsOf(t, fast), metricsOf(t, chain)}
 		if !slices.Equal(sorted(after[0]), sorted(after[1])) {
 			return fmt.Errorf("by the fast path:\n%s\nby the chain:\n%s", strings.Join(sorted(after[0]), "\n"), strings.Join(sorted(after[1]), "\n"))
@@ -83,7 +85,7 @@ func sorted(m map[string]*dto.Metric) []string { return slices.Sorted(maps.Keys(
 func metricsOf(t *testing.T, server string) map[string]*dto.Metric {
 	t.Helper()
 	families, err := prometheus.DefaultGatherer.Gather()
-	must(t, err)
+	lab.Must(t, err)
 	found := map[string]*dto.Metric{}
 	for _, f := range families {
 		if !strings.HasPrefix(f.GetName(), "coredns_dns_re") && f.GetName() != "coredns_dns_do_requests_total" {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
 
@@ -22,7 +23,7 @@ func kinds(t *testing.T) map[string][]byte {
 	all := map[string][]byte{}
 	add := func(name string, m *dns.Msg, edit ...func([]byte) []byte) {
 		wire, err := m.Pack()
-		must(t, err)
+		lab.Must(t, err)
 		for _, e := range edit {
 			wire = e(wire)
 		}
@@ -60,7 +61,7 @@ func kinds(t *testing.T) map[string][]byte {
 	signed := query("www.example.org.", dns.TypeA)
 	signed.SetTsig("key.", dns.HmacSHA256, 300, time.Now().Unix())
 	wire, _, err := dns.TsigGenerate(signed, "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk=", "", false)
-	must(t, err)
+	lab.Must(t, err)
 	all["TSIG"] = wire
 	plain := query("www.example.org.", dns.TypeA)
 	for opcode := range 16 {
@@ -101,7 +102,7 @@ func TestSilenceIsTotal(t *testing.T) {
 
 	// By UDP all are sent, and then time is given to whoever would answer; a stream ends.
 	udp, err := dial["udp"]()
-	must(t, err)
+	lab.Must(t, err)
 	defer udp.Close()
 	for _, b := range all {
 		udp.Write(b)
@@ -120,11 +121,11 @@ func TestSilenceIsTotal(t *testing.T) {
 	}
 
 	m.current(1, m.zone("example.org.", zoneText("example.org.")))
-	eventually(t, func() error { _, err := askOver(dial["udp"], all["query"]); return err })
+	lab.Eventually(t, func() error { _, err := askOver(dial["udp"], all["query"]); return err })
 	for name, b := range all {
 		for network := range dial {
 			var said []byte
-			eventually(t, func() (err error) {
+			lab.Eventually(t, func() (err error) {
 				if said, err = askOver(dial[network], b); err != nil {
 					return fmt.Errorf("answering, %s over %s: %w", name, network, err)
 				}

@@ -25,6 +25,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/tsig"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
@@ -58,18 +59,18 @@ type mesh struct {
 func newMesh(t testing.TB) *mesh {
 	t.Helper()
 	keys, err := release.GenerateKeys(rand.Reader)
-	must(t, err)
+	lab.Must(t, err)
 	day := time.Now().Add(24 * time.Hour)
 	m := &mesh{t: t, dir: t.TempDir(), keys: keys, ends: release.Expiries{Root: day, Targets: day, Snapshot: day, Timestamp: day},
 		manifest: release.Manifest{Format: release.ManifestFormat, Mesh: "paths", EpsilonMS: release.DefaultEpsilonMS}}
 	m.repo, err = depot.Create(m.path("repository"))
-	must(t, err)
+	lab.Must(t, err)
 	files, mem, err := release.Init(m.manifest, keys.Signers(), m.ends)
-	must(t, err)
+	lab.Must(t, err)
 	m.mem = mem
-	must(t, os.WriteFile(m.path("root.json"), mem.Root, 0o644))
-	must(t, os.Mkdir(m.path("node"), 0o755))
-	must(t, m.repo.Publish(files))
+	lab.Must(t, os.WriteFile(m.path("root.json"), mem.Root, 0o644))
+	lab.Must(t, os.Mkdir(m.path("node"), 0o755))
+	lab.Must(t, m.repo.Publish(files))
 	return m
 }
 
@@ -83,9 +84,9 @@ func (m *mesh) zone(origin, text string) release.Zone {
 		m.t.Fatal(found)
 	}
 	var canonical bytes.Buffer
-	must(m.t, zonefile.Write(&canonical, z))
+	lab.Must(m.t, zonefile.Write(&canonical, z))
 	c, err := m.repo.PutBlob(func(w io.Writer) error { _, err := w.Write(canonical.Bytes()); return err })
-	must(m.t, err)
+	lab.Must(m.t, err)
 	return release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.SHA256, Length: c.Length, Blob: c.Blob}
 }
 
@@ -95,9 +96,9 @@ func (m *mesh) current(number uint64, zones ...release.Zone) {
 	slices.SortFunc(zones, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
 	m.manifest.Current = &release.Release{Number: number, Zones: zones, Switchover: time.Now().Add(-time.Hour).UTC().Truncate(time.Microsecond)}
 	files, mem, err := release.Publish(m.mem, m.manifest, m.keys.Signers(), m.ends)
-	must(m.t, err)
+	lab.Must(m.t, err)
 	m.mem = mem
-	must(m.t, m.repo.Publish(files))
+	lab.Must(m.t, m.repo.Publish(files))
 }
 
 // block is the directive meshsync of a server block.
@@ -128,27 +129,6 @@ func start(t testing.TB, corefile string) (reload func(corefile string) error) {
 }
 
 func port(t testing.TB) int { return testenv.Port(t) }
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually waits until a thing is as it should be.
-func eventually(t testing.TB, holds func() error) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-}
 
 // zoneText is a small zone.
 func zoneText(origin string) string {

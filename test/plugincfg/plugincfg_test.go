@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 
 	"github.com/miekg/dns"
@@ -27,7 +28,7 @@ func TestStockCoreDNSWithTwoLinesMore(t *testing.T) {
 	}
 	top := testenv.Top(t)
 	src := copyCoreDNS(t, top)
-	must(t, os.Symlink(top, filepath.Join(filepath.Dir(src), "coredns-anycast")))
+	lab.Must(t, os.Symlink(top, filepath.Join(filepath.Dir(src), "coredns-anycast")))
 	run(t, src, "bash", "-euxc", commands(t, top))
 
 	binary := filepath.Join(src, "coredns")
@@ -77,7 +78,7 @@ func TestREADMEsAgree(t *testing.T) {
 	version := strings.TrimSpace(run(t, top, "go", "list", "-m", "-f", "{{.Version}}", "github.com/coredns/coredns"))
 	for _, name := range []string{"README.md", "plugin/sharedunicast/README.md"} {
 		text, err := os.ReadFile(filepath.Join(top, name))
-		must(t, err)
+		lab.Must(t, err)
 		if !strings.Contains(string(text), "CoreDNS "+version+" ") {
 			t.Errorf("%s does not name CoreDNS %s", name, version)
 		}
@@ -90,7 +91,7 @@ func commands(t *testing.T, top string) (found string) {
 	t.Helper()
 	for _, name := range []string{"README.md", "plugin/sharedunicast/README.md"} {
 		text, err := os.ReadFile(filepath.Join(top, name))
-		must(t, err)
+		lab.Must(t, err)
 		block := regexp.MustCompile("(?s)\n(?:```|~~~)[a-z ]*\n(sed -i[^`~]*plugin.cfg\n.*?)(?:```|~~~)").FindStringSubmatch(string(text))
 		if block == nil {
 			t.Fatalf("%s has no commands to build CoreDNS with", name)
@@ -101,13 +102,6 @@ func commands(t *testing.T, top string) (found string) {
 		found = block[1]
 	}
 	return found
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // serves starts the binary with sharedunicast in front of file, and asks.

@@ -182,7 +182,7 @@ func (p *process) peak() int   { return p.procStatus("VmHWM:") }
 
 func (p *process) procStatus(key string) int {
 	p.t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.all[0].Pid()))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func (p *process) procStatus(key string) int {
 // descriptors counts what the process has open.
 func (p *process) descriptors() int {
 	p.t.Helper()
-	all, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "fd"))
+	all, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(p.all[0].Pid()), "fd"))
 	if err != nil {
 		p.t.Fatal(err)
 	}

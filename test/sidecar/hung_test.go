@@ -61,8 +61,8 @@ func (l *life) loopHangs() time.Duration {
 	took := l.there("").Sub(began)
 	var exit *exec.ExitError
 	select {
-	case err := <-s.done:
-		if !errors.As(err, &exit) || exit.ExitCode() != 3 {
+	case <-s.all[0].Ended():
+		if err := s.all[0].Wait(); !errors.As(err, &exit) || exit.ExitCode() != 3 {
 			l.t.Errorf("the process ended with %v, want exit code 3", err)
 		}
 	case <-time.After(10 * time.Second):
@@ -95,10 +95,8 @@ func TestStoppedAndHung(t *testing.T) {
 	l.there("") // by the hold time, which is longer than the watchdog's
 	s.signal(syscall.SIGCONT)
 	l.there(l.family.node)
-	select {
-	case err := <-s.done:
-		t.Fatalf("the watchdog has taken a process that was stopped for one that hangs: %v", err)
-	default:
+	if !s.all[0].Alive() {
+		t.Fatalf("the watchdog has taken a process that was stopped for one that hangs: %v", s.all[0].Wait())
 	}
 	s.end(syscall.SIGTERM)
 	dns.end(syscall.SIGTERM)

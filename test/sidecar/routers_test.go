@@ -4,7 +4,6 @@ package sidecar
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,9 +15,9 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -72,11 +71,7 @@ func (p protection) as() int {
 // addOther makes a second node, linked to the router by a link of its own.
 func (w *world) addOther() {
 	w.other = strings.TrimSuffix(w.node, "node") + "other"
-	w.ip("netns", "add", w.other)
-	ns := w.other
-	w.t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
-	w.ip("-n", w.other, "link", "set", "lo", "up")
-	w.ip("-n", w.other, "link", "add", "up0", "type", "veth", "peer", "name", "down1", "netns", w.router)
+	w.link(w.other, "up0", w.router, "down1")
 	for _, f := range families {
 		bits := map[int]string{4: "/24", 6: "/64"}[f.version]
 		for _, end := range [][3]string{{w.other, "up0", f.other + bits}, {w.router, "down1", f.routerToOther + bits},
@@ -84,30 +79,6 @@ func (w *world) addOther() {
 			w.ip(append([]string{"-n", end[0], "addr", "add", end[2], "dev", end[1]}, map[int][]string{6: {"nodad"}}[f.version]...)...)
 		}
 	}
-	w.ip("-n", w.other, "link", "set", "up0", "up")
-	w.ip("-n", w.router, "link", "set", "down1", "up")
-}
-
-// handle is a netlink socket in a namespace: asking it costs microseconds, and starting ip milliseconds.
-func (w *world) handle(ns string) *netlink.Handle {
-	if h := w.handles[ns]; h != nil {
-		return h
-	}
-	fd, err := netns.GetFromName(ns)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer fd.Close()
-	h, err := netlink.NewHandleAt(fd)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(h.Close)
-	if w.handles == nil {
-		w.handles = map[string]*netlink.Handle{}
-	}
-	w.handles[ns] = h
-	return h
 }
 
 func kernelHop(w *world, f family) string { return w.kernelHop(f, f.prefix) }
@@ -117,7 +88,7 @@ func (w *world) kernelHop(f family, prefix string) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	routes, err := w.handle(w.router).RouteListFiltered(map[int]int{4: unix.AF_INET, 6: unix.AF_INET6}[f.version],
+	routes, err := w.places[w.router].Links.RouteListFiltered(map[int]int{4: unix.AF_INET, 6: unix.AF_INET6}[f.version],
 		&netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)
 	if err != nil {
 		w.t.Fatal(err)
@@ -133,41 +104,15 @@ func (w *world) kernelHop(f family, prefix string) string {
 	return ""
 }
 
-// frrDir is a run directory that FRR's daemons can use once they have given up root.
-func (w *world) frrDir(name string) string {
-	dir := filepath.Join(w.dir, name)
-	if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o777)); err != nil {
-		w.t.Fatal(err)
-	}
-	return dir
-}
-
 // frrDaemons starts zebra and others of FRR in ns, each with its configuration.
-func (w *world) frrDaemons(ns string, conf map[string]string) []*process {
-	run := w.frrDir("frr-" + ns)
-	start := func(name, text string) *process {
-		binary := testenv.Need(w.t, "/usr/lib/frr/"+name)[0]
-		return w.start(ns, name+"-"+ns, binary, "-f", w.file(ns+"-"+name+".conf", text), "-i", run+"/"+name+".pid",
-			"-z", run+"/zserv.api", "--vty_socket", run, "--log", "stdout")
+func (w *world) frrDaemons(ns string, conf map[string]string) *process {
+	w.t.Helper()
+	for name := range conf {
+		testenv.Need(w.t, filepath.Join(lab.FRRDir, name))
 	}
-	all := []*process{start("zebra", "hostname zebra\n")}
-	w.until(10*time.Second, "zebra's socket", func() bool { _, err := os.Stat(run + "/zserv.api"); return err == nil })
-	if text, ok := conf["bfdd"]; ok { // bgpd asks it at its own start
-		binary := testenv.Need(w.t, "/usr/lib/frr/bfdd")[0]
-		all = append(all, w.start(ns, "bfdd-"+ns, binary, "-f", w.file(ns+"-bfdd.conf", text), "-i", run+"/bfdd.pid",
-			"-z", run+"/zserv.api", "--vty_socket", run, "--bfdctl", run+"/bfdd.sock", "--log", "stdout"))
-		w.until(10*time.Second, "bfdd's socket", func() bool { _, err := os.Stat(run + "/bfdd.vty"); return err == nil })
-		delete(conf, "bfdd")
-	}
-	for name, text := range conf {
-		all = append(all, start(name, text))
-	}
-	return all
-}
-
-// together is several processes as one.
-func together(all []*process) *process {
-	return &process{t: all[0].t, name: all[len(all)-1].name, others: all}
+	return &process{w.t, lab.StartFRR(w.t, filepath.Join(w.dir, "frr-"+ns), conf, func(name string, argv ...string) *lab.Process {
+		return w.startOne(ns, name+"-"+ns, argv...)
+	})}
 }
 
 func runFRR(w *world, f family, p protection) *process {
@@ -194,7 +139,7 @@ func runFRR(w *world, f family, p protection) *process {
 	if p.bfd {
 		daemons["bfdd"] = "bfd\n profile fast\n  transmit-interval 100\n  receive-interval 100\n  detect-multiplier 3\n"
 	}
-	return together(w.frrDaemons(w.router, daemons))
+	return w.frrDaemons(w.router, daemons)
 }
 
 func runBIRD(w *world, f family, p protection) *process {

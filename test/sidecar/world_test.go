@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,8 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -39,13 +38,13 @@ type world struct {
 	t            *testing.T
 	dir          string
 	node, router string
-	other        string   // a second node, where there is one
-	env          []string // of what is started, beside the test's
-	admin        string   // the administrative plane of sidecars, where there is one
-	interval     string   // of sidecars' probes; empty: 100 ms
-	stop         string   // drain.stop of sidecars; empty: 100 ms
-	handles      map[string]*netlink.Handle
-	rib          rib // of gobgpd, where that is the router
+	other        string                // a second node, where there is one
+	env          []string              // of what is started, beside the test's
+	admin        string                // the administrative plane of sidecars, where there is one
+	interval     string                // of sidecars' probes; empty: 100 ms
+	stop         string                // drain.stop of sidecars; empty: 100 ms
+	places       map[string]*lab.Place // by namespace
+	rib          rib                   // of gobgpd, where that is the router
 }
 
 func newWorld(t *testing.T) *world {
@@ -53,21 +52,26 @@ func newWorld(t *testing.T) *world {
 	testenv.Root(t)
 	testenv.Need(t, "ip")
 	id := fmt.Sprintf("acs%d-%d", os.Getpid(), worlds.Add(1))
-	w := &world{t: t, dir: publicDir(t), node: id + "-node", router: id + "-router"}
-	for _, ns := range []string{w.node, w.router} {
-		w.ip("netns", "add", ns)
-		t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
-		w.ip("-n", ns, "link", "set", "lo", "up")
-	}
-	w.ip("-n", w.node, "link", "add", "up0", "type", "veth", "peer", "name", "down0", "netns", w.router)
+	w := &world{t: t, dir: publicDir(t), node: id + "-node", router: id + "-router", places: map[string]*lab.Place{}}
+	w.link(w.node, "up0", w.router, "down0")
 	for _, end := range [][4]string{{w.node, "up0", node4, node6}, {w.router, "down0", router4, router6}} {
 		w.ip("-n", end[0], "addr", "add", end[2]+"/24", "dev", end[1])
 		w.ip("-n", end[0], "addr", "add", end[3]+"/64", "dev", end[1], "nodad")
-		w.ip("-n", end[0], "link", "set", end[1], "up")
 	}
 	w.ip("-n", w.node, "addr", "add", shared4+"/32", "dev", "lo")
 	w.ip("-n", w.node, "addr", "add", shared6+"/128", "dev", "lo", "nodad")
 	return w
+}
+
+// link joins two namespaces, which it makes if they are not there.
+func (w *world) link(a, ofA, b, ofB string) {
+	w.t.Helper()
+	for _, ns := range []string{a, b} {
+		if w.places[ns] == nil {
+			w.places[ns] = lab.PlaceFor(w.t, ns, ns)
+		}
+	}
+	lab.Must(w.t, lab.Connect(lab.End{At: w.places[a], Link: ofA}, lab.End{At: w.places[b], Link: ofB}))
 }
 
 // publicDir is a temporary directory that daemons which give up root can reach; t.TempDir's parent is closed to them.
@@ -86,99 +90,55 @@ func publicDir(t *testing.T) string {
 
 func (w *world) ip(args ...string) string {
 	w.t.Helper()
-	out, err := exec.Command("ip", args...).CombinedOutput()
-	if err != nil {
-		w.t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
+	return lab.Run(w.t, "", append([]string{"ip"}, args...)...)
 }
 
 // file writes a configuration.
 func (w *world) file(name, content string) string {
 	w.t.Helper()
-	path := filepath.Join(w.dir, name)
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		w.t.Fatal(err)
-	}
-	return path
+	return lab.Write(w.t, filepath.Join(w.dir, name), content)
 }
 
-// process is a daemon in a namespace, with what it forked.
+// process is a program in a namespace, or several that are one router.
 type process struct {
-	t    *testing.T
-	name string
-	cmd  *exec.Cmd
-	done chan error
-
-	others []*process // what it consists of, if it is several
+	t   *testing.T
+	all []*lab.Process
 }
 
 // start runs a command in ns until it is ended or the test is over.
 func (w *world) start(ns, name string, command ...string) *process {
 	w.t.Helper()
-	log, err := os.OpenFile(filepath.Join(w.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command("ip", append([]string{"netns", "exec", ns}, command...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), w.env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a signal reaches its children, and nothing else
-	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	p := &process{t: w.t, name: name, cmd: cmd, done: make(chan error, 1)}
-	go func() { p.done <- cmd.Wait(); close(p.done) }()
-	w.t.Cleanup(func() {
-		p.signal(syscall.SIGKILL)
-		<-p.done
-		if w.t.Failed() {
-			text, _ := os.ReadFile(log.Name())
-			w.t.Logf("%s said:\n%s", name, text)
-		}
-	})
-	return p
+	return &process{w.t, []*lab.Process{w.startOne(ns, name, command...)}}
 }
 
+func (w *world) startOne(ns, name string, command ...string) *lab.Process {
+	w.t.Helper()
+	return lab.Start(w.t, lab.Command{Name: name, Argv: command, Env: w.env, Log: filepath.Join(w.dir, name+".log"), At: w.places[ns].Do})
+}
+
+// signal sends a signal to all of it, with what it forked.
 func (p *process) signal(s syscall.Signal) {
-	for _, one := range p.others {
-		one.signal(s)
-	}
-	if p.others == nil {
-		syscall.Kill(-p.cmd.Process.Pid, s)
+	for _, one := range p.all {
+		one.SignalAll(s)
 	}
 }
 
 // end waits for the process to be gone after a signal, and returns how it went.
 func (p *process) end(s syscall.Signal) error {
 	p.t.Helper()
-	if p.others != nil {
-		var errs []error
-		for _, one := range slices.Backward(p.others) {
-			errs = append(errs, one.end(s))
-		}
-		return errors.Join(errs...)
+	var errs []error
+	for _, one := range slices.Backward(p.all) {
+		errs = append(errs, one.End(p.t, s))
 	}
-	p.signal(s)
-	select {
-	case err := <-p.done:
-		return err
-	case <-time.After(10 * time.Second):
-		p.t.Fatalf("%s does not end on %v", p.name, s)
-		return nil
-	}
+	return errors.Join(errs...)
 }
 
 // until waits for something to be so, looking often, and says how long it took.
 func (w *world) until(within time.Duration, what string, so func() bool) time.Duration {
 	w.t.Helper()
 	began := time.Now()
-	for !so() {
-		if time.Since(began) > within {
-			w.t.Fatalf("not within %v: %s\n%s%s", within, what, w.ip("-n", w.router, "route"), w.ip("-n", w.router, "-6", "route"))
-		}
-		time.Sleep(5 * time.Millisecond)
+	if err := lab.Until(w.t.Context(), within, what, func() (bool, string) { return so(), "" }); err != nil {
+		w.t.Fatalf("%v\n%s%s", err, w.ip("-n", w.router, "route"), w.ip("-n", w.router, "-6", "route"))
 	}
 	return time.Since(began)
 }
@@ -221,25 +181,12 @@ func (w *world) nsd() *process {
 func (w *world) nsdIn(ns string, addresses ...string) *process {
 	w.t.Helper()
 	binary := testenv.Need(w.t, "nsd")[0]
-	w.file("example.org.zone", zone)
-	conf := w.file(ns+"-nsd.conf", fmt.Sprintf(`server:
-  ip-address: %[1]s
-  server-count: 1
-  username: ""
-  chroot: ""
-  zonesdir: %[2]s
-  database: ""
-  pidfile: ""
-  xfrdfile: %[2]s/%[3]s-xfrd.state
-  xfrdir: %[2]s
-  zonelistfile: %[2]s/%[3]s-zone.list
-remote-control:
-  control-enable: no
-zone:
-  name: example.org
-  zonefile: example.org.zone
-`, strings.Join(addresses, "\n  ip-address: "), w.dir, ns))
-	return w.start(ns, ns+"-nsd", binary, "-d", "-c", conf)
+	server := lab.NameServer{Kind: "nsd", Dir: filepath.Join(w.dir, ns+"-nsd"),
+		Zones: []lab.ServedZone{{Origin: "example.org", File: w.file("example.org.zone", zone)}}}
+	for _, a := range addresses {
+		server.Listen = append(server.Listen, netip.AddrPortFrom(netip.MustParseAddr(a), 53))
+	}
+	return w.start(ns, ns+"-nsd", server.Argv(w.t, binary)...)
 }
 
 // router starts a routing daemon of the kind given.
@@ -253,15 +200,9 @@ func (w *world) startRouter(kind string) {
 	}
 }
 
-// frr runs zebra and bgpd with a run directory of their own.
+// frr runs zebra and bgpd.
 func (w *world) frr() {
-	binaries := testenv.Need(w.t, "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd") // OpenBGPD has a bgpd too
-	run := filepath.Join(w.dir, "frr")
-	if err := errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o777)); err != nil { // theirs, once they have given up root
-		w.t.Fatal(err)
-	}
-	zebra := w.file("zebra.conf", "hostname zebra\n")
-	bgpd := w.file("bgpd.conf", fmt.Sprintf(`hostname bgpd
+	w.frrDaemons(w.router, map[string]string{"bgpd": fmt.Sprintf(`hostname bgpd
 router bgp 64501
  bgp router-id %[1]s
  no bgp ebgp-requires-policy
@@ -279,11 +220,7 @@ router bgp 64501
   neighbor %[2]s activate
   neighbor %[3]s activate
  exit-address-family
-`, router4, node4, node6, secret))
-	common := []string{"-z", run + "/zserv.api", "--vty_socket", run, "--log", "stdout"}
-	w.start(w.router, "zebra", append([]string{binaries[0], "-f", zebra, "-i", run + "/zebra.pid"}, common...)...)
-	w.until(10*time.Second, "zebra's socket", func() bool { _, err := os.Stat(run + "/zserv.api"); return err == nil })
-	w.start(w.router, "bgpd", append([]string{binaries[1], "-f", bgpd, "-i", run + "/bgpd.pid"}, common...)...)
+`, router4, node4, node6, secret)})
 }
 
 func (w *world) bird() {
