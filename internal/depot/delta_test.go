@@ -126,7 +126,7 @@ func (h *deltaHost) put(number uint64, old, new, removed, added []string) releas
 	h.m.Current = &release.Release{Number: number, Switchover: testNow, Zones: []release.Zone{z}}
 	files, mem, err := release.Publish(h.mem, h.m, h.keys.Signers(), ends())
 	check(h.t, err)
-	check(h.t, h.dir.Publish(files))
+	check(h.t, publish(h.dir, files))
 	h.mem = mem
 	return z
 }
@@ -272,7 +272,7 @@ func TestASignedDeltaThatMakesOtherContentIsNotTaken(t *testing.T) {
 			h.m.Current = &release.Release{Number: 2, Switchover: testNow, Zones: []release.Zone{z}}
 			files, mem, err := release.Publish(h.mem, h.m, h.keys.Signers(), ends())
 			check(t, err)
-			check(t, h.dir.Publish(files))
+			check(t, publish(h.dir, files))
 			h.mem = mem
 			wholeComes(t, n, h, z)
 		})

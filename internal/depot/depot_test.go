@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -39,7 +38,7 @@ func newHost(t testing.TB) *host {
 	h := &host{t: t, dir: newDir(t), keys: keys, m: release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100}}
 	files, mem, err := release.Init(h.m, keys.Signers(), ends())
 	check(t, err)
-	check(t, h.dir.Publish(files))
+	check(t, publish(h.dir, files))
 	h.mem = mem
 	return h
 }
@@ -65,6 +64,16 @@ func check(t testing.TB, err error) {
 }
 
 // zone stores a zone of about size bytes whose text tells its serial.
+// publish puts files into a directory in the order given, each durably before the next.
+func publish(d *Dir, files []release.File) error {
+	for _, f := range files {
+		if err := replace(d.root, f.Name, f.Data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (h *host) zone(origin string, serial uint32, size int) release.Zone {
 	h.t.Helper()
 	c, err := h.dir.PutBlob(text(origin, serial, size))
@@ -95,7 +104,7 @@ func (h *host) make(number uint64, size int) ([]release.File, release.Memory) {
 func (h *host) release(number uint64, size int) {
 	h.t.Helper()
 	files, mem := h.make(number, size)
-	check(h.t, h.dir.Publish(files))
+	check(h.t, publish(h.dir, files))
 	h.mem = mem
 }
 
@@ -103,7 +112,7 @@ func (h *host) renew() {
 	h.t.Helper()
 	files, mem, err := release.Renew(h.mem, h.keys.Lease, testNow.AddDate(0, 0, 2))
 	check(h.t, err)
-	check(h.t, h.dir.Publish(files))
+	check(h.t, publish(h.dir, files))
 	h.mem = mem
 }
 
@@ -176,8 +185,7 @@ var crashJobs = map[string]func(dir, from string) error{
 		io.Copy(io.Discard, os.Stdin)
 		return lock.Unlock()
 	},
-	"publish": publishJob,
-	"mirror":  mirrorJob,
+	"mirror": mirrorJob,
 }
 
 // crashed runs a job that is killed at its n-th step, and reports whether it got to the end instead.
@@ -235,79 +243,6 @@ func TestRemoveFileKilledAtAnyStepLeavesItWholeOrNot(t *testing.T) {
 			check(t, RemoveFile(dir, "floor"))
 			return
 		}
-	}
-}
-
-// publishJob repeats the publishing of files that lie in from, in order.
-func publishJob(dir, from string) error {
-	d, err := Create(dir)
-	if err != nil {
-		return err
-	}
-	files, err := loadFiles(from)
-	if err != nil {
-		return err
-	}
-	return d.Publish(files)
-}
-
-func saveFiles(t *testing.T, files []release.File) string {
-	t.Helper()
-	dir := t.TempDir()
-	for i, f := range files {
-		check(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d", i)), append([]byte(f.Name+"\n"), f.Data...), 0o600))
-	}
-	return dir
-}
-
-func loadFiles(dir string) ([]release.File, error) {
-	entries, err := os.ReadDir(dir)
-	var files []release.File
-	for _, e := range entries {
-		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		name, rest, _ := bytes.Cut(data, []byte("\n"))
-		files = append(files, release.File{Name: string(name), Data: rest})
-	}
-	return files, err
-}
-
-func TestPublishKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated(t *testing.T) {
-	for n := 1; n < maxSteps; n++ {
-		h := newHost(t)
-		h.release(1, 1000)
-		files, _ := h.make(2, 1000)
-		saved := saveFiles(t, files)
-		done := crashed(t, "publish", h.dir.Path(), saved, n)
-		if got := serves(t, h.dir, h.root()); got != 1 && got != 2 || done && got != 2 {
-			t.Fatalf("step %d: release %d", n, got)
-		}
-		check(t, h.dir.Sweep())
-		check(t, h.dir.Publish(files))
-		if got := serves(t, h.dir, h.root()); got != 2 {
-			t.Fatalf("step %d, repeated: release %d", n, got)
-		}
-		if done {
-			return
-		}
-	}
-	t.Fatal("never done")
-}
-
-func TestPublishRefusesASecondWriter(t *testing.T) {
-	h := newHost(t)
-	before := h.mem
-	h.release(1, 100)
-	h.mem = before // a host that does not know of release 1
-	files, _ := h.make(2, 100)
-	err := h.dir.Publish(files)
-	if !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), "another distribution host") {
-		t.Fatalf("got %v", err)
-	}
-	if got := serves(t, h.dir, h.root()); got != 1 {
-		t.Fatalf("release %d is in force", got)
 	}
 }
 

@@ -9,8 +9,6 @@ import (
 	"path"
 	"syscall"
 	"time"
-
-	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
 // Dir is a repository in a directory: a Store. Any number of processes may read; one writes, and holds a Lock while it
@@ -103,22 +101,6 @@ func (d *Dir) Swap(ctx context.Context, name string, data []byte, was Tag) (Tag,
 		return "", err
 	}
 	return d.Tag(name)
-}
-
-// Publish puts files into the repository in the order given, each durably before the next, whatever timestamp is there.
-// It may be repeated after an interruption. A numbered file that is there with other content is a second writer's:
-// ErrExists, and what follows is not written.
-func (d *Dir) Publish(files []release.File) error {
-	for _, f := range files {
-		put := create
-		if f.Replaces() {
-			put = replace
-		}
-		if err := put(d.root, f.Name, f.Data, 0o644); err != nil {
-			return SecondWriter(err)
-		}
-	}
-	return nil
 }
 
 // List implements Store.

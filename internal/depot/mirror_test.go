@@ -464,7 +464,7 @@ func (h *host) rotate() {
 	check(h.t, err)
 	files, mem, err := release.Rotate(h.mem, root, h.keys.Signers(), ends())
 	check(h.t, err)
-	check(h.t, h.dir.Publish(files))
+	check(h.t, publish(h.dir, files))
 	h.mem = mem
 }
 

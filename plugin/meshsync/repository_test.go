@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -104,7 +105,7 @@ func incomplete(without string) func(*testing.T, *host) {
 				files = append(files, f)
 			}
 		}
-		must(t, h.repo.Publish(files))
+		must(t, publish.Files(h.repo, files))
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
@@ -50,7 +51,7 @@ func newHost(t testing.TB, dir string) *host {
 	files, mem, err := release.Init(h.manifest, keys.Signers(), h.ends())
 	must(t, err)
 	must(t, os.WriteFile(h.root, mem.Root, 0o644))
-	must(t, repo.Publish(files))
+	must(t, publish.Files(repo, files))
 	h.mem = mem
 	return h
 }
@@ -136,7 +137,7 @@ func (h *host) cancel() {
 func (h *host) publish() {
 	h.t.Helper()
 	h.sign()
-	must(h.t, h.repo.Publish(h.last))
+	must(h.t, publish.Files(h.repo, h.last))
 }
 
 // sign makes what publish puts into the repository.
@@ -157,7 +158,7 @@ func (h *host) repair() {
 			must(h.t, os.Rename(aside, h.path(name)))
 		}
 	}
-	must(h.t, h.repo.Publish(h.last))
+	must(h.t, publish.Files(h.repo, h.last))
 }
 
 func (h *host) renew(lease time.Duration) {
@@ -165,7 +166,7 @@ func (h *host) renew(lease time.Duration) {
 	var err error
 	h.last, h.mem, err = release.Renew(h.mem, h.keys.Lease, time.Now().Add(lease))
 	must(h.t, err)
-	must(h.t, h.repo.Publish(h.last))
+	must(h.t, publish.Files(h.repo, h.last))
 }
 
 // path is a file of the repository.

@@ -20,6 +20,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
@@ -56,7 +57,7 @@ func ends() release.Expiries {
 
 func (h *host) publish(files []release.File, mem release.Memory) {
 	h.t.Helper()
-	lab.Must(h.t, h.dir.Publish(files))
+	lab.Must(h.t, publish.Files(h.dir, files))
 	h.mem = mem
 }
 

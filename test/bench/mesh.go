@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -46,7 +47,7 @@ func newMesh(dir string) (*mesh, error) {
 	if err := os.WriteFile(m.path("root.json"), mem.Root, 0o644); err != nil {
 		return nil, err
 	}
-	return m, repo.Publish(files)
+	return m, publish.Files(repo, files)
 }
 
 func (m *mesh) path(name string) string { return filepath.Join(m.dir, name) }
@@ -72,7 +73,7 @@ func (m *mesh) publish() error {
 		return err
 	}
 	m.mem = mem
-	return m.repo.Publish(files)
+	return publish.Files(m.repo, files)
 }
 
 // current makes the first release, answered from at once.

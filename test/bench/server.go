@@ -13,8 +13,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // server is a name server that the bench starts, as a process of one's own.

@@ -26,6 +26,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
@@ -70,7 +71,7 @@ func newMesh(t testing.TB) *mesh {
 	m.mem = mem
 	lab.Must(t, os.WriteFile(m.path("root.json"), mem.Root, 0o644))
 	lab.Must(t, os.Mkdir(m.path("node"), 0o755))
-	lab.Must(t, m.repo.Publish(files))
+	lab.Must(t, publish.Files(m.repo, files))
 	return m
 }
 
@@ -98,7 +99,7 @@ func (m *mesh) current(number uint64, zones ...release.Zone) {
 	files, mem, err := release.Publish(m.mem, m.manifest, m.keys.Signers(), m.ends)
 	lab.Must(m.t, err)
 	m.mem = mem
-	lab.Must(m.t, m.repo.Publish(files))
+	lab.Must(m.t, publish.Files(m.repo, files))
 }
 
 // block is the directive meshsync of a server block.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -52,7 +53,7 @@ func startPrimary(t *testing.T, told []string) *primary {
 	files, mem, err := release.Init(p.manifest, keys.Signers(), expiries())
 	lab.Must(t, err)
 	p.mem = mem
-	lab.Must(t, p.repo.Publish(files))
+	lab.Must(t, publish.Files(p.repo, files))
 	lab.Write(t, filepath.Join(p.dir, "root.json"), string(mem.Root))
 	p.bin = testenv.Build(t, "cmd/coredns")
 	block := fmt.Sprintf("meshsync %s {\n root %s/root.json\n clock assume 1ms\n", p.dir, p.dir)
@@ -127,7 +128,7 @@ func (p *primary) publish() {
 	files, mem, err := release.Publish(p.mem, p.manifest, p.keys.Signers(), expiries())
 	lab.Must(p.t, err)
 	p.mem = mem
-	lab.Must(p.t, p.repo.Publish(files))
+	lab.Must(p.t, publish.Files(p.repo, files))
 }
 
 // reaches waits until the node's status says a number.
