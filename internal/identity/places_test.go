@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
 
@@ -25,7 +26,7 @@ func server(t *testing.T, ca *testca.CA, p identity.Places) (address string, log
 	t.Helper()
 	log = new(bytes.Buffer)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	lab.Must(t, err)
 	logger := slog.New(slog.NewTextHandler(log, nil))
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, r.TLS.PeerCertificates[0].Subject.CommonName)
@@ -103,10 +104,10 @@ func TestASeenCertificateIsNoPass(t *testing.T) {
 	good := client(t, ca, "good")
 	conn := tls.Client(from(t, "127.0.0.1", address), good)
 	defer conn.Close()
-	must(t, ask(conn))
+	lab.Must(t, ask(conn))
 
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	lab.Must(t, err)
 	seen := good.Clone()
 	seen.Certificates = []tls.Certificate{{Certificate: good.Certificates[0].Certificate, PrivateKey: key}}
 	thief := tls.Client(from(t, "127.0.0.1", address), seen)
@@ -118,7 +119,7 @@ func TestASeenCertificateIsNoPass(t *testing.T) {
 	for range 20 {
 		thief := tls.Client(&halting{Conn: from(t, "127.0.0.2", address)}, seen)
 		defer thief.Close()
-		must(t, thief.Handshake()) // the server's side of it is not over
+		lab.Must(t, thief.Handshake()) // the server's side of it is not over
 		thieves = append(thieves, thief)
 	}
 	for _, thief := range thieves[:4] { // the server has read what they sent, or closed them
