@@ -23,17 +23,21 @@ type Backend interface {
 	Release() (number uint64, zones *zone.Zones)
 }
 
-// room is the key of what WithRoom adds to a context.
-type room struct{}
-
-// WithRoom adds to a request's context how many octets the OPT record of the response may take that whoever holds the
-// sockets will put into it.
-func WithRoom(ctx context.Context, octets int) context.Context {
-	return context.WithValue(ctx, room{}, octets)
+// Request is what is known of a request beside the message, while it is in the chain.
+type Request struct {
+	// Room is how many octets the OPT record of the response may take that whoever holds the sockets will put into it.
+	Room int
+	// Answer is what the backend has made the response of, if it did: so it need not be looked up again.
+	Answer *zone.Answer
 }
 
-// Room is how many octets the OPT record of the response may take, if somebody puts one into it.
-func Room(ctx context.Context) (octets int, ok bool) {
-	octets, ok = ctx.Value(room{}).(int)
-	return octets, ok
+type key struct{}
+
+// With adds a Request to the context of its message.
+func With(ctx context.Context, r *Request) context.Context { return context.WithValue(ctx, key{}, r) }
+
+// From is the Request of a message, nil if nobody has given it one.
+func From(ctx context.Context) *Request {
+	r, _ := ctx.Value(key{}).(*Request)
+	return r
 }

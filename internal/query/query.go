@@ -20,6 +20,7 @@ const (
 	Ignore         Verdict = iota // it must not be answered: a response, or less than a header
 	NotImplemented                // NOTIMP: an opcode that is neither QUERY nor NOTIFY (RFC 1035 4.1.1)
 	Malformed                     // FORMERR: its header promises what no such request has
+	Bare                          // no question, but a COOKIE option: it wants a server cookie (RFC 7873 5.4)
 	Unusual                       // it is for whoever knows more of DNS than this package
 	Plain                         // a query for data of class IN, with at most an OPT record of version 0: Query has all of it
 )
@@ -47,6 +48,9 @@ type Query struct {
 	EDNS    bool   // there is an OPT record
 	Payload uint16 // octets that the client takes by UDP: 512 at least (RFC 6891 6.2.3)
 	NSID    bool   // it asks for the server's name (RFC 5001)
+	Version bool   // it asks for the zone's version (RFC 9660)
+	Padding bool   // it is padded (RFC 7830)
+	Cookie  []byte // the client's, and perhaps a server's (RFC 7873 4); in the message
 
 	optAt int // where the OPT record begins, 0 if there is none or more is there
 }
@@ -71,17 +75,29 @@ func (q *Query) Parse(b []byte) Verdict {
 	authority, additional := binary.BigEndian.Uint16(b[8:]), binary.BigEndian.Uint16(b[10:])
 	// NOTIFY may have a SOA record as its answer (RFC 1996 3.7), IXFR one as its authority (RFC 1995 3); OPT and TSIG are
 	// all that may be in addition.
-	if questions != 1 || answers > 1 || authority > 1 || additional > 2 {
+	if questions > 1 || answers > 1 || authority > 1 || additional > 2 {
+		return Malformed
+	}
+	if questions == 0 {
+		if opcode == dns.OpcodeQuery && answers+authority == 0 && additional == 1 && q.opt(b[HeadSize:]) == whole && q.Cookie != nil {
+			return Bare
+		}
 		return Malformed
 	}
 	if opcode != dns.OpcodeQuery || q.Flags&flagTC != 0 || answers+authority > 0 || additional > 1 {
 		return Unusual
 	}
 	rest, ok := q.question(b[HeadSize:])
-	if !ok || additional == 1 && !q.opt(rest) || additional == 0 && len(rest) > 0 {
+	if !ok || additional == 0 && len(rest) > 0 {
 		return Unusual
 	}
 	if additional == 1 {
+		switch q.opt(rest) {
+		case wrong:
+			return Malformed
+		case other:
+			return Unusual
+		}
 		q.optAt = len(b) - len(rest)
 	}
 	if q.Class != dns.ClassINET || !asksForData(q.Type) {
@@ -117,32 +133,56 @@ func asksForData(qtype uint16) bool {
 
 const optHead = 11 // octets of an OPT record before its options (RFC 6891 6.1.2)
 
+// reading is what came of reading an OPT record.
+type reading uint8
+
+const (
+	other reading = iota // there is something else, or something beside it
+	wrong                // an option of it is wrong
+	whole
+)
+
 // opt reads what is an OPT record of version 0, and nothing behind it.
-func (q *Query) opt(b []byte) bool {
+func (q *Query) opt(b []byte) reading {
 	if len(b) < optHead || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != dns.TypeOPT || b[6] != 0 ||
 		int(binary.BigEndian.Uint16(b[9:])) != len(b)-optHead {
-		return false
+		return other
 	}
 	q.EDNS, q.Payload, q.DO = true, max(minSize, binary.BigEndian.Uint16(b[3:])), b[7]&0x80 != 0
 	for options := b[optHead:]; len(options) > 0; {
 		if len(options) < 4 {
-			return false
+			return other
 		}
 		end := 4 + int(binary.BigEndian.Uint16(options[2:]))
 		if end > len(options) {
-			return false
+			return other
 		}
-		q.option(binary.BigEndian.Uint16(options), options[4:end])
+		if !q.option(binary.BigEndian.Uint16(options), options[4:end]) {
+			return wrong
+		}
 		options = options[end:]
 	}
-	return true
+	return whole
 }
 
-// option takes note of an option. Those that are not known are no matter (RFC 6891 6.1.2).
-func (q *Query) option(code uint16, _ []byte) {
-	if code == dns.EDNS0NSID {
+// option takes note of an option, and reports whether it is right. Those that are not known are no matter (RFC 6891 6.1.2).
+func (q *Query) option(code uint16, data []byte) bool {
+	switch code {
+	case dns.EDNS0NSID:
 		q.NSID = true
+	case dns.EDNS0ZONEVERSION:
+		q.Version = len(data) == 0
+	case dns.EDNS0PADDING:
+		q.Padding = true
+	case dns.EDNS0COOKIE:
+		if n := len(data); n != clientCookie && (n < clientCookie+minServer || n > clientCookie+maxServer) {
+			return false
+		}
+		if q.Cookie == nil { // the first one counts (RFC 7873 5.2)
+			q.Cookie = data
+		}
 	}
+	return true
 }
 
 // WithoutOptions is the message that was read, without options that the dns package might not be able to unpack: in a
@@ -164,6 +204,31 @@ func (q *Query) WithoutOptions(b []byte) []byte {
 func (q *Query) AppendError(dst []byte, rcode int) []byte {
 	flags := flagQR | q.Flags&(opcodeMask|flagRD) | uint16(rcode)&15
 	return append(dst, byte(q.ID>>8), byte(q.ID), byte(flags>>8), byte(flags), 0, 0, 0, 0, 0, 0, 0, 0)
+}
+
+// AsksForData reports whether the request is a query for data, or ANY, as far as it could be read.
+func (q *Query) AsksForData() bool {
+	return q.Flags&opcodeMask == 0 && (q.Name == nil || asksForData(q.Type))
+}
+
+// AppendEmpty appends a response to a query that has the question and an OPT record, if there is to be one, and TC if it is
+// to say that there is more.
+func (q *Query) AppendEmpty(dst []byte, rcode int, truncated bool, opt []byte) []byte {
+	at := len(dst)
+	dst = q.AppendError(dst, rcode)
+	if truncated {
+		dst[at+2] |= flagTC >> 8
+	}
+	if len(q.Name) > 0 {
+		dst[at+5] = 1
+		dst = append(dst, q.Name...)
+		dst = append(dst, byte(q.Type>>8), byte(q.Type), byte(q.Class>>8), byte(q.Class))
+	}
+	if len(opt) > 0 {
+		dst[at+11] = 1
+		dst = append(dst, opt...)
+	}
+	return dst
 }
 
 // PayloadSize is the octets of a message by UDP that the server says it takes (RFC 6891 6.2.3), and the most that it sends

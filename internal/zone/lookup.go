@@ -28,6 +28,9 @@ type Answer struct {
 	// (RFC 9471 2.1): if one of them finds no room, the response is truncated. The others may be left out.
 	Required int
 
+	// Synthesised says that a wildcard or a DNAME made the answer, so that there is one for any number of names.
+	Synthesised bool
+
 	// Zone is the one that was asked first, whose SOA serial the answer is of. It is nil if none answers for the name, or if
 	// what was asked for is in no zone.
 	Zone *Zone
@@ -48,7 +51,7 @@ func (a *Answer) clear() {
 		a.room = &room{}
 	}
 	a.room.names = a.room.names[:0]
-	a.Rcode, a.Authoritative, a.Required, a.Zone = 0, false, 0, nil
+	a.Rcode, a.Authoritative, a.Required, a.Synthesised, a.Zone = 0, false, 0, false, nil
 	a.Answer, a.Authority, a.Additional = a.Answer[:0], a.Authority[:0], a.Additional[:0]
 }
 
@@ -187,7 +190,7 @@ func (l *lookup) hit(n *node) (follow bool) {
 
 // synthesise answers from the wildcard below the closest encloser (RFC 4592 3.3).
 func (l *lookup) synthesise(encloser, wildcard *node) (follow bool) {
-	l.a.Authoritative = true
+	l.a.Authoritative, l.a.Synthesised = true, true
 	cname, alias := l.alias(wildcard)
 	if !alias && !l.addData(wildcard) {
 		l.addSOA()
@@ -283,7 +286,7 @@ func only(s *rrset) []byte {
 // substitute adds the DNAME of a node above the name and the CNAME that it makes of the name (RFC 6672 3.1), which ends
 // the search if it is what was asked for. A name that gets too long ends it with YXDOMAIN (RFC 6672 2.2).
 func (l *lookup) substitute(n *node) (follow bool) {
-	l.a.Authoritative = true
+	l.a.Authoritative, l.a.Synthesised = true, true
 	dname, _ := l.z.get(n, dns.TypeDNAME)
 	owner, to := l.ownerOf(n), only(&dname)
 	l.addDNAME(owner, &dname)

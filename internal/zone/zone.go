@@ -94,6 +94,12 @@ type RRset struct {
 // Origin is the name of the zone, lower-case and fully qualified.
 func (z *Zone) Origin() string { return z.origin }
 
+// NameLen is how many octets the origin has in wire format.
+func (z *Zone) NameLen() int { return int(z.originLen) }
+
+// Labels is how many labels the origin has, the root's empty one not counted.
+func (z *Zone) Labels() int { return int(z.labels) }
+
 // Serial is the serial number in the zone's SOA (RFC 1982 arithmetic applies; 0 is a serial like any other).
 func (z *Zone) Serial() uint32 { return z.serial }
 

@@ -10,6 +10,7 @@ package meshsync
 import (
 	"context"
 	"net"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/coredns/coredns/plugin"
@@ -40,7 +41,7 @@ func (m *Meshsync) Name() string { return "meshsync" }
 
 // ServeDNS implements plugin.Handler.
 func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-	_, zones := m.Release()
+	number, zones := m.Release()
 	if zones == nil {
 		silentDrops.WithLabelValues(metrics.WithServer(ctx)).Inc()
 		return dns.RcodeSuccess, drop(w)
@@ -53,7 +54,7 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	}
 	question := r.Question[0]
 	if question.Qclass == dns.ClassCHAOS {
-		return m.identify(ctx, w, r)
+		return m.identify(ctx, w, r, number)
 	}
 	name := make([]byte, 255)
 	n, err := dns.PackDomainName(question.Name, name, 0, nil, false)
@@ -68,7 +69,11 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	if answer.Zone == nil {
 		return m.others(ctx, w, r, answer.Rcode)
 	}
-	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, limit(ctx, &state)))
+	known := backend.From(ctx)
+	if known != nil {
+		known.Answer = &answer
+	}
+	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, limit(known, &state)))
 }
 
 // secondOPT reports whether a request has more OPT records than the one that RFC 6891 6.1.1 allows.
@@ -82,15 +87,23 @@ func secondOPT(r *dns.Msg) bool {
 	return found > 1
 }
 
-// identify tells which node this is, to those who ask in class CHAOS for id.server (RFC 4892) or hostname.bind (ADMIN-1).
-func (m *Meshsync) identify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+// identify tells those who ask in class CHAOS which node this is, for id.server (RFC 4892) or hostname.bind (ADMIN-1), and
+// which release it answers from, for release.server.
+func (m *Meshsync) identify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, number uint64) (int, error) {
 	question := r.Question[0]
-	if !isName(question) {
+	text := ""
+	switch plugin.Name(question.Name).Normalize() {
+	case "id.server.", "hostname.bind.":
+		text = m.config.node
+	case "release.server.":
+		text = strconv.FormatUint(number, 10)
+	}
+	if question.Qtype != dns.TypeTXT || text == "" {
 		return m.others(ctx, w, r, dns.RcodeRefused)
 	}
 	reply := new(dns.Msg).SetReply(r)
 	reply.Authoritative = true
-	reply.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeTXT, Class: dns.ClassCHAOS}, Txt: []string{m.config.node}}}
+	reply.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeTXT, Class: dns.ClassCHAOS}, Txt: []string{text}}}
 	return dns.RcodeSuccess, w.WriteMsg(reply)
 }
 
@@ -134,13 +147,13 @@ func reply(w dns.ResponseWriter, r *dns.Msg, rcode int) (int, error) {
 
 // limit is the largest response for the client, in octets, beside options of its OPT record. Left to itself the core would
 // cut an RRset in two.
-func limit(ctx context.Context, state *request.Request) int {
+func limit(r *backend.Request, state *request.Request) int {
 	size := dns.MaxMsgSize
 	if state.Proto() == "udp" {
 		size = min(state.Size(), maxUDP)
 	}
-	if room, ok := backend.Room(ctx); ok {
-		return size - max(0, room-emptyOPT)
+	if r != nil {
+		return size - max(0, r.Room-emptyOPT)
 	}
 	return size - nsidRoom(state.Req)
 }

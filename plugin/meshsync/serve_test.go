@@ -104,6 +104,27 @@ func TestOthers(t *testing.T) {
 	}
 }
 
+// ADMIN-1: who asks in class CHAOS is told the node's name, and the release that it answers from.
+func TestIdentity(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(42, h.zones(42))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(42)
+	for name, want := range map[string]string{"id.server.": "tyo", "Hostname.BIND.": "tyo", "release.server.": "42", "version.bind.": ""} {
+		q := new(dns.Msg).SetQuestion(name, dns.TypeTXT)
+		q.Question[0].Qclass = dns.ClassCHAOS
+		w := &writer{}
+		n.ServeDNS(context.Background(), w, q)
+		got := ""
+		if w.said != nil && len(w.said.Answer) == 1 {
+			got = w.said.Answer[0].(*dns.TXT).Txt[0]
+		}
+		if got != want || want == "" && w.said.Rcode != dns.RcodeRefused {
+			t.Errorf("%s: %v", name, w.said)
+		}
+	}
+}
+
 // RFC 6891 6.1.1: a message with more than one OPT record is a format error.
 func TestSecondOPTIsRefused(t *testing.T) {
 	dir, h := nodeDir(t)

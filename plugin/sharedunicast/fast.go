@@ -160,11 +160,13 @@ type outcome uint8
 const (
 	unanswered outcome = iota // it goes through the chain
 	answered
+	limited  // too many ask for the like: nothing is said
 	silenced // nothing may be said
 )
 
 // fast answers queries, one at a time, and allocates nothing for it.
 type fast struct {
+	asked   asked // the query beside its question; the caller fills it in, but for the cookie
 	answer  zone.Answer
 	request zone.Request
 	opt     []byte
@@ -173,7 +175,7 @@ type fast struct {
 }
 
 // respond appends the response to a plain query. What it writes beyond the limit on its way is not part of it.
-func (f *fast) respond(dst []byte, q *query.Query, s *served, limit int) ([]byte, outcome) {
+func (f *fast) respond(dst []byte, q *query.Query, s *served, g *guard, limit int) ([]byte, outcome) {
 	_, zones := s.backend.Release()
 	if zones == nil {
 		return dst, silenced
@@ -183,17 +185,34 @@ func (f *fast) respond(dst []byte, q *query.Query, s *served, limit int) ([]byte
 		return dst, unanswered
 	}
 	f.rcode = f.answer.Rcode
-	f.request = zone.Request{Query: q.Query, ID: q.ID, RecursionDesired: q.RecursionDesired()}
+	g.look(q, &f.asked)
+	fate := sent
+	if g.limiter != nil || g.require {
+		k, n := kindOf(&f.answer, q.Type, q.Name)
+		fate = g.judge(&f.asked, k, q.Name[len(q.Name)-n:])
+	}
+	switch fate {
+	case withheld:
+		return dst, limited
+	case badCookie:
+		f.rcode = dns.RcodeBadCookie
+	}
+	f.opt = f.opt[:0]
 	if q.EDNS {
 		f.options = f.options[:0]
 		if q.NSID {
 			f.options = append(f.options, s.nsid...)
 		}
-		f.opt = query.AppendOPT(f.opt[:0], f.rcode, q.DO, f.options)
-		f.request.OPT = f.opt
+		f.options = g.appendOptions(f.options, q, &f.asked, told{f.rcode, f.answer.Zone})
+		f.opt = query.AppendOPT(f.opt, f.rcode, q.DO, f.options)
 	}
+	if fate != sent {
+		return q.AppendEmpty(dst, f.rcode, fate == shortened, f.opt), answered
+	}
+	f.request = zone.Request{Query: q.Query, ID: q.ID, RecursionDesired: q.RecursionDesired(), OPT: f.opt}
+	start := len(dst)
 	dst, _ = f.answer.AppendTo(dst, &f.request, limit)
-	return dst, answered
+	return g.padded(dst, start, len(f.opt), q, &f.asked), answered
 }
 
 // udpLimit is how many octets the response to a query by UDP may have.

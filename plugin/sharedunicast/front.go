@@ -3,6 +3,7 @@ package sharedunicast
 import (
 	"context"
 	"net"
+	"net/netip"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/pkg/log"
@@ -22,11 +23,12 @@ type front struct {
 	core     *dnsserver.Server
 	backends []backend.Backend // of all blocks
 	zones    zoneTable         // what the fast path answers for
+	guard    *guard
 	silenced prometheus.Counter
 }
 
-func newFront(core *dnsserver.Server, g *group) *front {
-	f := &front{core: core, silenced: silentDrops.WithLabelValues(g.address())}
+func newFront(core *dnsserver.Server, g *group, guard *guard) *front {
+	f := &front{core: core, guard: guard, silenced: silentDrops.WithLabelValues(g.address())}
 	for _, c := range g.configs {
 		for _, h := range c.Handlers() {
 			if b, ok := h.(backend.Backend); ok {
@@ -58,15 +60,45 @@ func (f *front) pass(b []byte, q *query.Query, v query.Verdict, x *responder) bo
 		f.silenced.Inc()
 		return false
 	}
-	switch v {
-	case query.NotImplemented:
-		x.Write(q.AppendError(nil, dns.RcodeNotImplemented))
-	case query.Malformed:
-		x.Write(q.AppendError(nil, dns.RcodeFormatError))
-	default:
+	if v == query.Unusual || v == query.Plain {
 		f.chain(b, q, x)
+	} else if response := f.bare(nil, q, v, &x.asked); len(response) > 0 {
+		x.Write(response)
 	}
 	return true
+}
+
+// bare appends the response to what no plugin needs to see: an error, or a server cookie for who asks for nothing else.
+func (f *front) bare(dst []byte, q *query.Query, v query.Verdict, a *asked) []byte {
+	rcode := dns.RcodeFormatError
+	switch v {
+	case query.NotImplemented:
+		rcode = dns.RcodeNotImplemented
+	case query.Bare:
+		f.guard.look(q, a)
+		if a.secrets != nil {
+			return f.cookie(dst, q, a)
+		}
+	}
+	if f.guard.limiter != nil && !a.stream && f.guard.limiter.judge(a.now, a.client, kindError, nil) == drop {
+		return dst
+	}
+	return q.AppendError(dst, rcode)
+}
+
+// cookie appends the response to a request for a server cookie (RFC 7873 5.4).
+func (f *front) cookie(dst []byte, q *query.Query, a *asked) []byte {
+	rcode := dns.RcodeSuccess
+	if a.cookie == query.CookieBad {
+		if f.guard.limiter != nil && !a.stream && f.guard.limiter.judge(a.now, a.client, kindError, nil) == drop {
+			return dst
+		}
+		if q.HasServerCookie() {
+			rcode = dns.RcodeBadCookie
+		}
+	}
+	options := f.guard.appendOptions(nil, q, a, told{rcode: rcode})
+	return q.AppendEmpty(dst, rcode, false, query.AppendOPT(nil, rcode, q.DO, options))
 }
 
 // chain has a message answered by the plugins.
@@ -77,14 +109,15 @@ func (f *front) chain(b []byte, q *query.Query, x *responder) {
 		err = r.Unpack(q.WithoutOptions(b))
 	}
 	if err != nil || len(r.Question) != 1 {
-		x.Write(q.AppendError(nil, dns.RcodeFormatError))
+		if response := f.bare(nil, q, query.Malformed, &x.asked); len(response) > 0 {
+			x.Write(response)
+		}
 		return
 	}
-	x.begin(b, r, f.core.TsigSecret)
+	x.begin(f, b, q, r)
 	ctx := context.WithValue(context.Background(), dnsserver.Key{}, f.core)
 	ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
-	ctx = backend.WithRoom(ctx, x.room(f.nsidOption(q)))
-	f.core.ServeDNS(ctx, x, r)
+	f.core.ServeDNS(backend.With(ctx, &x.known), x, r)
 }
 
 // nsidOption is how many octets plugin nsid takes in the response to a query that asks for it.
@@ -97,5 +130,11 @@ func (f *front) nsidOption(q *query.Query) int {
 	return f.zones.nsid
 }
 
-// isDatagram says whether an address is one of UDP.
-func isDatagram(a net.Addr) bool { _, ok := a.(*net.UDPAddr); return ok }
+// hostOf is the address of a client's socket, without a port.
+func hostOf(a net.Addr) netip.Addr {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
+}

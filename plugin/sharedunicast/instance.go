@@ -25,6 +25,7 @@ type instance struct {
 	corefile *corefile
 
 	servers   []*server
+	guards    []*guard
 	drainOnce sync.Once
 	drainEnd  time.Time // set once by drain
 }
@@ -80,6 +81,7 @@ type group struct {
 	transport string
 	addr      netip.AddrPort
 	configs   []*dnsserver.Config
+	settings  settings
 	pos       string // the directive that named the address first
 }
 
@@ -122,9 +124,12 @@ func (in *instance) groups() ([]*group, error) {
 			config.ListenHosts = nil // told anew: other plugins' metrics are labelled by it
 			for _, addr := range b.shared.shared {
 				config.ListenHosts = append(config.ListenHosts, addr.String())
-				g := groupAt(&groups, config, addr, b.shared.pos)
+				g := groupAt(&groups, config, addr, b.shared)
 				if g.transport != config.Transport {
 					return nil, fmt.Errorf("%s: both dns:// and tls:// on %s", b.shared.pos, g.addr)
+				}
+				if !g.settings.same(b.shared.settings) {
+					return nil, fmt.Errorf("%s: cookies, ede, padding, report_channel, rrl or zoneversion differ from those at %s: all blocks at %s have the same", b.shared.pos, g.pos, g.addr)
 				}
 				g.configs = append(g.configs, config)
 			}
@@ -134,7 +139,7 @@ func (in *instance) groups() ([]*group, error) {
 }
 
 // groupAt returns the group at an address and the port of config, and makes it if it is not there.
-func groupAt(groups *[]*group, config *dnsserver.Config, addr netip.Addr, pos string) *group {
+func groupAt(groups *[]*group, config *dnsserver.Config, addr netip.Addr, d *directive) *group {
 	port, _ := strconv.ParseUint(config.Port, 10, 16) // checked in checkShared
 	at := netip.AddrPortFrom(addr, uint16(port))
 	for _, g := range *groups {
@@ -142,7 +147,7 @@ func groupAt(groups *[]*group, config *dnsserver.Config, addr netip.Addr, pos st
 			return g
 		}
 	}
-	g := &group{transport: config.Transport, addr: at, pos: pos}
+	g := &group{transport: config.Transport, addr: at, settings: d.settings, pos: d.pos}
 	*groups = append(*groups, g)
 	return g
 }
@@ -182,13 +187,18 @@ func (in *instance) serve(g *group) error {
 	if err := probe(g.addr, n, udp); err != nil {
 		return err
 	}
+	guard, err := newGuard(g.settings, g.address())
+	if err != nil {
+		return err
+	}
+	in.guards = append(in.guards, guard)
 	for index := range n {
 		core, err := newCoreServer(g)
 		if err != nil {
 			return err
 		}
 		s := &server{coreServer: core, instance: in, group: g}
-		s.front = newFront(s.core(), g)
+		s.front = newFront(s.core(), g, guard)
 		in.servers = append(in.servers, s)
 		if err := s.open(g, index, n > 1, udp); err != nil {
 			return err
@@ -264,6 +274,9 @@ func (in *instance) drain() time.Time {
 
 // release closes the instance's sockets. Servers that caddy has stopped have closed theirs already.
 func (in *instance) release() {
+	for _, g := range in.guards {
+		g.close()
+	}
 	for _, s := range in.servers {
 		s.close()
 	}

@@ -31,6 +31,14 @@ var shedTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 	Help:      "Counter of messages dropped because too many wait for the chain of plugins.",
 }, []string{"server"})
 
+// limitedTotal counts what rate limiting withheld; kinds are kindNames, actions dropped and truncated.
+var limitedTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+	Namespace: plugin.Namespace,
+	Subsystem: "sharedunicast",
+	Name:      "rate_limited_total",
+	Help:      "Counter of responses that rate limiting dropped or truncated, per server, by kind of response.",
+}, []string{"server", "kind", "action"})
+
 const (
 	reasonTransfer         = "transfer"          // AXFR or IXFR on the shared address
 	reasonOpcode           = "opcode"            // not a QUERY

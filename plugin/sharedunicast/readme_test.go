@@ -2,6 +2,7 @@ package sharedunicast
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -23,13 +24,22 @@ func TestReadmeExamplesStart(t *testing.T) {
 		}
 	}
 	cert, key := certificate(t)
+	secrets := filepath.Join(t.TempDir(), "secrets")
+	if err := os.WriteFile(secrets, []byte("# the one in use, and the one before\n00112233445566778899aabbccddeeff\nffeeddccbbaa99887766554433221100\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	replace := strings.NewReplacer(
 		"tls://example.org", "tls://example.org:"+freePort(t),
 		"example.org {", "example.org:"+freePort(t)+" {",
-		"cert.pem", cert, "key.pem", key, "db.example.org", zoneFile(t))
+		"cert.pem", cert, "key.pem", key, "db.example.org", zoneFile(t), "cookies.secret", secrets)
 	examples := regexp.MustCompile("(?s)~~~ corefile\n(.*?)~~~").FindAllStringSubmatch(string(readme), -1)
 	if len(examples) < 2 {
 		t.Fatalf("found %d examples", len(examples))
+	}
+	for _, property := range []string{"admin", "cookies", "ede", "fastpath", "padding", "report_channel", "rrl", "rrl_allow", "zoneversion"} {
+		if !regexp.MustCompile(`(?ms)~~~ corefile\n[^~]*^ +` + property + ` `).Match(readme) {
+			t.Errorf("no example has property %s", property)
+		}
 	}
 	for _, example := range examples {
 		text := replace.Replace(example[1])

@@ -7,6 +7,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/backend"
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
 )
 
@@ -18,7 +19,11 @@ type responder struct {
 	local, remote net.Addr
 	tls           func() tls.ConnectionState // nil without TLS
 
-	request  *dns.Msg
+	front    *front
+	query    *query.Query
+	asked    asked
+	known    backend.Request
+	nsid     bool // the request asks for the server's name
 	edns     bool
 	do       bool
 	limit    int // octets of a response
@@ -35,17 +40,25 @@ type tsigState struct {
 }
 
 // begin takes note of what the response hangs on: plugins may change the request.
-func (x *responder) begin(b []byte, r *dns.Msg, secrets map[string]string) {
-	x.request, x.limit = r, dns.MaxMsgSize
+func (x *responder) begin(f *front, b []byte, q *query.Query, r *dns.Msg) {
+	x.front, x.query, x.limit = f, q, dns.MaxMsgSize
 	size := uint16(0)
 	if opt := r.IsEdns0(); opt != nil {
 		x.edns, x.do, size = true, opt.Do(), opt.UDPSize()
+		for _, o := range opt.Option {
+			x.nsid = x.nsid || o.Option() == dns.EDNS0NSID
+		}
+		f.guard.look(q, &x.asked)
+		x.known.Room = optHead + f.guard.room(q, &x.asked)
+		if x.nsid {
+			x.known.Room += f.nsidOption(q)
+		}
 	}
-	if isDatagram(x.remote) {
+	if !x.asked.stream {
 		x.limit = int(max(size, dns.MinMsgSize))
 	}
 	if t := r.IsTsig(); t != nil {
-		secret, known := secrets[dns.CanonicalName(t.Hdr.Name)]
+		secret, known := f.core.TsigSecret[dns.CanonicalName(t.Hdr.Name)]
 		x.tsig = tsigState{secret: secret, mac: t.MAC, status: dns.ErrSecret}
 		if known {
 			x.tsig.status = dns.TsigVerify(b, secret, "", false)
@@ -53,24 +66,18 @@ func (x *responder) begin(b []byte, r *dns.Msg, secrets map[string]string) {
 	}
 }
 
-// room is how many octets the OPT record of the response may take, of which so many are for NSID (RFC 5001) if it is asked
-// for.
-func (x *responder) room(nsid int) int {
-	if !x.edns {
-		return 0
-	}
-	n := optHead
-	for _, o := range x.request.IsEdns0().Option {
-		if o.Option() == dns.EDNS0NSID {
-			return n + nsid
-		}
-	}
-	return n
-}
-
 // WriteMsg implements dns.ResponseWriter.
 func (x *responder) WriteMsg(m *dns.Msg) error {
-	m = x.finish(m)
+	c := *m
+	switch x.judge(m) {
+	case withheld:
+		return nil
+	case shortened:
+		c.Truncated, c.Authoritative, c.Answer, c.Ns, c.Extra = true, false, nil, nil, onlyOPT(m.Extra)
+	case badCookie:
+		c.Rcode, c.Authoritative, c.Answer, c.Ns, c.Extra = dns.RcodeBadCookie, false, nil, nil, onlyOPT(m.Extra)
+	}
+	m = x.finish(&c)
 	signed := m.IsTsig() != nil
 	if !signed && m.Len() > x.limit {
 		m.Truncate(x.limit)
@@ -86,8 +93,61 @@ func (x *responder) WriteMsg(m *dns.Msg) error {
 	if err != nil {
 		return err
 	}
+	if opt := m.IsEdns0(); opt != nil && !signed {
+		wire = x.front.guard.padded(wire, 0, dns.Len(opt), x.query, &x.asked)
+	}
 	_, err = x.Write(wire)
 	return err
+}
+
+// judge says what becomes of a response.
+func (x *responder) judge(m *dns.Msg) fate {
+	g := x.front.guard
+	if x.asked.stream || g.limiter == nil && !g.require {
+		return sent
+	}
+	k, n := kindOfMsg(m, x.query)
+	if a := x.known.Answer; a != nil && a.Rcode == m.Rcode {
+		k, n = kindOf(a, x.query.Type, x.query.Name)
+	}
+	return g.judge(&x.asked, k, x.query.Name[len(x.query.Name)-n:])
+}
+
+// kindOfMsg is kindOf of a message that a plugin has made. Whether a wildcard had a part in it does not show.
+func kindOfMsg(m *dns.Msg, q *query.Query) (kind, int) {
+	below := func(rrs []dns.RR) int {
+		if len(rrs) == 0 {
+			return 0
+		}
+		name := make([]byte, 255)
+		n, err := dns.PackDomainName(rrs[0].Header().Name, name, 0, nil, false)
+		if err != nil || n > len(q.Name) {
+			return 0
+		}
+		return n
+	}
+	switch {
+	case m.Rcode == dns.RcodeNameError:
+		return kindNXDOMAIN, below(m.Ns)
+	case m.Rcode != dns.RcodeSuccess || len(q.Name) == 0:
+		return kindError, 0
+	case !m.Authoritative && len(m.Ns) > 0:
+		return kindReferral, below(m.Ns)
+	case len(m.Answer) == 0:
+		return kindNoData, len(q.Name)
+	case q.Type == dns.TypeANY:
+		return kindANY, len(q.Name)
+	}
+	return kindAnswer, len(q.Name)
+}
+
+func onlyOPT(rrs []dns.RR) []dns.RR {
+	for _, rr := range rrs {
+		if rr.Header().Rrtype == dns.TypeOPT {
+			return []dns.RR{rr}
+		}
+	}
+	return nil
 }
 
 // finish makes of what a plugin has written what is to be sent. The message may be shared: it is not changed.
@@ -109,6 +169,11 @@ func (x *responder) finish(m *dns.Msg) *dns.Msg {
 		}
 	}
 	if x.edns {
+		t := told{rcode: m.Rcode}
+		if x.known.Answer != nil {
+			t.zone = x.known.Answer.Zone
+		}
+		options = x.front.guard.appendOptions(options, x.query, &x.asked, t)
 		if opt, _, err := dns.UnpackRR(query.AppendOPT(nil, m.Rcode, x.do, options), 0); err == nil {
 			c.Extra = append(c.Extra, opt)
 		}

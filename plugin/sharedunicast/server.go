@@ -90,6 +90,7 @@ const graceTimeout = 5 * time.Second
 // Stop implements caddy.Stopper. Connections may ask what they were about to ask; then the loops end.
 func (s *server) Stop() error {
 	end := s.instance.drain()
+	s.front.guard.close()
 	s.listener.wait(end)
 	s.stop.wake()
 	s.listener.closeAll()

@@ -32,12 +32,14 @@ type directive struct {
 	shared []netip.Addr
 	admin  []netip.Addr // may be empty
 	chain  bool         // `fastpath off`
-	pos    string       // file:line, for messages
+	settings
+	pos string // file:line, for messages
 }
 
 // parse reads the directive of one server block. Its errors name file and line.
 func parse(d *caddyfile.Dispenser) (*directive, error) {
-	dir := new(directive)
+	dir := &directive{settings: defaults}
+	given := make(map[string]bool)
 	seen := make(map[netip.Addr]string) // what the address was given as
 	for d.Next() {
 		if dir.pos != "" {
@@ -50,33 +52,22 @@ func parse(d *caddyfile.Dispenser) (*directive, error) {
 			return nil, err
 		}
 		for d.NextBlock() {
-			if err = dir.property(d, seen); err != nil {
+			name := d.Val()
+			if given[name] {
+				return nil, d.Errf("%s twice: give all of it in one line", name)
+			}
+			given[name] = true
+			if name == "admin" {
+				dir.admin, err = parseAddresses(d, "administrative", seen)
+			} else {
+				err = dir.property(d)
+			}
+			if err != nil {
 				return nil, err
 			}
 		}
 	}
 	return dir, nil
-}
-
-// property reads a line of the directive's block.
-func (dir *directive) property(d *caddyfile.Dispenser, seen map[netip.Addr]string) (err error) {
-	name := d.Val()
-	switch name {
-	case "admin":
-		if dir.admin != nil {
-			return d.Errf("admin twice: give all administrative addresses in one line")
-		}
-		dir.admin, err = parseAddresses(d, "administrative", seen)
-		return err
-	case "fastpath":
-		args := d.RemainingArgs()
-		if len(args) != 1 || args[0] != "on" && args[0] != "off" {
-			return d.Errf("fastpath wants on or off")
-		}
-		dir.chain = args[0] == "off"
-		return nil
-	}
-	return d.Errf("unknown property '%s': there are admin and fastpath", name)
 }
 
 // parseAddresses reads the rest of the line as addresses. seen holds those that the directive has given already.

@@ -2,6 +2,7 @@ package sharedunicast
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -19,6 +20,15 @@ func TestDirectiveIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprintln(dir.shared, dir.admin, dir.pos)
+	full, err := parseText("sharedunicast 192.0.2.53 {\n rrl 100 slip 3\n rrl_allow 192.0.2.0/24 2001:db8::1\n cookies f require\n ede off\n zoneversion off\n padding off\n report_channel agent.Example\n fastpath off\n}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := settings{rate: 100, slip: 3, allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
+		cookies: "f", require: true, reportTo: "agent.example."}
+	if !full.settings.same(want) || !full.chain {
+		t.Errorf("%+v", full)
+	}
 	if want := "[192.0.2.53 2001:db8::53] [198.51.100.7 2001:db8:1::7] Corefile:2\n"; got != want {
 		t.Errorf("read %s, want %s", got, want)
 	}
@@ -48,6 +58,17 @@ func TestDirectiveErrorsNameFileLineAndRule(t *testing.T) {
 		{"admin twice", "sharedunicast 192.0.2.1 {\n admin 192.0.2.2\n admin 192.0.2.3\n}", "Corefile:3 .*admin twice"},
 		{"unknown property", "sharedunicast 192.0.2.1 {\n admn 192.0.2.2\n}", "Corefile:2 .*unknown property 'admn'"},
 		{"block in a block", "sharedunicast 192.0.2.1 {\n admin 192.0.2.2 {\n mss 3\n }\n}", "Corefile:3 .*unknown property 'mss'"},
+		{"rrl without rate", "sharedunicast 192.0.2.1 {\n rrl\n}", "Corefile:2 .*RATE"},
+		{"rrl of zero", "sharedunicast 192.0.2.1 {\n rrl 0\n}", "Corefile:2 .*'0' is no number from 1 to 100000"},
+		{"rrl twice", "sharedunicast 192.0.2.1 {\n rrl 5\n rrl 6\n}", "Corefile:3 .*rrl twice"},
+		{"slip", "sharedunicast 192.0.2.1 {\n rrl 5 slip 11\n}", "Corefile:2 .*slip: '11' is no number from 0 to 10"},
+		{"slip's name", "sharedunicast 192.0.2.1 {\n rrl 5 slop 1\n}", "Corefile:2 .*RATE slip N"},
+		{"allowed prefix", "sharedunicast 192.0.2.1 {\n rrl_allow 192.0.2.1/24\n}", "Corefile:2 .*neither an address nor a prefix"},
+		{"no allowed prefix", "sharedunicast 192.0.2.1 {\n rrl_allow\n}", "Corefile:2 .*at least one prefix"},
+		{"cookies", "sharedunicast 192.0.2.1 {\n cookies\n}", "Corefile:2 .*file of secrets"},
+		{"cookies' word", "sharedunicast 192.0.2.1 {\n cookies a b\n}", "Corefile:2 .*'require'"},
+		{"fastpath", "sharedunicast 192.0.2.1 {\n fastpath maybe\n}", "Corefile:2 .*on or off"},
+		{"agent domain", "sharedunicast 192.0.2.1 {\n report_channel .\n}", "Corefile:2 .*no domain"},
 		{"directive twice", "sharedunicast 192.0.2.1\nsharedunicast 192.0.2.2", "Corefile:2 .*twice in one server block"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -96,20 +96,29 @@ func (c *conversation) answer(message []byte) bool {
 			}
 		}
 	}
-	x := &responder{out: c, local: c.LocalAddr(), remote: c.RemoteAddr()}
+	x := &responder{out: c, local: c.LocalAddr(), remote: c.RemoteAddr(), asked: c.asked()}
+	x.asked.now = began
 	if secure, ok := c.Conn.(*tls.Conn); ok {
 		x.tls = secure.ConnectionState
 	}
 	return front.pass(message, &c.query, v, x) && !x.closed && !x.hijacked && c.err == nil
 }
 
+// asked is what is known of whoever asks by the connection.
+func (c *conversation) asked() asked {
+	_, secure := c.Conn.(*tls.Conn)
+	return asked{client: hostOf(c.RemoteAddr()), stream: true, secure: secure}
+}
+
 // quick answers the query that was read on the fast path, if that can.
 func (c *conversation) quick(s *served, size int, began time.Time) outcome {
 	if c.fast == nil {
 		c.fast = spareFast.Get().(*fast)
+		c.fast.asked = c.asked()
 	}
+	c.fast.asked.now = began
 	at := len(c.pending)
-	response, what := c.fast.respond(append(c.pending, 0, 0), &c.query, s, dns.MaxMsgSize)
+	response, what := c.fast.respond(append(c.pending, 0, 0), &c.query, s, c.server.front.guard, dns.MaxMsgSize)
 	if what != answered {
 		return what
 	}

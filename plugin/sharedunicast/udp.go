@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -104,7 +105,8 @@ func (c *crew) work() {
 }
 
 func (c *crew) serve(p *waiting) {
-	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from)}
+	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from),
+		asked: asked{client: p.from.Addr().WithZone(""), now: time.Now()}}
 	if c.decorate != nil {
 		x.out = c.decorate(x.out)
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
@@ -117,6 +116,7 @@ func (l *udpLoop) receive() (int, unix.Errno) {
 // answer answers a batch, or hands it on.
 func (l *udpLoop) answer(n int) {
 	began := time.Now()
+	l.fast.asked.now = began
 	l.ledger.mu.Lock()
 	for i := range n {
 		if l.names[i].Port != 0 { // nobody can be answered there
@@ -144,13 +144,16 @@ func (l *udpLoop) message(i int, b []byte) {
 	to := l.space[l.used:l.used]
 	if v == query.Plain {
 		if s := l.front.zones.find(&l.query); s != nil && s.backend != nil {
-			response, what := l.fast.respond(to, &l.query, s, s.udpLimit(&l.query))
+			l.fast.asked.client = address(&l.names[i])
+			response, what := l.fast.respond(to, &l.query, s, l.front.guard, s.udpLimit(&l.query))
 			switch what {
 			case answered:
 				if s.counted {
 					l.count(s, len(b), len(response))
 				}
 				l.reply(i, response)
+				return
+			case limited:
 				return
 			case silenced:
 				l.front.silenced.Inc()
@@ -162,13 +165,13 @@ func (l *udpLoop) message(i int, b []byte) {
 		l.front.silenced.Inc()
 		return
 	}
-	switch v {
-	case query.NotImplemented:
-		l.reply(i, l.query.AppendError(to, dns.RcodeNotImplemented))
-	case query.Malformed:
-		l.reply(i, l.query.AppendError(to, dns.RcodeFormatError))
-	default:
+	if v == query.Unusual || v == query.Plain {
 		l.crew.take(b, addrPort(&l.names[i]))
+		return
+	}
+	a := asked{client: address(&l.names[i]), now: l.fast.asked.now}
+	if response := l.front.bare(to, &l.query, v, &a); len(response) > 0 {
+		l.reply(i, response)
 	}
 }
 
@@ -220,17 +223,21 @@ func (l *udpLoop) send() {
 	l.pending, l.used = 0, 0
 }
 
+// address is the address of a socket address as the kernel has it, without a zone.
+func address(raw *unix.RawSockaddrInet6) netip.Addr {
+	if raw.Family == unix.AF_INET {
+		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(raw)).Addr)
+	}
+	return netip.AddrFrom16(raw.Addr)
+}
+
 // addrPort is a socket address as the kernel has it.
 func addrPort(raw *unix.RawSockaddrInet6) netip.AddrPort {
-	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&raw.Port))[:])
-	if raw.Family == unix.AF_INET {
-		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(raw)).Addr), port)
-	}
-	addr := netip.AddrFrom16(raw.Addr)
-	if raw.Scope_id != 0 {
+	addr := address(raw)
+	if raw.Family == unix.AF_INET6 && raw.Scope_id != 0 {
 		addr = addr.WithZone(zoneName(raw.Scope_id))
 	}
-	return netip.AddrPortFrom(addr, port)
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&raw.Port))[:]))
 }
 
 // zoneName is the interface that a link-local client is at.
