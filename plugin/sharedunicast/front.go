@@ -115,6 +115,10 @@ func (f *front) chain(b []byte, q *query.Query, x *responder) {
 		return
 	}
 	x.begin(f, b, q, r)
+	if m := badSignature(x, r); m != nil {
+		x.WriteMsg(m)
+		return
+	}
 	ctx := context.WithValue(context.Background(), dnsserver.Key{}, f.core)
 	ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
 	f.core.ServeDNS(backend.With(ctx, &x.known), x, r)

@@ -264,8 +264,8 @@ func TestTransferOnlyBlockServesAuthenticatedTransfers(t *testing.T) {
 		{"transfer", "transfer.", transferSecret, dns.TypeAXFR, dns.RcodeSuccess},
 		{"serial", "transfer.", transferSecret, dns.TypeSOA, dns.RcodeSuccess},
 		{"query", "transfer.", transferSecret, dns.TypeA, dns.RcodeRefused},
-		{"wrong secret", "transfer.", "AAAA", dns.TypeAXFR, dns.RcodeRefused},
-		{"unknown key", "other.", transferSecret, dns.TypeAXFR, dns.RcodeRefused},
+		{"wrong secret", "transfer.", "AAAA", dns.TypeAXFR, dns.RcodeNotAuth},
+		{"unknown key", "other.", transferSecret, dns.TypeAXFR, dns.RcodeNotAuth},
 	} {
 		answer, err := signed(tc.qtype, tc.key, tc.secret)
 		if err != nil || answer.Rcode != tc.rcode {
@@ -367,6 +367,118 @@ func TestGarbageDoesNoHarm(t *testing.T) {
 	b := make([]byte, 512)
 	if n, err := short.Read(b); err != nil || n < headerSize || b[3]&0xf != dns.RcodeFormatError {
 		t.Errorf("to a truncated query: %x, %v, want FORMERR", b[:n], err)
+	}
+}
+
+// RFC 8945 5.2: a signature that is not good gets NOTAUTH, with the reason, and signed only if just the time was wrong; on the
+// shared address as on the administrative one.
+func TestBadSignatures(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(`example.org:%[1]s {
+		sharedunicast 127.0.53.1 {
+			admin 127.0.53.2
+		}
+		file %[2]s
+		tsig {
+			secret transfer. %[3]s
+		}
+	}
+	example.org:%[1]s {
+		bind 127.0.53.2
+		file %[2]s
+		tsig {
+			secret transfer. %[3]s
+		}
+		transfer {
+			to *
+		}
+	}`, port, zoneFile(t), transferSecret))
+	for _, c := range []struct {
+		name, key, secret string
+		age               int64
+		reason            uint16
+		signed            bool
+	}{
+		{"unknown key", "other.", transferSecret, 0, dns.RcodeBadKey, false},
+		{"wrong secret", "transfer.", "AAAA", 0, dns.RcodeBadSig, false},
+		{"old", "transfer.", transferSecret, 3600, dns.RcodeBadTime, true},
+	} {
+		for _, server := range []string{"127.0.53.1:" + port, "127.0.53.2:" + port} {
+			for _, network := range []string{"udp", "tcp"} {
+				m := new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA).SetEdns0(1232, false)
+				m.SetTsig(c.key, dns.HmacSHA256, 300, time.Now().Unix()-c.age)
+				wire, _, err := dns.TsigGenerate(m, c.secret, "", false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				conn, err := dns.Dial(network, server)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(5 * time.Second))
+				conn.UDPSize = 4096
+				if _, err := conn.Write(wire); err != nil {
+					t.Fatal(err)
+				}
+				said, err := conn.ReadMsgHeader(nil)
+				answer := new(dns.Msg)
+				if err != nil || answer.Unpack(said) != nil {
+					t.Fatalf("%s, %s over %s: %x, %v", c.name, server, network, said, err)
+				}
+				signature := answer.IsTsig()
+				if answer.Rcode != dns.RcodeNotAuth || signature == nil || signature.Error != c.reason || (signature.MACSize > 0) != c.signed || len(answer.Answer) > 0 {
+					t.Errorf("%s, %s over %s: %v", c.name, server, network, answer)
+				}
+			}
+		}
+	}
+}
+
+// An answer to IXFR that is the SOA alone has AA, as those of peers have.
+func TestCurrentSecondaryIsToldWithAuthority(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(`example.org:%[1]s {
+		sharedunicast 127.0.53.1 {
+			admin 127.0.53.2
+		}
+		file %[2]s
+	}
+	example.org:%[1]s {
+		bind 127.0.53.2
+		file %[2]s
+		tsig {
+			secret transfer. %[3]s
+		}
+		transfer {
+			to *
+		}
+	}`, port, zoneFile(t), transferSecret))
+	m := new(dns.Msg).SetIxfr("example.org.", 7, "ns.", "admin.")
+	m.SetTsig("transfer.", dns.HmacSHA256, 300, time.Now().Unix())
+	for _, network := range []string{"udp", "tcp"} {
+		answer, _, err := (&dns.Client{Net: network, TsigSecret: map[string]string{"transfer.": transferSecret}}).Exchange(m.Copy(), "127.0.53.2:"+port)
+		if err != nil || len(answer.Answer) != 1 || !answer.Authoritative {
+			t.Errorf("%s: %v, %v", network, answer, err)
+		}
+	}
+}
+
+// Options that the dns package cannot unpack are no reason not to answer.
+func TestEmptyOptionsAreAnswered(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n chaos v\n}", port, zoneFile(t)))
+	for code := range uint16(30) {
+		if code == dns.EDNS0COOKIE {
+			continue // RFC 7873 5.2.2 has FORMERR for that
+		}
+		for _, data := range [][]byte{nil, {1}, {1, 2, 3}} {
+			m := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA).SetEdns0(1232, false)
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_LOCAL{Code: code, Data: data}}
+			if answer, err := exchange("udp", "127.0.53.1:"+port, m); err != nil || answer.Rcode != dns.RcodeSuccess || len(answer.Answer) != 1 {
+				t.Errorf("option %d of %d octets: %v, %v", code, len(data), answer, err)
+			}
+		}
 	}
 }
 

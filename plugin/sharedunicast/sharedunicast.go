@@ -11,8 +11,10 @@ package sharedunicast
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metrics"
@@ -53,6 +55,10 @@ func (t *transferOnly) Name() string { return pluginName }
 
 // ServeDNS implements plugin.Handler.
 func (t *transferOnly) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if m := badSignature(w, r); m != nil {
+		refusedTotal.WithLabelValues(metrics.WithServer(ctx), reasonAdministrative).Inc()
+		return dns.RcodeSuccess, w.WriteMsg(m)
+	}
 	if r.Opcode != dns.OpcodeQuery || !authenticated(w, r) {
 		return refuse(ctx, w, r, reasonAdministrative)
 	}
@@ -63,9 +69,54 @@ func (t *transferOnly) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dn
 		}
 		fallthrough
 	case dns.TypeSOA, dns.TypeAXFR:
-		return plugin.NextOrFailure(t.Name(), t.Next, ctx, w, r)
+		return plugin.NextOrFailure(t.Name(), t.Next, ctx, &authoritativeWriter{w}, r)
 	}
 	return refuse(ctx, w, r, reasonAdministrative)
+}
+
+// authoritativeWriter sets AA in answers to transfers: plugin transfer leaves it out of the single SOA that tells a secondary
+// that it has all.
+type authoritativeWriter struct{ dns.ResponseWriter }
+
+// WriteMsg implements dns.ResponseWriter.
+func (w *authoritativeWriter) WriteMsg(m *dns.Msg) error {
+	if m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0 && !m.Authoritative {
+		c := *m
+		c.Authoritative = true
+		m = &c
+	}
+	return w.ResponseWriter.WriteMsg(m)
+}
+
+// ConnectionState implements dns.ConnectionStater, which embedding the writer would hide from the plugins behind.
+func (w *authoritativeWriter) ConnectionState() *tls.ConnectionState {
+	if conn, ok := w.ResponseWriter.(dns.ConnectionStater); ok {
+		return conn.ConnectionState()
+	}
+	return nil
+}
+
+// badSignature is the response to a request whose TSIG signature is not good (RFC 8945 5.2), nil if it is, or if there is none. It
+// is signed if only the time was wrong.
+func badSignature(w dns.ResponseWriter, r *dns.Msg) *dns.Msg {
+	signature := r.IsTsig()
+	if signature == nil || w.TsigStatus() == nil {
+		return nil
+	}
+	m := new(dns.Msg).SetRcode(r, dns.RcodeNotAuth)
+	state := request.Request{W: w, Req: r}
+	state.SizeAndDo(m)
+	t := &dns.TSIG{Hdr: dns.RR_Header{Name: signature.Hdr.Name, Rrtype: dns.TypeTSIG, Class: dns.ClassANY}, Algorithm: signature.Algorithm,
+		OrigId: r.Id, Fudge: signature.Fudge, TimeSigned: signature.TimeSigned, Error: dns.RcodeBadSig}
+	switch w.TsigStatus() {
+	case dns.ErrSecret:
+		t.Error = dns.RcodeBadKey
+	case dns.ErrTime:
+		// Six octets of the time here (RFC 8945 5.2.3).
+		t.Error, t.OtherLen, t.OtherData = dns.RcodeBadTime, 6, fmt.Sprintf("%012x", time.Now().Unix())
+	}
+	m.Extra = append(m.Extra, t)
+	return m
 }
 
 // soaOnly turns an IXFR query that came in a datagram into one for the SOA, which is what it is answered with: whoever is
