@@ -13,7 +13,7 @@ import (
 
 // TestEveryRowIsPrinted runs the bench on a small zone, once. What the figures are is not looked at.
 func TestEveryRowIsPrinted(t *testing.T) {
-	testenv.Need(t, "knotd", "nsd", "named", "dnsperf", "taskset", "go")
+	testenv.Need(t, "kzonesign", "knotd", "nsd", "named", "dnsperf", "taskset", "go")
 	bin := t.TempDir()
 	for name, pkg := range map[string]string{"coredns": "../../cmd/coredns", "stock": "./stock"} {
 		if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg).CombinedOutput(); err != nil {
@@ -35,6 +35,15 @@ func TestEveryRowIsPrinted(t *testing.T) {
 		"first answer from zone text, one core .* " + number + " s .* s .* s .* s .* s",
 		"first answer from the compiled cache .* " + number + " s",
 		"processor time of an answered query .* " + number + " µs .* µs .* µs .* µs .* µs",
+		"with metrics, RRL and cookies, to that without .* " + number,
+		"through the chain .* " + number + " µs .* µs",
+		"both cores, to one .* " + number,
+		"one query at a time: median .* " + number + " µs .* µs .* µs .* µs .* µs",
+		"one query at a time: p99 .* " + number + " µs .* µs .* µs .* µs .* µs",
+		"TCP, one query by each connection .* " + number + " µs .* µs .* µs .* µs .* µs",
+		"TCP, 100 queries at once by each connection .* " + number + " µs .* µs .* µs .* µs .* µs",
+		"signed, NSEC3 with opt-out, DO: processor time of a query .* " + number + " µs .* µs .* µs .* µs",
+		"the same, names that do not exist .* " + number + " µs .* µs .* µs .* µs",
 		"p99 of answers, quiet",
 		"p99 while the next release is compiled and swapped in",
 		"ratio of the two",

@@ -2,7 +2,7 @@
 // prints a table. What counts are the ratios: absolute figures change with the machine. The server has CPU 0 to itself and
 // the client CPU 1, but for the last figure, for which the node has both. It needs Linux and root.
 //
-//	bench [-names 1000000] [-rounds 3] [-seconds 5] [-part serving|compiling|zones|lookups] -bin DIR
+//	bench [-names 1000000] [-rounds 3] [-seconds 5] [-part serving|signed|compiling|zones|lookups] -bin DIR
 //
 // DIR has coredns and stock (./build.sh bench makes them). A peer that is not installed is left out, and said so.
 package main
@@ -28,6 +28,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 func main() {
@@ -36,7 +37,7 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 3, "how often everything is measured; the median counts")
 	flag.IntVar(&b.seconds, "seconds", 5, "how long queries are asked in a round")
 	flag.IntVar(&b.rate, "rate", 10_000, "queries a second while latency is measured")
-	flag.StringVar(&b.part, "part", "", "only this: serving, compiling, zones or lookups")
+	flag.StringVar(&b.part, "part", "", "only this: serving, signed, compiling, zones or lookups")
 	flag.StringVar(&b.bin, "bin", "bin", "directory of coredns and stock")
 	flag.Parse()
 	if err := b.run(); err != nil {
@@ -108,7 +109,7 @@ func (b *bench) run() (err error) {
 	for _, p := range []struct {
 		name    string
 		measure func() error
-	}{{"serving", b.serving}, {"compiling", b.compiling}, {"zones", b.manyZones}, {"lookups", b.lookups}} {
+	}{{"serving", b.serving}, {"signed", b.signed}, {"compiling", b.compiling}, {"zones", b.manyZones}, {"lookups", b.lookups}} {
 		if b.part == "" || b.part == p.name {
 			if err := p.measure(); err != nil {
 				return err
@@ -136,35 +137,227 @@ func (b *bench) serving() error {
 	if err := m.current(zones[:1]); err != nil {
 		return err
 	}
-	servers := []server{ours(m, b.bin, "GOMAXPROCS=1")}
-	for _, p := range peers(b.zones[0], b.bin) {
-		if _, err := exec.LookPath(p.command); err != nil {
-			fmt.Fprintf(b.log, "%s is not installed (Debian package %s): left out\n", p.name, p.pkg)
-			continue
-		}
-		servers = append(servers, p)
+	servers := append([]server{ours(m, b.bin, options{}, "GOMAXPROCS=1")}, b.installed(peers(b.zones[0], b.bin))...)
+	all, err := questions(b.known, 50_000)
+	if err != nil {
+		return err
 	}
-	text, cached, pss, peak, cpu := figures{}, figures{}, figures{}, figures{}, figures{}
+	v, err := b.variants(m)
+	if err != nil {
+		return err
+	}
+	f := newServingFigures()
 	for round := range b.rounds {
 		for _, s := range servers {
 			fmt.Fprintf(b.log, "round %d of %d: %s\n", round+1, b.rounds, s.name)
 			if err := m.forget(); err != nil {
 				return err
 			}
-			if err := b.serve(s, text, pss, peak, cpu); err != nil {
+			if err := b.serve(s, all, f); err != nil {
 				return err
 			}
 		}
-		if err := b.fromCache(m, servers[0], cached); err != nil {
+		if err := v.measure(b, round, f.cpu["ours"][round]); err != nil {
+			return err
+		}
+		if err := b.fromCache(m, servers[0], f.cached); err != nil {
 			return err
 		}
 	}
-	b.row("memory of a node that serves (PSS)", "MiB", "≤ 150", pss)
-	b.row("most memory while loading (RSS)", "MiB", "", peak)
-	b.row("first answer from zone text, one core", "s", "≤ Knot", text)
-	b.row("first answer from the compiled cache", "s", "≤ 0.3", cached)
-	b.row("processor time of an answered query", "µs", "", cpu)
+	b.row("memory of a node that serves (PSS)", "MiB", "≤ 150", f.pss)
+	b.row("most memory while loading (RSS)", "MiB", "", f.peak)
+	b.row("first answer from zone text, one core", "s", "≤ Knot", f.text)
+	b.row("first answer from the compiled cache", "s", "≤ 0.3", f.cached)
+	b.row("processor time of an answered query", "µs", best, f.cpu)
+	v.rows(b, f.cpu)
+	b.row("one query at a time: median", "µs", "≤ 1 × the better of NSD and Knot", f.p50)
+	b.row("one query at a time: p99", "µs", "≤ 1 × the better of NSD and Knot", f.p99)
+	b.row("TCP, one query by each connection", "µs", "≤ 1.2 × the better of NSD and Knot", f.tcp)
+	b.row("TCP, 100 queries at once by each connection", "µs", "≤ 1.2 × the better of NSD and Knot", f.pipelined)
 	return nil
+}
+
+const best = "≤ 0.65 × the better of NSD and Knot"
+
+// installed are the servers that can be started. Of the others it is said that they are left out.
+func (b *bench) installed(all []server) (found []server) {
+	for _, p := range all {
+		if _, err := exec.LookPath(p.command); err != nil {
+			fmt.Fprintf(b.log, "%s is not installed (Debian package %s): left out\n", p.name, p.pkg)
+			continue
+		}
+		found = append(found, p)
+	}
+	return found
+}
+
+// servingFigures are what is measured of each server.
+type servingFigures struct{ text, cached, pss, peak, cpu, p50, p99, tcp, pipelined figures }
+
+func newServingFigures() *servingFigures {
+	return &servingFigures{figures{}, figures{}, figures{}, figures{}, figures{}, figures{}, figures{}, figures{}, figures{}}
+}
+
+// variants are nodes with more or less on, to be compared with the plain one.
+type variants struct {
+	more, chain, cores server
+	ratio, slow, scale figures
+}
+
+func (b *bench) variants(m *mesh) (*variants, error) {
+	secrets, scrape := filepath.Join(b.dir, "secrets"), ""
+	port, err := testenv.FreePort()
+	if err == nil {
+		scrape = fmt.Sprintf("prometheus 127.0.0.1:%d", port)
+		err = os.WriteFile(secrets, []byte("00112233445566778899aabbccddeeff\n"), 0o600)
+	}
+	return &variants{
+		more:  ours(m, b.bin, options{"metrics, RRL, cookies", "rrl 100000\n cookies " + secrets, scrape}, "GOMAXPROCS=1"),
+		chain: ours(m, b.bin, options{"chain", "fastpath off", ""}, "GOMAXPROCS=1"),
+		cores: ours(m, b.bin, options{"both cores", "", ""}, "GOMAXPROCS=2"),
+		ratio: figures{}, slow: figures{}, scale: figures{},
+	}, err
+}
+
+// measure measures the variants in a round in which the plain node took so many µs for a query.
+func (v *variants) measure(b *bench, round int, plain float64) error {
+	for _, s := range []server{v.more, v.chain, v.cores} {
+		fmt.Fprintf(b.log, "round %d of %d: %s\n", round+1, b.rounds, s.name)
+		cpus, more := "0", []string(nil)
+		switch s.name {
+		case v.more.name:
+			more = []string{"-E", "10:0102030405060708"} // a client's cookie
+		case v.cores.name:
+			cpus = "0,1"
+		}
+		each, err := b.cpuOf(s, cpus, "queries", more...)
+		if err != nil {
+			return err
+		}
+		switch s.name {
+		case v.more.name:
+			v.ratio["ours"] = append(v.ratio["ours"], each/plain)
+		case v.chain.name:
+			v.slow["ours"] = append(v.slow["ours"], each)
+		default:
+			v.scale["ours"] = append(v.scale["ours"], 2*plain/each)
+		}
+	}
+	return nil
+}
+
+// rows puts the variants into the table.
+func (v *variants) rows(b *bench, cpu figures) {
+	v.slow["file"] = cpu["file"]
+	b.row("with metrics, RRL and cookies, to that without", "", "≤ 1.08", v.ratio)
+	b.row("through the chain (fastpath off)", "µs", "≤ 0.4 × file", v.slow)
+	b.row("both cores, to one", "", "≥ 1.8", v.scale)
+}
+
+// cpuOf starts a server and returns its processor time for an answer to the queries of a file, in µs.
+func (b *bench) cpuOf(s server, cpus, queries string, more ...string) (float64, error) {
+	dir, err := os.MkdirTemp(b.dir, "server-")
+	if err != nil {
+		return 0, err
+	}
+	r, err := s.start(dir, cpus)
+	if err != nil {
+		return 0, err
+	}
+	defer r.stop()
+	client := "1"
+	if cpus != "0" {
+		client = cpus
+	}
+	each, err := r.perQuery(filepath.Join(b.dir, queries), b.seconds, client, more...)
+	return each * 1e6, err
+}
+
+// signed measures what all servers that can serve it make of the zone signed, with NSEC3 and opt-out.
+func (b *bench) signed() error {
+	if _, err := exec.LookPath("kzonesign"); err != nil {
+		fmt.Fprintln(b.log, "kzonesign is not installed (Debian package knot-dnssecutils): no signed zone")
+		return nil
+	}
+	zone, err := b.sign()
+	if err != nil {
+		return err
+	}
+	if err := writeTorture(filepath.Join(b.dir, "torture"), 200_000); err != nil {
+		return err
+	}
+	dir := filepath.Join(b.dir, "signed-mesh")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	m, err := newMesh(dir)
+	if err != nil {
+		return err
+	}
+	z, err := m.store(zone)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(m.current([]release.Zone{z}), m.forget()); err != nil {
+		return err
+	}
+	servers := []server{ours(m, b.bin, options{}, "GOMAXPROCS=1")}
+	for _, p := range b.installed(peers(zone, b.bin)) {
+		if p.name != "file" { // it refuses NSEC3
+			servers = append(servers, p)
+		}
+	}
+	mix, torture := figures{}, figures{}
+	for round := range b.rounds {
+		for _, s := range servers {
+			fmt.Fprintf(b.log, "round %d of %d, signed: %s\n", round+1, b.rounds, s.name)
+			for queries, f := range map[string]figures{"queries": mix, "torture": torture} {
+				each, err := b.cpuOf(s, "0", queries, "-D")
+				if err != nil {
+					return err
+				}
+				f[s.name] = append(f[s.name], each)
+			}
+		}
+	}
+	b.row("signed, NSEC3 with opt-out, DO: processor time of a query", "µs", "≤ 0.7 × the better of NSD and Knot", mix)
+	b.row("the same, names that do not exist", "µs", "≤ 0.8 × the better of NSD and Knot", torture)
+	return nil
+}
+
+// sign has Knot sign the zone, and returns the file.
+func (b *bench) sign() (string, error) {
+	dir := filepath.Join(b.dir, "sign")
+	conf := fmt.Sprintf(`database:
+  storage: %[1]q
+policy:
+  - id: bench
+    algorithm: ECDSAP256SHA256
+    single-type-signing: on
+    rrsig-lifetime: 90d
+    nsec3: on
+    nsec3-iterations: 0
+    nsec3-salt-length: 0
+    nsec3-opt-out: on
+zone:
+  - domain: %[2]q
+    storage: %[1]q
+    file: %[3]q
+    dnssec-signing: on
+    dnssec-policy: bench
+`, dir, origin, b.zones[0])
+	out := filepath.Join(dir, "out")
+	if err := errors.Join(os.MkdirAll(out, 0o755), os.WriteFile(filepath.Join(dir, "knot.conf"), []byte(conf), 0o644)); err != nil {
+		return "", err
+	}
+	if said, err := exec.Command("kzonesign", "-c", filepath.Join(dir, "knot.conf"), "-o", out, origin).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("kzonesign: %w: %s", err, said)
+	}
+	files, err := filepath.Glob(filepath.Join(out, "*"))
+	if err != nil || len(files) != 1 {
+		return "", fmt.Errorf("kzonesign made %v, %w", files, err)
+	}
+	return files[0], nil
 }
 
 // mesh makes a mesh that has both zones.
@@ -187,7 +380,7 @@ func (b *bench) mesh(name string) (*mesh, [2]release.Zone, error) {
 }
 
 // serve starts a server, has it answer for a while, and stops it.
-func (b *bench) serve(s server, text, pss, peak, cpu figures) error {
+func (b *bench) serve(s server, all [][]byte, f *servingFigures) error {
 	dir, err := os.MkdirTemp(b.dir, "server-")
 	if err != nil {
 		return err
@@ -197,14 +390,30 @@ func (b *bench) serve(s server, text, pss, peak, cpu figures) error {
 		return err
 	}
 	defer r.stop()
-	text[s.name] = append(text[s.name], r.took.Seconds())
+	note := func(f figures, v float64) { f[s.name] = append(f[s.name], v) }
+	note(f.text, r.took.Seconds())
 	time.Sleep(time.Second) // what is freed after loading counts as free
 	now, most := r.memory()
-	pss[s.name] = append(pss[s.name], now/(1<<20))
-	peak[s.name] = append(peak[s.name], most/(1<<20))
+	note(f.pss, now/(1<<20))
+	note(f.peak, most/(1<<20))
 	each, err := r.perQuery(filepath.Join(b.dir, "queries"), b.seconds, "1")
-	cpu[s.name] = append(cpu[s.name], each*1e6)
-	return err
+	if err != nil {
+		return err
+	}
+	note(f.cpu, each*1e6)
+	p50, p99, err := r.latency(all, b.seconds)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	note(f.p50, p50*1e6)
+	note(f.p99, p99*1e6)
+	for queries, figures := range map[int]figures{1: f.tcp, 100: f.pipelined} {
+		if each, err = r.perStream(all, queries, b.seconds); err != nil {
+			return fmt.Errorf("%s: TCP: %w", s.name, err)
+		}
+		note(figures, each*1e6)
+	}
+	return nil
 }
 
 // fromCache starts our node again on what it kept when it ran.
@@ -254,7 +463,7 @@ func (b *bench) compiling() error {
 	if err := m.current(zones[:1]); err != nil {
 		return err
 	}
-	r, err := ours(m, b.bin).start(m.dir, "0,1")
+	r, err := ours(m, b.bin, options{}).start(m.dir, "0,1")
 	if err != nil {
 		return err
 	}
@@ -297,7 +506,7 @@ func (b *bench) manyZones() error {
 		if err != nil {
 			return err
 		}
-		r, err := ours(m, b.bin, "GOMAXPROCS=1").start(dir, "0")
+		r, err := ours(m, b.bin, options{}, "GOMAXPROCS=1").start(dir, "0")
 		if err != nil {
 			return err
 		}

@@ -99,10 +99,14 @@ func (m *mesh) schedule(ahead time.Duration) error {
 	return m.publish()
 }
 
-// corefile is the node's. Its clock is the machine's, as the distribution host's is.
-func (m *mesh) corefile(port int) (string, error) {
+// corefile is the node's, with properties of sharedunicast and plugins in front of meshsync. Its clock is the machine's, as the
+// distribution host's is.
+func (m *mesh) corefile(port int, o options) (string, error) {
 	text := fmt.Sprintf(`.:%d {
-    sharedunicast 127.0.0.1
+    sharedunicast 127.0.0.1 {
+        %s
+    }
+    %s
     meshsync %s {
         repository %s
         root %s
@@ -111,9 +115,12 @@ func (m *mesh) corefile(port int) (string, error) {
     }
     errors
 }
-`, port, m.path("node"), m.path("repository"), m.path("root.json"), m.path("status.sock"))
+`, port, o.properties, o.plugins, m.path("node"), m.path("repository"), m.path("root.json"), m.path("status.sock"))
 	return m.path("Corefile"), os.WriteFile(m.path("Corefile"), []byte(text), 0o644)
 }
+
+// options are what is on in a node beside answering.
+type options struct{ name, properties, plugins string }
 
 // forget lets the node start as if it never had: without state and compiled zones.
 func (m *mesh) forget() error {

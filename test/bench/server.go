@@ -138,11 +138,12 @@ func kilobytes(file, key string) float64 {
 
 var completed = regexp.MustCompile(`Queries completed:\s+(\d+)`)
 
-// perQuery has dnsperf ask from another CPU, and returns the server's processor time for an answer in seconds.
-func (r *running) perQuery(queries string, seconds int, cpu string) (float64, error) {
+// perQuery has dnsperf ask from the CPUs named, and returns the server's processor time for an answer in seconds.
+func (r *running) perQuery(queries string, seconds int, cpus string, more ...string) (float64, error) {
 	before := r.cpu()
-	out, err := exec.Command("taskset", "-c", cpu, "dnsperf", "-s", "127.0.0.1", "-p", strconv.Itoa(r.port), "-d", queries,
-		"-l", strconv.Itoa(seconds), "-c", "20", "-T", "1", "-q", "200", "-e").CombinedOutput()
+	args := append([]string{"-c", cpus, "dnsperf", "-s", "127.0.0.1", "-p", strconv.Itoa(r.port), "-d", queries,
+		"-l", strconv.Itoa(seconds), "-c", "20", "-T", "1", "-q", "200", "-e"}, more...)
+	out, err := exec.Command("taskset", args...).CombinedOutput()
 	if err != nil {
 		return 0, fmt.Errorf("dnsperf: %w: %s", err, out)
 	}
@@ -217,9 +218,13 @@ zone "%[4]s" { type primary; file "%[3]s"; check-names ignore; check-integrity n
 }
 
 // ours is a node that follows a mesh.
-func ours(m *mesh, bin string, env ...string) server {
-	return server{"ours", filepath.Join(bin, "coredns"), "", env, func(_ string, port int) ([]string, error) {
-		conf, err := m.corefile(port)
+func ours(m *mesh, bin string, o options, env ...string) server {
+	name := "ours"
+	if o.name != "" {
+		name += ", " + o.name
+	}
+	return server{name, filepath.Join(bin, "coredns"), "", env, func(_ string, port int) ([]string, error) {
+		conf, err := m.corefile(port, o)
 		return []string{"-conf", conf}, err
 	}}
 }

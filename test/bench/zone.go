@@ -96,3 +96,18 @@ func (n zoneNames) writeQueries(path string, count int) error {
 	}
 	return w.Flush()
 }
+
+// writeTorture writes a query file of names that do not exist, each asked once: a "water torture" as resolvers pass it on.
+func writeTorture(path string, count int) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := bufio.NewWriter(f)
+	r := rand.New(rand.NewPCG(7, 8))
+	for range count {
+		fmt.Fprintf(w, "%s%x.%s A\n", label(r, r.IntN(1<<30)), r.Uint32(), origin)
+	}
+	return w.Flush()
+}
