@@ -1,17 +1,3 @@
-// Package mesh decides which release a node answers from, or that it is silent and why (Node), and at which instant the
-// distribution host may let the mesh switch over (Plan).
-//
-// It is pure: it may import instant and status and nothing that touches network, disk, clock or goroutine. The plugin
-// meshsync feeds a Node and carries out what it decides; meshctl and the sidecar's tests use Plan; a simulation can run
-// a thousand of both.
-//
-// A node serves release R at its clock's time c, with error bound e, only if all of these hold:
-//
-//	R is what the schedule it holds names at c                     SYNC-E
-//	R is verified and compiled by itself                           SYNC-D, SYNC-F
-//	R is not below its floor, and the floor is durable             SYNC-G
-//	it holds a lease that permits R and has not ended at c + e     SYNC-H
-//	e is at most ε, or no switchover lies in [c - e, c + e]        CLOCK-1
 package mesh
 
 import (
@@ -22,33 +8,37 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-// View is what a verified repository says: which release is to be answered from until when. It is a lease (its expiry)
-// and a schedule in one.
+// View is what a verified repository says to one node: which release is to be answered from until when. It is a lease
+// (its expiry) and a schedule in one.
 type View struct {
 	Lease   int64        // version of the lease; grows with each one signed
 	Expires instant.Wall // the end of the lease
 	Epsilon time.Duration
 	Current status.Ref // Number 0: nothing was released yet
-	Next    status.Ref // Number 0: nothing is staged; At 0: no switchover is set
+	Next    Next       // Number 0: nothing is staged; At 0: no switchover is proposed
+
+	Others   []string // the other members whose word decides with this node's what becomes of Next
+	Stranger bool     // the repository names members, and this node is none of them
+	Legacy   bool     // of the format before: a switchover counts as committed, and may be moved all the same
 }
 
-// Durable is what a node must not forget, whatever happens to it: the floor, and the switchover it may have confirmed.
-// Once the switchover's instant has passed, the floor is its release without anything having been written (SYNC-G).
+// Next is the release that is staged, and the switchover to it, as one node is told of it.
+type Next struct {
+	status.Ref
+	Decide    instant.Wall // from then on members that know of no commit ask each other
+	Committed bool         // it is made; otherwise it is proposed only
+	Without   bool         // this node is not waited for: it goes along only when the release has become current
+}
+
+// commits reports whether the node is to make the switchover at its instant, as the view has it.
+func (n Next) commits() bool { return n.At != 0 && n.Committed && !n.Without }
+
+// Durable is what a node must not forget, whatever happens to it: the floor, and what it promised of a switchover. Once
+// the instant of a committed one has passed, the floor is its release without anything having been written (SYNC-G).
 type Durable struct {
-	Floor     uint64      `json:"floor"`
-	Scheduled *status.Ref `json:"scheduled,omitempty"`
-}
-
-// Equal reports whether a and b are the same promise.
-func (a Durable) Equal(b Durable) bool {
-	return a.Floor == b.Floor && sameRef(a.Scheduled, b.Scheduled)
-}
-
-func sameRef(a, b *status.Ref) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
+	Floor   uint64         `json:"floor"`
+	Promise status.Promise `json:"promise,omitzero"`
+	Under   int64          `json:"under,omitempty"` // version of the lease that brought the promise: an older view is refused
 }
 
 // Node holds the facts that one node knows. Methods take facts in; Decide gives the decision. It is not safe for
@@ -59,25 +49,62 @@ type Node struct {
 	ready   map[uint64]bool
 	refused map[uint64]status.Reason
 	clock   instant.Sample
-	drained string // why an operator wants no answers from here; empty: they are wanted
-	served  uint64 // highest release that this process answered from, or the one before may have
-	judged  bool   // the schedule found on disk was judged by a known clock
+	drained string                    // why an operator wants no answers from here; empty: they are wanted
+	served  uint64                    // highest release that this process answered from, or the one before may have
+	judged  bool                      // the promise found on disk was judged by a known clock
+	words   map[string]status.Promise // what other members hold of the switchover that is promised here
+	hold    time.Duration             // how long the node may answer without reaching a host or a member; 0: for ever
+	reached instant.Mono              // when it last did; 0: never in this process
 }
 
 // NewNode starts a node from what its disk says. durable is the zero value on a node that never ran.
 func NewNode(durable Durable) *Node {
-	return &Node{durable: durable, ready: map[uint64]bool{}, refused: map[uint64]status.Reason{}}
+	return &Node{durable: durable, ready: map[uint64]bool{}, refused: map[uint64]status.Reason{}, words: map[string]status.Promise{}}
 }
 
-// Learn takes in a verified view. The caller sees to it that views never go backwards (release.Verify). Why a release
-// could not be taken that is named no more, is forgotten.
-func (n *Node) Learn(v View) {
+// Codes of views that are refused.
+const (
+	OldView   = "old-view"          // it is older than the one under which a promise was made
+	TakenBack = "commit-taken-back" // it takes back a switchover that is committed
+)
+
+// Learn takes in a verified view, or refuses it and gives the reason: one that no right distribution host can have made,
+// since it breaks the word of an earlier one. The caller sees to it that views never go backwards (release.Verify). Why
+// a release could not be taken that is named no more, is forgotten.
+func (n *Node) Learn(v View) *status.Reason {
+	if why := n.breaks(v); why != nil {
+		return why
+	}
+	if n.view == nil || n.view.Next.Ref != v.Next.Ref {
+		clear(n.words)
+	}
 	n.view = &v
 	for number := range n.refused {
 		if number != v.Current.Number && number != v.Next.Number {
 			delete(n.refused, number)
 		}
 	}
+	return nil
+}
+
+// breaks is the word that a view breaks; nil if none.
+func (n *Node) breaks(v View) *status.Reason {
+	if v.Lease < n.durable.Under {
+		return &status.Reason{Code: OldView, Detail: fmt.Sprintf("lease %d is older than lease %d, under which this node made a promise", v.Lease, n.durable.Under)}
+	}
+	if v.Legacy {
+		return nil
+	}
+	p := n.durable.Promise
+	declined := p.State == status.Declined || p.State == status.Void
+	if n.view != nil && !n.view.Legacy && n.view.Next.commits() && !(declined && p.Ref() == n.view.Next.Ref) {
+		p = status.Promise{Number: n.view.Next.Number, At: n.view.Next.At, State: status.Committed}
+	}
+	if p.State != status.Committed || v.Current.Number >= p.Number || v.Next.Ref == p.Ref() && v.Next.Committed {
+		return nil
+	}
+	return &status.Reason{Code: TakenBack, Detail: fmt.Sprintf(
+		"lease %d takes back the switchover to release %d at %v, which is committed: the distribution host's state is older than what it has published", v.Lease, p.Number, p.At)}
 }
 
 // Ready says that the release is verified, compiled and can be swapped to at once.
@@ -99,6 +126,19 @@ func (n *Node) Certify(s instant.Sample) { n.clock = s }
 // releases and to confirm them: once it is wanted again it is as right as the others.
 func (n *Node) Drain(why string) { n.drained = why }
 
+// Hear takes in what another member holds durably of a switchover, as it said when it was asked.
+func (n *Node) Hear(member string, p status.Promise) {
+	if n.view != nil && p.Ref() == n.view.Next.Ref {
+		n.words[member] = p
+	}
+}
+
+// Hold makes the node cease when it has reached neither a distribution host nor another member for so long; 0 never.
+func (n *Node) Hold(d time.Duration) { n.hold = d }
+
+// Reached says that a distribution host or another member was reached then.
+func (n *Node) Reached(at instant.Mono) { n.reached = max(n.reached, at) }
+
 // Answered says that an answer from the release was given, by what Then allowed, before the next decision. No decision
 // goes below it, though the clock may step back before the switchover at once (SYNC-G).
 func (n *Node) Answered(number uint64) { n.served = max(n.served, number) }
@@ -114,12 +154,13 @@ type Decision struct {
 	Persist  *Durable        // to write durably, then Persisted and Decide again; nil: nothing to write
 	Stage    []uint64        // releases to verify and compile, the most urgent first
 	Keep     []uint64        // releases to hold ready; all others may be dropped
+	Ask      bool            // ask the other members for the newest view, and what they hold of the switchover: then Learn and Hear
 	Wake     instant.Wall    // when time alone may next change the decision; 0: never
 	Until    instant.Wall    // how long Serve holds if nothing but time changes; 0 when silent
 	Then     status.Ref      // what follows Serve at Until, if that is sure already; Number 0: silence, or not sure
 	Lapse    instant.Wall    // the lease's end as this clock must judge it
 	Confirms status.Confirms // what the node gives its word for
-	Holds    *status.Ref     // the switchover that is durable, confirmed or not; nil if none
+	Holds    status.Promise  // what is durable of a switchover, confirmed or not
 	Floor    uint64
 	Clock    status.ClockState
 	Refused  []status.Refused
@@ -130,29 +171,30 @@ type Decision struct {
 func (n *Node) Decide(now instant.Instant) Decision {
 	bound, known, why := n.clock.Error(now)
 	d := Decision{Clock: status.ClockState{Known: known, Bound: bound, Source: n.clock.Source, Reason: why}}
-	t := moment{c: now.Wall, e: bound, known: known, why: why}
+	t := moment{c: now.Wall, mono: now.Mono, e: bound, known: known, why: why}
+	if n.reached == 0 {
+		n.reached = now.Mono
+	}
 	n.judge(t)
 	want := n.promise(t)
 	d.Floor = want.Floor
-	due := n.due(t)
-	d.Silent = n.silence(t, due, d.Floor)
+	due, decided := n.due(t)
+	d.Silent = n.silence(t, due, decided, d.Floor)
 	if len(d.Silent) == 0 {
 		want.Floor = max(want.Floor, due.Number)
 		if n.durableFor(t, due) {
 			d.Serve, d.At, n.served = due.Number, due.At, max(n.served, due.Number)
-			d.Lapse = n.view.Expires.Add(-t.e)
+			d.Lapse = n.lapse(t)
 			d.Until, d.Then = n.until(t, d.Lapse)
 		} else {
 			d.Silent = []status.Reason{{Code: NotDurable, Detail: fmt.Sprintf("the floor of release %d is not on disk yet", due.Number)}}
 		}
 	}
-	if !want.Equal(n.durable) {
+	if want != n.durable {
 		d.Persist = &want
 	}
-	if s := n.durable.Scheduled; s != nil {
-		held := *s
-		d.Holds = &held
-	}
+	d.Holds = n.durable.Promise
+	d.Ask = n.asking(t)
 	n.stage(&d)
 	d.Confirms = n.confirms(t)
 	d.Wake = n.wake(t)
@@ -162,6 +204,7 @@ func (n *Node) Decide(now instant.Instant) Decision {
 // moment is now as the wall clock tells it: c, wrong by at most e when known, or why it is not.
 type moment struct {
 	c     instant.Wall
+	mono  instant.Mono
 	e     time.Duration
 	known bool
 	why   string
@@ -176,83 +219,171 @@ func (t moment) near(w instant.Wall) bool {
 	return -t.e <= gap && gap <= t.e
 }
 
-// judge judges the schedule that was found on disk, once, as soon as it can be, and pessimistically at c + e + ε: the
-// process before may have answered at its own clock's T, which was wrong by up to ε. The judgement holds though it may
-// take a while to be durable.
+// judge judges the committed switchover that was found on disk, once, as soon as it can be, and pessimistically at
+// c + e + ε: the process before may have answered at its own clock's T, which was wrong by up to ε. The judgement holds
+// though it may take a while to be durable.
 func (n *Node) judge(t moment) {
 	if n.judged || !t.known || n.view == nil {
 		return
 	}
 	n.judged = true
-	if s := n.durable.Scheduled; s != nil && t.c.Add(t.e+n.view.Epsilon) >= s.At {
-		n.served = max(n.served, s.Number)
+	if p := n.durable.Promise; p.State == status.Committed && t.c.Add(t.e+n.view.Epsilon) >= p.At {
+		n.served = max(n.served, p.Number)
 	}
 }
 
-// promise is what ought to be durable: the floor as the time makes it, and the switchover that the view sets.
-//
-// A schedule held is replaced (postponed, cancelled) only under a known clock, since it must be judged first whether
-// its instant has passed: if so, the node may have answered from its release, and that release is the floor. What was
+// promise is what ought to be durable: the floor as the time makes it, and what is known of the switchover. What was
 // answered from is the floor, whatever the clock says since.
 func (n *Node) promise(t moment) Durable {
 	want := n.durable
 	want.Floor = max(want.Floor, n.served)
-	if !t.known || n.view == nil {
-		return want.made()
+	p := want.Promise
+	if p.State == status.Committed && t.known && t.past(p.At) {
+		want.Floor = max(want.Floor, p.Number)
 	}
-	if s := want.Scheduled; s != nil && t.past(s.At) {
-		want.Floor = max(want.Floor, s.Number)
+	if n.view == nil {
+		return want
 	}
-	want = want.made()
 	next := n.view.Next
-	if next.Number > want.Floor && next.At != 0 && !t.past(next.At) {
-		want.Scheduled = &next
-	} else if want.Scheduled != nil && *want.Scheduled != next {
-		want.Scheduled = nil
+	switch {
+	case p.State == "":
+	case n.view.Current.Number >= p.Number: // it was made, or passed over
+		if p.State == status.Committed {
+			want.Floor = max(want.Floor, p.Number)
+		}
+		p = status.Promise{}
+	case p.Ref() != next.Ref && (p.State != status.Committed || n.view.Legacy && t.known):
+		p = status.Promise{} // it was withdrawn, or moved by a host of the format before
+	}
+	if p.State == "" && next.At != 0 && next.Number > n.view.Current.Number {
+		p = status.Promise{Number: next.Number, At: next.At, State: status.Proposed}
+	}
+	if p.Ref() == next.Ref {
+		p.State = n.advance(t, p.State)
+	}
+	if p != want.Promise {
+		want.Promise, want.Under = p, n.view.Lease
 	}
 	return want
 }
 
-// made is d without a switchover to a release that is not above the floor.
-func (d Durable) made() Durable {
-	if d.Scheduled != nil && d.Scheduled.Number <= d.Floor {
-		d.Scheduled = nil
+// advance is the state of the promise of the switchover that the view names, as far as the node may go in one step. A node
+// declines only what it holds durably, and only when no other member is known to have a commit; it takes a commit that
+// it has declined only if another member has taken it durably, and so never declines. So all decline, or none ever does for good.
+func (n *Node) advance(t moment, s status.PromiseState) status.PromiseState {
+	if n.durable.Promise.Ref() != n.view.Next.Ref {
+		if n.view.Next.commits() {
+			return status.Committed
+		}
+		return s
 	}
-	return d
+	commits := n.view.Next.commits()
+	switch {
+	case s == status.Proposed && commits, s == status.Declined && commits && n.anySays(status.Committed):
+		return status.Committed
+	case s == status.Proposed && n.view.Next.Without:
+		if n.anySays(status.Void) {
+			return status.Void
+		}
+	case s == status.Proposed && !commits && n.late(t) && n.allSay(status.Proposed, status.Declined, status.Void):
+		return status.Declined
+	case s == status.Declined && n.durable.Promise.State == status.Declined && (n.anySays(status.Void) || n.allSay(status.Declined)):
+		return status.Void
+	}
+	return s
 }
 
-// due is the release that the schedule names at c; Number 0 if none.
-func (n *Node) due(t moment) status.Ref {
-	if n.view == nil {
-		return status.Ref{}
+// late reports whether it is time to decline what is proposed: its time to be committed is over, by this clock, or, if that
+// is not known, by the word of a member that has declined.
+func (n *Node) late(t moment) bool {
+	if t.known {
+		return t.past(n.view.Next.Decide)
 	}
-	if next := n.view.Next; next.Number != 0 && next.At != 0 && t.past(next.At) {
-		return next
+	return n.anySays(status.Declined) || n.anySays(status.Void)
+}
+
+// asking reports whether the node needs to know what the others hold.
+func (n *Node) asking(t moment) bool {
+	if n.view == nil || n.view.Legacy {
+		return false
+	}
+	p := n.durable.Promise
+	undecided := p.State == status.Proposed || p.State == status.Declined
+	return undecided && p.Ref() == n.view.Next.Ref && !n.view.Next.commits() && (!t.known || t.past(n.view.Next.Decide)) ||
+		p.State == status.Declined && p.Ref() == n.view.Next.Ref
+}
+
+// anySays reports whether another member is known to be in a state.
+func (n *Node) anySays(s status.PromiseState) bool {
+	for _, p := range n.words {
+		if p.State == s {
+			return true
+		}
+	}
+	return false
+}
+
+// allSay reports whether each of the others is known to be in one of the states.
+func (n *Node) allSay(states ...status.PromiseState) bool {
+	for _, other := range n.view.Others {
+		p, heard := n.words[other]
+		said := false
+		for _, s := range states {
+			said = said || heard && p.State == s
+		}
+		if !said {
+			return false
+		}
+	}
+	return true
+}
+
+// due is the release that the schedule names at c, Number 0 if none. decided is false from the instant on of a switchover that
+// may or may not be made, for all this node knows.
+func (n *Node) due(t moment) (due status.Ref, decided bool) {
+	if n.view == nil {
+		return status.Ref{}, true
+	}
+	next, p := n.view.Next, n.durable.Promise
+	if next.At != 0 && t.past(next.At) && !(p.Ref() == next.Ref && p.State == status.Void) {
+		if !next.commits() || p.Ref() == next.Ref && p.State == status.Declined {
+			return status.Ref{}, false
+		}
+		return next.Ref, true
 	}
 	if current := n.view.Current; t.past(current.At) {
-		return current
+		return current, true
 	}
-	return status.Ref{}
+	return status.Ref{}, true
 }
 
 // durableFor reports whether a crash right after the first answer from due would leave the right floor.
 func (n *Node) durableFor(t moment, due status.Ref) bool {
-	s := n.durable.Scheduled
-	return n.durable.Floor == due.Number || s != nil && *s == due && t.past(s.At)
+	p := n.durable.Promise
+	return n.durable.Floor == due.Number || p.Ref() == due && p.State == status.Committed && t.past(p.At)
+}
+
+// lapse is the end of the lease as this clock must judge it, or of the time that the node may be cut off, whichever comes first.
+func (n *Node) lapse(t moment) instant.Wall {
+	end := n.view.Expires.Add(-t.e)
+	if n.hold > 0 {
+		end = min(end, t.c.Add(n.hold-t.mono.Sub(n.reached)))
+	}
+	return end
 }
 
 // until is how long the due release holds while nothing but time changes, and what follows it. It lets the answer path
 // switch at the very instant, however late the next decision is made.
 func (n *Node) until(t moment, lapse instant.Wall) (instant.Wall, status.Ref) {
-	next := n.view.Next
-	if next.Number == 0 || next.At == 0 || t.past(next.At) || next.At >= lapse {
+	next, p := n.view.Next, n.durable.Promise
+	if next.At == 0 || t.past(next.At) || next.At >= lapse || p.Ref() == next.Ref && p.State == status.Void {
 		return lapse, status.Ref{}
 	}
 	if t.e > n.view.Epsilon {
 		return next.At.Add(-t.e), status.Ref{}
 	}
-	if s := n.durable.Scheduled; s != nil && *s == next && n.ready[next.Number] {
-		return next.At, next
+	if p.Ref() == next.Ref && p.State == status.Committed && next.commits() && n.ready[next.Number] {
+		return next.At, next.Ref
 	}
 	return next.At, status.Ref{}
 }
@@ -261,17 +392,20 @@ func (n *Node) until(t moment, lapse instant.Wall) (instant.Wall, status.Ref) {
 const (
 	Drained          = "drained"           // an operator wants no answers from here
 	NoView           = "no-release"        // the repository gave nothing that could be verified
+	Struck           = "not-a-member"      // the mesh names members, and this node is none of them
 	ClockUnknown     = "clock-unknown"     // no lease can be judged
-	LeaseEnded       = "lease-ended"       //
+	LeaseEnded       = "lease-ended"       // a newer one did not come
+	Isolated         = "isolated"          // neither a distribution host nor a member was reached for as long as is allowed
 	NearSwitchover   = "clock-too-wide"    // the clock's error is above ε around a switchover
 	BeforeSwitchover = "before-switchover" // the only release named is of the future
+	Undecided        = "undecided"         // a switchover was proposed, its instant has passed, and whether it is made is not known
 	BelowFloor       = "below-floor"       // what is named is older than what was answered from before
 	NotReady         = "not-ready"         // the named release is not verified and compiled
 	NotDurable       = "not-durable"       // the floor is not on disk
 )
 
 // silence lists every reason for which the node must not answer from due now.
-func (n *Node) silence(t moment, due status.Ref, floor uint64) []status.Reason {
+func (n *Node) silence(t moment, due status.Ref, decided bool, floor uint64) []status.Reason {
 	var why []status.Reason
 	say := func(code, format string, args ...any) {
 		why = append(why, status.Reason{Code: code, Detail: fmt.Sprintf(format, args...)})
@@ -284,6 +418,12 @@ func (n *Node) silence(t moment, due status.Ref, floor uint64) []status.Reason {
 		return why
 	}
 	v := n.view
+	if v.Stranger {
+		say(Struck, "lease %d does not name this node as a member: it was removed, or has another name there", v.Lease)
+	}
+	if gone := t.mono.Sub(n.reached); n.hold > 0 && gone >= n.hold {
+		say(Isolated, "neither a distribution host nor a member was reached for %v", gone.Round(time.Second))
+	}
 	if !t.known {
 		say(ClockUnknown, "%s: no lease can be judged", t.why)
 		return why
@@ -291,13 +431,15 @@ func (n *Node) silence(t moment, due status.Ref, floor uint64) []status.Reason {
 	if end := t.c.Add(t.e); end >= v.Expires {
 		say(LeaseEnded, "lease %d ended at %v; get a newer one from the distribution host", v.Lease, v.Expires)
 	}
-	for _, s := range []status.Ref{v.Current, v.Next} {
+	for _, s := range []status.Ref{v.Current, v.Next.Ref} {
 		if s.At != 0 && t.e > v.Epsilon && t.near(s.At) {
 			say(NearSwitchover, "the clock may be wrong by %v, above the mesh's %v, around the switchover to release %d at %v",
 				t.e, v.Epsilon, s.Number, s.At)
 		}
 	}
 	switch {
+	case !decided:
+		say(Undecided, "the switchover to release %d at %v was proposed, and whether it is made could not be learnt", v.Next.Number, v.Next.At)
 	case v.Current.Number == 0 && due.Number == 0:
 		say(NoView, "nothing was released yet")
 	case due.Number == 0:
@@ -338,8 +480,8 @@ func (n *Node) stage(d *Decision) {
 	}
 }
 
-// confirms is what the node gives its word for now. A switchover is confirmed only while it is durable, its release
-// ready, the clock within ε (CLOCK-1), and its instant surely ahead.
+// confirms is what the node gives its word for now. A switchover is confirmed only while it is durable and not declined, its
+// release ready, the clock within ε (CLOCK-1), and its instant surely ahead.
 func (n *Node) confirms(t moment) status.Confirms {
 	var c status.Confirms
 	if n.view == nil {
@@ -350,9 +492,10 @@ func (n *Node) confirms(t moment) status.Confirms {
 			c.Staged = number
 		}
 	}
-	s := n.durable.Scheduled
-	if s != nil && *s == n.view.Next && n.ready[s.Number] && t.known && t.e <= n.view.Epsilon && t.c.Add(t.e) < s.At {
-		ref := *s
+	p := n.durable.Promise
+	kept := p.State == status.Proposed || p.State == status.Committed
+	if kept && p.Ref() == n.view.Next.Ref && n.ready[p.Number] && t.known && t.e <= n.view.Epsilon && t.c.Add(t.e) < p.At {
+		ref := p.Ref()
 		c.Scheduled = &ref
 	}
 	return c
@@ -369,13 +512,14 @@ func (n *Node) wake(t moment) instant.Wall {
 			wake = w
 		}
 	}
-	for _, s := range []status.Ref{n.view.Current, n.view.Next} {
+	for _, s := range []status.Ref{n.view.Current, n.view.Next.Ref} {
 		if s.At != 0 {
 			consider(s.At)
 			consider(s.At.Add(-t.e))
 			consider(s.At.Add(t.e + 1))
 		}
 	}
-	consider(n.view.Expires.Add(-t.e))
+	consider(n.view.Next.Decide)
+	consider(n.lapse(t))
 	return wake
 }

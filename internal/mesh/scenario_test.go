@@ -15,7 +15,10 @@ import (
 
 // TestScenarios runs the stories in testdata/*.txt. Times in them are seconds after a day's start; commands:
 //
-//	view lease=V until=T current=N[@T] [next=N[@T]]   a verified view arrives
+//	view lease=V until=T current=N[@T] [next=N[@T[!]]] [decide=T] [others=A,B] [without=yes] [stranger=yes] [legacy=yes]
+//	                                                  a verified view arrives; "!" is a commit
+//	hear MEMBER STATE N@T                             another member says what it holds
+//	hold D | reached                                  how long it may be cut off | somebody was reached
 //	ready N | refuse N why | drop N                   staging
 //	answered N                                        an answer was given from what the last decision allowed to follow
 //	certify bound=D [drift=PPM]                       the clock is certified now
@@ -32,9 +35,6 @@ func TestScenarios(t *testing.T) {
 		w := &world{t: t, node: NewNode(Durable{}), epsilon: 100 * time.Millisecond}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			w.t = t
-			if d.Cmd == "plan" {
-				return w.plan(d)
-			}
 			w.step(d)
 			for _, line := range strings.Split(strings.TrimSpace(d.Input), "\n") {
 				if line != "" {
@@ -54,6 +54,7 @@ type world struct {
 	disk    Durable
 	pending *Durable
 	epsilon time.Duration
+	refused *status.Reason // why the last view was
 }
 
 const epoch = instant.Wall(1_000_000 * int64(time.Second))
@@ -76,13 +77,19 @@ func (w *world) command(line string) {
 	}
 	switch words[0] {
 	case "view":
-		w.node.Learn(w.view(words[1:]))
+		w.refused = w.node.Learn(w.view(words[1:]))
 	case "ready":
 		w.node.Ready(w.number(arg(1)))
 	case "drop":
 		w.node.Drop(w.number(arg(1)))
 	case "refuse":
 		w.node.Refuse(w.number(arg(1)), status.Reason{Code: "digest", Detail: strings.Join(words[2:], " ")})
+	case "hear":
+		w.node.Hear(arg(1), status.Promise{Number: w.ref(arg(3)).Number, At: w.ref(arg(3)).At, State: status.PromiseState(arg(2))})
+	case "hold":
+		w.node.Hold(w.duration(arg(1)))
+	case "reached":
+		w.node.Reached(w.now.Mono)
 	case "answered":
 		w.node.Answered(w.number(arg(1)))
 	case "certify":
@@ -150,7 +157,18 @@ func (w *world) view(words []string) View {
 		case "current":
 			v.Current = w.ref(value)
 		case "next":
-			v.Next = w.ref(value)
+			v.Next.Ref = w.ref(strings.TrimSuffix(value, "!"))
+			v.Next.Committed = strings.HasSuffix(value, "!")
+		case "decide":
+			v.Next.Decide = w.wall(value)
+		case "without":
+			v.Next.Without = true
+		case "others":
+			v.Others = strings.Split(value, ",")
+		case "stranger":
+			v.Stranger = true
+		case "legacy":
+			v.Legacy = true
 		}
 	}
 	return v
@@ -160,6 +178,10 @@ func (w *world) decide() string {
 	d := w.node.Decide(w.now)
 	w.pending = d.Persist
 	var b strings.Builder
+	if w.refused != nil {
+		fmt.Fprintf(&b, "refused: %s: %s\n", w.refused.Code, shorten(w.refused.Detail))
+		w.refused = nil
+	}
 	if d.Serve != 0 {
 		fmt.Fprintf(&b, "answers from %d until %s%s\n", d.Serve, seconds(d.Until), then(d.Then))
 	}
@@ -167,7 +189,7 @@ func (w *world) decide() string {
 		fmt.Fprintf(&b, "silent: %s: %s\n", why.Code, shorten(why.Detail))
 	}
 	if d.Persist != nil {
-		fmt.Fprintf(&b, "write: floor %d%s\n", d.Persist.Floor, ref(", switchover", d.Persist.Scheduled))
+		fmt.Fprintf(&b, "write: floor %d%s\n", d.Persist.Floor, promise(d.Persist.Promise))
 	}
 	if len(d.Stage) > 0 {
 		fmt.Fprintf(&b, "stage: %v\n", d.Stage)
@@ -175,98 +197,13 @@ func (w *world) decide() string {
 	if d.Confirms.Staged != 0 {
 		fmt.Fprintf(&b, "confirms: staged %d%s\n", d.Confirms.Staged, ref(", switchover", d.Confirms.Scheduled))
 	}
+	if d.Ask {
+		b.WriteString("asks the other members\n")
+	}
 	if d.Wake != 0 {
 		fmt.Fprintf(&b, "wake: %s\n", seconds(d.Wake))
 	}
 	return b.String()
-}
-
-func (w *world) plan(d *datadriven.TestData) string {
-	p := Plan{Mode: Confirmed, Mesh: "m", Epsilon: w.epsilon, Said: map[string]status.Confirmation{}}
-	var now, review instant.Wall
-	cancel := false
-	for _, a := range d.CmdArgs {
-		value := strings.Join(a.Vals, ",")
-		switch a.Key {
-		case "mode":
-			p.Mode = Mode(value)
-		case "number":
-			p.Number = w.number(value)
-		case "promise":
-			p.Promise = w.wall(value)
-		case "asked":
-			p.Asked = w.wall(value)
-		case "set":
-			p.Set = w.wall(value)
-		case "promise-set":
-			p.PromiseSet = w.wall(value)
-		case "epsilon":
-			p.Epsilon = w.duration(value)
-		case "now":
-			now = w.wall(value)
-		case "cancel":
-			cancel = true
-		case "review":
-			review = w.wall(value)
-		}
-	}
-	for _, line := range strings.Split(strings.TrimSpace(d.Input), "\n") {
-		w.member(&p, strings.Fields(line))
-	}
-	var b strings.Builder
-	var missing []Missing
-	if cancel {
-		fmt.Fprintf(&b, "may be taken back: %v\n", p.Cancel(now))
-		missing = p.Holding()
-	} else if review != 0 {
-		var stands bool
-		var at instant.Wall
-		stands, at, missing = p.Review(review, now)
-		fmt.Fprintf(&b, "stands: %v, switchover at %s\n", stands, seconds(at))
-	} else {
-		var at instant.Wall
-		at, missing = p.Choose(now)
-		fmt.Fprintf(&b, "switchover at %s, to be confirmed by %s\n", seconds(at), seconds(p.Deadline(at)))
-	}
-	for _, m := range missing {
-		fmt.Fprintf(&b, "against: %s: %s: %s\n", m.Member, m.Why.Code, shorten(m.Why.Detail))
-	}
-	return b.String()
-}
-
-// member reads "tyo staged=2 bound=1ms [scheduled=2@30]" or "tyo unreachable".
-func (w *world) member(p *Plan, words []string) {
-	p.Members = append(p.Members, words[0])
-	if len(words) > 1 && words[1] == "unreachable" {
-		return
-	}
-	c := status.Confirmation{Node: words[0], Mesh: "m", Clock: status.ClockState{Reason: "no certified clock sample yet"}}
-	for _, word := range words[1:] {
-		switch key, value, _ := strings.Cut(word, "="); key {
-		case "staged":
-			c.Confirms.Staged = w.number(value)
-		case "scheduled":
-			r := w.ref(value)
-			c.Confirms.Scheduled = &r
-		case "bound":
-			c.Clock = status.ClockState{Known: true, Bound: w.duration(value)}
-		case "refused":
-			c.Refused = []status.Refused{{Number: w.number(value), Reason: status.Reason{Code: "digest", Detail: "blob"}}}
-		case "mesh":
-			c.Mesh = value
-		case "holds":
-			r := w.ref(value)
-			c.Holds = &r
-		case "leap":
-			c.Leap = true
-		case "apart":
-			if p.Apart == nil {
-				p.Apart = map[string]time.Duration{}
-			}
-			p.Apart[words[0]] = w.duration(value)
-		}
-	}
-	p.Said[words[0]] = c
 }
 
 func (w *world) ref(s string) status.Ref {
@@ -307,6 +244,13 @@ func ref(label string, r *status.Ref) string {
 		return ""
 	}
 	return fmt.Sprintf("%s %d@%s", label, r.Number, seconds(r.At))
+}
+
+func promise(p status.Promise) string {
+	if p.Number == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %s %d@%s", p.State, p.Number, seconds(p.At))
 }
 
 func then(r status.Ref) string {

@@ -37,6 +37,28 @@ type Ref struct {
 	At     instant.Wall `json:"at_ns,omitempty"`
 }
 
+// Promise is what a node holds durably of a switchover that was proposed to it, and how far it is decided, as the node
+// knows.
+type Promise struct {
+	Number uint64       `json:"number"`
+	At     instant.Wall `json:"at_ns"`
+	State  PromiseState `json:"state"`
+}
+
+// Ref is the switchover of the promise.
+func (p Promise) Ref() Ref { return Ref{p.Number, p.At} }
+
+// PromiseState is how far a switchover is decided, as one node knows.
+type PromiseState string
+
+// The states of a promise. From the instant on, a node answers from the release before in none of them but Void.
+const (
+	Proposed  PromiseState = "proposed"  // neither committed nor withdrawn
+	Committed PromiseState = "committed" // the switchover is made at its instant
+	Declined  PromiseState = "declined"  // this node takes no commit any more, unless another member has taken it
+	Void      PromiseState = "void"      // all members have declined: the switchover is never made
+)
+
 // Node is what meshsync says of itself on its unix socket.
 type Node struct {
 	Version      int          `json:"version"`
@@ -54,11 +76,13 @@ type Node struct {
 	Staged       uint64       `json:"staged,omitempty"`    // highest release verified, compiled and ready
 	Compiling    *Compiling   `json:"compiling,omitempty"` // the release that is being made ready
 	Compiled     *Step        `json:"compiled,omitempty"`  // the release that was made ready last
-	Scheduled    *Ref         `json:"scheduled,omitempty"` // the switchover held durably
+	Promise      Promise      `json:"promise,omitzero"`    // of the switchover held durably
+	Asks         bool         `json:"asks,omitempty"`      // it wants to know what other members hold of that switchover
 	Floor        uint64       `json:"floor"`               // SYNC-G
 	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
 	Clock        ClockState   `json:"clock"`
 	Depot        Depot        `json:"depot"`
+	Format       int          `json:"format,omitempty"` // the newest format of manifests that it reads; 0 is 1
 	Refused      []Refused    `json:"refused,omitempty"`
 	Confirms     Confirms     `json:"confirms"`
 }
@@ -177,8 +201,8 @@ type Fault struct {
 	At     instant.Wall `json:"at_ns"`
 }
 
-// Confirms is what a node gives its word for (SYNC-D): that Staged is verified, compiled and ready, and that Scheduled
-// is held durably and will be kept. Zero values confirm nothing.
+// Confirms is what a node gives its word for (SYNC-D): that Staged is verified, compiled and ready, and that it can make
+// the switchover Scheduled, which it holds durably. Zero values confirm nothing.
 type Confirms struct {
 	Staged    uint64 `json:"staged,omitempty"`
 	Scheduled *Ref   `json:"scheduled,omitempty"`
@@ -187,32 +211,36 @@ type Confirms struct {
 // Confirmation is what the sidecar hands to the distribution host at /v1/confirmations: the node's word, with what the
 // distribution host needs to judge it.
 type Confirmation struct {
-	Version      int          `json:"version"`
-	Node         string       `json:"node"`
-	Mesh         string       `json:"mesh"`
-	At           instant.Wall `json:"at_ns"`
-	Confirms     Confirms     `json:"confirms"`
-	Serving      uint64       `json:"serving"`
-	Silent       []Reason     `json:"silent,omitempty"`
-	Warnings     []Reason     `json:"warnings,omitempty"`
-	Switched     *Switched    `json:"switched,omitempty"`
-	Compiling    *Compiling   `json:"compiling,omitempty"`
-	Transferring *Progress    `json:"transferring,omitempty"` // the zones of a release that are coming
-	Mirrored     *Step        `json:"mirrored,omitempty"`     // the release whose zones came last
-	Compiled     *Step        `json:"compiled,omitempty"`     // the release that was made ready last
-	Floor        uint64       `json:"floor"`
-	Clock        ClockState   `json:"clock"`
-	Leap         bool         `json:"leap,omitempty"`  // the clock's source expects a leap second at the end of this month
-	Holds        *Ref         `json:"holds,omitempty"` // the switchover that is durable here, confirmed or not
-	LeaseExpires instant.Wall `json:"lease_expires_ns,omitempty"`
-	Refused      []Refused    `json:"refused,omitempty"`
-	LastFault    *Fault       `json:"last_fault,omitempty"`
-	MirrorError  string       `json:"mirror_error,omitempty"` // why the repository cannot be fetched
-	Software     string       `json:"software"`
-	ConfigDigest string       `json:"config_digest"`
-	Announced    bool         `json:"announced"`
-	Remains      bool         `json:"remains"`       // others may count on it: announced, known to a router, good, and not about to go (FAIL-4)
-	Why          []Reason     `json:"why,omitempty"` // why the route is as it is
+	Version      int           `json:"version"`
+	Node         string        `json:"node"`
+	Mesh         string        `json:"mesh"`
+	At           instant.Wall  `json:"at_ns"`
+	Confirms     Confirms      `json:"confirms"`
+	Serving      uint64        `json:"serving"`
+	Silent       []Reason      `json:"silent,omitempty"`
+	Warnings     []Reason      `json:"warnings,omitempty"`
+	Switched     *Switched     `json:"switched,omitempty"`
+	Compiling    *Compiling    `json:"compiling,omitempty"`
+	Transferring *Progress     `json:"transferring,omitempty"` // the zones of a release that are coming
+	Mirrored     *Step         `json:"mirrored,omitempty"`     // the release whose zones came last
+	Compiled     *Step         `json:"compiled,omitempty"`     // the release that was made ready last
+	Floor        uint64        `json:"floor"`
+	Clock        ClockState    `json:"clock"`
+	Leap         bool          `json:"leap,omitempty"`     // the clock's source expects a leap second at the end of this month
+	Promise      Promise       `json:"promise,omitzero"`   // of the switchover that is durable here, confirmed or not
+	Lease        int64         `json:"lease,omitempty"`    // version of the newest lease verified
+	Hears        time.Duration `json:"hears_ns,omitempty"` // the longest that the node took lately to hear of what is published
+	Format       int           `json:"format,omitempty"`   // the newest format of manifests that the node reads; 0 is 1
+	Drained      bool          `json:"drained,omitempty"`  // an operator took it out of service, and its route is withdrawn
+	LeaseExpires instant.Wall  `json:"lease_expires_ns,omitempty"`
+	Refused      []Refused     `json:"refused,omitempty"`
+	LastFault    *Fault        `json:"last_fault,omitempty"`
+	MirrorError  string        `json:"mirror_error,omitempty"` // why the repository cannot be fetched
+	Software     string        `json:"software"`
+	ConfigDigest string        `json:"config_digest"`
+	Announced    bool          `json:"announced"`
+	Remains      bool          `json:"remains"`       // others may count on it: announced, known to a router, good, and not about to go (FAIL-4)
+	Why          []Reason      `json:"why,omitempty"` // why the route is as it is
 }
 
 // Remaining is what a distribution host says at /v1/remaining: the members that remain by their own word, each of which was
@@ -227,7 +255,7 @@ func ConfirmationOf(n Node) Confirmation {
 	return Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
 		Silent: n.Silent, Warnings: n.Warnings, Switched: n.Switched, Compiling: n.Compiling,
 		Compiled: n.Compiled, Floor: n.Floor, Clock: n.Clock,
-		Holds: n.Scheduled, LeaseExpires: n.LeaseExpires,
+		Promise: n.Promise, Lease: n.Depot.Lease, LeaseExpires: n.LeaseExpires, Format: n.Format,
 		Refused: n.Refused, LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
 }
 
