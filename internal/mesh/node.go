@@ -11,6 +11,7 @@ import (
 // View is what a verified repository says to one node: which release is to be answered from until when. It is a lease
 // (its expiry) and a schedule in one.
 type View struct {
+	Root    int64        // version of the root; versions of leases may begin anew under a newer one
 	Lease   int64        // version of the lease; grows with each one signed
 	Expires instant.Wall // the end of the lease
 	Epsilon time.Duration
@@ -38,7 +39,8 @@ func (n Next) commits() bool { return n.At != 0 && n.Committed && !n.Without }
 type Durable struct {
 	Floor   uint64         `json:"floor"`
 	Promise status.Promise `json:"promise,omitzero"`
-	Under   int64          `json:"under,omitempty"` // version of the lease that brought the promise: an older view is refused
+	Root    int64          `json:"root,omitempty"`  // versions of the root and of the lease
+	Under   int64          `json:"under,omitempty"` // that brought the promise: an older view is refused
 }
 
 // Node holds the facts that one node knows. Methods take facts in; Decide gives the decision. It is not safe for
@@ -89,7 +91,7 @@ func (n *Node) Learn(v View) *status.Reason {
 
 // breaks is the word that a view breaks; nil if none.
 func (n *Node) breaks(v View) *status.Reason {
-	if v.Lease < n.durable.Under {
+	if v.Root < n.durable.Root || v.Root == n.durable.Root && v.Lease < n.durable.Under {
 		return &status.Reason{Code: OldView, Detail: fmt.Sprintf("lease %d is older than lease %d, under which this node made a promise", v.Lease, n.durable.Under)}
 	}
 	if v.Legacy {
@@ -262,7 +264,7 @@ func (n *Node) promise(t moment) Durable {
 		p.State = n.advance(t, p.State)
 	}
 	if p != want.Promise {
-		want.Promise, want.Under = p, n.view.Lease
+		want.Promise, want.Root, want.Under = p, n.view.Root, n.view.Lease
 	}
 	return want
 }
