@@ -228,6 +228,7 @@ type Confirmation struct {
 	Clock        ClockState    `json:"clock"`
 	Leap         bool          `json:"leap,omitempty"`     // the clock's source expects a leap second at the end of this month
 	Promise      Promise       `json:"promise,omitzero"`   // of the switchover that is durable here, confirmed or not
+	Holds        *Ref          `json:"holds,omitempty"`    // the same, for distribution hosts of the version before
 	Lease        int64         `json:"lease,omitempty"`    // version of the newest lease verified
 	Hears        time.Duration `json:"hears_ns,omitempty"` // the longest that the node took lately to hear of what is published
 	Format       int           `json:"format,omitempty"`   // the newest format of manifests that the node reads; 0 is 1
@@ -252,10 +253,15 @@ type Remaining struct {
 
 // ConfirmationOf copies what the distribution host needs from what the node said of itself.
 func ConfirmationOf(n Node) Confirmation {
+	var holds *Ref
+	if n.Promise.Number != 0 {
+		ref := n.Promise.Ref()
+		holds = &ref
+	}
 	return Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
 		Silent: n.Silent, Warnings: n.Warnings, Switched: n.Switched, Compiling: n.Compiling,
 		Compiled: n.Compiled, Floor: n.Floor, Clock: n.Clock,
-		Promise: n.Promise, Lease: n.Depot.Lease, LeaseExpires: n.LeaseExpires, Format: n.Format,
+		Promise: n.Promise, Holds: holds, Lease: n.Depot.Lease, LeaseExpires: n.LeaseExpires, Format: n.Format,
 		Refused: n.Refused, LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
 }
 
@@ -265,9 +271,19 @@ type Clock struct {
 	Version int            `json:"version"`
 	State   string         `json:"state"` // "synchronised", "holdover" or "unknown"
 	Reason  string         `json:"reason,omitempty"`
-	Bound   time.Duration  `json:"bound_ns,omitempty"` // how wrong the clock may be now
-	Sample  instant.Sample `json:"sample"`             // the last certified one; its Source is empty when there is none to trust
-	Silence *Silence       `json:"silence,omitempty"`  // nil: the sidecar does not know, and what it said before holds
+	Bound   time.Duration  `json:"bound_ns,omitempty"`   // how wrong the clock may be now
+	Sample  instant.Sample `json:"sample"`               // the last certified one; its Source is empty when there is none to trust
+	Silence *Silence       `json:"silence,omitempty"`    // nil: the sidecar does not know, and what it said before holds
+	Members []Held         `json:"members,omitempty"`    // what other members hold of a switchover, as they last said
+	Reached instant.Mono   `json:"reached_ns,omitempty"` // when a distribution host or another member was last reached, by this machine's clock
+}
+
+// Held is what a member holds of a switchover that was proposed, at /v1/promise of its administrative plane.
+type Held struct {
+	Version int     `json:"version"`
+	Node    string  `json:"node"`
+	Lease   int64   `json:"lease"` // version of the newest lease verified
+	Promise Promise `json:"promise,omitzero"`
 }
 
 // Silence is whether an operator wants meshsync to cease to answer (Drain). It holds until the sidecar says otherwise.

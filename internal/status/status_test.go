@@ -14,9 +14,9 @@ func full() Node {
 	ref := &Ref{Number: 2, At: 7}
 	return Node{Version: Version, Node: "tyo", Mesh: "jp", Software: "1.0", ConfigDigest: "9f", At: 1,
 		Serving: 1, Silent: []Reason{{"a", "b"}}, Zones: []Zone{{"example.org.", 3}},
-		Switched: &Switched{Number: 1, At: 2, Done: 3, Lateness: 4}, Staged: 2, Scheduled: ref, Floor: 1, LeaseExpires: 9, Compiled: &Step{Number: 2, Began: 3, Done: 4},
-		Clock:   ClockState{Known: true, Bound: 1, Source: "chrony", Assumed: true, Reason: "x"},
-		Depot:   Depot{Lease: 4, LastFault: &Fault{"f", "torn", "d", 5}, Faults: map[string]uint64{"torn": 1}},
+		Switched: &Switched{Number: 1, At: 2, Done: 3, Lateness: 4}, Staged: 2, Promise: Promise{2, 7, Proposed}, Asks: true, Floor: 1, LeaseExpires: 9, Compiled: &Step{Number: 2, Began: 3, Done: 4},
+		Clock: ClockState{Known: true, Bound: 1, Source: "chrony", Assumed: true, Reason: "x"},
+		Depot: Depot{Lease: 4, LastFault: &Fault{"f", "torn", "d", 5}, Faults: map[string]uint64{"torn": 1}}, Format: 2,
 		Refused: []Refused{{3, Reason{"digest", "d"}}}, Confirms: Confirms{Staged: 2, Scheduled: ref}}
 }
 
@@ -31,8 +31,8 @@ func TestShape(t *testing.T) {
 		{"node", full(), `{"version":1,"node":"tyo","mesh":"jp","software":"1.0","config_digest":"9f","at_ns":1,"serving":1,` +
 			`"silent":[{"code":"a","detail":"b"}],"zones":[{"origin":"example.org.","serial":3}],` +
 			`"switched":{"number":1,"at_ns":2,"done_ns":3,"lateness_ns":4},"staged":2,` +
-			`"compiled":{"number":2,"began_ns":3,"done_ns":4},"scheduled":{"number":2,"at_ns":7},"floor":1,"lease_expires_ns":9,"clock":{"known":true,"bound_ns":1,"source":"chrony","assumed":true,"reason":"x"},` +
-			`"depot":{"lease":4,"last_fault":{"file":"f","rule":"torn","detail":"d","at_ns":5},"faults":{"torn":1}},` +
+			`"compiled":{"number":2,"began_ns":3,"done_ns":4},"promise":{"number":2,"at_ns":7,"state":"proposed"},"asks":true,"floor":1,"lease_expires_ns":9,"clock":{"known":true,"bound_ns":1,"source":"chrony","assumed":true,"reason":"x"},` +
+			`"depot":{"lease":4,"last_fault":{"file":"f","rule":"torn","detail":"d","at_ns":5},"faults":{"torn":1}},"format":2,` +
 			`"refused":[{"number":3,"reason":{"code":"digest","detail":"d"}}],` +
 			`"confirms":{"staged":2,"scheduled":{"number":2,"at_ns":7}}}`},
 		{"node that knows nothing", Node{Version: Version}, `{"version":1,"node":"","mesh":"","software":"","config_digest":"",` +
@@ -86,7 +86,7 @@ func TestConfirmationOf(t *testing.T) {
 	n := full()
 	c := ConfirmationOf(n)
 	want := Confirmation{Version: Version, Node: n.Node, Mesh: n.Mesh, At: n.At, Confirms: n.Confirms, Serving: n.Serving,
-		Silent: n.Silent, Switched: n.Switched, Compiled: n.Compiled, Floor: n.Floor, Clock: n.Clock, Holds: n.Scheduled, LeaseExpires: n.LeaseExpires, Refused: n.Refused,
+		Silent: n.Silent, Switched: n.Switched, Compiled: n.Compiled, Floor: n.Floor, Clock: n.Clock, Promise: n.Promise, Holds: &Ref{2, 7}, Lease: 4, Format: 2, LeaseExpires: n.LeaseExpires, Refused: n.Refused,
 		LastFault: n.Depot.LastFault, Software: n.Software, ConfigDigest: n.ConfigDigest}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)
