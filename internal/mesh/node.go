@@ -92,7 +92,8 @@ func (n *Node) Learn(v View) *status.Reason {
 // breaks is the word that a view breaks; nil if none.
 func (n *Node) breaks(v View) *status.Reason {
 	if v.Root < n.durable.Root || v.Root == n.durable.Root && v.Lease < n.durable.Under {
-		return &status.Reason{Code: OldView, Detail: fmt.Sprintf("lease %d is older than lease %d, under which this node made a promise", v.Lease, n.durable.Under)}
+		return &status.Reason{Code: OldView, Detail: fmt.Sprintf(
+			"lease %d of root %d is older than lease %d of root %d, under which this node made a promise", v.Lease, v.Root, n.durable.Under, n.durable.Root)}
 	}
 	if v.Legacy {
 		return nil

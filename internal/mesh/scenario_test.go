@@ -13,9 +13,9 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-// TestScenarios runs the stories in testdata/*.txt. Times in them are seconds after a day's start; commands:
+// TestScenarios runs the stories of one node in testdata/node/*.txt. Times in them are seconds after a day's start; commands:
 //
-//	view lease=V until=T current=N[@T] [next=N[@T[!]]] [decide=T] [others=A,B] [without=yes] [stranger=yes] [legacy=yes]
+//	view lease=V [root=V] until=T current=N[@T] [next=N[@T[!]]] [decide=T] [others=A,B] [without=yes] [stranger=yes] [legacy=yes]
 //	                                                  a verified view arrives; "!" is a commit
 //	hear MEMBER STATE N@T                             another member says what it holds
 //	hold D | reached                                  how long it may be cut off | somebody was reached
@@ -27,11 +27,12 @@ import (
 //	at T                                              time passes to T, on both clocks
 //	step D                                            the wall clock steps by D
 //	write | write-fails                               what was asked to persist is on disk | is not
+//	begin-write ... end-write                         it is so only after other things have come
 //	crash                                             the process ends, starts again, remembers only its disk
 //
 // Every command prints the decision after it. Writing is not automatic, so that every crash point can be told.
 func TestScenarios(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/node", func(t *testing.T, path string) {
 		w := &world{t: t, node: NewNode(Durable{}), epsilon: 100 * time.Millisecond}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			w.t = t
@@ -53,6 +54,7 @@ type world struct {
 	now     instant.Instant
 	disk    Durable
 	pending *Durable
+	writing *Durable // begun, and not yet on disk
 	epsilon time.Duration
 	refused *status.Reason // why the last view was
 }
@@ -106,6 +108,11 @@ func (w *world) command(line string) {
 		w.now.Wall = w.now.Wall.Add(w.duration(arg(1)))
 	case "write":
 		w.write()
+	case "begin-write":
+		w.writing, w.pending = w.pending, nil
+	case "end-write":
+		w.pending = w.writing
+		w.write()
 	case "write-fails":
 		w.pending = nil
 	case "crash":
@@ -150,6 +157,8 @@ func (w *world) view(words []string) View {
 	v := View{Epsilon: w.epsilon}
 	for _, word := range words {
 		switch key, value, _ := strings.Cut(word, "="); key {
+		case "root":
+			v.Root = int64(w.number(value))
 		case "lease":
 			v.Lease = int64(w.number(value))
 		case "until":
@@ -169,6 +178,8 @@ func (w *world) view(words []string) View {
 			v.Stranger = true
 		case "legacy":
 			v.Legacy = true
+		default:
+			w.t.Fatalf("view: what is %q?", word)
 		}
 	}
 	return v
@@ -190,6 +201,12 @@ func (w *world) decide() string {
 	}
 	if d.Persist != nil {
 		fmt.Fprintf(&b, "write: floor %d%s\n", d.Persist.Floor, promise(d.Persist.Promise))
+	}
+	if d.Holds.Number != 0 {
+		fmt.Fprintf(&b, "holds: %s\n", strings.TrimPrefix(promise(d.Holds), ", "))
+	}
+	if len(d.Keep) > 0 {
+		fmt.Fprintf(&b, "keeps: %v\n", d.Keep)
 	}
 	if len(d.Stage) > 0 {
 		fmt.Fprintf(&b, "stage: %v\n", d.Stage)
