@@ -637,7 +637,8 @@ func (h *Host) settle(now instant.Instant, d *HostDecision) {
 		if m.said && h.takes(name) {
 			taken = true
 		}
-		behind = behind || m.here && m.word.Clock.Known && m.word.At < next.At
+		right := m.here && m.word.Clock.Known && m.word.Clock.Bound <= h.state.Epsilon
+		behind = behind || right && m.word.At < next.At
 		if slices.Contains(next.Without, name) {
 			continue
 		}

@@ -1,0 +1,62 @@
+// Command sim runs histories of whole meshes, each told by its seed, and tells the story of one that goes wrong.
+//
+//	sim [-seeds N] [-from S] [-nodes N] [-class none|single|many|lies|mixed] [-story]
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/sim"
+)
+
+func main() {
+	seeds := flag.Uint64("seeds", 1000, "how many histories")
+	from := flag.Uint64("from", 1, "the first seed")
+	nodes := flag.Int("nodes", 0, "how many members; 0: 1 to 7, by the seed")
+	class := flag.String("class", "mixed", "none, single, many, lies or mixed")
+	story := flag.Bool("story", false, "tell the story of each history")
+	keep := flag.Bool("keep-going", false, "go on after a history that went wrong")
+	flag.Parse()
+	classes := map[string][]sim.Class{"none": {sim.None}, "single": {sim.Single}, "many": {sim.Many}, "lies": {sim.Lies},
+		"mixed": {sim.Single, sim.Many, sim.None, sim.Many, sim.Single, sim.Many, sim.Lies, sim.Many}}[*class]
+	if classes == nil {
+		flag.Usage()
+		os.Exit(2)
+	}
+	began, wrong := time.Now(), 0
+	var sum sim.Counts
+	rules := map[string]int{}
+	for i := range *seeds {
+		seed := *from + i
+		settings, plan := sim.Draw(seed, classes[seed%uint64(len(classes))], *nodes)
+		var tell func(time.Duration, string)
+		if *story {
+			tell = print
+		}
+		w, v := sim.Play(settings, plan, tell)
+		sum.Add(w.Count)
+		if v == nil {
+			continue
+		}
+		wrong++
+		rules[v.Rule]++
+		fmt.Printf("seed %d class %v: %v\n", seed, settings.Class, v)
+		if !*keep {
+			short, v := sim.Shrink(settings, plan, v)
+			fmt.Printf("\nshortest history of this kind: %v\n%+v\n", v, settings)
+			sim.Play(settings, short, print)
+			break
+		}
+	}
+	took := time.Since(began)
+	fmt.Printf("%d histories from seed %d, class %s, nodes %d: %d wrong %v; %+v; %v, %v each\n", *seeds, *from, *class, *nodes, wrong, rules, sum,
+		took.Round(time.Millisecond), (took / time.Duration(max(*seeds, 1))).Round(time.Microsecond))
+	if wrong > 0 {
+		os.Exit(1)
+	}
+}
+
+func print(at time.Duration, line string) { fmt.Printf("%12.6f  %s\n", at.Seconds(), line) }

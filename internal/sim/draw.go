@@ -1,0 +1,135 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+)
+
+// Draw draws the settings of a history from its seed, and what goes wrong in it. nodes 0 draws that too.
+func Draw(seed uint64, class Class, nodes int) (Settings, []*Act) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	s := Settings{Seed: seed, Class: class, Nodes: nodes, Hosts: 1 + r.IntN(3), Spare: r.IntN(2)}
+	if nodes == 0 {
+		s.Nodes = 1 + r.IntN(7)
+	}
+	s.Epsilon = choose(r, 10*time.Millisecond, 100*time.Millisecond, 250*time.Millisecond)
+	s.Poll = choose(r, time.Second, 2*time.Second, 5*time.Second)
+	s.Policy = mesh.Policy{Lease: choose(r, 2*time.Minute, 10*time.Minute, time.Hour)}
+	s.Policy.Renew = s.Policy.Lease / 3
+	s.Policy.Absent.After = choose(r, 30*time.Second, time.Minute, 10*time.Minute)
+	s.Policy.Absent.Lapse = r.IntN(4) == 0
+	s.Storm = time.Duration(60+r.IntN(180)) * time.Second
+	s.Slow = r.IntN(4) == 0
+	s.Dead = class == Many && s.Nodes > 2 && r.IntN(8) == 0
+	if s.Dead {
+		s.Policy.Absent.After = 30 * time.Second
+		s.Policy.Lease = 2 * time.Minute
+		s.Policy.Renew = s.Policy.Lease / 3
+	}
+	return s, drawPlan(r, s)
+}
+
+func choose[T any](r *rand.Rand, all ...T) T { return all[r.IntN(len(all))] }
+
+func drawPlan(r *rand.Rand, s Settings) (plan []*Act) {
+	act := func(k kind) *Act {
+		a := &Act{Kind: k, Node: r.IntN(s.Nodes + s.Spare), Host: r.IntN(s.Hosts), Sides: r.Uint64()}
+		a.At = time.Duration(r.Int64N(int64(s.Storm)))
+		a.Lasts = time.Duration(r.Int64N(int64(choose(r, 3*time.Second, 15*time.Second, 40*time.Second))))
+		a.Much = time.Duration(r.Int64N(int64(choose(r, s.Epsilon, 4*s.Epsilon, 10*time.Second, time.Hour))))
+		if r.IntN(2) == 0 {
+			a.Much = -a.Much
+		}
+		return a
+	}
+	var releases []time.Duration
+	for i := range 1 + r.IntN(6) { // there is something to switch to
+		a := act(operators[0])
+		if i == 0 {
+			a.At = time.Duration(r.Int64N(int64(10 * time.Second)))
+		}
+		releases = append(releases, a.At)
+		plan = append(plan, a)
+	}
+	// What goes wrong mostly does so where it hurts, in the time after a release.
+	near := func(a *Act) *Act {
+		if r.IntN(4) > 0 {
+			a.At = min(choose(r, releases...)+time.Duration(r.Int64N(int64(choose(r, 10*time.Second, 30*time.Second)))), s.Storm-time.Second)
+		}
+		return a
+	}
+	for range r.IntN(4) {
+		if class := s.Class; class > Single || r.IntN(2) == 0 {
+			plan = append(plan, near(act(choose(r, operators...))))
+		}
+	}
+	if s.Class >= Many && r.IntN(8) == 0 {
+		plan = append(plan, near(act(force)))
+	}
+	n := 0
+	switch s.Class {
+	case Single:
+		n = 1
+	case Many:
+		n = 2 + r.IntN(20)
+	case Lies:
+		n = 2 + r.IntN(8)
+	}
+	for ; n > 0; n-- {
+		k := choose(r, faults...)
+		for k.class > s.Class {
+			k = choose(r, faults...)
+		}
+		plan = append(plan, near(act(k)))
+	}
+	slices.SortStableFunc(plan, func(a, b *Act) int { return int(a.At - b.At) })
+	return plan
+}
+
+// fresh are the same acts, none of which has begun.
+func fresh(plan []*Act) []*Act {
+	all := make([]*Act, len(plan))
+	for i, a := range plan {
+		c := *a
+		c.began, c.ended, c.after = false, false, nil
+		all[i] = &c
+	}
+	return all
+}
+
+// Shrink finds a history that is wrong by the same rule, with as few acts as it can.
+func Shrink(s Settings, plan []*Act, v *Violation) ([]*Act, *Violation) {
+	again := func(p []*Act) *Violation {
+		got := New(s, fresh(p)).Run()
+		if got != nil && got.Rule == v.Rule {
+			return got
+		}
+		return nil
+	}
+	for size := len(plan) / 2; size > 0; {
+		shorter := false
+		for i := 0; i+size <= len(plan); {
+			rest := slices.Concat(plan[:i], plan[i+size:])
+			if got := again(rest); got != nil {
+				plan, v, shorter = rest, got, true
+			} else {
+				i += size
+			}
+		}
+		if !shorter {
+			size /= 2
+		}
+	}
+	return plan, v
+}
+
+// Play runs a history and gives its story.
+func Play(s Settings, plan []*Act, tell func(at time.Duration, line string)) (*World, *Violation) {
+	w := New(s, fresh(plan))
+	w.tell = tell
+	v := w.Run()
+	return w, v
+}
