@@ -90,22 +90,32 @@ func (s State) LapsedBy(ref status.Ref) instant.Wall {
 	return end
 }
 
-// granted is s with a new lease of length d, which is on record.
-func (s State) granted(now instant.Wall, d time.Duration) State {
+// Granted is s with a new lease of length d, which is on record.
+func (s State) Granted(now instant.Wall, d time.Duration) State {
 	s.Version++
 	s.Expires = s.capped(now, now.Add(d))
-	made := Lease{Number: s.Next.Number, At: s.Next.At, Expires: s.Expires}
+	return s.Recorded(now)
+}
+
+// Recorded is s with the lease in force on record.
+func (s State) Recorded(now instant.Wall) State {
+	s.Ledger = s.Owed(Lease{Number: s.Next.Number, At: s.Next.At, Expires: s.Expires}, now)
+	return s.stamped(now)
+}
+
+// Owed is l with a lease that may be alive.
+func (l Ledger) Owed(made Lease, now instant.Wall) Ledger {
 	var kept []Lease
-	for _, l := range s.Leases {
+	for _, old := range l.Leases {
 		switch {
-		case l.Number == made.Number && l.At == made.At:
-			made.Expires = max(made.Expires, l.Expires)
-		case l.Expires.Add(keepLeases) >= now:
-			kept = append(kept, l)
+		case old.Number == made.Number && old.At == made.At:
+			made.Expires = max(made.Expires, old.Expires)
+		case old.Expires.Add(keepLeases) >= now:
+			kept = append(kept, old)
 		}
 	}
-	s.Leases = append(kept, made)
-	return s.stamped(now)
+	l.Leases = append(kept, made)
+	return l
 }
 
 func (s State) stamped(now instant.Wall) State {
@@ -152,6 +162,7 @@ type Policy struct {
 	Renew  time.Duration // how old one may get; no older than a third of its length, so that an alarm at half of it has a reason
 	Lead   time.Duration // from the proposal to the switchover; 0: as short as is safe
 	Absent Absent
+	Manual bool // switchovers are proposed by an operator's order only
 	// LeaseOnly keeps to leases: the key that releases are signed with is not here.
 	LeaseOnly bool
 }
@@ -385,7 +396,7 @@ func (h *Host) Decide(now instant.Instant) HostDecision {
 
 // publish has s published under a new lease.
 func (h *Host) publish(d *HostDecision, now instant.Instant, s State, event string, detail []Missing) {
-	s = s.granted(now.Wall, h.policy.Lease)
+	s = s.Granted(now.Wall, h.policy.Lease)
 	d.Publish, d.Event, d.Detail = &s, event, detail
 }
 
@@ -447,6 +458,9 @@ func (h *Host) Lead() time.Duration { return h.timing().lead() }
 
 // propose proposes a switchover to what is staged, as soon as all can make it who are waited for.
 func (h *Host) propose(now instant.Instant, d *HostDecision) {
+	if h.policy.Manual {
+		return
+	}
 	if h.state.Paused != "" && h.order.At == 0 && !h.order.Force {
 		d.Against = []Missing{{"switchover", status.Reason{Code: Paused, Detail: h.state.Paused}}}
 		return

@@ -43,7 +43,7 @@ func (h *Host) Stage(now instant.Instant, number uint64, signed instant.Wall, at
 		at := now.Wall / instant.Wall(time.Microsecond) * instant.Wall(time.Microsecond)
 		s.Current, s.Next = Release{status.Ref{Number: number, At: at}, signed}, Switchover{}
 	}
-	return s.granted(now.Wall, h.policy.Lease), h.trusted(now)
+	return s.Granted(now.Wall, h.policy.Lease), h.trusted(now)
 }
 
 // mayChange refuses what must not change while a switchover is committed and not yet on record.
@@ -73,7 +73,7 @@ func (h *Host) Cancel(now instant.Instant, why string) (State, error) {
 	}
 	s = s.withdrawn()
 	s.Paused = why
-	return s.granted(now.Wall, h.policy.Lease), h.trusted(now)
+	return s.Granted(now.Wall, h.policy.Lease), h.trusted(now)
 }
 
 // Pause has no switchover proposed by itself until Resume; why is for people.
@@ -98,7 +98,7 @@ func (h *Host) Add(now instant.Instant, member string) (State, error) {
 	s = s.withdrawn()
 	s.Members = slices.Sorted(slices.Values(append(slices.Clone(s.Members), member)))
 	s.Leaving = slices.DeleteFunc(slices.Clone(s.Leaving), func(l Leaving) bool { return l.Member == member })
-	return s.granted(now.Wall, h.policy.Lease), h.trusted(now)
+	return s.Granted(now.Wall, h.policy.Lease), h.trusted(now)
 }
 
 // Strike removes a member. Switchovers wait until it says that it knows, or is away for as long as a member may be, or its
@@ -121,7 +121,7 @@ func (h *Host) Strike(now instant.Instant, member string) (State, error) {
 	s.Away = slices.DeleteFunc(slices.Clone(s.Away), func(a Away) bool { return a.Member == member })
 	s.Leaving = append(slices.Clone(s.Leaving), gone)
 	slices.SortFunc(s.Leaving, func(a, b Leaving) int { return strings.Compare(a.Member, b.Member) })
-	return s.granted(now.Wall, h.policy.Lease), h.trusted(now)
+	return s.Granted(now.Wall, h.policy.Lease), h.trusted(now)
 }
 
 // Renew gives a lease of length d, 0 for the usual one. Only an operator who says how long may shorten one.
@@ -129,5 +129,5 @@ func (h *Host) Renew(now instant.Instant, d time.Duration) (State, error) {
 	if d == 0 {
 		d = h.policy.Lease
 	}
-	return h.state.granted(now.Wall, d), h.trusted(now)
+	return h.state.Granted(now.Wall, d), h.trusted(now)
 }
