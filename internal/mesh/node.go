@@ -100,7 +100,7 @@ func (n *Node) breaks(v View) *status.Reason {
 	}
 	p := n.durable.Promise
 	declined := p.State == status.Declined || p.State == status.Void
-	if n.view != nil && !n.view.Legacy && n.view.Next.commits() && !(declined && p.Ref() == n.view.Next.Ref) {
+	if n.view != nil && !n.view.Legacy && !n.view.Stranger && n.view.Next.commits() && !(declined && p.Ref() == n.view.Next.Ref) {
 		p = status.Promise{Number: n.view.Next.Number, At: n.view.Next.At, State: status.Committed}
 	}
 	if p.State != status.Committed || v.Current.Number >= p.Number || v.Next.Ref == p.Ref() && v.Next.Committed {
@@ -258,7 +258,7 @@ func (n *Node) promise(t moment) Durable {
 	case p.Ref() != next.Ref && (p.State != status.Committed || n.view.Legacy && t.known):
 		p = status.Promise{} // it was withdrawn, or moved by a host of the format before
 	}
-	if p.State == "" && next.At != 0 && next.Number > n.view.Current.Number {
+	if p.State == "" && next.At != 0 && next.Number > n.view.Current.Number && !n.view.Stranger { // nobody tells a stranger that it is void
 		p = status.Promise{Number: next.Number, At: next.At, State: status.Proposed}
 	}
 	if p.Ref() == next.Ref {

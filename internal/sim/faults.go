@@ -158,8 +158,8 @@ var faults = []kind{
 	count("compiling is slow", func(n *node) *int { return &n.heavy }),
 	count("clock is not certified", func(n *node) *int { return &n.blind }),
 	nodeKind("clock steps", Single,
-		func(w *World, n *node, a *Act) { n.clock.set(w.now, func(c *clock) { c.wall = c.wall.Add(a.Much) }) },
-		func(w *World, n *node, _ *Act) { n.clock.steer(w.now, w.upTo(w.Epsilon/8)) }),
+		func(w *World, n *node, a *Act) { n.steps(func(c *clock) { c.wall = c.wall.Add(a.Much) }) },
+		func(w *World, n *node, _ *Act) { n.steered() }),
 	nodeKind("clock is unsure", Single,
 		func(w *World, n *node, a *Act) { n.sure = 4 * w.Epsilon },
 		func(w *World, n *node, _ *Act) { n.sure = w.Epsilon / 4 }),
@@ -207,11 +207,11 @@ var faults = []kind{
 		func(w *World, n *node, a *Act) {
 			n.beyond = true
 			n.lies++
-			n.clock.set(w.now, func(c *clock) { c.wall = c.wall.Add(a.Much) })
+			n.steps(func(c *clock) { c.wall = c.wall.Add(a.Much) })
 		},
 		func(w *World, n *node, _ *Act) {
 			n.lies--
-			n.clock.steer(w.now, w.upTo(w.Epsilon/8))
+			n.steered()
 		}),
 	nodeKind("machine is frozen", Lies, // and thaws with both clocks where they were, until its clock is set right
 		func(w *World, n *node, a *Act) {
@@ -226,7 +226,7 @@ var faults = []kind{
 		func(w *World, n *node, _ *Act) {
 			n.thaw()
 			n.lies--
-			n.clock.steer(w.now, w.upTo(w.Epsilon/8))
+			n.steered()
 		}),
 	nodeKind("disk of before", Lies, // the machine dies, and starts from a snapshot that was taken Lasts before that
 		func(w *World, n *node, a *Act) {
@@ -244,8 +244,17 @@ var faults = []kind{
 
 // steered puts the clock right, if it is not.
 func (n *node) steered() {
-	if n.clock.off(n.w.now).Abs() > n.w.Epsilon/4 && n.lies == 0 {
-		n.clock.steer(n.w.now, n.w.upTo(n.w.Epsilon/8))
+	if n.clock.off(n.w.now).Abs() > n.w.Epsilon/2 && n.lies == 0 {
+		n.steps(func(c *clock) { c.wall = epoch.Add(n.w.now + n.w.upTo(n.w.Epsilon/8)) })
+	}
+}
+
+// steps has the wall clock step. The plugin decides anew within a tick, and sees it.
+func (n *node) steps(change func(*clock)) {
+	n.clock.set(n.w.now, change)
+	n.jumped = true
+	if n.plugin != nil {
+		n.decideAt(n.w.now + n.w.upTo(tick))
 	}
 }
 

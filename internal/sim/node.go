@@ -35,13 +35,12 @@ type node struct {
 	drained bool
 
 	// What the observer keeps of the node.
-	answers   uint64        // highest release that any client ever saw, over all processes
-	heard     time.Duration // when a client was last answered
-	touched   bool          // a fault touched it
-	beyond    bool          // nothing is promised of it: its clock or its disk lied
-	dead      bool          // it stays dead
-	exempt    uint64        // publication of releases up to this went on without it, at the operator's risk
-	firstSaid bool
+	answers uint64        // highest release that any client ever saw, over all processes
+	heard   time.Duration // when a client was last answered
+	touched bool          // a fault touched it
+	beyond  bool          // nothing is promised of it: its clock or its disk lied
+	dead    bool          // it stays dead
+	jumped  bool          // its clock stepped, and nothing was decided since: within a tick it will have been
 }
 
 // disk is what a node finds when it starts.
@@ -81,8 +80,6 @@ type answering struct {
 
 func newNode(w *World, i int) *node {
 	n := &node{w: w, name: fmt.Sprintf("n%03d", i), end: i, sure: w.Epsilon / 4}
-	first := w.store.state
-	_ = first
 	n.clock = clock{wall: epoch.Add(w.upTo(w.Epsilon/8) - w.Epsilon/16), mono: instant.Mono(time.Hour + w.upTo(time.Hour)), ppm: int64(w.rng.IntN(41) - 20)}
 	n.disk.data = map[uint64]bool{}
 	return n
@@ -192,7 +189,13 @@ func (n *node) certify() {
 	if n.blind > 0 || n.plugin == nil {
 		return
 	}
-	bound := n.clock.off(n.w.now).Abs() + n.sure/8 + n.w.upTo(n.sure)
+	off := n.clock.off(n.w.now)
+	n.clock.set(n.w.now, func(c *clock) { // it is steered, gently
+		if c.ppm = int64(n.w.rng.IntN(21)); off > 0 {
+			c.ppm = -c.ppm
+		}
+	})
+	bound := off.Abs() + n.sure/8 + n.w.upTo(n.sure)
 	if n.lies > 0 {
 		bound = n.sure
 	}

@@ -51,6 +51,7 @@ func (n *node) decide() {
 		return
 	}
 	n.w.Count.Decisions++
+	n.jumped = false
 	if p.active != nil {
 		p.node.Answered(p.active.number)
 	}
