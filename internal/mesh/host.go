@@ -222,10 +222,10 @@ type Host struct {
 // heard is what a host knows of one member in this process.
 type heard struct {
 	word  Word
-	said  bool          // it has ever answered
 	here  bool          // it answered in the last round
 	lost  instant.Mono  // the first round in a row that it did not answer; 0: it does
 	unfit instant.Mono  // the first round in a row that it answered, and could not switch; 0: it could
+	deaf  bool          // it answers, did not hear of a switchover that was proposed, and of nothing since
 	given status.Ref    // the switchover that it gave its word for last
 	apart time.Duration // how far its clock and this host's are apart at the least, in the last round
 	why   string        // why it gave no answer
@@ -292,8 +292,9 @@ func (h *Host) Asked(answers map[string]Answer, began, ended instant.Instant) {
 			m.lost = cmp.Or(m.lost, ended.Mono)
 			continue
 		}
-		m.word, m.said, m.lost = *a.Word, true, 0
+		m.word, m.lost = *a.Word, 0
 		m.apart = apart(a.Word.At, began.Wall, ended.Wall)
+		m.deaf = m.deaf && !h.hears(m.word)
 		if ref := a.Word.Confirms.Scheduled; ref != nil {
 			m.given = *ref
 		}
@@ -304,6 +305,9 @@ func (h *Host) Asked(answers map[string]Answer, began, ended instant.Instant) {
 		}
 	}
 }
+
+// hears reports whether a member has heard of the lease that is in force.
+func (h *Host) hears(w Word) bool { return w.Mesh == h.state.Mesh && w.Lease >= h.state.Version }
 
 // apart is how far a clock that said at is from one that said began before and ended after, at the least.
 func apart(at, began, ended instant.Wall) time.Duration {
@@ -355,6 +359,7 @@ const (
 	LeapSecond    = "leap-second"    // its clock expects one near the instant
 	ClockDiffers  = "clock-differs"  // its clock and this host's cannot both be right
 	Unconfirmed   = "unconfirmed"    // it has not confirmed the switchover
+	NotHearing    = "not-hearing"    // it answers, and hears of nothing that is published
 	Removed       = "removed"        // it was removed, and may not know yet
 	TooEarly      = "too-early"      // the instant, or the lead, asked for leaves members too little time
 	Paused        = "paused"         // an operator wants no switchovers
@@ -414,7 +419,7 @@ func (h *Host) forbids(now instant.Instant) *status.Reason {
 		}
 		switch {
 		case !m.word.Clock.Known:
-		case m.apart > 2*h.state.Epsilon+m.word.Clock.Bound:
+		case h.differs(m):
 			wrong++
 		default:
 			right++
@@ -428,6 +433,9 @@ func (h *Host) forbids(now instant.Instant) *status.Reason {
 	}
 	return nil
 }
+
+// differs reports whether a member's clock and this host's cannot both be as right as they should be.
+func (h *Host) differs(m *heard) bool { return m.apart > 2*h.state.Epsilon+m.word.Clock.Bound }
 
 // timing are the times of a switchover that is proposed at now. Each half is enough for all members to hear of what is
 // published, to make it durable and to say so: one to confirm the proposal, one to hear of the commit, and two to ask each
@@ -477,6 +485,7 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 		d.Against = []Missing{{"switchover", status.Reason{Code: Unconfirmed, Detail: "the last one that was proposed was not confirmed in time; the next is proposed in a moment"}}}
 		return
 	}
+	detail := append(against, lackingOf(lacking, without)...)
 	if h.order.Force {
 		without = membersOf(lacking)
 	}
@@ -484,14 +493,15 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 	s.Next.At = s.unused(s.Next.Number, at)
 	s.Next.Decide = h.timing().decide(s.Next.At)
 	s.Next.Without = slices.Sorted(slices.Values(without))
-	h.publish(d, now, s, EventProposed, append(against, lackingOf(lacking, without)...))
+	h.publish(d, now, s, EventProposed, detail)
 	d.By = now.Wall.Add(h.timing().half / 2)
 }
 
 // instant is when the switchover is to be, and what speaks against that.
 func (h *Host) instant(now instant.Instant, without []string) (at instant.Wall, against []Missing) {
 	earliest := now.Wall.Add(h.timing().lead())
-	if h.policy.Absent.Lapse && len(without) > 0 {
+	deaf := slices.ContainsFunc(without, func(name string) bool { return h.members[name].deaf })
+	if deaf || h.policy.Absent.Lapse && len(without) > 0 {
 		earliest = max(earliest, h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon))
 	}
 	at = max(earliest, now.Wall.Add(h.policy.Lead))
@@ -541,13 +551,13 @@ func (h *Host) excused(now instant.Instant, lacking []Missing) (without []string
 	return without, against
 }
 
-// excusable reports whether a member that cannot switch has been away, or unfit, for so long that it is not waited for. One that
-// refuses the release is always waited for: it may be the release that is wrong.
+// excusable reports whether a member that cannot switch is not waited for: it is drained, or has been away, or unfit, for long. One
+// that refuses the release is always waited for: it may be the release that is wrong.
 func (h *Host) excusable(now instant.Instant, name string) bool {
 	m := h.members[name]
 	if m.here {
 		refuses := slices.ContainsFunc(m.word.Refused, func(r status.Refused) bool { return r.Number == h.state.Next.Number })
-		return !refuses && m.unfit != 0 && now.Mono.Sub(m.unfit) >= h.policy.Absent.After
+		return !refuses && (m.word.Drained || m.unfit != 0 && now.Mono.Sub(m.unfit) >= h.policy.Absent.After)
 	}
 	i := slices.IndexFunc(h.state.Away, func(a Away) bool { return a.Member == name })
 	if i < 0 {
@@ -568,6 +578,10 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
 		if len(d.Against) > 0 {
 			h.back(now, next.Ref)
+		}
+		for _, name := range h.state.Members {
+			m := h.members[name]
+			m.deaf = m.here && m.word.Promise.Ref() != next.Ref && !h.hears(m.word)
 		}
 	case len(d.Against) == 0 || h.order.Force && now.Wall >= last.Add(-t.half/2):
 		if from := next.At.Add(-t.lead()); now.Wall < from {
@@ -610,15 +624,16 @@ func (h *Host) takes(name string) bool {
 	return w.Promise.Ref() == h.state.Next.Ref && w.Promise.State == status.Committed || max(w.Serving, w.Floor) >= h.state.Next.Number
 }
 
-// unconfirmed are the members whose word a commit still needs. One that is not waited for must know of it, if it can be asked,
-// or have lapsed, or be away for as long as the policy has it.
+// unconfirmed are the members whose word a commit still needs. One that is not waited for, and answers, must know of it, or
+// be drained and silent, or have lapsed by then.
 func (h *Host) unconfirmed(next Switchover) (all []Missing) {
 	lapsed := h.state.LapsedBy(next.Ref).Add(2*h.state.Epsilon) <= next.At
 	for _, name := range h.state.Members {
 		m := h.members[name]
 		switch {
 		case slices.Contains(next.Without, name):
-			if m.here && m.word.Promise.Ref() != next.Ref && !lapsed && !h.order.Force {
+			stopped := m.word.Drained && m.word.Serving == 0
+			if m.here && !stopped && m.word.Promise.Ref() != next.Ref && !lapsed && !h.order.Force {
 				all = append(all, Missing{name, status.Reason{Code: Unconfirmed, Detail: "it is not waited for, and has not said that it knows of the switchover"}})
 			}
 			if !m.here && h.policy.Absent.Lapse && !lapsed {
@@ -641,48 +656,71 @@ func (h *Host) unconfirmed(next Switchover) (all []Missing) {
 }
 
 // settle puts a committed switchover on record as made once it has passed for every member and one has surely taken it, or takes
-// it back when all have declined: then nobody ever makes it.
+// it back when it is void.
 func (h *Host) settle(now instant.Instant, d *HostDecision) {
-	next := h.state.Next
-	taken, all, unknown := len(h.state.Members) == 0, true, true
-	behind := false
-	for _, name := range h.state.Members {
-		m := h.members[name]
-		if m.said && h.takes(name) {
-			taken = true
-		}
-		right := m.here && m.word.Clock.Known && m.word.Clock.Bound <= h.state.Epsilon
-		behind = behind || right && m.word.At < next.At
-		if slices.Contains(next.Without, name) {
-			continue
-		}
-		all = all && m.said && h.declines(name)
-		if !m.here {
-			unknown = unknown && h.excusable(now, name)
-		} else {
-			unknown = unknown && h.declines(name)
-		}
-	}
-	over := next.At.Add(2*h.state.Epsilon + time.Millisecond)
-	s := h.state
-	switch {
-	case all && !taken:
+	s, next := h.state, h.state.Next
+	over := next.At.Add(2*s.Epsilon + time.Millisecond)
+	switch taken := slices.ContainsFunc(s.Members, h.takes); {
+	case !taken && h.void():
 		h.publish(d, now, s.withdrawn(), EventWithdrawn, []Missing{{"switchover", status.Reason{Code: NotDecided, Detail: "all members have declined it, since none heard in time that it was committed"}}})
 		h.back(now, next.Ref)
-		return
 	case now.Wall < over:
 		d.Wake = over
-		return
-	case behind:
-		return
-	case !taken && !unknown:
+	case h.behind(next.At): // this host's clock is ahead
+	case !taken && !h.presumed(now):
 		d.Alarms = append(d.Alarms, status.Reason{Code: NotDecided, Detail: fmt.Sprintf(
 			"no member is known to have made the switchover to release %d at %v, and not all have said that they never will", next.Number, next.At)})
-		return
+	default:
+		s.Current, s.Next = Release{next.Ref, next.Signed}, Switchover{}
+		h.tries = 0
+		h.publish(d, now, s, EventSettled, nil)
 	}
-	s.Current, s.Next = Release{next.Ref, next.Signed}, Switchover{}
-	h.tries = 0
-	h.publish(d, now, s, EventSettled, nil)
+}
+
+// deciding are the members whose word decides what becomes of the switchover that is published.
+func (h *Host) deciding() []string {
+	return slices.DeleteFunc(slices.Clone(h.state.Members), func(name string) bool { return slices.Contains(h.state.Next.Without, name) })
+}
+
+// void reports whether nobody ever takes the commit that is published: all who decide have declined, or one says that they have.
+func (h *Host) void() bool {
+	if slices.ContainsFunc(h.state.Members, func(name string) bool {
+		return h.declines(name) && h.members[name].word.Promise.State == status.Void
+	}) {
+		return true
+	}
+	deciding := h.deciding()
+	return len(deciding) > 0 && !slices.ContainsFunc(deciding, func(name string) bool { return !h.declines(name) })
+}
+
+// behind reports whether w has not come by the clock of a member, and that is as right as any.
+func (h *Host) behind(w instant.Wall) bool {
+	return slices.ContainsFunc(h.state.Members, func(name string) bool {
+		m := h.members[name]
+		right := m.here && m.word.Clock.Known && m.word.Clock.Bound <= h.state.Epsilon && !h.differs(m)
+		return right && m.word.At < w
+	})
+}
+
+// presumed reports whether a commit is to count as made though no member is known to have taken it: those who answer have
+// declined, and wait for a word of those who are away for as long as a member may be. It must be known, not by this host alone,
+// that they are away, since they would answer from the release before if they had found the commit void: at least half of those
+// who decide must answer. Where their lease is waited for, only they can say, or an operator who forces it.
+func (h *Host) presumed(now instant.Instant) bool {
+	here, away := 0, 0
+	for _, name := range h.deciding() {
+		switch m := h.members[name]; {
+		case m.here && !h.declines(name):
+			return false
+		case m.here:
+			here++
+		case !h.order.Force && (h.policy.Absent.Lapse || !h.excusable(now, name)):
+			return false
+		default:
+			away++
+		}
+	}
+	return here >= away || h.order.Force
 }
 
 // renew renews the lease when it is old.
@@ -770,6 +808,8 @@ func (h *Host) lacks(name string) *status.Reason {
 		return &status.Reason{Code: WrongMesh, Detail: fmt.Sprintf("it follows mesh %q", w.Mesh)}
 	case w.Format < Format:
 		return &status.Reason{Code: OldFormat, Detail: "it is of a version that does not know this way of switching: upgrade it"}
+	case m.deaf:
+		return faulty(w, status.Reason{Code: NotHearing, Detail: fmt.Sprintf("it holds lease %d, and hears of nothing that is published", w.Lease)})
 	case w.Confirms.Staged != h.state.Next.Number:
 		return h.unstaged(w)
 	case !w.Clock.Known:
@@ -785,8 +825,7 @@ func (h *Host) lacks(name string) *status.Reason {
 // Format is the format of manifests that tells proposals from commits.
 const Format = 2
 
-// unstaged is why a member has not staged the release, as far as it knows: what meshsync refused, and what kept the
-// sidecar from fetching it.
+// unstaged is why a member has not staged the release, as far as it knows.
 func (h *Host) unstaged(w Word) *status.Reason {
 	why := status.Reason{Code: NotReady, Detail: fmt.Sprintf("it has release %d staged, not %d", w.Confirms.Staged, h.state.Next.Number)}
 	for _, r := range w.Refused {
@@ -794,6 +833,11 @@ func (h *Host) unstaged(w Word) *status.Reason {
 			why = r.Reason
 		}
 	}
+	return faulty(w, why)
+}
+
+// faulty adds to a reason what keeps the sidecar from fetching.
+func faulty(w Word, why status.Reason) *status.Reason {
 	if w.Fault != "" {
 		why.Detail += "; its mirror: " + w.Fault
 	}

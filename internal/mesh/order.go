@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,8 +24,8 @@ func refuse(hint, format string, args ...any) error {
 // wants published: on condition that the state is the one that was read.
 
 // Stage stages a release, and takes the place of one that is staged already: a proposal for that one is withdrawn. signed is
-// the first end of a signature in its zones, 0 for none. It is current at once where nobody answers yet, or now is set and
-// there are no members.
+// the first end of a signature in its zones, 0 for none. It is current at once where there are no members, or atOnce is set and
+// nothing was released yet.
 func (h *Host) Stage(now instant.Instant, number uint64, signed instant.Wall, atOnce bool) (State, error) {
 	s := h.state
 	if err := h.mayChange("release again after that"); err != nil {
@@ -33,13 +34,14 @@ func (h *Host) Stage(now instant.Instant, number uint64, signed instant.Wall, at
 	if number <= s.Highest {
 		return s, refuse("", "release %d: numbers up to %d were used", number, s.Highest)
 	}
-	if atOnce && s.Current.Number != 0 && len(s.Members) > 0 {
+	answered := len(s.Members)+len(s.Leaving) > 0
+	if atOnce && s.Current.Number != 0 && answered {
 		return s, refuse("leave --now out; the switchover is set with: meshctl schedule",
 			"members answer from release %d, and would not move to another together", s.Current.Number)
 	}
 	s = s.withdrawn()
 	s.Next = Switchover{Ref: status.Ref{Number: number}, Signed: signed}
-	if atOnce || len(s.Members) == 0 {
+	if atOnce || !answered {
 		at := now.Wall / instant.Wall(time.Microsecond) * instant.Wall(time.Microsecond)
 		s.Current, s.Next = Release{status.Ref{Number: number, At: at}, signed}, Switchover{}
 	}
@@ -72,19 +74,23 @@ func (h *Host) Cancel(now instant.Instant, why string) (State, error) {
 		return s, err
 	}
 	s = s.withdrawn()
-	s.Paused = why
+	s.Paused = cmp.Or(why, "the switchover was cancelled")
 	return s.Granted(now.Wall, h.policy.Lease), h.trusted(now)
 }
 
 // Pause has no switchover proposed by itself until Resume; why is for people.
 func (h *Host) Pause(now instant.Instant, why string) State {
 	s := h.state
-	s.Paused = why
+	s.Paused = cmp.Or(why, "an operator paused switchovers")
 	return s.stamped(now.Wall)
 }
 
 // Resume ends a pause.
-func (h *Host) Resume(now instant.Instant) State { return h.Pause(now, "") }
+func (h *Host) Resume(now instant.Instant) State {
+	s := h.state
+	s.Paused = ""
+	return s.stamped(now.Wall)
+}
 
 // Add adds a member. A proposal is withdrawn, since those who would decide about it are others then.
 func (h *Host) Add(now instant.Instant, member string) (State, error) {
