@@ -551,13 +551,16 @@ func (h *Host) excused(now instant.Instant, lacking []Missing) (without []string
 	return without, against
 }
 
-// excusable reports whether a member that cannot switch is not waited for: it is drained, or has been away, or unfit, for long. One
-// that refuses the release is always waited for: it may be the release that is wrong.
+// stopped reports whether a member is drained, and only its sidecar runs.
+func stopped(w Word) bool { return w.Drained && w.Lease == 0 && w.Serving == 0 }
+
+// excusable reports whether a member that cannot switch is not waited for: it is drained and stopped, or has been away, or unfit,
+// for long. One that refuses the release is always waited for: it may be the release that is wrong.
 func (h *Host) excusable(now instant.Instant, name string) bool {
 	m := h.members[name]
 	if m.here {
 		refuses := slices.ContainsFunc(m.word.Refused, func(r status.Refused) bool { return r.Number == h.state.Next.Number })
-		return !refuses && (m.word.Drained || m.unfit != 0 && now.Mono.Sub(m.unfit) >= h.policy.Absent.After)
+		return stopped(m.word) || !refuses && m.unfit != 0 && now.Mono.Sub(m.unfit) >= h.policy.Absent.After
 	}
 	i := slices.IndexFunc(h.state.Away, func(a Away) bool { return a.Member == name })
 	if i < 0 {
@@ -624,16 +627,15 @@ func (h *Host) takes(name string) bool {
 	return w.Promise.Ref() == h.state.Next.Ref && w.Promise.State == status.Committed || max(w.Serving, w.Floor) >= h.state.Next.Number
 }
 
-// unconfirmed are the members whose word a commit still needs. One that is not waited for, and answers, must know of it, or
-// be drained and silent, or have lapsed by then.
+// unconfirmed are the members whose word a commit still needs. One that is not waited for, and gives answers, must know of it, or
+// be drained and stopped, or have lapsed by then.
 func (h *Host) unconfirmed(next Switchover) (all []Missing) {
 	lapsed := h.state.LapsedBy(next.Ref).Add(2*h.state.Epsilon) <= next.At
 	for _, name := range h.state.Members {
 		m := h.members[name]
 		switch {
 		case slices.Contains(next.Without, name):
-			stopped := m.word.Drained && m.word.Serving == 0
-			if m.here && !stopped && m.word.Promise.Ref() != next.Ref && !lapsed && !h.order.Force {
+			if m.here && !stopped(m.word) && m.word.Promise.Ref() != next.Ref && !lapsed && !h.order.Force {
 				all = append(all, Missing{name, status.Reason{Code: Unconfirmed, Detail: "it is not waited for, and has not said that it knows of the switchover"}})
 			}
 			if !m.here && h.policy.Absent.Lapse && !lapsed {
