@@ -22,6 +22,12 @@ func Draw(seed uint64, class Class, nodes int) (Settings, []*Act) {
 	s.Policy.Absent.After = choose(r, 30*time.Second, time.Minute, 10*time.Minute)
 	s.Policy.Absent.Lapse = r.IntN(4) == 0
 	s.Storm = time.Duration(60+r.IntN(180)) * time.Second
+	if r.IntN(4) == 0 {
+		s.Policy.Lead = choose(r, 45*time.Second, time.Minute)
+	}
+	if class >= Many && r.IntN(4) == 0 {
+		s.Isolated = choose(r, 20*time.Second, time.Minute)
+	}
 	s.Slow = r.IntN(4) == 0
 	s.Dead = class == Many && s.Nodes > 2 && r.IntN(8) == 0
 	if s.Dead {

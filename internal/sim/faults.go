@@ -147,7 +147,9 @@ var faults = []kind{
 				n.resume()
 			}
 		}),
-	count("node is cut off", func(n *node) *int { return nil }),
+	nodeKind("node is cut off", Single,
+		func(w *World, n *node, _ *Act) { w.net.ends[n.end].mute++; w.net.ends[n.end].deaf++ },
+		func(w *World, n *node, _ *Act) { w.net.ends[n.end].mute--; w.net.ends[n.end].deaf-- }),
 	count("node is mute", func(n *node) *int { return &n.w.net.ends[n.end].mute }),
 	count("node is deaf", func(n *node) *int { return &n.w.net.ends[n.end].deaf }),
 	count("node's link is bad", func(n *node) *int { return &n.w.net.ends[n.end].lossy }),
@@ -155,7 +157,20 @@ var faults = []kind{
 	count("disk fails", func(n *node) *int { return &n.disk.fails }),
 	count("disk is full", func(n *node) *int { return &n.disk.full }),
 	count("releases are refused", func(n *node) *int { return &n.refuses }),
-	count("compiling is slow", func(n *node) *int { return &n.heavy }),
+	nodeKind("compiling is slow", Single,
+		func(_ *World, n *node, _ *Act) { n.heavy++ },
+		func(_ *World, n *node, _ *Act) {
+			if n.heavy--; n.heavy == 0 && n.plugin != nil {
+				n.plugin.busy = 0
+				n.decideSoon()
+			}
+		}),
+	nodeKind("plugin dies as it writes", Single,
+		func(_ *World, n *node, _ *Act) { n.trap = true },
+		func(_ *World, n *node, _ *Act) {
+			n.trap = false
+			n.startPlugin()
+		}),
 	count("clock is not certified", func(n *node) *int { return &n.blind }),
 	nodeKind("clock steps", Single,
 		func(w *World, n *node, a *Act) { n.steps(func(c *clock) { c.wall = c.wall.Add(a.Much) }) },
@@ -183,6 +198,12 @@ var faults = []kind{
 	hostKind("host's process dies", Single,
 		func(_ *World, h *host, _ *Act) { h.kill() }, func(_ *World, h *host, _ *Act) {
 			if h.mesh == nil {
+				h.start()
+			}
+		}),
+	hostKind("host dies as it publishes", Single,
+		func(_ *World, h *host, _ *Act) { h.trap = true }, func(_ *World, h *host, _ *Act) {
+			if h.trap = false; h.mesh == nil {
 				h.start()
 			}
 		}),
@@ -267,16 +288,6 @@ func (n *node) thaw() {
 	n.w.net.ends[n.end].deaf--
 	if n.stops--; n.stops == 0 {
 		n.resume()
-	}
-}
-
-func init() {
-	for i := range faults {
-		if faults[i].name == "node is cut off" {
-			faults[i] = nodeKind("node is cut off", Single,
-				func(w *World, n *node, _ *Act) { w.net.ends[n.end].mute++; w.net.ends[n.end].deaf++ },
-				func(w *World, n *node, _ *Act) { w.net.ends[n.end].mute--; w.net.ends[n.end].deaf-- })
-		}
 	}
 }
 

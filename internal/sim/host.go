@@ -92,6 +92,7 @@ type host struct {
 	stuck  int // the repository does not change
 	server int // it does not serve the repository
 	orders []*order
+	trap   bool       // the process dies as it publishes next
 	order  mesh.Order // a standing one, and for which release
 	number uint64
 	round  int
@@ -277,6 +278,10 @@ func (h *host) publish(tag int, next mesh.State, what string, then func(ok bool)
 		done = ok
 		step()
 	})
+	if h.trap {
+		h.trap = false
+		h.w.after(h.w.upTo(150*time.Millisecond), h.then(h.kill))
+	}
 	h.w.after(giveUp, h.then(func() {
 		if round == h.round {
 			h.round++

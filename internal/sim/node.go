@@ -33,6 +33,7 @@ type node struct {
 	refuses int           // nothing compiles
 	heavy   int           // it compiles slowly
 	drained bool
+	trap    bool // the plugin dies as it writes next
 
 	// What the observer keeps of the node.
 	answers uint64        // highest release that any client ever saw, over all processes

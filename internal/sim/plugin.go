@@ -117,6 +117,10 @@ func (n *node) write(d mesh.Decision) {
 			}
 		})
 	}
+	if n.trap {
+		n.trap = false
+		n.w.after(n.w.upTo(whole+10*time.Millisecond), n.then(n.killPlugin))
+	}
 	n.w.after(whole, n.then(func() {
 		p.writing = false
 		if !heard {

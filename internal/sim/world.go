@@ -173,7 +173,7 @@ func (w *World) Run() *Violation {
 const patience = time.Minute
 
 func (w *World) end() time.Duration {
-	end := w.Storm + patience
+	end := w.Storm + patience + w.Policy.Lead
 	if w.Dead {
 		end += w.Policy.Absent.After
 		if w.Policy.Absent.Lapse {
