@@ -212,7 +212,7 @@ type Host struct {
 	policy  Policy
 	state   State
 	members map[string]*heard
-	rounds  int
+	began   instant.Instant // when the last round of questions did
 	order   Order
 	failed  status.Ref   // the proposal that this host withdrew last
 	again   instant.Mono // no proposal is made before
@@ -280,7 +280,7 @@ type Answer struct {
 
 // Asked takes in a round of questions that began and ended then. A member without an entry was not asked.
 func (h *Host) Asked(answers map[string]Answer, began, ended instant.Instant) {
-	h.rounds++
+	h.began = began
 	for name, a := range answers {
 		m := h.members[name]
 		if m == nil {
@@ -425,7 +425,10 @@ func (h *Host) forbids(now instant.Instant) *status.Reason {
 			right++
 		}
 	}
+	stepped := (now.Wall.Sub(h.began.Wall) - now.Mono.Sub(h.began.Mono)).Abs()
 	switch {
+	case h.began.Mono != 0 && stepped > h.state.Epsilon:
+		return &status.Reason{Code: HostClock, Detail: fmt.Sprintf("this host's clock stepped by %v since it asked the members", stepped.Round(time.Millisecond))}
 	case wrong > right:
 		return &status.Reason{Code: HostClock, Detail: fmt.Sprintf("the clocks of %d of %d members that know the time differ from this host's by more than 2 × %v", wrong, wrong+right, h.state.Epsilon)}
 	case right == 0 && now.Wall.Add(2*h.state.Epsilon) < h.state.At:

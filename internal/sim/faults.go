@@ -352,7 +352,7 @@ var operators = []kind{
 	}, func(w *World, a *Act) { resume(w, a) }},
 	{"switch then", None, func(w *World, a *Act) {
 		h := w.host(a)
-		h.order, h.number = mesh.Order{At: h.now().Wall.Add(a.Much.Abs() % (40 * time.Second))}, w.store.state.Next.Number
+		h.order, h.number = mesh.Order{At: epoch.Add(w.now + a.Much.Abs()%(40*time.Second))}, w.store.state.Next.Number
 	}, nil},
 	{"strike", None, func(w *World, a *Act) {
 		n := w.node(a)
@@ -413,9 +413,7 @@ func (w *World) goodbye() {
 	for _, h := range w.hosts {
 		h.orders, h.order = nil, mesh.Order{}
 	}
-	if w.store.state.Paused != "" {
-		w.order(&Act{}, "resume", func(h *mesh.Host, s mesh.State, now instant.Instant) (mesh.State, error) { return h.Resume(now), nil })
-	}
+	w.unpause()
 	if w.Dead {
 		n := w.nodes[slices.IndexFunc(w.nodes, func(n *node) bool { return contains(w.store.state.Members, n.name) })]
 		w.say("%s dies for good", n.name)
@@ -423,5 +421,16 @@ func (w *World) goodbye() {
 		n.killPlugin()
 		n.killSidecar()
 		release(w, &Act{})
+	}
+}
+
+// unpause has publication go on, also if an order to pause it lands late.
+func (w *World) unpause() {
+	if w.store.state.Paused != "" {
+		w.healed = w.now
+		w.order(&Act{}, "resume", func(h *mesh.Host, s mesh.State, now instant.Instant) (mesh.State, error) { return h.Resume(now), nil })
+	}
+	if w.now < w.Storm+20*time.Second {
+		w.after(4*time.Second, w.unpause)
 	}
 }

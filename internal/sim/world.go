@@ -19,6 +19,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // epoch is true time at the beginning of every history: far from the end of a month, when leap seconds come.
@@ -54,6 +55,7 @@ type World struct {
 	watch  observer
 	plan   []*Act
 	healed time.Duration // when the last fault ended and the operators have gone home; 0: not yet
+	lapses instant.Wall  // when all leases of before surely have ended
 	tell   func(at time.Duration, line string)
 	failed *Violation
 	Count  Counts
@@ -173,11 +175,11 @@ func (w *World) Run() *Violation {
 const patience = time.Minute
 
 func (w *World) end() time.Duration {
-	end := w.Storm + patience + w.Policy.Lead
+	end := max(w.Storm, w.healed) + patience + w.Policy.Lead
 	if w.Dead {
 		end += w.Policy.Absent.After
-		if w.Policy.Absent.Lapse {
-			end += w.Policy.Lease
+		if w.Policy.Absent.Lapse && w.healed > 0 {
+			end = max(end, w.lapses.Sub(epoch)+patience+w.Policy.Lead)
 		}
 	}
 	return end
@@ -191,7 +193,7 @@ func (w *World) heal() {
 	for _, n := range w.nodes {
 		n.steered()
 	}
-	w.healed = w.now
+	w.healed, w.lapses = w.now, w.store.state.LapsedBy(status.Ref{}).Add(w.Policy.Lease)
 	w.say("── all is healed ──")
 	w.goodbye()
 }
