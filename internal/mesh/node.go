@@ -185,7 +185,7 @@ func (n *Node) Decide(now instant.Instant) Decision {
 	d.Silent = n.silence(t, due, decided, d.Floor)
 	if len(d.Silent) == 0 {
 		want.Floor = max(want.Floor, due.Number)
-		if n.durableFor(t, due) {
+		if n.durableFor(due) {
 			d.Serve, d.At, n.served = due.Number, due.At, max(n.served, due.Number)
 			d.Lapse = n.lapse(t)
 			d.Until, d.Then = n.until(t, d.Lapse)
@@ -290,7 +290,7 @@ func (n *Node) advance(t moment, s status.PromiseState) status.PromiseState {
 		}
 	case s == status.Proposed && !commits && n.late(t) && n.allSay(status.Proposed, status.Declined, status.Void):
 		return status.Declined
-	case s == status.Declined && n.durable.Promise.State == status.Declined && (n.anySays(status.Void) || n.allSay(status.Declined)):
+	case s == status.Declined && (n.anySays(status.Void) || n.allSay(status.Declined)):
 		return status.Void
 	}
 	return s
@@ -307,13 +307,12 @@ func (n *Node) late(t moment) bool {
 
 // asking reports whether the node needs to know what the others hold.
 func (n *Node) asking(t moment) bool {
-	if n.view == nil || n.view.Legacy {
+	p := n.durable.Promise
+	if n.view == nil || n.view.Legacy || p.Ref() != n.view.Next.Ref {
 		return false
 	}
-	p := n.durable.Promise
-	undecided := p.State == status.Proposed || p.State == status.Declined
-	return undecided && p.Ref() == n.view.Next.Ref && !n.view.Next.commits() && (!t.known || t.past(n.view.Next.Decide)) ||
-		p.State == status.Declined && p.Ref() == n.view.Next.Ref
+	late := !t.known || t.past(n.view.Next.Decide)
+	return p.State == status.Declined || p.State == status.Proposed && !n.view.Next.commits() && late
 }
 
 // anySays reports whether another member is known to be in a state.
@@ -361,9 +360,9 @@ func (n *Node) due(t moment) (due status.Ref, decided bool) {
 }
 
 // durableFor reports whether a crash right after the first answer from due would leave the right floor.
-func (n *Node) durableFor(t moment, due status.Ref) bool {
+func (n *Node) durableFor(due status.Ref) bool {
 	p := n.durable.Promise
-	return n.durable.Floor == due.Number || p.Ref() == due && p.State == status.Committed && t.past(p.At)
+	return n.durable.Floor == due.Number || p.Ref() == due && p.State == status.Committed
 }
 
 // lapse is the end of the lease as this clock must judge it, or of the time that the node may be cut off, whichever comes first.
