@@ -59,6 +59,7 @@ type Lease struct {
 // Leaving is a member that was removed. It is waited for like one that is away, until it says that it knows.
 type Leaving struct {
 	Member string       `json:"member"`
+	Lease  int64        `json:"lease"` // the first that leaves it out: an older one may be from before it was a member
 	Since  instant.Wall `json:"since_ns"`
 	Lapses instant.Wall `json:"lapses_ns"` // by then it answers no more, whatever it has heard
 }
@@ -74,18 +75,15 @@ type Away struct {
 const keepLeases = 24 * time.Hour
 
 // LapsedBy is E*: from then on no member answers from a release before the switchover, whatever it has heard or not, but for
-// members that know of the switchover. A lease under an earlier switchover ends what is before at that one's instant.
+// members that know of the switchover. A lease under an earlier one lasts to its end: a member that has it, and found that
+// switchover void, answers from the release before until then.
 func (s State) LapsedBy(ref status.Ref) instant.Wall {
 	var end instant.Wall
 	for _, l := range s.Leases {
 		if l.Number == ref.Number && l.At == ref.At && ref.At != 0 {
 			continue
 		}
-		until := l.Expires
-		if l.At != 0 {
-			until = min(until, l.At)
-		}
-		end = max(end, until)
+		end = max(end, l.Expires)
 	}
 	return end
 }
@@ -757,7 +755,8 @@ func (h *Host) mark(now instant.Instant, d *HostDecision) {
 		}
 	}
 	for _, l := range s.Leaving {
-		gone := h.members[l.Member].here && h.members[l.Member].word.Struck
+		m := h.members[l.Member]
+		gone := m.here && m.word.Struck && m.word.Lease >= min(l.Lease, s.Version) // versions may have begun anew
 		lapsed := l.Lapses.Add(2*s.Epsilon) < now.Wall
 		waited := !h.policy.Absent.Lapse && now.Wall.Sub(l.Since) >= h.policy.Absent.After
 		if !gone && !lapsed && !waited {

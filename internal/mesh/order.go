@@ -121,7 +121,7 @@ func (h *Host) Strike(now instant.Instant, member string) (State, error) {
 	if i := slices.IndexFunc(s.Away, func(a Away) bool { return a.Member == member }); i >= 0 {
 		since = s.Away[i].Since
 	}
-	gone := Leaving{Member: member, Since: since, Lapses: s.LapsedBy(status.Ref{})}
+	gone := Leaving{Member: member, Lease: s.Version + 1, Since: since, Lapses: s.LapsedBy(status.Ref{})}
 	s = s.withdrawn()
 	s.Members = slices.DeleteFunc(slices.Clone(s.Members), func(m string) bool { return m == member })
 	s.Away = slices.DeleteFunc(slices.Clone(s.Away), func(a Away) bool { return a.Member == member })
