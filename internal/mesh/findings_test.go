@@ -406,6 +406,7 @@ func TestAHostWhoseClockIsBehindCancels(t *testing.T) {
 	for _, off := range []time.Duration{-150 * time.Millisecond, 150 * time.Millisecond} { // it may be as wrong as that
 		w := newSmall(t, 3, Policy{})
 		w.hosts[0].off = off
+		w.run(time.Second)
 		w.release()
 		w.proposed()
 		w.run(500 * time.Millisecond)
