@@ -147,11 +147,16 @@ func (s State) withdrawn() State {
 // members say of an earlier proposal must not be taken for a word about this one.
 func (s State) unused(number uint64, at instant.Wall) instant.Wall {
 	const step = instant.Wall(time.Microsecond)
-	at = (at + step - 1) / step * step
+	at = wholeMicros(at + step - 1)
 	for slices.ContainsFunc(s.Leases, func(l Lease) bool { return l.Number == number && l.At == at }) {
 		at += step
 	}
 	return at
+}
+
+// wholeMicros is w in whole microseconds, as a manifest tells instants, and never later.
+func wholeMicros(w instant.Wall) instant.Wall {
+	return w / instant.Wall(time.Microsecond) * instant.Wall(time.Microsecond)
 }
 
 // Policy is how an operator wants switchovers made.
@@ -447,13 +452,13 @@ type timing struct{ half time.Duration }
 const settleTime = time.Second
 
 func (h *Host) timing() timing {
-	hears := time.Duration(0)
+	hears := time.Duration(0) // if nobody answers, nobody is waited for
 	for _, name := range h.state.Members {
 		if m := h.members[name]; m.here {
 			hears = max(hears, cmp.Or(m.word.Hears, DefaultHears))
 		}
 	}
-	return timing{cmp.Or(hears, DefaultHears) + settleTime + 4*h.state.Epsilon}
+	return timing{hears + settleTime + 4*h.state.Epsilon}
 }
 
 // lead is the shortest time from a proposal to its switchover.
@@ -492,7 +497,7 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 	}
 	s := h.state
 	s.Next.At = s.unused(s.Next.Number, at)
-	s.Next.Decide = h.timing().decide(s.Next.At)
+	s.Next.Decide = wholeMicros(h.timing().decide(s.Next.At))
 	s.Next.Without = slices.Sorted(slices.Values(without))
 	h.publish(d, now, s, EventProposed, detail)
 	d.By = now.Wall.Add(h.timing().half / 2)
