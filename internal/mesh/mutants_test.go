@@ -18,8 +18,8 @@ import (
 type mutant struct{ file, what, old, new string }
 
 // TestMutants makes each deliberate defect and wants it found: by the tests of this package or, where they do not, by histories of
-// internal/sim. The ordinary run takes some of them; with FULL=1 it takes all, and also says in how many of 200 histories each
-// is seen. The compiler reads the defect in the place of the file (go help build: -overlay), so no source is touched.
+// internal/sim. The ordinary run takes some of them; with FULL=1 it takes all, and also says in how many of a hundred histories
+// each is seen. The compiler reads the defect in the place of the file (go help build: -overlay), so no source is touched.
 func TestMutants(t *testing.T) {
 	if os.Getenv(insideMutant) != "" {
 		t.Skip("this is a mutant")
@@ -34,15 +34,17 @@ func TestMutants(t *testing.T) {
 		if !full && (testing.Short() || i%slice != 0) {
 			continue
 		}
-		by := m.tests(t, overlay)
-		if by == "" || full {
-			by = strings.TrimPrefix(by+", "+m.histories(t, overlay), ", ")
-		}
-		if by == "" {
-			t.Errorf("nothing finds: %s: %s", m.file, m.what)
-		} else {
-			t.Logf("%s: %s: found by %s", m.file, m.what, by)
-		}
+		t.Run(m.what, func(t *testing.T) {
+			t.Parallel()
+			found := m.tests(t, overlay)
+			if found == "" || full {
+				found = strings.TrimPrefix(found+"; "+m.histories(t, overlay), "; ")
+			}
+			if found == "" {
+				t.Fatalf("nothing finds it: %s: %s", m.file, m.what)
+			}
+			t.Logf("found by %s", found)
+		})
 	}
 }
 
@@ -126,15 +128,15 @@ func (m mutant) histories(t *testing.T, overlay string) string {
 	if out, ok := run(t, 5*time.Minute, "go", "build", "-overlay", overlay, "-o", sim, "../sim/cmd"); !ok {
 		t.Fatalf("%s: %s: %s", m.file, m.what, out)
 	}
-	out, ok := run(t, time.Minute, sim, "-seeds", "200", "-keep-going")
-	wrong := regexp.MustCompile(`: (\d+) wrong (map\S*.*?\])`).FindStringSubmatch(out)
+	out, ok := run(t, time.Minute, sim, "-seeds", "100", "-keep-going")
+	wrong := regexp.MustCompile(`: (\d+) wrong map(\[.*?\])`).FindStringSubmatch(out)
 	switch {
 	case ok:
 		return ""
 	case wrong == nil:
 		return "histories that do not end"
 	}
-	return fmt.Sprintf("%s of 200 histories (%s)", wrong[1], wrong[2])
+	return fmt.Sprintf("%s of 100 histories %s", wrong[1], wrong[2])
 }
 
 // run runs a command, and reports whether it went well.
