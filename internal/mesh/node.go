@@ -464,11 +464,7 @@ func (n *Node) stage(d *Decision) {
 	if n.view == nil {
 		return
 	}
-	wanted := []uint64{n.view.Current.Number, n.view.Next.Number}
-	if next := n.view.Next; next.Number != 0 && d.Floor >= next.Number {
-		wanted = []uint64{next.Number}
-	}
-	for _, number := range wanted {
+	for _, number := range []uint64{n.view.Current.Number, n.view.Next.Number} {
 		if number == 0 || number < d.Floor {
 			continue
 		}
