@@ -95,6 +95,9 @@ func TestALeadThatCannotWorkIsRefused(t *testing.T) {
 		w.allAnswer(1, 0)
 	}
 	w := newSmall(t, 2, Policy{Lead: 11600 * time.Millisecond}) // 4 × (1.5 + 1 + 0.4) s
+	if got := w.hosts[0].host.Lead(); got != w.policy.Lead {
+		t.Errorf("the shortest lead is %v", got)
+	}
 	w.release()
 	w.allAnswer(2, 20*time.Second)
 }

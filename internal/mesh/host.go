@@ -315,8 +315,6 @@ func (h *Host) hears(w Word) bool { return w.Mesh == h.state.Mesh && w.Lease >= 
 // apart is how far a clock that said at is from one that said began before and ended after, at the least.
 func apart(at, began, ended instant.Wall) time.Duration {
 	switch {
-	case at == 0:
-		return 0
 	case at < began:
 		return began.Sub(at)
 	case at > ended:

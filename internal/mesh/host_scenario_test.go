@@ -17,7 +17,7 @@ import (
 
 // TestHostScenarios runs the stories of a distribution host in testdata/host/*.txt. Times are as in TestScenarios; commands:
 //
-//	policy [lease=D] [renew=D] [lead=D] [absent=D] [lapse] [lease-only]   a host starts, and knows nothing
+//	policy [lease=D] [renew=D] [lead=D] [absent=D] [lapse] [lease-only] [manual]   a host starts, and knows nothing
 //	state version=V until=T current=N[@T][/S] [next=N[@T[!]][/S]] [decide=T] [without=A,B] members=A,B [limit=T]
 //	                                  what is in force; /S is the first end of its signatures
 //	follow A B                        these answer, and do all that is published
@@ -157,6 +157,8 @@ func (w *hostWorld) start(words []string) {
 			p.Absent.Lapse = true
 		case "lease-only":
 			p.LeaseOnly = true
+		case "manual":
+			p.Manual = true
 		default:
 			w.t.Fatalf("policy: what is %q?", word)
 		}
@@ -227,7 +229,7 @@ func (w *hostWorld) put(s State, err error) {
 	var refused *RefusedError
 	switch {
 	case errors.As(err, &refused):
-		fmt.Fprintf(&w.b, "refused: %s\n", shorten(refused.Why))
+		fmt.Fprintf(&w.b, "refused: %s\n", shorten(err.Error()))
 		if refused.Hint != "" {
 			fmt.Fprintf(&w.b, "  hint: %s\n", refused.Hint)
 		}

@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,5 +21,50 @@ func TestLapsedByVoid(t *testing.T) {
 	s = s.Granted(now+2*minute, time.Hour)
 	if got, want := s.LapsedBy(second), now+60*minute; got != want {
 		t.Errorf("all that does not know of the second switchover has ended by %v, not %v", want, got)
+	}
+}
+
+// What a member says is taken as it says it.
+func TestWordOf(t *testing.T) {
+	c := status.Confirmation{Mesh: "m", At: 1, Lease: 2, Serving: 3, Floor: 4, Confirms: status.Confirms{Staged: 3, Scheduled: &status.Ref{Number: 3, At: 5}},
+		Promise: status.Promise{Number: 3, At: 5, State: status.Proposed}, Clock: status.ClockState{Known: true, Bound: 6}, Leap: true,
+		Refused: []status.Refused{{Number: 7}}, Drained: true, Hears: 8, Format: 9, MirrorError: "no route",
+		Silent: []status.Reason{{Code: Drained}, {Code: Struck}}}
+	want := Word{Mesh: "m", At: 1, Lease: 2, Serving: 3, Floor: 4, Confirms: c.Confirms, Promise: c.Promise, Clock: c.Clock, Leap: true,
+		Refused: c.Refused, Struck: true, Drained: true, Hears: 8, Format: 9, Fault: "no route"}
+	if got := WordOf(c); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v", got)
+	}
+	all := reflect.ValueOf(want)
+	for i := range all.NumField() {
+		if all.Field(i).IsZero() {
+			t.Errorf("%s is not tested", all.Type().Field(i).Name)
+		}
+	}
+	c.Silent = c.Silent[:1]
+	if WordOf(c).Struck {
+		t.Error("a drained member is taken for one that was struck")
+	}
+}
+
+// Whoever is no member any more when its answer comes counts for nothing; who is leaving is asked by a host that starts.
+func TestAnswersOfWhoIsNoMember(t *testing.T) {
+	now := instant.Instant{Wall: epoch, Mono: 1}
+	s := State{Mesh: "m", Members: []string{"a"}, Epsilon: smallEpsilon}.Granted(epoch, time.Hour)
+	h := NewHost(Policy{Lease: time.Hour})
+	h.Read(s)
+	h.Asked(map[string]Answer{"b": {Word: &Word{Mesh: "m", At: epoch, Lease: 99}}}, now, now)
+	if d := h.Decide(now); len(d.Alarms) != 0 {
+		t.Errorf("%v", d.Alarms)
+	}
+	s.Leaving = []Leaving{{Member: "c", Lease: 1, Since: epoch, Lapses: epoch.Add(time.Hour)}}
+	h = NewHost(Policy{Lease: time.Hour, Absent: Absent{After: time.Minute}})
+	h.Read(s)
+	if got := h.Ask(); !slices.Equal(got, []string{"a", "c"}) {
+		t.Errorf("it asks %v", got)
+	}
+	h.Asked(map[string]Answer{"c": {Word: &Word{Mesh: "m", At: epoch, Lease: 1, Struck: true}}}, now, now)
+	if d := h.Decide(now); d.Publish == nil || len(d.Publish.Leaving) != 0 {
+		t.Errorf("%+v", d)
 	}
 }
