@@ -169,7 +169,6 @@ var faults = []kind{
 		func(_ *World, n *node, _ *Act) { n.trap = true },
 		func(_ *World, n *node, _ *Act) {
 			n.trap = false
-			n.startPlugin()
 		}),
 	count("clock is not certified", func(n *node) *int { return &n.blind }),
 	nodeKind("clock steps", Single,
@@ -202,11 +201,7 @@ var faults = []kind{
 			}
 		}),
 	hostKind("host dies as it publishes", Single,
-		func(_ *World, h *host, _ *Act) { h.trap = true }, func(_ *World, h *host, _ *Act) {
-			if h.trap = false; h.mesh == nil {
-				h.start()
-			}
-		}),
+		func(_ *World, h *host, _ *Act) { h.trap = true }, func(_ *World, h *host, _ *Act) { h.trap = false }),
 	hostKind("host is stopped", Single,
 		func(_ *World, h *host, _ *Act) { h.stops++ },
 		func(_ *World, h *host, _ *Act) {

@@ -280,7 +280,15 @@ func (h *host) publish(tag int, next mesh.State, what string, then func(ok bool)
 	})
 	if h.trap {
 		h.trap = false
-		h.w.after(h.w.upTo(150*time.Millisecond), h.then(h.kill))
+		h.w.after(h.w.upTo(150*time.Millisecond), h.then(func() {
+			h.w.say("%s dies as it publishes", h.name)
+			h.kill()
+			h.w.after(h.w.upTo(5*time.Second), func() {
+				if h.mesh == nil && h.server == 0 {
+					h.start()
+				}
+			})
+		}))
 	}
 	h.w.after(giveUp, h.then(func() {
 		if round == h.round {

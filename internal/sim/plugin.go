@@ -119,7 +119,11 @@ func (n *node) write(d mesh.Decision) {
 	}
 	if n.trap {
 		n.trap = false
-		n.w.after(n.w.upTo(whole+10*time.Millisecond), n.then(n.killPlugin))
+		n.w.after(n.w.upTo(whole+10*time.Millisecond), n.then(func() {
+			n.w.say("%s: the plugin dies as it writes", n.name)
+			n.killPlugin()
+			n.w.after(n.w.upTo(5*time.Second), n.startPlugin)
+		}))
 	}
 	n.w.after(whole, n.then(func() {
 		p.writing = false

@@ -19,6 +19,7 @@ func main() {
 	class := flag.String("class", "mixed", "none, single, many, lies or mixed")
 	story := flag.Bool("story", false, "tell the story of each history")
 	keep := flag.Bool("keep-going", false, "go on after a history that went wrong")
+	fast := flag.Bool("fast", false, "end at the first history that goes wrong, without its story")
 	flag.Parse()
 	classes := map[string][]sim.Class{"none": {sim.None}, "single": {sim.Single}, "many": {sim.Many}, "lies": {sim.Lies},
 		"mixed": {sim.Single, sim.Many, sim.None, sim.Many, sim.Single, sim.Many, sim.Lies, sim.Many}}[*class]
@@ -44,6 +45,9 @@ func main() {
 		wrong++
 		rules[v.Rule]++
 		fmt.Printf("seed %d class %v: %v\n", seed, settings.Class, v)
+		if *fast {
+			break
+		}
 		if !*keep {
 			short, v := sim.Shrink(settings, plan, v)
 			fmt.Printf("\nshortest history of this kind: %v\n%+v\n", v, settings)
