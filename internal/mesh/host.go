@@ -610,13 +610,16 @@ func (h *Host) sooner(now instant.Instant) bool {
 	return h.order == Order{} && len(next.Without) > 0 && now.Wall < next.At.Add(-2*h.timing().lead()) && len(h.lacking()) == 0
 }
 
+// backMost is how long a proposal is put off at most, so that what is healed is as it should be within a minute (I6).
+const backMost = 15 * time.Second
+
 // back puts the next proposal off, the longer the more were withdrawn in a row.
 func (h *Host) back(now instant.Instant, ref status.Ref) {
 	if h.failed != ref {
 		h.tries = min(h.tries+1, 5)
 	}
 	h.failed = ref
-	h.again = now.Mono.Add(h.timing().half << h.tries)
+	h.again = now.Mono.Add(min(h.timing().half<<h.tries, backMost))
 }
 
 // declines reports whether a member will take no commit of the switchover that is published.

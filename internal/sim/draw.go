@@ -62,7 +62,13 @@ func drawPlan(r *rand.Rand, s Settings) (plan []*Act) {
 	}
 	// What goes wrong mostly does so where it hurts, in the time after a release.
 	near := func(a *Act) *Act {
-		if r.IntN(4) > 0 {
+		switch r.IntN(6) {
+		case 0:
+		case 1, 2, 3:
+			a.At = choose(r, releases...)
+			a.On = moment(1 + r.IntN(4))
+			a.Delay = time.Duration(r.Int64N(int64(choose(r, 20*time.Millisecond, 300*time.Millisecond, 3*time.Second))))
+		default:
 			a.At = min(choose(r, releases...)+time.Duration(r.Int64N(int64(choose(r, 10*time.Second, 30*time.Second)))), s.Storm-time.Second)
 		}
 		return a
@@ -100,7 +106,7 @@ func fresh(plan []*Act) []*Act {
 	all := make([]*Act, len(plan))
 	for i, a := range plan {
 		c := *a
-		c.began, c.ended, c.after = false, false, nil
+		c.began, c.ended, c.waits, c.after = false, false, false, nil
 		all[i] = &c
 	}
 	return all

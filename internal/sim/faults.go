@@ -26,15 +26,53 @@ func (c Class) String() string { return [...]string{"none", "single", "many", "l
 type Act struct {
 	Kind   kind
 	At     time.Duration
+	On     moment        // it waits for one, from At on
+	Delay  time.Duration // and then for so long
 	Lasts  time.Duration // 0: it is over at once
 	Node   int           // whom it strikes, modulo how many there are
 	Host   int
 	Much   time.Duration // how much of it
 	Sides  uint64        // for a partition: on which side each is
 	began  bool
+	waits  bool
 	ended  bool
 	after  func(w *World)
 	target string
+}
+
+// moment is one in a switchover at which things go wrong with more effect than at any other time.
+type moment int
+
+const (
+	anyTime   moment = iota
+	proposed         // a proposal is in force
+	committed        // a commit is
+	deciding         // members begin to ask each other
+	switching        // a little before the instant
+)
+
+var moments = [...]string{"", "when proposed", "when committed", "when it is decided", "at the switchover"}
+
+// now begins the acts that wait for a moment, each once.
+func (w *World) comes(m moment) {
+	for _, a := range w.plan {
+		if a.On == m && !a.began && !a.waits && w.now >= a.At {
+			a.waits = true
+			w.after(a.Delay, func() { a.begin(w) })
+		}
+	}
+}
+
+// follow has the moments of a switchover come.
+func (w *World) follow(before, after mesh.Switchover) {
+	switch {
+	case after.At != 0 && after.Ref != before.Ref:
+		w.comes(proposed)
+		w.at(after.Decide.Sub(epoch)-500*time.Millisecond, func() { w.comes(deciding) })
+		w.at(after.At.Sub(epoch)-time.Second, func() { w.comes(switching) })
+	case after.Committed && !before.Committed:
+		w.comes(committed)
+	}
 }
 
 type kind struct {
@@ -45,7 +83,7 @@ type kind struct {
 }
 
 func (a *Act) String() string {
-	return fmt.Sprintf("%-22s at %8v for %8v  node %d host %d much %v sides %b", a.Kind.name, a.At.Round(time.Millisecond), a.Lasts.Round(time.Millisecond), a.Node, a.Host, a.Much.Round(time.Microsecond), a.Sides)
+	return fmt.Sprintf("%s %s, from %v for %v  node %d host %d much %v sides %b", a.Kind.name, moments[a.On], a.At.Round(time.Millisecond), a.Lasts.Round(time.Millisecond), a.Node, a.Host, a.Much.Round(time.Microsecond), a.Sides)
 }
 
 func (a *Act) begin(w *World) {
@@ -351,6 +389,7 @@ var operators = []kind{
 	}, nil},
 	{"strike", None, func(w *World, a *Act) {
 		n := w.node(a)
+		n.touched = true // it is silent once it knows, and until it knows better
 		w.order(a, "strike "+n.name, func(h *mesh.Host, s mesh.State, now instant.Instant) (mesh.State, error) {
 			if len(s.Members) < 2 {
 				return s, &mesh.RefusedError{Why: "it is the last one"}

@@ -54,7 +54,9 @@ func (s *store) replace(who string, tag int, next mesh.State, what string, then 
 			s.tag++
 			s.w.say("%s: %s: version %d, current %d, next %s, lease to %s", who, what, next.Version, next.Current.Number, switchover(next.Next), next.Expires.Sub(epoch))
 			s.w.watch.published(s.state, next)
+			before := s.state.Next
 			s.state = next
+			s.w.follow(before, next.Next)
 			if len(s.w.plan) > 0 && s.w.Class == Lies {
 				s.kept = append(s.kept, kept{s.w.now, next})
 			}

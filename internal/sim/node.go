@@ -348,5 +348,5 @@ func (n *node) word() *mesh.Word {
 	d := &p.last
 	struck := slices.ContainsFunc(d.Silent, func(r status.Reason) bool { return r.Code == mesh.Struck })
 	return &mesh.Word{Mesh: "m", At: n.now().Wall, Lease: p.lease, Serving: d.Serve, Floor: d.Floor, Confirms: d.Confirms, Promise: d.Holds,
-		Clock: d.Clock, Refused: d.Refused, Struck: struck, Drained: n.drained, Hears: n.w.Poll*5/4 + time.Second, Format: mesh.Format}
+		Clock: d.Clock, Refused: d.Refused, Struck: struck, Drained: n.drained, Hears: n.w.hears(), Format: mesh.Format}
 }

@@ -147,7 +147,9 @@ func New(s Settings, plan []*Act) *World {
 		h.start()
 	}
 	for _, a := range plan {
-		w.at(a.At, func() { a.begin(w) })
+		if a.On == anyTime {
+			w.at(a.At, func() { a.begin(w) })
+		}
 	}
 	w.at(s.Storm, w.heal)
 	return w
@@ -171,15 +173,19 @@ func (w *World) Run() *Violation {
 	return w.failed
 }
 
-// patience is how long after all is healed everything must have come true.
-const patience = time.Minute
+// patience is how long after all is healed everything must have come true: a minute; longer where nodes look for news so rarely
+// that switchovers take most of a minute.
+func (s *Settings) patience() time.Duration { return max(time.Minute, 8*(s.hears()+time.Second+4*s.Epsilon)) }
+
+// hears is how long a node says that it takes to hear of what is published.
+func (s *Settings) hears() time.Duration { return s.Poll*5/4 + time.Second }
 
 func (w *World) end() time.Duration {
-	end := max(w.Storm, w.healed) + patience + w.Policy.Lead
+	end := max(w.Storm, w.healed) + w.patience() + w.Policy.Lead
 	if w.Dead {
 		end += w.Policy.Absent.After
 		if w.Policy.Absent.Lapse && w.healed > 0 {
-			end = max(end, w.lapses.Sub(epoch)+patience+w.Policy.Lead)
+			end = max(end, w.lapses.Sub(epoch)+w.patience()+w.Policy.Lead)
 		}
 	}
 	return end
