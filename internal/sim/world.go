@@ -175,7 +175,9 @@ func (w *World) Run() *Violation {
 
 // patience is how long after all is healed everything must have come true: a minute; longer where nodes look for news so rarely
 // that switchovers take most of a minute.
-func (s *Settings) patience() time.Duration { return max(time.Minute, 8*(s.hears()+time.Second+4*s.Epsilon)) }
+func (s *Settings) patience() time.Duration {
+	return max(time.Minute, 8*(s.hears()+time.Second+4*s.Epsilon))
+}
 
 // hears is how long a node says that it takes to hear of what is published.
 func (s *Settings) hears() time.Duration { return s.Poll*5/4 + time.Second }
