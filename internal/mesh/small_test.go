@@ -67,6 +67,7 @@ type smallMember struct {
 	lost    time.Duration // what they have missed
 	answers uint64        // the highest release that a client got
 	silent  time.Duration // since when no client was answered
+	longest time.Duration // the longest that none was, since the mesh is up
 }
 
 func newSmall(t *testing.T, members int, p Policy) *small {
@@ -360,6 +361,9 @@ func (w *small) ask(m *smallMember) {
 		if m.silent == 0 {
 			m.silent = w.now
 		}
+		if m.answers != 0 {
+			m.longest = max(m.longest, w.now-m.silent)
+		}
 		return
 	}
 	m.silent = 0
@@ -419,5 +423,15 @@ func (w *small) past(at instant.Wall, more time.Duration) {
 	w.t.Helper()
 	if at.Add(more) > w.true() {
 		w.run(at.Add(more).Sub(w.true()))
+	}
+}
+
+// nobodyWasSilent fails if a member gave no answers for longer than a switchover may take it.
+func (w *small) nobodyWasSilent() {
+	w.t.Helper()
+	for _, m := range w.members {
+		if m.longest > 2*smallEpsilon {
+			w.fatalf("%s was silent for %v", m.name, m.longest)
+		}
 	}
 }
