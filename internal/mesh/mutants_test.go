@@ -31,6 +31,9 @@ func TestMutants(t *testing.T) {
 	const slice = 20
 	for i, m := range all {
 		overlay := m.overlay(t)
+		if overlay == "" {
+			continue
+		}
 		if !full && (testing.Short() || i%slice != 0) {
 			continue
 		}
@@ -78,14 +81,16 @@ func readMutants(t *testing.T) (all []mutant) {
 	return all
 }
 
-// overlay writes the file with the defect, and the file that has the compiler read it, whose name it gives.
+// overlay writes the file with the defect, and the file that has the compiler read it, whose name it gives; empty if the text to
+// change is not there.
 func (m mutant) overlay(t *testing.T) string {
 	source, err := os.ReadFile(m.file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := bytes.Count(source, []byte(m.old)); n != 1 || m.old == m.new {
-		t.Fatalf("%s: %s: its text is %d times in the file:\n%s", m.file, m.what, n, m.old)
+		t.Errorf("%s: %s: its text is %d times in the file:\n%s", m.file, m.what, n, m.old)
+		return ""
 	}
 	here, err := filepath.Abs(m.file)
 	if err != nil {
