@@ -446,7 +446,7 @@ func (h *Host) differs(m *heard) bool { return m.apart > 2*h.state.Epsilon+m.wor
 // other and decline, if they do not.
 type timing struct{ half time.Duration }
 
-// settleTime is what a member needs beside hearing: to write, to compile nothing, to be asked.
+// settleTime is what a member needs beside hearing: to write, and to be asked.
 const settleTime = time.Second
 
 func (h *Host) timing() timing {
@@ -504,8 +504,11 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 // instant is when the switchover is to be, and what speaks against that.
 func (h *Host) instant(now instant.Instant, without []string) (at instant.Wall, against []Missing) {
 	earliest := now.Wall.Add(h.timing().lead())
-	deaf := slices.ContainsFunc(without, func(name string) bool { return h.members[name].deaf })
-	if deaf || h.policy.Absent.Lapse && len(without) > 0 {
+	unknowing := slices.ContainsFunc(without, func(name string) bool {
+		m := h.members[name]
+		return m.deaf || h.policy.Absent.Lapse && !m.here
+	})
+	if unknowing {
 		earliest = max(earliest, h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon))
 	}
 	at = max(earliest, now.Wall.Add(h.policy.Lead))
@@ -591,7 +594,7 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 			m.deaf = m.here && m.word.Promise.Ref() != next.Ref && !h.hears(m.word)
 		}
 	case len(d.Against) == 0 || h.order.Force && now.Wall >= last.Add(-t.half/2):
-		if from := next.At.Add(-t.lead()); now.Wall < from {
+		if from := next.Decide.Add(-2 * t.half); now.Wall < from {
 			d.Wake = from // until then it can be taken back
 			return
 		}
