@@ -13,7 +13,7 @@ import (
 func FuzzVerify(f *testing.F) {
 	w := newWorld(f)
 	first := w.clone()
-	w.publish(testManifest(testRelease(1, testNow), testRelease(2, testNow.Add(time.Hour))))
+	w.publish(testManifest(testRelease(1, testNow), testProposed(2, testNow.Add(time.Hour))))
 	second := w.clone()
 	signed := map[Digest]bool{}
 	for _, repo := range []fstest.MapFS{first, second} {

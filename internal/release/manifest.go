@@ -13,8 +13,12 @@ import (
 	"time"
 )
 
-// ManifestFormat is the only format there is.
-const ManifestFormat = 1
+// Formats of a manifest. A reader takes both. In OldFormat a switchover that is set is made, unless a later manifest moves it;
+// in ManifestFormat it is proposed until it is committed, and then made.
+const (
+	ManifestFormat = 2
+	OldFormat      = 1
+)
 
 // Bounds of a manifest.
 const (
@@ -32,17 +36,17 @@ const (
 // Manifest is what the mesh as a whole is to answer from, and who the mesh is: the one signed statement of a
 // repository. Its encoding is canonical: one line of JSON, keys in the order below, no blanks, a final newline.
 //
-//	{"format":1,"mesh":"jp","epsilon_ms":100,
+//	{"format":2,"mesh":"jp","epsilon_ms":100,
 //	 "current":{"number":7,"switchover":"2026-11-22T10:00:00Z","zones":[
 //	   {"origin":"example.org.","serial":2026112201,"sha256":"9f86…","length":48213,
 //	    "blob":{"sha256":"60303a…","length":11876}}]},
-//	 "next":{"number":8,"zones":[…]},
+//	 "next":{"number":8,"switchover":"2026-11-22T11:00:00Z","decide":"2026-11-22T10:59:55Z","committed":true,"zones":[…]},
 //	 "members":[{"name":"fra","admin":"https://198.51.100.7:8443","keys":["5d41…"]}]}
 //
 // (broken into lines here only). current is absent until a first release became current; next is absent when nothing is
 // staged. A manifest whose encoding is not exactly this is refused.
 type Manifest struct {
-	Format    int      `json:"format"`            // ManifestFormat
+	Format    int      `json:"format"`            // ManifestFormat, or OldFormat
 	Mesh      string   `json:"mesh"`              // name of the mesh: letters, digits, "-", at most 63
 	EpsilonMS int      `json:"epsilon_ms"`        // ε, the clock error in milliseconds that members must keep
 	Current   *Release `json:"current,omitempty"` // what is answered from until Next's switchover
@@ -60,8 +64,12 @@ type Release struct {
 	// Switchover is the instant at which the mesh moves to this release, UTC, whole microseconds. For a current
 	// release the instant at which it became so; zero for a next one that is staged and not yet scheduled.
 	Switchover time.Time `json:"switchover,omitzero"`
-	Zones      []Zone    `json:"zones"`              // by origin in byte order, each once
-	Override   *Override `json:"override,omitempty"` // if checks had errors against zones of it
+	// Of a next release with a switchover: from Decide on, before it, members that know of no commit ask each other.
+	Decide    time.Time `json:"decide,omitzero"`
+	Committed bool      `json:"committed,omitempty"` // the switchover is made, and never taken back
+	Without   []string  `json:"without,omitempty"`   // members that it does not wait for, sorted: they follow when it is current
+	Zones     []Zone    `json:"zones"`               // by origin in byte order, each once
+	Override  *Override `json:"override,omitempty"`  // if checks had errors against zones of it
 }
 
 // Zone is one zone of a release.
@@ -107,6 +115,12 @@ type Operator struct {
 
 // Has reports whether a certificate for this member's name may have a public key.
 func (m Member) Has(key Digest) bool { return len(m.Keys) == 0 || slices.Contains(m.Keys, key) }
+
+// Withdrawn is r without a switchover.
+func (r Release) Withdrawn() Release {
+	r.Switchover, r.Decide, r.Committed, r.Without = time.Time{}, time.Time{}, false, nil
+	return r
+}
 
 // Newest is the number of the release that was made last; 0 if there is none.
 func (m Manifest) Newest() uint64 {
@@ -223,8 +237,8 @@ func decodeStrict(data []byte, into any) error {
 
 // Validate says which rule of the format m breaks, the first it finds.
 func (m Manifest) Validate() error {
-	if m.Format != ManifestFormat {
-		return fmt.Errorf("format %d, this version reads %d", m.Format, ManifestFormat)
+	if m.Format != ManifestFormat && m.Format != OldFormat {
+		return fmt.Errorf("format %d, this version reads %d and %d", m.Format, OldFormat, ManifestFormat)
 	}
 	if !ValidName(m.Mesh) {
 		return fmt.Errorf("mesh %q: a name is 1 to 63 lower-case letters, digits and \"-\"", m.Mesh)
@@ -244,7 +258,41 @@ func (m Manifest) Validate() error {
 	if err := m.Next.validate("next"); err != nil {
 		return err
 	}
-	return m.validOrder()
+	if err := m.Current.validNoProposal("current"); err != nil {
+		return err
+	}
+	if err := m.validOrder(); err != nil {
+		return err
+	}
+	return m.validProposal()
+}
+
+// validNoProposal refuses what only a proposed switchover has.
+func (r *Release) validNoProposal(which string) error {
+	if r != nil && (!r.Decide.IsZero() || r.Committed || len(r.Without) > 0) {
+		return fmt.Errorf("%s: decide, committed and without are of a next release with a switchover", which)
+	}
+	return nil
+}
+
+// validProposal checks how far the next release's switchover is decided.
+func (m Manifest) validProposal() error {
+	next := m.Next
+	if next == nil || next.Switchover.IsZero() || m.Format == OldFormat {
+		return next.validNoProposal("next")
+	}
+	if !validInstant(next.Decide) || !next.Decide.Before(next.Switchover) || next.Decide.IsZero() {
+		return fmt.Errorf("next: decide %s must be UTC, whole microseconds, before the switchover", next.Decide)
+	}
+	for i, name := range next.Without {
+		if i > 0 && name <= next.Without[i-1] {
+			return fmt.Errorf("next: without: %s: must be sorted by name, each once", name)
+		}
+		if _, member := slices.BinarySearchFunc(m.Members, name, func(m Member, name string) int { return strings.Compare(m.Name, name) }); !member {
+			return fmt.Errorf("next: without: %s is no member", name)
+		}
+	}
+	return nil
 }
 
 // validOrder checks current against next.

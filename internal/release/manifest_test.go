@@ -9,7 +9,7 @@ import (
 )
 
 func TestManifestEncodingIsCanonical(t *testing.T) {
-	m := testManifest(testRelease(7, testNow), testRelease(8, testNow.Add(time.Hour)))
+	m := testManifest(testRelease(7, testNow), testProposed(8, testNow.Add(time.Hour)))
 	data, err := m.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -21,9 +21,33 @@ func TestManifestEncodingIsCanonical(t *testing.T) {
 	if again, _ := got.Encode(); !bytes.Equal(again, data) {
 		t.Fatalf("%s\n%s", data, again)
 	}
-	want := `{"format":1,"mesh":"jp","epsilon_ms":100,"current":{"number":7,"switchover":"2026-11-22T10:00:00Z","zones":[{"origin":"example.net.","serial":7,"sha256":"`
+	want := `{"format":2,"mesh":"jp","epsilon_ms":100,"current":{"number":7,"switchover":"2026-11-22T10:00:00Z","zones":[{"origin":"example.net.","serial":7,"sha256":"`
 	if !strings.HasPrefix(string(data), want) {
 		t.Fatalf("got %s", data)
+	}
+}
+
+// The format before is still read: nodes are upgraded before their distribution host.
+func TestOldFormatIsRead(t *testing.T) {
+	m := testManifest(testRelease(7, testNow), testRelease(8, testNow.Add(time.Hour)))
+	m.Format = OldFormat
+	data, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseManifest(data); err != nil || got.Format != OldFormat || got.Next.Switchover.IsZero() {
+		t.Errorf("%v: %+v", err, got)
+	}
+}
+
+// What becomes of a switchover changes nothing about the release.
+func TestASwitchoverIsNoContent(t *testing.T) {
+	r := testProposed(8, testNow)
+	r.Committed, r.Without = true, []string{"fra"}
+	with, err1 := r.contentDigest()
+	without, err2 := testRelease(8, time.Time{}).contentDigest()
+	if err1 != nil || err2 != nil || with != without {
+		t.Error(err1, err2, with, without)
 	}
 }
 
@@ -36,8 +60,8 @@ func TestParseManifestRefusesOtherEncodings(t *testing.T) {
 	for name, text := range map[string]string{
 		"no final newline":     strings.TrimSpace(string(data)),
 		"empty list":           replace(`}},`, `},"deltas":[]},`),
-		"a blank":              replace(`:1,`, `: 1,`),
-		"another order":        replace(`{"format":1,"mesh":"jp",`, `{"mesh":"jp","format":1,`),
+		"a blank":              replace(`:2,`, `: 2,`),
+		"another order":        replace(`{"format":2,"mesh":"jp",`, `{"mesh":"jp","format":2,`),
 		"a key twice":          replace(`"mesh":"jp",`, `"mesh":"jp","mesh":"jp",`),
 		"upper-case key":       replace(`"mesh"`, `"Mesh"`),
 		"unknown field":        replace(`"mesh"`, `"more":1,"mesh"`),
@@ -66,10 +90,21 @@ func TestValidateNamesTheRule(t *testing.T) {
 		change func(*Manifest)
 		want   string
 	}{
-		"format":                     {func(m *Manifest) { m.Format = 2 }, "format 2"},
-		"mesh":                       {func(m *Manifest) { m.Mesh = "J P" }, "mesh"},
-		"epsilon":                    {func(m *Manifest) { m.EpsilonMS = 0 }, "epsilon_ms 0"},
-		"number 0":                   {func(m *Manifest) { m.Current.Number = 0 }, "1 or more"},
+		"format":                    {func(m *Manifest) { m.Format = 3 }, "format 3"},
+		"mesh":                      {func(m *Manifest) { m.Mesh = "J P" }, "mesh"},
+		"epsilon":                   {func(m *Manifest) { m.EpsilonMS = 0 }, "epsilon_ms 0"},
+		"number 0":                  {func(m *Manifest) { m.Current.Number = 0 }, "1 or more"},
+		"current is committed":      {func(m *Manifest) { m.Current.Committed = true }, "of a next release"},
+		"committed without instant": {func(m *Manifest) { m.Next.Committed = true }, "of a next release"},
+		"old format and committed":  {func(m *Manifest) { m.Format = 1; *m.Next = *testProposed(8, testNow.Add(1e9)) }, "of a next release"},
+		"proposed without decide":   {func(m *Manifest) { m.Next.Switchover = testNow.Add(1e9) }, "decide"},
+		"decide after switchover":   {func(m *Manifest) { *m.Next = *testProposed(8, testNow.Add(1e9)); m.Next.Decide = testNow.Add(1e9) }, "before the switchover"},
+		"without a stranger":        {func(m *Manifest) { *m.Next = *testProposed(8, testNow.Add(1e9)); m.Next.Without = []string{"x"} }, "is no member"},
+		"without one twice": {func(m *Manifest) {
+			*m.Next = *testProposed(8, testNow.Add(1e9))
+			n := m.Members[0].Name
+			m.Next.Without = []string{n, n}
+		}, "each once"},
 		"next not above":             {func(m *Manifest) { m.Next.Number = 7 }, "above the current"},
 		"current without switchover": {func(m *Manifest) { m.Current.Switchover = time.Time{} }, "missing"},
 		"next before current":        {func(m *Manifest) { m.Next.Switchover = testNow }, "must come after"},

@@ -36,7 +36,7 @@ type Memory struct {
 // Known is a release that was seen.
 type Known struct {
 	Number uint64 `json:"number"`
-	Digest Digest `json:"digest"` // of its canonical encoding, switchover left out
+	Digest Digest `json:"digest"` // of its canonical encoding, but for its switchover
 }
 
 // NewMemory starts from a root that the operator gave: the bytes of root.json.
@@ -195,7 +195,7 @@ func byNumber(a, b Known) int { return cmp.Compare(a.Number, b.Number) }
 
 // contentDigest covers what may never change about a release: number and zones.
 func (r Release) contentDigest() (Digest, error) {
-	r.Switchover = Release{}.Switchover
+	r = r.Withdrawn()
 	line, err := encodeLine(r.encodable())
 	if err != nil {
 		return Digest{}, err

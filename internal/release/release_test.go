@@ -44,6 +44,13 @@ func testZone(origin string, serial uint32) Zone {
 		Blob: Blob{SHA256: DigestOf([]byte("z" + text)), Length: 7}}
 }
 
+// testProposed is a release to which a switchover is proposed.
+func testProposed(number uint64, at time.Time) *Release {
+	r := testRelease(number, at)
+	r.Decide = at.Add(-time.Millisecond)
+	return r
+}
+
 func testRelease(number uint64, at time.Time) *Release {
 	return &Release{Number: number, Switchover: at,
 		Zones: []Zone{testZone("example.net.", uint32(number)), testZone("example.org.", uint32(number))}}
