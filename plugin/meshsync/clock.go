@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
@@ -31,11 +32,18 @@ func (c clockConfig) String() string {
 // when the sidecar is gone (FAIL-4).
 const certifyEvery = 250 * time.Millisecond
 
-// word is what is known of the sidecar's word: the last certified sample, and whether an operator wants silence.
+// word is what is known of the sidecar's word: the last certified sample, whether an operator wants silence, and what it
+// heard of others.
 type word struct {
 	sample  instant.Sample
-	drained string // why; empty: answers are wanted
-	told    bool   // the sidecar has said the one or the other
+	drained string        // why; empty: answers are wanted
+	told    bool          // the sidecar has said the one or the other
+	members []status.Held // what other members hold of a switchover
+	reached instant.Mono  // when a distribution host or a member was last reached
+}
+
+func (w word) equal(v word) bool {
+	return w.sample == v.sample && w.drained == v.drained && w.told == v.told && w.reached == v.reached && slices.Equal(w.members, v.members)
 }
 
 // certify sends what is new until ctx ends. now reads the machine's clocks.
@@ -44,7 +52,7 @@ func (c clockConfig) certify(ctx context.Context, now func() instant.Instant, wo
 	defer ticker.Stop()
 	var last word
 	for {
-		if w := c.ask(ctx, now, last); w != last {
+		if w := c.ask(ctx, now, last); !w.equal(last) {
 			select {
 			case words <- w:
 				last = w
@@ -72,6 +80,7 @@ func (c clockConfig) ask(ctx context.Context, now func() instant.Instant, w word
 	if sane(said.Sample) {
 		w.sample = said.Sample
 	}
+	w.members, w.reached = said.Members, said.Reached
 	if s := said.Silence; s != nil {
 		w.drained, w.told = "", true
 		if s.On {

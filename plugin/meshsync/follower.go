@@ -88,6 +88,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, words: make(chan word, 1),
 		node: mesh.NewNode(known.durable), compiled: map[uint64]*compiled{}}
+	f.node.Hold(c.hold)
 	f.stager.results = make(chan staged, 1)
 	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
 	f.audience.init(ctx, &f.running)
@@ -159,6 +160,12 @@ func (f *follower) hear(w word) {
 	if w.told {
 		f.node.Drain(w.drained)
 	}
+	for _, m := range w.members {
+		f.node.Hear(m.Node, m.Promise)
+	}
+	if w.reached != 0 {
+		f.node.Reached(w.reached)
+	}
 }
 
 // nap is how long nothing needs to be decided anew, unless something happens.
@@ -181,12 +188,15 @@ func (f *follower) learn(l found) {
 	if l.view == nil {
 		return
 	}
+	if why := f.node.Learn(meshView(*l.view, f.config.node)); why != nil {
+		f.faults.add(l.place, status.Fault{File: release.TimestampName, Rule: why.Code, Detail: why.Detail}, f.clocks.now().Wall)
+		return
+	}
 	f.forgetReleases(*l.view)
 	if f.view == nil || !f.view.LeaseExpires.Equal(l.view.LeaseExpires) {
 		f.granted = instant.WallOf(l.view.LeaseExpires).Sub(f.clocks.now().Wall)
 	}
 	f.view = l.view
-	f.node.Learn(meshView(*l.view))
 	f.stager.again()
 	log.Infof("verified: %s", l.view)
 }
@@ -203,10 +213,26 @@ func (f *follower) forgetReleases(v release.View) {
 	}
 }
 
-// meshView is what the node needs to know of a verified repository.
-func meshView(v release.View) mesh.View {
-	return mesh.View{Lease: v.Versions.Timestamp, Expires: instant.WallOf(v.LeaseExpires), Epsilon: v.Manifest.Epsilon(),
-		Current: ref(v.Manifest.Current), Next: ref(v.Manifest.Next)}
+// meshView is what a node of a name needs to know of a verified repository.
+func meshView(v release.View, node string) mesh.View {
+	m := v.Manifest
+	view := mesh.View{Root: v.Versions.Root, Lease: v.Versions.Timestamp, Expires: instant.WallOf(v.LeaseExpires), Epsilon: m.Epsilon(),
+		Current: ref(m.Current), Next: mesh.Next{Ref: ref(m.Next)}, Legacy: m.Format == release.OldFormat}
+	if next := m.Next; next != nil {
+		view.Next.Decide = instant.WallOf(next.Decide)
+		view.Next.Committed = next.Committed || view.Legacy
+		view.Next.Without = slices.Contains(next.Without, node)
+	}
+	view.Stranger = len(m.Members) > 0
+	for _, member := range m.Members {
+		switch {
+		case member.Name == node:
+			view.Stranger = false
+		case m.Next == nil || !slices.Contains(m.Next.Without, member.Name):
+			view.Others = append(view.Others, member.Name)
+		}
+	}
+	return view
 }
 
 func ref(r *release.Release) status.Ref {
@@ -370,7 +396,7 @@ func (f *follower) dropAllBut(keep []uint64) {
 func (f *follower) publish(d mesh.Decision) {
 	n := &status.Node{Version: status.Version, Node: f.config.node, Software: Version, ConfigDigest: *f.digest.Load(),
 		At: f.clocks.now().Wall, Serving: d.Serve, Silent: d.Silent, Warnings: f.warnings(), Switched: f.switched, Staged: d.Confirms.Staged,
-		Scheduled: d.Holds, Floor: d.Floor, Clock: d.Clock, Refused: d.Refused, Confirms: d.Confirms,
+		Promise: d.Holds, Asks: d.Ask, Format: release.ManifestFormat, Floor: d.Floor, Clock: d.Clock, Refused: d.Refused, Confirms: d.Confirms,
 		Compiling: f.stager.busy.status(), Compiled: f.readied}
 	n.Clock.Assumed = f.assumed.Load()
 	n.Depot = f.faults.depot()

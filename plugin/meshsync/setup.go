@@ -28,8 +28,9 @@ type config struct {
 	repository  string
 	root        string // the mesh's root.json
 	clock       clockConfig
-	status      string // path of the status socket
-	node        string // name for the status
+	status      string        // path of the status socket
+	node        string        // name as a member
+	hold        time.Duration // how long it may answer without reaching a distribution host or another member; 0: for ever
 	zones       []string
 	digest      string      // of the Corefile
 	transfers   bool        // the block has plugin transfer
@@ -114,6 +115,7 @@ func agree(c *caddy.Controller, conf config) error {
 		{"clock", conf.clock.String(), first.clock.String()},
 		{"status", conf.status, first.status},
 		{"node", conf.node, first.node},
+		{"isolated", conf.hold.String(), first.hold.String()},
 	} {
 		if f.now != f.first {
 			return c.Errf("%s is %q here and %q in an earlier block: a process is one node of one mesh", f.what, f.now, f.first)
@@ -158,11 +160,13 @@ func parseProperty(c *caddy.Controller, property string, conf *config) error {
 	switch property {
 	case "clock":
 		return parseClock(c, args, &conf.clock)
+	case "isolated":
+		return parseIsolated(c, args, conf)
 	case "notify":
 		return parseNotify(c, args, conf)
 	case "repository", "root", "status", "node":
 	default:
-		return c.Errf("unknown property %q: there are clock, node, notify, repository, root and status", property)
+		return c.Errf("unknown property %q: there are clock, isolated, node, notify, repository, root and status", property)
 	}
 	if len(args) != 1 {
 		return c.Errf("property %s wants one argument, has %d", property, len(args))
@@ -204,6 +208,22 @@ func parseClock(c *caddy.Controller, args []string, clock *clockConfig) error {
 	default:
 		return c.Errf("clock %q: there are sidecar and assume", args[0])
 	}
+	return nil
+}
+
+// minHold is the shortest time without anybody that a node may take for isolation: a distribution host is restarted in less.
+const minHold = 10 * time.Second
+
+// parseIsolated reads "silent DURATION".
+func parseIsolated(c *caddy.Controller, args []string, conf *config) error {
+	if len(args) != 2 || args[0] != "silent" {
+		return c.Err("isolated wants: silent DURATION")
+	}
+	d, err := time.ParseDuration(args[1])
+	if err != nil || d < minHold {
+		return c.Errf("isolated silent: %q is not a duration of %v or more", args[1], minHold)
+	}
+	conf.hold = d
 	return nil
 }
 

@@ -9,15 +9,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // What a node must not forget lies in two files of its state directory, each replaced durably as a whole.
 const (
-	promiseFile = "promise.json" // mesh.Durable: the floor and the switchover confirmed
+	promiseFile = "promise.json" // mesh.Durable: the floor, and what was promised of a switchover
 	memoryFile  = "memory.json"  // release.Memory: the newest root, versions, and the last verified metadata
 )
 
@@ -66,7 +68,7 @@ func (s *state) read(root string) (remembered, error) {
 		return remembered{}, s.broken(promiseFile, err)
 	}
 	data, err := depot.ReadFile(s.dir, memoryFile, release.MaxMemoryBytes)
-	if errors.Is(err, fs.ErrNotExist) && durable.Equal(mesh.Durable{}) {
+	if errors.Is(err, fs.ErrNotExist) && durable == (mesh.Durable{}) {
 		return s.begin(root)
 	}
 	if err != nil {
@@ -142,26 +144,50 @@ func readRoot(path string) (release.Memory, error) {
 	return mem, nil
 }
 
-// readPromise reads the floor, just as promise writes it.
+// readPromise reads the floor and the promise, just as promise writes them, or as the version before did.
 func (s *state) readPromise() (mesh.Durable, error) {
-	var d mesh.Durable
 	data, err := depot.ReadFile(s.dir, promiseFile, 4096)
 	if err != nil {
-		return d, err
+		return mesh.Durable{}, err
 	}
+	var d mesh.Durable
 	if err := json.Unmarshal(data, &d); err != nil {
 		return d, err
 	}
-	if again, err := encodePromise(d); err != nil || !bytes.Equal(again, data) {
+	again, err := encodePromise(d)
+	if err == nil && !bytes.Equal(again, data) {
+		d, again, err = readOldPromise(data)
+	}
+	if err != nil || !bytes.Equal(again, data) {
 		return d, fmt.Errorf("%q is not what a node writes", data)
 	}
-	if s := d.Scheduled; s != nil && (s.At == 0 || s.Number <= d.Floor) {
-		return d, fmt.Errorf("a switchover to release %d at %v above floor %d makes no sense", s.Number, s.At, d.Floor)
+	if p := d.Promise; p.Number != 0 && (p.At == 0 || !slices.Contains(states, p.State)) || p.Number == 0 && p != (status.Promise{}) {
+		return d, fmt.Errorf("a switchover to release %d at %v that is %q makes no sense", p.Number, p.At, p.State)
 	}
 	return d, nil
 }
 
-// encodePromise gives one line: {"floor":7,"scheduled":{"number":8,"at_ns":1795341600000000000}}
+var states = []status.PromiseState{status.Proposed, status.Committed, status.Declined, status.Void}
+
+// readOldPromise reads what the version before wrote, {"floor":7,"scheduled":{"number":8,"at_ns":1795341600000000000}}, and gives
+// that again. A switchover that it held is one that it would have made.
+func readOldPromise(data []byte) (d mesh.Durable, again []byte, err error) {
+	var old struct {
+		Floor     uint64      `json:"floor"`
+		Scheduled *status.Ref `json:"scheduled,omitempty"`
+	}
+	if err := json.Unmarshal(data, &old); err != nil {
+		return d, nil, err
+	}
+	d.Floor = old.Floor
+	if s := old.Scheduled; s != nil {
+		d.Promise = status.Promise{Number: s.Number, At: s.At, State: status.Committed}
+	}
+	line, err := json.Marshal(old)
+	return d, append(line, '\n'), err
+}
+
+// encodePromise gives one line: {"floor":7,"promise":{"number":8,"at_ns":1795341600000000000,"state":"proposed"},"root":1,"under":9}
 func encodePromise(d mesh.Durable) ([]byte, error) {
 	line, err := json.Marshal(d)
 	return append(line, '\n'), err
