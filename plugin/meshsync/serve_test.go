@@ -287,9 +287,9 @@ func TestStatusDocument(t *testing.T) {
 	const want = `{"version":1,"node":"tyo","mesh":"jp","software":"unknown","config_digest":"","at_ns":0,` +
 		`"serving":1,"zones":[{"origin":"example.org.","serial":1}],` +
 		`"switched":{"number":1,"at_ns":0,"done_ns":0,"lateness_ns":0},"staged":2,` +
-		`"compiled":{"number":2,"began_ns":0,"done_ns":0},"scheduled":{"number":2,"at_ns":0},"floor":1,"lease_expires_ns":0,"clock":{"known":true,"bound_ns":0,"source":"assumed","assumed":true},` +
+		`"compiled":{"number":2,"began_ns":0,"done_ns":0},"promise":{"number":2,"at_ns":0,"state":"committed"},"floor":1,"lease_expires_ns":0,"clock":{"known":true,"bound_ns":0,"source":"assumed","assumed":true},` +
 		`"depot":{"lease":4,"last_fault":{"file":"metadata/timestamp.json","rule":"torn","detail":"","at_ns":0},` +
-		`"faults":{"torn":1}},"confirms":{"staged":2,"scheduled":{"number":2,"at_ns":0}}}`
+		`"faults":{"torn":1}},"format":2,"confirms":{"staged":2,"scheduled":{"number":2,"at_ns":0}}}`
 	if string(data) != want {
 		t.Errorf("got  %s\nwant %s", data, want)
 	}

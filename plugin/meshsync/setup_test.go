@@ -56,7 +56,7 @@ func TestCorefile(t *testing.T) {
 		{"no block", ". {\n meshsync MESH\n}", "Corefile:2 .*root is missing"},
 		{"no root", ". {\n meshsync MESH {\n clock assume 1ms\n}\n}", "Corefile:4 .*root is missing"},
 		{"no clock", ". {\n meshsync MESH {\n root MESH/root.json\n}\n}", "Corefile:4 .*clock is missing"},
-		{"unknown property", ". {\n meshsync MESH {\n " + good + " floor 7\n}\n}", "Corefile:5 .*unknown property \"floor\".*clock, node, notify, repository"},
+		{"unknown property", ". {\n meshsync MESH {\n " + good + " floor 7\n}\n}", "Corefile:5 .*unknown property \"floor\".*clock, isolated, node, notify, repository"},
 		{"property twice", ". {\n meshsync MESH {\n " + good + " clock assume 2ms\n}\n}", "Corefile:5 .*\"clock\" is given twice"},
 		{"property without argument", ". {\n meshsync MESH {\n " + good + " node\n}\n}", "Corefile:5 .*node wants one argument, has 0"},
 		{"property with two arguments", ". {\n meshsync MESH {\n " + good + " node a b\n}\n}", "Corefile:5 .*node wants one argument, has 2"},

@@ -161,8 +161,10 @@ func (s *state) readPromise() (mesh.Durable, error) {
 	if err != nil || !bytes.Equal(again, data) {
 		return d, fmt.Errorf("%q is not what a node writes", data)
 	}
-	if p := d.Promise; p.Number != 0 && (p.At == 0 || !slices.Contains(states, p.State)) || p.Number == 0 && p != (status.Promise{}) {
-		return d, fmt.Errorf("a switchover to release %d at %v that is %q makes no sense", p.Number, p.At, p.State)
+	p := d.Promise
+	whole := p.Number != 0 && p.At != 0 && slices.Contains(states, p.State) && (p.State == status.Committed || p.Number > d.Floor)
+	if !whole && p != (status.Promise{}) {
+		return d, fmt.Errorf("a switchover to release %d at %v that is %q, with floor %d, makes no sense", p.Number, p.At, p.State, d.Floor)
 	}
 	return d, nil
 }
@@ -181,6 +183,9 @@ func readOldPromise(data []byte) (d mesh.Durable, again []byte, err error) {
 	}
 	d.Floor = old.Floor
 	if s := old.Scheduled; s != nil {
+		if s.Number <= old.Floor {
+			return d, nil, fmt.Errorf("a switchover to release %d, with floor %d, makes no sense", s.Number, old.Floor)
+		}
 		d.Promise = status.Promise{Number: s.Number, At: s.At, State: status.Committed}
 	}
 	line, err := json.Marshal(old)

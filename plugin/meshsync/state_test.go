@@ -30,6 +30,17 @@ func served(t *testing.T) (config, *host) {
 	return n.config, h
 }
 
+// A node that is upgraded goes on from what the version before has promised.
+func TestPromiseOfTheVersionBefore(t *testing.T) {
+	config, h := served(t)
+	at := h.manifest.Next.Switchover.UnixNano()
+	must(t, os.WriteFile(filepath.Join(config.dir, "state", promiseFile), fmt.Appendf(nil, "{\"floor\":1,\"scheduled\":{\"number\":2,\"at_ns\":%d}}\n", at), 0o640))
+	n := startNode(t, config)
+	n.becomes(1)
+	want := status.Promise{Number: 2, At: instant.Wall(at), State: status.Committed}
+	n.waits("what was promised", func(s *status.Node) bool { return s.Promise == want })
+}
+
 // Who does not know what it answered from must not guess (SYNC-G): every damage to the state is an error at start that
 // names the file, and one that a reader can act on.
 func TestDamagedStateIsAnErrorAtStart(t *testing.T) {
@@ -56,6 +67,8 @@ func TestDamagedStateIsAnErrorAtStart(t *testing.T) {
 		{"another key", promiseFile, put("{\"floor\":1,\"ceiling\":2}\n")},
 		{"negative", promiseFile, put("{\"floor\":-1}\n")},
 		{"a switchover below the floor", promiseFile, put("{\"floor\":3,\"scheduled\":{\"number\":2,\"at_ns\":5}}\n")},
+		{"a proposal below the floor", promiseFile, put("{\"floor\":3,\"promise\":{\"number\":2,\"at_ns\":5,\"state\":\"proposed\"}}\n")},
+		{"a promise in no state", promiseFile, put("{\"floor\":1,\"promise\":{\"number\":2,\"at_ns\":5,\"state\":\"hoped\"}}\n")},
 		{"a switchover without an instant", promiseFile, put("{\"floor\":1,\"scheduled\":{\"number\":2}}\n")},
 		{"oversize", promiseFile, put(strings.Repeat(" ", 5000))},
 		{"gone", promiseFile, os.Remove},
@@ -271,7 +284,9 @@ func TestFloorSurvivesKilling(t *testing.T) {
 		child, said := startChild(t, top)
 		time.Sleep(time.Duration(random.IntN(80)) * time.Millisecond)
 		if n := h.manifest.Next; n != nil && time.Now().After(n.Switchover) {
-			h.manifest.Current = n
+			made := n.Withdrawn()
+			made.Switchover = n.Switchover
+			h.manifest.Current = &made
 		}
 		next++
 		h.stage(next, h.zones(next))
@@ -324,7 +339,7 @@ func promises(t *testing.T, dir string, confirmed status.Ref) {
 	t.Helper()
 	d, err := (&state{dir: dir}).readPromise()
 	must(t, err)
-	if d.Floor < confirmed.Number && (d.Scheduled == nil || *d.Scheduled != confirmed) {
-		t.Fatalf("%+v was confirmed, on disk is floor %d, switchover %+v", confirmed, d.Floor, d.Scheduled)
+	if d.Floor < confirmed.Number && d.Promise.Ref() != confirmed {
+		t.Fatalf("%+v was confirmed, on disk is floor %d, switchover %+v", confirmed, d.Floor, d.Promise)
 	}
 }

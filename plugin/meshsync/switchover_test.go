@@ -236,21 +236,81 @@ func TestPostponedAndCancelled(t *testing.T) {
 	h.current(1, h.zones(1))
 	n := startNode(t, newConfig(dir, h))
 	n.becomes(1)
-	first := n.confirmed(h)
-	second := h.schedule(time.Hour)
+	h.stage(2, h.zones(2))
+	first := status.Ref{Number: 2, At: instant.WallOf(h.propose(2 * time.Second))}
+	n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil && *s.Confirms.Scheduled == first })
+	second := h.propose(time.Hour)
 	n.waits("confirmation of the later instant", func(s *status.Node) bool {
 		return s.Confirms.Scheduled != nil && s.Confirms.Scheduled.At == instant.WallOf(second)
 	})
 	n.keeps(first.Number-1, time.Until(first.At.Time())+100*time.Millisecond)
 	h.cancel()
 	n.waits("nothing scheduled", func(s *status.Node) bool {
-		return s.Confirms == status.Confirms{Staged: first.Number - 1} && s.Scheduled == nil
+		return s.Confirms == status.Confirms{Staged: first.Number - 1} && s.Promise.Number == 0
 	})
 	n.keeps(first.Number-1, 50*time.Millisecond)
 	h.stage(first.Number+1, h.zones(first.Number+1)) // a number that was published is never used again
 	third := h.schedule(500 * time.Millisecond)
 	time.Sleep(time.Until(third))
 	n.becomes(first.Number + 1)
+}
+
+// A node that does not know at T whether the switchover is made is silent until it does, and does not go back (SYNC-F, SYNC-H).
+func TestProposedAndUndecided(t *testing.T) {
+	for name, c := range map[string]struct {
+		then func(h *host)
+		want uint64
+	}{
+		"committed": {func(h *host) { next := *h.manifest.Next; next.Committed = true; h.manifest.Next = &next; h.publish() }, 2},
+		"withdrawn": {func(h *host) { next := h.manifest.Next.Withdrawn(); h.manifest.Next = &next; h.publish() }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, h := nodeDir(t)
+			h.current(1, h.zones(1))
+			h.manifest.Members = []release.Member{{Name: "osa", Admin: "https://192.0.2.1:8443"}, {Name: "tyo", Admin: "https://192.0.2.2:8443"}}
+			h.publish()
+			n := startNode(t, newConfig(dir, h))
+			n.becomes(1)
+			h.stage(2, h.zones(2))
+			h.propose(time.Second)
+			n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })
+			n.silentFor(mesh.Undecided)
+			if s := n.status(); !s.Asks || s.Promise.State != status.Proposed {
+				t.Errorf("asks %v, promise %+v", s.Asks, s.Promise)
+			}
+			n = n.restart()
+			n.silentFor(mesh.Undecided)
+			c.then(h)
+			n.becomes(c.want)
+		})
+	}
+}
+
+// A commit that is taken back is what a state that was restored from a copy would say: it is refused, and the switchover made.
+func TestACommitIsNotTakenBack(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	at := h.schedule(2 * time.Second)
+	n.waits("the commit on disk", func(s *status.Node) bool { return s.Promise.State == status.Committed })
+	h.cancel()
+	n.faulty(mesh.TakenBack)
+	time.Sleep(time.Until(at))
+	n.becomes(2)
+}
+
+// A mesh that names members is answered from by its members only: one that was removed falls silent when it hears of it.
+func TestRemovedMemberFallsSilent(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.manifest.Members = []release.Member{{Name: "tyo", Admin: "https://192.0.2.2:8443"}}
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.manifest.Members = []release.Member{{Name: "osa", Admin: "https://192.0.2.1:8443"}}
+	h.publish()
+	n.silentFor(mesh.Struck)
 }
 
 // The end of a lease is judged at c + e, and the query path keeps to it.
@@ -402,7 +462,7 @@ func TestClockTooWide(t *testing.T) {
 	h.stage(2, h.zones(2))
 	n.staged(2)
 	at := h.schedule(1500 * time.Millisecond)
-	n.waits("the switchover held", func(s *status.Node) bool { return s.Scheduled != nil && s.Scheduled.Number == 2 })
+	n.waits("the switchover held", func(s *status.Node) bool { return s.Promise.Number == 2 })
 	if c := n.status().Confirms; c.Scheduled != nil {
 		t.Errorf("confirms %+v", c.Scheduled)
 	}

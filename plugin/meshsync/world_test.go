@@ -117,12 +117,23 @@ func (h *host) stage(number uint64, zones []release.Zone) {
 	h.publish()
 }
 
-// schedule sets the switchover to the next release, as far ahead as said, or anew.
+// schedule commits a switchover to the next release, as far ahead as said.
 func (h *host) schedule(ahead time.Duration) time.Time {
+	h.t.Helper()
+	return h.setSwitchover(ahead, true)
+}
+
+// propose proposes one, or another than was proposed before.
+func (h *host) propose(ahead time.Duration) time.Time {
+	h.t.Helper()
+	return h.setSwitchover(ahead, false)
+}
+
+func (h *host) setSwitchover(ahead time.Duration, committed bool) time.Time {
 	h.t.Helper()
 	at := time.Now().Add(ahead).UTC().Truncate(time.Microsecond)
 	next := *h.manifest.Next
-	next.Switchover = at
+	next.Switchover, next.Decide, next.Committed = at, at.Add(-time.Microsecond), committed
 	h.manifest.Next = &next
 	h.publish()
 	return at
