@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -74,6 +75,7 @@ func run(ctx context.Context, c *config.Config, stopping func()) error {
 	}
 	if s.mirror != nil {
 		loops.Go(func() { s.mirror.Run(background) })
+		loops.Go(func() { s.mirror.AskMembers(background, s.asks) })
 	}
 	if c.BGP != nil {
 		if err := s.startBGP(); err != nil {
@@ -130,7 +132,7 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		s.identity = node
 	}
 	if c.Mirror != nil {
-		s.mirror = mirror.New(mirror.Config{URLs: c.Mirror.URLs, CA: c.Mirror.CA, Depot: c.Mirror.Depot, Root: c.Mirror.Root,
+		s.mirror = mirror.New(mirror.Config{Node: c.Node, URLs: c.Mirror.URLs, CA: c.Mirror.CA, Depot: c.Mirror.Depot, Root: c.Mirror.Root,
 			Interval: c.Mirror.Interval, Bandwidth: c.Mirror.Bandwidth, Disk: c.Mirror.Disk, Identity: s.identity}, log)
 	}
 	return s, nil
@@ -176,7 +178,7 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 	if s.mirror != nil {
 		refuses = s.mirror.Refuses
 	}
-	return admin.Sidecar{
+	plane := admin.Sidecar{
 		Refuses:       refuses,
 		Status:        func(context.Context) (any, error) { return s.status(), nil },
 		Confirmations: func(ctx context.Context) (any, error) { return s.confirmation(ctx) },
@@ -185,6 +187,21 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 		Undrain:       s.undrain,
 		Drained:       func(context.Context) (status.Drained, error) { return s.drained(), nil },
 	}
+	if s.mirror != nil && s.cfg.Meshsync != "" {
+		plane.Promise, plane.Repository, plane.Member = s.promise, http.HandlerFunc(s.serveMetadata), s.mirror.IsMember
+	}
+	return plane
+}
+
+// serveMetadata serves the verified metadata of the depot to other members.
+func (s *sidecar) serveMetadata(w http.ResponseWriter, r *http.Request) {
+	dir, err := depot.Open(s.cfg.Mirror.Depot)
+	if err != nil {
+		http.Error(w, "there is no depot yet", http.StatusNotFound)
+		return
+	}
+	defer dir.Close()
+	dir.Metadata().ServeHTTP(w, r)
 }
 
 func (s *sidecar) startBGP() error {

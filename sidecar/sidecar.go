@@ -316,6 +316,9 @@ func (s *sidecar) status() status.Sidecar {
 	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
 	doc.Clock = s.clock.Status()
 	doc.Clock.Silence = silence
+	if s.mirror != nil {
+		doc.Clock.Members, doc.Clock.Reached = s.mirror.Held()
+	}
 	if speaker != nil {
 		doc.Sessions = speaker.Sessions()
 	}
@@ -349,9 +352,10 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains && state == gate.Serving && told, s.decision.Why
 	if s.mirror != nil {
 		m := s.mirror.Status()
-		c.MirrorError, c.Mirrored, c.Transferring = m.LastError, m.Mirrored, m.Transferring
+		c.MirrorError, c.Mirrored, c.Transferring, c.Hears = m.LastError, m.Mirrored, m.Transferring, s.mirror.Hears()
 		c.Warnings = append(slices.Clip(c.Warnings), repositoryWarnings(m)...)
 	}
+	c.Drained = s.drainOf != nil && !s.decision.Announce
 	return c, nil
 }
 
@@ -367,6 +371,22 @@ func repositoryWarnings(m status.Mirroring) (all []status.Reason) {
 		}
 	}
 	return all
+}
+
+// promise is what the node holds of a switchover, asked of meshsync anew.
+func (s *sidecar) promise(ctx context.Context) (status.Held, error) {
+	node, state, why := s.readMeshsync(ctx)
+	if state == gate.Unreachable {
+		return status.Held{}, fmt.Errorf("meshsync does not answer: %s", why[0].Detail)
+	}
+	return status.Held{Version: status.Version, Node: node.Node, Lease: node.Depot.Lease, Promise: node.Promise}, nil
+}
+
+// asks reports whether meshsync wants to know what other members hold, as it last said.
+func (s *sidecar) asks() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node != nil && s.node.Asks
 }
 
 // told reports whether anybody has been told of the route. One that is decided on and known to no router keeps nobody's

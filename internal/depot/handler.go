@@ -33,6 +33,19 @@ func Handler(repo Store) http.Handler {
 	})
 }
 
+// Metadata serves what of a depot is of use to another node: metadata and manifests, but no zones, of which those that were made
+// of a delta lie under names of their own.
+func (d *Dir) Metadata() http.Handler {
+	all := Handler(d)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(strings.TrimPrefix(r.URL.Path, "/"), blobDir) {
+			http.NotFound(w, r)
+			return
+		}
+		all.ServeHTTP(w, r)
+	})
+}
+
 // Handler serves the directory.
 func (d *Dir) Handler() http.Handler { return Handler(d) }
 

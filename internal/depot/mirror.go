@@ -29,6 +29,8 @@ type Source struct {
 	Pace   *Pace         // of downloads of zones; nil: unbounded
 	Budget time.Duration // for downloads of zones, before the rest goes in without them; 0: unbounded
 	Room   int64         // bytes that the zones' files may take in all; 0: unbounded
+
+	Metadata bool // zones are left out: who serves it has no files for others
 }
 
 // ErrUnfinished says that the budget of time ended before all zones had come, and that something came. The next one
@@ -106,7 +108,10 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 	if from.Budget > 0 {
 		get.until = time.Now().Add(from.Budget)
 	}
-	fetched, missing := get.missing(ctx, false)
+	fetched, missing := false, error(nil)
+	if !from.Metadata {
+		fetched, missing = get.missing(ctx, false)
+	}
 	installed, err := d.install(f.remote.files())
 	if err != nil {
 		return view, mem, fetched, errors.Join(missing, err)

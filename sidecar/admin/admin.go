@@ -2,11 +2,11 @@
 // mutual TLS 1.3, to whoever holds a certificate of the mesh's CA with a role that may. Metrics are also served in plain
 // HTTP on loopback, and orders taken on a unix socket of the owner's, where that is asked for.
 //
-//	role               /v1/status, /v1/confirmations, /metrics   GET /v1/drain   PUT, DELETE /v1/drain
-//	observer           yes                                       yes
-//	operator           yes                                       yes             yes
-//	distribution-host  yes                                       yes
-//	node               its own                                   its own
+//	role               /v1/status, /v1/confirmations, /metrics   GET /v1/drain   PUT, DELETE /v1/drain   /v1/promise, /v1/repository
+//	observer           yes                                       yes                                     yes
+//	operator           yes                                       yes             yes                     yes
+//	distribution-host  yes                                       yes                                     yes
+//	node               its own                                   its own                                 a member's
 //
 // It refuses a wildcard, which would answer on the shared address too (HOST-2, DELIV-1). main calls it.
 package admin
@@ -45,6 +45,12 @@ type Sidecar struct {
 	Confirmations func(context.Context) (any, error)
 	Metrics       http.Handler
 
+	// Promise and Repository are for other members that cannot learn from a distribution host whether a switchover is made: what
+	// this node holds of it, and the signed metadata that it has. nil: there are none. Member says whether a certificate is one's.
+	Promise    func(context.Context) (status.Held, error)
+	Repository http.Handler
+	Member     func(name string, key release.Digest) bool
+
 	// Refuses says why an operator's or observer's certificate is good for nothing here; "" if it is. nil refuses nobody.
 	Refuses func(name string, key release.Digest) string
 
@@ -69,11 +75,15 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessLi
 	if err != nil {
 		return nil, err
 	}
-	g := &guard{node: node, refuses: s.Refuses, log: &identity.Quiet{Log: log}}
+	g := &guard{node: node, refuses: s.Refuses, member: s.Member, log: &identity.Quiet{Log: log}}
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/status", g.readers(document(s.Status)))
 	mux.Handle("GET /v1/confirmations", g.readers(document(s.Confirmations)))
 	mux.Handle("GET /metrics", g.readers(s.Metrics))
+	if s.Promise != nil {
+		mux.Handle("GET /v1/promise", g.members(document(s.Promise)))
+		mux.Handle("GET /v1/repository/", g.members(http.StripPrefix("/v1/repository", s.Repository)))
+	}
 	mux.Handle("GET /v1/drain", g.readers(document(s.Drained)))
 	mux.Handle("PUT /v1/drain", g.operators(drain(s)))
 	mux.Handle("DELETE /v1/drain", g.operators(undrain(s)))
@@ -141,15 +151,24 @@ func (s *Server) Close() error { return s.http.Close() }
 type guard struct {
 	node    *identity.Identity
 	refuses func(string, release.Digest) string
+	member  func(string, release.Digest) bool
 	log     *identity.Quiet
 }
 
-// readers are the roles that may look at everything. Nodes have nothing to ask of each other.
+// readers are the roles that may look at everything. Nodes may ask each other what a switchover hangs on, and nothing else.
 var readers = []string{identity.Observer, identity.Operator, identity.Host}
 
 func (g *guard) readers(next http.Handler) http.Handler {
 	return g.only(next, "reads nothing here", func(c *x509.Certificate) bool {
 		return slices.Contains(readers, identity.RoleOf(c)) || g.self(c)
+	})
+}
+
+// members are the readers, and the mesh's other nodes.
+func (g *guard) members(next http.Handler) http.Handler {
+	return g.only(next, "is none of a member", func(c *x509.Certificate) bool {
+		role := identity.RoleOf(c)
+		return slices.Contains(readers, role) || role == identity.Node && g.member(c.Subject.CommonName, identity.PinOf(c))
 	})
 }
 

@@ -32,6 +32,7 @@ const memoryFile = "mirror-memory.json"
 
 // Config is fixed for the life of a Mirror.
 type Config struct {
+	Node     string            // this node's name as a member
 	URLs     []string          // all are looked at; of what is equally new, the first is taken
 	CA       map[string]string // by URL: "system" or a PEM file, where the mesh's CA does not speak for the server
 	Depot    string            // directory, made when missing
@@ -64,6 +65,8 @@ type Mirror struct {
 	mu    sync.Mutex
 	state status.Mirroring
 
+	members members
+
 	coming    coming
 	moving    moving
 	listed    bool // operators are those of a manifest that was verified, or of a node that never verified one
@@ -82,6 +85,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	m := &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}),
 		hosts: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
 	m.ended = make(chan struct{})
+	m.members.wake = make(chan struct{}, 1)
 	for _, url := range cfg.URLs {
 		m.repositories = append(m.repositories, &repository{url: url})
 	}
@@ -136,6 +140,8 @@ func (m *Mirror) rest(ctx context.Context, wait time.Duration) {
 			return
 		case <-due:
 			return
+		case <-m.members.wake:
+			return
 		case <-ended:
 		}
 	}
@@ -163,7 +169,18 @@ func (m *Mirror) round(ctx context.Context) error {
 	if err != nil {
 		return m.failed(ctx, err)
 	}
+	began, before := time.Now(), m.Status().ZoneBytes
 	m.look(ctx, memory)
+	err = m.followAny(ctx, dir)
+	m.rounded(time.Since(began), err == nil || errors.Is(err, depot.ErrUnfinished), m.Status().ZoneBytes != before)
+	if fault := m.followMembers(ctx, dir); fault != nil {
+		m.log.Warn("newer metadata of a member was of no use", "error", fault)
+	}
+	return err
+}
+
+// followAny brings the depot up to the newest repository that is good.
+func (m *Mirror) followAny(ctx context.Context, dir *depot.Dir) error {
 	defer m.judge()
 	var faults []error
 	for _, r := range m.order() {
@@ -209,14 +226,20 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 		m.still()
 	}
 	m.track(coming{view.Manifest.Newest(), began, before, err == nil})
-	err = errors.Join(err, m.remember(memory))
+	return changed, errors.Join(err, m.keep(view, memory))
+}
+
+// keep makes durable what was learnt, and takes it in.
+func (m *Mirror) keep(view release.View, memory release.Memory) error {
+	err := m.remember(memory)
 	if view.Manifest.Format != 0 && view.Versions.Timestamp > m.taken {
 		m.taken = view.Versions.Timestamp
 	}
 	if view.Manifest.Format != 0 { // verified, whatever else went wrong; and durable, or the next process knows less
 		m.learn(view.Manifest.Operators)
+		m.learnt(view)
 	}
-	return changed, err
+	return err
 }
 
 // transfer is how many bytes of a release's zones were here when one began, and as it went on.
@@ -295,6 +318,7 @@ func (m *Mirror) recall() {
 		return
 	}
 	m.learn(view.Manifest.Operators)
+	m.learnt(view)
 }
 
 func (m *Mirror) learn(operators []release.Operator) {

@@ -1,0 +1,249 @@
+package mirror
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
+)
+
+// Where a member finds, on another's administrative plane, what that one holds of a switchover, and its verified metadata.
+const (
+	PromisePath    = "/v1/promise"
+	RepositoryPath = "/v1/repository/"
+)
+
+const (
+	membersEvery   = 250 * time.Millisecond // between two rounds of questions to other members, while there is need
+	membersTimeout = time.Second            // for one of them to say what it holds
+	membersAtOnce  = 32                     // asked at a time
+)
+
+// members is what is known of the other members.
+type members struct {
+	mu       sync.Mutex
+	verified release.Manifest       // the newest
+	lease    int64                  // the version of its lease
+	held     map[string]status.Held // what the others said last, while there is need to ask
+	behind   []string               // members with a newer lease than this node's, to mirror from
+	reached  instant.Mono           // when a repository or a member was last reached
+	missed   time.Time              // since when no repository is reached; zero: one is
+	rounds   []time.Duration        // how long the last rounds took in which nothing but metadata came
+	wake     chan struct{}          // that there is a member to mirror from
+}
+
+// AskMembers asks the other members what they hold of the switchover, and mirrors newer metadata from them, until ctx ends:
+// while asks reports that this node wants to know, while a switchover that is not committed is close, and while no
+// repository is reached.
+func (m *Mirror) AskMembers(ctx context.Context, asks func() bool) {
+	client := newClient(&http.Transport{DialTLSContext: m.cfg.Identity.DialTLS, MaxIdleConnsPerHost: 1})
+	defer client.CloseIdleConnections()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(membersEvery):
+		}
+		if others := m.toAsk(time.Now(), asks()); len(others) > 0 {
+			m.askRound(ctx, client, others)
+		}
+	}
+}
+
+// toAsk are the members to ask now; none while there is no need to.
+func (m *Mirror) toAsk(now time.Time, asks bool) (others []release.Member) {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	next := m.members.verified.Next
+	undecided := next != nil && !next.Switchover.IsZero() && !next.Committed && !now.Before(next.Decide)
+	lost := !m.members.missed.IsZero() && now.Sub(m.members.missed) >= 2*m.cfg.Interval
+	if !asks && !(undecided && m.members.verified.Format != release.OldFormat) && !lost {
+		m.members.held = nil
+		return nil
+	}
+	for _, member := range m.members.verified.Members {
+		if member.Name != m.cfg.Node {
+			others = append(others, member)
+		}
+	}
+	return others
+}
+
+// askRound asks all of them at once, and takes in what they say.
+func (m *Mirror) askRound(ctx context.Context, client *http.Client, others []release.Member) {
+	var open sync.WaitGroup
+	slots := make(chan struct{}, membersAtOnce)
+	for _, member := range others {
+		slots <- struct{}{}
+		open.Go(func() {
+			defer func() { <-slots }()
+			if held, err := askMember(ctx, client, member); err == nil {
+				m.heard(member.Name, held)
+			}
+		})
+	}
+	open.Wait()
+}
+
+// heard takes in what a member said.
+func (m *Mirror) heard(name string, held status.Held) {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	if m.members.held == nil {
+		m.members.held = map[string]status.Held{}
+	}
+	m.members.held[name] = held
+	m.members.reached = sysclock.Now().Mono
+	if held.Lease > m.members.lease && !slices.Contains(m.members.behind, name) {
+		m.members.behind = append(m.members.behind, name)
+		select {
+		case m.members.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func askMember(ctx context.Context, client *http.Client, member release.Member) (held status.Held, err error) {
+	ctx, cancel := context.WithTimeout(ctx, membersTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, member.Admin+PromisePath, nil)
+	if err != nil {
+		return held, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return held, err
+	}
+	defer response.Body.Close()
+	certificate := response.TLS.PeerCertificates[0]
+	if !isMember(member, certificate.Subject.CommonName, identity.PinOf(certificate)) {
+		return held, fmt.Errorf("%s has the certificate of %q", member.Admin, certificate.Subject.CommonName)
+	}
+	if response.StatusCode != http.StatusOK {
+		return held, fmt.Errorf("%s said %s", member.Admin, response.Status)
+	}
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxHeld))
+	if err != nil {
+		return held, err
+	}
+	if err := status.Decode(data, &held); err != nil {
+		return held, err
+	}
+	if held.Node != member.Name {
+		return held, fmt.Errorf("%s calls itself %q", member.Admin, held.Node)
+	}
+	return held, nil
+}
+
+const maxHeld = 4096 // octets
+
+func isMember(m release.Member, name string, key release.Digest) bool {
+	return m.Name == name && m.Has(key)
+}
+
+// IsMember reports whether a certificate of that name and key is a member's, by the newest manifest.
+func (m *Mirror) IsMember(name string, key release.Digest) bool {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	return slices.ContainsFunc(m.members.verified.Members, func(member release.Member) bool { return isMember(member, name, key) })
+}
+
+// Held is what other members said that they hold of the switchover, and when somebody was last reached: for meshsync.
+func (m *Mirror) Held() (all []status.Held, reached instant.Mono) {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	for _, held := range m.members.held {
+		all = append(all, held)
+	}
+	slices.SortFunc(all, func(a, b status.Held) int { return cmp.Compare(a.Node, b.Node) })
+	return all, m.members.reached
+}
+
+// ahead are the members that were found to have newer metadata, each once.
+func (m *Mirror) ahead() (all []release.Member) {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	for _, member := range m.members.verified.Members {
+		if slices.Contains(m.members.behind, member.Name) {
+			all = append(all, member)
+		}
+	}
+	m.members.behind = nil
+	return all
+}
+
+// followMembers takes newer metadata from members that have it. It is signed, so they need not be trusted for it (DELIV-3).
+func (m *Mirror) followMembers(ctx context.Context, dir *depot.Dir) error {
+	var faults []error
+	for _, member := range m.ahead() {
+		changed, err := m.followMember(ctx, dir, member)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("member %s: %w", member.Name, err))
+			continue
+		}
+		if changed {
+			m.log.Info("newer metadata came from a member", "member", member.Name)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (m *Mirror) followMember(ctx context.Context, dir *depot.Dir, member release.Member) (bool, error) {
+	memory, err := m.remembered()
+	if err != nil {
+		return false, err
+	}
+	from := depot.Source{Client: m.client, URL: member.Admin + strings.TrimSuffix(RepositoryPath, "/"), Metadata: true}
+	view, memory, changed, err := depot.Mirror(ctx, from, dir, memory)
+	return changed, errors.Join(err, m.keep(view, memory))
+}
+
+// learnt keeps who is a member, and how the newest switchover stands.
+func (m *Mirror) learnt(v release.View) {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	m.members.verified, m.members.lease = v.Manifest, v.Versions.Timestamp
+}
+
+// keptRounds is how many rounds Hears looks back upon.
+const keptRounds = 16
+
+// rounded takes in how a round over the repositories went: how long it took, if nothing but metadata came.
+func (m *Mirror) rounded(took time.Duration, good, zones bool) {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	if !good {
+		if m.members.missed.IsZero() {
+			m.members.missed = time.Now()
+		}
+		return
+	}
+	m.members.missed, m.members.reached = time.Time{}, sysclock.Now().Mono
+	if !zones {
+		m.members.rounds = append(m.members.rounds[max(0, len(m.members.rounds)+1-keptRounds):], took)
+	}
+}
+
+// Hears is the longest that this node may take to hear of what is published, by its last rounds.
+func (m *Mirror) Hears() time.Duration {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	longest := time.Duration(0)
+	for _, took := range m.members.rounds {
+		longest = max(longest, took)
+	}
+	return m.cfg.Interval + m.cfg.Interval/10 + longest
+}
