@@ -107,7 +107,7 @@ const maxLateness = 500 * time.Millisecond
 // showSwitches waits until nodes answer from a release, shows how late each switched by its own clock, and returns the
 // instant that was set.
 func (s *story) showSwitches(ctx context.Context, release uint64, nodes ...*node) (at time.Time, err error) {
-	if err := s.eachServes(ctx, lead+5*time.Second, release, nodes...); err != nil {
+	if err := s.eachServes(ctx, switchWithin, release, nodes...); err != nil {
 		return at, err
 	}
 	var late []string

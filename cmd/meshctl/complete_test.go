@@ -83,7 +83,6 @@ func TestBashCompletes(t *testing.T) {
 		"meshctl member renew tyo1 t":    {"tyo2"},
 		"meshctl which-node --zone ":     {"example.org"},
 		"meshctl receive --reset exam":   {"example.org"},
-		"meshctl schedule --mode ":       {"confirmed", "lease"},
 		"meshctl keys rotate r":          {"release", "root"},
 		"meshctl member remove nobody-i": nil,
 	} {

@@ -13,9 +13,8 @@ func (c *cli) leaseCommand() *cobra.Command {
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "lease",
 		Short: "Renew the permission to answer; needs the lease key",
-		Long: `Renew the permission to answer. A lease ends no later than the word of the root and the release key. A switchover that
-has passed is put on record first, which needs the release key too.`,
-		Args: cobra.NoArgs,
+		Long:  `Renew the permission to answer. A lease ends no later than the word of the root and the release key.`,
+		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
 			return c.writing(cmd.Context(), func(w *home.Writer) error {
 				until, err := w.Renew(cmd.Context(), length)

@@ -85,6 +85,9 @@ func (c *cli) memberAddCommand() *cobra.Command {
 starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefile.`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			if err := c.settle(cmd.Context()); err != nil {
+				return err
+			}
 			return c.writing(cmd.Context(), func(w *home.Writer) error {
 				n.Name = args[0]
 				dir, err := enrol.AddMember(cmd.Context(), w, n)
@@ -193,9 +196,12 @@ node.key from its bundle; the old key is taken until the next renewal.`,
 func (c *cli) memberRemoveCommand() *cobra.Command {
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "remove NAME",
-		Short: "Strike a node from the mesh: it is served no more, and no switchover waits for it",
+		Short: "Strike a node from the mesh: it is served no zones any more, and falls silent when it hears of that",
 		Args:  cobra.ExactArgs(1),
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			if err := c.settle(cmd.Context()); err != nil {
+				return err
+			}
 			return c.writing(cmd.Context(), func(w *home.Writer) error {
 				if err := enrol.RemoveMember(cmd.Context(), w, args[0]); err != nil {
 					return err
@@ -205,7 +211,8 @@ func (c *cli) memberRemoveCommand() *cobra.Command {
 					LeaseExpires time.Time `json:"lease_expires"` // of the lease that it holds, at the latest
 				}{args[0], w.View().LeaseExpires}
 				return c.print(facts, func() {
-					c.say("%s is no member any more; the lease it holds lasts until %s at the latest", args[0], secondOf(facts.LeaseExpires))
+					c.say("%s is no member any more, and falls silent when it hears of that; the lease it holds lasts until %s at the latest", args[0], secondOf(facts.LeaseExpires))
+					c.say("the next switchover waits until it has said so, or was away for as long as a member may be")
 				})
 			})
 		}),

@@ -58,6 +58,9 @@ If one has an error, nothing is published; or, where the policy says hold-zone, 
 					return err
 				}
 			}
+			if err := c.settle(cmd.Context()); err != nil {
+				return err
+			}
 			return c.writing(cmd.Context(), func(w *home.Writer) error { return c.release(cmd.Context(), w, sources(args), o) })
 		}),
 	})

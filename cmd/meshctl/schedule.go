@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 )
 
@@ -19,15 +23,16 @@ import (
 type scheduleJSON struct {
 	Number     uint64           `json:"number"`
 	Switchover time.Time        `json:"switchover"`
+	Committed  bool             `json:"committed"`
+	Without    []string         `json:"without,omitempty"`
 	Forced     []mesh.Missing   `json:"forced_against,omitempty"`
-	Postponed  []mesh.Missing   `json:"postponed_for,omitempty"`
 	Results    []history.Result `json:"results,omitempty"`
 }
 
 type scheduleFlags struct {
 	in     time.Duration
 	at     string
-	mode   string
+	absent string
 	force  bool
 	cancel bool
 	noWait bool
@@ -38,101 +43,176 @@ func (c *cli) scheduleCommand() *cobra.Command {
 	var f scheduleFlags
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "schedule [--in DURATION | --at INSTANT]",
-		Short: "Set the switchover to the staged release, and see the mesh through it",
-		Long: `Set the switchover to the staged release, and see the mesh through it.
+		Short: "Propose the switchover to the staged release, commit it, and see the mesh through it",
+		Long: `Propose the switchover to the staged release, commit it, and see the mesh through it.
 
-Mode confirmed needs every member's word, first that it has the release ready, then, at half the lead, that it holds the
-instant; if one lacks, the switchover is postponed to when every lease that does not name it has ended. Mode lease sets
-it then at once, and is safe whatever fails.
+A switchover is proposed as soon as every member has the release ready, and committed when every member has promised it. A
+member that has promised does not answer from the release before after the instant. What is not promised in time is
+withdrawn, and proposed again. What is committed is made, and never taken back: it is undone by another release.
 
---force sets it whatever speaks against it: members that do not hold the release or the instant then go on with the old
-release until their lease ends, or are silent from the switchover on, so that clients of different nodes may get
-different answers for that long.
+A member that was not heard from for as long as --absent says is not waited for. It may go on answering from the release
+before until its lease ends, if it lives and clients reach it; with --absent lease the switchover is set after that.
 
-Refused, unless forced: near a leap second that a member's clock expects, and while a member's clock is not certified or
-cannot be right if this host's is.
+--force proposes and commits against what speaks against it: members that have not promised go on with the release before
+until they hear of the switchover or their lease ends, so that clients of different nodes may get different answers for
+that long.
 
---cancel takes a switchover back, as long as members can hear of it in time. Each must say that it holds it no more; if one
-does not, the switchover stands after all, so that all members make it. Ctrl-C takes nothing back.`,
+--cancel withdraws a switchover that is proposed and not committed yet, which it is shortly before its instant. "meshctl serve"
+then proposes none until "meshctl resume", or until this command is given again. Ctrl-C takes nothing back.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := c.scheduleOf(f)
+			policy, order, err := f.read()
 			if err != nil {
 				return err
 			}
-			return c.runs(func(cmd *cobra.Command, _ []string) error { return c.schedule(cmd.Context(), s, f) })(cmd, args)
+			return c.runs(func(cmd *cobra.Command, _ []string) error { return c.schedule(cmd.Context(), policy, order, f) })(cmd, args)
 		},
 	})
 	flags := cmd.Flags()
-	flags.DurationVar(&f.in, "in", mesh.DefaultLead, "lead: from setting the switchover to the switchover")
+	flags.DurationVar(&f.in, "in", 0, "lead: from the proposal to the switchover (default: as short as is safe)")
 	flags.StringVar(&f.at, "at", "", "instant of the switchover, RFC 3339")
-	flags.StringVar(&f.mode, "mode", string(mesh.Confirmed), "confirmed or lease")
-	flags.BoolVar(&f.force, "force", false, "set it whatever speaks against it; it is put on record")
-	flags.BoolVar(&f.noWait, "no-wait", false, "end as soon as the switchover is published, without collecting the members' word for it")
-	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long members may take to have the release ready")
-	flags.BoolVar(&f.cancel, "cancel", false, "take back the switchover that is set")
-	completeFlag(cmd, "mode", cobra.FixedCompletions([]string{string(mesh.Confirmed), string(mesh.Lease)}, cobra.ShellCompDirectiveNoFileComp))
+	flags.StringVar(&f.absent, "absent", mesh.DefaultAbsent.String(), "how long a member may be away before it is not waited for, or lease")
+	flags.BoolVar(&f.force, "force", false, "propose and commit it whatever speaks against it; that is put on record")
+	flags.BoolVar(&f.noWait, "no-wait", false, "end as soon as the switchover is committed")
+	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long members may take to have the release ready, and to promise")
+	flags.BoolVar(&f.cancel, "cancel", false, "withdraw the switchover that is proposed")
 	cmd.MarkFlagsMutuallyExclusive("in", "at")
 	cmd.MarkFlagsMutuallyExclusive("cancel", "at")
 	return cmd
 }
 
-// scheduleOf reads the flags.
-func (c *cli) scheduleOf(f scheduleFlags) (switchover.Schedule, error) {
-	s := switchover.Schedule{Home: c.home(), Mode: mesh.Mode(f.mode), Lead: f.in, Force: f.force, Wait: f.wait}
-	if s.Mode != mesh.Confirmed && s.Mode != mesh.Lease {
-		return s, fmt.Errorf("--mode %q: confirmed or lease", f.mode)
+// read reads the flags.
+func (f scheduleFlags) read() (p mesh.Policy, o mesh.Order, err error) {
+	if p.Absent, err = unattended.ParseAbsent(f.absent); err != nil {
+		return p, o, fmt.Errorf("--absent: %w", err)
 	}
-	if f.in < time.Second {
-		return s, fmt.Errorf("--in %v: at least 1s, in which members must hear of it and confirm", f.in)
+	if f.in < 0 {
+		return p, o, fmt.Errorf("--in %v: a lead is not negative", f.in)
 	}
+	p.Lead, o.Force = f.in, f.force
 	if f.at == "" {
-		return s, nil
+		return p, o, nil
 	}
 	at, err := time.Parse(time.RFC3339, f.at)
 	if err != nil {
-		return s, fmt.Errorf("--at %q: want an instant such as 2026-11-22T10:00:00Z", f.at)
+		return p, o, fmt.Errorf("--at %q: want an instant such as 2026-11-22T10:00:00Z", f.at)
 	}
-	s.At = at.UTC()
-	return s, nil
+	o.At = instant.WallOf(at)
+	return p, o, nil
 }
 
-func (c *cli) schedule(ctx context.Context, s switchover.Schedule, f scheduleFlags) error {
-	if _, err := s.Home.View(ctx); err != nil {
+// driver is a driver for one command.
+func (c *cli) driver(ctx context.Context, p mesh.Policy) (*switchover.Driver, error) {
+	if _, err := c.home().View(ctx); err != nil {
+		return nil, err
+	}
+	own, err := enrol.Identity(c.home(), c.logger())
+	if err != nil {
+		return nil, err
+	}
+	return switchover.NewDriver(c.home(), switchover.Asker(own), p, nil), nil
+}
+
+// settlePatience is how long a command waits for a switchover that has passed to be put on record.
+const settlePatience = 5 * time.Second
+
+// settle puts a switchover on record that has passed, so that what the mesh is can be changed.
+func (c *cli) settle(ctx context.Context) error {
+	view, err := c.home().View(ctx)
+	if err != nil || view.Manifest.Next == nil || view.Manifest.Next.Switchover.IsZero() {
 		return err
 	}
-	own, err := enrol.Identity(s.Home, c.logger())
+	d, err := c.driver(ctx, mesh.Policy{Manual: true})
 	if err != nil {
 		return err
 	}
-	s.Ask = switchover.Asker(own, c.clock)
+	return d.Settle(ctx, settlePatience)
+}
+
+func (c *cli) schedule(ctx context.Context, p mesh.Policy, o mesh.Order, f scheduleFlags) error {
 	if f.cancel {
-		return c.cancel(ctx, s)
+		return c.cancel(ctx)
 	}
-	set, err := s.Set(ctx)
+	d, err := c.driver(ctx, p)
+	if err != nil {
+		return err
+	}
+	if err := c.resumed(ctx); err != nil {
+		return err
+	}
+	d.Order = o
+	seen, err := d.See(ctx, f.wait, f.noWait, c.sayRound)
 	var against *switchover.AgainstError
 	if errors.As(err, &against) {
-		return &hint.Error{Err: err, Hint: "meshctl status says more; meshctl member remove NAME strikes a member that is lost; --force sets it all the same"}
+		return &hint.Error{Err: err, Hint: "meshctl status says more; meshctl member remove NAME strikes a member that is lost; --force goes on all the same"}
 	}
 	if err != nil {
 		return err
 	}
-	facts := scheduleJSON{Number: set.Number, Switchover: set.At, Forced: set.Against}
-	c.progress("release %d: switchover set to %s", set.Number, instantOf(set.At))
-	for _, m := range set.Against {
-		c.progress("forced against: %s", m)
-		c.progress("  so %s", consequence(m.Why.Code))
-	}
-	if f.noWait {
-		return c.print(facts, func() {})
-	}
-	return c.seeThrough(ctx, s, set, facts)
+	return c.saySeen(seen)
 }
 
-// consequence is what may come of a switchover that is forced, in plain words.
+// resumed ends a pause: who gives an order wants it carried out.
+func (c *cli) resumed(ctx context.Context) error {
+	return c.writing(ctx, func(w *home.Writer) error {
+		if w.State().Paused == "" {
+			return nil
+		}
+		return w.Carry(ctx, w.Host().Resume(w.Instant()), time.Time{}, nil, home.Event{Event: "resumed"})
+	})
+}
+
+// sayRound says what was published, as it is.
+func (c *cli) sayRound(r switchover.Round) {
+	if !r.Done {
+		return
+	}
+	next := r.Decision.Publish.Next
+	switch r.Decision.Event {
+	case mesh.EventProposed:
+		c.progress("release %d: switchover proposed for %s", next.Number, instantOf(next.At.Time()))
+		for _, m := range r.Decision.Detail {
+			c.progress("against it: %s", m)
+			c.progress("  so %s", consequence(m.Why.Code))
+		}
+	case mesh.EventCommitted:
+		if len(r.Decision.Detail) == 0 {
+			c.progress("promised by all members that are waited for, and committed")
+			return
+		}
+		for _, m := range r.Decision.Detail {
+			c.progress("not promised by %s", m)
+		}
+		c.progress("committed by force")
+	case mesh.EventWithdrawn:
+		for _, m := range r.Decision.Detail {
+			c.progress("not promised by %s", m)
+		}
+		c.progress("withdrawn; it is proposed again when they can promise")
+	}
+}
+
+func (c *cli) saySeen(seen switchover.Seen) error {
+	failed := 0
+	for _, r := range seen.Results {
+		if !r.Switched {
+			failed++
+		}
+	}
+	facts := scheduleJSON{seen.Number, seen.At, seen.Committed, seen.Without, seen.Forced, seen.Results}
+	if err := c.print(facts, func() { c.sayResults(seen) }); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return &hint.Error{Err: fmt.Errorf("%d of %d members did not switch", failed, len(seen.Results)), Hint: "they recover by themselves once they can; meshctl status shows when"}
+	}
+	return nil
+}
+
+// consequence is what may come of a switchover that goes on without a member, in plain words.
 func consequence(code string) string {
 	switch code {
-	case "unreachable":
+	case mesh.Unreachable:
 		return "if it lives and does not hear of the instant, it goes on answering from the old release until its lease ends"
 	case mesh.ClockUnknown:
 		return "it cannot judge its lease, and is silent until its clock is certified again"
@@ -142,82 +222,71 @@ func consequence(code string) string {
 		return "it switches when its own clock says so: earlier or later than the others by that much"
 	case mesh.LeapSecond:
 		return "clocks that are all right may differ by a second at the instant, and so may answers"
-	case "too-early":
+	case mesh.TooEarly:
 		return "whoever does not hear of the instant in time answers from the old release beyond it, until its lease ends"
 	}
 	return "it is silent from the instant on, until it has the release"
 }
 
-// cancel takes back the switchover that is set.
-func (c *cli) cancel(ctx context.Context, s switchover.Schedule) error {
-	r, err := s.Cancel(ctx)
+// cancel withdraws the switchover that is proposed.
+func (c *cli) cancel(ctx context.Context) error {
+	var number uint64
+	err := c.writing(ctx, func(w *home.Writer) error {
+		number = w.Mesh().Next.Number
+		next, err := w.Host().Cancel(w.Instant(), "a switchover was cancelled")
+		if err != nil {
+			return hint.Refused(err)
+		}
+		return w.Carry(ctx, next, time.Time{}, nil, home.Event{Event: "cancelled", Number: number})
+	})
 	if err != nil {
 		return err
 	}
 	facts := struct {
-		Number    uint64         `json:"number"`
-		Cancelled bool           `json:"cancelled"`
-		Holding   []mesh.Missing `json:"holding,omitempty"`
-	}{r.Switchover.Number, !r.Stands, r.Holding}
-	err = c.print(facts, func() { c.sayCancelled(r) })
-	if r.Stands {
-		return errors.Join(err, &quietError{})
-	}
-	return err
+		Number    uint64 `json:"number"`
+		Cancelled bool   `json:"cancelled"`
+	}{number, true}
+	return c.print(facts, func() {
+		c.say("the switchover to release %d is withdrawn: it was not committed, so no member makes it", number)
+		c.say("no other is proposed until: meshctl resume, or meshctl schedule")
+	})
 }
 
-func (c *cli) sayCancelled(r switchover.Cancelled) {
-	for _, m := range r.Holding {
-		c.say("%s", m)
+func (c *cli) pauseCommand() *cobra.Command {
+	var why string
+	cmd := &cobra.Command{
+		Use:   "pause",
+		Short: "Have meshctl serve make no release and propose no switchover until meshctl resume",
+		Long: `Have "meshctl serve", on all distribution hosts, make no release and propose no switchover until "meshctl resume". Leases are
+renewed as before, and what is committed is made.`,
+		Args: cobra.NoArgs,
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			err := c.writing(cmd.Context(), func(w *home.Writer) error {
+				return w.Carry(cmd.Context(), w.Host().Pause(w.Instant(), why), time.Time{}, nil, home.Event{Event: "paused", Detail: why})
+			})
+			if err == nil {
+				c.say("paused; go on with: meshctl resume")
+			}
+			return err
+		}),
 	}
-	switch {
-	case r.Stands:
-		c.say("so the switchover to release %d at %s stands", r.Switchover.Number, instantOf(r.Switchover.At))
-		c.say("it can be undone by a release with a higher number; --force takes it back all the same: who holds it then switches alone")
-	case len(r.Holding) > 0:
-		c.say("taken back by force: they may answer from release %d from %s on, and the others do not", r.Switchover.Number, instantOf(r.Switchover.At))
-	default:
-		c.say("the switchover to release %d is taken back: no member holds it", r.Switchover.Number)
-	}
+	cmd.Flags().StringVar(&why, "why", "paused by an operator", "for the record")
+	return cmd
 }
 
-// seeThrough collects the word of the members, waits for the switchover and says how it went.
-func (c *cli) seeThrough(ctx context.Context, s switchover.Schedule, set switchover.Switchover, facts scheduleJSON) error {
-	reviewed, err := s.Review(ctx, set)
-	if err != nil {
-		return err
+func (c *cli) resumeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "resume",
+		Short: "Have meshctl serve go on after a pause or a cancelled switchover",
+		Args:  cobra.NoArgs,
+		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			err := c.resumed(cmd.Context())
+			if err == nil {
+				c.say("releases are made and switchovers proposed again")
+			}
+			return err
+		}),
 	}
-	if !reviewed.Stands {
-		facts.Switchover, facts.Postponed = reviewed.Switchover.At, reviewed.Missing
-		return errors.Join(c.print(facts, func() { c.sayPostponed(reviewed) }), &quietError{})
-	}
-	if len(reviewed.Missing) == 0 {
-		c.progress("confirmed by all members")
-	}
-	for _, m := range reviewed.Missing {
-		c.progress("not confirmed by %s", m)
-	}
-	results, err := s.Await(ctx, set)
-	if err != nil {
-		return err
-	}
-	facts.Results = results
-	if err := s.Record(ctx, set, results, nil); err != nil {
-		return err
-	}
-	failed := 0
-	for _, r := range results {
-		if !r.Switched {
-			failed++
-		}
-	}
-	if err := c.print(facts, func() { c.sayResults(set, results) }); err != nil {
-		return err
-	}
-	if failed > 0 {
-		return &hint.Error{Err: fmt.Errorf("%d of %d members did not switch", failed, len(results)), Hint: "they recover by themselves once they can; meshctl status shows when"}
-	}
-	return nil
 }
 
 // progress says how far it is, unless the output is for a program.
@@ -227,21 +296,20 @@ func (c *cli) progress(format string, args ...any) {
 	}
 }
 
-func (c *cli) sayPostponed(r switchover.Reviewed) {
-	c.say("postponed to %s, when no older lease is left: not confirmed by", instantOf(r.Switchover.At))
-	for _, m := range r.Missing {
-		c.say("  %s", m)
+func (c *cli) sayResults(seen switchover.Seen) {
+	if !seen.Settled {
+		c.say("release %d is switched to at %s", seen.Number, instantOf(seen.At))
+		return
 	}
-	c.say("sooner: bring it back, or strike it with meshctl member remove, and run meshctl schedule again")
-}
-
-func (c *cli) sayResults(set switchover.Switchover, results []history.Result) {
-	for _, r := range results {
+	for _, r := range seen.Results {
 		if r.Switched {
-			c.say("%s switched to release %d, %d µs after the instant", r.Member, set.Number, r.Lateness.Microseconds())
+			c.say("%s switched to release %d, %d µs after the instant", r.Member, seen.Number, r.Lateness.Microseconds())
 		} else {
 			c.say("%s did not switch: %s", r.Member, r.Why)
 		}
 	}
-	c.say("release %d is current", set.Number)
+	if len(seen.Without) > 0 {
+		c.say("not waited for: %s", strings.Join(seen.Without, ", "))
+	}
+	c.say("release %d is current", seen.Number)
 }

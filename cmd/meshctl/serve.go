@@ -17,6 +17,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
 
@@ -95,9 +96,11 @@ func (c *cli) serve(ctx context.Context, config *unattended.Config) error {
 		return err
 	}
 	log.Info("serving", "home", c.dir, "url", "https://"+listener.Addr().String(), "receiving", config.Sources != nil)
-	ask := switchover.Asker(own, c.clock)
-	cycle := &unattended.Cycle{Home: c.home(), Ask: ask, Config: config, Log: log}
-	server := &unattended.Server{Home: c.home(), Renew: config.Serve.Renew, Log: log, Cycle: cycle.State, Ask: ask}
+	ask := switchover.Asker(own)
+	driver := switchover.NewDriver(c.home(), ask, mesh.Policy{Renew: config.Serve.Renew, Lead: config.Releases.Lead,
+		Absent: config.Releases.Absent, Manual: config.Sources == nil}, log)
+	cycle := &unattended.Cycle{Home: c.home(), Driver: driver, Config: config, Log: log}
+	server := &unattended.Server{Home: c.home(), Log: log, Cycle: cycle.State, Mesh: driver.State, Ask: ask}
 	work, err := unattended.ServeWork(c.home(), cycle.Work)
 	if err != nil {
 		log.Warn("meshctl status will not show how far this is", "error", err)
@@ -106,6 +109,7 @@ func (c *cli) serve(ctx context.Context, config *unattended.Config) error {
 	}
 	together, ctx := errgroup.WithContext(ctx)
 	together.Go(func() error { return server.Run(ctx, config.Serve.Access.Listener(listener, log)) })
+	together.Go(func() error { driver.Run(ctx); return nil })
 	if config.Sources != nil {
 		together.Go(func() error { return cycle.Run(ctx) })
 	}

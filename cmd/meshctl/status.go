@@ -41,7 +41,7 @@ With --watch, again and again until Ctrl-C; with --json too, one document a line
 			if err != nil {
 				return err
 			}
-			ask := switchover.Asker(own, c.clock)
+			ask := switchover.Asker(own)
 			if !watch {
 				return c.status(cmd.Context(), ask)
 			}

@@ -85,8 +85,9 @@ func atTheGate(fault string) (announced, noted bool) {
 func atTheNode(c status.Clock) string {
 	now := sysclock.Now()
 	next := status.Ref{Number: 2, At: now.Wall.Add(time.Hour)}
-	n := mesh.NewNode(mesh.Durable{Floor: 1, Scheduled: &next})
-	n.Learn(mesh.View{Lease: 1, Expires: now.Wall.Add(24 * time.Hour), Epsilon: limit, Current: status.Ref{Number: 1}, Next: next})
+	n := mesh.NewNode(mesh.Durable{Floor: 1, Promise: status.Promise{Number: next.Number, At: next.At, State: status.Committed}})
+	n.Learn(mesh.View{Lease: 1, Expires: now.Wall.Add(24 * time.Hour), Epsilon: limit, Current: status.Ref{Number: 1},
+		Next: mesh.Next{Ref: next, Committed: true}})
 	n.Ready(1)
 	n.Ready(2)
 	n.Certify(c.Sample)

@@ -34,7 +34,7 @@ func TestContainers(t *testing.T) {
 		p.startNode(d, node)
 	}
 	d.release()
-	d.schedule("8s")
+	d.schedule()
 	d.awaitWays("tyo", "osa", "fra")
 	d.awaitAnswer("router", 1)
 
@@ -48,7 +48,7 @@ func TestContainers(t *testing.T) {
 	}
 
 	d.release()
-	d.schedule("8s")
+	d.schedule()
 	for _, node := range d.nodes {
 		d.awaitAnswer(node, 2)
 	}

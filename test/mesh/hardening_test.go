@@ -122,7 +122,7 @@ func (h *hardened) startHost() {
 	home := filepath.Join(root, "srv/mesh")
 	h.must(errors.Join(os.MkdirAll(home+"/zones", 0o755), os.Chmod(home, 0o700), os.Symlink(home, h.path("home"))))
 	h.found()
-	h.write("home/meshctl.yaml", "releases: {every: 1s, lead: 6s}\nserve: {listen: \"198.51.100.1:8444\"}\nsources: {directories: [{path: /srv/mesh/zones}]}\n")
+	h.write("home/meshctl.yaml", "releases: {every: 1s}\nserve: {listen: \"198.51.100.1:8444\"}\nsources: {directories: [{path: /srv/mesh/zones}]}\n")
 	uid, gid := id(h.t, root+"/etc/passwd", "meshctl"), id(h.t, root+"/etc/group", "meshctl")
 	h.must(filepath.WalkDir(home, func(path string, _ os.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, uid, gid))

@@ -155,7 +155,7 @@ func TestHostileNetwork(t *testing.T) {
 		f := &networkFaults[i]
 		t.Run(f.name, m.sub(func(t *testing.T) { m.tryFault(networks, f, genuine) }))
 	}
-	m.schedule("6s")
+	m.schedule()
 	for _, node := range nodes {
 		m.awaitServing(node, m.number)
 	}

@@ -206,8 +206,8 @@ func (j *jp) releaseWhileAway() {
 		g.meshctl("release", g.write("jp.zone", jpText(2, j.addressB())))
 	}
 	switched := map[*group]time.Time{
-		j.d: j.schedule(j.d, "--in", "4s"),
-		j.a: j.schedule(j.a, "--mode", "lease", "--force"), // by force, since a-fra says nothing; in mode lease it cannot do harm
+		j.d: j.schedule(j.d),
+		j.a: j.schedule(j.a, "--absent", "lease", "--wait", "30s"), // a-fra says nothing, and its lease is waited for
 	}
 	j.a.awaitSilent(away, "lease-ended")
 	j.catchments(catchment{"kresd": "a-osa"}, nil) // which awaits release 2 at the others

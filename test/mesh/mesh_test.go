@@ -28,7 +28,7 @@ func TestSwitchover(t *testing.T) {
 			loads[node+" v4"] = m.load(node, shared4, 2*time.Millisecond)
 			loads[node+" v6"] = m.load(node, shared6, 5*time.Millisecond)
 		}
-		m.schedule("6s")
+		m.schedule()
 		for _, node := range m.nodes {
 			m.awaitServing(node, m.number)
 		}
@@ -238,8 +238,8 @@ func (m *mesh) testBlob(t *testing.T, repository string) {
 	m.await("tyo", "the node refuses the damaged release", func(n status.Node) bool {
 		return n.Serving == before && len(n.Refused) == 1 && n.Refused[0].Number == m.number && n.Refused[0].Reason.Code == "digest"
 	})
-	said, err := m.run("dist", m.bin+"/meshctl", "--home", m.path("home"), "schedule", "--in", "1s", "--force", "--no-wait")
-	if err != nil || !strings.Contains(said, "forced against: tyo") {
+	said, err := m.run("dist", m.bin+"/meshctl", "--home", m.path("home"), "schedule", "--force", "--no-wait")
+	if err != nil || !strings.Contains(said, "against it: tyo") {
 		t.Errorf("schedule --force: %v: %s", err, said)
 	}
 	copyTree(m, m.path("home", "repository", "metadata"), filepath.Join(repository, "metadata"), nil)
@@ -313,7 +313,7 @@ func (m *mesh) testKills(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			m.run("dist", m.bin+"/meshctl", "--home", m.path("home"), "schedule", "--in", "2s", "--force")
+			m.run("dist", m.bin+"/meshctl", "--home", m.path("home"), "schedule", "--force")
 		}()
 		time.Sleep(time.Duration(random.Intn(3000)) * time.Millisecond) // the random point
 		m.coredn["tyo"].Kill()

@@ -54,7 +54,7 @@ func newMesh(w *world, nodes ...string) *mesh {
 		m.startCoreDNS(node)
 	}
 	m.release()
-	m.schedule("6s")
+	m.schedule()
 	for _, node := range nodes {
 		m.awaitServing(node, 1)
 	}
@@ -90,12 +90,12 @@ release TXT  "%d"
 }
 
 // schedule waits until every node has confirmed the newest release, sets its switchover and returns when it is over.
-func (m *mesh) schedule(in string) {
+func (m *mesh) schedule() {
 	m.t.Helper()
 	for _, node := range m.nodes {
 		m.awaitStaged(node, m.number)
 	}
-	m.meshctl("schedule", "--in", in)
+	m.meshctl("schedule")
 }
 
 // configure writes a node's Corefile, which is the one that we ship as an example, and its sidecar's configuration.

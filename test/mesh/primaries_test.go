@@ -193,7 +193,7 @@ func TestUnattended(t *testing.T) {
 	for _, node := range m.nodes {
 		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
 	}
-	m.world.write("home/meshctl.yaml", "releases: {every: 1s, lead: 3s}\nserve: {listen: '198.51.100.1:8443'}\n"+p.sources())
+	m.world.write("home/meshctl.yaml", "releases: {every: 1s}\nserve: {listen: '198.51.100.1:8443'}\n"+p.sources())
 	serve := m.start("dist", "serve", m.bin+"/meshctl", "--home", m.path("home"), "serve")
 	for _, node := range m.nodes {
 		m.configure(node)
@@ -241,8 +241,8 @@ func TestUnattended(t *testing.T) {
 			t.Errorf("nothing was received with %s", how)
 		}
 	}
-	t.Logf("%d releases, %d of them while clients asked; %d postponed; IXFR %d, AXFR %d", len(history), changes,
-		strings.Count(log, "switchover postponed"), strings.Count(log, "how=ixfr"), strings.Count(log, "how=axfr"))
+	t.Logf("%d releases, %d of them while clients asked; %d withdrawn; IXFR %d, AXFR %d", len(history), changes,
+		strings.Count(log, "switchover withdrawn"), strings.Count(log, "how=ixfr"), strings.Count(log, "how=axfr"))
 }
 
 // awaitVersion waits until every node answers with that version of a zone.

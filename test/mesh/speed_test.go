@@ -39,7 +39,7 @@ func TestTheWayOfALargeZone(t *testing.T) {
 	for _, node := range m.nodes {
 		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
 	}
-	m.world.write("home/meshctl.yaml", fmt.Sprintf(`releases: {every: 1s, lead: 3s, wait: 5m}
+	m.world.write("home/meshctl.yaml", fmt.Sprintf(`releases: {every: 1s, absent: 10m}
 serve: {listen: '198.51.100.1:8443'}
 sources:
   keys: [{name: xfr, secret: %s}]

@@ -46,7 +46,7 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 	m.awaitSidecar("lim", "in holdover", func(s status.Sidecar) bool {
 		return s.Clock.State == "holdover" && strings.Contains(s.Clock.Reason, "gave no answer") && s.Announced
 	})
-	said, err := m.run("dist", m.bin+"/meshctl", "--home", m.path("home"), "schedule", "--in", "4s", "--wait", "1s")
+	said, err := m.run("dist", m.bin+"/meshctl", "--home", m.path("home"), "schedule", "--wait", "1s")
 	if err == nil {
 		t.Errorf("a switchover was set though four clocks are not good enough: %s", said)
 	}
@@ -90,7 +90,7 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 		m.awaitSidecar(node, "synchronised again", func(s status.Sidecar) bool { return s.Clock.State == "synchronised" && !noted(s) })
 		m.await(node, node+"'s error is within ε", func(n status.Node) bool { return n.Clock.Known && n.Clock.Bound < wideEpsilon/2 })
 	}
-	m.schedule("6s")
+	m.schedule()
 	for _, node := range m.nodes {
 		m.awaitServing(node, m.number)
 	}

@@ -37,7 +37,7 @@ func TestFiveCommands(t *testing.T) {
 	}
 	meshctl("init", "--mesh", "example", "--shared", "127.0.0.53", "--url", "https://127.0.0.1:8444/")
 	meshctl("member", "add", "tyo1", "--admin", "127.0.0.1:8443", "--at", node)
-	w.write("home/meshctl.yaml", "releases: {every: 1s, lead: 6s}\n")
+	w.write("home/meshctl.yaml", "releases: {every: 1s}\n")
 	serve := w.start("one", "serve", w.bin+"/meshctl", "--home", home, "serve", "--zones", zones)
 	w.start("one", "sidecar", w.bin+"/anycast-sidecar", "run", filepath.Join(node, "sidecar.yaml"))
 	w.start("one", "coredns", w.bin+"/coredns", "-conf", filepath.Join(node, "Corefile"))

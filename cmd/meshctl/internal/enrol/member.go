@@ -55,19 +55,28 @@ func AddMember(ctx context.Context, w *home.Writer, n NewMember) (string, error)
 	}
 	i := slices.IndexFunc(m.Members, func(o release.Member) bool { return o.Name == n.Name })
 	m.Members[i].Keys = []release.Digest{key}
-	return w.Path(nodesDir, n.Name), w.Publish(ctx, m, home.Event{Event: "member added", Detail: n.Name + " " + n.Admin})
+	next, err := w.Host().Add(w.Instant(), n.Name)
+	if err != nil {
+		return "", hint.Refused(err)
+	}
+	return w.Path(nodesDir, n.Name), w.Carry(ctx, next, time.Time{}, func(now *release.Manifest) { now.Members = m.Members },
+		home.Event{Event: "member added", Detail: n.Name + " " + n.Admin})
 }
 
-// RemoveMember takes a node out of the mesh and revokes its certificate: it is served no more, and no switchover waits
-// for it. The lease that it holds lasts until its end.
+// RemoveMember takes a node out of the mesh and revokes its certificate: it is served no zones any more, and falls silent when it
+// hears of that. Until it has said so, the next switchover waits for it as for a member that is away.
 func RemoveMember(ctx context.Context, w *home.Writer, name string) error {
 	m := w.View().Manifest
 	others := slices.DeleteFunc(slices.Clone(m.Members), func(o release.Member) bool { return o.Name == name })
 	if len(others) == len(m.Members) {
 		return notMember(name)
 	}
-	m.Members = others
-	if err := w.Publish(ctx, m, home.Event{Event: "member removed", Detail: name}); err != nil {
+	next, err := w.Host().Strike(w.Instant(), name)
+	if err != nil {
+		return hint.Refused(err)
+	}
+	change := func(now *release.Manifest) { now.Members = others }
+	if err := w.Carry(ctx, next, time.Time{}, change, home.Event{Event: "member removed", Detail: name}); err != nil {
 		return err
 	}
 	return errors.Join(os.RemoveAll(w.Path(nodesDir, name)), removeFile(w.Path(nodesDir, name+".tar")))

@@ -91,7 +91,8 @@ func (w *Writer) create(ctx context.Context, manifest release.Manifest, o NewMes
 		return err
 	}
 	now := w.Now()
-	e := ends(now, o.Lease, now.AddDate(keys.RootYears, 0, 0), manifest)
+	year := now.AddDate(releaseYears, 0, 0)
+	e := release.Expiries{Root: now.AddDate(keys.RootYears, 0, 0), Targets: year, Snapshot: year, Timestamp: earliest(year, now.Add(o.Lease))}
 	_, mem, err := release.Init(manifest, made.Signers(), e)
 	if err != nil {
 		return err
@@ -103,7 +104,7 @@ func (w *Writer) create(ctx context.Context, manifest release.Manifest, o NewMes
 		return err
 	}
 	w.state = State{Format: stateFormat, LeaseSeconds: int64(o.Lease / time.Second)}
-	state := w.promised(mem, manifest).note(Event{Event: "init", Detail: "mesh " + o.Name}, now)
+	state := w.promised(mem).note(Event{Event: "init", Detail: "mesh " + o.Name}, now)
 	data, err := state.encode()
 	if err != nil {
 		return err

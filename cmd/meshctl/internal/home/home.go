@@ -165,6 +165,9 @@ func (w *Writer) Keys() keys.Ring { return w.home.Keys() }
 // Now is the time by the home's clock.
 func (w *Writer) Now() time.Time { return w.home.clock() }
 
+// Tag is that of the state that was read or written last.
+func (w *Writer) Tag() depot.Tag { return w.tag }
+
 // Close gives up the right to write.
 func (w *Writer) Close() error { return w.close() }
 

@@ -2,6 +2,7 @@ package home_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -166,27 +167,31 @@ func TestInitDoesNotOverwriteTheKeysOfAMeshThatLostItsState(t *testing.T) {
 	}
 }
 
-func TestASwitchoverThatHasPassedForAllIsPutOnRecord(t *testing.T) {
+// A state of the version before is read, with every lease that may be alive, and replaced by the next publication.
+func TestStateOfTheVersionBefore(t *testing.T) {
 	dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
-	hometest.MustRelease(t, dir, hometest.At(hometest.Start), 1, releasing.Options{})
-	h := hometest.Begin(t, dir, hometest.At(hometest.Start))
-	hometest.SetSwitchover(t, h, hometest.Start.Add(time.Minute))
-	h.Close()
-	for _, test := range []struct {
-		after time.Duration
-		want  bool
-	}{{time.Minute, false}, {time.Minute + 200*time.Millisecond, false}, {time.Minute + 201*time.Millisecond, true}, {2 * time.Minute, false}} {
-		h := hometest.Begin(t, dir, hometest.At(hometest.Start.Add(test.after)))
-		got, err := h.Settle(t.Context())
-		hometest.Check(t, err)
-		h.Close()
-		if got != test.want {
-			t.Errorf("%v after: settled %v", test.after, got)
-		}
+	hometest.MustRelease(t, dir, hometest.At(hometest.Start), 1, releasing.Options{Now: true})
+	file := filepath.Join(dir, "state", "state.json")
+	data, err := os.ReadFile(file)
+	hometest.Check(t, err)
+	var now struct {
+		LeaseSeconds int64           `json:"lease_seconds"`
+		Events       json.RawMessage `json:"events"`
+		Published    json.RawMessage `json:"published"`
 	}
-	view := hometest.NewNode(t, dir).Verify()
-	if r := view.Manifest.Current; r == nil || !r.Switchover.Equal(hometest.Start.Add(time.Minute)) || view.Manifest.Next != nil {
-		t.Fatalf("published %v", view)
+	hometest.Check(t, json.Unmarshal(data, &now))
+	lasts := hometest.Start.Add(48 * time.Hour)
+	old := fmt.Sprintf(`{"format":2,"highest":7,"lease_seconds":%d,"promises":[{"number":0,"expires":%q}],"events":%s,"published":%s}`,
+		now.LeaseSeconds, lasts.Format(time.RFC3339), now.Events, now.Published)
+	hometest.Check(t, os.WriteFile(file, []byte(old+"\n"), 0o600))
+	if got := hometest.Promised(t, dir); !got.Equal(lasts) {
+		t.Errorf("a lease until %v may be alive, the state says %v", lasts, got)
+	}
+	if made := hometest.MustRelease(t, dir, hometest.At(hometest.Start), 2, releasing.Options{}); made.Release.Number != 8 {
+		t.Errorf("release %d", made.Release.Number)
+	}
+	if got := hometest.Promised(t, dir); !got.Equal(lasts) {
+		t.Errorf("after a publication the state says %v", got)
 	}
 }
 

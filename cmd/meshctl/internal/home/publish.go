@@ -1,12 +1,15 @@
 package home
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -16,59 +19,82 @@ const releaseYears = 1
 // WarnBefore is how long before the end of the root's or the release key's word it is time to act.
 const WarnBefore = 90 * 24 * time.Hour
 
-// Publish signs m with a new lease, and puts it in force.
-func (w *Writer) Publish(ctx context.Context, m release.Manifest, event Event) error {
-	return w.PublishBefore(ctx, time.Time{}, m, event)
-}
-
 // ErrTooLate says that a publication was given up, since its time had come before it was decided.
 var ErrTooLate = errors.New("it could not be published in time")
 
-// PublishBefore is Publish, unless the time has come when all is signed, which takes seconds for 100,000 zones, or before it
-// is decided, which takes as long as a bucket is out of reach. A zero time never comes.
-func (w *Writer) PublishBefore(ctx context.Context, end time.Time, m release.Manifest, event Event) error {
-	by, err := w.signers(ctx, keys.Release, keys.Lease)
+// Publish signs m, in which nothing of releases and members has changed, with a new lease, and puts it in force.
+func (w *Writer) Publish(ctx context.Context, m release.Manifest, event Event) error {
+	next, err := w.Host().Renew(w.Instant(), 0)
 	if err != nil {
 		return err
 	}
-	e := ends(w.Now(), w.state.Lease(), w.view.Expires.Root, m)
-	_, mem, err := release.Publish(w.state.Published, m, by, e)
-	if err != nil {
-		return err
-	}
-	promised := w.promised(mem, m).note(event, w.Now())
-	if !end.IsZero() {
-		left := end.Sub(w.Now())
-		if left <= 0 {
-			return ErrTooLate
-		}
-		limited, cancel := context.WithTimeoutCause(ctx, left, ErrTooLate)
-		defer cancel()
-		ctx = limited
-	}
-	if err := w.commit(ctx, promised); err != nil {
-		return err
-	}
-	return w.collect()
+	return w.Carry(ctx, next, time.Time{}, func(now *release.Manifest) { *now = m }, event)
 }
 
-// promised is the state that lets the lease leave which mem holds.
-func (w *Writer) promised(mem release.Memory, m release.Manifest) State {
+// Instant is the time by the home's clock, for the protocol.
+func (w *Writer) Instant() instant.Instant { return instant.Instant{Wall: instant.WallOf(w.Now())} }
+
+// sign signs the lease that was decided, and the manifest if its content changes.
+func (w *Writer) sign(ctx context.Context, next mesh.State, change func(m *release.Manifest)) (mem release.Memory, content bool, err error) {
+	m, err := manifestOf(w.view.Manifest, next, change)
+	if err != nil {
+		return mem, false, err
+	}
+	same, err := w.same(m)
+	if err != nil {
+		return mem, false, err
+	}
+	until := next.Expires.Time()
+	if same {
+		by, err := w.signers(ctx, keys.Lease)
+		if err != nil {
+			return mem, false, err
+		}
+		_, mem, err := release.Renew(w.state.Published, by.Lease, until)
+		return mem, false, err
+	}
+	by, err := w.signers(ctx, keys.Release, keys.Lease)
+	if err != nil {
+		return mem, false, err
+	}
+	year := w.Now().AddDate(releaseYears, 0, 0)
+	_, mem, err = release.Publish(w.state.Published, m, by,
+		release.Expiries{Root: w.view.Expires.Root, Targets: year, Snapshot: year, Timestamp: until})
+	return mem, true, err
+}
+
+// same reports whether a manifest is the one that is published, but for its format: that changes when something else does, so
+// that members of the version before go on for as long as nothing is to be switched.
+func (w *Writer) same(m release.Manifest) (bool, error) {
+	was := w.view.Manifest
+	m.Format = was.Format
+	if was.Format == release.OldFormat && m.Next != nil {
+		next := *m.Next
+		next.Committed = false
+		m.Next = &next
+	}
+	data, err1 := m.Encode()
+	before, err2 := was.Encode()
+	if err2 != nil {
+		return false, err2
+	}
+	return err1 == nil && bytes.Equal(data, before), nil
+}
+
+// promised is the state that lets the lease leave which mem holds, with nothing else changed.
+func (w *Writer) promised(mem release.Memory) State {
 	view, _, err := release.Restore(mem)
 	if err != nil {
 		panic(fmt.Sprintf("what was verified a moment ago does not verify: %v", err))
 	}
-	s := w.state.promise(m, view.LeaseExpires, w.Now())
-	for r := range m.Releases() {
-		s.Highest = max(s.Highest, r.Number)
-	}
+	s := w.state
 	s.Published = mem
+	s.Ledger = MeshOf(s, view).Recorded(instant.WallOf(w.Now())).Ledger
 	return s
 }
 
-// Renew renews the lease for d, or for its usual length if d is 0, and puts a switchover that has passed on record if the
-// release key is at hand: an emergency lease needs the lease key only. It returns when the lease ends, which is no later
-// than the word of any other role.
+// Renew renews the lease for d, or for its usual length if d is 0: that needs the lease key only. It returns when the lease
+// ends, which is no later than the word of any other role.
 func (w *Writer) Renew(ctx context.Context, d time.Duration) (time.Time, error) {
 	if d == 0 {
 		d = w.state.Lease()
@@ -76,22 +102,11 @@ func (w *Writer) Renew(ctx context.Context, d time.Duration) (time.Time, error) 
 	if err := CheckLease(d); err != nil {
 		return time.Time{}, err
 	}
-	folded, err := w.Settle(ctx)
-	if err != nil && !errors.Is(err, keys.ErrAway) || folded && d == w.state.Lease() {
-		return w.view.LeaseExpires, err
-	}
-	by, err := w.signers(ctx, keys.Lease)
+	next, err := w.Host().Renew(w.Instant(), d)
 	if err != nil {
 		return time.Time{}, err
 	}
-	until := w.view.Expires
-	until.Timestamp = w.Now().Add(d)
-	until = capped(until, w.Now(), w.view.Manifest)
-	_, mem, err := release.Renew(w.state.Published, by.Lease, until.Timestamp)
-	if err != nil {
-		return time.Time{}, err
-	}
-	err = w.commit(ctx, w.promised(mem, w.view.Manifest))
+	err = w.Carry(ctx, next, time.Time{}, nil, Event{})
 	return w.view.LeaseExpires, err
 }
 
@@ -104,19 +119,6 @@ func CheckLease(d time.Duration) error {
 		return fmt.Errorf("a lease is 1s to %v, not %v", MaxLease, d)
 	}
 	return nil
-}
-
-// Settle makes the next release the current one once its switchover has passed by the clock of every member, and
-// reports whether it did. Members have switched by themselves; this only tidies, so that another release can be next.
-func (w *Writer) Settle(ctx context.Context) (bool, error) {
-	next := w.view.Manifest.Next
-	if !Settled(w.view.Manifest, w.Now()) {
-		return false, nil
-	}
-	m := w.view.Manifest
-	m.Current, m.Next = next, nil
-	err := w.Publish(ctx, m, Event{Event: "settled", Number: next.Number, Switchover: next.Switchover})
-	return err == nil, err
 }
 
 // signers opens the keys of the kinds named that the root in force names; the others stay nil.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -64,7 +66,8 @@ func (w *Writer) recover(ctx context.Context, copies []string, longest time.Dura
 	}
 	r := Recovered{From: best.from, Lease: best.view.Versions.Timestamp, Highest: state.Highest,
 		Promised: w.Now().Add(max(longest, state.Lease())).UTC().Truncate(time.Second)}
-	state = state.promise(best.view.Manifest, best.view.LeaseExpires, w.Now()).promise(release.Manifest{}, r.Promised, w.Now())
+	now := instant.WallOf(w.Now())
+	state.Ledger = MeshOf(state, best.view).Recorded(now).Owed(mesh.Lease{Expires: instant.WallOf(r.Promised)}, now)
 	return r, w.commit(ctx, state.note(Event{Event: "recovered", Detail: r.From}, w.Now()))
 }
 

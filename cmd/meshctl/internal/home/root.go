@@ -8,6 +8,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -35,18 +36,20 @@ func (w *Writer) PublishRoot(ctx context.Context, draft []byte) error {
 	if err != nil {
 		return err
 	}
-	until := w.view.Expires
-	e := ends(w.Now(), w.state.Lease(), next.Expires, w.view.Manifest)
+	year := w.Now().AddDate(releaseYears, 0, 0)
+	e := release.Expiries{Root: next.Expires, Targets: year, Snapshot: year}
 	if len(kinds) == 1 { // the release key's word stays
-		e.Targets, e.Snapshot = until.Targets, until.Snapshot
-		e.Timestamp = e.Earliest()
+		e.Targets, e.Snapshot = w.view.Expires.Targets, w.view.Expires.Snapshot
 	}
+	in := w.Mesh()
+	in.Limit = instant.WallOf(earliest(e.Root, e.Targets, e.Snapshot))
+	e.Timestamp = in.Granted(instant.WallOf(w.Now()), w.state.Lease()).Expires.Time()
 	_, mem, err := release.Rotate(w.state.Published, draft, by, e)
 	if err != nil {
 		return err
 	}
 	event := Event{Event: "root replaced", Detail: fmt.Sprintf("version %d", next.Version)}
-	return w.commit(ctx, w.promised(mem, w.view.Manifest).note(event, w.Now()))
+	return w.commit(ctx, w.promised(mem).note(event, w.Now()))
 }
 
 // RotateKey makes a new key of a kind and puts it in the place of the old one: of all root keys at hand, or of the one that

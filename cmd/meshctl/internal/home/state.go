@@ -13,10 +13,16 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-const stateFormat = 2
+// Formats of the state. The older one is read, and replaced with the next publication.
+const (
+	stateFormat    = 3
+	oldStateFormat = 2
+)
 
 // maxStateBytes bounds state.json: what was published, and some promises and events.
 const maxStateBytes = release.MaxMemoryBytes + 1<<20
@@ -24,16 +30,16 @@ const maxStateBytes = release.MaxMemoryBytes + 1<<20
 // State is what the distribution hosts of a mesh must not forget: one JSON object, replaced as a whole, which is the one
 // instant at which a publication is decided. It holds no secret.
 //
-//	{"format":2,"highest":8,"lease_seconds":86400,"promises":[
-//	  {"number":8,"switchover":"2026-11-22T10:00:00Z","expires":"2026-11-23T10:00:00Z"}],
+//	{"format":3,"lease_seconds":86400,"highest":8,"at_ns":1795341600000000000,
+//	 "leases":[{"number":8,"at_ns":1795341610000000000,"expires_ns":1795428000000000000}],
 //	 "events":[{"at":"2026-11-22T09:00:00Z","event":"released","number":8}],
 //	 "published":{"format":1,"root":"eyJz…","timestamp":"eyJz…",…}}
 type State struct {
-	Format       int       `json:"format"`
-	Highest      uint64    `json:"highest"`       // highest release number ever published: never used again
-	LeaseSeconds int64     `json:"lease_seconds"` // length of a lease
-	Promises     []Promise `json:"promises"`      // leases that may still be alive somewhere, by what they name
-	Events       []Event   `json:"events"`        // what was done, the latest last
+	Format       int   `json:"format"`
+	LeaseSeconds int64 `json:"lease_seconds"` // length of a lease
+	mesh.Ledger
+	Departed []release.Member `json:"departed,omitempty"` // members that were removed and may not know: see Ledger.Leaving
+	Events   []Event          `json:"events"`             // what was done, the latest last
 
 	// Published is what the repository holds, or is about to: whoever sees that something of it is missing puts it there.
 	Published release.Memory `json:"published"`
@@ -78,17 +84,58 @@ func readState(home string, from storage) (State, depot.Tag, error) {
 	if err != nil {
 		return State{}, "", err
 	}
-	var s State
-	if err := decodeStrict(data, &s); err != nil {
+	s, err := decodeState(data)
+	if err != nil {
 		return State{}, "", fmt.Errorf("%s: %w", stateName, err)
-	}
-	if s.Format != stateFormat {
-		return State{}, "", fmt.Errorf("%s: format %d, this version reads %d", stateName, s.Format, stateFormat)
 	}
 	if err := s.Published.Validate(); err != nil {
 		return State{}, "", fmt.Errorf("%s: %w", stateName, err)
 	}
 	return s, tag, nil
+}
+
+// decodeState reads a state of either format.
+func decodeState(data []byte) (State, error) {
+	var head struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return State{}, err
+	}
+	switch head.Format {
+	case stateFormat:
+		var s State
+		err := decodeStrict(data, &s)
+		return s, err
+	case oldStateFormat:
+		return decodeOldState(data)
+	}
+	return State{}, fmt.Errorf("format %d, this version reads %d and %d", head.Format, oldStateFormat, stateFormat)
+}
+
+// decodeOldState reads a state of the version before.
+func decodeOldState(data []byte) (State, error) {
+	var old struct {
+		Format       int    `json:"format"`
+		Highest      uint64 `json:"highest"`
+		LeaseSeconds int64  `json:"lease_seconds"`
+		Promises     []struct {
+			Number     uint64    `json:"number"`
+			Switchover time.Time `json:"switchover,omitzero"`
+			Expires    time.Time `json:"expires"`
+		} `json:"promises"`
+		Events    []Event        `json:"events"`
+		Published release.Memory `json:"published"`
+	}
+	if err := decodeStrict(data, &old); err != nil {
+		return State{}, err
+	}
+	s := State{Format: stateFormat, LeaseSeconds: old.LeaseSeconds, Events: old.Events, Published: old.Published}
+	s.Highest = old.Highest
+	for _, p := range old.Promises {
+		s.Leases = append(s.Leases, mesh.Lease{Number: p.Number, At: instant.WallOf(p.Switchover), Expires: instant.WallOf(p.Expires)})
+	}
+	return s, nil
 }
 
 // encode is the file.

@@ -21,7 +21,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
@@ -154,14 +157,22 @@ func MustRelease(t testing.TB, dir string, clock home.Clock, serial uint32, o re
 	return made
 }
 
-// SetSwitchover sets the switchover of the staged release, whatever its members say.
+// SetSwitchover commits the switchover of the staged release, whatever its members say.
 func SetSwitchover(t testing.TB, w *home.Writer, at time.Time) {
 	t.Helper()
-	m := w.View().Manifest
-	next := *m.Next
-	next.Switchover = at
-	m.Next = &next
-	Check(t, w.Publish(t.Context(), m, home.Event{Event: "scheduled", Number: next.Number, Switchover: at}))
+	next := w.Mesh()
+	next.Next.At, next.Next.Decide, next.Next.Committed = instant.WallOf(at), instant.WallOf(at)-instant.Wall(time.Microsecond), true
+	next = next.Granted(instant.WallOf(w.Now()), w.State().Lease())
+	Check(t, w.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: mesh.EventCommitted, Number: next.Next.Number, Switchover: at}))
+}
+
+// Settle puts the committed switchover on record, as a host does that has heard of a member which has made it.
+func Settle(t testing.TB, w *home.Writer) {
+	t.Helper()
+	next := w.Mesh()
+	next.Current, next.Next = mesh.Release{Ref: next.Next.Ref, Signed: next.Next.Signed}, mesh.Switchover{}
+	next = next.Granted(instant.WallOf(w.Now()), w.State().Lease())
+	Check(t, w.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: mesh.EventSettled, Number: next.Current.Number}))
 }
 
 // Promised is the latest end of all leases that the disk admits to.
@@ -169,7 +180,7 @@ func Promised(t testing.TB, dir string) time.Time {
 	t.Helper()
 	state, err := home.At(dir, time.Now).State(t.Context())
 	Check(t, err)
-	return state.LatestWithout(0, time.Time{})
+	return mesh.State{Ledger: state.Ledger}.LapsedBy(status.Ref{}).Time()
 }
 
 // HasError reports whether a rule found an error.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -61,10 +62,7 @@ func (e *BlockedError) Error() string { return "nothing was published" }
 // Make checks the zone files, makes a release of them and publishes it, staged (SYNC-B, SYNC-C). Findings come back
 // whatever the error is, which is a *BlockedError when they kept the release back.
 func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Made, []zone.Finding, error) {
-	if _, err := w.Settle(ctx); err != nil {
-		return nil, nil, err
-	}
-	if err := errors.Join(home.MayRelease(w.View().Manifest, o.Now), verifyOverride(w, o.Override)); err != nil {
+	if err := errors.Join(mayStage(w, o.Now), verifyOverride(w, o.Override)); err != nil {
 		return nil, nil, err
 	}
 	began := w.Now()
@@ -97,12 +95,6 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	if m.Next != nil {
 		made.Replaced = m.Next.Number
 	}
-	made.Current = o.Now || len(m.Members) == 0
-	m.Next = &made.Release
-	if made.Current {
-		made.Release.Switchover = w.Now().UTC().Truncate(time.Microsecond)
-		m.Current, m.Next = &made.Release, nil
-	}
 	built := w.Now()
 	took.last = built
 	for _, c := range candidates {
@@ -110,8 +102,7 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 			made.Changes = append(made.Changes, c.change)
 		}
 	}
-	err = w.Publish(ctx, m, home.Event{Event: "released", Number: made.Release.Number, Switchover: made.Release.Switchover, Detail: v.String()})
-	if err != nil {
+	if err := made.publish(ctx, w, o.Now, v.String()); err != nil {
 		return made, found, err
 	}
 	err = history.Remember(ctx, w, made.Release.Number, func(r *history.Record) {
@@ -123,6 +114,27 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 		err = fmt.Errorf("release %d is published, but its record could not be written: %v", made.Release.Number, err) // no turn was lost
 	}
 	return made, found, err
+}
+
+// mayStage refuses at once what the protocol would refuse when all is built.
+func mayStage(w *home.Writer, now bool) error {
+	_, err := w.Host().Stage(w.Instant(), w.State().Highest+1, 0, now)
+	return hint.Refused(err)
+}
+
+// publish publishes the release, staged; or current, where nobody answers, or nothing is answered yet and now is set.
+func (m *Made) publish(ctx context.Context, w *home.Writer, now bool, detail string) error {
+	next, err := w.Host().Stage(w.Instant(), m.Release.Number, home.SignedFirst(&m.Release), now)
+	if err != nil {
+		return hint.Refused(err)
+	}
+	m.Current = next.Current.Number == m.Release.Number
+	if m.Current {
+		m.Release.Switchover = next.Current.At.Time()
+	}
+	change := func(manifest *release.Manifest) { manifest.Next = &m.Release }
+	return w.Carry(ctx, next, time.Time{}, change,
+		home.Event{Event: "released", Number: m.Release.Number, Switchover: m.Release.Switchover, Detail: detail})
 }
 
 // record is what is remembered of a release.

@@ -9,9 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
-	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -20,7 +18,6 @@ import (
 type Answer struct {
 	Confirmation status.Confirmation
 	Err          error
-	Apart        time.Duration // how far its clock and this host's are apart at the least
 }
 
 // Ask collects the confirmations of members: every one gets an entry.
@@ -32,7 +29,7 @@ const (
 )
 
 // Asker asks members at /v1/confirmations of their administrative plane (SYNC-D).
-func Asker(own *identity.Identity, clock home.Clock) Ask {
+func Asker(own *identity.Identity) Ask {
 	client := &http.Client{
 		Timeout:   AskTimeout,
 		Transport: &http.Transport{DialTLSContext: own.DialTLS, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
@@ -49,9 +46,8 @@ func Asker(own *identity.Identity, clock home.Clock) Ask {
 			slots <- struct{}{}
 			open.Go(func() {
 				defer func() { <-slots }()
-				asked := clock()
 				c, err := askOne(ctx, client, m)
-				answer := Answer{c, err, apart(c.At, instant.WallOf(asked), instant.WallOf(clock()))}
+				answer := Answer{c, err}
 				guard.Lock()
 				defer guard.Unlock()
 				answers[m.Name] = answer
@@ -95,28 +91,4 @@ func askOne(ctx context.Context, client *http.Client, m release.Member) (status.
 		return c, fmt.Errorf("%s calls itself %q", m.Admin, c.Node)
 	}
 	return c, nil
-}
-
-// apart is how far a clock that said at is from one that said asked before and answered after.
-func apart(at, asked, answered instant.Wall) time.Duration {
-	switch {
-	case at == 0:
-		return 0
-	case at < asked:
-		return asked.Sub(at)
-	case at > answered:
-		return at.Sub(answered)
-	}
-	return 0
-}
-
-// said are the confirmations among the answers.
-func said(answers map[string]Answer) map[string]status.Confirmation {
-	confirmations := make(map[string]status.Confirmation, len(answers))
-	for name, a := range answers {
-		if a.Err == nil {
-			confirmations[name] = a.Confirmation
-		}
-	}
-	return confirmations
 }

@@ -2,9 +2,12 @@ package unattended
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -17,12 +20,22 @@ const (
 	AlarmSignatures = "signatures-end"  // the lease ends with signatures of a zone
 	AlarmBlocked    = "release-blocked" // zones have errors
 	AlarmHeld       = "zone-held"       // an older version of a zone stays
-	AlarmMembers    = "members-missing" // they keep a release from being scheduled
+	AlarmMembers    = "members-missing" // they keep a release from being switched to
 	AlarmSource     = "source-failed"   // a zone cannot be received
 )
 
 // AlarmCodes are all of them.
-var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmSignatures, AlarmBlocked, AlarmHeld, AlarmMembers, AlarmSource}
+var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmSignatures, AlarmBlocked, AlarmHeld, AlarmMembers, AlarmSource,
+	mesh.MembersAway, mesh.NotDecided, mesh.HostClock, mesh.StateRestored}
+
+// MeshAlarms are what the protocol calls for: its own alarms, and who keeps the staged release from being switched to.
+func MeshAlarms(s switchover.DriverState) []status.Reason {
+	all := slices.Clone(s.Decision.Alarms)
+	for _, m := range s.Decision.Against {
+		all = append(all, status.Reason{Code: AlarmMembers, Detail: fmt.Sprintf("%s keeps the staged release from being switched to: %s", m.Member, m.Why)})
+	}
+	return all
+}
 
 // Alarms are what the state of a mesh calls for at now; lease is its usual length.
 func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.Time) (all []status.Reason) {
@@ -51,9 +64,6 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 	}
 	for _, z := range cycle.Held {
 		say(AlarmHeld, "%s has errors: its last good data stays", z)
-	}
-	for _, m := range cycle.Missing {
-		say(AlarmMembers, "%s keeps the staged release from being scheduled", m)
 	}
 	for _, s := range cycle.Sources {
 		if s.Expired {

@@ -1,13 +1,17 @@
 package unattended
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // What an operator must see to is an alarm before nodes fall silent for it, and not before it has begun.
@@ -30,7 +34,6 @@ func TestAlarms(t *testing.T) {
 		},
 		AlarmBlocked: func(_ *release.View, c *CycleState) { c.Blocked = true },
 		AlarmHeld:    func(_ *release.View, c *CycleState) { c.Held = []string{"example.org."} },
-		AlarmMembers: func(_ *release.View, c *CycleState) { c.Missing = []string{"tyo"} },
 		AlarmSource: func(_ *release.View, c *CycleState) {
 			c.Sources = []receive.Status{{Zone: "example.org.", Error: "refused"}}
 		},
@@ -43,6 +46,21 @@ func TestAlarms(t *testing.T) {
 		}
 		if len(alarms) != 1 || !strings.Contains(alarms[0].String(), want) || want == "" {
 			t.Errorf("want %q, got %v", want, alarms)
+		}
+	}
+}
+
+// What the protocol calls for is said with the code that metrics count, and by whom a switchover is kept.
+func TestMeshAlarms(t *testing.T) {
+	got := MeshAlarms(switchover.DriverState{Decision: mesh.HostDecision{
+		Alarms:  []status.Reason{{Code: mesh.MembersAway, Detail: "tyo"}},
+		Against: []mesh.Missing{{Member: "tyo", Why: status.Reason{Code: mesh.Unreachable, Detail: "refused"}}}}})
+	if len(got) != 2 || got[0].Code != mesh.MembersAway || got[1].Code != AlarmMembers || !strings.Contains(got[1].Detail, "tyo keeps the staged release") {
+		t.Errorf("got %v", got)
+	}
+	for _, a := range got {
+		if !slices.Contains(AlarmCodes, a.Code) {
+			t.Errorf("%s is counted by no metric", a.Code)
 		}
 	}
 }

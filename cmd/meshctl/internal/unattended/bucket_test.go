@@ -1,7 +1,7 @@
 package unattended
 
 import (
-	"log/slog"
+	"context"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,8 +13,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -45,7 +47,7 @@ func TestMembersMirrorFromAnyHostOfABucket(t *testing.T) {
 	}
 	hometest.Check(t, home.At(homes[0], time.Now).Write(t.Context(), func(h *home.Writer) error { return enrol.RemoveMember(t.Context(), h, "tyo") }))
 	hometest.WaitFor(t, "the other host refuses a removed member", func() bool {
-		code, _ := s.get(hometest.TLS(t, hometest.Bundle(homes[1], "tyo")), "/"+release.TimestampName)
+		code, _ := s.get(hometest.TLS(t, hometest.Bundle(homes[1], "tyo")), CertificatePath)
 		return code == 403
 	})
 }
@@ -55,19 +57,16 @@ func TestHostsRenewALeaseOnce(t *testing.T) {
 	now := hometest.Start
 	clock := func() time.Time { return now }
 	_, homes := hometest.TwoHomes(t, clock)
-	var published [2]*published
-	for i, dir := range homes {
-		published[i] = publishedOf(t, dir)
-	}
 	for range 5 {
 		before, err := home.At(homes[0], time.Now).View(t.Context())
 		hometest.Check(t, err)
 		now = now.Add(31 * time.Minute)
 		var both sync.WaitGroup
-		for i, dir := range homes {
-			s := &Server{Home: home.At(dir, clock), Renew: 50 * time.Minute, Log: slog.New(slog.DiscardHandler)}
+		for _, dir := range homes {
+			d := switchover.NewDriver(home.At(dir, clock), func(context.Context, []release.Member) map[string]switchover.Answer { return nil },
+				mesh.Policy{Renew: 50 * time.Minute}, nil)
 			both.Go(func() {
-				if err := s.keepOnce(t.Context(), published[i]); err != nil {
+				if _, err := d.Round(t.Context()); err != nil {
 					t.Error(err)
 				}
 			})
@@ -79,16 +78,6 @@ func TestHostsRenewALeaseOnce(t *testing.T) {
 			t.Errorf("version %d until %v after version %d, at %v", after.Versions.Timestamp, after.LeaseExpires, before.Versions.Timestamp, now)
 		}
 	}
-}
-
-func publishedOf(t *testing.T, dir string) *published {
-	t.Helper()
-	r, err := home.At(dir, time.Now).Read(t.Context())
-	hometest.Check(t, err)
-	t.Cleanup(func() { r.Close() })
-	p := &published{Reader: r}
-	hometest.Check(t, p.look())
-	return p
 }
 
 // TestAHostThatServesCarriesThroughWhatAnotherHasDecided, without anything that is due of its own.

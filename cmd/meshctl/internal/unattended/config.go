@@ -27,11 +27,10 @@ type Config struct {
 
 // Releases say when "meshctl serve" makes releases of what it receives, and how it schedules them.
 type Releases struct {
-	Every time.Duration // at most one release in so long
-	Mode  mesh.Mode
-	Lead  time.Duration // from setting the switchover to the switchover
-	Wait  time.Duration // how long members may take to have a release ready before that is an error
-	Retry time.Duration // when a zone with errors is judged again though it is the same: signatures come into force
+	Every  time.Duration // at most one release in so long
+	Absent mesh.Absent   // when publication goes on without a member that was not heard from
+	Lead   time.Duration // from proposing the switchover to the switchover; 0: as short as is safe
+	Retry  time.Duration // when a zone with errors is judged again though it is the same: signatures come into force
 }
 
 // Serving is where "meshctl serve" listens.
@@ -46,7 +45,7 @@ type Serving struct {
 func DefaultConfig() *Config {
 	return &Config{
 		Checks:   zonecheck.DefaultConfig(),
-		Releases: Releases{Every: 10 * time.Second, Mode: mesh.Confirmed, Lead: mesh.DefaultLead, Wait: time.Minute, Retry: 10 * time.Minute},
+		Releases: Releases{Every: 10 * time.Second, Absent: mesh.Absent{After: mesh.DefaultAbsent}, Retry: 10 * time.Minute},
 		Serve:    Serving{Listen: netip.MustParseAddrPort("127.0.0.1:8444"), Renew: time.Hour},
 	}
 }
@@ -80,19 +79,27 @@ func parseConfig(file string, data []byte) (*Config, error) {
 }
 
 func (s *Releases) read(r *fields.Reader, n *yaml.Node) {
-	mode := func(text string) (mesh.Mode, error) {
-		if m := mesh.Mode(text); m == mesh.Confirmed || m == mesh.Lease {
-			return m, nil
-		}
-		return "", fmt.Errorf("%q: want confirmed or lease", text)
-	}
 	r.Mapping(n, "releases", fields.Keys{
-		"every": fields.Parsed(r, &s.Every, fields.DurationIn(time.Second, 24*time.Hour)),
-		"mode":  fields.Parsed(r, &s.Mode, mode),
-		"lead":  fields.Parsed(r, &s.Lead, fields.DurationIn(time.Second, time.Hour)),
-		"wait":  fields.Parsed(r, &s.Wait, fields.DurationIn(0, 24*time.Hour)),
-		"retry": fields.Parsed(r, &s.Retry, fields.DurationIn(time.Second, 24*time.Hour)),
+		"every":  fields.Parsed(r, &s.Every, fields.DurationIn(time.Second, 24*time.Hour)),
+		"absent": fields.Parsed(r, &s.Absent, ParseAbsent),
+		"lead":   fields.Parsed(r, &s.Lead, fields.DurationIn(time.Second, time.Hour)),
+		"retry":  fields.Parsed(r, &s.Retry, fields.DurationIn(time.Second, 24*time.Hour)),
 	})
+}
+
+// minAbsent is the shortest time after which publication may go on without a member: a node is started again in less.
+const minAbsent = 10 * time.Second
+
+// ParseAbsent reads "10m", or "lease": until the member's lease has surely ended.
+func ParseAbsent(text string) (mesh.Absent, error) {
+	if text == "lease" {
+		return mesh.Absent{Lapse: true}, nil
+	}
+	d, err := fields.DurationIn(minAbsent, 365*24*time.Hour)(text)
+	if err != nil {
+		return mesh.Absent{}, fmt.Errorf("%w; or write lease", err)
+	}
+	return mesh.Absent{After: d}, nil
 }
 
 func (s *Serving) read(r *fields.Reader, n *yaml.Node) {

@@ -20,17 +20,17 @@ func TestExampleConfiguration(t *testing.T) {
 	}
 	c, err := parseConfig("meshctl.yaml", all)
 	hometest.Check(t, err)
-	if c.Sources != nil || c.Releases.Every != 10*time.Second || c.Serve.Metrics.Port() != 9155 || c.Releases.Mode != mesh.Confirmed {
+	if c.Sources != nil || c.Releases.Every != 10*time.Second || c.Serve.Metrics.Port() != 9155 || c.Releases.Absent.After != 10*time.Minute {
 		t.Errorf("got %+v", c)
 	}
-	if d, err := LoadConfig("/nonexistent/meshctl.yaml"); err != nil || d.Releases.Lead != mesh.DefaultLead {
+	if d, err := LoadConfig("/nonexistent/meshctl.yaml"); err != nil || d.Releases.Absent.After != mesh.DefaultAbsent || d.Releases.Lead != 0 {
 		t.Errorf("without a file: %+v, %v", d, err)
 	}
 }
 
 // Every error of a configuration is named at once, with its place.
 func TestConfigurationErrors(t *testing.T) {
-	_, err := parseConfig("meshctl.yaml", []byte(`releases: {every: 0s, mode: quick, lead: 1d}
+	_, err := parseConfig("meshctl.yaml", []byte(`releases: {every: 0s, absent: never, lead: 1d}
 serve:
   listen: everywhere
   access: [everybody]
@@ -40,7 +40,7 @@ more: 1
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"meshctl.yaml:1:", "quick", "meshctl.yaml:3:11", "meshctl.yaml:4:12", "not a loopback address", "more"} {
+	for _, want := range []string{"meshctl.yaml:1:", "or write lease", "meshctl.yaml:3:11", "meshctl.yaml:4:12", "not a loopback address", "more"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in:\n%v", want, err)
 		}

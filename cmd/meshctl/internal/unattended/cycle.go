@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,11 +21,11 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-// Cycle is the whole of RFC 3258 2.3 unattended: what is received is checked, released, scheduled and seen through, by
-// the same steps that are commands. Any of them may be given beside it, and any number of hosts may run one.
+// Cycle is RFC 3258 2.3 unattended, up to the release: what is received is checked and released, by the same steps that are
+// commands. Its driver sees releases through. Any command may be given beside it, and any number of hosts may run one.
 type Cycle struct {
 	Home   *home.Home
-	Ask    switchover.Ask
+	Driver *switchover.Driver
 	Config *Config
 	Log    *slog.Logger
 
@@ -84,15 +83,12 @@ func (t todo) content() string {
 
 // CycleState is how the cycle goes, for the metrics.
 type CycleState struct {
-	Received  map[string]uint64 // zones received, by how
-	Released  uint64            // releases made here
-	Switched  uint64            // switchovers seen through
-	Postponed uint64
-	Blocked   bool     // the last attempt at a release was blocked by findings
-	Held      []string // zones whose last good data stays
-	Missing   []string // members that keep the staged release from being scheduled
-	Sources   []receive.Status
-	Faults    map[receive.Fault]string
+	Received map[string]uint64 // zones received, by how
+	Released uint64            // releases made here
+	Blocked  bool              // the last attempt at a release was blocked by findings
+	Held     []string          // zones whose last good data stays
+	Sources  []receive.Status
+	Faults   map[receive.Fault]string
 }
 
 // State is how the cycle goes.
@@ -198,7 +194,7 @@ func (c *Cycle) say(matter, detail, message string) {
 	}
 }
 
-// turn is one round: a release of what was received, if that is possible, and then the schedule.
+// turn is one round: a release of what was received, if that is possible. The driver sees it through.
 func (c *Cycle) turn(ctx context.Context) error {
 	began := c.Home.Now()
 	made, err := c.release(ctx)
@@ -206,7 +202,20 @@ func (c *Cycle) turn(ctx context.Context) error {
 		return err
 	}
 	c.say("cycle", "", "")
-	return c.schedule(ctx, made, began)
+	if made != nil && !made.Current {
+		c.Driver.Made(made.Release.Number, began, c.Home.Now())
+	}
+	return nil
+}
+
+// soon is how close a switchover must be for a release to wait until it is over. One that is farther away, because it waits for
+// leases to end, gives way to newer data.
+const soon = time.Minute
+
+// waits reports whether the next release must wait for the switchover to the one before.
+func waits(m release.Manifest, now time.Time) bool {
+	next := m.Next
+	return next != nil && (next.Committed || !next.Switchover.IsZero() && next.Switchover.Before(now.Add(soon)))
 }
 
 // todo sorts what is pending. What is in the latest release already is not pending any more. Where errors held everything
@@ -256,11 +265,8 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 	var t todo
 	err = c.Home.Write(ctx, func(w *home.Writer) error {
 		made = nil
-		if _, err := w.Settle(ctx); err != nil {
-			return err
-		}
 		m := w.View().Manifest
-		if m.Next != nil && !m.Next.Switchover.IsZero() {
+		if waits(m, w.Now()) || w.State().Paused != "" {
 			return nil
 		}
 		if t = c.todo(m.Latest()); t.empty() {
@@ -332,82 +338,4 @@ func (c *Cycle) report(ctx context.Context, found []zone.Finding) {
 		}
 		c.Log.Log(ctx, level, "finding", "zone", f.Zone, "owner", f.Owner, "rule", f.Rule, "detail", f.Detail)
 	}
-}
-
-// schedule sets the switchover to what is staged and sees it through. What cannot be done now is tried in the next round.
-func (c *Cycle) schedule(ctx context.Context, made *releasing.Made, began time.Time) error {
-	view, err := c.Home.View(ctx)
-	if err != nil {
-		return err
-	}
-	next := view.Manifest.Next
-	if next == nil {
-		c.lacks("", nil)
-		return nil
-	}
-	s := switchover.Schedule{Home: c.Home, Ask: c.Ask, Mode: c.Config.Releases.Mode, Lead: c.Config.Releases.Lead, Wait: c.Config.Releases.Wait}
-	published := c.Home.Now()
-	set, err := s.Set(ctx)
-	var against *switchover.AgainstError
-	if errors.As(err, &against) {
-		c.lacks(against.Error(), against)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	c.lacks("", nil)
-	ready := c.Home.Now()
-	c.Log.Info("switchover set", "number", set.Number, "at", set.At)
-	reviewed, err := s.Review(ctx, set)
-	if err != nil {
-		return err
-	}
-	if !reviewed.Stands {
-		c.mu.Lock()
-		c.state.Postponed++
-		c.mu.Unlock()
-		c.Log.Error("switchover postponed", "number", set.Number, "at", reviewed.Switchover.At, "not confirmed by", switchover.Detail(reviewed.Missing))
-		return nil
-	}
-	return c.seeThrough(ctx, s, set, func(r *history.Record) {
-		if made != nil && made.Release.Number == set.Number {
-			r.Timing = append(r.Timing,
-				history.Step{Name: "all members ready", Seconds: ready.Sub(published).Seconds()},
-				history.Step{Name: "lead", Seconds: set.At.Sub(ready).Seconds()},
-				history.Step{Name: "from the beginning to the switchover", Seconds: set.At.Sub(began).Seconds()})
-		}
-	})
-}
-
-// lacks keeps which members keep the staged release from being scheduled.
-func (c *Cycle) lacks(detail string, against *switchover.AgainstError) {
-	c.say("members", detail, "the staged release cannot be scheduled")
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.state.Missing = nil
-	if against != nil {
-		for _, m := range against.Against {
-			c.state.Missing = append(c.state.Missing, m.Member)
-		}
-	}
-}
-
-// seeThrough waits for the switchover and puts on record how it went.
-func (c *Cycle) seeThrough(ctx context.Context, s switchover.Schedule, set switchover.Switchover, more func(*history.Record)) error {
-	results, err := s.Await(ctx, set)
-	if err != nil {
-		return err
-	}
-	var missed []string
-	for _, r := range results {
-		if !r.Switched {
-			missed = append(missed, r.Member+": "+r.Why)
-		}
-	}
-	c.Log.Info("switched", "number", set.Number, "members", len(results)-len(missed), "missed", strings.Join(missed, "; "))
-	c.mu.Lock()
-	c.state.Switched++
-	c.mu.Unlock()
-	return s.Record(ctx, set, results, more)
 }

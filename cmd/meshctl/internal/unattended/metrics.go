@@ -38,7 +38,7 @@ var (
 	receivedDesc  = desc("zones_received_total", "Zones received since the start, by how they came.", "how")
 	releasedDesc  = desc("releases_total", "Releases made here since the start.")
 	switchedDesc  = desc("switchovers_total", "Switchovers seen through since the start.")
-	postponedDesc = desc("switchovers_postponed_total", "Switchovers postponed since the start.")
+	withdrawnDesc = desc("switchovers_withdrawn_total", "Proposals of a switchover that were withdrawn since the start.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -87,6 +87,11 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	for _, code := range AlarmCodes {
 		gauge(alarmDesc, float64(alarms[code]), code)
 	}
+	if m.server.Mesh != nil {
+		state := m.server.Mesh()
+		count(switchedDesc, state.Switched)
+		count(withdrawnDesc, state.Withdrawn)
+	}
 	if m.server.Cycle == nil {
 		return
 	}
@@ -95,8 +100,6 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		count(receivedDesc, n, how)
 	}
 	count(releasedDesc, cycle.Released)
-	count(switchedDesc, cycle.Switched)
-	count(postponedDesc, cycle.Postponed)
 }
 
 func unix(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }

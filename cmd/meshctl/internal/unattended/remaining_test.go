@@ -34,7 +34,7 @@ func TestMembersAreToldWhoRemains(t *testing.T) {
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	hometest.Check(t, err)
-	server := &Server{Home: home.At(dir, time.Now), Renew: time.Hour, Log: (&served{log: &logBuffer{}}).logger(), Ask: ask}
+	server := &Server{Home: home.At(dir, time.Now), Log: (&served{log: &logBuffer{}}).logger(), Ask: ask}
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { ended <- server.Run(ctx, listener) }()

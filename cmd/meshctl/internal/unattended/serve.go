@@ -22,7 +22,6 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
@@ -30,13 +29,13 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-// Server serves the repository to members over mutual TLS (DELIV-2) and keeps the lease fresh.
+// Server serves the repository to members over mutual TLS (DELIV-2).
 type Server struct {
 	Home  *home.Home
-	Renew time.Duration // how old a lease may get; no older than a third of its length, so that an alarm at half of it has a reason
 	Log   *slog.Logger
-	Cycle func() CycleState // how the cycle beside it goes; nil if there is none
-	Ask   switchover.Ask    // for members that ask who remains
+	Cycle func() CycleState             // how the cycle beside it goes; nil if there is none
+	Mesh  func() switchover.DriverState // how the protocol goes
+	Ask   switchover.Ask                // for members that ask who remains
 
 	alarmed map[string]bool // alarms that were logged
 	known   atomic.Pointer[published]
@@ -86,7 +85,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	var open sync.WaitGroup
 	defer open.Wait()
 	defer cancel()
-	open.Go(func() { s.keepLease(ctx, published) })
+	open.Go(func() { s.keepPublished(ctx, published) })
 	open.Go(func() { s.keepCertificates(ctx) })
 	open.Go(func() { s.keepAlarms(ctx, published) })
 	open.Go(func() {
@@ -122,7 +121,11 @@ type gate struct {
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	certificate := r.TLS.PeerCertificates[0]
 	name := certificate.Subject.CommonName
-	if refusal := g.published.refuses(certificate); refusal != "" {
+	refusal := g.published.refuses(certificate)
+	if refusal != "" && g.published.departed(certificate) && !strings.HasPrefix(r.URL.Path, "/blobs/") && !strings.HasPrefix(r.URL.Path, "/v1/") {
+		refusal = "" // it is to learn that it is no member any more
+	}
+	if refusal != "" {
 		pin := identity.PinOf(certificate)
 		g.log.Warn(string(pin[:]), "refused: "+refusal, "name", name, "remote", r.RemoteAddr, "path", r.URL.Path)
 		http.Error(w, fmt.Sprintf("%q: %s", name, refusal), http.StatusForbidden)
@@ -198,6 +201,14 @@ func (p *published) refuses(c *x509.Certificate) string {
 	return ""
 }
 
+// departed reports whether a certificate is of a member that was removed and may not know it yet.
+func (p *published) departed(c *x509.Certificate) bool {
+	state, _ := p.get()
+	return slices.ContainsFunc(state.Departed, func(m release.Member) bool {
+		return m.Name == c.Subject.CommonName && m.Has(identity.PinOf(c))
+	})
+}
+
 // handler serves, until ctx ends, the repository, to each member its newest certificate, and who remains.
 func (s *Server) handler(ctx context.Context, repository http.Handler, p *published) http.Handler {
 	mux := http.NewServeMux()
@@ -226,12 +237,11 @@ func (s *Server) handler(ctx context.Context, repository http.Handler, p *publis
 // CertificatePath is where a member finds its newest certificate.
 const CertificatePath = "/v1/certificate"
 
-// keepEvery is how often it is looked whether there is something to renew or to put on record.
+// keepEvery is how often it is looked whether all is in place.
 const keepEvery = time.Second
 
-// keepLease renews the lease when it is Renew old, and puts switchovers on record, until ctx ends. A failure is logged
-// and tried again: the lease that is out lasts for a while yet.
-func (s *Server) keepLease(ctx context.Context, p *published) {
+// keepPublished puts in place what is published, if a command or another host has left that undone, until ctx ends.
+func (s *Server) keepPublished(ctx context.Context, p *published) {
 	var failed error
 	for home.Pause(ctx, keepEvery) == nil {
 		err := s.keepOnce(ctx, p)
@@ -240,10 +250,10 @@ func (s *Server) keepLease(ctx context.Context, p *published) {
 		}
 		if err != nil && (failed == nil || err.Error() != failed.Error()) {
 			_, view := p.get()
-			s.Log.Error("the lease cannot be kept", "error", err, "until", view.LeaseExpires)
+			s.Log.Error("the repository cannot be kept", "error", err, "lease until", view.LeaseExpires)
 		}
 		if err == nil && failed != nil {
-			s.Log.Info("the lease can be kept again")
+			s.Log.Info("the repository can be kept again")
 		}
 		failed = err
 	}
@@ -256,7 +266,11 @@ func (s *Server) alarms(p *published) []status.Reason {
 		cycle = s.Cycle()
 	}
 	state, view := p.get()
-	return Alarms(view, state.Lease(), cycle, s.Home.Now())
+	all := Alarms(view, state.Lease(), cycle, s.Home.Now())
+	if s.Mesh != nil {
+		all = append(all, MeshAlarms(s.Mesh())...)
+	}
+	return all
 }
 
 // keepAlarms logs alarms when they begin and when they end.
@@ -306,33 +320,15 @@ func (s *Server) renewCertificates(ctx context.Context) (names []string, err err
 	return names, err
 }
 
-// keepOnce does what is due, unless another distribution host has done it meanwhile.
+// keepOnce puts in place what is published, unless it is there.
 func (s *Server) keepOnce(ctx context.Context, p *published) error {
 	if err := p.look(); err != nil {
 		return err
 	}
-	state, view := p.get()
+	state, _ := p.get()
 	complete, err := p.complete(state)
-	if err != nil || complete && !s.due(state, view) {
+	if err != nil || complete {
 		return err
 	}
-	return s.Home.Write(ctx, func(w *home.Writer) error {
-		if !s.due(w.State(), w.View()) {
-			return nil
-		}
-		until, err := w.Renew(ctx, 0)
-		if err == nil {
-			s.Log.Info("lease renewed", "until", until, "state", w.View().String())
-		}
-		return err
-	})
-}
-
-// due reports whether the lease is old, or a switchover has passed that this host has the key to put on record.
-func (s *Server) due(state home.State, view release.View) bool {
-	now := s.Home.Now()
-	if home.Settled(view.Manifest, now) && s.Home.Keys().Has(state.Published.Root, keys.Release) {
-		return true
-	}
-	return home.LeaseIsOld(view, state.Lease(), min(s.Renew, state.Lease()/3), now)
+	return s.Home.Write(ctx, func(*home.Writer) error { return nil })
 }

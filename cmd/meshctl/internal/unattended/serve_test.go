@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,8 +22,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -58,9 +61,18 @@ func serve(t *testing.T, dir string, clock home.Clock, renew time.Duration) *ser
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	hometest.Check(t, err)
 	s := &served{t: t, dir: dir, url: "https://" + listener.Addr().String(), log: &logBuffer{}}
-	server := &Server{Home: home.At(dir, clock), Renew: renew, Log: s.logger()}
+	nobody := func(_ context.Context, members []release.Member) map[string]switchover.Answer {
+		answers := map[string]switchover.Answer{}
+		for _, m := range members {
+			answers[m.Name] = switchover.Answer{Err: errors.New("it is not there")}
+		}
+		return answers
+	}
+	driver := switchover.NewDriver(home.At(dir, clock), nobody, mesh.Policy{Renew: renew, Absent: mesh.Absent{After: time.Hour}}, s.logger())
+	server := &Server{Home: home.At(dir, clock), Mesh: driver.State, Log: s.logger()}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
+	go func() { driver.Run(ctx) }()
 	go func() { ended <- server.Run(ctx, listener) }()
 	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
 	t.Cleanup(func() { s.stop() })
@@ -135,8 +147,13 @@ func TestStrangersAndRemovedMembersAreRefusedAndNamed(t *testing.T) {
 	h := hometest.Begin(t, dir, time.Now)
 	hometest.Check(t, enrol.RemoveMember(t.Context(), h, "tyo"))
 	h.Close()
-	if code, err := s.get(tyo, path); code != 403 {
-		t.Errorf("a removed member got %d, %v", code, err)
+	for _, refused := range []string{CertificatePath, "/blobs/sha256/" + strings.Repeat("0", 64)} {
+		if code, err := s.get(tyo, refused); code != 403 {
+			t.Errorf("a removed member got %s: %d, %v", refused, code, err)
+		}
+	}
+	if code, err := s.get(tyo, path); code != 200 { // so that it learns of it
+		t.Errorf("a removed member did not get the metadata: %d, %v", code, err)
 	}
 	if !strings.Contains(s.log.String(), `refused: not a member of this mesh" name=tyo`) {
 		t.Errorf("not named: %s", s.log)
@@ -247,7 +264,7 @@ func TestARemovedMemberIsRefusedOnTheConnectionItHas(t *testing.T) {
 			hometest.Check(t, enrol.RemoveMember(t.Context(), h, "tyo"))
 			h.Close()
 		}
-		response, err := client.Get(s.url + "/" + release.TimestampName)
+		response, err := client.Get(s.url + CertificatePath)
 		hometest.Check(t, err)
 		io.Copy(io.Discard, response.Body)
 		response.Body.Close()
@@ -257,32 +274,21 @@ func TestARemovedMemberIsRefusedOnTheConnectionItHas(t *testing.T) {
 	}
 }
 
-func TestServeRenewsTheLeaseAndSettles(t *testing.T) {
+func TestServeRenewsTheLease(t *testing.T) {
 	var guard sync.Mutex
 	now := hometest.Start
 	clock := func() time.Time { guard.Lock(); defer guard.Unlock(); return now }
 	dir := hometest.New(t, clock, "tyo")
 	hometest.MustRelease(t, dir, clock, 1, releasing.Options{})
-	h := hometest.Begin(t, dir, clock)
-	hometest.SetSwitchover(t, h, hometest.Start.Add(time.Minute))
-	h.Close()
 	serve(t, dir, clock, 10*time.Minute)
-	view := func() release.View {
-		v, err := home.At(dir, time.Now).View(t.Context())
-		hometest.Check(t, err)
-		return v
-	}
-	for _, test := range []struct {
-		after  time.Duration
-		number uint64
-		lease  time.Duration
-	}{{0, 0, time.Hour}, {2 * time.Minute, 1, 62 * time.Minute}, {13 * time.Minute, 1, 73 * time.Minute}} {
+	for _, test := range []struct{ after, lease time.Duration }{{0, time.Hour}, {11 * time.Minute, 71 * time.Minute}, {22 * time.Minute, 82 * time.Minute}} {
 		guard.Lock()
 		now = hometest.Start.Add(test.after)
 		guard.Unlock()
 		hometest.WaitFor(t, fmt.Sprintf("%+v", test), func() bool {
-			v := view()
-			return v.LeaseExpires.Equal(hometest.Start.Add(test.lease)) && (test.number == 0) == (v.Manifest.Current == nil)
+			v, err := home.At(dir, time.Now).View(t.Context())
+			hometest.Check(t, err)
+			return v.LeaseExpires.Equal(hometest.Start.Add(test.lease))
 		})
 	}
 }
@@ -322,10 +328,11 @@ func TestAnEmergencyLeaseNeedsTheLeaseKeyOnly(t *testing.T) {
 	}
 	h = hometest.Begin(t, dir, later)
 	defer h.Close()
-	if s := (&Server{Home: home.At(dir, later), Renew: 10 * time.Minute}); s.due(h.State(), h.View()) {
-		t.Fatal("serve would renew without end")
+	driver := switchover.NewDriver(home.At(dir, later), func(context.Context, []release.Member) map[string]switchover.Answer { return nil }, mesh.Policy{Renew: 10 * time.Minute}, nil)
+	if r, err := driver.Round(t.Context()); err != nil || r.Decision.Publish != nil {
+		t.Fatalf("serve would publish without end: %v, %+v", err, r.Decision)
 	}
-	if _, err := enrol.AddMember(t.Context(), h, enrol.NewMember{Name: "osa", Admin: "127.0.0.1:1"}); err == nil || !strings.Contains(err.Error(), "release key is not there") {
+	if _, err := enrol.AddOperator(t.Context(), h, "noc", identity.Operator); err == nil || !strings.Contains(err.Error(), "release key is not there") {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -1,0 +1,39 @@
+package home
+
+import (
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+var testNow = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+
+// The lease ends with the signatures in the zones that are answered, or are about to be. Signatures that have ended do not
+// keep from members what brings new ones.
+func TestTheLeaseEndsWithSignatures(t *testing.T) {
+	now := testNow
+	at := func(number uint64, d time.Duration) *release.Release {
+		return &release.Release{Number: number, Zones: []release.Zone{{Origin: "a.", SignedUntil: now.Add(d)}, {Origin: "b."}}}
+	}
+	for name, c := range map[string]struct {
+		current, next *release.Release
+		want          time.Duration
+	}{
+		"nothing is answered":       {nil, nil, 24 * time.Hour},
+		"unsigned":                  {&release.Release{Number: 1, Zones: []release.Zone{{Origin: "b."}}}, nil, 24 * time.Hour},
+		"far":                       {at(1, 99*time.Hour), nil, 24 * time.Hour},
+		"near":                      {at(1, 3*time.Hour), nil, 3 * time.Hour},
+		"the next one's are nearer": {at(1, 5*time.Hour), at(2, 2*time.Hour), 2 * time.Hour},
+		"ended":                     {at(1, -time.Hour), nil, -time.Hour},
+		"ended, and renewed":        {at(1, -time.Hour), at(2, 50*time.Hour), 24 * time.Hour},
+	} {
+		far := now.AddDate(9, 0, 0)
+		view := release.View{Manifest: release.Manifest{Current: c.current, Next: c.next}, Expires: release.Expiries{Root: far, Targets: far, Snapshot: far}}
+		granted := MeshOf(State{}, view).Granted(instant.WallOf(now), 24*time.Hour)
+		if got := granted.Expires.Time().Sub(now); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}

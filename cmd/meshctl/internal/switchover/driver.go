@@ -1,0 +1,455 @@
+// Package switchover drives the protocol on a distribution host (SYNC-E): it reads what is in force, asks the members, has
+// mesh.Host decide, and publishes what was decided, in rounds, any of which may be the last. It decides nothing itself.
+// It imports packages history, home, hint and keys of its neighbours; package unattended and cmd/meshctl call it.
+package switchover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
+)
+
+// Driver is one distribution host's part in the protocol. Round, See and Run are for one goroutine; State and Made for all.
+type Driver struct {
+	Home   *home.Home
+	Ask    Ask
+	Policy mesh.Policy // but for the length of a lease, which is the mesh's
+	Order  mesh.Order
+	Log    *slog.Logger
+
+	host *mesh.Host
+	wake chan struct{}
+
+	mu    sync.Mutex
+	state DriverState
+	made  map[uint64]making // by release
+}
+
+// DriverState is how the protocol goes, for alarms and metrics.
+type DriverState struct {
+	Decision  mesh.HostDecision // of the last round
+	Switched  uint64            // switchovers seen through
+	Withdrawn uint64            // proposals that were withdrawn
+}
+
+// making is what is known of a release's way before its switchover.
+type making struct {
+	began, published, ready, proposed time.Time
+}
+
+// NewDriver makes a driver.
+func NewDriver(h *home.Home, ask Ask, p mesh.Policy, log *slog.Logger) *Driver {
+	return &Driver{Home: h, Ask: ask, Policy: p, Log: log, wake: make(chan struct{}, 1), made: map[uint64]making{}}
+}
+
+// State is how it goes.
+func (d *Driver) State() DriverState {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state
+}
+
+// Made says that a release was published then, whose making began then, and that it is time for a round.
+func (d *Driver) Made(number uint64, began, published time.Time) {
+	d.mu.Lock()
+	d.made[number] = making{began: began, published: published}
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Round is what came of one round.
+type Round struct {
+	Decision mesh.HostDecision
+	Before   release.View // what was in force when it was decided
+	View     release.View // what is in force now
+	Answers  map[string]Answer
+	Done     bool // what was decided is published
+}
+
+// Round reads, asks, decides and publishes, once. A turn that another host or command has won is no error: the next round
+// decides anew.
+func (d *Driver) Round(ctx context.Context) (Round, error) {
+	reader, err := d.Home.Read(ctx)
+	if err != nil {
+		return Round{}, err
+	}
+	defer reader.Close()
+	state, view, tag, err := reader.Published()
+	if err != nil {
+		return Round{}, err
+	}
+	d.begin(state)
+	d.host.Read(home.MeshOf(state, view))
+	d.host.Ordered(d.Order)
+	began := d.now()
+	answers := d.Ask(ctx, append(view.Manifest.Members[:len(view.Manifest.Members):len(view.Manifest.Members)], state.Departed...))
+	if ctx.Err() != nil {
+		return Round{}, context.Cause(ctx)
+	}
+	d.host.Asked(words(answers), began, d.now())
+	r := Round{Decision: d.host.Decide(d.now()), Before: view, View: view, Answers: answers}
+	d.mu.Lock()
+	d.state.Decision = r.Decision
+	d.mu.Unlock()
+	if r.Decision.Publish == nil {
+		return r, nil
+	}
+	return r, d.publish(ctx, &r, tag)
+}
+
+// begin makes the decider at the first round.
+func (d *Driver) begin(state home.State) {
+	if d.host != nil {
+		return
+	}
+	d.Policy.Lease = state.Lease()
+	d.Policy.LeaseOnly = !d.Home.Keys().Has(state.Published.Root, keys.Release)
+	d.host = mesh.NewHost(d.Policy)
+}
+
+func (d *Driver) now() instant.Instant {
+	return instant.Instant{Wall: instant.WallOf(d.Home.Now()), Mono: sysclock.Now().Mono}
+}
+
+// publish puts in force what was decided, on condition that the state is the one that it was decided on.
+func (d *Driver) publish(ctx context.Context, r *Round, tag depot.Tag) error {
+	w, err := d.Home.Begin(ctx)
+	if err != nil {
+		return unlessTurn(err)
+	}
+	defer w.Close()
+	if w.Tag() != tag {
+		return nil
+	}
+	next := *r.Decision.Publish
+	event := home.Event{Event: r.Decision.Event, Number: next.Next.Number, Switchover: next.Next.At.Time(), Detail: Detail(r.Decision.Detail)}
+	switch r.Decision.Event {
+	case mesh.EventRenewed:
+		event = home.Event{}
+	case mesh.EventSettled:
+		event.Number, event.Switchover = next.Current.Number, next.Current.At.Time()
+	case mesh.EventMarked:
+		event = home.Event{Event: r.Decision.Event, Detail: awayNames(next)}
+	}
+	if err := w.Carry(ctx, next, r.Decision.By.Time(), nil, event); err != nil {
+		return unlessTurn(err)
+	}
+	r.Done, r.View = true, w.View()
+	return nil
+}
+
+// unlessTurn is err, unless it says only that another was first, or that it is too late: then the next round decides anew.
+func unlessTurn(err error) error {
+	locked := new(depot.LockedError)
+	if errors.Is(err, depot.ErrChanged) || errors.Is(err, home.ErrTooLate) || errors.As(err, &locked) {
+		return nil
+	}
+	return err
+}
+
+func awayNames(s mesh.State) string {
+	var names []string
+	for _, a := range s.Away {
+		names = append(names, a.Member)
+	}
+	return strings.Join(names, " ")
+}
+
+// words are what the protocol needs of answers.
+func words(answers map[string]Answer) map[string]mesh.Answer {
+	all := make(map[string]mesh.Answer, len(answers))
+	for name, a := range answers {
+		if a.Err != nil {
+			all[name] = mesh.Answer{Why: a.Err.Error()}
+			continue
+		}
+		w := mesh.WordOf(a.Confirmation)
+		all[name] = mesh.Answer{Word: &w}
+	}
+	return all
+}
+
+const (
+	// roundEvery is the pause between two rounds while a release waits for its switchover, and idleEvery while none does.
+	roundEvery = 250 * time.Millisecond
+	idleEvery  = 2 * time.Second
+)
+
+// Run makes rounds until ctx ends, and says in the log and on record what came of them.
+func (d *Driver) Run(ctx context.Context) {
+	said := ""
+	for ctx.Err() == nil {
+		r, err := d.Round(ctx)
+		if err == nil {
+			err = d.tell(ctx, r)
+		}
+		if now := errorText(err); now != said && ctx.Err() == nil {
+			said = now
+			if err != nil {
+				d.Log.Error("the protocol cannot go on; it is tried again", "error", err)
+			} else {
+				d.Log.Info("the protocol goes on again")
+			}
+		}
+		wait := idleEvery
+		if r.View.Manifest.Next != nil {
+			wait = roundEvery
+		}
+		select {
+		case <-ctx.Done():
+		case <-d.wake:
+		case <-time.After(wait):
+		}
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// tell logs what was published, and sees a switchover through that is on record.
+func (d *Driver) tell(ctx context.Context, r Round) error {
+	d.note(r)
+	if !r.Done {
+		return nil
+	}
+	next := r.Decision.Publish.Next
+	switch r.Decision.Event {
+	case mesh.EventRenewed:
+		d.Log.Info("lease renewed", "until", r.View.LeaseExpires, "state", r.View.String())
+	case mesh.EventProposed:
+		d.Log.Info("switchover proposed", "number", next.Number, "at", next.At.Time(), "without", strings.Join(next.Without, " "))
+	case mesh.EventCommitted:
+		d.Log.Info("switchover committed", "number", next.Number, "at", next.At.Time())
+	case mesh.EventWithdrawn:
+		d.Log.Error("switchover withdrawn", "number", next.Number, "not confirmed by", Detail(r.Decision.Detail))
+	case mesh.EventMarked:
+		d.Log.Warn("members are away", "members", awayNames(*r.Decision.Publish))
+	case mesh.EventSettled:
+		_, err := d.seen(ctx, r)
+		return err
+	}
+	return nil
+}
+
+// note keeps when the steps of a release's way were.
+func (d *Driver) note(r Round) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case !r.Done:
+	case r.Decision.Event == mesh.EventProposed:
+		m := d.made[r.Decision.Publish.Next.Number]
+		m.ready = d.Home.Now()
+		m.proposed = m.ready
+		d.made[r.Decision.Publish.Next.Number] = m
+	case r.Decision.Event == mesh.EventWithdrawn:
+		d.state.Withdrawn++
+	case r.Decision.Event == mesh.EventSettled:
+		d.state.Switched++
+	}
+}
+
+// seen collects how a switchover that is on record went, and records that.
+func (d *Driver) seen(ctx context.Context, r Round) ([]history.Result, error) {
+	current := *r.View.Manifest.Current
+	results := d.results(ctx, r.View.Manifest.Members, current.Number)
+	var missed []string
+	for _, one := range results {
+		if !one.Switched {
+			missed = append(missed, one.Member+": "+one.Why)
+		}
+	}
+	if d.Log != nil {
+		d.Log.Info("switched", "number", current.Number, "members", len(results)-len(missed), "missed", strings.Join(missed, "; "))
+	}
+	return results, d.record(ctx, current, results)
+}
+
+// resultPatience is how long after the switchover members may take to say how it went.
+const resultPatience = 5 * time.Second
+
+func (d *Driver) results(ctx context.Context, members []release.Member, number uint64) []history.Result {
+	for end := d.Home.Now().Add(resultPatience); ; {
+		results, all := resultsOf(members, d.Ask(ctx, members), number)
+		if all || !d.Home.Now().Before(end) || home.Pause(ctx, roundEvery) != nil {
+			return results
+		}
+	}
+}
+
+// record puts on record how a switchover went.
+func (d *Driver) record(ctx context.Context, current release.Release, results []history.Result) error {
+	w, err := d.Home.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	d.mu.Lock()
+	m := d.made[current.Number]
+	for number := range d.made {
+		if number <= current.Number {
+			delete(d.made, number)
+		}
+	}
+	d.mu.Unlock()
+	err = history.Remember(ctx, w, current.Number, func(r *history.Record) {
+		r.Scheduled, r.Switchover, r.Results = m.proposed.UTC(), current.Switchover, results
+		if m.proposed.IsZero() {
+			r.Scheduled = time.Time{}
+		}
+		if !m.published.IsZero() && !m.ready.IsZero() {
+			r.Timing = append(r.Timing,
+				history.Step{Name: "all members ready", Seconds: m.ready.Sub(m.published).Seconds()},
+				history.Step{Name: "lead", Seconds: current.Switchover.Sub(m.ready).Seconds()},
+				history.Step{Name: "from the beginning to the switchover", Seconds: current.Switchover.Sub(m.began).Seconds()})
+		}
+	})
+	if errors.Is(err, depot.ErrChanged) {
+		return nil // another host records the same
+	}
+	return err
+}
+
+// AgainstError says that no switchover was proposed, and what speaks against it.
+type AgainstError struct {
+	Number  uint64
+	Against []mesh.Missing
+}
+
+func (e *AgainstError) Error() string {
+	lines := []string{fmt.Sprintf("no switchover to release %d was proposed:", e.Number)}
+	for _, m := range e.Against {
+		lines = append(lines, "  "+m.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Seen is what became of the staged release.
+type Seen struct {
+	Number    uint64
+	At        time.Time        // its switchover
+	Committed bool             // it is committed, or was made
+	Settled   bool             // it was made
+	Forced    []mesh.Missing   // what spoke against it, when it was forced
+	Without   []string         // members that it does not wait for
+	Results   []history.Result // how the members fared
+}
+
+// See sees the staged release through to its switchover, or to its commit if committed is set. Members may take as long as wait
+// until nothing speaks against a proposal; what then does is an *AgainstError. tell is told of each step.
+func (d *Driver) See(ctx context.Context, wait time.Duration, committed bool, tell func(Round)) (Seen, error) {
+	var seen Seen
+	var last *AgainstError
+	for end := d.Home.Now().Add(wait); ; {
+		r, err := d.Round(ctx)
+		if err != nil {
+			return seen, errors.Join(err, orNil(last))
+		}
+		d.note(r)
+		tell(r)
+		if done, err := d.look(ctx, r, &seen, committed); done || err != nil {
+			return seen, err
+		}
+		if next := r.View.Manifest.Next; next != nil && next.Switchover.IsZero() && len(r.Decision.Against) > 0 {
+			last = &AgainstError{next.Number, r.Decision.Against}
+			if !d.Home.Now().Before(end) {
+				return seen, last
+			}
+		}
+		if err := home.Pause(ctx, roundEvery); err != nil {
+			return seen, errors.Join(err, orNil(last))
+		}
+	}
+}
+
+func orNil(e *AgainstError) error {
+	if e == nil {
+		return nil
+	}
+	return e
+}
+
+// look takes in what a round brought, and reports whether all is seen.
+func (d *Driver) look(ctx context.Context, r Round, seen *Seen, committed bool) (done bool, err error) {
+	m := r.View.Manifest
+	if before := r.Before.Manifest.Next; seen.Number == 0 && before != nil {
+		seen.Number = before.Number
+	}
+	switch {
+	case m.Next != nil:
+		if seen.Number != 0 && seen.Number != m.Next.Number {
+			return true, fmt.Errorf("release %d was taken back, and release %d is staged in its place", seen.Number, m.Next.Number)
+		}
+		seen.Number, seen.At, seen.Committed, seen.Without = m.Next.Number, m.Next.Switchover, m.Next.Committed, m.Next.Without
+		if r.Done && r.Decision.Event == mesh.EventProposed && d.Order.Force {
+			seen.Forced = r.Decision.Detail
+		}
+		return committed && seen.Committed, nil
+	case seen.Number == 0:
+		return true, hint.Errorf("make one with: meshctl release ZONEFILE...", "no release is staged")
+	case m.Current == nil || m.Current.Number < seen.Number:
+		return true, fmt.Errorf("release %d was taken back meanwhile", seen.Number)
+	case r.Done && r.Decision.Event == mesh.EventSettled:
+		seen.Results, err = d.seen(ctx, r)
+	default: // another host or command has put it on record
+		seen.Results = d.results(ctx, m.Members, seen.Number)
+	}
+	seen.Committed, seen.Settled, seen.At = true, true, m.Current.Switchover
+	return true, err
+}
+
+// Settle waits until a committed switchover that has passed is on record, for no longer than patience: before it is, nothing
+// that changes the mesh can be published.
+func (d *Driver) Settle(ctx context.Context, patience time.Duration) error {
+	for end := d.Home.Now().Add(patience); ; {
+		view, err := d.Home.View(ctx)
+		if err != nil {
+			return err
+		}
+		next := view.Manifest.Next
+		if next == nil || next.Switchover.IsZero() || d.Home.Now().Before(next.Switchover) || !d.Home.Now().Before(end) {
+			return nil
+		}
+		r, err := d.Round(ctx)
+		if err != nil {
+			return err
+		}
+		if r.Done && r.Decision.Event == mesh.EventSettled {
+			_, err := d.seen(ctx, r)
+			return err
+		}
+		if err := home.Pause(ctx, roundEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// Detail is what speaks against something, in one line.
+func Detail(missing []mesh.Missing) string {
+	var parts []string
+	for _, m := range missing {
+		parts = append(parts, m.String())
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,308 @@
+package switchover
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
+)
+
+// hears is how long the members of these tests say that they take to hear of something.
+const hears = 100 * time.Millisecond
+
+// world is a home whose members are deciders of nodes in this process, which hear of what is published when they are asked.
+type world struct {
+	t       *testing.T
+	dir     string
+	members map[string]*member
+	driver  *Driver
+}
+
+// member is one node.
+type member struct {
+	name string
+	node *mesh.Node
+	lost error                        // why it gives no answer and hears nothing
+	lies func(c *status.Confirmation) // changes what it says
+}
+
+// newWorld has release 1 current, 2 staged, and members fra and tyo.
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, dir: hometest.New(t, time.Now, "fra", "tyo"), members: map[string]*member{}}
+	hometest.MustRelease(t, w.dir, time.Now, 1, releasing.Options{Now: true})
+	hometest.MustRelease(t, w.dir, time.Now, 2, releasing.Options{})
+	for _, name := range []string{"fra", "tyo"} {
+		w.members[name] = &member{name: name, node: mesh.NewNode(mesh.Durable{})}
+	}
+	w.driver = w.newDriver(mesh.Policy{Renew: time.Hour, Absent: mesh.Absent{After: mesh.DefaultAbsent}})
+	return w
+}
+
+func (w *world) newDriver(p mesh.Policy) *Driver {
+	return NewDriver(home.At(w.dir, time.Now), w.ask, p, slog.New(slog.DiscardHandler))
+}
+
+func (w *world) ask(_ context.Context, members []release.Member) map[string]Answer {
+	view := w.view()
+	answers := map[string]Answer{}
+	for _, m := range members {
+		answers[m.Name] = w.members[m.Name].answer(view)
+	}
+	return answers
+}
+
+func (w *world) view() release.View {
+	w.t.Helper()
+	view, err := home.At(w.dir, time.Now).View(w.t.Context())
+	hometest.Check(w.t, err)
+	return view
+}
+
+// answer has a member hear of what is published, and confirm what it then holds.
+func (m *member) answer(v release.View) Answer {
+	if m.lost != nil {
+		return Answer{Err: m.lost}
+	}
+	manifest := v.Manifest
+	view := mesh.View{Lease: v.Versions.Timestamp, Expires: instant.WallOf(v.LeaseExpires), Epsilon: manifest.Epsilon(), Stranger: true}
+	for _, other := range manifest.Members {
+		view.Stranger = view.Stranger && other.Name != m.name
+	}
+	if c := manifest.Current; c != nil {
+		view.Current = status.Ref{Number: c.Number, At: instant.WallOf(c.Switchover)}
+		m.node.Ready(c.Number)
+	}
+	if n := manifest.Next; n != nil {
+		view.Next = mesh.Next{Ref: status.Ref{Number: n.Number, At: instant.WallOf(n.Switchover)}, Decide: instant.WallOf(n.Decide),
+			Committed: n.Committed, Without: slices.Contains(n.Without, m.name)}
+		m.node.Ready(n.Number)
+	}
+	m.node.Learn(view)
+	now := sysclock.Now()
+	m.node.Certify(instant.Sample{At: now, Bound: time.Millisecond, Source: "assumed"})
+	d := m.node.Decide(now)
+	for d.Persist != nil {
+		m.node.Persisted(*d.Persist)
+		d = m.node.Decide(now)
+	}
+	c := status.Confirmation{Node: m.name, Mesh: manifest.Mesh, At: now.Wall, Confirms: d.Confirms, Serving: d.Serve, Silent: d.Silent, Floor: d.Floor,
+		Clock: d.Clock, Promise: d.Holds, Lease: v.Versions.Timestamp, Hears: hears, Format: release.ManifestFormat,
+		Switched: &status.Switched{Number: d.Serve, Lateness: 42 * time.Microsecond}}
+	if m.lies != nil {
+		m.lies(&c)
+	}
+	return Answer{Confirmation: c}
+}
+
+func (w *world) events() (all []string) {
+	w.t.Helper()
+	state, err := home.At(w.dir, time.Now).State(w.t.Context())
+	hometest.Check(w.t, err)
+	for _, e := range state.Events {
+		all = append(all, e.Event)
+	}
+	return all
+}
+
+func ignore(Round) {}
+
+func TestASwitchoverThatAllPromiseIsCommittedAndSeenThrough(t *testing.T) {
+	w := newWorld(t)
+	before := time.Now()
+	seen, err := w.driver.See(t.Context(), 10*time.Second, false, ignore)
+	hometest.Check(t, err)
+	if seen.Number != 2 || !seen.Settled || seen.At.Before(before.Add(4*hears)) || len(seen.Results) != 2 || !seen.Results[0].Switched || seen.Results[0].Lateness != 42*time.Microsecond {
+		t.Fatalf("seen %+v", seen)
+	}
+	if view := w.view(); view.Manifest.Next != nil || view.Manifest.Current.Number != 2 || view.Manifest.Current.Committed {
+		t.Errorf("published %v", view)
+	}
+	all := strings.Join(w.events(), ", ")
+	if !strings.HasSuffix(all, "proposed, committed, settled") {
+		t.Errorf("events: %s", all)
+	}
+}
+
+func TestNothingIsProposedWhileAMemberIsNotFit(t *testing.T) {
+	for name, test := range map[string]struct {
+		member member
+		want   string
+	}{
+		"unreachable":   {member{lost: errors.New("connection refused")}, "tyo: unreachable: connection refused"},
+		"not ready":     {member{lies: func(c *status.Confirmation) { c.Confirms.Staged = 1 }}, "tyo: not-ready"},
+		"clock unknown": {member{lies: func(c *status.Confirmation) { c.Clock = status.ClockState{Reason: "chrony is gone"} }}, "tyo: clock-unknown: chrony is gone"},
+		"refused": {member{lies: func(c *status.Confirmation) {
+			c.Confirms.Staged, c.Refused = 1, []status.Refused{{Number: 2, Reason: status.Reason{Code: "digest", Detail: "torn"}}}
+		}}, "tyo: digest: torn"},
+		"of the version before": {member{lies: func(c *status.Confirmation) { c.Format = 0 }}, "tyo: old-format"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.members["tyo"].lost, w.members["tyo"].lies = test.member.lost, test.member.lies
+			_, err := w.driver.See(t.Context(), 0, false, ignore)
+			var against *AgainstError
+			if !errors.As(err, &against) || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "fra:") {
+				t.Fatalf("got %v, want %q", err, test.want)
+			}
+			if at := w.view().Manifest.Next.Switchover; !at.IsZero() {
+				t.Errorf("a switchover at %v is published", at)
+			}
+		})
+	}
+}
+
+// A proposal that one member does not promise is withdrawn, so that the others go on from the release before.
+func TestAProposalThatIsNotPromisedIsWithdrawn(t *testing.T) {
+	w := newWorld(t)
+	w.members["tyo"].lies = func(c *status.Confirmation) { c.Confirms.Scheduled = nil }
+	withdrawn := false
+	_, err := w.driver.See(t.Context(), 0, false, func(r Round) {
+		withdrawn = withdrawn || r.Done && r.Decision.Event == mesh.EventWithdrawn
+	})
+	var against *AgainstError
+	if !errors.As(err, &against) || !withdrawn {
+		t.Fatalf("withdrawn %v, %v", withdrawn, err)
+	}
+	if next := w.view().Manifest.Next; !next.Switchover.IsZero() || next.Committed {
+		t.Errorf("published %+v", next)
+	}
+}
+
+// What is forced goes on without the member's word, and that is on record.
+func TestForce(t *testing.T) {
+	w := newWorld(t)
+	w.members["tyo"].lost = errors.New("connection refused")
+	w.driver.Order.Force = true
+	seen, err := w.driver.See(t.Context(), 0, false, ignore)
+	hometest.Check(t, err)
+	if !seen.Settled || len(seen.Forced) != 1 || seen.Forced[0].Member != "tyo" || !slices.Equal(seen.Without, []string{"tyo"}) {
+		t.Errorf("seen %+v", seen)
+	}
+	state, err := home.At(w.dir, time.Now).State(w.t.Context())
+	hometest.Check(t, err)
+	if !slices.ContainsFunc(state.Events, func(e home.Event) bool {
+		return e.Event == mesh.EventProposed && strings.Contains(e.Detail, "tyo: unreachable")
+	}) {
+		t.Errorf("events %+v", state.Events)
+	}
+}
+
+// One host proposes and dies. Another finishes, though it has never heard of the members before.
+func TestAnotherHostFinishes(t *testing.T) {
+	w := newWorld(t)
+	for {
+		r, err := w.driver.Round(t.Context())
+		hometest.Check(t, err)
+		if r.Done && r.Decision.Event == mesh.EventProposed {
+			break
+		}
+	}
+	w.driver = w.newDriver(w.driver.Policy)
+	seen, err := w.driver.See(t.Context(), 10*time.Second, false, ignore)
+	hometest.Check(t, err)
+	if !seen.Settled || strings.Count(strings.Join(w.events(), " "), mesh.EventProposed) != 1 {
+		t.Errorf("seen %+v, events %v", seen, w.events())
+	}
+}
+
+// Of two hosts that decide at once one wins, and the other goes on from what that has published.
+func TestTwoHostsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	other := w.newDriver(w.driver.Policy)
+	ended := make(chan error)
+	go func() {
+		_, err := other.See(t.Context(), 20*time.Second, false, ignore)
+		ended <- err
+	}()
+	seen, err := w.driver.See(t.Context(), 20*time.Second, false, ignore)
+	hometest.Check(t, err)
+	hometest.Check(t, <-ended)
+	if all := strings.Join(w.events(), " "); !seen.Settled || strings.Count(all, mesh.EventProposed) != 1 || strings.Count(all, mesh.EventCommitted) != 1 || strings.Count(all, mesh.EventSettled) != 1 {
+		t.Errorf("seen %+v, events %v", seen, all)
+	}
+}
+
+// A cancelled switchover is not proposed again before an operator says so.
+func TestCancelHolds(t *testing.T) {
+	w := newWorld(t)
+	w.driver.Order.At = instant.WallOf(time.Now().Add(time.Hour))
+	for w.view().Manifest.Next.Switchover.IsZero() {
+		_, err := w.driver.Round(t.Context())
+		hometest.Check(t, err)
+	}
+	writer := hometest.Begin(t, w.dir, time.Now)
+	next, err := writer.Host().Cancel(writer.Instant(), "cancelled")
+	hometest.Check(t, err)
+	hometest.Check(t, writer.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: "cancelled"}))
+	writer.Close()
+	w.driver = w.newDriver(w.driver.Policy)
+	_, err = w.driver.See(t.Context(), 0, false, ignore)
+	if err == nil || !strings.Contains(err.Error(), mesh.Paused) {
+		t.Fatalf("got %v", err)
+	}
+	writer = hometest.Begin(t, w.dir, time.Now)
+	hometest.Check(t, writer.Carry(t.Context(), writer.Host().Resume(writer.Instant()), time.Time{}, nil, home.Event{Event: "resumed"}))
+	writer.Close()
+	seen, err := w.driver.See(t.Context(), 10*time.Second, true, ignore)
+	hometest.Check(t, err)
+	if !seen.Committed {
+		t.Errorf("seen %+v", seen)
+	}
+	writer = hometest.Begin(t, w.dir, time.Now)
+	defer writer.Close()
+	if _, err := writer.Host().Cancel(writer.Instant(), "too late"); err == nil || !strings.Contains(err.Error(), "is committed") {
+		t.Errorf("a commit was taken back: %v", err)
+	}
+}
+
+// A member that is struck is told, and the next switchover waits until it knows.
+func TestAStruckMemberIsToldFirst(t *testing.T) {
+	w := newWorld(t)
+	w.members["tyo"].lost = errors.New("connection refused")
+	writer := hometest.Begin(t, w.dir, time.Now)
+	hometest.Check(t, enrol.RemoveMember(t.Context(), writer, "tyo"))
+	writer.Close()
+	_, err := w.driver.See(t.Context(), 0, false, ignore)
+	if err == nil || !strings.Contains(err.Error(), "tyo: "+mesh.Removed) {
+		t.Fatalf("got %v", err)
+	}
+	w.members["tyo"].lost = nil
+	seen, err := w.driver.See(t.Context(), 10*time.Second, false, ignore)
+	hometest.Check(t, err)
+	if !seen.Settled || len(seen.Results) != 1 {
+		t.Errorf("seen %+v", seen)
+	}
+	if state, err := home.At(w.dir, time.Now).State(w.t.Context()); err != nil || len(state.Departed)+len(state.Leaving) > 0 {
+		t.Errorf("%v: still waits for %+v", err, state.Departed)
+	}
+}
+
+// Members that hold a newer lease than the state knows of show that it was restored from an older copy: nothing is published.
+func TestARestoredStatePublishesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.members["fra"].lies = func(c *status.Confirmation) { c.Lease += 7 }
+	before := w.view().Versions
+	for range 3 {
+		r, err := w.driver.Round(t.Context())
+		hometest.Check(t, err)
+		if len(r.Decision.Alarms) == 0 || r.Decision.Alarms[0].Code != mesh.StateRestored {
+			t.Fatalf("alarms %v", r.Decision.Alarms)
+		}
+	}
+	if after := w.view().Versions; after != before {
+		t.Errorf("published %+v after %+v", after, before)
+	}
+}
