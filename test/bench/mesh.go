@@ -85,7 +85,9 @@ func (m *mesh) current(zones []release.Zone) error {
 // next stages the following release.
 func (m *mesh) next(z release.Zone) error {
 	if m.manifest.Next != nil {
-		m.manifest.Current = m.manifest.Next
+		made := m.manifest.Next.Withdrawn()
+		made.Switchover = m.manifest.Next.Switchover
+		m.manifest.Current = &made
 	}
 	m.manifest.Next = &release.Release{Number: m.manifest.Current.Number + 1, Zones: []release.Zone{z}}
 	return m.publish()
@@ -95,6 +97,7 @@ func (m *mesh) next(z release.Zone) error {
 func (m *mesh) schedule(ahead time.Duration) error {
 	next := *m.manifest.Next
 	next.Switchover = time.Now().Add(ahead).UTC().Truncate(time.Microsecond)
+	next.Decide, next.Committed = next.Switchover.Add(-time.Microsecond), true
 	m.manifest.Next = &next
 	return m.publish()
 }

@@ -55,7 +55,7 @@ func (w *world) kill(h *host, n int, job string) (done bool) {
 	case "member":
 		_, done = h.killed(n, "member", "add", fmt.Sprintf("n%d", n), "--admin", fmt.Sprintf("127.0.0.1:%d", n))
 	case "schedule":
-		_, done = h.killed(n, "schedule", "--in", "1s", "--force", "--no-wait")
+		_, done = h.killed(n, "schedule", "--force", "--wait", "0s", "--no-wait")
 	}
 	w.check()
 	return done

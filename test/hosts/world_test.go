@@ -219,8 +219,12 @@ func (w *world) releases(h *host) {
 			}
 			return
 		}
-		if next := w.check().Next; next == nil || next.Switchover.IsZero() || time.Now().After(end) {
+		next := w.check().Next
+		if next == nil || next.Switchover.IsZero() || time.Now().After(end) {
 			w.t.Fatalf("a release does not get through: %v", err)
+		}
+		if next.Committed { // its members are not there to say that they have made it
+			_ = h.start("schedule", "--force", "--wait", "0s").wait(w.t) // another host may be first
 		}
 	}
 }
@@ -255,17 +259,17 @@ func (w *world) checkPromises() {
 	data, _, err := w.repo.Read("state/state.json", 1<<24)
 	lab.Must(w.t, err)
 	var state struct {
-		Highest  uint64
-		Promises []struct {
-			Number     uint64
-			Switchover time.Time
-			Expires    time.Time
+		Highest uint64
+		Leases  []struct {
+			Number  uint64
+			At      int64 `json:"at_ns"`
+			Expires int64 `json:"expires_ns"`
 		}
 	}
 	lab.Must(w.t, json.Unmarshal(data, &state))
 	now := map[string]time.Time{}
-	for _, p := range state.Promises {
-		now[fmt.Sprint(p.Number, p.Switchover.UTC())] = p.Expires
+	for _, p := range state.Leases {
+		now[fmt.Sprint(p.Number, p.At)] = time.Unix(0, p.Expires)
 	}
 	for schedule, until := range w.promises {
 		if now[schedule].Before(until) {
@@ -274,11 +278,14 @@ func (w *world) checkPromises() {
 	}
 	w.promises = now
 	var number uint64
-	var at time.Time
+	var at int64
 	if next := w.view.Manifest.Next; next != nil {
-		number, at = next.Number, next.Switchover
+		number = next.Number
+		if !next.Switchover.IsZero() {
+			at = next.Switchover.UnixNano()
+		}
 	}
-	if promised := now[fmt.Sprint(number, at.UTC())]; promised.Before(w.view.LeaseExpires) {
+	if promised := now[fmt.Sprint(number, at)]; promised.Before(w.view.LeaseExpires) {
 		w.t.Fatalf("a lease until %v is out, %v is promised", w.view.LeaseExpires, promised)
 	}
 	if state.Highest < w.highest {

@@ -105,7 +105,9 @@ func (p *primary) release(zones map[string]string) {
 	}
 	slices.SortFunc(r.Zones, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
 	if p.manifest.Next != nil {
-		p.manifest.Current, p.manifest.Next = p.manifest.Next, nil
+		made := p.manifest.Next.Withdrawn()
+		made.Switchover = p.manifest.Next.Switchover
+		p.manifest.Current, p.manifest.Next = &made, nil
 	}
 	if p.manifest.Current == nil {
 		r.Switchover = time.Now().Add(-time.Hour).UTC().Truncate(time.Microsecond)
@@ -117,6 +119,7 @@ func (p *primary) release(zones map[string]string) {
 		p.reaches("staged", r.Number, func(s *status.Node) uint64 { return s.Staged })
 		next := *r
 		next.Switchover = time.Now().Add(lead).UTC().Truncate(time.Microsecond)
+		next.Decide, next.Committed = next.Switchover.Add(-time.Microsecond), true
 		p.manifest.Next = &next
 	}
 	p.publish()

@@ -203,9 +203,9 @@ func (d *Driver) Run(ctx context.Context) {
 		if now := errorText(err); now != said && ctx.Err() == nil {
 			said = now
 			if err != nil {
-				d.Log.Error("the protocol cannot go on; it is tried again", "error", err)
+				d.Log.Error("the lease cannot be kept, and no switchover goes on; it is tried again", "error", err)
 			} else {
-				d.Log.Info("the protocol goes on again")
+				d.Log.Info("the lease can be kept again")
 			}
 		}
 		wait := idleEvery
