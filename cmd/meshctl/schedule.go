@@ -235,7 +235,7 @@ func (c *cli) cancel(ctx context.Context) error {
 		number = w.Mesh().Next.Number
 		next, err := w.Host().Cancel(w.Instant(), "a switchover was cancelled")
 		if err != nil {
-			return hint.Refused(err)
+			return home.Refused(err)
 		}
 		return w.Carry(ctx, next, time.Time{}, nil, home.Event{Event: "cancelled", Number: number})
 	})

@@ -57,7 +57,7 @@ func AddMember(ctx context.Context, w *home.Writer, n NewMember) (string, error)
 	m.Members[i].Keys = []release.Digest{key}
 	next, err := w.Host().Add(w.Instant(), n.Name)
 	if err != nil {
-		return "", hint.Refused(err)
+		return "", home.Refused(err)
 	}
 	return w.Path(nodesDir, n.Name), w.Carry(ctx, next, time.Time{}, func(now *release.Manifest) { now.Members = m.Members },
 		home.Event{Event: "member added", Detail: n.Name + " " + n.Admin})
@@ -73,7 +73,7 @@ func RemoveMember(ctx context.Context, w *home.Writer, name string) error {
 	}
 	next, err := w.Host().Strike(w.Instant(), name)
 	if err != nil {
-		return hint.Refused(err)
+		return home.Refused(err)
 	}
 	change := func(now *release.Manifest) { now.Members = others }
 	if err := w.Carry(ctx, next, time.Time{}, change, home.Event{Event: "member removed", Detail: name}); err != nil {

@@ -1,13 +1,8 @@
-// Package hint has errors that say what an operator can do about them. Of the project it imports internal/mesh. The packages
+// Package hint has errors that say what an operator can do about them. It imports nothing of the project. The packages
 // beside it make them, and cmd/meshctl prints the hint below the error.
 package hint
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
-)
+import "fmt"
 
 // Error is an error with what the operator can do about it.
 type Error struct {
@@ -23,13 +18,4 @@ func (e *Error) Unwrap() error { return e.Err }
 // Errorf makes an error as fmt.Errorf does, with a hint.
 func Errorf(hint, format string, args ...any) error {
 	return &Error{fmt.Errorf(format, args...), hint}
-}
-
-// Refused is err with the hint of an order that the protocol has refused.
-func Refused(err error) error {
-	refused := new(mesh.RefusedError)
-	if errors.As(err, &refused) && refused.Hint != "" {
-		return &Error{err, refused.Hint}
-	}
-	return err
 }

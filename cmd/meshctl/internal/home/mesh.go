@@ -2,10 +2,12 @@ package home
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -138,4 +140,13 @@ func manifestOf(m release.Manifest, next mesh.State, change func(m *release.Mani
 		}
 	}
 	return m, nil
+}
+
+// Refused is err with the hint of an order that the protocol has refused.
+func Refused(err error) error {
+	refused := new(mesh.RefusedError)
+	if errors.As(err, &refused) && refused.Hint != "" {
+		return &hint.Error{Err: err, Hint: refused.Hint}
+	}
+	return err
 }

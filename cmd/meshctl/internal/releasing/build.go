@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -119,14 +118,14 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 // mayStage refuses at once what the protocol would refuse when all is built.
 func mayStage(w *home.Writer, now bool) error {
 	_, err := w.Host().Stage(w.Instant(), w.State().Highest+1, 0, now)
-	return hint.Refused(err)
+	return home.Refused(err)
 }
 
 // publish publishes the release, staged; or current, where nobody answers, or nothing is answered yet and now is set.
 func (m *Made) publish(ctx context.Context, w *home.Writer, now bool, detail string) error {
 	next, err := w.Host().Stage(w.Instant(), m.Release.Number, home.SignedFirst(&m.Release), now)
 	if err != nil {
-		return hint.Refused(err)
+		return home.Refused(err)
 	}
 	m.Current = next.Current.Number == m.Release.Number
 	if m.Current {
