@@ -207,7 +207,7 @@ func (m *Mirror) followMember(ctx context.Context, dir *depot.Dir, member releas
 		return false, err
 	}
 	from := depot.Source{Client: m.client, URL: member.Admin + strings.TrimSuffix(RepositoryPath, "/"), Metadata: true}
-	view, memory, changed, err := depot.Mirror(ctx, from, dir, memory)
+	view, memory, changed, err := depot.Look(ctx, from.Client, from.URL, memory).Take(ctx, from, dir, memory)
 	return changed, errors.Join(err, m.keep(view, memory))
 }
 
