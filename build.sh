@@ -5,6 +5,7 @@
 #   ./build.sh demo [OPTION…]     these, and with them a mesh of three nodes on this machine (--once: end after it)
 #   ./build.sh test [PATTERN]     every test; as root on Debian it installs the daemons that the tests run against
 #   ./build.sh bench [NAMES]      as root: speed and memory beside other name servers, with a zone of a million names
+#   ./build.sh sim [OPTION…]      histories of simulated meshes (-seeds N, -from S, -nodes N, -class C, -story; see docs/proof.md)
 #   ./build.sh daemons            installs the daemons only
 #   ./build.sh image              the programs in a container image, by podman, buildah or docker
 set -euo pipefail
@@ -124,7 +125,12 @@ case "${1:-}" in
 demo) shift; demo "$@" ;;
 test) shift; tests "$@" ;;
 bench) shift; bench "$@" ;;
+sim)
+	shift
+	go build -o bin/sim ./internal/sim/cmd
+	exec bin/sim "$@"
+	;;
 daemons) install_daemons ;;
 image) image ;;
-*) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -25,7 +25,11 @@
 // asks all others. If one has the commit, it takes the signed view from that one. If none has, it writes that it declines:
 // it will take the commit only if another member has taken it. When all have declined the proposal is void, and all go on
 // answering from N. One that has taken the commit never declines, and one that has declined takes none first; so the proposal is
-// not void for one member and made by another.
+// not void for one member and made by another. A member that first hears of a proposal after Decide has promised nothing, so
+// nobody has committed it, and nobody will: it takes the proposal as void at once, and so does who hears that from it.
+//
+// A member that is not waited for (Next.Without) decides nothing. It goes along at T if it has heard of the commit and a member
+// that is waited for says that it has taken it; otherwise when the release has become current.
 //
 // A node serves release R at its clock's time c, with error bound e, only if all of these hold:
 //

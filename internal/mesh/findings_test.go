@@ -200,6 +200,23 @@ func TestOneDeafMemberStopsNoPublication(t *testing.T) {
 	w.allAnswer(2, 10*time.Second)
 }
 
+// The same of a member whose disk refuses every write.
+func TestOneFullDiskStopsNoPublication(t *testing.T) {
+	w := newSmall(t, 3, Policy{Absent: Absent{After: 2 * time.Minute}})
+	c := w.member("c")
+	c.writes = false
+	w.release()
+	w.run(61 * time.Minute)
+	w.allAnswer(1, 0)
+	w.await(5*time.Minute, "the others have gone on", func() bool { return w.member("a").answers == 2 && w.member("b").answers == 2 })
+	w.run(time.Second)
+	if c.answers != 1 || c.answering(w) != 0 {
+		t.Errorf("it answers from %d", c.answering(w))
+	}
+	c.writes = true
+	w.allAnswer(2, 5*time.Second)
+}
+
 // A host that is slow to write, or stands still at any step, silences nobody.
 func TestASlowHostSilencesNobody(t *testing.T) {
 	for _, slow := range []time.Duration{time.Second, 3 * time.Second, 8 * time.Second} {

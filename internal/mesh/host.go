@@ -170,10 +170,10 @@ type Policy struct {
 	LeaseOnly bool
 }
 
-// Absent is when publication goes on without a member that no host has heard from. What that risks: it may answer from the
-// release before until its lease ends, if it lives and clients reach it.
+// Absent is when publication goes on without a member that no host has heard from, or that cannot switch. What that risks: one
+// that was not heard from may answer from the release before until its lease ends, if it lives and clients reach it.
 type Absent struct {
-	After time.Duration // so long after it was last heard from, and
+	After time.Duration // so long after it was last heard from, or could, and
 	Lapse bool          // not before its lease has surely ended: no risk, and late
 }
 
@@ -224,14 +224,15 @@ type Host struct {
 
 // heard is what a host knows of one member in this process.
 type heard struct {
-	word  Word
-	here  bool          // it answered in the last round
-	lost  instant.Mono  // the first round in a row that it did not answer; 0: it does
-	unfit instant.Mono  // the first round in a row that it answered, and could not switch; 0: it could
-	deaf  bool          // it answers, did not hear of a switchover that was proposed, and of nothing since
-	given status.Ref    // the switchover that it gave its word for last
-	apart time.Duration // how far its clock and this host's are apart at the least, in the last round
-	why   string        // why it gave no answer
+	word   Word
+	here   bool          // it answered in the last round
+	lost   instant.Mono  // the first round in a row that it did not answer; 0: it does
+	unfit  instant.Mono  // the first round in a row that it answered, and could not switch; 0: it could
+	missed int           // switchovers in a row that it did not promise while it answered: it did not hear, or could not write
+	since  instant.Mono  // when the first of them was withdrawn
+	given  status.Ref    // the switchover that it gave its word for last
+	apart  time.Duration // how far its clock and this host's are apart at the least, in the last round
+	why    string        // why it gave no answer
 }
 
 // Order is what an operator asks for beside the policy.
@@ -245,20 +246,11 @@ func NewHost(p Policy) *Host { return &Host{policy: p, members: map[string]*hear
 
 // Read takes in the state that is in force. It is to be called before each round of questions.
 func (h *Host) Read(s State) {
-	h.state = s
-	for _, m := range s.Members {
-		if h.members[m] == nil {
-			h.members[m] = &heard{}
-		}
-	}
-	for _, l := range s.Leaving {
-		if h.members[l.Member] == nil {
-			h.members[l.Member] = &heard{}
-		}
-	}
-	for m := range h.members {
-		if !slices.Contains(s.Members, m) && !slices.ContainsFunc(s.Leaving, func(l Leaving) bool { return l.Member == m }) {
-			delete(h.members, m)
+	known := h.members
+	h.state, h.members = s, make(map[string]*heard, len(known))
+	for _, name := range h.Ask() {
+		if h.members[name] = known[name]; known[name] == nil {
+			h.members[name] = &heard{}
 		}
 	}
 }
@@ -297,7 +289,9 @@ func (h *Host) Asked(answers map[string]Answer, began, ended instant.Instant) {
 		}
 		m.word, m.lost = *a.Word, 0
 		m.apart = apart(a.Word.At, began.Wall, ended.Wall)
-		m.deaf = m.deaf && !h.hears(m.word)
+		if m.word.Promise.Ref() == h.state.Next.Ref && h.state.Next.At != 0 {
+			m.missed, m.since = 0, 0
+		}
 		if ref := a.Word.Confirms.Scheduled; ref != nil {
 			m.given = *ref
 		}
@@ -477,7 +471,7 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 		d.Against = []Missing{{"switchover", status.Reason{Code: Paused, Detail: h.state.Paused}}}
 		return
 	}
-	lacking := h.lacking()
+	lacking := h.lacking(now)
 	without, against := h.excused(now, lacking)
 	at, more := h.instant(now, without)
 	against = append(against, more...)
@@ -491,7 +485,7 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 	}
 	detail := append(against, lackingOf(lacking, without)...)
 	if h.order.Force {
-		without = membersOf(lacking)
+		without = h.forced(lacking)
 	}
 	s := h.state
 	s.Next.At = s.unused(s.Next.Number, at)
@@ -506,7 +500,7 @@ func (h *Host) instant(now instant.Instant, without []string) (at instant.Wall, 
 	earliest := now.Wall.Add(h.timing().lead())
 	unknowing := slices.ContainsFunc(without, func(name string) bool {
 		m := h.members[name]
-		return m.deaf || h.policy.Absent.Lapse && !m.here
+		return m.here && m.missed > 0 || h.policy.Absent.Lapse && !m.running()
 	})
 	if unknowing {
 		earliest = max(earliest, h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon))
@@ -527,13 +521,22 @@ func (h *Host) instant(now instant.Instant, without []string) (at instant.Wall, 
 }
 
 // lacking are the members that cannot switch now, and why.
-func (h *Host) lacking() (all []Missing) {
+func (h *Host) lacking(now instant.Instant) (all []Missing) {
 	for _, name := range h.state.Members {
-		if why := h.lacks(name); why != nil {
+		why := h.lacks(name)
+		if m := h.members[name]; why == nil && h.unwilling(now, m) {
+			why = &status.Reason{Code: Unconfirmed, Detail: fmt.Sprintf("it has promised none of the last %d switchovers that were proposed: see to its disk", m.missed)}
+		}
+		if why != nil {
 			all = append(all, Missing{name, *why})
 		}
 	}
 	return all
+}
+
+// unwilling reports whether a member has not promised what was proposed to it for as long as a member may be away.
+func (h *Host) unwilling(now instant.Instant, m *heard) bool {
+	return m.missed >= 3 && now.Mono.Sub(m.since) >= h.policy.Absent.After
 }
 
 // excused are the lacking members that need not be waited for, and what speaks against a switchover without them. At least
@@ -558,8 +561,10 @@ func (h *Host) excused(now instant.Instant, lacking []Missing) (without []string
 	return without, against
 }
 
-// stopped reports whether a member is drained, and only its sidecar runs.
-func stopped(w Word) bool { return w.Drained && w.Lease == 0 && w.Serving == 0 }
+// running reports whether a member answers, and not only the sidecar of one that is drained and stopped.
+func (m *heard) running() bool {
+	return m.here && !(m.word.Drained && m.word.Lease == 0 && m.word.Serving == 0)
+}
 
 // excusable reports whether a member that cannot switch is not waited for: it is drained and stopped, or has been away, or unfit,
 // for long. One that refuses the release is always waited for: it may be the release that is wrong.
@@ -567,7 +572,8 @@ func (h *Host) excusable(now instant.Instant, name string) bool {
 	m := h.members[name]
 	if m.here {
 		refuses := slices.ContainsFunc(m.word.Refused, func(r status.Refused) bool { return r.Number == h.state.Next.Number })
-		return stopped(m.word) || !refuses && m.unfit != 0 && now.Mono.Sub(m.unfit) >= h.policy.Absent.After
+		unfit := m.unfit != 0 && now.Mono.Sub(m.unfit) >= h.policy.Absent.After
+		return !m.running() || !refuses && unfit || h.unwilling(now, m)
 	}
 	i := slices.IndexFunc(h.state.Away, func(a Away) bool { return a.Member == name })
 	if i < 0 {
@@ -584,16 +590,14 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 	d.Against = h.unconfirmed(next)
 	declined := slices.ContainsFunc(d.Against, func(m Missing) bool { return h.members[m.Member] != nil && h.declines(m.Member) })
 	switch {
-	case now.Wall >= last || declined || h.sooner(now):
+	case h.sooner(now):
+		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
+	case now.Wall >= last || declined:
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
 		if len(d.Against) > 0 {
 			h.back(now, next.Ref)
 		}
-		for _, name := range h.state.Members {
-			m := h.members[name]
-			m.deaf = m.here && m.word.Promise.Ref() != next.Ref && !h.hears(m.word)
-		}
-	case len(d.Against) == 0 || h.order.Force && now.Wall >= last.Add(-t.half/2):
+	case len(d.Against) == 0 || h.order.Force && h.promised() && now.Wall >= last.Add(-t.half/2):
 		if from := next.Decide.Add(-2 * t.half); now.Wall < from {
 			d.Wake = from // until then it can be taken back
 			return
@@ -607,22 +611,54 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 	}
 }
 
-// sooner reports whether all members could switch long before the instant that is proposed, which some were not waited for at.
+// promised reports whether all who decide have promised the switchover that is published. Nobody forces a commit on one that has not:
+// it may find the switchover void meanwhile, since it heard of it too late. It is proposed again, and not waited for (forced).
+func (h *Host) promised() bool {
+	return !slices.ContainsFunc(h.deciding(), func(name string) bool { return h.members[name].given != h.state.Next.Ref })
+}
+
+// forced are the members without whom an operator forces a switchover: those that lack something, or did not promise the last one.
+func (h *Host) forced(lacking []Missing) []string {
+	without := membersOf(lacking)
+	for _, name := range h.state.Members {
+		if h.members[name].missed > 0 && !slices.Contains(without, name) {
+			without = append(without, name)
+		}
+	}
+	return without
+}
+
+// sooner reports whether the switchover could be long before the instant that is proposed, since members that were not waited for
+// can switch by now: they have promised this one. What another host may know of them counts, so nothing less will do.
 func (h *Host) sooner(now instant.Instant) bool {
 	next := h.state.Next
-	return h.order == Order{} && len(next.Without) > 0 && now.Wall < next.At.Add(-2*h.timing().lead()) && len(h.lacking()) == 0
+	without, against := h.excused(now, h.lacking(now))
+	back := slices.DeleteFunc(slices.Clone(next.Without), func(name string) bool { return slices.Contains(without, name) })
+	promised := func(name string) bool { return h.members[name].word.Promise.Ref() == next.Ref }
+	if h.order != (Order{}) || len(against) > 0 || len(back) == 0 || slices.ContainsFunc(back, func(name string) bool { return !promised(name) }) {
+		return false
+	}
+	at, _ := h.instant(now, without)
+	return at.Add(h.timing().lead()) < next.At
 }
 
 // backMost is how long a proposal is put off at most, so that what is healed is as it should be within a minute (I6).
 const backMost = 15 * time.Second
 
-// back puts the next proposal off, the longer the more were withdrawn in a row.
+// back puts the next proposal off, the longer the more were withdrawn in a row, and notes who did not promise this one.
 func (h *Host) back(now instant.Instant, ref status.Ref) {
-	if h.failed != ref {
-		h.tries = min(h.tries+1, 5)
+	if h.failed == ref {
+		return // what withdraws it was not published
 	}
 	h.failed = ref
+	h.tries = min(h.tries+1, 5)
 	h.again = now.Mono.Add(min(h.timing().half<<h.tries, backMost))
+	for _, m := range h.members {
+		if m.here && m.word.Promise.Ref() != ref {
+			m.missed++
+			m.since = cmp.Or(m.since, now.Mono)
+		}
+	}
 }
 
 // declines reports whether a member will take no commit of the switchover that is published.
@@ -637,18 +673,18 @@ func (h *Host) takes(name string) bool {
 	return w.Promise.Ref() == h.state.Next.Ref && w.Promise.State == status.Committed || max(w.Serving, w.Floor) >= h.state.Next.Number
 }
 
-// unconfirmed are the members whose word a commit still needs. One that is not waited for, and gives answers, must know of it, or
-// be drained and stopped, or have lapsed by then.
+// unconfirmed are the members whose word a commit still needs. One that is not waited for must know of it, if it runs, or have
+// lapsed by then; if it does not run, it must have lapsed where leases are waited for.
 func (h *Host) unconfirmed(next Switchover) (all []Missing) {
 	lapsed := h.state.LapsedBy(next.Ref).Add(2*h.state.Epsilon) <= next.At
 	for _, name := range h.state.Members {
 		m := h.members[name]
 		switch {
 		case slices.Contains(next.Without, name):
-			if m.here && !stopped(m.word) && m.word.Promise.Ref() != next.Ref && !lapsed && !h.order.Force {
+			if m.running() && m.word.Promise.Ref() != next.Ref && !lapsed && !h.order.Force {
 				all = append(all, Missing{name, status.Reason{Code: Unconfirmed, Detail: "it is not waited for, and has not said that it knows of the switchover"}})
 			}
-			if !m.here && h.policy.Absent.Lapse && !lapsed {
+			if !m.running() && h.policy.Absent.Lapse && !lapsed {
 				all = append(all, Missing{name, status.Reason{Code: Unconfirmed, Detail: "its lease has not ended by then"}})
 			}
 		case m.given != next.Ref || h.declines(name):
@@ -821,7 +857,7 @@ func (h *Host) lacks(name string) *status.Reason {
 		return &status.Reason{Code: WrongMesh, Detail: fmt.Sprintf("it follows mesh %q", w.Mesh)}
 	case w.Format < Format:
 		return &status.Reason{Code: OldFormat, Detail: "it is of a version that does not know this way of switching: upgrade it"}
-	case m.deaf:
+	case m.missed > 0 && !h.hears(w):
 		return faulty(w, status.Reason{Code: NotHearing, Detail: fmt.Sprintf("it holds lease %d, and hears of nothing that is published", w.Lease)})
 	case w.Confirms.Staged != h.state.Next.Number:
 		return h.unstaged(w)

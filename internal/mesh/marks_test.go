@@ -17,7 +17,7 @@ import (
 // line, and the compiler counts how often it was reached, so that the deciders know nothing of it.
 
 // rules are the functions of the protocol itself. Histories of internal/sim must reach each of their blocks.
-var rules = []string{"promise", "advance", "late", "asking", "anySays", "allSay", "due", "durableFor", "lapse", "until", "judge", "confirms",
+var rules = []string{"promise", "first", "state", "advance", "late", "asking", "anySays", "allSay", "due", "durableFor", "lapse", "until", "judge", "confirms",
 	"LapsedBy", "Owed", "withdrawn", "Asked", "propose", "excused", "excusable", "carry", "sooner", "back", "declines", "takes",
 	"settle", "deciding", "void", "behind", "renew", "mark"}
 

@@ -136,7 +136,8 @@ func (n *Node) Hear(member string, p status.Promise) {
 	}
 }
 
-// Hold makes the node cease when it has reached neither a distribution host nor another member for so long; 0 never.
+// Hold makes the node cease when it has reached neither a distribution host nor another member for so long, and until it first has;
+// 0 never.
 func (n *Node) Hold(d time.Duration) { n.hold = d }
 
 // Reached says that a distribution host or another member was reached then.
@@ -175,9 +176,6 @@ func (n *Node) Decide(now instant.Instant) Decision {
 	bound, known, why := n.clock.Error(now)
 	d := Decision{Clock: status.ClockState{Known: known, Bound: bound, Source: n.clock.Source, Reason: why}}
 	t := moment{c: now.Wall, mono: now.Mono, e: bound, known: known, why: why}
-	if n.reached == 0 {
-		n.reached = now.Mono
-	}
 	n.judge(t)
 	want := n.promise(t)
 	d.Floor = want.Floor
@@ -259,7 +257,7 @@ func (n *Node) promise(t moment) Durable {
 		p = status.Promise{} // it was withdrawn, or moved by a host of the format before
 	}
 	if p.State == "" && next.At != 0 && next.Number > n.view.Current.Number && !n.view.Stranger { // nobody tells a stranger that it is void
-		p = status.Promise{Number: next.Number, At: next.At, State: status.Proposed}
+		p = status.Promise{Number: next.Number, At: next.At, State: n.first(t)}
 	}
 	if p.Ref() == next.Ref {
 		p.State = n.advance(t, p.State)
@@ -270,9 +268,27 @@ func (n *Node) promise(t moment) Durable {
 	return want
 }
 
+// first is the state of the promise of a switchover that the node first hears of. Nobody commits one without the word of a
+// member that is waited for; so if its time to be committed is over, it is void, since this node gives no word any more.
+func (n *Node) first(t moment) status.PromiseState {
+	if next := n.view.Next; t.known && t.past(next.Decide) && !next.Committed && !next.Without && !n.view.Legacy {
+		return status.Void
+	}
+	return status.Proposed
+}
+
+// state is how far the switchover that the view names is decided, as far as that is durable here.
+func (n *Node) state(t moment) status.PromiseState {
+	if p := n.durable.Promise; p.Ref() == n.view.Next.Ref {
+		return p.State
+	}
+	return n.first(t)
+}
+
 // advance is the state of the promise of the switchover that the view names, as far as the node may go in one step. A node
 // declines only what it holds durably, and only when no other member is known to have a commit; it takes a commit that
 // it has declined only if another member has taken it durably, and so never declines. So all decline, or none ever does for good.
+// A node that is not waited for goes along at the instant when one that is has taken the commit.
 func (n *Node) advance(t moment, s status.PromiseState) status.PromiseState {
 	if n.durable.Promise.Ref() != n.view.Next.Ref {
 		if n.view.Next.commits() {
@@ -280,15 +296,14 @@ func (n *Node) advance(t moment, s status.PromiseState) status.PromiseState {
 		}
 		return s
 	}
-	commits := n.view.Next.commits()
+	next, commits := n.view.Next, n.view.Next.commits()
+	taken := next.Committed && n.anySays(status.Committed)
 	switch {
-	case s == status.Proposed && commits, s == status.Declined && commits && n.anySays(status.Committed):
+	case s == status.Proposed && (commits || taken), s == status.Declined && taken:
 		return status.Committed
-	case s == status.Proposed && n.view.Next.Without:
-		if n.anySays(status.Void) {
-			return status.Void
-		}
-	case s == status.Proposed && !commits && n.late(t) && n.allSay(status.Proposed, status.Declined, status.Void):
+	case s == status.Proposed && n.anySays(status.Void):
+		return status.Void
+	case s == status.Proposed && !next.Without && n.late(t) && n.allSay(status.Proposed, status.Declined, status.Void):
 		return status.Declined
 	case s == status.Declined && (n.anySays(status.Void) || n.allSay(status.Declined)):
 		return status.Void
@@ -302,7 +317,7 @@ func (n *Node) late(t moment) bool {
 	if t.known {
 		return t.past(n.view.Next.Decide)
 	}
-	return n.anySays(status.Declined) || n.anySays(status.Void)
+	return n.anySays(status.Declined)
 }
 
 // asking reports whether the node needs to know what the others hold.
@@ -346,12 +361,13 @@ func (n *Node) due(t moment) (due status.Ref, decided bool) {
 	if n.view == nil {
 		return status.Ref{}, true
 	}
-	next, p := n.view.Next, n.durable.Promise
-	if next.At != 0 && t.past(next.At) && !(p.Ref() == next.Ref && p.State == status.Void) {
-		if !next.commits() || p.Ref() == next.Ref && p.State == status.Declined {
+	if next := n.view.Next; next.At != 0 && t.past(next.At) {
+		switch state := n.state(t); {
+		case state == status.Committed, state == status.Proposed && next.commits():
+			return next.Ref, true
+		case state != status.Void:
 			return status.Ref{}, false
 		}
-		return next.Ref, true
 	}
 	if current := n.view.Current; t.past(current.At) {
 		return current, true
@@ -377,14 +393,14 @@ func (n *Node) lapse(t moment) instant.Wall {
 // until is how long the due release holds while nothing but time changes, and what follows it. It lets the answer path
 // switch at the very instant, however late the next decision is made.
 func (n *Node) until(t moment, lapse instant.Wall) (instant.Wall, status.Ref) {
-	next, p := n.view.Next, n.durable.Promise
-	if next.At == 0 || t.past(next.At) || next.At >= lapse || p.Ref() == next.Ref && p.State == status.Void {
+	next, state := n.view.Next, n.state(t)
+	if next.At == 0 || t.past(next.At) || next.At >= lapse || state == status.Void {
 		return lapse, status.Ref{}
 	}
 	if t.e > n.view.Epsilon {
 		return next.At.Add(-t.e), status.Ref{}
 	}
-	if p.Ref() == next.Ref && p.State == status.Committed && next.commits() && n.ready[next.Number] {
+	if state == status.Committed && n.ready[next.Number] {
 		return next.At, next.Ref
 	}
 	return next.At, status.Ref{}
@@ -423,7 +439,10 @@ func (n *Node) silence(t moment, due status.Ref, decided bool, floor uint64) []s
 	if v.Stranger {
 		say(Struck, "lease %d does not name this node as a member: it was removed, or has another name there", v.Lease)
 	}
-	if gone := t.mono.Sub(n.reached); n.hold > 0 && gone >= n.hold {
+	switch gone := t.mono.Sub(n.reached); {
+	case n.hold > 0 && n.reached == 0:
+		say(Isolated, "neither a distribution host nor a member was reached since the start")
+	case n.hold > 0 && gone >= n.hold:
 		say(Isolated, "neither a distribution host nor a member was reached for %v", gone.Round(time.Second))
 	}
 	if !t.known {

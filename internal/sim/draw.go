@@ -22,6 +22,11 @@ func Draw(seed uint64, class Class, nodes int) (Settings, []*Act) {
 	s.Policy.Absent.After = choose(r, 30*time.Second, time.Minute, 10*time.Minute)
 	s.Policy.Absent.Lapse = r.IntN(4) == 0
 	s.Storm = time.Duration(60+r.IntN(180)) * time.Second
+	if class >= Many && r.IntN(3) == 0 { // leases end while members are cut off, and members are soon gone on without
+		s.Policy.Lease = choose(r, 45*time.Second, time.Minute)
+		s.Policy.Renew = s.Policy.Lease / 4
+		s.Policy.Absent.After = choose(r, 10*time.Second, 20*time.Second)
+	}
 	if r.IntN(4) == 0 {
 		s.Policy.Lead = choose(r, 45*time.Second, time.Minute)
 	}
@@ -38,13 +43,37 @@ func Draw(seed uint64, class Class, nodes int) (Settings, []*Act) {
 	return s, drawPlan(r, s)
 }
 
+// Scale is a large mesh that makes many switchovers one after the other, with faults of many kinds all the time.
+func Scale(seed uint64, nodes, switchovers int) (Settings, []*Act) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	s := Settings{Seed: seed, Class: Many, Nodes: nodes, Hosts: 2, Epsilon: 100 * time.Millisecond, Poll: time.Second}
+	s.Policy = mesh.Policy{Lease: 10 * time.Minute, Renew: 3 * time.Minute, Absent: mesh.Absent{After: 30 * time.Second}}
+	const each = 26 * time.Second
+	s.Storm = time.Duration(switchovers+switchovers/20) * each
+	var plan []*Act
+	for i := range switchovers + switchovers/20 { // a release may take the place of one that was not switched to yet
+		at := time.Duration(i)*each + time.Second
+		plan = append(plan, &Act{Kind: operators[0], At: at, Host: i})
+		k := choose(r, faults...)
+		for k.class > Single {
+			k = choose(r, faults...)
+		}
+		plan = append(plan, &Act{Kind: k, At: at + time.Duration(r.Int64N(int64(each))), Lasts: time.Duration(r.Int64N(int64(5 * time.Second))),
+			Node: r.IntN(nodes), Host: r.IntN(2), Sides: r.Uint64(), Much: time.Duration(r.Int64N(int64(time.Second)))})
+	}
+	return s, plan
+}
+
 func choose[T any](r *rand.Rand, all ...T) T { return all[r.IntN(len(all))] }
 
 func drawPlan(r *rand.Rand, s Settings) (plan []*Act) {
 	act := func(k kind) *Act {
 		a := &Act{Kind: k, Node: r.IntN(s.Nodes + s.Spare), Host: r.IntN(s.Hosts), Sides: r.Uint64()}
 		a.At = time.Duration(r.Int64N(int64(s.Storm)))
-		a.Lasts = time.Duration(r.Int64N(int64(choose(r, 3*time.Second, 15*time.Second, 40*time.Second))))
+		a.Lasts = time.Duration(r.Int64N(int64(choose(r, 3*time.Second, 15*time.Second, 40*time.Second, 40*time.Second))))
+		if s.Class >= Many && r.IntN(8) == 0 {
+			a.Lasts *= 4
+		}
 		a.Much = time.Duration(r.Int64N(int64(choose(r, s.Epsilon, 4*s.Epsilon, 10*time.Second, time.Hour))))
 		if r.IntN(2) == 0 {
 			a.Much = -a.Much

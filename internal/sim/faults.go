@@ -254,7 +254,7 @@ var faults = []kind{
 	hostKind("host's clock is wrong", Single,
 		func(w *World, h *host, a *Act) { h.clock.set(w.now, func(c *clock) { c.wall = c.wall.Add(a.Much) }) },
 		func(w *World, h *host, _ *Act) { h.clock.steer(w.now, w.upTo(w.Epsilon/4)) }),
-	{"store is slow", Single, func(w *World, a *Act) { w.store.slow += 15 * time.Second }, func(w *World, a *Act) { w.store.slow -= 15 * time.Second }},
+	{"store is slow", Single, func(w *World, a *Act) { w.store.slow += a.Lasts + 15*time.Second }, func(w *World, a *Act) { w.store.slow -= a.Lasts + 15*time.Second }},
 	{"store is down", Single, func(w *World, a *Act) { w.store.down++ }, func(w *World, a *Act) { w.store.down-- }},
 
 	nodeKind("clock lies", Lies,
@@ -270,6 +270,10 @@ var faults = []kind{
 	nodeKind("machine is frozen", Lies, // and thaws with both clocks where they were, until its clock is set right
 		func(w *World, n *node, a *Act) {
 			n.beyond = true
+			if n.clock.froze {
+				a.ended = true // it is already
+				return
+			}
 			n.lies++
 			n.stops++
 			w.net.ends[n.end].mute++
@@ -448,7 +452,7 @@ func (w *World) goodbye() {
 		h.orders, h.order = nil, mesh.Order{}
 	}
 	w.unpause()
-	if w.Dead {
+	if w.Dead = w.Dead && len(w.store.state.Members) > 2; w.Dead {
 		n := w.nodes[slices.IndexFunc(w.nodes, func(n *node) bool { return contains(w.store.state.Members, n.name) })]
 		w.say("%s dies for good", n.name)
 		n.dead, n.touched = true, true

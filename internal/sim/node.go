@@ -292,6 +292,7 @@ func viewOf(s *mesh.State, name string) mesh.View {
 	v := mesh.View{Lease: s.Version, Expires: s.Expires, Epsilon: s.Epsilon, Current: s.Current.Ref,
 		Next: mesh.Next{Ref: s.Next.Ref, Decide: s.Next.Decide, Committed: s.Next.Committed, Without: slices.Contains(s.Next.Without, name)}}
 	v.Stranger = len(s.Members) > 0 && !slices.Contains(s.Members, name)
+	v.Others = make([]string, 0, len(s.Members))
 	for _, m := range s.Members {
 		if m != name && !slices.Contains(s.Next.Without, m) {
 			v.Others = append(v.Others, m)
@@ -317,6 +318,10 @@ func (n *node) relay() {
 				return
 			}
 			view, promise := m.disk.view, m.holds()
+			if newer := n.disk.view; view == nil || newer.Version > view.Version { // it asks back
+				w := n.w
+				w.net.send(m.end, n.end, func() { w.net.send(n.end, m.end, m.beside(func() { m.take(newer) })) })
+			}
 			n.w.net.send(m.end, n.end, n.beside(func() {
 				n.reached(false)
 				if view != nil {

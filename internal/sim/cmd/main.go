@@ -20,6 +20,7 @@ func main() {
 	story := flag.Bool("story", false, "tell the story of each history")
 	keep := flag.Bool("keep-going", false, "go on after a history that went wrong")
 	fast := flag.Bool("fast", false, "end at the first history that goes wrong, without its story")
+	scale := flag.Int("scale", 0, "a mesh of -nodes that makes so many switchovers")
 	flag.Parse()
 	classes := map[string][]sim.Class{"none": {sim.None}, "single": {sim.Single}, "many": {sim.Many}, "lies": {sim.Lies},
 		"mixed": {sim.Single, sim.Many, sim.None, sim.Many, sim.Single, sim.Many, sim.Lies, sim.Many}}[*class]
@@ -33,6 +34,9 @@ func main() {
 	for i := range *seeds {
 		seed := *from + i
 		settings, plan := sim.Draw(seed, classes[seed%uint64(len(classes))], *nodes)
+		if *scale > 0 {
+			settings, plan = sim.Scale(seed, *nodes, *scale)
+		}
 		var tell func(time.Duration, string)
 		if *story {
 			tell = print

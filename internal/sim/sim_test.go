@@ -1,0 +1,140 @@
+package sim
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestHistories runs a slice of the histories: some of each class, by other seeds than the campaigns on record in docs/proof.md
+// began with. ./build.sh sim runs more.
+func TestHistories(t *testing.T) {
+	histories := uint64(120)
+	if testing.Short() {
+		histories = 25
+	}
+	for _, class := range []Class{None, Single, Many, Lies} {
+		t.Run(class.String(), func(t *testing.T) {
+			t.Parallel()
+			var sum Counts
+			for seed := range histories {
+				s, plan := Draw(seed, class, 0)
+				w, v := Play(s, plan, nil)
+				if v != nil {
+					t.Fatalf("seed %d: %v\n%s", seed, v, story(s, plan, v))
+				}
+				sum.Add(w.Count)
+			}
+			if sum.Switchovers < int(histories) {
+				t.Errorf("only %d switchovers in %d histories", sum.Switchovers, histories)
+			}
+			if class >= Many && (sum.Withdrawn == 0 || sum.Voids == 0) {
+				t.Errorf("nothing went wrong: %+v", sum)
+			}
+		})
+	}
+}
+
+// story is what to read when a history goes wrong.
+func story(s Settings, plan []*Act, v *Violation) string {
+	short, _ := Shrink(s, plan, v)
+	var b strings.Builder
+	Play(s, short, func(at time.Duration, line string) { b.WriteString(at.String() + "  " + line + "\n") })
+	return b.String() + "replay it: ./build.sh sim -seeds 1 -class " + s.Class.String() + " -from N"
+}
+
+// A seed tells a history: it is the same each time, to the last line.
+func TestReplays(t *testing.T) {
+	for seed := range uint64(8) {
+		s, plan := Draw(seed, Many, 0)
+		var stories [2]strings.Builder
+		for i := range stories {
+			Play(s, plan, func(at time.Duration, line string) { stories[i].WriteString(at.String() + " " + line + "\n") })
+		}
+		if stories[0].String() != stories[1].String() || stories[0].Len() == 0 {
+			t.Errorf("seed %d has two stories", seed)
+		}
+	}
+}
+
+// A large mesh makes switchovers one after the other, with some fault or other all the time.
+func TestScale(t *testing.T) {
+	nodes := 200
+	if testing.Short() {
+		nodes = 50
+	}
+	s, plan := Scale(1, nodes, 5)
+	w, v := Play(s, plan, nil)
+	if v != nil {
+		t.Fatal(v)
+	}
+	if w.Count.Switchovers < 4 {
+		t.Errorf("only %d switchovers", w.Count.Switchovers)
+	}
+}
+
+// The observer sees what it is there to see: each rule, by a world that breaks it. A node is made to break it behind its
+// decider's back, so that no defect of a decider is needed.
+func TestObserver(t *testing.T) {
+	for _, c := range []struct {
+		rule string
+		do   func(w *World, n *node)
+	}{
+		{"I1", func(_ *World, n *node) {
+			n.plugin.compiled[n.answers-1] = true
+			n.plugin.active = &answering{number: n.answers - 1, until: 1 << 62}
+		}},
+		{"I3", func(_ *World, n *node) { clear(n.plugin.compiled) }},
+		{"I5", func(_ *World, n *node) { n.plugin.active = nil }},
+		{"floor", func(w *World, n *node) {
+			n.plugin.compiled[9] = true
+			n.plugin.active = &answering{number: 9, until: 1 << 62}
+		}},
+		{"I2", func(w *World, n *node) {
+			n.disk.durable.Floor, n.plugin.compiled[9] = 9, true
+			n.plugin.active = &answering{number: 9, until: 1 << 62}
+		}},
+		{"lease", func(w *World, n *node) {
+			old := *n.disk.view
+			old.Expires = epoch
+			n.disk.view = &old
+		}},
+		{"I6", func(w *World, n *node) {
+			w.watch.released++
+		}},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			s := Settings{Seed: 1, Class: None, Nodes: 3, Hosts: 1, Epsilon: 100 * time.Millisecond, Poll: time.Second, Storm: 90 * time.Second}
+			s.Policy.Lease, s.Policy.Renew, s.Policy.Absent.After = 10*time.Minute, 3*time.Minute, time.Minute
+			plan := []*Act{{Kind: operators[0], At: time.Second}}
+			if _, v := Play(s, plan, nil); v != nil {
+				t.Fatalf("before it is broken: %v", v)
+			}
+			w := New(s, fresh(plan))
+			w.at(70*time.Second, func() { c.do(w, w.nodes[1]) })
+			if v := w.Run(); v == nil || v.Rule != c.rule {
+				t.Errorf("the observer says %v", v)
+			}
+		})
+	}
+}
+
+// A shrunk history is wrong in the same way, and is shorter.
+func TestShrink(t *testing.T) {
+	s, plan := Draw(3, Many, 5)
+	broken := kind{"a node goes back", None, func(w *World, a *Act) {
+		n := w.nodes[0]
+		n.killPlugin()
+		n.startPlugin()
+		n.answers = 1 << 40
+	}, nil}
+	plan = append(plan, &Act{Kind: broken, At: 30 * time.Second})
+	_, v := Play(s, plan, nil)
+	if v == nil {
+		t.Fatal("nothing is wrong")
+	}
+	short, got := Shrink(s, plan, v)
+	if got.Rule != v.Rule || len(short) >= len(plan) || len(short) > 3 {
+		t.Errorf("%d acts became %d, %v became %v", len(plan), len(short), v, got)
+	}
+}
