@@ -60,6 +60,7 @@ func (f *front) pass(b []byte, q *query.Query, v query.Verdict, x *responder) bo
 		f.silenced.Inc()
 		return false
 	}
+	x.front, x.message = f, b
 	if v == query.Unusual || v == query.Plain {
 		f.chain(b, q, x)
 	} else if response := f.bare(nil, q, v, &x.asked); len(response) > 0 {
@@ -134,11 +135,11 @@ func (f *front) nsidOption(q *query.Query) int {
 	return f.zones.nsid
 }
 
-// hostOf is the address of a client's socket, without a port.
-func hostOf(a net.Addr) netip.Addr {
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap().WithZone("")
+// addrPortOf is the address of a socket.
+func addrPortOf(a net.Addr) netip.AddrPort {
+	ap, _ := netip.ParseAddrPort(a.String())
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
+
+// hostOf is that without port and zone.
+func hostOf(a net.Addr) netip.Addr { return addrPortOf(a).Addr().WithZone("") }

@@ -18,6 +18,7 @@ type guard struct {
 	settings
 	limiter *limiter // nil: responses are not limited
 	jar     *jar     // nil: there are no cookies
+	tapper  *tapper  // nil: nobody is told of queries
 	agent   []byte   // domain for error reports in wire format
 }
 
@@ -40,10 +41,16 @@ func newGuard(s settings, address string) (*guard, error) {
 			return nil, err
 		}
 	}
+	if s.tap != "" {
+		g.tapper = newTapper(s, address)
+	}
 	return g, nil
 }
 
 func (g *guard) close() {
+	if g.tapper != nil {
+		g.tapper.close()
+	}
 	if g.jar != nil {
 		g.jar.close()
 	}

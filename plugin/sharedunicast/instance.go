@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/caddy"
@@ -26,6 +27,7 @@ type instance struct {
 
 	servers   []*server
 	guards    []*guard
+	over      atomic.Int32 // servers that have ended
 	drainOnce sync.Once
 	drainEnd  time.Time // set once by drain
 }
@@ -129,7 +131,7 @@ func (in *instance) groups() ([]*group, error) {
 					return nil, fmt.Errorf("%s: both dns:// and tls:// on %s", b.shared.pos, g.addr)
 				}
 				if !g.settings.same(b.shared.settings) {
-					return nil, fmt.Errorf("%s: cookies, ede, padding, report_channel, rrl or zoneversion differ from those at %s: all blocks at %s have the same", b.shared.pos, g.pos, g.addr)
+					return nil, fmt.Errorf("%s: cookies, dnstap, ede, padding, report_channel, rrl or zoneversion differ from those at %s: all blocks at %s have the same", b.shared.pos, g.pos, g.addr)
 				}
 				g.configs = append(g.configs, config)
 			}
@@ -270,6 +272,15 @@ func (in *instance) drain() time.Time {
 		}
 	})
 	return in.drainEnd
+}
+
+// ended is called when a server's loops have ended. Nothing is answered after the last one.
+func (in *instance) ended() {
+	if int(in.over.Add(1)) == len(in.servers) {
+		for _, g := range in.guards {
+			g.close()
+		}
+	}
 }
 
 // release closes the instance's sockets. Servers that caddy has stopped have closed theirs already.

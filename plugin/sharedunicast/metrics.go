@@ -39,6 +39,14 @@ var limitedTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 	Help:      "Counter of responses that rate limiting dropped or truncated, per server, by kind of response.",
 }, []string{"server", "kind", "action"})
 
+// tapDropped counts what a dnstap collector was not told of because it is not there, or too slow.
+var tapDropped = promauto.NewCounterVec(prometheus.CounterOpts{
+	Namespace: plugin.Namespace,
+	Subsystem: "sharedunicast",
+	Name:      "dnstap_dropped_total",
+	Help:      "Counter of queries that the dnstap collector was not told of, because it is away or too slow.",
+}, []string{"server"})
+
 const (
 	reasonTransfer         = "transfer"          // AXFR or IXFR on the shared address
 	reasonOpcode           = "opcode"            // not a QUERY

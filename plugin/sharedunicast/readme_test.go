@@ -36,7 +36,7 @@ func TestReadmeExamplesStart(t *testing.T) {
 	if len(examples) < 2 {
 		t.Fatalf("found %d examples", len(examples))
 	}
-	for _, property := range []string{"admin", "cookies", "ede", "fastpath", "padding", "report_channel", "rrl", "rrl_allow", "zoneversion"} {
+	for _, property := range []string{"admin", "cookies", "dnstap", "ede", "fastpath", "padding", "report_channel", "rrl", "rrl_allow", "zoneversion"} {
 		if !regexp.MustCompile(`(?ms)~~~ corefile\n[^~]*^ +` + property + ` `).Match(readme) {
 			t.Errorf("no example has property %s", property)
 		}

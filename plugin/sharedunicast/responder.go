@@ -1,6 +1,7 @@
 package sharedunicast
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -20,6 +21,7 @@ type responder struct {
 	tls           func() tls.ConnectionState // nil without TLS
 
 	front    *front
+	message  []byte // as it came
 	query    *query.Query
 	asked    asked
 	known    backend.Request
@@ -41,7 +43,7 @@ type tsigState struct {
 
 // begin takes note of what the response hangs on: plugins may change the request.
 func (x *responder) begin(f *front, b []byte, q *query.Query, r *dns.Msg) {
-	x.front, x.query, x.limit = f, q, dns.MaxMsgSize
+	x.query, x.limit = q, dns.MaxMsgSize
 	size := uint16(0)
 	if opt := r.IsEdns0(); opt != nil {
 		x.edns, x.do, size = true, opt.Do(), opt.UDPSize()
@@ -61,7 +63,7 @@ func (x *responder) begin(f *front, b []byte, q *query.Query, r *dns.Msg) {
 		secret, known := f.core.TsigSecret[dns.CanonicalName(t.Hdr.Name)]
 		x.tsig = tsigState{secret: secret, mac: t.MAC, status: dns.ErrSecret}
 		if known {
-			x.tsig.status = dns.TsigVerify(b, secret, "", false)
+			x.tsig.status = dns.TsigVerify(bytes.Clone(b), secret, "", false) // which changes what it is given
 		}
 	}
 }
@@ -71,6 +73,7 @@ func (x *responder) WriteMsg(m *dns.Msg) error {
 	c := *m
 	switch x.judge(m) {
 	case withheld:
+		x.tell(nil)
 		return nil
 	case shortened:
 		c.Truncated, c.Authoritative, c.Answer, c.Ns, c.Extra = true, false, nil, nil, onlyOPT(m.Extra)
@@ -205,7 +208,15 @@ func (x *responder) Write(b []byte) (int, error) {
 	if x.closed {
 		return 0, errors.New("the connection is closed")
 	}
+	x.tell(b)
 	return x.out.Write(b)
+}
+
+// tell tells a dnstap collector of the exchange, if there is one.
+func (x *responder) tell(response []byte) {
+	if t := x.front.guard.tapper; t != nil {
+		t.tell(addrPortOf(x.remote), addrPortOf(x.local), x.asked.stream, x.asked.now, x.message, response)
+	}
 }
 
 // Close implements dns.ResponseWriter: whoever reads the connection closes it.

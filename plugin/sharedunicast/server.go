@@ -90,7 +90,6 @@ const graceTimeout = 5 * time.Second
 // Stop implements caddy.Stopper. Connections may ask what they were about to ask; then the loops end.
 func (s *server) Stop() error {
 	end := s.instance.drain()
-	s.front.guard.close()
 	s.listener.wait(end)
 	s.stop.wake()
 	s.listener.closeAll()
@@ -98,6 +97,7 @@ func (s *server) Stop() error {
 	go func() {
 		s.loops.Wait()
 		s.close()
+		s.instance.ended()
 		close(ended)
 	}()
 	timer := time.NewTimer(graceTimeout)

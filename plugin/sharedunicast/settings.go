@@ -22,6 +22,10 @@ type settings struct {
 	version  bool           // the zone's serial is told to who asks for it (RFC 9660)
 	padding  bool           // responses to padded queries are padded over TLS (RFC 8467)
 	reportTo string         // agent domain for error reports (RFC 9567); nothing: none
+
+	tap         string // dnstap collector as a URL; nothing: none
+	tapSample   int    // it is told of every so many queries
+	tapIdentity string // of this node there; nothing: the host's name
 }
 
 var defaults = settings{slip: 2, ede: true, version: true, padding: true}
@@ -60,6 +64,11 @@ func (dir *directive) property(d *caddyfile.Dispenser) error {
 		}
 		dir.cookies, dir.require = args[0], len(args) == 2
 		return nil
+	case "dnstap":
+		if err := dir.parseTap(args); err != nil {
+			return d.Errf("dnstap: %v", err)
+		}
+		return nil
 	case "report_channel":
 		if len(args) != 1 {
 			return d.Errf("report_channel wants one agent domain")
@@ -71,7 +80,7 @@ func (dir *directive) property(d *caddyfile.Dispenser) error {
 		dir.reportTo = agent
 		return nil
 	}
-	return d.Errf("unknown property '%s': there are admin, cookies, ede, fastpath, padding, report_channel, rrl, rrl_allow and zoneversion", name)
+	return d.Errf("unknown property '%s': there are admin, cookies, dnstap, ede, fastpath, padding, report_channel, rrl, rrl_allow and zoneversion", name)
 }
 
 func onOff(d *caddyfile.Dispenser, name string, args []string, set func(bool)) error {

@@ -68,6 +68,9 @@ func TestDirectiveErrorsNameFileLineAndRule(t *testing.T) {
 		{"cookies", "sharedunicast 192.0.2.1 {\n cookies\n}", "Corefile:2 .*file of secrets"},
 		{"cookies' word", "sharedunicast 192.0.2.1 {\n cookies a b\n}", "Corefile:2 .*'require'"},
 		{"fastpath", "sharedunicast 192.0.2.1 {\n fastpath maybe\n}", "Corefile:2 .*on or off"},
+		{"collector", "sharedunicast 192.0.2.1 {\n dnstap /run/tap.sock\n}", "Corefile:2 .*neither unix:///PATH nor tcp"},
+		{"collector's name", "sharedunicast 192.0.2.1 {\n dnstap tcp://host:6000\n}", "Corefile:2 .*neither unix:///PATH nor tcp"},
+		{"sample", "sharedunicast 192.0.2.1 {\n dnstap unix:///s sample 0\n}", "Corefile:2 .*sample: '0' is no number"},
 		{"agent domain", "sharedunicast 192.0.2.1 {\n report_channel .\n}", "Corefile:2 .*no domain"},
 		{"directive twice", "sharedunicast 192.0.2.1\nsharedunicast 192.0.2.2", "Corefile:2 .*twice in one server block"},
 	} {

@@ -87,7 +87,7 @@ func (c *conversation) answer(message []byte) bool {
 	v := c.query.Parse(message)
 	if v == query.Plain {
 		if s := front.zones.find(&c.query); s != nil && s.backend != nil {
-			switch c.quick(s, len(message), began) {
+			switch c.quick(s, message, began) {
 			case answered:
 				return c.err == nil
 			case silenced:
@@ -111,7 +111,7 @@ func (c *conversation) asked() asked {
 }
 
 // quick answers the query that was read on the fast path, if that can.
-func (c *conversation) quick(s *served, size int, began time.Time) outcome {
+func (c *conversation) quick(s *served, message []byte, began time.Time) outcome {
 	if c.fast == nil {
 		c.fast = spareFast.Get().(*fast)
 		c.fast.asked = c.asked()
@@ -124,17 +124,25 @@ func (c *conversation) quick(s *served, size int, began time.Time) outcome {
 	}
 	length := len(response) - at - 2
 	binary.BigEndian.PutUint16(response[at:], uint16(length))
+	c.tell(message, response[at+2:])
 	if c.pending = response; len(response) > mostWritten {
 		c.flush()
 	}
 	if s.counted {
 		c.server.streams.mu.Lock()
 		t := c.server.streams.tally(s)
-		t.count(&c.query, c.fast.rcode, size, length)
+		t.count(&c.query, c.fast.rcode, len(message), length)
 		t.durations.add(time.Since(began), 1)
 		c.server.streams.mu.Unlock()
 	}
 	return answered
+}
+
+// tell tells a dnstap collector of an exchange, if there is one.
+func (c *conversation) tell(message, response []byte) {
+	if t := c.server.front.guard.tapper; t != nil {
+		t.tell(addrPortOf(c.RemoteAddr()), addrPortOf(c.LocalAddr()), true, c.fast.asked.now, message, response)
+	}
 }
 
 // next is the next message. It refers to the buffer until the next call.

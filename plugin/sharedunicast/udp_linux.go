@@ -36,6 +36,7 @@ type udpLoop struct {
 	socket  int
 
 	fd      int
+	server  netip.AddrPort
 	query   query.Query
 	fast    fast
 	ledger  *ledger
@@ -71,7 +72,7 @@ func (l *udpLoop) run() error {
 		l.out[i].SetIovlen(1)
 	}
 	l.ledger, l.tallies = ledgerOf(l.address, "udp", l.conn.local, l.socket), map[*served]*tally{}
-	l.fd = l.conn.fd
+	l.fd, l.server = l.conn.fd, l.conn.local.AddrPort()
 	wait := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.stop.fd), Events: unix.POLLIN}}
 	for {
 		n, errno := l.receive()
@@ -151,9 +152,11 @@ func (l *udpLoop) message(i int, b []byte) {
 				if s.counted {
 					l.count(s, len(b), len(response))
 				}
+				l.tell(i, b, response)
 				l.reply(i, response)
 				return
 			case limited:
+				l.tell(i, b, nil)
 				return
 			case silenced:
 				l.front.silenced.Inc()
@@ -170,8 +173,17 @@ func (l *udpLoop) message(i int, b []byte) {
 		return
 	}
 	a := asked{client: address(&l.names[i]), now: l.fast.asked.now}
-	if response := l.front.bare(to, &l.query, v, &a); len(response) > 0 {
+	response := l.front.bare(to, &l.query, v, &a)
+	l.tell(i, b, response)
+	if len(response) > 0 {
 		l.reply(i, response)
+	}
+}
+
+// tell tells a dnstap collector of message i of the batch, if there is one.
+func (l *udpLoop) tell(i int, b, response []byte) {
+	if t := l.front.guard.tapper; t != nil {
+		t.tell(addrPort(&l.names[i]), l.server, false, l.fast.asked.now, b, response)
 	}
 }
 
