@@ -16,12 +16,13 @@ func (c *cli) recoverCommand() *cobra.Command {
 
 A COPY is a directory with a copy of the repository: best of each member's depot, /var/lib/mesh/repository, fetched from the
 node; the home's own repository is looked at too. The newest is taken over, if all follow from the state in this home by the
-keys that it knows. A member whose copy is not given may have verified something newer: it then says "rollback" in meshctl
-status, goes on answering until its lease ends, and is silent after that; run this again with its copy.
+keys that it knows. A member whose copy is not given may have verified something newer. While it is heard from, the distribution
+host then publishes nothing and says "state-restored"; the member says "rollback" in meshctl status, goes on answering until its
+lease ends, and is silent after that. Run this again with its copy.
 
-Which leases have left since the backup cannot be known, so until the longest of them must have ended, counted from now, no
-switchover is made that would have to wait for them: one of mode "lease" and one that is postponed come no earlier than
-that. A release that was made after the newest copy is gone: make it again.`,
+Which leases have left since the backup cannot be known. They are taken to last as long as the longest of them could, counted from
+now. A switchover that has to wait for leases to end, because a member is away (with --absent lease) or was removed, comes no
+earlier than that. A release that was made after the newest copy is gone: make it again.`,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			r, err := c.home().Recover(cmd.Context(), args, longest)
 			if err != nil {

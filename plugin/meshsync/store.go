@@ -65,8 +65,8 @@ func acquire(m *Meshsync) error {
 // admit refuses a reload that would have the follower be another.
 func (h *held) admit(c config) error {
 	old := h.follower.config
-	if old.repository != c.repository || old.root != c.root || old.node != c.node {
-		return errors.New("repository, root and node cannot change in a reload: restart the process")
+	if old.repository != c.repository || old.root != c.root || old.node != c.node || old.hold != c.hold {
+		return errors.New("repository, root, node and isolated cannot change in a reload: restart the process")
 	}
 	return nil
 }
