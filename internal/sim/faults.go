@@ -162,8 +162,11 @@ var faults = []kind{
 	nodeKind("sidecar dies", Single,
 		func(_ *World, n *node, _ *Act) { n.killSidecar() }, func(_ *World, n *node, _ *Act) { n.startSidecar() }),
 	nodeKind("machine dies", Single,
-		func(_ *World, n *node, _ *Act) { n.killPlugin(); n.killSidecar() },
+		func(_ *World, n *node, _ *Act) { n.down++; n.killPlugin(); n.killSidecar() },
 		func(w *World, n *node, a *Act) {
+			if n.down--; n.down > 0 {
+				return
+			}
 			n.clock.set(w.now, func(c *clock) { c.mono = instant.Mono(time.Minute) })
 			n.clock.steer(w.now, a.Much)
 			w.after(w.upTo(30*time.Second), n.steered)

@@ -33,6 +33,7 @@ type node struct {
 	refuses int           // nothing compiles
 	heavy   int           // it compiles slowly
 	drained bool
+	down    int  // the machine does not run
 	trap    bool // the plugin dies as it writes next
 
 	// What the observer keeps of the node.
@@ -117,7 +118,7 @@ func (n *node) resume() {
 }
 
 func (n *node) startPlugin() {
-	if n.plugin != nil || n.dead {
+	if n.plugin != nil || n.dead || n.down > 0 {
 		return
 	}
 	n.life++
@@ -144,7 +145,7 @@ func (n *node) killPlugin() {
 }
 
 func (n *node) startSidecar() {
-	if n.sidecar || n.dead {
+	if n.sidecar || n.dead || n.down > 0 {
 		return
 	}
 	n.side++
