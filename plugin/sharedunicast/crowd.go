@@ -3,6 +3,7 @@ package sharedunicast
 import (
 	"container/list"
 	"net"
+	"net/netip"
 	"sync"
 )
 
@@ -13,32 +14,81 @@ import (
 // mostConnections is what a process holds without noticing, however many descriptors it may have.
 const mostConnections = 10000
 
+// shareOfPrefix is the part of all connections that one prefix may have where there is no room.
+const shareOfPrefix = 8
+
 // connected are the connections of the process.
 var connected = crowd{most: min(mostConnections, descriptors()/2)}
 
 // crowd is a bounded number of connections: the oldest ends where there is no room for the newest, so that a client gets
-// its turn among others who only hold theirs.
+// its turn among others who only hold theirs. Who opens many, from one /24 or /56, then ends its own.
 type crowd struct {
 	most int
 
-	mu    sync.Mutex
-	conns list.List // the oldest first
+	mu     sync.Mutex
+	conns  list.List // of *guest, the oldest first
+	having map[netip.Prefix]*list.List
+}
+
+// guest is a connection that has a place.
+type guest struct {
+	conn       net.Conn
+	prefix     netip.Prefix
+	place, own *list.Element // among all, and among those of its prefix
 }
 
 // enter lets a connection in, and returns what leave wants.
-func (c *crowd) enter(conn net.Conn) *list.Element {
+func (c *crowd) enter(conn net.Conn) *guest {
+	g := &guest{conn: conn, prefix: prefixOf(hostOf(conn.RemoteAddr()))}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conns.Len() >= c.most {
-		oldest := c.conns.Remove(c.conns.Front()).(net.Conn)
-		oldest.Close() // its server finds that out, and closes it again
+	if c.having == nil {
+		c.having = map[netip.Prefix]*list.List{}
 	}
-	return c.conns.PushBack(conn)
+	if c.conns.Len() >= c.most {
+		goes := c.conns.Front()
+		if same := c.having[g.prefix]; same != nil && same.Len() > c.most/shareOfPrefix {
+			goes = same.Front().Value.(*guest).place
+		}
+		oldest := goes.Value.(*guest)
+		c.remove(oldest)
+		oldest.conn.Close() // its server finds that out, and closes it again
+	}
+	same := c.having[g.prefix]
+	if same == nil {
+		same = list.New()
+		c.having[g.prefix] = same
+	}
+	g.place, g.own = c.conns.PushBack(g), same.PushBack(g)
+	return g
 }
 
 // leave gives the place of a connection free, if it still has it.
-func (c *crowd) leave(place *list.Element) {
+func (c *crowd) leave(g *guest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.conns.Remove(place)
+	c.remove(g)
+}
+
+// remove is leave for who holds mu.
+func (c *crowd) remove(g *guest) {
+	same := c.having[g.prefix]
+	if g.place == nil || same == nil {
+		return
+	}
+	c.conns.Remove(g.place)
+	if same.Remove(g.own); same.Len() == 0 {
+		delete(c.having, g.prefix)
+	}
+	g.place = nil
+}
+
+// prefixOf is the prefix that a client is taken to have.
+func prefixOf(a netip.Addr) netip.Prefix {
+	bits := prefixIPv6
+	if a.Is4() {
+		bits = prefixIPv4
+	}
+	p, _ := a.Prefix(bits)
+	return p
 }

@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 	at := slices.Index(dnsserver.Directives, "shed") + 1
 	directives := slices.Insert(slices.Clone(dnsserver.Directives), at, pluginName)
 	directives = slices.Insert(directives, 0, "testlook") // the first, so that its start might come before ours
-	directives = append(directives, "testwire", "testanswer")
+	directives = append(directives, "testwire", "teststall", "testanswer")
 	directives = append(directives, "testfail") // the last, so that its start is after ours
 	if err := dnsserver.SetDirectives(directives); err != nil {
 		panic(err)
@@ -58,6 +58,7 @@ func TestMain(m *testing.M) {
 	plugin.Register("view", setupTestView)
 	plugin.Register("testanswer", setupTestAnswer)
 	plugin.Register("testwire", setupTestWire)
+	plugin.Register("teststall", setupTestStall)
 	plugin.Register("testlook", setupTestLook)
 	plugin.Register("testfail", setupTestFail)
 	if os.Getenv(childEnv) != "" {

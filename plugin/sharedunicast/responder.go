@@ -99,8 +99,9 @@ func (x *responder) WriteMsg(m *dns.Msg) error {
 	if opt := m.IsEdns0(); opt != nil && !signed {
 		wire = x.front.guard.padded(wire, 0, dns.Len(opt), x.query, &x.asked)
 	}
-	_, err = x.Write(wire)
-	return err
+	// That the client cannot be reached any more is no plugin's business: it would be a line of the log for each message.
+	x.Write(wire)
+	return nil
 }
 
 // judge says what becomes of a response.

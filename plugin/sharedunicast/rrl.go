@@ -176,16 +176,11 @@ func (l *limiter) tell(now time.Time, client netip.Addr, k kind, name []byte) {
 	if second-said < tellEvery || !l.said.CompareAndSwap(said, second) {
 		return
 	}
-	bits := prefixIPv6
-	if client.Is4() {
-		bits = prefixIPv4
-	}
-	prefix, _ := client.Prefix(bits)
 	about := "whatever was asked"
 	if len(name) > 0 {
 		about, _, _ = dns.UnpackDomainName(append([]byte(nil), name...), 0)
 		about = "for " + strings.ToLower(about)
 	}
 	n := l.since.Swap(0)
-	go logger.Warningf("rate limiting: %s gets too many responses of kind %s, %s; %d responses were limited since this was said last", prefix, kindNames[k], about, n)
+	go logger.Warningf("rate limiting: %s gets too many responses of kind %s, %s; %d responses were limited since this was said last", prefixOf(client), kindNames[k], about, n)
 }

@@ -1,7 +1,6 @@
 package sharedunicast
 
 import (
-	"container/list"
 	"fmt"
 	"net"
 	"sync"
@@ -194,7 +193,7 @@ func (l *drainListener) closeAll() {
 type drainConn struct {
 	net.Conn
 	listener *drainListener
-	place    *list.Element // among all that are connected
+	place    *guest // among all that are connected
 }
 
 // SetReadDeadline implements net.Conn. A server sets it before each read.

@@ -1,0 +1,194 @@
+package sharedunicast
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/query"
+)
+
+// testStall is a plugin that answers nothing until it is let.
+type testStall struct{ next plugin.Handler }
+
+var stalled = make(chan struct{})
+
+func setupTestStall(c *caddy.Controller) error {
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler { return &testStall{next} })
+	return nil
+}
+
+func (s *testStall) Name() string { return "teststall" }
+
+func (s *testStall) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	<-stalled
+	return plugin.NextOrFailure(s.Name(), s.next, ctx, w, r)
+}
+
+// A flood of what goes through the chain, while the chain does not get on, costs a bounded number of goroutines and of
+// messages that wait, and no query of the fast path.
+func TestFloodIsShed(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(".:%s {\n sharedunicast 127.0.53.1\n testwire\n teststall\n}", port))
+	server := "127.0.53.1:" + port
+	before := runtime.NumGoroutine()
+	conn, err := net.Dial("udp", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b, err := new(dns.Msg).SetQuestion("www.example.net.", dns.TypeA).Pack() // which only the plugin behind could know
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		for range 1000 {
+			conn.Write(b)
+		}
+		mustAsk(t, "udp", server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+	}
+	if n := runtime.NumGoroutine() - before; n > (mostWorkers+10)*udpSockets() {
+		t.Errorf("%d goroutines more than before", n)
+	}
+	close(stalled)
+	mustAsk(t, "udp", server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+}
+
+// Connections that announce a long message, and send little of it, cost little.
+func TestAnnouncedLengthCostsNothing(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n testwire\n}", port))
+	const connections = 300
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for range connections {
+		conn, err := net.Dial("tcp", "127.0.53.1:"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte{0xff, 0xff, 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustAsk(t, "tcp", "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess) // by now they were all accepted
+	if each := int64(heap()-before) / connections; each > 16<<10 {
+		t.Errorf("%d octets each", each)
+	}
+}
+
+// RA, AD, CD and TC never come back with what is rejected early, nor do RCODE and Z: of the flags only RD and the opcode.
+func TestFlagsOfEarlyRejections(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n testwire\n}", port))
+	valid, err := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		for what, edit := range map[string]func([]byte) []byte{
+			"as it is":        func(b []byte) []byte { return b },
+			"no question":     func(b []byte) []byte { b[5] = 0; return b[:query.HeadSize] },
+			"two questions":   func(b []byte) []byte { b[5] = 2; return b },
+			"half a question": func(b []byte) []byte { return b[:20] },
+			"other zone":      func(b []byte) []byte { b[13]++; b[20]++; return b },
+			"class CH":        func(b []byte) []byte { b[len(b)-1] = dns.ClassCHAOS; return b },
+		} {
+			for _, flags := range []uint16{0x7ff0, 0x07f0, 0x7fff, 0x0730} {
+				b := edit(append([]byte(nil), valid...))
+				binary.BigEndian.PutUint16(b[2:], flags)
+				conn, err := net.Dial(network, "127.0.53.1:"+port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(5 * time.Second))
+				c := &dns.Conn{Conn: conn}
+				if _, err := c.Write(b); err != nil {
+					t.Fatal(err)
+				}
+				said, err := c.ReadMsgHeader(nil)
+				if err != nil {
+					t.Fatalf("%s, flags %04x over %s: %v", what, flags, network, err)
+				}
+				const may = 1<<15 | 15<<11 | 1<<10 | 1<<8 | 15 // QR, opcode, AA, RD, RCODE
+				if got := binary.BigEndian.Uint16(said[2:]); got&^may != 0 || got&0x7900 != flags&0x7900 {
+					t.Errorf("%s, flags %04x over %s: %04x come back", what, flags, network, got)
+				}
+			}
+		}
+	}
+}
+
+// lost is a client that cannot be reached.
+type lost struct{}
+
+func (lost) Write([]byte) (int, error) { return 0, errors.New("reset by peer") }
+
+// A response that cannot be sent is no error of a plugin: plugin errors would log each.
+func TestLostClientsAreNoErrors(t *testing.T) {
+	r := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)
+	b, err := r.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var q query.Query
+	q.Parse(b)
+	f := &front{core: new(dnsserver.Server), guard: &guard{settings: defaults}}
+	x := &responder{front: f, message: b, out: lost{}, local: new(net.UDPAddr), remote: new(net.UDPAddr)}
+	x.begin(f, b, &q, r)
+	if err := x.WriteMsg(new(dns.Msg).SetReply(r)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who opens many connections ends its own, once there is no room, and nobody else's.
+func TestCrowdOfOnePrefix(t *testing.T) {
+	c := crowd{most: 80}
+	enter := func(addr string) *guestConn {
+		conn := &guestConn{remote: &net.TCPAddr{IP: net.ParseIP(addr), Port: 4053}}
+		c.enter(conn)
+		return conn
+	}
+	one, other := enter("192.0.2.1"), enter("2001:db8::1")
+	for i := range 1000 {
+		enter(fmt.Sprintf("198.51.100.%d", i%250))
+	}
+	if one.closed || other.closed {
+		t.Error("a flood from one prefix has ended others' connections")
+	}
+	third := enter("203.0.113.1")
+	for i := range 50 {
+		enter(fmt.Sprintf("198.51.100.%d", i))
+	}
+	if third.closed {
+		t.Error("a newcomer has no place")
+	}
+	if c.conns.Len() != 80 {
+		t.Errorf("%d connections", c.conns.Len())
+	}
+}
+
+type guestConn struct {
+	net.Conn
+	remote net.Addr
+	closed bool
+}
+
+func (g *guestConn) RemoteAddr() net.Addr { return g.remote }
+func (g *guestConn) Close() error         { g.closed = true; return nil }
