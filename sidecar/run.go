@@ -178,7 +178,12 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 	if s.mirror != nil {
 		refuses = s.mirror.Refuses
 	}
+	var dns http.Handler
+	if s.cfg.DNSMetrics.IsValid() {
+		dns = admin.MetricsOf(s.cfg.DNSMetrics)
+	}
 	plane := admin.Sidecar{
+		DNSMetrics:    dns,
 		Refuses:       refuses,
 		Status:        func(context.Context) (any, error) { return s.status(), nil },
 		Confirmations: func(ctx context.Context) (any, error) { return s.confirmation(ctx) },

@@ -2,7 +2,8 @@
 // mutual TLS 1.3, to whoever holds a certificate of the mesh's CA with a role that may. Metrics are also served in plain
 // HTTP on loopback, and orders taken on a unix socket of the owner's, where that is asked for.
 //
-//	role               /v1/status, /v1/confirmations, /metrics   GET /v1/drain   PUT, DELETE /v1/drain   /v1/promise, /v1/repository
+//	                   /v1/status, /v1/confirmations,
+//	role               /metrics, /metrics/dns                    GET /v1/drain   PUT, DELETE /v1/drain   /v1/promise, /v1/repository
 //	observer           yes                                       yes                                     yes
 //	operator           yes                                       yes             yes                     yes
 //	distribution-host  yes                                       yes                                     yes
@@ -18,10 +19,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"slices"
 	"time"
 
@@ -44,6 +48,7 @@ type Sidecar struct {
 	Status        func(context.Context) (any, error)
 	Confirmations func(context.Context) (any, error)
 	Metrics       http.Handler
+	DNSMetrics    http.Handler // of the DNS server; nil: not shown
 
 	// Promise and Repository are for other members that cannot learn from a distribution host whether a switchover is made: what
 	// this node holds of it, and the signed metadata that it has. nil: there are none. Member says whether a certificate is one's.
@@ -80,6 +85,9 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessLi
 	mux.Handle("GET /v1/status", g.readers(document(s.Status)))
 	mux.Handle("GET /v1/confirmations", g.readers(document(s.Confirmations)))
 	mux.Handle("GET /metrics", g.readers(s.Metrics))
+	if s.DNSMetrics != nil {
+		mux.Handle("GET /metrics/dns", g.readers(s.DNSMetrics))
+	}
 	if s.Promise != nil {
 		mux.Handle("GET /v1/promise", g.members(document(s.Promise)))
 		mux.Handle("GET /v1/repository/", g.members(http.StripPrefix("/v1/repository", s.Repository)))
@@ -115,6 +123,21 @@ func ServeMetrics(address netip.AddrPort, metrics http.Handler, log *slog.Logger
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
 	return start(places.Plain(l), mux, log), nil
+}
+
+// MetricsOf shows what a server on loopback tells at /metrics, which is how plain metrics leave the machine: over mutual TLS only.
+func MetricsOf(address netip.AddrPort) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL = &url.URL{Scheme: "http", Host: address.String(), Path: "/metrics"}
+			r.Out.Host = address.String()
+		},
+		Transport: &http.Transport{ResponseHeaderTimeout: 5 * time.Second, MaxConnsPerHost: 4},
+		ErrorLog:  log.New(io.Discard, "", 0),
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			http.Error(w, "the DNS server does not tell its metrics: "+err.Error(), http.StatusBadGateway)
+		},
+	}
 }
 
 // own refuses an address on which clients of the DNS service could come.

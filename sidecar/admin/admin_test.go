@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/netip"
 	"os"
@@ -451,5 +452,30 @@ func TestOneCertificateHasItsShare(t *testing.T) {
 		GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }}), "GET", url+"/v1/status", nil)
 	if _, err := idle.Do(request); err != nil || !reused {
 		t.Errorf("another's connection: %v, the same: %v", err, reused)
+	}
+}
+
+// The DNS server's metrics, plain on loopback, leave the machine over mutual TLS, for who may read; when they do not come,
+// that is said.
+func TestDNSMetrics(t *testing.T) {
+	dns := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "asked_for{path=%q,host=%q} 1\n", r.URL.Path, r.Host)
+	}))
+	defer dns.Close()
+	address := netip.MustParseAddrPort(dns.Listener.Addr().String())
+	ca := testca.New(t)
+	behind := documents()
+	behind.DNSMetrics = MetricsOf(address)
+	url := serve(t, ca, behind)
+	code, body, err := get(config(t, ca, time.Hour), url+"/metrics/dns")
+	if err != nil || code != 200 || body != fmt.Sprintf("asked_for{path=\"/metrics\",host=%q} 1\n", address) {
+		t.Errorf("%d, %v: %s", code, err, body)
+	}
+	if code, _ := ask(t, as(t, ca.WithRole("osa1", identity.Node, time.Hour)), "GET", url+"/metrics/dns", ""); code != 403 {
+		t.Errorf("another node reads them: %d", code)
+	}
+	dns.Close()
+	if code, body, _ := get(config(t, ca, time.Hour), url+"/metrics/dns"); code != 502 || !strings.Contains(body, "does not tell its metrics") {
+		t.Errorf("of a server that is gone: %d: %s", code, body)
 	}
 }

@@ -24,13 +24,15 @@ type Config struct {
 	Identity *Identity
 	Admin    *Admin
 	Metrics  netip.AddrPort // plain HTTP on loopback; zero: none
-	Failure  Failure
-	Clock    Clock
-	Probe    Probe
-	BGP      *BGP
-	IGP      *IGP
-	Drain    Drain
-	Mirror   *Mirror
+	// DNSMetrics is where the DNS server tells its metrics, on loopback, to be shown over mutual TLS at /metrics/dns; zero: nowhere
+	DNSMetrics netip.AddrPort
+	Failure    Failure
+	Clock      Clock
+	Probe      Probe
+	BGP        *BGP
+	IGP        *IGP
+	Drain      Drain
+	Mirror     *Mirror
 }
 
 // Identity is who the node is to the rest of the mesh, for both directions of mutual TLS (DELIV-2).

@@ -173,6 +173,8 @@ func TestErrors(t *testing.T) {
 		{"keys of another source", small + "clock: {source: chrony, servers: [192.0.2.1, 192.0.2.2, 192.0.2.3], interval: 1m, clockbound: /a}\n", []string{
 			`x.yaml:4:34: clock: "servers" goes with source ntp, and the source is chrony`, `x.yaml:4:79: clock: "interval" goes with source ntp`,
 			`x.yaml:4:95: clock: "clockbound" goes with source clockbound`}},
+		{"metrics for nobody", small + "dns_metrics: 127.0.0.1:9153\n", []string{`x.yaml:4:14: dns_metrics needs "admin"`}},
+		{"metrics of another machine", small + "dns_metrics: 192.0.2.1:9153\n", []string{`x.yaml:4:14: 192.0.2.1:9153 is not a loopback address`, `x.yaml:4:14: dns_metrics needs "admin"`}},
 		{"clock source", small + "clock: {source: ntpd}\n", []string{`x.yaml:4:17: "ntpd" is no clock source: chrony, kernel, ntp, clockbound or assumed`}},
 		{"duration without unit", small + "failure: {readvertise_delay: 30}\n", []string{`x.yaml:4:30: "30" is not a duration`}},
 		{"a budget that does nothing", small + "failure: {readvertise_delay: 10m, flaps: {most: 3, window: 5m}}\n",

@@ -63,22 +63,23 @@ func (r *reader) config(root *yaml.Node) *Config {
 	}
 	var leaving *yaml.Node
 	at := r.Mapping(root, "the configuration", fields.Keys{
-		"node":     fields.Parsed(&r.Reader, &c.Node, nodeName),
-		"shared":   fields.Each(&r.Reader, &c.Shared, fields.Address),
-		"socket":   fields.Parsed(&r.Reader, &c.Socket, socket.Path),
-		"control":  fields.Parsed(&r.Reader, &c.Control, socket.Path),
-		"state":    fields.Parsed(&r.Reader, &c.State, fields.Path),
-		"meshsync": fields.Parsed(&r.Reader, &c.Meshsync, socket.Path),
-		"identity": func(n *yaml.Node) { c.Identity = r.identity(n) },
-		"admin":    func(n *yaml.Node) { c.Admin = r.admin(n) },
-		"metrics":  fields.Parsed(&r.Reader, &c.Metrics, loopback),
-		"failure":  func(n *yaml.Node) { leaving = r.failure(n, &c.Failure) },
-		"clock":    func(n *yaml.Node) { r.clock(n, &c.Clock) },
-		"probe":    func(n *yaml.Node) { r.probe(n, &c.Probe) },
-		"bgp":      func(n *yaml.Node) { c.BGP = r.bgp(n) },
-		"igp":      func(n *yaml.Node) { c.IGP = r.igp(n) },
-		"drain":    func(n *yaml.Node) { r.drain(n, &c.Drain) },
-		"mirror":   func(n *yaml.Node) { c.Mirror = r.mirror(n) },
+		"node":        fields.Parsed(&r.Reader, &c.Node, nodeName),
+		"shared":      fields.Each(&r.Reader, &c.Shared, fields.Address),
+		"socket":      fields.Parsed(&r.Reader, &c.Socket, socket.Path),
+		"control":     fields.Parsed(&r.Reader, &c.Control, socket.Path),
+		"state":       fields.Parsed(&r.Reader, &c.State, fields.Path),
+		"meshsync":    fields.Parsed(&r.Reader, &c.Meshsync, socket.Path),
+		"identity":    func(n *yaml.Node) { c.Identity = r.identity(n) },
+		"admin":       func(n *yaml.Node) { c.Admin = r.admin(n) },
+		"metrics":     fields.Parsed(&r.Reader, &c.Metrics, loopback),
+		"dns_metrics": fields.Parsed(&r.Reader, &c.DNSMetrics, loopback),
+		"failure":     func(n *yaml.Node) { leaving = r.failure(n, &c.Failure) },
+		"clock":       func(n *yaml.Node) { r.clock(n, &c.Clock) },
+		"probe":       func(n *yaml.Node) { r.probe(n, &c.Probe) },
+		"bgp":         func(n *yaml.Node) { c.BGP = r.bgp(n) },
+		"igp":         func(n *yaml.Node) { c.IGP = r.igp(n) },
+		"drain":       func(n *yaml.Node) { r.drain(n, &c.Drain) },
+		"mirror":      func(n *yaml.Node) { c.Mirror = r.mirror(n) },
 	}, "node", "shared")
 	if root.Kind == yaml.MappingNode {
 		r.crossCheck(c, root, at)
@@ -406,6 +407,9 @@ func (r *reader) crossCheck(c *Config, root *yaml.Node, at map[string]*yaml.Node
 		if there && c.Identity == nil {
 			r.Fail(at[section], "%s needs %q: mutual TLS with the node's own certificate", section, "identity")
 		}
+	}
+	if at["dns_metrics"] != nil && c.Admin == nil {
+		r.Fail(at["dns_metrics"], "dns_metrics needs %q: there they are shown", "admin")
 	}
 	if len(c.Probe.Zones) == 0 && at["meshsync"] == nil {
 		r.Fail(root, "nothing tells which zones to ask for: give probe.zones, or meshsync")

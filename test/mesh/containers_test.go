@@ -17,8 +17,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
-// imageUser is the user of the Containerfile.
-const imageUser = 65532
+// Users of the README's containers, and the group that they share.
+const userCoreDNS, userSidecar, groupMesh = 65531, 65532, 65530
 
 // TestContainers runs the nodes of a mesh as containers, by the commands of the README, of the image that "./build.sh image"
 // makes: they announce, answer, switch, and come back when they are killed, with no privilege that they do not need.
@@ -39,10 +39,10 @@ func TestContainers(t *testing.T) {
 	d.awaitAnswer("router", 1)
 
 	for _, node := range d.nodes {
-		if got, want := w.privileges(p.pid(node+"-coredns")), only(imageUser, imageUser, capNetBindService); got != want {
+		if got, want := w.privileges(p.pid(node+"-coredns")), only(userCoreDNS, groupMesh, capNetBindService); got != want {
 			t.Errorf("coredns of %s has %+v, not %+v", node, got, want)
 		}
-		if got, want := w.privileges(p.pid(node+"-anycast-sidecar")), only(imageUser, imageUser, 0); got != want {
+		if got, want := w.privileges(p.pid(node+"-anycast-sidecar")), only(userSidecar, groupMesh, 0); got != want {
 			t.Errorf("anycast-sidecar of %s has %+v, not %+v", node, got, want)
 		}
 	}
@@ -160,14 +160,16 @@ func (p *podman) startNode(d *deployed, node string) {
 	p.t.Helper()
 	etc, lib, run := d.path(node, "etc"), d.path(node, "lib"), d.path(node)
 	d.unpack(node, etc)
-	d.must(errors.Join(os.MkdirAll(filepath.Join(lib, "repository"), 0o755), os.Mkdir(filepath.Join(lib, "sidecar"), 0o755)))
-	for _, dir := range []string{run, etc, lib} {
-		d.must(filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			return os.Lchown(path, imageUser, imageUser)
-		}))
+	d.must(errors.Join(os.MkdirAll(lib, 0o755), os.Lchown(filepath.Join(etc, "bgp-secret"), userSidecar, groupMesh)))
+	here := strings.NewReplacer(" /etc/mesh", " "+etc, " /var/lib/mesh", " "+lib, " /run/mesh", " "+run)
+	prepare := append(readmeCommands(p.t, "install -d "), readmeCommands(p.t, "chown ")...)
+	if len(prepare) != 6 {
+		p.t.Fatalf("the README has %d commands that prepare for containers, not 6", len(prepare))
+	}
+	for _, command := range prepare {
+		if out, err := exec.Command("sh", "-c", here.Replace(command)).CombinedOutput(); err != nil {
+			p.t.Fatalf("%s: %v\n%s", command, err, out)
+		}
 	}
 	commands := readmeCommands(p.t, "podman run ")
 	if len(commands) != 2 {

@@ -50,6 +50,9 @@ func TestUnits(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s is exposed more than %s: %v\n%s", unit, exposure, err, out)
 		}
+		if text := readFile(filepath.Join(units, unit+".service")); !strings.Contains(text, "\nMemoryMax=") || !strings.Contains(text, "\nLimitCORE=0\n") {
+			t.Errorf("%s: its memory has no bound, or its core dumps would hold keys", unit)
+		}
 	}
 }
 
@@ -217,6 +220,10 @@ func (h *hardened) testPrivileges(t *testing.T) {
 	for name, want := range want {
 		if got := h.privileges(h.running[name].pid); got != want {
 			t.Errorf("%s has %+v, not %+v", name, got, want)
+		}
+		limits := strings.Join(strings.Fields(readFile(fmt.Sprintf("/proc/%d/limits", h.running[name].pid))), " ")
+		if !strings.Contains(limits, "Max core file size 0 0 ") {
+			t.Errorf("%s may dump its memory: %s", name, limits)
 		}
 	}
 }

@@ -174,6 +174,13 @@ var directives = map[string]func(*testing.T, unit, *spec){
 		n = min(n, own.Max) // only CAP_SYS_RESOURCE gives more
 		s.Process.Rlimits = append(s.Process.Rlimits, rlimit{"RLIMIT_NOFILE", n, n})
 	},
+	"LimitCORE": func(t *testing.T, u unit, s *spec) {
+		n, err := strconv.ParseUint(u["LimitCORE"][0], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Process.Rlimits = append(s.Process.Rlimits, rlimit{"RLIMIT_CORE", n, n})
+	},
 	"UMask": func(t *testing.T, u unit, s *spec) {
 		mask, err := strconv.ParseUint(u["UMask"][0], 8, 12)
 		if err != nil {
@@ -216,7 +223,8 @@ var directives = map[string]func(*testing.T, unit, *spec){
 	"ProtectKernelLogs":    yes(func(s *spec) { s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, "/proc/kmsg") }),
 	"ProtectHostname":      yes(func(s *spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, namespace{"uts", ""}) }),
 	"ProtectHome":          yes(nil), // there are no homes,
-	"ProtectControlGroups": yes(nil), // and no control groups, in the sandbox's world
+	"ProtectControlGroups": yes(nil), // and no control groups, in the sandbox's world;
+	"MemoryMax":            nothing,  // what is one of them systemd judges
 	"KeyringMode":          nothing,  // a key ring of its own, which nobody here can use: @keyring
 
 	// The filter's, and of these the ones that take more than it: ProtectClock= takes a device and capabilities,

@@ -62,6 +62,7 @@ identity: {certificate: {{.Etc}}/node.crt, key: {{.Etc}}/node.key, ca: {{.Etc}}/
 admin:
   listen: "{{.Admin}}"
 {{if .AdminIPv6}}%[6]s{{else}}%[5]s{{end}}metrics: 127.0.0.1:9154
+dns_metrics: "{{.Prometheus}}"
 failure: {policy: stop-dns}
 clock: {source: chrony}                      # chronyd must run
 mirror: {urls: [%[3]s], depot: {{.State}}/repository, root: {{.Etc}}/root.json}
@@ -88,7 +89,7 @@ type nodeFacts struct {
 	NewMember
 	AdminAddress string
 	AdminIPv6    bool   // it is an address of IPv6
-	Prometheus   string // of CoreDNS: the administrative address, port 9153
+	Prometheus   string // of CoreDNS: on loopback, port 9153; the sidecar shows it over mutual TLS
 	Etc          string // where the node keeps what is in the bundle,
 	State        string // what it writes,
 	Run          string // and its sockets
@@ -168,10 +169,10 @@ func quoted(all []string) string {
 
 func (n NewMember) facts(address string) nodeFacts {
 	n.RouterID = cmp.Or(n.RouterID, address)
-	f := nodeFacts{NewMember: n, AdminAddress: address, Prometheus: address + ":9153",
+	f := nodeFacts{NewMember: n, AdminAddress: address, AdminIPv6: strings.Contains(address, ":"), Prometheus: "127.0.0.1:9153",
 		Etc: "/etc/mesh", State: "/var/lib/mesh", Run: "/run/mesh"}
-	if f.AdminIPv6 = strings.Contains(address, ":"); f.AdminIPv6 {
-		f.Prometheus = "[" + address + "]:9153"
+	if a, err := netip.ParseAddr(address); err == nil && a.IsLoopback() { // several nodes on one machine, to try things out
+		f.Prometheus = netip.AddrPortFrom(a, 9153).String()
 	}
 	if n.At != "" {
 		f.Etc, f.State, f.Run = n.At, filepath.Join(n.At, "state"), n.At
