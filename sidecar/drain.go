@@ -60,14 +60,14 @@ func (s *sidecar) tell(do func()) error {
 // withdrawn after a while. The DNS service goes on, for queries that are still on their way, unless silence is asked for.
 // It takes effect before it is durable, since that is what the operator waits for.
 func (s *sidecar) drain(_ context.Context, o status.DrainOrder) (status.Drained, error) {
-	wait := s.cfg.Drain.Wait
+	wait := s.cfg().Drain.Wait
 	if o.Wait != "" {
 		var err error
 		if wait, err = fields.DurationIn(0, config.MaxDrainWait)(o.Wait); err != nil {
 			return status.Drained{}, fmt.Errorf("%w: wait: %w", admin.ErrOrder, err)
 		}
 	}
-	if o.Silence && (s.cfg.Meshsync == "" || s.cfg.Socket == "") {
+	if o.Silence && (s.cfg().Meshsync == "" || s.cfg().Socket == "") {
 		return status.Drained{}, fmt.Errorf("%w: silence is for meshsync, which this configuration does not name both ways (meshsync and socket)", admin.ErrOrder)
 	}
 	s.draining.Lock()
@@ -95,8 +95,8 @@ func (s *sidecar) drain(_ context.Context, o status.DrainOrder) (status.Drained,
 func (s *sidecar) undrain(_ context.Context, who string) (status.Drained, error) {
 	s.draining.Lock()
 	defer s.draining.Unlock()
-	if s.cfg.State != "" {
-		if err := depot.RemoveFile(s.cfg.State, drainFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if s.cfg().State != "" {
+		if err := depot.RemoveFile(s.cfg().State, drainFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return status.Drained{}, fmt.Errorf("the node stays drained: %w", err)
 		}
 	}
@@ -121,17 +121,17 @@ func (s *sidecar) setDrain(d *status.Drain, wait time.Duration) {
 
 // keepDrain makes a drain durable.
 func (s *sidecar) keepDrain(d status.Drain) error {
-	if s.cfg.State == "" {
+	if s.cfg().State == "" {
 		return errors.New(`the configuration names no directory for it ("state")`)
 	}
 	data, err := encodeDrain(d)
 	if err == nil {
-		err = os.MkdirAll(s.cfg.State, 0o750)
+		err = os.MkdirAll(s.cfg().State, 0o750)
 	}
 	if err != nil {
 		return err
 	}
-	return depot.WriteFile(s.cfg.State, drainFile, data, 0o640)
+	return depot.WriteFile(s.cfg().State, drainFile, data, 0o640)
 }
 
 func encodeDrain(d status.Drain) ([]byte, error) {
@@ -142,20 +142,20 @@ func encodeDrain(d status.Drain) ([]byte, error) {
 // remember drains the node as it was when the process before this one ended. A file that cannot be read drains it too,
 // and then nobody knows whether meshsync was to be silent.
 func (s *sidecar) remember() {
-	if s.cfg.State == "" {
+	if s.cfg().State == "" {
 		return
 	}
-	if left, err := filepath.Glob(filepath.Join(s.cfg.State, ".tmp-*")); err == nil {
+	if left, err := filepath.Glob(filepath.Join(s.cfg().State, ".tmp-*")); err == nil {
 		for _, name := range left { // of writes that were cut short
 			os.Remove(name)
 		}
 	}
-	d, err := readDrain(s.cfg.State)
+	d, err := readDrain(s.cfg().State)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	if err != nil {
-		err = fmt.Errorf("%s: %w", filepath.Join(s.cfg.State, drainFile), err)
+		err = fmt.Errorf("%s: %w", filepath.Join(s.cfg().State, drainFile), err)
 		d = status.Drain{Who: "an unreadable file", Why: err.Error() + `; if the node is to be in service, "anycast-sidecar undrain"`, Since: time.Now().UTC()}
 		s.log.Error("drained, since nobody knows whether this node is", "error", err)
 	} else {
@@ -184,7 +184,7 @@ func readDrain(dir string) (d status.Drain, err error) {
 func (s *sidecar) drained() status.Drained {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := status.Drained{Version: status.Version, Node: s.cfg.Node, Drain: s.drainOf, Why: s.decision.Why,
+	d := status.Drained{Version: status.Version, Node: s.cfg().Node, Drain: s.drainOf, Why: s.decision.Why,
 		Announced: s.decision.Announce || !s.applied, Silent: s.node != nil && s.node.Serving == 0}
 	if s.decision.Draining {
 		d.LeftSeconds = max(0, s.decision.Wake.Sub(sysclock.Now().Mono).Seconds())

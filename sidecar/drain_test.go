@@ -37,7 +37,7 @@ func (n *node) restart(end func()) (next func()) {
 	n.t.Helper()
 	end()
 	var err error
-	if n.s, err = newSidecar(n.s.cfg, slog.New(slog.NewTextHandler(&n.log, nil))); err != nil {
+	if n.s, err = newSidecar(n.s.cfg(), slog.New(slog.NewTextHandler(&n.log, nil))); err != nil {
 		n.t.Fatal(err)
 	}
 	return n.runs()
@@ -58,7 +58,7 @@ func announced(d status.Sidecar) bool { return d.Announced }
 func (n *node) plane() *plane {
 	n.t.Helper()
 	file := filepath.Join(n.t.TempDir(), "sidecar.yaml")
-	if err := os.WriteFile(file, []byte("node: x\nshared: [127.0.0.1]\nprobe: {zones: [.]}\nclock: {source: kernel}\ncontrol: unix://"+n.s.cfg.Control+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("node: x\nshared: [127.0.0.1]\nprobe: {zones: [.]}\nclock: {source: kernel}\ncontrol: unix://"+n.s.cfg().Control+"\n"), 0o600); err != nil {
 		n.t.Fatal(err)
 	}
 	p, err := new(orders).plane([]string{file})
@@ -100,7 +100,7 @@ func TestDrainSurvivesARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.until("the route", announced)
-	if _, err := os.Stat(filepath.Join(n.s.cfg.State, drainFile)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(n.s.cfg().State, drainFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file: %v", err)
 	}
 	n.restart(end)
@@ -127,8 +127,8 @@ func TestDamagedDrainFile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t, "stop-dns")
-			path := filepath.Join(n.s.cfg.State, drainFile)
-			if err := errors.Join(os.MkdirAll(n.s.cfg.State, 0o750), damage(path)); err != nil {
+			path := filepath.Join(n.s.cfg().State, drainFile)
+			if err := errors.Join(os.MkdirAll(n.s.cfg().State, 0o750), damage(path)); err != nil {
 				t.Fatal(err)
 			}
 			n.restart(func() {})
@@ -180,7 +180,7 @@ func TestDrainWithSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	end()
-	next, err := newSidecar(n.s.cfg, slog.New(slog.NewTextHandler(&n.log, nil)))
+	next, err := newSidecar(n.s.cfg(), slog.New(slog.NewTextHandler(&n.log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestDrainWithSilence(t *testing.T) {
 // What cannot be written down is said, and is in force all the same; what cannot be removed keeps the node out.
 func TestDrainWithoutADisk(t *testing.T) {
 	n := newNode(t, "stop-dns")
-	if err := os.WriteFile(n.s.cfg.State, nil, 0o600); err != nil { // no directory can be there
+	if err := os.WriteFile(n.s.cfg().State, nil, 0o600); err != nil { // no directory can be there
 		t.Fatal(err)
 	}
 	n.runs()

@@ -71,21 +71,36 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		RunE:          func(*cobra.Command, []string) error { return fmt.Errorf("%w: which command?", errUsage) },
 	}
 	root.AddCommand(
-		withConfig("run FILE", "Run in the foreground until SIGTERM, which drains for a moment and withdraws; a second one ends it at once",
-			func(cmd *cobra.Command, c *config.Config) error {
-				// SIGHUP too: nothing is read again, and who expects that must not find the route gone without a word.
-				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-				defer stop()
-				return run(ctx, c, stop)
-			}),
+		runCommand(),
 		withConfig("check FILE", "Validate a configuration and say what it would announce to whom",
 			func(cmd *cobra.Command, c *config.Config) error {
 				describe(cmd.OutOrStdout(), c)
 				return nil
 			}),
-		statusCommand(), drainCommand(), undrainCommand(),
+		reloadCommand(), statusCommand(), drainCommand(), undrainCommand(),
 	)
 	return root
+}
+
+func runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run FILE",
+		Short: "Run in the foreground until SIGTERM, which drains for a moment and withdraws; a second one ends it at once",
+		Long: `Run in the foreground until SIGTERM, which drains for a moment and withdraws; a second one ends it at once.
+
+SIGHUP reads FILE again. What changes without the routes is taken at once; sessions of which only attributes change stay up. If
+anything else has changed, or FILE has errors, nothing is taken, and the log says what is in the way.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := config.Load(args[0])
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return run(ctx, args[0], c, stop)
+		},
+	}
 }
 
 // withConfig is a command that takes one configuration file.

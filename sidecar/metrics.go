@@ -114,7 +114,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 			send(mServerDistance, server.Distance.Seconds(), server.Name)
 		}
 	}
-	if c.s.cfg.Meshsync != "" {
+	if c.s.cfg().Meshsync != "" {
 		send(mMeshsync, truth(doc.Meshsync != nil))
 	}
 	if doc.Mirror != nil {

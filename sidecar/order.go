@@ -166,7 +166,7 @@ func (p *plane) ask(ctx context.Context, method, path string, body, into any) er
 		return err
 	}
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("the sidecar refused: %.1000s", strings.TrimSpace(string(data)))
+		return fmt.Errorf("the sidecar refused: %.4000s", strings.TrimSpace(string(data)))
 	}
 	return status.Decode(data, into)
 }

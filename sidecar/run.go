@@ -49,9 +49,12 @@ func (c closers) close() {
 	}
 }
 
-// run starts everything, and returns when ctx has ended and the routes are withdrawn. stopping is called when the
+// run starts everything, of the configuration c that was read at path, and returns when ctx has ended and the routes are
+// withdrawn. stopping is called when the
 // shutdown begins, so that a second signal ends the process at once.
-func run(ctx context.Context, c *config.Config, stopping func()) error {
+func run(ctx context.Context, path string, c *config.Config, stopping func()) error {
+	reloads := make(chan os.Signal, 1)
+	signal.Notify(reloads, syscall.SIGHUP) // before anything else: by default it would end the process
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	log.Info("anycast-sidecar starts", "version", version, "node", c.Node, "policy", c.Failure.Policy.String())
 	for _, warning := range warnings(c) {
@@ -66,6 +69,7 @@ func run(ctx context.Context, c *config.Config, stopping func()) error {
 	if err != nil {
 		return err
 	}
+	s.path = path
 	var loops sync.WaitGroup
 	started.add(loops.Wait)
 	started.add(cancel)
@@ -90,9 +94,10 @@ func run(ctx context.Context, c *config.Config, stopping func()) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
 	go s.obey(signals)
+	go s.reloadOn(background, reloads, path)
 	watching, unwatch := context.WithCancel(background)
 	defer unwatch()
-	go s.watchdog.watch(watching, longestRound(c.Probe), func() { endHung("the control loop hangs") })
+	go s.watchdog.watch(watching, func() time.Duration { return longestRound(s.cfg().Probe) }, func() { endHung("the control loop hangs") })
 	s.control(ctx)
 	stopping()
 	s.watchdog.manager.tell("STOPPING=1")
@@ -109,15 +114,14 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		return nil, err
 	}
 	s := &sidecar{
-		cfg: c,
-		log: log,
-		gate: gate.New(gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
-			ReadvertiseDelay: c.Failure.ReadvertiseDelay, Flaps: c.Failure.Flaps, MinAnnouncing: c.Failure.MinAnnouncing}),
-		prober: probe.New(probe.Config{Addresses: c.Shared, Port: c.Probe.Port, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}),
+		log:    log,
+		gate:   gate.New(gateConfig(c)),
+		prober: probe.New(probeConfig(c)),
 		clock:  clock.NewKeeper(source.New(c.Clock.Options), c.Clock.Limit, log),
 		orders: make(chan order),
 		since:  time.Now().UTC(),
 	}
+	s.conf.Store(c)
 	s.watchdog.manager = findManager(log)
 	if least, w := longestRound(c.Probe), s.watchdog.manager.watchdog; w > 0 && w < 2*least {
 		log.Warn("WatchdogSec is short: a busy machine could be taken for a hang", "watchdog", w, "want at least", 2*least)
@@ -138,10 +142,19 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 	return s, nil
 }
 
+func gateConfig(c *config.Config) gate.Config {
+	return gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
+		ReadvertiseDelay: c.Failure.ReadvertiseDelay, Flaps: c.Failure.Flaps, MinAnnouncing: c.Failure.MinAnnouncing}
+}
+
+func probeConfig(c *config.Config) probe.Config {
+	return probe.Config{Addresses: c.Shared, Port: c.Probe.Port, Slow: c.Probe.Slow, Timeout: c.Probe.Timeout}
+}
+
 // serve opens the socket and the listeners that the configuration names.
 func (s *sidecar) serve(started *closers) error {
-	if s.cfg.Socket != "" {
-		server, err := socket.Serve(s.cfg.Socket, func() any { return s.socketDocument() })
+	if s.cfg().Socket != "" {
+		server, err := socket.Serve(s.cfg().Socket, func() any { return s.socketDocument() })
 		if err != nil {
 			return fmt.Errorf("socket: %w", err)
 		}
@@ -149,22 +162,22 @@ func (s *sidecar) serve(started *closers) error {
 	}
 	metrics := metricsHandler(s)
 	plane := s.plane(metrics)
-	if s.cfg.Control != "" {
-		server, err := admin.ServeControl(s.cfg.Control, plane, s.log)
+	if s.cfg().Control != "" {
+		server, err := admin.ServeControl(s.cfg().Control, plane, s.log)
 		if err != nil {
 			return fmt.Errorf("control: %w", err)
 		}
 		started.add(func() { server.Close() })
 	}
-	if s.cfg.Admin != nil {
-		server, err := admin.Serve(s.cfg.Admin.Listen, s.cfg.Shared, s.cfg.Admin.Access, s.identity, plane, s.log)
+	if s.cfg().Admin != nil {
+		server, err := admin.Serve(s.cfg().Admin.Listen, s.cfg().Shared, func() identity.AccessList { return s.cfg().Admin.Access }, s.identity, plane, s.log)
 		if err != nil {
 			return fmt.Errorf("admin: %w", err)
 		}
 		started.add(func() { server.Close() })
 	}
-	if s.cfg.Metrics.IsValid() {
-		server, err := admin.ServeMetrics(s.cfg.Metrics, metrics, s.log)
+	if s.cfg().Metrics.IsValid() {
+		server, err := admin.ServeMetrics(s.cfg().Metrics, metrics, s.log)
 		if err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
@@ -179,8 +192,8 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 		refuses = s.mirror.Refuses
 	}
 	var dns http.Handler
-	if s.cfg.DNSMetrics.IsValid() {
-		dns = admin.MetricsOf(s.cfg.DNSMetrics)
+	if s.cfg().DNSMetrics.IsValid() {
+		dns = admin.MetricsOf(s.cfg().DNSMetrics)
 	}
 	plane := admin.Sidecar{
 		DNSMetrics:    dns,
@@ -190,9 +203,10 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 		Metrics:       metrics,
 		Drain:         s.drain,
 		Undrain:       s.undrain,
+		Reload:        s.reloaded,
 		Drained:       func(context.Context) (status.Drained, error) { return s.drained(), nil },
 	}
-	if s.mirror != nil && s.cfg.Meshsync != "" {
+	if s.mirror != nil && s.cfg().Meshsync != "" {
 		plane.Promise, plane.Repository, plane.Member = s.promise, http.HandlerFunc(s.serveMetadata), s.mirror.IsMember
 	}
 	return plane
@@ -200,7 +214,7 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 
 // serveMetadata serves the verified metadata of the depot to other members.
 func (s *sidecar) serveMetadata(w http.ResponseWriter, r *http.Request) {
-	dir, err := depot.Open(s.cfg.Mirror.Depot)
+	dir, err := depot.Open(s.cfg().Mirror.Depot)
 	if err != nil {
 		http.Error(w, "there is no depot yet", http.StatusNotFound)
 		return
@@ -210,20 +224,9 @@ func (s *sidecar) serveMetadata(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *sidecar) startBGP() error {
-	b := s.cfg.BGP
-	cfg := bgp.Config{AS: b.AS, Origin: b.OriginAS, RouterID: b.RouterID, Listen: b.Listen, Port: b.Port, DrainPrepend: s.cfg.Drain.Prepend}
-	for _, n := range b.Neighbors {
-		password, err := readPassword(n.PasswordFile)
-		if err != nil {
-			return fmt.Errorf("neighbor %s: %w", n.Address, err)
-		}
-		cfg.Neighbors = append(cfg.Neighbors, bgp.Neighbor{Address: n.Address, AS: n.AS, Port: n.Port, Source: n.Source,
-			HoldTime: n.HoldTime, Multihop: n.Multihop, TTLSecurity: n.TTLSecurity, BFD: n.BFD, Passive: n.Passive, Password: password,
-			MaxPrefixes: n.MaxPrefixes, HoldZero: n.HoldZero,
-			NextHop4: n.NextHop4, NextHop6: n.NextHop6, MED: n.MED, Prepend: n.Prepend,
-			Communities:         n.CommunitiesOf(config.Standard),
-			ExtendedCommunities: n.CommunitiesOf(config.Extended),
-			LargeCommunities:    n.CommunitiesOf(config.Large)})
+	cfg, err := bgpConfig(s.cfg())
+	if err != nil {
+		return err
 	}
 	speaker, err := bgp.Start(cfg, s.log)
 	if err != nil {
@@ -235,8 +238,28 @@ func (s *sidecar) startBGP() error {
 	return nil
 }
 
+// bgpConfig is the speaker's part of a configuration, with the passwords that its files hold.
+func bgpConfig(c *config.Config) (bgp.Config, error) {
+	b := c.BGP
+	cfg := bgp.Config{AS: b.AS, Origin: b.OriginAS, RouterID: b.RouterID, Listen: b.Listen, Port: b.Port, DrainPrepend: c.Drain.Prepend}
+	for _, n := range b.Neighbors {
+		password, err := readPassword(n.PasswordFile)
+		if err != nil {
+			return cfg, fmt.Errorf("neighbor %s: %w", n.Address, err)
+		}
+		cfg.Neighbors = append(cfg.Neighbors, bgp.Neighbor{Address: n.Address, AS: n.AS, Port: n.Port, Source: n.Source,
+			HoldTime: n.HoldTime, Multihop: n.Multihop, TTLSecurity: n.TTLSecurity, BFD: n.BFD, Passive: n.Passive, Password: password,
+			MaxPrefixes: n.MaxPrefixes, HoldZero: n.HoldZero,
+			NextHop4: n.NextHop4, NextHop6: n.NextHop6, MED: n.MED, Prepend: n.Prepend,
+			Communities:         n.CommunitiesOf(config.Standard),
+			ExtendedCommunities: n.CommunitiesOf(config.Extended),
+			LargeCommunities:    n.CommunitiesOf(config.Large)})
+	}
+	return cfg, nil
+}
+
 func (s *sidecar) startIGP() error {
-	announcer, err := igp.Start(igp.Config{Interface: s.cfg.IGP.Interface, Addresses: s.cfg.Shared, Lifetime: s.cfg.IGP.Lifetime})
+	announcer, err := igp.Start(igp.Config{Interface: s.cfg().IGP.Interface, Addresses: s.cfg().Shared, Lifetime: s.cfg().IGP.Lifetime})
 	if err != nil {
 		return fmt.Errorf("igp: %w", err)
 	}
@@ -267,13 +290,13 @@ func readPassword(file string) (string, error) {
 
 // leave is a short drain, during which all goes on as before (RFC 8326).
 func (s *sidecar) leave() {
-	s.gate.Stop(sysclock.Now().Mono, s.cfg.Drain.Stop)
+	s.gate.Stop(sysclock.Now().Mono, s.cfg().Drain.Stop)
 	if !s.drained().Announced {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Drain.Stop)
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg().Drain.Stop)
 	defer cancel()
-	s.log.Info("leaving", "for", s.cfg.Drain.Stop)
+	s.log.Info("leaving", "for", s.cfg().Drain.Stop)
 	s.decide()
 	s.control(ctx)
 }
@@ -301,7 +324,7 @@ func (s *sidecar) routes(d gate.Decision) bgp.State {
 	if !d.Announce {
 		return bgp.State{}
 	}
-	return bgp.State{Prefixes: s.cfg.BGP.Prefixes, Draining: d.Draining}
+	return bgp.State{Prefixes: s.cfg().BGP.Prefixes, Draining: d.Draining}
 }
 
 // errNoMeshsync is why a node without the plugin confirms nothing.

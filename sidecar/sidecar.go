@@ -26,7 +26,8 @@ import (
 
 // sidecar is the running process. The control loop alone uses gate, prober and zones; the rest is for its readers.
 type sidecar struct {
-	cfg      *config.Config
+	path     string                        // of the configuration
+	conf     atomic.Pointer[config.Config] // see cfg
 	log      *slog.Logger
 	identity *identity.Identity
 	clock    *clock.Keeper
@@ -55,11 +56,19 @@ type sidecar struct {
 	node       *status.Node // as last read; nil when it does not come
 }
 
+// cfg is the configuration in force, which reload replaces as a whole.
+func (s *sidecar) cfg() *config.Config { return s.conf.Load() }
+
 // control is the loop that keeps the routes right until ctx ends: look, decide, set.
 func (s *sidecar) control(ctx context.Context) {
-	tick := time.NewTicker(s.cfg.Probe.Interval)
+	every := s.cfg().Probe.Interval
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
+		if now := s.cfg().Probe.Interval; now != every {
+			every = now
+			tick.Reset(every)
+		}
 		s.look(ctx)
 		s.watchdog.round()
 		if ctx.Err() != nil {
@@ -116,13 +125,13 @@ func (s *sidecar) look(ctx context.Context) {
 
 // readMeshsync asks the plugin how it is. One that hangs must not hold up the probe, which is to find that out.
 func (s *sidecar) readMeshsync(ctx context.Context) (*status.Node, gate.Meshsync, []status.Reason) {
-	if s.cfg.Meshsync == "" {
+	if s.cfg().Meshsync == "" {
 		return nil, gate.NoMeshsync, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Probe.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg().Probe.Timeout)
 	defer cancel()
 	var node status.Node
-	if err := socket.Read(ctx, s.cfg.Meshsync, &node); err != nil {
+	if err := socket.Read(ctx, s.cfg().Meshsync, &node); err != nil {
 		return nil, gate.Unreachable, []status.Reason{{Code: "unreachable", Detail: err.Error()}}
 	}
 	if node.Serving == 0 {
@@ -138,12 +147,12 @@ func (s *sidecar) probe(ctx context.Context, node *status.Node, state gate.Meshs
 		return probe.Round{Verdict: gate.Bad, Why: []status.Reason{{Code: gate.MeshsyncSilent, Detail: "not asked"}}}
 	}
 	if node != nil {
-		s.zones = questions(s.cfg.Probe.Zones, node)
+		s.zones = questions(s.cfg().Probe.Zones, node)
 	}
 	ask := s.zones
 	if node == nil { // zones are known from before or from the configuration, their serials are not
-		ask = questions(s.cfg.Probe.Zones, &status.Node{})
-		if len(s.cfg.Probe.Zones) == 0 {
+		ask = questions(s.cfg().Probe.Zones, &status.Node{})
+		if len(s.cfg().Probe.Zones) == 0 {
 			ask = withoutSerials(s.zones)
 		}
 	}
@@ -190,7 +199,7 @@ func (s *sidecar) recheck(ctx context.Context) func(string, *uint32) bool {
 			return slices.Contains(node.Zones, status.Zone{Origin: zone, Serial: *serial})
 		}
 		served := slices.ContainsFunc(node.Zones, func(z status.Zone) bool { return z.Origin == zone })
-		return !served && !slices.Contains(s.cfg.Probe.Zones, zone)
+		return !served && !slices.Contains(s.cfg().Probe.Zones, zone)
 	}
 }
 
@@ -248,7 +257,7 @@ func (s *sidecar) askOthers(asked instant.Mono) {
 		unknown = err.Error()
 	}
 	for _, name := range members {
-		if name != s.cfg.Node {
+		if name != s.cfg().Node {
 			remain++
 		}
 	}
@@ -310,7 +319,7 @@ func weight(d, last gate.Decision) slog.Level {
 // status is the whole of what the sidecar knows.
 func (s *sidecar) status() status.Sidecar {
 	s.mu.Lock()
-	doc := status.Sidecar{Version: status.Version, Node: s.cfg.Node, Software: "anycast-sidecar " + version,
+	doc := status.Sidecar{Version: status.Version, Node: s.cfg().Node, Software: "anycast-sidecar " + version,
 		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Fault: s.fault, Drain: s.drainOf, Probes: s.probes, Meshsync: s.node}
 	speaker, announcer, silence := s.speaker, s.announcer, s.silence()
 	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
@@ -323,7 +332,7 @@ func (s *sidecar) status() status.Sidecar {
 		doc.Sessions = speaker.Sessions()
 	}
 	if announcer != nil {
-		doc.IGP = &status.IGP{Interface: s.cfg.IGP.Interface}
+		doc.IGP = &status.IGP{Interface: s.cfg().IGP.Interface}
 		for _, a := range announcer.Announced() {
 			doc.IGP.Announced = append(doc.IGP.Announced, a.String())
 		}
@@ -395,7 +404,7 @@ func (s *sidecar) told() bool {
 	s.mu.Lock()
 	speaker, announcer := s.speaker, s.announcer
 	s.mu.Unlock()
-	if s.cfg.BGP == nil && s.cfg.IGP == nil {
+	if s.cfg().BGP == nil && s.cfg().IGP == nil {
 		return true // something else announces it
 	}
 	return announcer != nil && len(announcer.Announced()) > 0 || speaker != nil &&

@@ -197,11 +197,11 @@ func TestSwitchoverDuringTheProbe(t *testing.T) {
 	if r := n.s.probe(t.Context(), old, gate.Serving); r.Verdict == gate.Bad {
 		t.Errorf("a round with meshsync's word of before a zone left: %v", r.Why)
 	}
-	n.s.cfg.Probe.Zones = []string{"example.org."}
+	n.s.cfg().Probe.Zones = []string{"example.org."}
 	if r := n.s.probe(t.Context(), old, gate.Serving); r.Verdict != gate.Bad {
 		t.Error("a zone that the configuration wants is refused, and nothing is wrong")
 	}
-	n.s.cfg.Probe.Zones = nil
+	n.s.cfg().Probe.Zones = nil
 	n.say(0, 0)
 	if r := n.s.probe(t.Context(), old, gate.Serving); r.Verdict != gate.Bad {
 		t.Error("what a node that has fallen silent refuses is taken for good")
@@ -224,11 +224,11 @@ func TestConfirmation(t *testing.T) {
 	}
 	n.mute.Store(false)
 	n.step(true, gate.Ready)
-	n.s.cfg.BGP = &config.BGP{} // of which no session is there
+	n.s.cfg().BGP = &config.BGP{} // of which no session is there
 	if c, err := n.s.confirmation(t.Context()); err != nil || !c.Announced || c.Remains {
 		t.Errorf("confirmation %+v, %v: nobody may count on a route that no router has been told (FAIL-4)", c, err)
 	}
-	n.s.cfg.BGP = nil
+	n.s.cfg().BGP = nil
 	n.say(0, 0)
 	if c, err := n.s.confirmation(t.Context()); err != nil || c.Serving != 0 || c.Remains || c.Silent[0].Code != "lease-expired" {
 		t.Errorf("confirmation of a silent node %+v, %v: want its silence, at once", c, err)
@@ -237,7 +237,7 @@ func TestConfirmation(t *testing.T) {
 	if c, err := n.s.confirmation(t.Context()); err == nil || !strings.Contains(err.Error(), "meshsync does not answer") {
 		t.Errorf("confirmation %+v, %v without meshsync", c, err)
 	}
-	n.s.cfg.Meshsync = ""
+	n.s.cfg().Meshsync = ""
 	if _, err := n.s.confirmation(t.Context()); err != errNoMeshsync {
 		t.Errorf("error %v", err)
 	}
@@ -282,7 +282,7 @@ func TestSocketDocument(t *testing.T) {
 	defer started.close()
 	var said status.Clock
 	for deadline := time.Now().Add(5 * time.Second); said.State != "synchronised"; time.Sleep(10 * time.Millisecond) {
-		if err := socket.Read(t.Context(), n.s.cfg.Socket, &said); err != nil || time.Now().After(deadline) {
+		if err := socket.Read(t.Context(), n.s.cfg().Socket, &said); err != nil || time.Now().After(deadline) {
 			t.Fatalf("clock %+v, %v", said, err)
 		}
 	}
@@ -290,7 +290,7 @@ func TestSocketDocument(t *testing.T) {
 		t.Errorf("clock %+v", said)
 	}
 	var raw json.RawMessage
-	if err := socket.Read(t.Context(), n.s.cfg.Socket, &raw); err != nil {
+	if err := socket.Read(t.Context(), n.s.cfg().Socket, &raw); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{`"announced":true`, `"node":"tyo1"`, gate.Ready} {

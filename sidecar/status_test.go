@@ -72,8 +72,8 @@ func TestStatusOfTheNodeHere(t *testing.T) {
 	n.runs()
 	n.until("the route", announced)
 	file := filepath.Join(t.TempDir(), "sidecar.yaml")
-	if err := os.WriteFile(file, []byte("node: x\nshared: [127.0.0.1]\nclock: {source: kernel}\nsocket: unix://"+n.s.cfg.Socket+
-		"\nmeshsync: unix://"+n.s.cfg.Meshsync+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("node: x\nshared: [127.0.0.1]\nclock: {source: kernel}\nsocket: unix://"+n.s.cfg().Socket+
+		"\nmeshsync: unix://"+n.s.cfg().Meshsync+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	code, out, err := commandLine("status", file)

@@ -56,16 +56,14 @@ func (w *watchdog) ready() {
 	}
 }
 
-// watch calls hung when there has been no round for longest, or an eighth more, until ctx ends.
-func (w *watchdog) watch(ctx context.Context, longest time.Duration, hung func()) {
-	tick := time.NewTicker(longest / watchdogLooks)
-	defer tick.Stop()
+// watch calls hung when there has been no round for longest, or an eighth more, until ctx ends. longest may change.
+func (w *watchdog) watch(ctx context.Context, longest func() time.Duration, hung func()) {
 	last, still := w.rounds.Load(), 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(longest() / watchdogLooks):
 		}
 		if now := w.rounds.Load(); now != last {
 			last, still = now, 0

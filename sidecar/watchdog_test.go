@@ -106,7 +106,7 @@ func TestWatchdog(t *testing.T) {
 	hung := make(chan struct{})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	go n.s.watchdog.watch(ctx, 100*time.Millisecond, func() { close(hung) })
+	go n.s.watchdog.watch(ctx, func() time.Duration { return 100 * time.Millisecond }, func() { close(hung) })
 	select {
 	case <-hung:
 	case <-ctx.Done():

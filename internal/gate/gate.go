@@ -62,7 +62,7 @@ func (p Policy) String() string {
 	return "stop-dns"
 }
 
-// Config is fixed for the life of a Gate.
+// Config is what an operator chose.
 type Config struct {
 	Policy           Policy
 	Rise             int           // rounds of the probe that must be good in a row before it is up; at least 1
@@ -180,6 +180,9 @@ type others struct {
 
 // New makes a gate that has seen nothing and so announces nothing.
 func New(cfg Config) *Gate { return &Gate{cfg: cfg, probeLast: Bad} }
+
+// Configure tells of another configuration. What is known stays; it counts by the new numbers from now on.
+func (g *Gate) Configure(cfg Config) { g.cfg = cfg }
 
 // Probed tells that a round of questions ended, with what was wrong or slow in it.
 func (g *Gate) Probed(now instant.Mono, v Verdict, why []status.Reason) {

@@ -20,15 +20,17 @@ func (a AccessList) Allows(address netip.Addr) bool {
 // Listener is l without the connections that the list does not allow: they are closed unread. The log names one of them a
 // second, and how many more there were.
 func (a AccessList) Listener(l net.Listener, log *slog.Logger) net.Listener {
-	if len(a) == 0 {
-		return l
-	}
-	return &listener{Listener: l, allowed: a, log: log}
+	return Allowing(l, func() AccessList { return a }, log)
+}
+
+// Allowing is Listener with a list that may change.
+func Allowing(l net.Listener, allowed func() AccessList, log *slog.Logger) net.Listener {
+	return &listener{Listener: l, allowed: allowed, log: log}
 }
 
 type listener struct {
 	net.Listener
-	allowed AccessList
+	allowed func() AccessList
 	log     *slog.Logger
 	told    time.Time
 	untold  int
@@ -42,7 +44,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		from, err := netip.ParseAddrPort(c.RemoteAddr().String())
-		if err == nil && l.allowed.Allows(from.Addr()) {
+		if err == nil && l.allowed().Allows(from.Addr()) {
 			return c, nil
 		}
 		c.Close()

@@ -63,6 +63,9 @@ type Sidecar struct {
 	Drain   func(context.Context, status.DrainOrder) (status.Drained, error)
 	Undrain func(ctx context.Context, who string) (status.Drained, error)
 	Drained func(context.Context) (status.Drained, error)
+
+	// Reload reads the configuration again. It is taken on the control socket alone: who may write the file may say so.
+	Reload func(context.Context) (status.Drained, error)
 }
 
 // ErrOrder is wrapped by what is wrong with an order itself.
@@ -71,8 +74,8 @@ var ErrOrder = errors.New("the order")
 // Server is one listener.
 type Server struct{ http *http.Server }
 
-// Serve answers on address, with s whole over mutual TLS, whoever comes from an address in the access list.
-func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessList, node *identity.Identity, s Sidecar, log *slog.Logger) (*Server, error) {
+// Serve answers on address, with s whole over mutual TLS, whoever comes from an address in the access list of that moment.
+func Serve(address netip.AddrPort, shared []netip.Addr, access func() identity.AccessList, node *identity.Identity, s Sidecar, log *slog.Logger) (*Server, error) {
 	if err := own(address.Addr(), shared); err != nil {
 		return nil, err
 	}
@@ -95,7 +98,7 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access identity.AccessLi
 	mux.Handle("GET /v1/drain", g.readers(document(s.Drained)))
 	mux.Handle("PUT /v1/drain", g.operators(drain(s)))
 	mux.Handle("DELETE /v1/drain", g.operators(undrain(s)))
-	return start(places.TLS(access.Listener(l, log), node, log), mux, log), nil
+	return start(places.TLS(identity.Allowing(l, access, log), node, log), mux, log), nil
 }
 
 // ServeControl takes orders on a unix socket of which the owner of the process alone has the use.
@@ -108,6 +111,7 @@ func ServeControl(path string, s Sidecar, log *slog.Logger) (*Server, error) {
 	mux.HandleFunc("GET /v1/drain", document(s.Drained))
 	mux.HandleFunc("PUT /v1/drain", drain(s))
 	mux.HandleFunc("DELETE /v1/drain", undrain(s))
+	mux.HandleFunc("POST /v1/reload", document(s.Reload))
 	return start(places.Plain(l), mux, log), nil
 }
 

@@ -39,6 +39,9 @@ func config(t *testing.T, ca *testca.CA, length time.Duration) *tls.Config {
 	return ca.WithRole("prometheus", identity.Observer, length).Load(t).Config()
 }
 
+// open lets every address.
+func open() identity.AccessList { return nil }
+
 func serve(t *testing.T, ca *testca.CA, s Sidecar) string {
 	t.Helper()
 	return serveAs(t, ca.WithRole("tyo1", identity.Node, time.Hour).Load(t), s, quiet)
@@ -50,7 +53,7 @@ func serveAs(t *testing.T, node *identity.Identity, behind Sidecar, log *slog.Lo
 		behind.Metrics = http.NotFoundHandler()
 	}
 	at := testenv.Local(t)
-	s, err := Serve(at, []netip.Addr{sharedIP}, nil, node, behind, log)
+	s, err := Serve(at, []netip.Addr{sharedIP}, open, node, behind, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +350,7 @@ func TestRefusesToListen(t *testing.T) {
 		"wildcard":      "0.0.0.0:8443",
 		"wildcard IPv6": "[::]:8443",
 	} {
-		if s, err := Serve(netip.MustParseAddrPort(address), []netip.Addr{sharedIP}, nil, own, documents(), quiet); err == nil {
+		if s, err := Serve(netip.MustParseAddrPort(address), []netip.Addr{sharedIP}, open, own, documents(), quiet); err == nil {
 			s.Close()
 			t.Errorf("%s: listens", name)
 		}
@@ -364,7 +367,7 @@ func TestAccessListIsBeforeCertificates(t *testing.T) {
 	client := config(t, ca, time.Hour)
 	for prefix, welcome := range map[string]bool{"127.0.0.1/32": true, "127.0.0.2/32": false} {
 		at := testenv.Local(t)
-		s, err := Serve(at, []netip.Addr{sharedIP}, identity.AccessList{netip.MustParsePrefix(prefix)},
+		s, err := Serve(at, []netip.Addr{sharedIP}, func() identity.AccessList { return identity.AccessList{netip.MustParsePrefix(prefix)} },
 			ca.WithRole("tyo1", identity.Node, time.Hour).Load(t), documents(), quiet)
 		if err != nil {
 			t.Fatal(err)

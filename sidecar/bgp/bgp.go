@@ -77,11 +77,14 @@ type Speaker struct {
 	unguard  func()        // ends guardBFD; nil without BFD
 	pause    time.Duration // how long a session stays down that this side has ended
 
-	mu       sync.Mutex
-	set      State // what is announced
-	stopped  bool
-	muted    map[netip.Addr]bool      // who gets no route, until its hold time is seen to be right
-	inquired map[netip.Addr]time.Time // when a router was asked why it turns this side down
+	mu         sync.Mutex
+	ours       *api.Policy         // for export, and
+	sets       map[netip.Addr]bool // the neighbours that have a set of their own
+	generation int                 // of the policy
+	set        State               // what is announced
+	stopped    bool
+	muted      map[netip.Addr]bool      // who gets no route, until its hold time is seen to be right
+	inquired   map[netip.Addr]time.Time // when a router was asked why it turns this side down
 }
 
 // Start brings the sessions up and announces nothing. A Speaker that failed to start is of no further use, nor is the
@@ -90,7 +93,7 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	if err := protectionWorks(cfg); err != nil {
 		return nil, err
 	}
-	s := &Speaker{cfg: cfg, troubles: newTroubles(cfg.Neighbors, log), pause: pause, muted: map[netip.Addr]bool{}, inquired: map[netip.Addr]time.Time{}}
+	s := &Speaker{cfg: cfg, troubles: newTroubles(cfg.Neighbors, log), pause: pause, sets: map[netip.Addr]bool{}, muted: map[netip.Addr]bool{}, inquired: map[netip.Addr]time.Time{}}
 	s.troubles.refused, s.troubles.limited = s.refused, s.resumeLater
 	s.server = server.NewBgpServer(server.LoggerOption(slog.New(&listener{Handler: log.Handler(), t: s.troubles}), &slog.LevelVar{}))
 	go s.server.Serve()

@@ -27,11 +27,14 @@ const (
 // refused finds out why a router turns this side's OPEN down, since GoBGP reads the NOTIFICATION and does not tell. It
 // returns at once.
 func (s *Speaker) refused(address netip.Addr) {
-	for _, n := range s.cfg.Neighbors {
-		if n.Address == address && !n.Passive {
-			go s.inquire(n)
+	go func() {
+		s.mu.Lock()
+		n := s.neighbor(address)
+		s.mu.Unlock()
+		if n != nil && !n.Passive {
+			s.inquire(*n)
 		}
-	}
+	}()
 }
 
 // inquire opens a connection of its own, like those of the session, says OPEN, and reads what comes. GoBGP has just

@@ -16,21 +16,30 @@ const pause = time.Minute
 // established judges a session that has come up. One whose router wants a hold time of 0 would last for ever, whoever dies
 // (RFC 4271 4.2 lets it be refused). GoBGP takes it, so it is ended here; later tries get no route before they are judged.
 func (s *Speaker) established(ctx context.Context, address netip.Addr) {
-	i := slices.IndexFunc(s.cfg.Neighbors, func(n Neighbor) bool { return n.Address == address })
 	all := s.sessions()
 	j := slices.IndexFunc(all, func(one session) bool { return one.address == address && one.up })
-	if i < 0 || j < 0 { // or lost again meanwhile
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	zero := all[j].hold == 0 && !s.cfg.Neighbors[i].HoldZero
+	n := s.neighbor(address)
+	if n == nil || j < 0 || s.stopped { // or lost again meanwhile
+		return
+	}
+	zero := all[j].hold == 0 && !n.HoldZero
 	if s.mute(ctx, address, zero); !zero {
 		return
 	}
 	s.troubles.pause(address, HoldTimeZero, "the router proposes a hold time of 0, with which a dead node would keep its route: give it one, or allow it (hold_time_zero)")
 	must(address, s.server.DisablePeer(ctx, &api.DisablePeerRequest{Address: address.String(), Communication: "a hold time of 0 is not accepted (RFC 4271 4.2)"}))
 	s.resumeLater(address)
+}
+
+// neighbor is the one with that address; nil: there is none, or no more. mu is held.
+func (s *Speaker) neighbor(address netip.Addr) *Neighbor {
+	i := slices.IndexFunc(s.cfg.Neighbors, func(n Neighbor) bool { return n.Address == address })
+	if i < 0 {
+		return nil
+	}
+	return &s.cfg.Neighbors[i]
 }
 
 // mute keeps routes from a neighbour, or lets them go to it again. mu is held.
@@ -52,7 +61,7 @@ func (s *Speaker) resumeLater(address netip.Addr) {
 	time.AfterFunc(s.pause, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.stopped {
+		if s.stopped || s.neighbor(address) == nil {
 			return
 		}
 		s.troubles.resume(address)

@@ -95,36 +95,54 @@ func (s *Speaker) policies(ctx context.Context) error {
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
 		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
 	}}}
-	ours := &api.Policy{Name: "ours"}
-	sets := []*api.DefinedSet{{DefinedType: api.DefinedType_DEFINED_TYPE_COMMUNITY, Name: drainingSet, List: []string{"^65535:0$"}}}
+	draining := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_COMMUNITY, Name: drainingSet, List: []string{"^65535:0$"}}
+	if err := s.server.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: draining}); err != nil {
+		return err
+	}
+	if err := s.assign(ctx, api.PolicyDirection_POLICY_DIRECTION_IMPORT, local); err != nil {
+		return err
+	}
+	return s.exportPolicy(ctx)
+}
+
+// exportPolicy puts what cfg says of neighbours' routes into the place of what there was.
+func (s *Speaker) exportPolicy(ctx context.Context) error {
+	before := s.ours
+	s.generation++
+	ours := &api.Policy{Name: fmt.Sprintf("ours %d", s.generation)}
 	for _, n := range s.cfg.Neighbors {
-		sets = append(sets, neighborSet(n.Address, n.Address, netip.IPv4Unspecified())) // nobody too, as an empty set is everybody
+		if !s.sets[n.Address] { // nobody is in it too, as an empty set is everybody
+			set := neighborSet(n.Address, n.Address, netip.IPv4Unspecified())
+			if err := s.server.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: set}); err != nil {
+				return err
+			}
+			s.sets[n.Address] = true
+		}
 		for _, f := range families {
 			if n.carries(f) {
 				ours.Statements = append(ours.Statements, s.exports(n, f)...)
 			}
 		}
 	}
-	for _, set := range sets {
-		if err := s.server.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: set}); err != nil {
-			return err
-		}
+	if err := s.assign(ctx, api.PolicyDirection_POLICY_DIRECTION_EXPORT, ours); err != nil {
+		return err
 	}
-	for _, a := range []struct {
-		direction api.PolicyDirection
-		policy    *api.Policy
-	}{{api.PolicyDirection_POLICY_DIRECTION_IMPORT, local}, {api.PolicyDirection_POLICY_DIRECTION_EXPORT, ours}} {
-		if err := s.server.AddPolicy(ctx, &api.AddPolicyRequest{Policy: a.policy}); err != nil {
-			return err
-		}
-		if err := s.server.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
-			Name: "global", Direction: a.direction, Policies: []*api.Policy{a.policy},
-			DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
-		}}); err != nil {
-			return err
-		}
+	s.ours = ours
+	if before == nil {
+		return nil
 	}
-	return nil
+	return s.server.DeletePolicy(ctx, &api.DeletePolicyRequest{Policy: before, All: true})
+}
+
+// assign makes a policy the only one of its direction.
+func (s *Speaker) assign(ctx context.Context, direction api.PolicyDirection, policy *api.Policy) error {
+	if err := s.server.AddPolicy(ctx, &api.AddPolicyRequest{Policy: policy}); err != nil {
+		return err
+	}
+	return s.server.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+		Name: "global", Direction: direction, Policies: []*api.Policy{policy},
+		DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
+	}})
 }
 
 // neighborSet is the set that is named after a neighbour, with these members.
@@ -164,7 +182,7 @@ func (s *Speaker) export(n Neighbor, f packet.Family, suffix string, prepend uin
 		actions.AsPrepend = &api.AsPrependAction{Asn: s.cfg.AS, Repeat: uint32(prepend)}
 	}
 	return &api.Statement{
-		Name: fmt.Sprintf("%s %s%s", n.Address, f, suffix),
+		Name: fmt.Sprintf("%d %s %s%s", s.generation, n.Address, f, suffix),
 		Conditions: &api.Conditions{
 			RouteType:   api.Conditions_ROUTE_TYPE_LOCAL,
 			NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: n.Address.String()},

@@ -179,13 +179,13 @@ func (s *Speaker) watchSessions(ctx context.Context) error {
 func (s *Speaker) renew(ctx context.Context, address netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.cfg.Neighbors, func(n Neighbor) bool { return n.Address == address })
-	if s.stopped || i < 0 || s.cfg.Neighbors[i].BFD > 0 {
+	n := s.neighbor(address)
+	if s.stopped || n == nil || n.BFD > 0 {
 		return
 	}
 	err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: address.String()})
 	if err == nil {
-		err = s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer(s.cfg.Neighbors[i])})
+		err = s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer(*n)})
 	}
 	if err != nil { // nothing but a fault of the program; without this neighbour the node would be half announced for ever
 		panic(fmt.Sprintf("neighbor %s: a lost session could not be made anew: %v", address, err))

@@ -72,13 +72,20 @@ type Notifications struct{ Sent, Received uint64 }
 func newTroubles(neighbors []Neighbor, log *slog.Logger) *troubles {
 	t := &troubles{log: log, of: map[netip.Addr]*trouble{}}
 	for _, n := range neighbors {
-		now := status.Reason{Code: Connecting, Detail: "the first try is under way"}
-		if n.Passive {
-			now = status.Reason{Code: Waiting, Detail: "the router has not connected yet; a wrong password (TCP MD5) on either side looks the same"}
-		}
-		t.of[n.Address] = &trouble{now: now}
+		t.begin(n)
 	}
 	return t
+}
+
+// begin makes a neighbour known of which nothing is known yet.
+func (t *troubles) begin(n Neighbor) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := status.Reason{Code: Connecting, Detail: "the first try is under way"}
+	if n.Passive {
+		now = status.Reason{Code: Waiting, Detail: "the router has not connected yet; a wrong password (TCP MD5) on either side looks the same"}
+	}
+	t.of[n.Address] = &trouble{now: now}
 }
 
 // down keeps why a session is down, and logs it when that has changed.

@@ -83,6 +83,13 @@ func NewKeeper(source Source, limit time.Duration, log *slog.Logger) *Keeper {
 	return &Keeper{source: source, limit: limit, log: log, now: sysclock.Now, why: "the clock's source was not asked yet"}
 }
 
+// SetLimit changes the error bound above which Fault speaks.
+func (k *Keeper) SetLimit(limit time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.limit = limit
+}
+
 // Run polls every interval until ctx ends, and logs when the state changes.
 func (k *Keeper) Run(ctx context.Context, interval time.Duration) {
 	tick := time.NewTicker(interval)

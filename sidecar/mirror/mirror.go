@@ -62,8 +62,9 @@ type Mirror struct {
 	read    time.Time   // when the zones are to be read through next
 	renewed time.Time   // when a newer certificate was asked for last
 
-	mu    sync.Mutex
-	state status.Mirroring
+	mu       sync.Mutex
+	state    status.Mirroring
+	interval time.Duration // from one look to the next
 
 	members members
 
@@ -84,7 +85,7 @@ type coming struct {
 func New(cfg Config, log *slog.Logger) *Mirror {
 	m := &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}),
 		hosts: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
-	m.ended = make(chan struct{})
+	m.ended, m.interval = make(chan struct{}), cfg.Interval
 	m.members.wake = make(chan struct{}, 1)
 	for _, url := range cfg.URLs {
 		m.repositories = append(m.repositories, &repository{url: url})
@@ -109,12 +110,13 @@ func (m *Mirror) Run(ctx context.Context) {
 	m.recall()
 	backoff := time.Second
 	for ctx.Err() == nil {
-		wait := m.cfg.Interval
+		interval := m.every()
+		wait := interval
 		if err := m.round(ctx); errors.Is(err, depot.ErrUnfinished) {
 			wait = 0
 		} else if err != nil {
-			wait = min(backoff, m.cfg.Interval)
-			backoff = min(2*backoff, m.cfg.Interval)
+			wait = min(backoff, interval)
+			backoff = min(2*backoff, interval)
 		} else {
 			backoff = time.Second
 		}
@@ -122,6 +124,19 @@ func (m *Mirror) Run(ctx context.Context) {
 		wait += time.Duration((rand.Float64() - 0.5) * 0.2 * float64(wait))
 		m.rest(ctx, wait)
 	}
+}
+
+// SetInterval changes how long it is from one look to the next.
+func (m *Mirror) SetInterval(interval time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.interval = interval
+}
+
+func (m *Mirror) every() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.interval
 }
 
 // rest waits, and no longer than until a repository that was still looked at turns out to be newer than what was taken.

@@ -178,7 +178,7 @@ func TestARepositoryThatTricklesHoldsNobody(t *testing.T) {
 		}
 	}), new(atomic.Bool))
 	m := h.mirror(ca, trickles, h.url)
-	m.cfg.Interval = 100 * time.Millisecond
+	m.SetInterval(100 * time.Millisecond)
 	ctx, cancel := context.WithCancel(t.Context())
 	var loop sync.WaitGroup
 	loop.Go(func() { m.Run(ctx) })

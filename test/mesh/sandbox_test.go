@@ -233,6 +233,8 @@ var directives = map[string]func(*testing.T, unit, *spec){
 	"RestrictAddressFamilies": nothing, "RestrictNamespaces": nothing, "RestrictRealtime": nothing, "RestrictSUIDSGID": nothing,
 	"MemoryDenyWriteExecute": nothing, "LockPersonality": nothing, "ProtectClock": nothing, "ProtectKernelModules": nothing,
 
+	"ExecReload": nothing, // a command of another process
+
 	// How a process and systemd talk; the test plays systemd.
 	"Type": func(_ *testing.T, u unit, s *spec) {
 		if u["Type"][0] == "notify" {

@@ -118,7 +118,7 @@ func TestDrainSurvivesKilling(t *testing.T) {
 
 // TestSignals: whichever signal ends a daemon ends this one in order.
 func TestSignals(t *testing.T) {
-	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		cmd := newLone(t).run()
 		if err := cmd.Process.Signal(s); err != nil {
 			t.Fatal(err)
@@ -159,5 +159,55 @@ func TestStop(t *testing.T) {
 	var exit *exec.ExitError
 	if err := s.end(syscall.SIGTERM); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 		t.Errorf("a second SIGTERM: %v", err)
+	}
+}
+
+// TestReload: SIGHUP takes another MED to the router, which moves the traffic to another node. The route is there all the
+// while, and the session too. A file that has errors changes nothing.
+func TestReload(t *testing.T) {
+	testenv.Root(t)
+	t.Parallel()
+	w := newWorld(t)
+	w.addOther()
+	l := &life{world: w, router: routers[1], family: families[0]}
+	l.router.run(w, l.family, protection{})
+	l.nsd()
+	l.nsdIn(w.other, l.family.shared)
+	l.node(w.other, "med: 100")
+	l.there(l.family.other)
+	s := l.node(w.node, "med: 10")
+	l.there(l.family.node)
+	file := filepath.Join(l.dir, w.node+".yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(from, to string) {
+		t.Helper()
+		if n := strings.Count(string(text), from); n != 1 {
+			t.Fatalf("%q is in the configuration %d times", from, n)
+		}
+		if err := os.WriteFile(file, []byte(strings.Replace(string(text), from, to, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s.signal(syscall.SIGHUP)
+	}
+	moves := func(to string) {
+		t.Helper()
+		l.until(30*time.Second, "the route to "+to, func() bool {
+			hop := l.hop()
+			if hop == "" {
+				t.Error("a reload has left no route for a while")
+			}
+			return hop == to
+		})
+	}
+	change("med: 10", "med: 200")
+	moves(l.family.other)
+	change("med: 10", "med: many") // is refused
+	change("med: 10", "med: 5")
+	moves(l.family.node)
+	if now := l.status(w.node).Sessions[0]; now.State != "established" || now.NotificationsSent+now.NotificationsReceived > 0 {
+		t.Errorf("the session: %+v", now)
 	}
 }
