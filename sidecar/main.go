@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -129,6 +131,9 @@ func describe(w io.Writer, c *config.Config) {
 		fmt.Fprint(w, ": from then on the route stays until the sidecar is stopped")
 	}
 	fmt.Fprintln(w)
+	if d := c.Failure.Degraded; d != nil {
+		fmt.Fprintf(w, "while it is not well, a route that is there carries%s\n", strings.TrimPrefix(attributes(d.Communities, d.MED, d.Prepend), ","))
+	}
 	for _, warning := range append(warnings(c), missing(c)...) {
 		fmt.Fprintln(w, "warning:", warning)
 	}
@@ -181,22 +186,22 @@ func describeBGP(w io.Writer, c *config.Config) {
 			if a := n.NextHop(p); a.IsValid() {
 				hop = a.String()
 			}
-			fmt.Fprintf(w, "  %s to %s (AS %d), next hop %s%s\n", p, n.Address, n.AS, hop, attributes(n))
+			fmt.Fprintf(w, "  %s to %s (AS %d), next hop %s%s\n", p, n.Address, n.AS, hop, attributes(c.BGP.Attributes[p].Communities, cmp.Or(n.MED, c.BGP.Attributes[p].MED), 0)+attributes(n.Communities, nil, n.Prepend))
 		}
 	}
 }
 
-// attributes is what routes carry to one neighbour besides.
-func attributes(n config.Neighbor) string {
+// attributes is what a route carries besides.
+func attributes(communities []config.Community, med *uint32, prepend uint8) string {
 	s := ""
-	for _, c := range n.Communities {
+	for _, c := range communities {
 		s += ", community " + c.Text
 	}
-	if n.MED != nil {
-		s += fmt.Sprintf(", MED %d", *n.MED)
+	if med != nil {
+		s += fmt.Sprintf(", MED %d", *med)
 	}
-	if n.Prepend > 0 {
-		s += fmt.Sprintf(", prepended %d times", n.Prepend)
+	if prepend > 0 {
+		s += fmt.Sprintf(", prepended %d times", prepend)
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -144,7 +145,8 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 
 func gateConfig(c *config.Config) gate.Config {
 	return gate.Config{Policy: c.Failure.Policy, Rise: c.Probe.Rise, Fall: c.Probe.Fall,
-		ReadvertiseDelay: c.Failure.ReadvertiseDelay, Flaps: c.Failure.Flaps, MinAnnouncing: c.Failure.MinAnnouncing}
+		ReadvertiseDelay: c.Failure.ReadvertiseDelay, Flaps: c.Failure.Flaps, MinAnnouncing: c.Failure.MinAnnouncing,
+		Degrade: c.Failure.Degraded != nil, DegradeSlow: c.Failure.Degraded != nil && c.Failure.Degraded.Slow}
 }
 
 func probeConfig(c *config.Config) probe.Config {
@@ -250,12 +252,21 @@ func bgpConfig(c *config.Config) (bgp.Config, error) {
 		cfg.Neighbors = append(cfg.Neighbors, bgp.Neighbor{Address: n.Address, AS: n.AS, Port: n.Port, Source: n.Source,
 			HoldTime: n.HoldTime, Multihop: n.Multihop, TTLSecurity: n.TTLSecurity, BFD: n.BFD, Passive: n.Passive, Password: password,
 			MaxPrefixes: n.MaxPrefixes, HoldZero: n.HoldZero,
-			NextHop4: n.NextHop4, NextHop6: n.NextHop6, MED: n.MED, Prepend: n.Prepend,
-			Communities:         n.CommunitiesOf(config.Standard),
-			ExtendedCommunities: n.CommunitiesOf(config.Extended),
-			LargeCommunities:    n.CommunitiesOf(config.Large)})
+			NextHop4: n.NextHop4, NextHop6: n.NextHop6, Attributes: attributesOf(n.Communities, n.MED, n.Prepend)})
+	}
+	cfg.Prefixes = map[netip.Prefix]bgp.Attributes{}
+	for p, a := range b.Attributes {
+		cfg.Prefixes[p] = attributesOf(a.Communities, a.MED, 0)
+	}
+	if d := c.Failure.Degraded; d != nil {
+		cfg.Degraded = attributesOf(d.Communities, d.MED, d.Prepend)
 	}
 	return cfg, nil
+}
+
+func attributesOf(communities []config.Community, med *uint32, prepend uint8) bgp.Attributes {
+	return bgp.Attributes{MED: med, Prepend: prepend, Communities: config.OfKind(communities, config.Standard),
+		ExtendedCommunities: config.OfKind(communities, config.Extended), LargeCommunities: config.OfKind(communities, config.Large)}
 }
 
 func (s *sidecar) startIGP() error {
@@ -324,7 +335,7 @@ func (s *sidecar) routes(d gate.Decision) bgp.State {
 	if !d.Announce {
 		return bgp.State{}
 	}
-	return bgp.State{Prefixes: s.cfg().BGP.Prefixes, Draining: d.Draining}
+	return bgp.State{Prefixes: s.cfg().BGP.Prefixes, Draining: d.Draining, Degraded: d.Degraded}
 }
 
 // errNoMeshsync is why a node without the plugin confirms nothing.

@@ -69,7 +69,9 @@ type Config struct {
 	Fall             int           // rounds that must be bad in a row before it is down; at least 1
 	ReadvertiseDelay time.Duration // how long the service must have been good before a withdrawn route comes back
 	Flaps            Flaps
-	MinAnnouncing    int // how many others must remain for this node to leave; 0: it does not ask
+	MinAnnouncing    int  // how many others must remain for this node to leave; 0: it does not ask
+	Degrade          bool // a route that is there while the service is not well is the worse of ways
+	DegradeSlow      bool // overload counts as not well
 }
 
 // Flaps is a budget of route changes, so that damping elsewhere (RFC 2439) has no cause to suppress the route for longer than
@@ -110,6 +112,7 @@ const (
 	FlapBudget       = "flap-budget"       // the route went too often: it stays down until the service was good for the window
 	MinAnnouncing    = "min-announcing"    // the service is bad and the route stays, since too few others remain
 	OthersUnknown    = "others-unknown"    // the service is bad and the route stays, since nobody says how many others remain
+	Degraded         = "degraded"          // note: the service is not well, or was not until lately, and the route says so
 	Draining         = "draining"          // the operator asked for it, and routers are still to find another way
 	Drained          = "drained"           // the operator asked for it
 	Stopping         = "stopping"          // the process ends
@@ -125,7 +128,7 @@ const (
 
 // Codes lists every code above, for whoever counts or documents them.
 var Codes = []string{Ready, NotReady, ProbeDown, MeshsyncSilent, RouteStays, ReadvertiseDelay, FlapBudget, MinAnnouncing, OthersUnknown,
-	Draining, Drained, Stopping, ProbeFailing, ProbeWrong, ProbeHanging, ProbeDead, ProbeNoZone, ProbeSlow, MeshsyncUnknown, ClockUncertain}
+	Draining, Drained, Stopping, ProbeFailing, ProbeWrong, ProbeHanging, ProbeDead, ProbeNoZone, ProbeSlow, MeshsyncUnknown, ClockUncertain, Degraded}
 
 // probeCodes are what a round of the probe can find, in the order in which they are noted.
 var probeCodes = []string{ProbeWrong, ProbeHanging, ProbeDead, ProbeNoZone, ProbeSlow}
@@ -137,6 +140,7 @@ const askAgain = 5 * time.Second
 type Decision struct {
 	Announce bool
 	Draining bool // announced, but as the worst of ways (RFC 8326)
+	Degraded bool // announced, but as a worse way than those of nodes that are well
 	Remains  bool // other nodes may count on this one: it is announced, not as draining, and its service is good
 	Ask      bool // ask how many others remain, once this decision can be read by those who ask, and tell Others
 	Why      []status.Reason
@@ -161,6 +165,7 @@ type Gate struct {
 	everGood   bool           // the service has been good once: from then on the policy decides
 	isGood     bool           // the service is good
 	since      instant.Mono   // when that last changed
+	ill        instant.Mono   // when a round was last bad, or meshsync silent, since the service was good first; 0: never
 	away       bool           // policy withdraw took the route away; the delay applies to the way back
 	withdrawn  []instant.Mono // when it did so while the route was announced; the last ones that the budget needs
 	overBudget bool           // it did so too often
@@ -187,6 +192,9 @@ func (g *Gate) Configure(cfg Config) { g.cfg = cfg }
 // Probed tells that a round of questions ended, with what was wrong or slow in it.
 func (g *Gate) Probed(now instant.Mono, v Verdict, why []status.Reason) {
 	up := v != Bad
+	if g.everGood && (v == Bad || v == Slow && g.cfg.DegradeSlow) {
+		g.ill = now
+	}
 	g.probeLast, g.probeWhy = v, why
 	need := g.cfg.Fall
 	if up {
@@ -290,6 +298,9 @@ func (g *Gate) judge(now instant.Mono) {
 		g.since, g.others = now, others{}
 	}
 	g.isGood = good
+	if g.everGood && !good {
+		g.ill = now
+	}
 	g.everGood = g.everGood || good
 }
 
@@ -297,9 +308,28 @@ func (g *Gate) judge(now instant.Mono) {
 func (g *Gate) Decide(now instant.Mono) Decision {
 	d := g.decide(now)
 	g.announced = d.Announce
+	g.degrade(now, &d)
 	d.Remains = d.Announce && !d.Draining && g.isGood
 	d.Why = append(d.Why, g.notes()...)
 	return d
+}
+
+// degrade makes a route that is there the worse of ways while the service is not well. It is well again once it has been for
+// as long as a route takes to come back, so that one lost round after the other does not turn it to and fro.
+func (g *Gate) degrade(now instant.Mono, d *Decision) {
+	well := g.ill.Add(g.cfg.ReadvertiseDelay)
+	if !g.cfg.Degrade || !d.Announce || d.Draining || g.isGood && (g.ill == 0 || now >= well) {
+		return
+	}
+	d.Degraded = true
+	why := "the service is not well"
+	if g.isGood {
+		why = fmt.Sprintf("the service was not well within the last %v", g.cfg.ReadvertiseDelay)
+		if d.Wake == 0 || well < d.Wake {
+			d.Wake = well
+		}
+	}
+	d.Why = append(d.Why, status.Reason{Code: Degraded, Detail: why + ", so routers are to prefer other nodes"})
 }
 
 func (g *Gate) decide(now instant.Mono) Decision {

@@ -15,7 +15,7 @@ import (
 
 // TestScenarios runs the stories in testdata/*.txt. Two commands:
 //
-//	gate policy=stop-dns|withdraw [rise=N] [fall=N] [delay=D] [flaps=N window=D] [min=N]   starts a sidecar
+//	gate policy=stop-dns|withdraw [rise=N] [fall=N] [delay=D] [flaps=N window=D] [min=N] [degrade] [degrade-slow]   starts a sidecar
 //	run                                    one event a line, each with its time since the start
 //
 // Events:
@@ -73,6 +73,7 @@ func config(t *testing.T, d *datadriven.TestData) Config {
 		c.Flaps.Window = duration(t, window)
 	}
 	d.MaybeScanArgs(t, "min", &c.MinAnnouncing)
+	c.Degrade, c.DegradeSlow = d.HasArg("degrade"), d.HasArg("degrade-slow")
 	switch policy {
 	case "stop-dns":
 	case "withdraw":
@@ -159,6 +160,9 @@ func line(now instant.Mono, what string, d Decision) string {
 	route := "no route "
 	if d.Announce {
 		route = "ANNOUNCED"
+	}
+	if d.Degraded {
+		route = "DEGRADED "
 	}
 	if d.Draining {
 		route = "DRAINING "

@@ -33,6 +33,18 @@ type Config struct {
 	Port         uint16       // for Listen
 	DrainPrepend uint8        // how often AS is prepended while draining, in external sessions
 	Neighbors    []Neighbor
+
+	Prefixes map[netip.Prefix]Attributes // of those that have attributes of their own
+	Degraded Attributes                  // of every route while it is the worse of ways, beside its others
+}
+
+// Attributes are what a route carries to a router.
+type Attributes struct {
+	Communities         []string // RFC 1997, as 64501:100
+	ExtendedCommunities []string // RFC 4360, as rt:64501:100
+	LargeCommunities    []string // RFC 8092, as 64501:1:2
+	MED                 *uint32  // nil: none
+	Prepend             uint8    // how often AS is prepended, beyond the once that an external session does
 }
 
 // Neighbor is one router; one of our own AS makes an internal session. A session carries the family of its own address,
@@ -53,17 +65,14 @@ type Neighbor struct {
 	NextHop4    netip.Addr    // zero: this side's address in an IPv4 session
 	NextHop6    netip.Addr    // zero: this side's address in an IPv6 session
 
-	Communities         []string // RFC 1997, as 64501:100
-	ExtendedCommunities []string // RFC 4360, as rt:64501:100
-	LargeCommunities    []string // RFC 8092, as 64501:1:2
-	MED                 *uint32  // nil: none
-	Prepend             uint8    // how often AS is prepended, beyond the once that an external session does
+	Attributes
 }
 
 // State is what the routers are to know.
 type State struct {
 	Prefixes []netip.Prefix
 	Draining bool // with GRACEFUL_SHUTDOWN (RFC 8326), so that routers take any other way there is
+	Degraded bool // with Config.Degraded, so that routers prefer other nodes
 }
 
 // gracefulShutdown is the community GRACEFUL_SHUTDOWN (RFC 8326 5).
@@ -126,6 +135,15 @@ func (s *Speaker) Set(want State) error {
 }
 
 func (s *Speaker) setLocked(want State) error {
+	if want.Degraded != s.set.Degraded {
+		s.set.Degraded = want.Degraded
+		if err := s.exportPolicy(context.Background()); err != nil {
+			return fmt.Errorf("setting BGP policies: %w", err)
+		}
+		for _, n := range s.cfg.Neighbors {
+			s.sendAgain(context.Background(), n.Address)
+		}
+	}
 	var add, remove []*apiutil.Path
 	for _, p := range want.Prefixes {
 		if want.Draining != s.set.Draining || !slices.Contains(s.set.Prefixes, p) {
@@ -148,7 +166,7 @@ func (s *Speaker) setLocked(want State) error {
 			return fmt.Errorf("announcing: %w", err)
 		}
 	}
-	s.set = State{Prefixes: slices.Clone(want.Prefixes), Draining: want.Draining}
+	s.set = State{Prefixes: slices.Clone(want.Prefixes), Draining: want.Draining, Degraded: want.Degraded}
 	return nil
 }
 
@@ -170,8 +188,43 @@ func (s *Speaker) path(p netip.Prefix, draining bool) *apiutil.Path {
 		hop, _ := packet.NewPathAttributeMpReachNLRI(packet.RF_IPv6_UC, []packet.PathNLRI{{NLRI: nlri}}, netip.IPv6Unspecified())
 		attrs = append(attrs, hop)
 	}
+	own := s.cfg.Prefixes[p]
+	standard := numbersOf(own.Communities)
 	if draining { // the preference is for internal sessions, and does not leave through others
-		attrs = append(attrs, packet.NewPathAttributeCommunities([]uint32{gracefulShutdown}), packet.NewPathAttributeLocalPref(0))
+		standard = append(standard, gracefulShutdown)
+		attrs = append(attrs, packet.NewPathAttributeLocalPref(0))
+	}
+	if len(standard) > 0 {
+		attrs = append(attrs, packet.NewPathAttributeCommunities(standard))
+	}
+	if own.MED != nil {
+		attrs = append(attrs, packet.NewPathAttributeMultiExitDisc(*own.MED))
+	}
+	if large := largeOf(own.LargeCommunities); len(large) > 0 {
+		attrs = append(attrs, packet.NewPathAttributeLargeCommunities(large))
 	}
 	return &apiutil.Path{Family: familyOf(p), Nlri: nlri, Attrs: attrs}
+}
+
+// numbersOf and largeOf read communities, which the configuration has checked.
+func numbersOf(texts []string) (all []uint32) {
+	for _, text := range texts {
+		var a, b uint32
+		if _, err := fmt.Sscanf(text, "%d:%d", &a, &b); err != nil {
+			panic(fmt.Sprintf("community %s: %v", text, err))
+		}
+		all = append(all, a<<16|b)
+	}
+	return all
+}
+
+func largeOf(texts []string) (all []*packet.LargeCommunity) {
+	for _, text := range texts {
+		c, err := packet.ParseLargeCommunity(text)
+		if err != nil {
+			panic(fmt.Sprintf("community %s: %v", text, err))
+		}
+		all = append(all, c)
+	}
+	return all
 }

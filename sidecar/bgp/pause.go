@@ -53,7 +53,7 @@ func (s *Speaker) mute(ctx context.Context, address netip.Addr, on bool) {
 		return
 	}
 	must(address, s.server.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: neighborSet(address, address)}))
-	must(address, s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}))
+	s.sendAgain(ctx, address)
 }
 
 // resumeLater lets a neighbour try again after a while.

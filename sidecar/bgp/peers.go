@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -156,6 +157,7 @@ func neighborSet(name netip.Addr, members ...netip.Addr) *api.DefinedSet {
 
 // exports lets local routes of family f go to n. A route that is being drained meets the longer path first.
 func (s *Speaker) exports(n Neighbor, f packet.Family) []*api.Statement {
+	n.Attributes = s.worse(n)
 	all := []*api.Statement{s.export(n, f, "", n.Prepend)}
 	if s.cfg.DrainPrepend > 0 && n.AS != s.cfg.AS {
 		draining := s.export(n, f, " "+drainingSet, n.Prepend+s.cfg.DrainPrepend)
@@ -164,6 +166,28 @@ func (s *Speaker) exports(n Neighbor, f packet.Family) []*api.Statement {
 	}
 	return all
 }
+
+// worse is what routes carry to n now: with what makes them the worse of ways, if they are to be.
+func (s *Speaker) worse(n Neighbor) Attributes {
+	a, d := n.Attributes, s.cfg.Degraded
+	if !s.set.Degraded {
+		return a
+	}
+	a.Communities = slices.Concat(a.Communities, d.Communities)
+	a.ExtendedCommunities = slices.Concat(a.ExtendedCommunities, d.ExtendedCommunities)
+	a.LargeCommunities = slices.Concat(a.LargeCommunities, d.LargeCommunities)
+	if d.MED != nil {
+		a.MED = d.MED
+	}
+	if n.AS != s.cfg.AS {
+		a.Prepend += d.Prepend
+	}
+	return a
+}
+
+// degradedPreference is the local preference of a route that is the worse of ways, in internal sessions. 100 is usual, and
+// 0 is that of a route that is being drained.
+const degradedPreference = 50
 
 func (s *Speaker) export(n Neighbor, f packet.Family, suffix string, prepend uint8) *api.Statement {
 	hop, next := n.NextHop4, &api.NexthopAction{Self: true}
@@ -180,6 +204,9 @@ func (s *Speaker) export(n Neighbor, f packet.Family, suffix string, prepend uin
 	}
 	if prepend > 0 {
 		actions.AsPrepend = &api.AsPrependAction{Asn: s.cfg.AS, Repeat: uint32(prepend)}
+	}
+	if s.set.Degraded && !s.set.Draining && n.AS == s.cfg.AS {
+		actions.LocalPref = &api.LocalPrefAction{Value: degradedPreference}
 	}
 	return &api.Statement{
 		Name: fmt.Sprintf("%d %s %s%s", s.generation, n.Address, f, suffix),

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
 )
 
 // Reconfigure takes other neighbours, and other attributes for those that stay, whose sessions go on: they are sent what has
@@ -47,10 +48,26 @@ func (s *Speaker) Reconfigure(next Config) error {
 		s.troubles.begin(n)
 		must(n.Address, s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer(n)}))
 	}
+	if !reflect.DeepEqual(old.Prefixes, next.Prefixes) { // a route that is there already is replaced
+		var again []*apiutil.Path
+		for _, p := range s.set.Prefixes {
+			again = append(again, s.path(p, s.set.Draining))
+		}
+		if len(again) > 0 {
+			if _, err := s.server.AddPath(apiutil.AddPathRequest{Paths: again}); err != nil {
+				return fmt.Errorf("announcing: %w", err)
+			}
+		}
+	}
 	for _, n := range kept {
-		must(n.Address, s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: n.Address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}))
+		s.sendAgain(ctx, n.Address)
 	}
 	return nil
+}
+
+// sendAgain has a neighbour sent its routes as the policies are now, within its session.
+func (s *Speaker) sendAgain(ctx context.Context, address netip.Addr) {
+	must(address, s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}))
 }
 
 // changes says who is no more, whose session is to be made, and who stays. mu is held.
@@ -75,7 +92,7 @@ func (s *Speaker) changes(next Config) (gone, anew, kept []Neighbor) {
 
 // session4271 is a neighbour without what policies do to its routes: what is left makes the session (RFC 4271 4.2).
 func session4271(n Neighbor) Neighbor {
-	n.Communities, n.ExtendedCommunities, n.LargeCommunities, n.MED, n.Prepend, n.HoldZero = nil, nil, nil, nil, 0, false
+	n.Attributes, n.HoldZero = Attributes{}, false
 	carries4, carries6 := n.carries(families[0]), n.carries(families[1])
 	n.NextHop4, n.NextHop6 = netip.Addr{}, netip.Addr{}
 	if carries4 { // which families it carries stays

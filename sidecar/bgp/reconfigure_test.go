@@ -102,3 +102,89 @@ func TestReconfigureRefuses(t *testing.T) {
 	}
 	r.accept()
 }
+
+// wantAttr reads until the last route has this among its attributes, or has it no more. The routes are there all the while.
+func (r *router) wantAttr(want string, there bool) {
+	r.t.Helper()
+	for end := time.Now().Add(10 * time.Second); strings.Contains(r.attrs, want) != there; {
+		if kind, _ := r.read(time.Until(end)); kind == 0 || kind == 3 || len(r.routes) != 1 {
+			r.t.Fatalf("message %d; want %q there: %v; routes %v, %s", kind, want, there, r.routes, r.attrs)
+		}
+	}
+}
+
+// A route has the attributes of its prefix and of the neighbour, and while the service is not well it is the worse of ways:
+// without an interruption, and to a router that comes later too.
+func TestPrefixAttributesAndDegraded(t *testing.T) {
+	r := newRouter(t, "127.0.0.1")
+	n := r.neighbor()
+	n.NextHop6, n.Communities = netip.Addr{}, []string{"64501:1"}
+	low, high := uint32(5), uint32(1000)
+	cfg := Config{AS: 64500, RouterID: netip.MustParseAddr("198.51.100.7"), Neighbors: []Neighbor{n},
+		Prefixes: map[netip.Prefix]Attributes{v4: {Communities: []string{"64501:2"}, LargeCommunities: []string{"64501:3:4"}, MED: &low}},
+		Degraded: Attributes{Communities: []string{"64501:666"}, MED: &high, Prepend: 3}}
+	s, err := Start(cfg, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(t, s) })
+	set := func(state State) {
+		t.Helper()
+		state.Prefixes = []netip.Prefix{v4}
+		if err := s.Set(state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(State{})
+	set(State{Degraded: true}) // with no session yet
+	set(State{})
+	r.accept()
+	for _, want := range []string{"64501:1", "64501:2", "64501:3:4", "{Med: 5}"} {
+		r.wantAttr(want, true)
+	}
+	set(State{Degraded: true})
+	for _, want := range []string{"64501:1", "64501:2", "64501:666", "{Med: 1000}", "64500 64500 64500 64500"} {
+		r.wantAttr(want, true)
+	}
+	set(State{Draining: true})
+	r.wantAttr("64501:666", false)
+	r.wantAttr("planned-shut", true) // GRACEFUL_SHUTDOWN, by its old name
+	set(State{Degraded: true})
+	r.wantAttr("planned-shut", false)
+	r.wantAttr("64501:666", true)
+	r.conn.Close()
+	r.accept()
+	r.wantAttr("64501:666", true)
+	set(State{})
+	r.wantAttr("64501:666", false)
+	r.wantAttr("{Med: 5}", true)
+
+	cfg.Prefixes = map[netip.Prefix]Attributes{v4: {MED: &high}}
+	if err := s.Reconfigure(cfg); err != nil {
+		t.Fatal(err)
+	}
+	r.wantAttr("{Med: 1000}", true)
+	r.wantAttr("64501:2", false)
+}
+
+// In a session inside the AS the preference says it.
+func TestDegradedInside(t *testing.T) {
+	r := newRouter(t, "127.0.0.1")
+	r.as = 64500
+	n := r.neighbor()
+	n.AS, n.NextHop6 = 64500, netip.Addr{}
+	s, err := Start(Config{AS: 64500, RouterID: netip.MustParseAddr("198.51.100.7"), Neighbors: []Neighbor{n}, Degraded: Attributes{Prepend: 3}}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(t, s) })
+	if err := s.Set(State{Prefixes: []netip.Prefix{v4}}); err != nil {
+		t.Fatal(err)
+	}
+	r.accept()
+	r.wantAttr("{LocalPref: 100}", true)
+	if err := s.Set(State{Prefixes: []netip.Prefix{v4}, Degraded: true}); err != nil {
+		t.Fatal(err)
+	}
+	r.wantAttr("{LocalPref: 50}", true)
+}

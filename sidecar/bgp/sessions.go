@@ -110,6 +110,7 @@ func (s *Speaker) Stop(ctx context.Context) error {
 		err = s.waitSent(ctx, need)
 	}
 	s.stopped = true
+	s.troubles.end()
 	if s.unguard != nil {
 		s.unguard()
 	}

@@ -50,8 +50,9 @@ type troubles struct {
 	refused func(netip.Addr) // the router answers with a NOTIFICATION that GoBGP does not tell; must return at once
 	limited func(netip.Addr) // the router sent more prefixes than it may; must return at once
 
-	mu sync.Mutex
-	of map[netip.Addr]*trouble
+	mu     sync.Mutex
+	of     map[netip.Addr]*trouble
+	silent bool // this side closes all sessions: that they end is no news
 }
 
 // trouble is one neighbour's.
@@ -111,12 +112,19 @@ func (t *troubles) tell(n netip.Addr, one *trouble) {
 	if now.Sub(one.since) > lineWindow {
 		one.since, one.lines = now, 0
 	}
-	if one.now == one.said || one.lines >= maxLines {
+	if t.silent || one.now == one.said || one.lines >= maxLines {
 		return
 	}
 	one.said = one.now
 	one.lines++
 	t.log.Warn("the BGP session is down", "neighbor", n.String(), "code", one.now.Code, "why", one.now.Detail)
+}
+
+// end says no more of sessions that end.
+func (t *troubles) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.silent = true
 }
 
 // up says that a session is established.

@@ -51,7 +51,16 @@ type Failure struct {
 	Policy           gate.Policy
 	ReadvertiseDelay time.Duration
 	Flaps            gate.Flaps
+	Degraded         *Degraded
 	MinAnnouncing    int // other nodes that must be announced and good for this one to leave (FAIL-4); 0: it does not ask
+}
+
+// Degraded is what makes the route the worse of ways while the service is not well; nil: nothing does.
+type Degraded struct {
+	MED         *uint32 // nil: as without
+	Prepend     uint8   // how often the AS is prepended besides
+	Communities []Community
+	Slow        bool // overload counts as not well
 }
 
 // DefaultFlaps stays below what damping suppresses. Routers give a withdrawal 1000 points, and some as many for the way back;
@@ -88,6 +97,8 @@ type BGP struct {
 	Prefixes  []netip.Prefix
 	Neighbors []Neighbor
 
+	Attributes map[netip.Prefix]PrefixAttributes // of those of Prefixes that have some
+
 	prefixesWhole bool // every prefix of the file was read; for cross checks
 }
 
@@ -112,6 +123,12 @@ type Neighbor struct {
 	Prepend      uint8   // how often the AS is prepended
 }
 
+// PrefixAttributes are what the route of one prefix carries to every router.
+type PrefixAttributes struct {
+	Communities []Community // standard and large ones
+	MED         *uint32     // nil: none; that of a neighbour counts instead
+}
+
 // CommunityKind is which attribute a community is of.
 type CommunityKind int
 
@@ -128,9 +145,12 @@ type Community struct {
 }
 
 // CommunitiesOf lists those of one kind.
-func (n Neighbor) CommunitiesOf(kind CommunityKind) []string {
+func (n Neighbor) CommunitiesOf(kind CommunityKind) []string { return OfKind(n.Communities, kind) }
+
+// OfKind lists the communities of one kind.
+func OfKind(communities []Community, kind CommunityKind) []string {
 	var all []string
-	for _, c := range n.Communities {
+	for _, c := range communities {
 		if c.Kind == kind {
 			all = append(all, c.Text)
 		}

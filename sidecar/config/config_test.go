@@ -47,12 +47,12 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	for _, m := range key.FindAllStringSubmatch(string(data), -1) {
 		shown[m[1]] = true
 	}
-	_, err = Parse("x", []byte("nonsense: 1\nidentity: {z: 1}\nadmin: {z: 1}\nfailure: {z: 1, flaps: {z: 1}}\nclock: {z: 1}\nprobe: {z: 1}\n"+
-		"bgp: {z: 1, neighbors: [{z: 1}]}\nigp: {z: 1}\ndrain: {z: 1}\nmirror: {z: 1}\n"))
+	_, err = Parse("x", []byte("nonsense: 1\nidentity: {z: 1}\nadmin: {z: 1}\nfailure: {z: 1, flaps: {z: 1}, degraded: {z: 1}}\nclock: {z: 1}\nprobe: {z: 1}\n"+
+		"bgp: {z: 1, prefixes: [{z: 1}], neighbors: [{z: 1}]}\nigp: {z: 1}\ndrain: {z: 1}\nmirror: {z: 1}\n"))
 	may := regexp.MustCompile(`it may hold (.*)`)
 	sections := may.FindAllStringSubmatch(err.Error(), -1)
-	if len(sections) != 12 {
-		t.Fatalf("%d sections said what they may hold, want 12:\n%v", len(sections), err)
+	if len(sections) != 14 {
+		t.Fatalf("%d sections said what they may hold, want 14:\n%v", len(sections), err)
 	}
 	for _, m := range sections {
 		for _, k := range strings.Split(m[1], ", ") {
@@ -136,6 +136,23 @@ func TestCommunities(t *testing.T) {
 	}
 }
 
+// A prefix may have attributes of its own, and a node that is not well too.
+func TestPrefixAttributes(t *testing.T) {
+	c, err := Parse("x.yaml", []byte(small+"failure: {degraded: {med: 1000, prepend: 3, communities: [\"64501:666\"], slow: true}}\nbgp:\n  as: 64500\n"+
+		"  router_id: 198.51.100.7\n  prefixes: [{prefix: 192.0.2.0/24, communities: [no-export, '64501:1:2'], med: 5}, 192.0.0.0/16]\n"+
+		"  neighbors: [{address: 198.51.100.1, as: 64501}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, d := c.BGP.Attributes[netip.MustParsePrefix("192.0.2.0/24")], c.Failure.Degraded
+	if len(c.BGP.Prefixes) != 2 || len(c.BGP.Attributes) != 1 || *a.MED != 5 || len(OfKind(a.Communities, Standard)) != 1 || len(OfKind(a.Communities, Large)) != 1 {
+		t.Errorf("%v, %+v", c.BGP.Prefixes, a)
+	}
+	if *d.MED != 1000 || d.Prepend != 3 || !d.Slow || len(d.Communities) != 1 {
+		t.Errorf("degraded %+v", d)
+	}
+}
+
 const bgpTail = "  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24]\n  neighbors: [{address: 198.51.100.1, as: 64501}]\n"
 
 // Each bad file gives exactly these lines, so a rule that also fires elsewhere, or at the wrong place, is seen.
@@ -175,6 +192,10 @@ func TestErrors(t *testing.T) {
 			`x.yaml:4:95: clock: "clockbound" goes with source clockbound`}},
 		{"metrics for nobody", small + "dns_metrics: 127.0.0.1:9153\n", []string{`x.yaml:4:14: dns_metrics needs "admin"`}},
 		{"metrics of another machine", small + "dns_metrics: 192.0.2.1:9153\n", []string{`x.yaml:4:14: 192.0.2.1:9153 is not a loopback address`, `x.yaml:4:14: dns_metrics needs "admin"`}},
+		{"prefixes with attributes", small + "bgp:\n  as: 64500\n  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24, {prefix: 192.0.2.0/24, med: 1}, {med: 2}, {prefix: 192.0.2.0/25, communities: ['rt:1:2']}]\n" +
+			"  neighbors: [{address: 198.51.100.1, as: 64501}]\n", []string{"x.yaml:7:28: 192.0.2.0/24 twice", `x.yaml:7:60: prefix lacks "prefix"`,
+			"x.yaml:7:106: prefix 192.0.2.0/25: extended communities are given to neighbors"}},
+		{"degraded by nothing", small + "failure: {degraded: {slow: true}}\n", []string{"x.yaml:4:21: degraded: nothing makes the route worse"}},
 		{"clock source", small + "clock: {source: ntpd}\n", []string{`x.yaml:4:17: "ntpd" is no clock source: chrony, kernel, ntp, clockbound or assumed`}},
 		{"duration without unit", small + "failure: {readvertise_delay: 30}\n", []string{`x.yaml:4:30: "30" is not a duration`}},
 		{"a budget that does nothing", small + "failure: {readvertise_delay: 10m, flaps: {most: 3, window: 5m}}\n",

@@ -111,12 +111,72 @@ func (r *reader) failure(n *yaml.Node, f *Failure) *yaml.Node {
 		"policy":            fields.Parsed(&r.Reader, &f.Policy, policy),
 		"readvertise_delay": fields.Parsed(&r.Reader, &f.ReadvertiseDelay, fields.DurationIn(0, time.Hour)),
 		"flaps":             func(n *yaml.Node) { r.flaps(n, &f.Flaps) },
+		"degraded":          func(n *yaml.Node) { f.Degraded = r.degraded(n) },
 		"min_announcing":    fields.Parsed(&r.Reader, &f.MinAnnouncing, fields.IntegerIn[int](0, 1000)),
 	})
 	if at["flaps"] != nil && f.Flaps.Window < f.ReadvertiseDelay {
 		r.Fail(at["flaps"], "failure: flaps: window %v is below readvertise_delay %v, so that it would do nothing", f.Flaps.Window, f.ReadvertiseDelay)
 	}
 	return at["min_announcing"]
+}
+
+func (r *reader) degraded(n *yaml.Node) *Degraded {
+	var d Degraded
+	var med uint32
+	at := r.Mapping(n, "degraded", fields.Keys{
+		"med":         fields.Parsed(&r.Reader, &med, fields.IntegerIn[uint32](0, 1<<32-1)),
+		"prepend":     fields.Parsed(&r.Reader, &d.Prepend, fields.IntegerIn[uint8](1, maxPrepend)),
+		"communities": fields.Each(&r.Reader, &d.Communities, community),
+		"slow":        fields.Parsed(&r.Reader, &d.Slow, fields.Boolean),
+	})
+	if at["med"] != nil {
+		d.MED = &med
+	}
+	if n.Kind == yaml.MappingNode && at["med"] == nil && at["prepend"] == nil && at["communities"] == nil {
+		r.Fail(n, "degraded: nothing makes the route worse: give med, prepend or communities")
+	}
+	return &d
+}
+
+// prefixes reads a list of prefixes, of which some are mappings with attributes.
+func (r *reader) prefixes(n *yaml.Node, b *BGP) {
+	b.Attributes = map[netip.Prefix]PrefixAttributes{}
+	r.List(n, func(e *yaml.Node) {
+		before := r.Count()
+		var p netip.Prefix
+		var own *PrefixAttributes
+		if e.Kind == yaml.MappingNode {
+			own = r.prefix(e, &p)
+		} else {
+			fields.Parsed(&r.Reader, &p, fields.Prefix)(e)
+		}
+		switch {
+		case r.Count() > before:
+		case slices.Contains(b.Prefixes, p):
+			r.Fail(e, "%v twice in the list", p)
+		default:
+			if b.Prefixes = append(b.Prefixes, p); own != nil {
+				b.Attributes[p] = *own
+			}
+		}
+	})
+}
+
+func (r *reader) prefix(n *yaml.Node, p *netip.Prefix) *PrefixAttributes {
+	var own PrefixAttributes
+	var med uint32
+	at := r.Mapping(n, "prefix", fields.Keys{
+		"prefix":      fields.Parsed(&r.Reader, p, fields.Prefix),
+		"communities": fields.Each(&r.Reader, &own.Communities, community),
+		"med":         fields.Parsed(&r.Reader, &med, fields.IntegerIn[uint32](0, 1<<32-1)),
+	}, "prefix")
+	if at["med"] != nil {
+		own.MED = &med
+	}
+	if len(OfKind(own.Communities, Extended)) > 0 {
+		r.Fail(at["communities"], "prefix %s: extended communities are given to neighbors", p)
+	}
+	return &own
 }
 
 func (r *reader) flaps(n *yaml.Node, f *gate.Flaps) {
@@ -205,7 +265,7 @@ func (r *reader) bgp(n *yaml.Node) *BGP {
 		"router_id": fields.Parsed(&r.Reader, &b.RouterID, fields.Address),
 		"listen":    fields.Each(&r.Reader, &b.Listen, fields.Address),
 		"port":      fields.Parsed(&r.Reader, &b.Port, fields.IntegerIn[uint16](1, 65535)),
-		"prefixes":  fields.Each(&r.Reader, &b.Prefixes, fields.Prefix),
+		"prefixes":  func(n *yaml.Node) { r.prefixes(n, b) },
 		"neighbors": func(n *yaml.Node) {
 			r.List(n, func(e *yaml.Node) {
 				neighbors = append(neighbors, e)
