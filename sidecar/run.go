@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -172,7 +173,7 @@ func (s *sidecar) serve(started *closers) error {
 		started.add(func() { server.Close() })
 	}
 	if s.cfg().Admin != nil {
-		server, err := admin.Serve(s.cfg().Admin.Listen, s.cfg().Shared, func() identity.AccessList { return s.cfg().Admin.Access }, s.identity, plane, s.log)
+		server, err := admin.Serve(s.cfg().Admin.Listen, s.cfg().Shared, s.access, s.identity, plane, s.log)
 		if err != nil {
 			return fmt.Errorf("admin: %w", err)
 		}
@@ -212,6 +213,16 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 		plane.Promise, plane.Repository, plane.Member = s.promise, http.HandlerFunc(s.serveMetadata), s.mirror.IsMember
 	}
 	return plane
+}
+
+// access is who may connect to the administrative plane: the addresses of the configuration and those of the other members,
+// who ask each other. An empty list lets every address.
+func (s *sidecar) access() identity.AccessList {
+	list := identity.AccessList(s.cfg().Admin.Access)
+	if len(list) > 0 && s.mirror != nil {
+		list = slices.Concat(list, s.mirror.Addresses())
+	}
+	return list
 }
 
 // serveMetadata serves the verified metadata of the depot to other members.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -69,7 +71,7 @@ func (m *Mirror) toAsk(now time.Time, asks bool) (others []release.Member) {
 	defer m.members.mu.Unlock()
 	next := m.members.verified.Next
 	undecided := next != nil && !next.Switchover.IsZero() && !next.Committed && !now.Before(next.Decide)
-	lost := !m.members.missed.IsZero() && now.Sub(m.members.missed) >= 2*m.cfg.Interval
+	lost := !m.members.missed.IsZero() && now.Sub(m.members.missed) >= 2*m.every()
 	if !asks && !(undecided && m.members.verified.Format != release.OldFormat) && !lost {
 		m.members.held = nil
 		return nil
@@ -80,6 +82,21 @@ func (m *Mirror) toAsk(now time.Time, asks bool) (others []release.Member) {
 		}
 	}
 	return others
+}
+
+// Addresses are the administrative addresses of the mesh's members, as its manifest has them: they may connect to each other
+// (DELIV-2).
+func (m *Mirror) Addresses() (all identity.AccessList) {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	for _, member := range m.members.verified.Members {
+		if u, err := url.Parse(member.Admin); err == nil {
+			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
+				all = append(all, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+	}
+	return all
 }
 
 // askRound asks all of them at once, and takes in what they say.

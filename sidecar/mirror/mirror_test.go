@@ -175,6 +175,30 @@ func TestOperators(t *testing.T) {
 	refuses("jane", key, "not known yet")
 }
 
+// Members may connect to each other, wherever the manifest says that they are, as soon as it is known, also after a restart.
+func TestAddressesOfMembers(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	lab.Must(t, m.round(t.Context()))
+	if got := m.Addresses(); len(got) != 0 {
+		t.Fatalf("%v of a mesh without members", got)
+	}
+	files, mem, err := release.Publish(h.mem, release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100, Members: []release.Member{
+		{Name: "fra1", Admin: "https://[2001:db8::7]:8443", Keys: []release.Digest{release.DigestOf([]byte("fra1"))}},
+		{Name: "tyo1", Admin: "https://198.51.100.7:8443", Keys: []release.Digest{release.DigestOf([]byte("tyo1"))}}}}, h.by, ends())
+	lab.Must(t, err)
+	h.publish(files, mem)
+	lab.Must(t, m.round(t.Context()))
+	for range 2 {
+		if got := fmt.Sprint(m.Addresses()); got != "[2001:db8::7/128 198.51.100.7/32]" {
+			t.Errorf("addresses %s", got)
+		}
+		m = New(m.cfg, m.log)
+		m.recall()
+	}
+}
+
 // The depot follows the repository, over mutual TLS.
 func TestFollows(t *testing.T) {
 	ca := testca.New(t)

@@ -147,7 +147,7 @@ func access(o InitOptions, reaches func(netip.Addr) bool) string {
 	if !reached {
 		return "  # access: [198.51.100.1/32]                # who may connect at all: give the addresses of distribution hosts and operators\n"
 	}
-	return fmt.Sprintf("  access: [%s]    # who may connect at all: distribution hosts; add operators and observers elsewhere\n", quoted(all))
+	return fmt.Sprintf("  access: [%s]    # who may connect at all: distribution hosts; members may anyway; add operators and observers\n", quoted(all))
 }
 
 // prefixOf is the longest prefix that networks commonly take.
