@@ -290,12 +290,6 @@ func (n *Node) state(t moment) status.PromiseState {
 // it has declined only if another member has taken it durably, and so never declines. So all decline, or none ever does for good.
 // A node that is not waited for goes along at the instant when one that is has taken the commit.
 func (n *Node) advance(t moment, s status.PromiseState) status.PromiseState {
-	if n.durable.Promise.Ref() != n.view.Next.Ref {
-		if n.view.Next.commits() {
-			return status.Committed
-		}
-		return s
-	}
 	next, commits := n.view.Next, n.view.Next.commits()
 	taken := next.Committed && n.anySays(status.Committed)
 	switch {
