@@ -8,13 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -79,16 +82,18 @@ func TestStoppedAndHung(t *testing.T) {
 	w := newWorld(t)
 	l := &life{world: w, router: routers[1], family: families[0]}
 	l.router.run(w, l.family, protection{})
-	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(w.dir, "notify.sock"), Net: "unixgram"})
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(w.dir, "notify.sock"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer manager.Close()
-	w.env = []string{"NOTIFY_SOCKET=" + manager.LocalAddr().String(), "WATCHDOG_USEC=400000"}
+	defer socket.Close()
+	w.env = []string{"NOTIFY_SOCKET=" + socket.LocalAddr().String(), "WATCHDOG_USEC=400000"}
+	told := listen(socket)
 	dns := l.nsd()
 	s := l.node(w.node, "")
 	l.there(l.family.node)
-	if said := read(manager); said != "READY=1" {
+	lab.WaitFor(t, "a first word to the service manager", func() bool { return told.first() != "" })
+	if said := told.first(); said != "READY=1" {
 		t.Errorf("the service manager was told %q first", said)
 	}
 	s.signal(syscall.SIGSTOP)
@@ -100,30 +105,55 @@ func TestStoppedAndHung(t *testing.T) {
 	}
 	s.end(syscall.SIGTERM)
 	dns.end(syscall.SIGTERM)
-	last := ""
-	for said := read(manager); said != ""; said = read(manager) {
-		last = said
-	}
-	if last != "STOPPING=1" {
-		t.Errorf("the service manager was told %q last", last)
-	}
+	// It goes on to tell of rounds while it stops, as the service manager's watchdog does not rest then.
+	lab.WaitFor(t, "STOPPING=1 to the service manager", func() bool { return told.has("STOPPING=1") })
 	t.Logf("DNS died, control loop hung: the route was gone after %v", l.loopHangs())
-	last = ""
-	for said := read(manager); said != ""; said = read(manager) {
-		last = said
-	}
-	if !strings.HasPrefix(last, "WATCHDOG") {
+	if last := told.last(); !strings.HasPrefix(last, "WATCHDOG") {
 		t.Errorf("%q was the last word to the service manager", last)
 	}
 }
 
-// read is the next datagram that is there; "" if there is none.
-func read(conn *net.UnixConn) string {
-	data := make([]byte, 100)
-	conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	n, err := conn.Read(data)
-	if err != nil {
+// manager hears what is told a service manager. It reads all the time: its socket holds ten words, and who finds it full says no more.
+type manager struct {
+	mu    sync.Mutex
+	words []string
+}
+
+// listen hears until the socket is closed.
+func listen(conn *net.UnixConn) *manager {
+	m := &manager{}
+	go func() {
+		data := make([]byte, 100)
+		for {
+			n, err := conn.Read(data)
+			if err != nil {
+				return
+			}
+			m.mu.Lock()
+			m.words = append(m.words, string(data[:n]))
+			m.mu.Unlock()
+		}
+	}()
+	return m
+}
+
+func (m *manager) first() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.words) == 0 {
 		return ""
 	}
-	return string(data[:n])
+	return m.words[0]
+}
+
+func (m *manager) has(word string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Contains(m.words, word)
+}
+
+func (m *manager) last() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.words[len(m.words)-1]
 }

@@ -186,6 +186,9 @@ func (w *world) nsdIn(ns string, addresses ...string) *process {
 	for _, a := range addresses {
 		server.Listen = append(server.Listen, netip.AddrPortFrom(netip.MustParseAddr(a), 53))
 	}
+	env := w.env
+	defer func() { w.env = env }()
+	w.env = nil // a service manager's socket is the sidecar's: NSD would wait for it, and fill it
 	return w.start(ns, ns+"-nsd", server.Argv(w.t, binary)...)
 }
 
