@@ -80,7 +80,7 @@ func TestReload(t *testing.T) {
 		corefile("9ms", "other.sock", fmt.Sprintf("x:%d {\n bind 127.0.0.1\n whoami\n}\n", taken.Addr().(*net.TCPAddr).Port)),
 		strings.Replace(corefile("1ms", "m.sock", ""), dir, t.TempDir(), 1),
 		strings.Replace(corefile("1ms", "m.sock", ""), "clock", "node other\n clock", 1),
-		strings.Replace(corefile("1ms", "m.sock", ""), "clock", "isolated silent 1m\n clock", 1),
+		strings.Replace(corefile("1ms", "m.sock", ""), "clock assume 1ms", "isolated silent 1m\n clock sidecar unix:///run/none.sock", 1),
 		corefile("9ms", "not/there/m.sock", ""),
 	}
 	instance := startCorefile(t, corefile("1ms", "m.sock", ""))

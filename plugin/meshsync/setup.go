@@ -267,6 +267,9 @@ func sourceFor(to netip.Addr, hosts []string) netip.Addr {
 
 // finish fills in what was not said and refuses a transport that cannot be silent.
 func finish(c *caddy.Controller, conf *config) error {
+	if conf.hold > 0 && conf.clock.assumed() {
+		return c.Err("isolated wants clock sidecar: whom this node reaches is known by its sidecar alone")
+	}
 	if conf.repository == "" {
 		conf.repository = filepath.Join(conf.dir, "repository")
 	}

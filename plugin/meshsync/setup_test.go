@@ -56,6 +56,8 @@ func TestCorefile(t *testing.T) {
 		{"no block", ". {\n meshsync MESH\n}", "Corefile:2 .*root is missing"},
 		{"no root", ". {\n meshsync MESH {\n clock assume 1ms\n}\n}", "Corefile:4 .*root is missing"},
 		{"no clock", ". {\n meshsync MESH {\n root MESH/root.json\n}\n}", "Corefile:4 .*clock is missing"},
+		{"isolated without a sidecar", ". {\n meshsync MESH {\n " + good + " isolated silent 1m\n}\n}", "isolated wants clock sidecar"},
+		{"isolated for too short a time", ". {\n meshsync MESH {\n " + good + " isolated silent 9s\n}\n}", "Corefile:5 .*isolated silent: \"9s\" is not a duration of 10s or more"},
 		{"unknown property", ". {\n meshsync MESH {\n " + good + " floor 7\n}\n}", "Corefile:5 .*unknown property \"floor\".*clock, isolated, node, notify, repository"},
 		{"property twice", ". {\n meshsync MESH {\n " + good + " clock assume 2ms\n}\n}", "Corefile:5 .*\"clock\" is given twice"},
 		{"property without argument", ". {\n meshsync MESH {\n " + good + " node\n}\n}", "Corefile:5 .*node wants one argument, has 0"},
