@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // TestEveryRuleIsListed compares Rules with what the source of the packages that judge has, and how it reports it.
@@ -67,7 +68,7 @@ func TestEveryRuleIsListed(t *testing.T) {
 	for rule, how := range found {
 		r, ok := listed[rule]
 		want := isEither
-		if len(how) == 1 && how["fault"] || strings.HasPrefix(rule, "servers-") {
+		if len(how) == 1 && how["fault"] || strings.HasPrefix(rule, "servers-") || raised[rule] {
 			want = isError
 		} else if len(how) == 1 && how["warn"] {
 			want = isWarning
@@ -110,6 +111,23 @@ func TestRulesAreSetByPolicy(t *testing.T) {
 	for _, bad := range []string{"rules: {nonsense: error}", "rules: {cname-and-other-data: ignore}", "rules: {serial: off}", "rules: [serial]"} {
 		if _, err := ParseConfig("x", []byte("checks: {"+bad+"}")); err == nil {
 			t.Errorf("%s is taken", bad)
+		}
+	}
+}
+
+// TestAServerThatIsAnAlias is an error as BIND has it, though the zone can be served, and may be set to less.
+func TestAServerThatIsAnAlias(t *testing.T) {
+	_, found := zonefile.Parse(strings.NewReader("$ORIGIN example.\n$TTL 300\n@ SOA ns.test. host 1 7200 3600 1209600 300\n@ NS a\na CNAME b.test.\n"), zonefile.Options{})
+	for rules, want := range map[string][]string{"": {"ns-at-cname"}, "checks: {rules: {ns-at-cname: warning}}": nil, "checks: {rules: {ns-at-cname: ignore}}": nil} {
+		c := DefaultConfig()
+		if rules != "" {
+			var err error
+			if c, err = ParseConfig("x", []byte(rules)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := rulesOf(c.Policy.Apply(found), zone.Error); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", rules, got, want)
 		}
 	}
 }

@@ -39,6 +39,7 @@ var Rules = []Rule{
 	{"mx-at-cname", isWarning, "an exchange that is an alias (RFC 2181 10.3)"},
 	{"no-final-newline", isWarning, "a file whose last line does not end in a newline"},
 	{"no-ttl", isWarning, "a record without TTL where no $TTL was (RFC 2308 4)"},
+	{"ns-at-cname", isError, "a server that is an alias (RFC 2181 10.3)"},
 	{"ns-count", isWarning, "one server only (RFC 1034 4.1)"},
 	{"ns-without-address", isWarning, "a server in the zone that has no address"},
 	{"nsec-excess", isError, "an NSEC record at a name that is not in the chain (RFC 4035 2.3)"},
@@ -102,14 +103,17 @@ func (p *Policy) SetRule(name string, level Level) {
 	p.Rules[name] = level
 }
 
+// raised are the rules that internal/zone finds as warnings, since the zone can be served, and that are errors by default: BIND
+// refuses such zones as a primary.
+var raised = map[string]bool{"ns-at-cname": true}
+
 // Apply reports findings as the policy has their rules: with another severity, or not at all.
 func (p *Policy) Apply(found []zone.Finding) []zone.Finding {
-	if len(p.Rules) == 0 {
-		return found
-	}
 	kept := make([]zone.Finding, 0, len(found))
 	for _, f := range found {
 		switch level, said := p.Rules[f.Rule]; {
+		case !said && raised[f.Rule]:
+			f.Severity = zone.Error
 		case !said:
 		case level == Off:
 			continue
