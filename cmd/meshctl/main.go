@@ -1,5 +1,5 @@
-// Command meshctl is the distribution host's command: it makes a mesh, takes zone files into signed releases, sets the
-// instant at which the mesh switches over, and serves the repository to members.
+// Command meshctl is the distribution host's command: it makes a mesh, takes zone files into signed releases, moves the
+// mesh to them at one instant, and serves the repository to members.
 //
 //	meshctl init                      keys, certificates and a repository
 //	meshctl member add NAME --admin HOST:PORT
@@ -8,7 +8,8 @@
 //	meshctl receive                   take zones in from primaries and directories
 //	meshctl override REQUEST          sign, as a second person, that a release goes out in spite of errors
 //	meshctl release ZONEFILE...       check, sign and publish them as the next release
-//	meshctl schedule                  set the switchover once all members have the release
+//	meshctl schedule                  propose the switchover once all members have the release, and commit it
+//	meshctl pause, resume             have "meshctl serve" make no release and propose no switchover in between
 //	meshctl lease                     renew the permission to answer
 //	meshctl serve                     all of it, unattended, and the repository for members
 //	meshctl status                    the mesh as the distribution host sees it

@@ -43,7 +43,7 @@ func (c *cli) releaseCommand() *cobra.Command {
 		Use:   "release ZONEFILE...",
 		Short: "Check zone files, sign them and publish them as the next release",
 		Long: `Check zone files, sign them and publish them as the next release, staged: members take it and have it ready, and answer
-from it after the switchover that "meshctl schedule" sets. A release is the zones of the files named, and with --keep
+from it after the switchover that "meshctl schedule" proposes. A release is the zones of the files named, and with --keep
 the others of the release before.
 
 Zones are checked as "meshctl check" does it, by the section "checks" of HOME/meshctl.yaml, against what is answered now.

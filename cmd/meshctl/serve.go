@@ -28,9 +28,9 @@ func (c *cli) serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the mesh: receive, check, release, schedule, serve the repository to members, renew leases and certificates",
 		Long: `Run the mesh unattended, as HOME/meshctl.yaml says (meshctl.example.yaml shows every key): receive zones, check them, release
-what changed, schedule the switchover once all members are ready, and put on record how it went. Beside that, serve the
-repository to members over mutual TLS, and renew leases and certificates. Each step is a command too, and may be given at
-any time; where there is no section "sources", releases are made by command alone.
+what changed, propose the switchover once all members are ready, commit it when all have promised, and put on record how it went.
+Beside that, serve the repository to members over mutual TLS, and renew leases and certificates. Each step is a command too, and
+may be given at any time; where there is no section "sources", releases are made, and switchovers proposed, by command alone.
 
 Several of them may run, on one bucket: they take turns, and over.`,
 		Args: cobra.NoArgs,

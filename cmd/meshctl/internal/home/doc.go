@@ -1,7 +1,7 @@
-// Package home is the home directory of a mesh on a distribution host: what is published, what the hosts have promised, and
+// Package home is the home directory of a mesh on a distribution host: what is published, what the hosts must not forget, and
 // how a publication is decided and carried through, so that it survives a crash and hosts that take turns (RFC 3258 2.3 c;
 // SYNC-C). What may be published is decided by internal/release, and what a publication must keep so that the mesh stays
-// safe by the functions in rules.go.
+// safe by mesh.Host, which mesh.go tells what is in force.
 //
 // It may import packages keys and hint of its neighbours, and the other packages beside it call it: history (how releases
 // went), enrol (who is in the mesh), releasing (from zone files to a release), switchover (when the mesh moves to it), and
@@ -15,17 +15,17 @@
 //	HOME/pki/host.crt, host.key          this host, as server and as client
 //	HOME/members/NAME/                   what a member is given: root.json, ca.crt, node.crt, node.key
 //	HOME/repository/                     what members mirror; any web server may serve it
-//	HOME/state/state.json                what was promised and published: see State
+//	HOME/state/state.json                what was published, and must not be forgotten: see State
 //
 // HOME/repository may be a file instead, with the URL of a bucket in it. What members mirror and state/state.json are in the
 // bucket then, and any number of hosts have a copy of the rest.
 //
 // # Crashes, and hosts that take turns
 //
-// A publication is decided at one instant, when state.json is replaced: it names the promises and holds, whole, what the
-// repository is to hold. Before, nothing of it can be seen; after, it is carried through by whoever looks next, in the
+// A publication is decided at one instant, when state.json is replaced: it names the leases that may be alive and holds, whole,
+// what the repository is to hold. Before, nothing of it can be seen; after, it is carried through by whoever looks next, in the
 // same order with the same bytes. So a number is never used twice, nothing is published twice with different content, and
-// a promise is durable before the lease that makes it leaves.
+// a lease is on record before it leaves.
 //
 // Whoever replaces state.json does so on condition that it is the one that was read (depot.Store.Swap). Of several hosts one
 // wins; the others read again, and decide anew on what is in force then (Home.Write). No host waits for another, and no clock

@@ -25,7 +25,7 @@ type Config struct {
 	Serve    Serving
 }
 
-// Releases say when "meshctl serve" makes releases of what it receives, and how it schedules them.
+// Releases say when "meshctl serve" makes releases of what it receives, and how switchovers to them are made.
 type Releases struct {
 	Every  time.Duration // at most one release in so long
 	Absent mesh.Absent   // when publication goes on without a member that was not heard from
