@@ -27,6 +27,7 @@ type Place struct {
 	Netns string          // the namespace's name for `ip netns exec`; "": this machine's own network
 	Links *netlink.Handle // of the namespace; nil in this machine's own network
 	ns    netns.NsHandle
+	back  func() error // from its own mounts to those of this process
 	calls chan func()
 	gone  chan struct{} // closed when the thread is no more here
 }
@@ -69,7 +70,7 @@ func (p *Place) live(ready chan<- error, settings []string) {
 	for call := range p.calls {
 		call()
 	}
-	if netns.Set(home) == nil {
+	if netns.Set(home) == nil && (p.back == nil || p.back() == nil) {
 		runtime.UnlockOSThread() // or it would take processes along that it had started before it was ours
 	}
 	home.Close()
@@ -110,6 +111,30 @@ func (p *Place) Do(f func() error) error {
 	case <-p.gone:
 		return errors.New("what was to be done at " + p.Name + " did not come to its end")
 	}
+}
+
+// OwnMounts gives the place mounts of its own: what is mounted there from now on is seen by what is done and started there
+// only, and goes with the last of these. What this process mounts or unmounts elsewhere is still seen there.
+func (p *Place) OwnMounts() error {
+	return p.Do(func() error {
+		mounts, err := os.Open("/proc/thread-self/ns/mnt")
+		if err != nil {
+			return err
+		}
+		dir, err := os.Open(".")
+		if err == nil {
+			err = unix.Unshare(unix.CLONE_NEWNS)
+		}
+		if err != nil {
+			return errors.Join(err, mounts.Close(), dir.Close())
+		}
+		p.back = func() error {
+			defer mounts.Close()
+			defer dir.Close()
+			return errors.Join(unix.Setns(int(mounts.Fd()), unix.CLONE_NEWNS), dir.Chdir()) // the first goes to /
+		}
+		return unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
+	})
 }
 
 // Close gives the thread back and removes the namespace, which the kernel lets go of when its last process has ended.
