@@ -211,11 +211,7 @@ scratch v, k, s, serve, due, wFloor, wAt, wState, wUnder, said[NODES];
 #ifdef WEAKEN_FIRST
 #define first(i) (phase[published[v].At] >= LATE && !published[v].Committed -> UNHEARD : PROPOSED)
 #else
-#ifdef WEAKEN_FIRST_COMMITTED
-#define first(i) (phase[published[v].At] >= LATE && !has(published[v].Without, i) -> UNHEARD : PROPOSED)
-#else
 #define first(i) (phase[published[v].At] >= LATE && !published[v].Committed && !has(published[v].Without, i) -> UNHEARD : PROPOSED)
-#endif
 #endif
 
 /* Node.due and state: 0 while it is not decided. */
@@ -731,6 +727,12 @@ inline end() {
 	:: !(calm && p == proposals) && phase[p] == LATE && matters(p) && lapsed(p) -> phase[p] = PAST
 #define waits (calm && phase[PROPOSALS] < PAST && matters(PROPOSALS) && lapsed(PROPOSALS))
 
+#ifdef STORM
+#define mayEnd(p) true
+#else
+#define mayEnd(p) !(calm && lapsed(p))
+#endif
+
 proctype Time() {
 	do
 	:: atomic {
@@ -746,9 +748,9 @@ proctype Time() {
 		TIME(4)
 #endif
 #ifdef LAPSE
-		/* Leases end, in whatever order: an operator may have one made shorter than those before. */
+		/* Leases end, in whatever order: an operator may have one made shorter than those before. In a quiet time they end when T waits for it. */
 		:: now.At != 0 && now.Without != 0 && endedPlain < firstOf[now.At] -> endedPlain = firstOf[now.At]
-		:: now.At != 0 && now.Without != 0 && ended < firstOf[now.At] -> ended = firstOf[now.At]
+		:: now.At != 0 && now.Without != 0 && ended < firstOf[now.At] && mayEnd(now.At) -> ended = firstOf[now.At]
 #endif
 		:: timeout && waits -> phase[PROPOSALS]++
 		fi;
