@@ -100,7 +100,7 @@ func (c *cli) watchStatus(ctx context.Context, ask switchover.Ask, every time.Du
 func (c *cli) sayStatus(s unattended.Status) {
 	c.say("mesh %s, clock error at most %d ms", s.Mesh, s.EpsilonMS)
 	c.say("current  %s", releaseLine(s.Current))
-	c.say("next     %s", releaseLine(s.Next))
+	c.say("next     %s", nextLine(s.Next))
 	left := s.LeaseExpires.Sub(s.At).Round(time.Second)
 	if left > 0 {
 		c.say("lease    until %s, %v left", secondOf(s.LeaseExpires), left)
@@ -144,9 +144,27 @@ func releaseLine(r *unattended.ReleaseStatus) string {
 	}
 	line := fmt.Sprintf("release %d, %d zones", r.Number, len(r.Zones))
 	if r.Switchover.IsZero() {
-		return line + ", staged, no switchover set"
+		return line
 	}
 	return line + ", switchover " + instantOf(r.Switchover)
+}
+
+// nextLine says of the release that is staged how far its switchover is.
+func nextLine(r *unattended.ReleaseStatus) string {
+	line := releaseLine(r)
+	switch {
+	case r == nil:
+	case r.Switchover.IsZero():
+		line += ", staged, no switchover proposed"
+	case r.Committed:
+		line += ", committed"
+	default:
+		line += ", proposed"
+	}
+	if r != nil && len(r.Without) > 0 {
+		line += ", without " + strings.Join(r.Without, ", ")
+	}
+	return line
 }
 
 // bar draws how much is done; nothing where that is not known.

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -76,6 +77,25 @@ func TestStatusSaysWhatIsNotJudged(t *testing.T) {
 		(&cli{out: &out}).sayStatus(unattended.Status{Unjudged: config.Unjudged()})
 		if strings.Contains(out.String(), "warning  checks do not judge that a server of each zone is outside the mesh (ROUTE-4)") != said {
 			t.Errorf("%q:\n%s", text, out.String())
+		}
+	}
+}
+
+// What is staged says how far its switchover is.
+func TestNextLine(t *testing.T) {
+	at := time.Date(2026, 11, 30, 1, 20, 14, 0, time.UTC)
+	for _, c := range []struct {
+		next *unattended.ReleaseStatus
+		want string
+	}{
+		{nil, "none"},
+		{&unattended.ReleaseStatus{Number: 8}, "release 8, 0 zones, staged, no switchover proposed"},
+		{&unattended.ReleaseStatus{Number: 8, Switchover: at}, "release 8, 0 zones, switchover 2026-11-30T01:20:14Z, proposed"},
+		{&unattended.ReleaseStatus{Number: 8, Switchover: at, Committed: true, Without: []string{"fra", "tyo"}},
+			"release 8, 0 zones, switchover 2026-11-30T01:20:14Z, committed, without fra, tyo"},
+	} {
+		if got := nextLine(c.next); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
 }

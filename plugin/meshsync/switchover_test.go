@@ -231,7 +231,7 @@ func TestRestartAfterTheSwitchover(t *testing.T) {
 	}
 }
 
-func TestPostponedAndCancelled(t *testing.T) {
+func TestProposedAnewAndCancelled(t *testing.T) {
 	dir, h := nodeDir(t)
 	h.current(1, h.zones(1))
 	n := startNode(t, newConfig(dir, h))

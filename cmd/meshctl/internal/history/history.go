@@ -35,7 +35,7 @@ type Record struct {
 	Received  []Receipt `json:"received,omitempty"`
 	Began     time.Time `json:"began,omitzero"` // when the zones were taken up
 	Published time.Time `json:"published,omitzero"`
-	Scheduled time.Time `json:"scheduled,omitzero"` // when the switchover was set
+	Scheduled time.Time `json:"scheduled,omitzero"` // when the switchover was proposed
 
 	Switchover time.Time `json:"switchover,omitzero"`
 	Results    []Result  `json:"results,omitempty"`
@@ -143,7 +143,7 @@ func (r *Record) Moments() (from time.Time, all []Moment) {
 			add(r.Switchover.Add(m.Lateness), "%s answers from it", m.Member)
 		}
 	}
-	add(r.Scheduled, "switchover set")
+	add(r.Scheduled, "switchover proposed")
 	add(r.Switchover, "switchover")
 	slices.SortStableFunc(all, func(a, b Moment) int { return a.At.Compare(b.At) })
 	return from, all

@@ -59,6 +59,8 @@ func driftOf(members []MemberStatus) (all []Drift) {
 type ReleaseStatus struct {
 	Number     uint64        `json:"number"`
 	Switchover time.Time     `json:"switchover,omitzero"`
+	Committed  bool          `json:"committed,omitempty"` // of the next release: its switchover is made; otherwise it is proposed only
+	Without    []string      `json:"without,omitempty"`   // members that it does not wait for
 	Zones      []status.Zone `json:"zones"`
 }
 
@@ -106,7 +108,7 @@ func releaseStatus(r *release.Release) *ReleaseStatus {
 	if r == nil {
 		return nil
 	}
-	s := &ReleaseStatus{Number: r.Number, Switchover: r.Switchover, Zones: []status.Zone{}}
+	s := &ReleaseStatus{Number: r.Number, Switchover: r.Switchover, Committed: r.Committed, Without: r.Without, Zones: []status.Zone{}}
 	for _, z := range r.Zones {
 		s.Zones = append(s.Zones, status.Zone{Origin: z.Origin, Serial: z.Serial})
 	}
