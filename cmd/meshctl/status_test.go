@@ -90,9 +90,9 @@ func TestNextLine(t *testing.T) {
 	}{
 		{nil, "none"},
 		{&unattended.ReleaseStatus{Number: 8}, "release 8, 0 zones, staged, no switchover proposed"},
-		{&unattended.ReleaseStatus{Number: 8, Switchover: at}, "release 8, 0 zones, switchover 2026-11-30T01:20:14Z, proposed"},
+		{&unattended.ReleaseStatus{Number: 8, Switchover: at}, "release 8, 0 zones, switchover 2026-11-30T01:20:14.000000Z, proposed"},
 		{&unattended.ReleaseStatus{Number: 8, Switchover: at, Committed: true, Without: []string{"fra", "tyo"}},
-			"release 8, 0 zones, switchover 2026-11-30T01:20:14Z, committed, without fra, tyo"},
+			"release 8, 0 zones, switchover 2026-11-30T01:20:14.000000Z, committed, without fra, tyo"},
 	} {
 		if got := nextLine(c.next); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
