@@ -166,6 +166,8 @@ type Gate struct {
 	isGood     bool           // the service is good
 	since      instant.Mono   // when that last changed
 	ill        instant.Mono   // when a round was last bad, or meshsync silent, since the service was good first; 0: never
+	worse      bool           // the route was the worse of ways in the last decision that had one
+	degraded   []instant.Mono // when it became that; the last ones that the budget needs
 	away       bool           // policy withdraw took the route away; the delay applies to the way back
 	withdrawn  []instant.Mono // when it did so while the route was announced; the last ones that the budget needs
 	overBudget bool           // it did so too often
@@ -315,16 +317,29 @@ func (g *Gate) Decide(now instant.Mono) Decision {
 }
 
 // degrade makes a route that is there the worse of ways while the service is not well. It is well again once it has been for
-// as long as a route takes to come back, so that one lost round after the other does not turn it to and fro.
+// as long as a route takes to come back, so that one lost round after the other does not turn it to and fro; and for as long
+// as the budget's window if it was not well too often, since routers elsewhere count changed attributes as well (RFC 2439 4.4.3).
 func (g *Gate) degrade(now instant.Mono, d *Decision) {
-	well := g.ill.Add(g.cfg.ReadvertiseDelay)
-	if !g.cfg.Degrade || !d.Announce || d.Draining || g.isGood && (g.ill == 0 || now >= well) {
+	if !g.cfg.Degrade || !d.Announce || d.Draining {
 		return
+	}
+	lasts := g.cfg.ReadvertiseDelay
+	if f, last := g.cfg.Flaps, len(g.degraded)-1; f.Window > lasts && last >= f.Most && g.degraded[last] < g.degraded[last-f.Most].Add(f.Window) {
+		lasts = f.Window
+	}
+	well := g.ill.Add(lasts)
+	if g.isGood && (g.ill == 0 || now >= well) {
+		g.worse = false
+		return
+	}
+	if !g.worse {
+		g.worse = true
+		g.degraded = append(g.degraded[max(0, len(g.degraded)-g.cfg.Flaps.Most):], now)
 	}
 	d.Degraded = true
 	why := "the service is not well"
 	if g.isGood {
-		why = fmt.Sprintf("the service was not well within the last %v", g.cfg.ReadvertiseDelay)
+		why = fmt.Sprintf("the service was not well within the last %v", lasts)
 		if d.Wake == 0 || well < d.Wake {
 			d.Wake = well
 		}
