@@ -137,7 +137,13 @@ func (f *front) nsidOption(q *query.Query) int {
 
 // addrPortOf is the address of a socket.
 func addrPortOf(a net.Addr) netip.AddrPort {
-	ap, _ := netip.ParseAddrPort(a.String())
+	var ap netip.AddrPort
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		ap = a.AddrPort()
+	case *net.UDPAddr:
+		ap = a.AddrPort()
+	}
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 

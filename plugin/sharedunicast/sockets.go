@@ -151,6 +151,7 @@ func listen(network string, addr netip.AddrPort, reusePort bool) (descriptor, er
 			return setOptions(fd, network, addr.Addr().Is6())
 		})
 	}}
+	lc.KeepAlive = -1         // connections that are idle end soon: to set it up takes four system calls for each
 	lc.SetMultipathTCP(false) // an MPTCP socket refuses IP_MTU_DISCOVER
 
 	d, err := bound(&lc, network, network+family, addr)

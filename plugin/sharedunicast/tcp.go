@@ -63,7 +63,9 @@ type conversation struct {
 // Queries that came together are answered together.
 func (s *server) converse(conn net.Conn) {
 	core := s.core()
-	c := &conversation{Conn: conn, server: s, buffer: make([]byte, firstRead)}
+	room := spareRoom.Get().(*[firstRead]byte)
+	defer spareRoom.Put(room)
+	c := &conversation{Conn: conn, server: s, buffer: room[:]}
 	timeout := core.ReadTimeout
 	for n := 0; n < core.MaxTCPQueries || core.MaxTCPQueries < 0; n++ {
 		message, ok := c.next(timeout)
@@ -77,6 +79,8 @@ func (s *server) converse(conn net.Conn) {
 		spareFast.Put(c.fast)
 	}
 }
+
+var spareRoom = sync.Pool{New: func() any { return new([firstRead]byte) }}
 
 var spareFast = sync.Pool{New: func() any { return new(fast) }}
 
@@ -172,7 +176,7 @@ func (c *conversation) next(timeout time.Duration) (message []byte, ok bool) {
 func (c *conversation) read() bool {
 	have := copy(c.buffer, c.unread)
 	if have == len(c.buffer) {
-		c.buffer = append(c.buffer, make([]byte, len(c.buffer))...)
+		c.buffer = append(c.buffer[:have:have], make([]byte, have)...)
 	}
 	n, err := c.Read(c.buffer[have:])
 	c.unread = c.buffer[:have+n]

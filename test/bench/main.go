@@ -200,6 +200,7 @@ func newServingFigures() *servingFigures {
 
 // variants are nodes with more or less on, to be compared with the plain one.
 type variants struct {
+	m                  *mesh
 	more, chain, cores server
 	ratio, slow, scale figures
 }
@@ -212,6 +213,7 @@ func (b *bench) variants(m *mesh) (*variants, error) {
 		err = os.WriteFile(secrets, []byte("00112233445566778899aabbccddeeff\n"), 0o600)
 	}
 	return &variants{
+		m:     m,
 		more:  ours(m, b.bin, options{"metrics, RRL, cookies", "rrl 100000\n cookies " + secrets, scrape}, "GOMAXPROCS=1"),
 		chain: ours(m, b.bin, options{"chain", "fastpath off", ""}, "GOMAXPROCS=1"),
 		cores: ours(m, b.bin, options{"both cores", "", ""}, "GOMAXPROCS=2"),
@@ -221,6 +223,9 @@ func (b *bench) variants(m *mesh) (*variants, error) {
 
 // measure measures the variants in a round in which the plain node took so many µs for a query.
 func (v *variants) measure(b *bench, round int, plain float64) error {
+	if err := b.warm(v.m, v.chain); err != nil {
+		return err
+	}
 	for _, s := range []server{v.more, v.chain, v.cores} {
 		fmt.Fprintf(b.log, "round %d of %d: %s\n", round+1, b.rounds, s.name)
 		cpus, more := "0", []string(nil)
@@ -246,6 +251,19 @@ func (v *variants) measure(b *bench, round int, plain float64) error {
 	return nil
 }
 
+// warm has a node keep its zone compiled, so that those started after it do nothing beside answering.
+func (b *bench) warm(m *mesh, s server) error {
+	r, err := s.start(m.dir, "0,1")
+	if err != nil {
+		return err
+	}
+	defer r.stop()
+	if b.names < cachedFrom {
+		return nil
+	}
+	return b.waitForCache(m)
+}
+
 // rows puts the variants into the table.
 func (v *variants) rows(b *bench, cpu figures) {
 	v.slow["file"] = cpu["file"]
@@ -265,6 +283,7 @@ func (b *bench) cpuOf(s server, cpus, queries string, more ...string) (float64, 
 		return 0, err
 	}
 	defer r.stop()
+	r.settle()
 	client := "1"
 	if cpus != "0" {
 		client = cpus
@@ -392,7 +411,7 @@ func (b *bench) serve(s server, all [][]byte, f *servingFigures) error {
 	defer r.stop()
 	note := func(f figures, v float64) { f[s.name] = append(f[s.name], v) }
 	note(f.text, r.took.Seconds())
-	time.Sleep(time.Second) // what is freed after loading counts as free
+	r.settle() // what is freed after loading counts as free
 	now, most := r.memory()
 	note(f.pss, now/(1<<20))
 	note(f.peak, most/(1<<20))

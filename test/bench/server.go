@@ -116,6 +116,17 @@ func (r *running) cpu() time.Duration {
 	return sum
 }
 
+// settle waits until a server that has started does nothing more, or goes on for a minute.
+func (r *running) settle() {
+	for range 120 {
+		before := r.cpu()
+		time.Sleep(500 * time.Millisecond)
+		if r.cpu()-before < 10*time.Millisecond {
+			return
+		}
+	}
+}
+
 // memory is the proportional set size now, and the most that was resident, both in octets.
 func (r *running) memory() (pss, peak float64) {
 	for _, pid := range r.processes() {

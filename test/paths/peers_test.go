@@ -134,7 +134,7 @@ func flood(t *testing.T, address string, names []string, cookie string) (o outco
 		lab.Must(t, c.WriteMsg(q))
 	}
 	for range names {
-		conn.SetReadDeadline(time.Now().Add(time.Second))
+		conn.SetReadDeadline(time.Now().Add(3 * time.Second)) // what has not come by then was dropped
 		m, err := c.ReadMsg()
 		if err != nil {
 			break
@@ -184,7 +184,8 @@ func TestRateLimitingIsThatOfOthers(t *testing.T) {
 				if o.answered < rate/2 || o.answered > 5*rate {
 					t.Errorf("%s: %d of %d were answered at a rate of %d", what, o.answered, asked, rate)
 				}
-				if limited := asked - o.answered; o.truncated < limited/2-limited/8 || o.truncated > limited/2+limited/8 {
+				// Knot throws dice for each.
+				if limited := asked - o.answered; o.truncated < limited/4 || o.truncated > limited*3/4 {
 					t.Errorf("%s: of %d limited ones %d were truncated, want a half", what, limited, o.truncated)
 				}
 			}
