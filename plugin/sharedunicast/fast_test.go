@@ -184,3 +184,41 @@ func TestFastPathAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkFastPath is what the fast path takes beside the system calls: as it is, and with all that can be on.
+func BenchmarkFastPath(b *testing.B) {
+	secrets := query.Secrets{{1}}
+	more := &guard{settings: defaults, limiter: newLimiter(settings{rate: mostRate, slip: 1}, "bench"), jar: new(jar)}
+	more.jar.secrets.Store(&secrets)
+	plain := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA).SetEdns0(1232, false)
+	cookie := plain.Copy()
+	cookie.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"}}
+	for _, c := range []struct {
+		name  string
+		m     *dns.Msg
+		g     *guard
+		tally *tally
+	}{{"plain", plain, &guard{settings: defaults}, nil}, {"counted", plain, &guard{settings: defaults}, new(tally)}, {"limited", plain, more, new(tally)}, {"cookie", cookie, more, new(tally)}} {
+		b.Run(c.name, func(b *testing.B) {
+			wire, err := c.m.Pack()
+			if err != nil {
+				b.Fatal(err)
+			}
+			s := &served{backend: &testWire{}, last: true, payload: query.PayloadSize}
+			f, space := new(fast), make([]byte, 0, 1<<16)
+			var q query.Query
+			addr := [4]byte{192, 0, 2, 1}
+			f.asked.now = time.Now()
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				addr[1], addr[2] = byte(i), byte(i>>8)
+				f.asked.client = netip.AddrFrom4(addr)
+				q.Parse(wire)
+				response, _ := f.respond(space, &q, s, c.g, s.udpLimit(&q))
+				if c.tally != nil {
+					c.tally.count(&q, f.rcode, len(wire), len(response))
+				}
+			}
+		})
+	}
+}
