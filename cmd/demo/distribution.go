@@ -58,7 +58,7 @@ func (d *distribution) release(ctx context.Context, s *story, number uint64, opt
 	return nil
 }
 
-// schedule sets the switchover to the staged release and shows what meshctl said.
+// schedule has the switchover to the staged release proposed, committed and seen through, and shows what meshctl said.
 func (d *distribution) schedule(ctx context.Context, options ...string) error {
 	said, err := d.run(ctx, append([]string{"schedule"}, options...)...)
 	if err == nil {
