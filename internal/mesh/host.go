@@ -520,16 +520,19 @@ func (h *Host) instant(now instant.Instant, without []string) (at instant.Wall, 
 	return at, append(against, h.leaping(at)...)
 }
 
-// lacking are the members that cannot switch now, and why.
+// lacking are the members that cannot switch now, and why. Those who did not promise what was proposed to them are of these only
+// if the others are enough: if not, they are asked for their promise again, since nothing else shows that they give it by now.
 func (h *Host) lacking(now instant.Instant) (all []Missing) {
+	var unwilling []Missing
 	for _, name := range h.state.Members {
-		why := h.lacks(name)
-		if m := h.members[name]; why == nil && h.unwilling(now, m) {
-			why = &status.Reason{Code: Unconfirmed, Detail: fmt.Sprintf("it has promised none of the last %d switchovers that were proposed: see to its disk", m.missed)}
-		}
-		if why != nil {
+		if why := h.lacks(name); why != nil {
 			all = append(all, Missing{name, *why})
+		} else if m := h.members[name]; h.unwilling(now, m) {
+			unwilling = append(unwilling, Missing{name, status.Reason{Code: Unconfirmed, Detail: fmt.Sprintf("it has promised none of the last %d switchovers that were proposed: see to its disk", m.missed)}})
 		}
+	}
+	if 2*(len(all)+len(unwilling)) <= len(h.state.Members) {
+		all = append(all, unwilling...)
 	}
 	return all
 }
