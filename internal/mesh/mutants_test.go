@@ -19,7 +19,7 @@ type mutant struct{ file, what, old, new string }
 
 // TestMutants makes each deliberate defect and wants it found: by the tests of this package or, where they do not, by histories of
 // internal/sim. The ordinary run takes some of them; with FULL=1 it takes all, and also says in how many of a hundred histories
-// each is seen. The compiler reads the defect in the place of the file (go help build: -overlay), so no source is touched.
+// each is seen (docs/proof.md). The compiler reads the defect in the place of the file (go help build: -overlay), so no source is touched.
 func TestMutants(t *testing.T) {
 	if os.Getenv(insideMutant) != "" {
 		t.Skip("this is a mutant")
