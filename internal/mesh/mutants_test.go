@@ -28,7 +28,7 @@ func TestMutants(t *testing.T) {
 	if len(all) < 40 {
 		t.Fatalf("only %d mutants", len(all))
 	}
-	const slice = 30 // of so many the ordinary run takes one
+	const slice = 30 // the ordinary run takes one of so many
 	for i, m := range all {
 		overlay := m.overlay(t)
 		if overlay == "" {
