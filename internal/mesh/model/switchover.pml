@@ -554,7 +554,7 @@ inline changed() { publish(); withdraw() }
 
 #define STRIKE(i) :: mayChange && has(now.Members, i) -> d_step { changes--; changed(); now.Members = now.Members & ~(1 << i); leaving = leaving | (1 << i); leavingFrom = version }
 #define ADD(i) :: mayChange && !has(now.Members, i) -> d_step { changes--; changed(); now.Members = now.Members | (1 << i); leaving = leaving & ~(1 << i) }
-#define FORCED(w) :: mayPropose && allKnow && force && (w & ~now.Members) == 0 -> d_step { propose(w) }
+#define FORCED(w) :: mayPropose && allKnow && force && (w & ~now.Members) == 0 && (away & now.Members & ~w) == 0 -> d_step { propose(w) }
 
 proctype Host() {
 end:	do
