@@ -131,11 +131,11 @@ func search(t *testing.T, flags []string, how ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	make := []string{"-a"}
+	spin := []string{"-a"}
 	for _, f := range flags {
-		make = append(make, "-D"+f)
+		spin = append(spin, "-D"+f)
 	}
-	run(ctx, t, dir, commands[0], append(make, model)...)
+	run(ctx, t, dir, commands[0], append(spin, model)...)
 	run(ctx, t, dir, commands[1], append(how, "-w", "-DSAFETY", "-DNOREDUCE", "-DMEMLIM=8000", "-o", "pan", "pan.c")...)
 	return run(ctx, t, dir, filepath.Join(dir, "pan"), "-m1000000", "-w22")
 }
