@@ -66,6 +66,9 @@ func (o *observer) published(before, after mesh.State) {
 	if after.Current.Number != before.Current.Number {
 		o.w.Count.Switchovers++
 	}
+	if o.w.healed > 0 && max(after.Current.Number, after.Next.Number) > o.released {
+		o.w.healed = o.w.now // a release whose write was under way for long
+	}
 	o.released = max(o.released, after.Current.Number, after.Next.Number)
 	o.lapsed = after.LapsedBy(after.Next.Ref)
 }
