@@ -4,6 +4,7 @@ package paths
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -28,6 +29,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 	_ "github.com/coredns-anycast/coredns-anycast/plugin/meshsync"
@@ -96,6 +99,36 @@ func (m *mesh) current(number uint64, zones ...release.Zone) {
 	m.t.Helper()
 	slices.SortFunc(zones, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
 	m.manifest.Current = &release.Release{Number: number, Zones: zones, Switchover: time.Now().Add(-time.Hour).UTC().Truncate(time.Microsecond)}
+	m.publish()
+}
+
+// switchOver has the node switch to a release as a mesh does: it is staged, then a time is set.
+func (m *mesh) switchOver(number uint64, zones ...release.Zone) {
+	m.t.Helper()
+	if m.manifest.Next != nil {
+		last := *m.manifest.Next
+		last.Decide, last.Committed = time.Time{}, false
+		m.manifest.Current = &last
+	}
+	m.manifest.Next = &release.Release{Number: number, Zones: zones}
+	m.publish()
+	lab.Eventually(m.t, func() error {
+		var s status.Node
+		err := socket.Read(context.Background(), m.path("s.sock"), &s)
+		if err == nil && s.Staged < number {
+			err = fmt.Errorf("release %d is not staged", number)
+		}
+		return err
+	})
+	next := *m.manifest.Next
+	next.Switchover = time.Now().Add(2 * time.Second).UTC().Truncate(time.Microsecond)
+	next.Decide, next.Committed = next.Switchover.Add(-time.Microsecond), true
+	m.manifest.Next = &next
+	m.publish()
+}
+
+func (m *mesh) publish() {
+	m.t.Helper()
 	files, mem, err := release.Publish(m.mem, m.manifest, m.keys.Signers(), m.ends)
 	lab.Must(m.t, err)
 	m.mem = mem
