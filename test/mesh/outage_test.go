@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -195,7 +196,12 @@ func TestCertificates(t *testing.T) {
 	removed := member("home", "osa")
 	m.meshctl("member", "remove", "osa")
 
-	host, admin := "https://198.51.100.1:8443/metadata/timestamp.json", "https://"+m.admin("tyo")+":8443/v1/status"
+	blobs, err := filepath.Glob(m.path("home", "repository", "blobs", "sha256", "*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(blobs, err)
+	}
+	// A removed member still gets the metadata, so that it learns that it was removed, and no zones.
+	host, admin := "https://198.51.100.1:8443/blobs/sha256/"+filepath.Base(blobs[0]), "https://"+m.admin("tyo")+":8443/v1/status"
 	for _, c := range []struct {
 		who         string
 		certificate *tls.Certificate
