@@ -101,7 +101,7 @@ func (c *cli) serve(ctx context.Context, config *unattended.Config) error {
 		Absent: config.Releases.Absent, Manual: config.Sources == nil}, log)
 	cycle := &unattended.Cycle{Home: c.home(), Driver: driver, Config: config, Log: log}
 	server := &unattended.Server{Home: c.home(), Log: log, Cycle: cycle.State, Mesh: driver.State, Ask: ask}
-	work, err := unattended.ServeWork(c.home(), cycle.Work)
+	work, err := unattended.ServeWork(c.home(), cycle.Work, server.Alarms)
 	if err != nil {
 		log.Warn("meshctl status will not show how far this is", "error", err)
 	} else {

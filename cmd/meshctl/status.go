@@ -63,8 +63,11 @@ func (c *cli) status(ctx context.Context, ask switchover.Ask) error {
 		return err
 	}
 	s := unattended.StatusOf(ctx, view, state.Lease(), ask, c.clock())
-	if s.Work, err = unattended.ReadWork(ctx, c.home()); err != nil {
+	switch work, err := unattended.ReadWork(ctx, c.home()); {
+	case err != nil:
 		c.logger().Warn("meshctl serve does not say how far it is", "error", err)
+	case work != nil: // it knows of what it receives, checks and switches, beside what is published
+		s.Work, s.Alarms = work.Progress, work.Alarms
 	}
 	policy, err := c.policy("")
 	if err != nil {

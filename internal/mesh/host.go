@@ -574,7 +574,9 @@ func (m *heard) running() bool {
 func (h *Host) excusable(now instant.Instant, name string) bool {
 	m := h.members[name]
 	if m.here {
-		refuses := slices.ContainsFunc(m.word.Refused, func(r status.Refused) bool { return r.Number == h.state.Next.Number })
+		refuses := m.word.Format < Format || slices.ContainsFunc(m.word.Refused, func(r status.Refused) bool {
+			return r.Number == h.state.Next.Number && r.Reason.Code != lacksFile
+		})
 		unfit := m.unfit != 0 && now.Mono.Sub(m.unfit) >= h.policy.Absent.After
 		return !m.running() || !refuses && unfit || h.unwilling(now, m)
 	}
@@ -585,6 +587,9 @@ func (h *Host) excusable(now instant.Instant, name string) bool {
 	a := h.state.Away[i]
 	return a.Drained || now.Wall.Sub(a.Since) >= h.policy.Absent.After
 }
+
+// lacksFile is the code of a release that a member refuses because a file of it did not come: nothing is wrong with the release.
+const lacksFile = "missing"
 
 // carry sees a proposal through: it is committed when all have given their word, and withdrawn when that is too late.
 func (h *Host) carry(now instant.Instant, d *HostDecision) {

@@ -152,6 +152,7 @@ func (p *Progress) String() string {
 type Work struct {
 	Version  int        `json:"version"`
 	Progress []Progress `json:"progress,omitempty"` // of all that it does and that may take long
+	Alarms   []Reason   `json:"alarms,omitempty"`   // those that hold
 }
 
 // Step is when a node carried out a step of a release, by its own clock.

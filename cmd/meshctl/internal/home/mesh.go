@@ -115,7 +115,9 @@ func departed(s State, v release.View, next mesh.State) (all []release.Member) {
 
 // manifestOf is m with what the protocol has decided, and what is new.
 func manifestOf(m release.Manifest, next mesh.State, change func(m *release.Manifest)) (release.Manifest, error) {
-	m.Format = release.ManifestFormat
+	if next.Next.At != 0 { // only a proposal is what members of the version before cannot read
+		m.Format = release.ManifestFormat
+	}
 	if change != nil {
 		change(&m)
 	}

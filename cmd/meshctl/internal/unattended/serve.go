@@ -259,6 +259,15 @@ func (s *Server) keepPublished(ctx context.Context, p *published) {
 	}
 }
 
+// Alarms are those of now; none before it serves.
+func (s *Server) Alarms() []status.Reason {
+	p := s.known.Load()
+	if p == nil {
+		return nil
+	}
+	return s.alarms(p)
+}
+
 // alarms are those of now.
 func (s *Server) alarms(p *published) []status.Reason {
 	var cycle CycleState

@@ -14,11 +14,12 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-// workSocket, in a home, is where "meshctl serve" says how far it is with what takes long, to "meshctl status".
+// workSocket, in a home, is where "meshctl serve" says how far it is with what takes long, and which alarms hold, to
+// "meshctl status".
 const workSocket = "serve.sock"
 
 // ServeWork says it to whoever asks, until what it returns is closed.
-func ServeWork(h *home.Home, work func() []status.Progress) (*socket.Server, error) {
+func ServeWork(h *home.Home, work func() []status.Progress, alarms func() []status.Reason) (*socket.Server, error) {
 	path, err := filepath.Abs(h.Path(workSocket))
 	if err != nil {
 		return nil, err
@@ -26,17 +27,20 @@ func ServeWork(h *home.Home, work func() []status.Progress) (*socket.Server, err
 	if _, err := socket.Path("unix://" + path); err != nil {
 		return nil, err
 	}
-	return socket.Serve(path, func() any { return status.Work{Version: status.Version, Progress: work()} })
+	return socket.Serve(path, func() any { return status.Work{Version: status.Version, Progress: work(), Alarms: alarms()} })
 }
 
-// ReadWork is how far "meshctl serve" is with what takes long; nothing if none runs on this home.
-func ReadWork(ctx context.Context, h *home.Home) ([]status.Progress, error) {
+// ReadWork is how far "meshctl serve" is with what takes long, and which alarms hold; nil if none runs on this home.
+func ReadWork(ctx context.Context, h *home.Home) (*status.Work, error) {
 	var w status.Work
 	err := socket.Read(ctx, h.Path(workSocket), &w)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EINVAL) {
 		return nil, nil // it is not there, has ended, or the path is too long for it to be there
 	}
-	return w.Progress, err
+	if err != nil {
+		return nil, err
+	}
+	return &w, nil
 }
 
 // Work is how far the cycle is with zones that are coming and with the one that is being checked.

@@ -19,17 +19,24 @@ import (
 func TestStatusReadsHowFarServeIs(t *testing.T) {
 	now := hometest.Start
 	dir := hometest.New(t, hometest.At(now), "tyo")
+	alarm := status.Reason{Code: AlarmHeld, Detail: "a. has errors"}
 	read := func() []status.Progress {
 		t.Helper()
 		work, err := ReadWork(t.Context(), home.At(dir, time.Now))
 		hometest.Check(t, err)
-		return work
+		if work == nil {
+			return nil
+		}
+		if len(work.Alarms) != 1 || work.Alarms[0] != alarm {
+			t.Errorf("alarms %v", work.Alarms)
+		}
+		return work.Progress
 	}
 	if work := read(); work != nil {
 		t.Errorf("nothing runs: %+v", work)
 	}
 	c := cycleAt(dir, &now)
-	s, err := ServeWork(home.At(dir, time.Now), c.Work)
+	s, err := ServeWork(home.At(dir, time.Now), c.Work, func() []status.Reason { return []status.Reason{alarm} })
 	hometest.Check(t, err)
 	defer s.Close()
 	gate := filepath.Join(t.TempDir(), "gate")
