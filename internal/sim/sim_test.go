@@ -28,7 +28,7 @@ func TestHistories(t *testing.T) {
 			if sum.Switchovers < int(histories) {
 				t.Errorf("only %d switchovers in %d histories", sum.Switchovers, histories)
 			}
-			if class >= Many && (sum.Withdrawn == 0 || sum.Voids == 0) {
+			if class >= Many && (sum.Withdrawn == 0 || sum.Voids == 0 && !testing.Short()) {
 				t.Errorf("nothing went wrong: %+v", sum)
 			}
 		})
