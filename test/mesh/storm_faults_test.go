@@ -22,7 +22,7 @@ type stormFault struct {
 	strike, lift func()
 }
 
-// draw chooses the next fault. It depends on the seed and on nothing else.
+// draw chooses the next fault, of a kind that was not there since all kinds were. It depends on the seed and on nothing else.
 func (s *storm) draw() stormFault {
 	i := s.random.IntN(len(s.nodes))
 	node, other := s.nodes[i], s.nodes[(i+1+s.random.IntN(len(s.nodes)-1))%len(s.nodes)]
@@ -41,7 +41,12 @@ func (s *storm) draw() stormFault {
 		func() stormFault { return s.damage(node) },
 		func() stormFault { return s.wrongClock(node) },
 	}
-	return kinds[s.random.IntN(len(kinds))]()
+	if len(s.kinds) == 0 {
+		s.kinds = s.random.Perm(len(kinds))
+	}
+	kind := s.kinds[0]
+	s.kinds = s.kinds[1:]
+	return kinds[kind]()
 }
 
 func (s *storm) kill(what, node string, of map[string]*lab.Process, start func(node string)) stormFault {

@@ -32,6 +32,7 @@ type storm struct {
 	*mesh
 	serve    *lab.Process
 	random   *rand.Rand
+	kinds    []int // of faults that are still to come before one comes again
 	begun    time.Time
 	schedule schedule
 	loads    map[string]*lab.Load
