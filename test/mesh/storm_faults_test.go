@@ -144,7 +144,11 @@ func (s *storm) readOnly(node string) stormFault {
 	}}
 }
 
-// damage changes files of the node's copy of the repository, of which each node has what the seed says: the paths in order.
+// memory is the file in a depot that is no copy: a mirror remembers in it what it has seen, so as to refuse what is older. It
+// is not made again from what the distribution host has, and a mirror stops at one that is damaged, until an operator looks.
+const memory = "mirror-memory.json"
+
+// damage changes files of the node's copy of the repository.
 func (s *storm) damage(node string) stormFault {
 	choices := []uint64{s.random.Uint64(), s.random.Uint64(), s.random.Uint64()}
 	how := s.random.IntN(3)
@@ -188,7 +192,7 @@ func filesBelow(dir string) (files []string, err error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err == nil && e.Type().IsRegular() && !strings.HasPrefix(e.Name(), ".") {
+		if err == nil && e.Type().IsRegular() && e.Name() != memory && !strings.HasPrefix(e.Name(), ".") {
 			files = append(files, path)
 		}
 		return err
