@@ -193,7 +193,9 @@ func TestSwitchoverDuringTheProbe(t *testing.T) {
 	}
 	n.refuse.Store(true) // the zone has left the mesh with the next release
 	n.say(9, 9)
-	n.said.Load().Zones = []status.Zone{{Origin: "example.net.", Serial: 1}}
+	left := *n.said.Load() // which is being read
+	left.Zones = []status.Zone{{Origin: "example.net.", Serial: 1}}
+	n.said.Store(&left)
 	if r := n.s.probe(t.Context(), old, gate.Serving); r.Verdict == gate.Bad {
 		t.Errorf("a round with meshsync's word of before a zone left: %v", r.Why)
 	}
