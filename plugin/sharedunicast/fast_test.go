@@ -25,7 +25,7 @@ type testWire struct{ next plugin.Handler }
 
 var (
 	throughChain atomic.Int32
-	wireSilent   atomic.Bool
+	wirePanics   atomic.Bool
 	wireZones    = func() *zone.Zones {
 		z, found := zonefile.Parse(strings.NewReader(`$ORIGIN example.org.
 @ 60 IN SOA ns host 7 60 60 60 60
@@ -54,8 +54,8 @@ func setupTestWire(c *caddy.Controller) error {
 func (w *testWire) Name() string { return "testwire" }
 
 func (w *testWire) Release() (uint64, *zone.Zones) {
-	if wireSilent.Load() {
-		return 0, nil
+	if wirePanics.Load() {
+		panic("as asked")
 	}
 	return 1, wireZones
 }
@@ -115,6 +115,23 @@ func TestWhatTakesTheFastPath(t *testing.T) {
 					t.Errorf("through the chain: %v, want %v", chain, c.chain)
 				}
 			})
+		}
+	}
+}
+
+// A panic ends with the message that it was over: on either path, by UDP and TCP, the next one is answered.
+func TestPanicsEndNothing(t *testing.T) {
+	for _, path := range []string{"on", "off"} {
+		port := freePort(t)
+		start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1 {\n fastpath %s\n }\n testwire\n}", port, path))
+		for _, network := range []string{"udp", "tcp"} {
+			wirePanics.Store(true)
+			c := &dns.Client{Net: network, Timeout: time.Second}
+			if m, _, err := c.Exchange(new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA), "127.0.53.1:"+port); err == nil && m.Rcode == dns.RcodeSuccess {
+				t.Errorf("%v", m)
+			}
+			wirePanics.Store(false)
+			mustAsk(t, network, "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
 		}
 	}
 }

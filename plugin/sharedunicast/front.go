@@ -4,8 +4,10 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"runtime/debug"
 
 	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/miekg/dns"
@@ -37,6 +39,14 @@ func newFront(core *dnsserver.Server, g *group, guard *guard) *front {
 		}
 	}
 	return f
+}
+
+// recovered, deferred, ends a panic with the message that it was over, as the core does for what is in the chain.
+func recovered(address string) {
+	if r := recover(); r != nil {
+		vars.Panic.Inc()
+		logger.Errorf("recovered from a panic while a message to %s was answered: %v\n%s", address, r, debug.Stack())
+	}
 }
 
 // silent says whether nothing at all may leave the address now (SYNC-F): one backend that is silent silences all that is

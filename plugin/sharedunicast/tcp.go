@@ -86,6 +86,7 @@ var spareFast = sync.Pool{New: func() any { return new(fast) }}
 
 // answer answers a message, and reports whether the connection is good for more.
 func (c *conversation) answer(message []byte) bool {
+	defer recovered(c.server.Address())
 	began := time.Now()
 	front := c.server.front
 	v := c.query.Parse(message)

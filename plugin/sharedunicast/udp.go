@@ -105,6 +105,7 @@ func (c *crew) work() {
 }
 
 func (c *crew) serve(p *waiting) {
+	defer recovered(c.front.core.Addr)
 	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from),
 		asked: asked{client: p.from.Addr().WithZone(""), now: time.Now()}}
 	if c.decorate != nil {

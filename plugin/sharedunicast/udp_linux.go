@@ -88,7 +88,6 @@ func (l *udpLoop) run() error {
 			if errno == unix.EBADF || errno == unix.ENOTSOCK {
 				return errno
 			}
-			continue
 		}
 		if l.stop.called.Load() {
 			return nil
@@ -138,6 +137,7 @@ func (l *udpLoop) answer(n int) {
 
 // message answers message i of the batch, or hands it on.
 func (l *udpLoop) message(i int, b []byte) {
+	defer recovered(l.address)
 	v := l.query.Parse(b)
 	if v == query.Ignore {
 		return
