@@ -7,8 +7,8 @@ import (
 
 // A thread that reads a socket waits in the kernel most of the time. The Go runtime then gives its processor, one of
 // GOMAXPROCS, to other goroutines, and the thread would wait for one of these to make room before it can answer: up to 10
-// ms beside a release that is compiled. So the runtime may run as many goroutines more as there are such threads, and the
-// kernel decides whose turn it is.
+// ms beside a release that is compiled. So the runtime may run as many goroutines more as there are such threads, and up to
+// twice as many as before, since no more of the threads can have a core at a time; the kernel decides whose turn it is.
 
 var procs struct {
 	sync.Mutex
@@ -31,5 +31,5 @@ func addThreads(n int) {
 	procs.Lock()
 	defer procs.Unlock()
 	procs.threads += n
-	runtime.GOMAXPROCS(base + procs.threads)
+	runtime.GOMAXPROCS(base + min(base, procs.threads))
 }
