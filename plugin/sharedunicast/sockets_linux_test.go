@@ -261,6 +261,31 @@ func TestPacketsDoNotUsePathMTUDiscovery(t *testing.T) {
 	}
 }
 
+// What the fast path sends has the address that was asked, of several that one node has, and no DF.
+func TestFastPathAnswersFromTheAddressAsked(t *testing.T) {
+	testenv.Need(t, "dig")
+	n := newNetwork(t)
+	n.addShared(t)
+	processAt(t, n.server.Do, writeCorefile(t, "example.org {\n sharedunicast 192.0.2.53 2001:db8:53::53 198.51.100.1\n testwire\n}"))
+	packets := capturePackets(t, n, func() {
+		for _, server := range []string{"192.0.2.53", "2001:db8:53::53", "198.51.100.1"} {
+			if got := n.dig("+norecurse", "@"+server, "www.example.org", "A"); !strings.Contains(got, "192.0.2.80") {
+				t.Errorf("%s: %s", server, got) // dig takes no answer from another address
+			}
+		}
+	})
+	kinds := make(map[string]int)
+	for _, p := range packets {
+		kinds[p.kind]++
+		if p.df {
+			t.Errorf("DF set: %v", p)
+		}
+	}
+	if kinds["udp4"] != 1 || kinds["udp6"] != 1 {
+		t.Errorf("captured %v from the shared addresses of the other test, want one of each family", kinds)
+	}
+}
+
 // packet is an IP packet from the shared address. Fragments count as UDP: nothing else is fragmented here.
 type packet struct {
 	kind       string
