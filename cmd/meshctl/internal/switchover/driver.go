@@ -120,6 +120,9 @@ func (d *Driver) begin(state home.State) {
 		return
 	}
 	d.Policy.Lease = state.Lease()
+	if d.Policy.Renew == 0 { // a command renews what serve should have
+		d.Policy.Renew = state.Lease()
+	}
 	d.Policy.LeaseOnly = !d.Home.Keys().Has(state.Published.Root, keys.Release)
 	d.host = mesh.NewHost(d.Policy)
 }

@@ -121,11 +121,15 @@ func ignore(Round) {}
 
 func TestASwitchoverThatAllPromiseIsCommittedAndSeenThrough(t *testing.T) {
 	w := newWorld(t)
-	before := time.Now()
+	before, leases := time.Now(), w.view().Versions.Timestamp
+	w.driver = w.newDriver(mesh.Policy{}) // as a command has it
 	seen, err := w.driver.See(t.Context(), 10*time.Second, false, ignore)
 	hometest.Check(t, err)
 	if seen.Number != 2 || !seen.Settled || seen.At.Before(before.Add(4*hears)) || len(seen.Results) != 2 || !seen.Results[0].Switched || seen.Results[0].Lateness != 42*time.Microsecond {
 		t.Fatalf("seen %+v", seen)
+	}
+	if n := w.view().Versions.Timestamp - leases; n != 3 {
+		t.Errorf("%d leases were signed for a proposal, a commit and the record", n)
 	}
 	if view := w.view(); view.Manifest.Next != nil || view.Manifest.Current.Number != 2 || view.Manifest.Current.Committed {
 		t.Errorf("published %v", view)
