@@ -210,7 +210,7 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 		Drained:       func(context.Context) (status.Drained, error) { return s.drained(), nil },
 	}
 	if s.mirror != nil && s.cfg().Meshsync != "" {
-		plane.Promise, plane.Repository, plane.Member = s.promise, http.HandlerFunc(s.serveMetadata), s.mirror.IsMember
+		plane.Promise, plane.Asked, plane.Repository, plane.Member = s.promise, s.mirror.Asked, http.HandlerFunc(s.serveMetadata), s.mirror.IsMember
 	}
 	return plane
 }

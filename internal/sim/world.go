@@ -114,8 +114,6 @@ func (w *World) quick(d time.Duration) time.Duration {
 
 func (w *World) oneIn(n int) bool { return w.rng.IntN(n) == 0 }
 
-func pick[T any](w *World, all ...T) T { return all[w.rng.IntN(len(all))] }
-
 func (w *World) say(format string, args ...any) {
 	if w.tell != nil {
 		w.tell(w.now, fmt.Sprintf(format, args...))

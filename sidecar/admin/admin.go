@@ -27,6 +27,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
@@ -53,6 +54,7 @@ type Sidecar struct {
 	// Promise and Repository are for other members that cannot learn from a distribution host whether a switchover is made: what
 	// this node holds of it, and the signed metadata that it has. nil: there are none. Member says whether a certificate is one's.
 	Promise    func(context.Context) (status.Held, error)
+	Asked      func(member string, lease int64) // a member that has that lease has asked for Promise
 	Repository http.Handler
 	Member     func(name string, key release.Digest) bool
 
@@ -92,7 +94,7 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access func() identity.A
 		mux.Handle("GET /metrics/dns", g.readers(s.DNSMetrics))
 	}
 	if s.Promise != nil {
-		mux.Handle("GET /v1/promise", g.members(document(s.Promise)))
+		mux.Handle("GET /v1/promise", g.members(promise(s)))
 		mux.Handle("GET /v1/repository/", g.members(http.StripPrefix("/v1/repository", s.Repository)))
 	}
 	mux.Handle("GET /v1/drain", g.readers(document(s.Drained)))
@@ -243,6 +245,18 @@ func document[T any](current func(context.Context) (T, error)) http.HandlerFunc 
 	return func(w http.ResponseWriter, r *http.Request) {
 		doc, err := current(r.Context())
 		answer(w, doc, err)
+	}
+}
+
+// promise says what this node holds, and hears which lease the member has that asks.
+func promise(s Sidecar) http.HandlerFunc {
+	says := document(s.Promise)
+	return func(w http.ResponseWriter, r *http.Request) {
+		who := r.TLS.PeerCertificates[0]
+		if lease, err := strconv.ParseInt(r.FormValue("lease"), 10, 64); err == nil && identity.RoleOf(who) == identity.Node {
+			s.Asked(who.Subject.CommonName, lease)
+		}
+		says(w, r)
 	}
 }
 

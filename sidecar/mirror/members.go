@@ -101,13 +101,16 @@ func (m *Mirror) Addresses() (all identity.AccessList) {
 
 // askRound asks all of them at once, and takes in what they say.
 func (m *Mirror) askRound(ctx context.Context, client *http.Client, others []release.Member) {
+	m.members.mu.Lock()
+	lease := m.members.lease
+	m.members.mu.Unlock()
 	var open sync.WaitGroup
 	slots := make(chan struct{}, membersAtOnce)
 	for _, member := range others {
 		slots <- struct{}{}
 		open.Go(func() {
 			defer func() { <-slots }()
-			if held, err := askMember(ctx, client, member); err == nil {
+			if held, err := askMember(ctx, client, member, lease); err == nil {
 				m.heard(member.Name, held)
 			}
 		})
@@ -124,19 +127,34 @@ func (m *Mirror) heard(name string, held status.Held) {
 	}
 	m.members.held[name] = held
 	m.members.reached = sysclock.Now().Mono
-	if held.Lease > m.members.lease && !slices.Contains(m.members.behind, name) {
-		m.members.behind = append(m.members.behind, name)
-		select {
-		case m.members.wake <- struct{}{}:
-		default:
-		}
+	m.isAhead(name, held.Lease)
+}
+
+// Asked says that a member which has that lease has asked what this node holds. If its lease is newer, this node's repository is
+// stale, or a link to it: the metadata is taken from the one that asks.
+func (m *Mirror) Asked(name string, lease int64) {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	m.isAhead(name, lease)
+}
+
+// isAhead has metadata taken from a member whose lease is newer than this node's. The lock is held.
+func (m *Mirror) isAhead(name string, lease int64) {
+	if lease <= m.members.lease || slices.Contains(m.members.behind, name) {
+		return
+	}
+	m.members.behind = append(m.members.behind, name)
+	select {
+	case m.members.wake <- struct{}{}:
+	default:
 	}
 }
 
-func askMember(ctx context.Context, client *http.Client, member release.Member) (held status.Held, err error) {
+// askMember asks a member what it holds, and tells it the lease that this node has.
+func askMember(ctx context.Context, client *http.Client, member release.Member, lease int64) (held status.Held, err error) {
 	ctx, cancel := context.WithTimeout(ctx, membersTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, member.Admin+PromisePath, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s%s?lease=%d", member.Admin, PromisePath, lease), nil)
 	if err != nil {
 		return held, err
 	}

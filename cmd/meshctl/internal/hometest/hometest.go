@@ -166,15 +166,6 @@ func SetSwitchover(t testing.TB, w *home.Writer, at time.Time) {
 	Check(t, w.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: mesh.EventCommitted, Number: next.Next.Number, Switchover: at}))
 }
 
-// Settle puts the committed switchover on record, as a host does that has heard of a member which has made it.
-func Settle(t testing.TB, w *home.Writer) {
-	t.Helper()
-	next := w.Mesh()
-	next.Current, next.Next = mesh.Release{Ref: next.Next.Ref, Signed: next.Next.Signed}, mesh.Switchover{}
-	next = next.Granted(instant.WallOf(w.Now()), w.State().Lease())
-	Check(t, w.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: mesh.EventSettled, Number: next.Current.Number}))
-}
-
 // Promised is the latest end of all leases that the disk admits to.
 func Promised(t testing.TB, dir string) time.Time {
 	t.Helper()

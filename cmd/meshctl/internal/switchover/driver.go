@@ -42,6 +42,7 @@ type Driver struct {
 // DriverState is how the protocol goes, for alarms and metrics.
 type DriverState struct {
 	Decision  mesh.HostDecision // of the last round
+	Since     time.Time         // since when something speaks against a switchover; zero: nothing does
 	Switched  uint64            // switchovers seen through
 	Withdrawn uint64            // proposals that were withdrawn
 }
@@ -105,13 +106,24 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 	}
 	d.host.Asked(words(answers), began, d.now())
 	r := Round{Decision: d.host.Decide(d.now()), Before: view, View: view, Answers: answers}
-	d.mu.Lock()
-	d.state.Decision = r.Decision
-	d.mu.Unlock()
+	d.keep(r.Decision)
 	if r.Decision.Publish == nil {
 		return r, nil
 	}
 	return r, d.publish(ctx, &r, tag)
+}
+
+// keep keeps what was decided, and since when something speaks against a switchover.
+func (d *Driver) keep(decision mesh.HostDecision) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state.Decision = decision
+	switch {
+	case len(decision.Against) == 0:
+		d.state.Since = time.Time{}
+	case d.state.Since.IsZero():
+		d.state.Since = d.Home.Now()
+	}
 }
 
 // begin makes the decider at the first round.

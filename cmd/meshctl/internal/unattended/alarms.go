@@ -28,9 +28,15 @@ const (
 var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmSignatures, AlarmBlocked, AlarmHeld, AlarmMembers, AlarmSource,
 	mesh.MembersAway, mesh.NotDecided, mesh.HostClock, mesh.StateRestored}
 
-// MeshAlarms are what the protocol calls for: its own alarms, and who keeps the staged release from being switched to.
-func MeshAlarms(s switchover.DriverState) []status.Reason {
+// missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm.
+const missingPatience = time.Minute
+
+// MeshAlarms are what the protocol calls for: its own alarms, and who has kept the staged release from being switched to for long.
+func MeshAlarms(s switchover.DriverState, now time.Time) []status.Reason {
 	all := slices.Clone(s.Decision.Alarms)
+	if s.Since.IsZero() || now.Sub(s.Since) < missingPatience {
+		return all
+	}
 	for _, m := range s.Decision.Against {
 		all = append(all, status.Reason{Code: AlarmMembers, Detail: fmt.Sprintf("%s keeps the staged release from being switched to: %s", m.Member, m.Why)})
 	}

@@ -52,9 +52,13 @@ func TestAlarms(t *testing.T) {
 
 // What the protocol calls for is said with the code that metrics count, and by whom a switchover is kept.
 func TestMeshAlarms(t *testing.T) {
-	got := MeshAlarms(switchover.DriverState{Decision: mesh.HostDecision{
+	s := switchover.DriverState{Since: hometest.Start, Decision: mesh.HostDecision{
 		Alarms:  []status.Reason{{Code: mesh.MembersAway, Detail: "tyo"}},
-		Against: []mesh.Missing{{Member: "tyo", Why: status.Reason{Code: mesh.Unreachable, Detail: "refused"}}}}})
+		Against: []mesh.Missing{{Member: "tyo", Why: status.Reason{Code: mesh.Unreachable, Detail: "refused"}}}}}
+	if got := MeshAlarms(s, hometest.Start.Add(missingPatience-1)); len(got) != 1 {
+		t.Errorf("members that get ready are an alarm: %v", got)
+	}
+	got := MeshAlarms(s, hometest.Start.Add(missingPatience))
 	if len(got) != 2 || got[0].Code != mesh.MembersAway || got[1].Code != AlarmMembers || !strings.Contains(got[1].Detail, "tyo keeps the staged release") {
 		t.Errorf("got %v", got)
 	}

@@ -277,7 +277,7 @@ func (s *Server) alarms(p *published) []status.Reason {
 	state, view := p.get()
 	all := Alarms(view, state.Lease(), cycle, s.Home.Now())
 	if s.Mesh != nil {
-		all = append(all, MeshAlarms(s.Mesh())...)
+		all = append(all, MeshAlarms(s.Mesh(), s.Home.Now())...)
 	}
 	return all
 }

@@ -1,0 +1,81 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+)
+
+// other is another member's administrative plane, as far as members ask each other: what it holds, and the metadata it has.
+func other(t *testing.T, ca *testca.CA, name string, dir *depot.Dir, held *status.Held) (admin string, asked chan string) {
+	t.Helper()
+	asked = make(chan string, 100)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+PromisePath, func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.FormValue("lease")
+		json.NewEncoder(w).Encode(held)
+	})
+	mux.Handle("GET "+RepositoryPath, http.StripPrefix("/v1/repository", dir.Metadata()))
+	s := httptest.NewUnstartedServer(mux)
+	s.TLS = ca.Identity(name, time.Hour).Load(t).Config()
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.URL, asked
+}
+
+// members publishes who they are.
+func (h *host) members(all ...release.Member) {
+	h.t.Helper()
+	m := release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100, Members: all}
+	files, mem, err := release.Publish(h.mem, m, h.by, ends())
+	lab.Must(h.t, err)
+	h.publish(files, mem)
+}
+
+// A member whose repository is stale learns from the one that asks it what is newer, and from those that it asks itself.
+func TestNewerMetadataOfAMember(t *testing.T) {
+	for name, learns := range map[string]func(m *Mirror, held *status.Held){
+		"it is asked": func(m *Mirror, held *status.Held) { m.Asked("osa1", held.Lease) },
+		"it asks": func(m *Mirror, held *status.Held) {
+			ctx, cancel := context.WithCancel(context.Background())
+			t.Cleanup(cancel)
+			go m.AskMembers(ctx, func() bool { return true })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ca := testca.New(t)
+			h := newHost(t, ca)
+			held := &status.Held{Version: status.Version, Node: "osa1"}
+			admin, asked := other(t, ca, "osa1", h.dir, held)
+			h.members(release.Member{Name: "osa1", Admin: admin}, release.Member{Name: "tyo1", Admin: "https://127.0.0.1:1"})
+			stale := h.copy(ca)
+			m := h.mirror(ca, stale)
+			m.cfg.Node = "tyo1"
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { m.Run(ctx); close(ended) }()
+			defer func() { cancel(); <-ended }()
+			lab.WaitFor(t, "what the stale repository has", func() bool { return m.Status().LastError == "" && m.IsMember("osa1", release.Digest{}) })
+			root, before := h.mem.Root, lease(t, m, h.mem.Root)
+			h.renew()
+			held.Lease = h.timestamp()
+			learns(m, held)
+			lab.WaitFor(t, "the newer lease of the member", func() bool { return lease(t, m, root) > before })
+			if name == "it asks" && <-asked == "" {
+				t.Error("the member was not told which lease this one has")
+			}
+			if m.IsMember("nobody", release.Digest{}) {
+				t.Error("a stranger is a member")
+			}
+		})
+	}
+}
