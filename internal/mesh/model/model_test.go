@@ -108,7 +108,8 @@ func TestWeakened(t *testing.T) {
 				t.Fatalf("there is no search %q", w.of)
 			}
 			flags, how := append(slices.Clone(right[i].flags), "WEAKEN_"+w.form), []string{"-O0"}
-			if os.Getenv("FULL") != "" {
+			// Of stale writes the longer histories lead to a state that makes no sense, before one is found that two nodes differ in.
+			if os.Getenv("FULL") != "" || w.form == "STORE" {
 				flags, how = append(flags, "SHORTEST"), append(how, "-DBFS")
 			}
 			out := search(t, flags, how...)
