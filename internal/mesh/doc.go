@@ -8,28 +8,39 @@
 //
 // # When a node switches, and why two never differ
 //
-//	host                                   each member
-//	────                                   ───────────
-//	release N+1 is staged          ──►     verifies, compiles            "N+1 is ready"
-//	propose (N+1, T)               ──►     writes: from T on not N       "promised"
-//	all have promised: commit      ──►     writes: at T, N+1             "committed"
-//	                                T      answers from N+1
-//	one has switched: N+1 is current
+//	      host                                   each member                       promise
+//	      ────                                   ───────────                       ───────
+//	      release N+1 is staged          ──►     verifies and compiles it
+//	      propose (N+1, T), with D < T   ──►     writes: from T on not N           proposed
+//	      all have confirmed: commit     ──►     writes: from T on N+1             committed
+//	D     no commit is published any more        who knows of none asks the others
+//	T                                            answers from N+1
+//	T+2ε  N+1 is current, on record      ──►     forgets the promise
 //
-// A member that has promised does not answer from N after T, whatever becomes of everything else, until it learns that the
-// proposal was withdrawn. The host commits only when every member has promised, and a commit is never taken back. So when
-// the first member answers from N+1, no other answers from N. A member that does not know at T whether the switchover is made
-// is silent until it does.
+// T is Next.At and D is Next.Decide, half of the shortest lead before T. ε is how wrong a clock may be around T. A member
+// confirms what it has promised when it can also make it: N+1 is compiled, and its clock is good enough.
 //
-// A host may die between the two, so members decide without it. From Decide on, before T, a member that knows of no commit
-// asks all others. If one has the commit, it takes the signed view from that one. If none has, it writes that it declines:
-// it will take the commit only if another member has taken it. When all have declined the proposal is void, and all go on
-// answering from N. One that has taken the commit never declines, and one that has declined takes none first; so the proposal is
-// not void for one member and made by another. A member that first hears of a proposal after Decide has promised nothing, so
-// nobody has committed it, and nobody will: it takes the proposal as void at once, and so does who hears that from it.
+// Who has promised does not answer from N after T, whatever becomes of everything else, until it learns that the proposal was
+// withdrawn or is void. The host commits only when every member has promised. So when the first member answers from N+1, no
+// other answers from N. Who does not know at T whether the switchover is made is silent until it does. A commit that one member
+// has taken is never taken back.
 //
-// A member that is not waited for (Next.Without) decides nothing. It goes along at T if it has heard of the commit and a member
-// that is waited for says that it has taken it; otherwise when the release has become current.
+// The host may die between proposal and commit, so members decide without it:
+//
+//	from D on, a member that knows of no commit asks all others, again and again
+//	  one of them has it           it takes the signed view from that one         committed
+//	  none has it                  it writes that it declines                     declined
+//	  all have declined            the proposal is void: all go on with N         void
+//	  one cannot be asked          it is silent from T on, until that one or a host can be
+//
+// Who has committed never declines. Who has declined commits only if another member has committed. So all end as void, or all as
+// committed. A commit that reached nobody before all had declined is void like the proposal, and the host withdraws it. Who first
+// hears of a proposal after D has promised nothing: so nobody has committed, and nobody will. To it the proposal is void at once,
+// and to who hears that from it.
+//
+// A member that is away, or cannot make the switchover, is after a while not waited for (Policy.Absent): Next.Without names it, and
+// it decides nothing. It is silent from T on, unless it has heard of the commit and a member that is waited for says that it has
+// committed; otherwise it follows when N+1 is current. If it has heard nothing of all this, it answers from N until its lease ends.
 //
 // A node serves release R at its clock's time c, with error bound e, only if all of these hold:
 //
@@ -58,7 +69,7 @@
 //  3. Queries are answered from Serve until Until, and then from Then until Lapse; Answered tells of it before the next Decide.
 //  4. Decide is called after each fact, at Wake, and ten times a second, since the wall clock may step.
 //  5. While Ask is set, or no host is reached, the other members are asked again and again: a newer view of theirs goes to Learn,
-//     what they hold to Hear.
+//     what they hold to Hear. A member that is asked by one with a newer view asks back.
 //
 // Of a Host, in a loop:
 //
