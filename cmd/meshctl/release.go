@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -39,20 +41,30 @@ type overrideJSON struct {
 func (c *cli) releaseCommand() *cobra.Command {
 	var o releasing.Options
 	var override string
+	var only bool
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "release ZONEFILE...",
 		Short: "Check zone files, sign them and publish them as the next release",
 		Long: `Check zone files, sign them and publish them as the next release, staged: members take it and have it ready, and answer
-from it after the switchover that "meshctl schedule" proposes. A release is the zones of the files named, and with --keep
-the others of the release before.
+from it after the switchover that "meshctl schedule" proposes. A release is the zones of the files named, and the others of the
+release before: --withdraw NAME leaves one of those out, and --only leaves them all out.
 
 Zones are checked as "meshctl check" does it, by the section "checks" of HOME/meshctl.yaml, against what is answered now.
 If one has an error, nothing is published; or, where the policy says hold-zone, the zone's last good data stays. With
 --override, zones go out in spite of errors by a second person's word: see "meshctl override".
 
 ` + sourceHelp,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && len(o.Withdraw) == 0 {
+				return errors.New("wants zone files, or --withdraw NAME")
+			}
+			return nil
+		},
 		RunE: c.runs(func(cmd *cobra.Command, args []string) (err error) {
+			o.Keep = !only
+			if err := c.namesOf(cmd.Context(), o.Withdraw); err != nil {
+				return err
+			}
 			if override != "" {
 				if o.Override, err = releasing.ReadOverride(override); err != nil {
 					return err
@@ -65,9 +77,28 @@ If one has an error, nothing is published; or, where the policy says hold-zone, 
 		}),
 	})
 	cmd.Flags().StringVar(&override, "override", "", "file that \"meshctl override\" wrote")
-	cmd.Flags().BoolVar(&o.Keep, "keep", false, "keep the zones of the release before that no file names")
+	cmd.Flags().StringSliceVar(&o.Withdraw, "withdraw", nil, "names of zones of the release before that are in it no more")
+	cmd.Flags().BoolVar(&only, "only", false, "no zone is in it but those of the files: all others are withdrawn")
 	cmd.Flags().BoolVar(&o.Now, "now", false, "make it current at once: for a mesh that answers from nothing yet, or has no members")
 	return cmd
+}
+
+// namesOf makes origins of what was written as names of zones, each of which the latest release must have.
+func (c *cli) namesOf(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	view, err := c.home().View(ctx)
+	if err != nil {
+		return err
+	}
+	for i, name := range names {
+		names[i] = strings.ToLower(strings.TrimSuffix(name, ".")) + "."
+		if view.Manifest.Latest().Zone(names[i]) == nil {
+			return fmt.Errorf("--withdraw %s: the release before has no such zone", name)
+		}
+	}
+	return nil
 }
 
 func (c *cli) release(ctx context.Context, w *home.Writer, from []releasing.Source, o releasing.Options) error {
