@@ -71,7 +71,7 @@ then proposes none until "meshctl resume", or until this command is given again.
 	flags := cmd.Flags()
 	flags.DurationVar(&f.in, "in", 0, "lead: from the proposal to the switchover (default: as short as is safe)")
 	flags.StringVar(&f.at, "at", "", "instant of the switchover, RFC 3339")
-	flags.StringVar(&f.absent, "absent", mesh.DefaultAbsent.String(), "how long a member may be away before it is not waited for, or lease")
+	flags.StringVar(&f.absent, "absent", "", "how long a member may be away before it is not waited for, or lease (default: as configured, or 10m)")
 	flags.BoolVar(&f.force, "force", false, "propose and commit it whatever speaks against it; that is put on record")
 	flags.BoolVar(&f.noWait, "no-wait", false, "end as soon as the switchover is committed")
 	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long members may take to have the release ready, and to promise")
@@ -83,8 +83,10 @@ then proposes none until "meshctl resume", or until this command is given again.
 
 // read reads the flags.
 func (f scheduleFlags) read() (p mesh.Policy, o mesh.Order, err error) {
-	if p.Absent, err = unattended.ParseAbsent(f.absent); err != nil {
-		return p, o, fmt.Errorf("--absent: %w", err)
+	if f.absent != "" {
+		if p.Absent, err = unattended.ParseAbsent(f.absent); err != nil {
+			return p, o, fmt.Errorf("--absent: %w", err)
+		}
 	}
 	if f.in < 0 {
 		return p, o, fmt.Errorf("--in %v: a lead is not negative", f.in)
@@ -122,7 +124,11 @@ func (c *cli) settle(ctx context.Context) error {
 	if err != nil || view.Manifest.Next == nil || view.Manifest.Next.Switchover.IsZero() {
 		return err
 	}
-	d, err := c.driver(ctx, mesh.Policy{Manual: true})
+	config, err := unattended.LoadConfig(c.home().Path(home.ConfigName))
+	if err != nil {
+		return err
+	}
+	d, err := c.driver(ctx, mesh.Policy{Manual: true, Absent: config.Releases.Absent})
 	if err != nil {
 		return err
 	}
@@ -132,6 +138,13 @@ func (c *cli) settle(ctx context.Context) error {
 func (c *cli) schedule(ctx context.Context, p mesh.Policy, o mesh.Order, f scheduleFlags) error {
 	if f.cancel {
 		return c.cancel(ctx)
+	}
+	if f.absent == "" {
+		config, err := unattended.LoadConfig(c.home().Path(home.ConfigName))
+		if err != nil {
+			return err
+		}
+		p.Absent = config.Releases.Absent
 	}
 	d, err := c.driver(ctx, p)
 	if err != nil {

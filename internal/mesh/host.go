@@ -166,8 +166,6 @@ type Policy struct {
 	Lead   time.Duration // from the proposal to the switchover; 0: as short as is safe
 	Absent Absent
 	Manual bool // switchovers are proposed by an operator's order only
-	// LeaseOnly keeps to leases: the key that releases are signed with is not here.
-	LeaseOnly bool
 }
 
 // Absent is when publication goes on without a member that no host has heard from, or that cannot switch. What that risks: one
@@ -212,14 +210,15 @@ func WordOf(c status.Confirmation) Word {
 // Host holds the facts that one distribution host knows. Methods take facts in; Decide gives the decision. Hosts agree by
 // their shared State alone. It is not safe for concurrent use.
 type Host struct {
-	policy  Policy
-	state   State
-	members map[string]*heard
-	began   instant.Instant // when the last round of questions did
-	order   Order
-	failed  status.Ref   // the proposal that this host withdrew last
-	again   instant.Mono // no proposal is made before
-	tries   int          // proposals that this host withdrew in a row
+	policy    Policy
+	leaseOnly bool // the key that releases are signed with is not here
+	state     State
+	members   map[string]*heard
+	began     instant.Instant // when the last round of questions did
+	order     Order
+	failed    status.Ref   // the proposal that this host withdrew last
+	again     instant.Mono // no proposal is made before
+	tries     int          // proposals that this host withdrew in a row
 }
 
 // heard is what a host knows of one member in this process.
@@ -254,6 +253,9 @@ func (h *Host) Read(s State) {
 		}
 	}
 }
+
+// LeaseOnly keeps the host to leases, or not: the key that releases are signed with is not here.
+func (h *Host) LeaseOnly(only bool) { h.leaseOnly = only }
 
 // Ordered takes in an operator's order.
 func (h *Host) Ordered(o Order) { h.order = o }
@@ -374,7 +376,7 @@ func (h *Host) Decide(now instant.Instant) HostDecision {
 		d.Against = []Missing{{"distribution host", *why}}
 		return d
 	}
-	if !h.policy.LeaseOnly {
+	if !h.leaseOnly {
 		switch next := h.state.Next; {
 		case next.Number == 0:
 		case next.Committed:
@@ -397,7 +399,20 @@ func (h *Host) Decide(now instant.Instant) HostDecision {
 // publish has s published under a new lease.
 func (h *Host) publish(d *HostDecision, now instant.Instant, s State, event string, detail []Missing) {
 	s = s.Granted(now.Wall, h.policy.Lease)
+	if h.vouched() { // a clock that was ahead once holds up nobody for as long
+		s.At = now.Wall
+	}
 	d.Publish, d.Event, d.Detail = &s, event, detail
+}
+
+// vouched reports whether a member's clock says that this host's is right.
+func (h *Host) vouched() bool {
+	for _, m := range h.members {
+		if m.here && m.word.Clock.Known && !h.differs(m) {
+			return true
+		}
+	}
+	return false
 }
 
 // forbids is why this host must publish nothing now: its state or its clock is not to be trusted.

@@ -143,6 +143,7 @@ func (w *hostWorld) clock() instant.Instant {
 
 func (w *hostWorld) start(words []string) {
 	p := Policy{Lease: time.Hour, Renew: 10 * time.Minute, Absent: Absent{After: DefaultAbsent}}
+	leaseOnly := false
 	for _, word := range words {
 		switch key, value, _ := strings.Cut(word, "="); key {
 		case "lease":
@@ -156,7 +157,7 @@ func (w *hostWorld) start(words []string) {
 		case "lapse":
 			p.Absent.Lapse = true
 		case "lease-only":
-			p.LeaseOnly = true
+			leaseOnly = true
 		case "manual":
 			p.Manual = true
 		default:
@@ -164,6 +165,7 @@ func (w *hostWorld) start(words []string) {
 		}
 	}
 	w.policy, w.host, w.last = p, NewHost(p), ""
+	w.host.LeaseOnly(leaseOnly)
 	w.host.Read(w.state)
 }
 

@@ -274,11 +274,12 @@ func (m *Mirror) rounded(took time.Duration, good, zones bool) {
 
 // Hears is the longest that this node may take to hear of what is published, by its last rounds.
 func (m *Mirror) Hears() time.Duration {
+	interval := m.every()
 	m.members.mu.Lock()
 	defer m.members.mu.Unlock()
 	longest := time.Duration(0)
 	for _, took := range m.members.rounds {
 		longest = max(longest, took)
 	}
-	return m.cfg.Interval + m.cfg.Interval/10 + longest
+	return interval + interval/10 + longest
 }

@@ -94,6 +94,9 @@ func (m *Mirror) look(ctx context.Context, memory release.Memory) {
 		case <-late:
 			m.mu.Lock()
 			return
+		case <-m.members.wake: // a member has what is newer; what is looked at goes on
+			m.mu.Lock()
+			return
 		case <-ctx.Done():
 			m.mu.Lock()
 			return

@@ -20,7 +20,10 @@ var step = func(string) {}
 // commit decides a publication and carries it through. When another host has decided one since this one has read the
 // state, it is depot.ErrChanged, and nothing was published. When ctx ends before it is decided, nothing was published
 // either, as far as this host can know: what it has sent may yet arrive.
-func (w *Writer) commit(ctx context.Context, state State) error {
+func (w *Writer) commit(ctx context.Context, state State) error { return w.commitBy(ctx, ctx, state) }
+
+// commitBy is commit, decided before limited ends. What is decided is carried through all the same.
+func (w *Writer) commitBy(ctx, limited context.Context, state State) error {
 	view, _, err := release.Restore(state.Published)
 	if err != nil {
 		return err
@@ -30,7 +33,7 @@ func (w *Writer) commit(ctx context.Context, state State) error {
 		return err
 	}
 	step("decide")
-	tag, err := w.records.Swap(ctx, stateName, data, w.tag)
+	tag, err := w.records.Swap(limited, stateName, data, w.tag)
 	if err != nil {
 		return err
 	}

@@ -88,19 +88,24 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 		state = state.note(event, w.Now())
 	}
 	state.Ledger, state.Published, state.Departed = next.Ledger, mem, departed(w.state, w.view, next)
+	limited := ctx
 	if !end.IsZero() {
 		left := end.Sub(w.Now())
 		if left <= 0 {
 			return ErrTooLate
 		}
-		limited, cancel := context.WithTimeoutCause(ctx, left, ErrTooLate)
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeoutCause(ctx, left, ErrTooLate)
 		defer cancel()
-		ctx = limited
 	}
-	if err := w.commit(ctx, state); err != nil || !content {
+	was := w.Mesh()
+	if err := w.commitBy(ctx, limited, state); err != nil {
 		return err
 	}
-	return w.collect()
+	if content && (was.Current.Number != next.Current.Number || was.Next.Number != next.Next.Number) {
+		return w.collect() // not between a proposal and its commit: there may be much
+	}
+	return nil
 }
 
 // departed are the members that have left, as they were members last, for as long as the protocol waits for them.
@@ -115,11 +120,11 @@ func departed(s State, v release.View, next mesh.State) (all []release.Member) {
 
 // manifestOf is m with what the protocol has decided, and what is new.
 func manifestOf(m release.Manifest, next mesh.State, change func(m *release.Manifest)) (release.Manifest, error) {
-	if next.Next.At != 0 { // only a proposal is what members of the version before cannot read
-		m.Format = release.ManifestFormat
-	}
 	if change != nil {
 		change(&m)
+	}
+	if next.Next.Decide != 0 { // only a proposal is what members of the version before cannot read
+		m.Format = release.ManifestFormat
 	}
 	known := map[uint64]release.Release{}
 	for r := range m.Releases() {
@@ -133,7 +138,7 @@ func manifestOf(m release.Manifest, next mesh.State, change func(m *release.Mani
 	}
 	if n := next.Next; n.Number != 0 {
 		r := known[n.Number].Withdrawn()
-		r.Switchover, r.Decide, r.Committed, r.Without = n.At.Time(), n.Decide.Time(), n.Committed, n.Without
+		r.Switchover, r.Decide, r.Committed, r.Without = n.At.Time(), n.Decide.Time(), n.Committed && m.Format != release.OldFormat, n.Without
 		m.Next = &r
 	}
 	for _, r := range []*release.Release{m.Current, m.Next} {

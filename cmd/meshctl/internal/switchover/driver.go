@@ -31,8 +31,9 @@ type Driver struct {
 	Order  mesh.Order
 	Log    *slog.Logger
 
-	host *mesh.Host
-	wake chan struct{}
+	host      *mesh.Host
+	leaseOnly bool // the last publication failed for want of the release key
+	wake      chan struct{}
 
 	mu    sync.Mutex
 	state DriverState
@@ -75,6 +76,13 @@ func (d *Driver) Made(number uint64, began, published time.Time) {
 	}
 }
 
+// Published is when a release was published by this process; zero if it was not.
+func (d *Driver) Published(number uint64) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.made[number].published
+}
+
 // Round is what came of one round.
 type Round struct {
 	Decision mesh.HostDecision
@@ -99,29 +107,51 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 	d.begin(state)
 	d.host.Read(home.MeshOf(state, view))
 	d.host.Ordered(d.Order)
+	d.host.LeaseOnly(d.leaseOnly || !d.Home.Keys().Has(state.Published.Root, keys.Release))
 	began := d.now()
-	answers := d.Ask(ctx, append(view.Manifest.Members[:len(view.Manifest.Members):len(view.Manifest.Members)], state.Departed...))
+	answers := d.ask(ctx, append(view.Manifest.Members[:len(view.Manifest.Members):len(view.Manifest.Members)], state.Departed...), view.Manifest.Next)
 	if ctx.Err() != nil {
 		return Round{}, context.Cause(ctx)
 	}
 	d.host.Asked(words(answers), began, d.now())
 	r := Round{Decision: d.host.Decide(d.now()), Before: view, View: view, Answers: answers}
-	d.keep(r.Decision)
+	d.keep(r.Decision, view.Manifest.Next != nil)
 	if r.Decision.Publish == nil {
 		return r, nil
 	}
-	return r, d.publish(ctx, &r, tag)
+	err = d.publish(ctx, &r, tag)
+	// A key that cannot be had must not keep the lease from being renewed: the next round does without it, and then it is tried again.
+	d.leaseOnly = errors.Is(err, keys.ErrAway) && !d.leaseOnly
+	return r, err
 }
 
+// ask asks members. While a switchover is under way one that hangs must not hold up the commit, so it has part of the time only
+// that all have to hear of something.
+func (d *Driver) ask(ctx context.Context, members []release.Member, next *release.Release) map[string]Answer {
+	if next == nil || next.Switchover.IsZero() {
+		return d.Ask(ctx, members)
+	}
+	limited, cancel := context.WithTimeout(ctx, max(d.host.Lead()/askShare, askLeast))
+	defer cancel()
+	return d.Ask(limited, members)
+}
+
+// askShare is the part of the shortest lead that a round of questions may take while a switchover is under way, and askLeast how
+// long it may take in any case.
+const (
+	askShare = 8
+	askLeast = time.Second
+)
+
 // keep keeps what was decided, and since when something speaks against a switchover.
-func (d *Driver) keep(decision mesh.HostDecision) {
+func (d *Driver) keep(decision mesh.HostDecision, staged bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.state.Decision = decision
 	switch {
-	case len(decision.Against) == 0:
+	case !staged || decision.Event == mesh.EventCommitted || decision.Event == mesh.EventSettled:
 		d.state.Since = time.Time{}
-	case d.state.Since.IsZero():
+	case len(decision.Against) > 0 && d.state.Since.IsZero():
 		d.state.Since = d.Home.Now()
 	}
 }
@@ -135,7 +165,6 @@ func (d *Driver) begin(state home.State) {
 	if d.Policy.Renew == 0 { // a command renews what serve should have
 		d.Policy.Renew = state.Lease()
 	}
-	d.Policy.LeaseOnly = !d.Home.Keys().Has(state.Published.Root, keys.Release)
 	d.host = mesh.NewHost(d.Policy)
 }
 
@@ -386,8 +415,10 @@ func (d *Driver) See(ctx context.Context, wait time.Duration, committed bool, te
 		if done, err := d.look(ctx, r, &seen, committed); done || err != nil {
 			return seen, err
 		}
-		if next := r.View.Manifest.Next; next != nil && next.Switchover.IsZero() && len(r.Decision.Against) > 0 {
-			last = &AgainstError{next.Number, r.Decision.Against}
+		if next := r.View.Manifest.Next; next != nil && next.Switchover.IsZero() {
+			if against := r.Decision.Against; len(against) > 0 || last == nil {
+				last = &AgainstError{next.Number, against}
+			}
 			if !d.Home.Now().Before(end) {
 				return seen, last
 			}

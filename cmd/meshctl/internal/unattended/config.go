@@ -93,7 +93,7 @@ const minAbsent = 10 * time.Second
 // ParseAbsent reads "10m", or "lease": until the member's lease has surely ended.
 func ParseAbsent(text string) (mesh.Absent, error) {
 	if text == "lease" {
-		return mesh.Absent{Lapse: true}, nil
+		return mesh.Absent{After: mesh.DefaultAbsent, Lapse: true}, nil
 	}
 	d, err := fields.DurationIn(minAbsent, 365*24*time.Hour)(text)
 	if err != nil {

@@ -46,3 +46,20 @@ more: 1
 		}
 	}
 }
+
+// A member whose lease is waited for is waited for no less long than others while it answers.
+func TestAbsent(t *testing.T) {
+	for text, want := range map[string]mesh.Absent{
+		"lease": {After: mesh.DefaultAbsent, Lapse: true},
+		"30m":   {After: 30 * time.Minute},
+	} {
+		if got, err := ParseAbsent(text); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "0s", "1s", "never", "9000h"} {
+		if got, err := ParseAbsent(text); err == nil {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
+}

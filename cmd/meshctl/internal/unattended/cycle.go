@@ -212,10 +212,17 @@ func (c *Cycle) turn(ctx context.Context) error {
 // leases to end, gives way to newer data.
 const soon = time.Minute
 
-// waits reports whether the next release must wait for the switchover to the one before.
-func waits(m release.Manifest, now time.Time) bool {
+// waits reports whether the next release must wait for the one before: until its switchover is over, or, for as long as members
+// may take to have it ready, until there is one. Else zones that change all the time would never be switched to.
+func (c *Cycle) waits(m release.Manifest, now time.Time) bool {
 	next := m.Next
-	return next != nil && (next.Committed || !next.Switchover.IsZero() && next.Switchover.Before(now.Add(soon)))
+	switch {
+	case next == nil:
+		return false
+	case next.Switchover.IsZero():
+		return c.Driver != nil && now.Before(c.Driver.Published(next.Number).Add(missingPatience))
+	}
+	return next.Committed || next.Switchover.Before(now.Add(soon))
 }
 
 // todo sorts what is pending. What is in the latest release already is not pending any more. Where errors held everything
@@ -266,7 +273,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 	err = c.Home.Write(ctx, func(w *home.Writer) error {
 		made = nil
 		m := w.View().Manifest
-		if waits(m, w.Now()) || w.State().Paused != "" {
+		if c.waits(m, w.Now()) || w.State().Paused != "" {
 			return nil
 		}
 		if t = c.todo(m.Latest()); t.empty() {

@@ -12,6 +12,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
@@ -104,6 +106,28 @@ func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 	}
 	if c.releases(t); len(c.State().Held) != 0 {
 		t.Errorf("still held: %+v", c.State())
+	}
+}
+
+// TestChangesThatNeverEndAreSwitchedTo: a release that members are getting ready is not replaced by the next one for a while.
+func TestChangesThatNeverEndAreSwitchedTo(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	c := cycleAt(dir, &now)
+	c.Driver = switchover.NewDriver(c.Home, nil, mesh.Policy{}, c.Log)
+	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
+	c.releases(t)
+	c.receives(t, hometest.NamesZone(t, "a.", 2, 100))
+	made := c.releases(t)
+	c.Driver.Made(made.Release.Number, now, now)
+	c.receives(t, hometest.NamesZone(t, "a.", 3, 100))
+	now = now.Add(missingPatience - time.Second)
+	if again := c.releases(t); again != nil {
+		t.Errorf("release %d was replaced by %d before members could have it ready", made.Release.Number, again.Release.Number)
+	}
+	now = now.Add(time.Second)
+	if again := c.releases(t); again == nil || again.Replaced != made.Release.Number {
+		t.Errorf("newer data waits for ever: %+v", again)
 	}
 }
 
