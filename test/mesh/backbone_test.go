@@ -174,12 +174,17 @@ func (m *mesh) backbone(up bool) {
 
 // cutOff takes the ways to the distribution host and the time source away from one node, until back is called.
 func (m *mesh) cutOff(node string) (back func()) {
-	both := []string{"198.51.100.1/32", "198.51.100.2/32"}
-	for _, to := range both {
+	all := []string{"198.51.100.1/32", "198.51.100.2/32"}
+	for _, other := range m.nodes { // which would pass on what they hear of the distribution host
+		if other != node {
+			all = append(all, m.admin(other)+"/32")
+		}
+	}
+	for _, to := range all {
 		m.mustRun(node, "ip", "route", "add", "blackhole", to)
 	}
 	return func() {
-		for _, to := range both {
+		for _, to := range all {
 			m.mustRun(node, "ip", "route", "del", "blackhole", to)
 		}
 	}

@@ -231,8 +231,17 @@ func Last(ctx context.Context, h *home.Home, limit int) ([]Record, error) {
 	}
 	slices.SortFunc(entries, func(a, b depot.Entry) int { return strings.Compare(b.Name, a.Name) })
 	records := []Record{}
-	for _, e := range entries[:min(limit, len(entries))] {
+	for _, e := range entries {
+		if len(records) == limit {
+			break
+		}
+		if strings.HasPrefix(e.Name, ".") {
+			continue // it is being written
+		}
 		data, _, err := s.Records().Read(historyDir+"/"+e.Name, maxRecordBytes)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // one of the oldest, which another host has just removed
+		}
 		if err != nil {
 			return nil, err
 		}
