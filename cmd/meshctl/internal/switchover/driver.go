@@ -50,7 +50,8 @@ type DriverState struct {
 
 // making is what is known of a release's way before its switchover.
 type making struct {
-	began, published, ready, proposed time.Time
+	began, published time.Time
+	proposed         time.Time // when all members were ready
 }
 
 // NewDriver makes a driver.
@@ -304,8 +305,7 @@ func (d *Driver) note(r Round) {
 	case !r.Done:
 	case r.Decision.Event == mesh.EventProposed:
 		m := d.made[r.Decision.Publish.Next.Number]
-		m.ready = d.Home.Now()
-		m.proposed = m.ready
+		m.proposed = d.Home.Now()
 		d.made[r.Decision.Publish.Next.Number] = m
 	case r.Decision.Event == mesh.EventWithdrawn:
 		d.state.Withdrawn++
@@ -359,13 +359,10 @@ func (d *Driver) record(ctx context.Context, current release.Release, results []
 	d.mu.Unlock()
 	err = history.Remember(ctx, w, current.Number, func(r *history.Record) {
 		r.Scheduled, r.Switchover, r.Results = m.proposed.UTC(), current.Switchover, results
-		if m.proposed.IsZero() {
-			r.Scheduled = time.Time{}
-		}
-		if !m.published.IsZero() && !m.ready.IsZero() {
+		if !m.published.IsZero() && !m.proposed.IsZero() {
 			r.Timing = append(r.Timing,
-				history.Step{Name: "all members ready", Seconds: m.ready.Sub(m.published).Seconds()},
-				history.Step{Name: "lead", Seconds: current.Switchover.Sub(m.ready).Seconds()},
+				history.Step{Name: "all members ready", Seconds: m.proposed.Sub(m.published).Seconds()},
+				history.Step{Name: "lead", Seconds: current.Switchover.Sub(m.proposed).Seconds()},
 				history.Step{Name: "from the beginning to the switchover", Seconds: current.Switchover.Sub(m.began).Seconds()})
 		}
 	})
