@@ -171,8 +171,8 @@ type Policy struct {
 // Absent is when publication goes on without a member that no host has heard from, or that cannot switch. What that risks: one
 // that was not heard from may answer from the release before until its lease ends, if it lives and clients reach it.
 type Absent struct {
-	After time.Duration // so long after it was last heard from, or could, and
-	Lapse bool          // not before its lease has surely ended: no risk, and late
+	After time.Duration // so long after it was last heard from, or could
+	Lapse bool          // of one that was not heard from, when its lease has surely ended, instead: no risk, and late
 }
 
 // DefaultAbsent is how long a member may be away before publication goes on without it.
@@ -600,7 +600,7 @@ func (h *Host) excusable(now instant.Instant, name string) bool {
 		return false
 	}
 	a := h.state.Away[i]
-	return a.Drained || now.Wall.Sub(a.Since) >= h.policy.Absent.After
+	return a.Drained || h.policy.Absent.Lapse || now.Wall.Sub(a.Since) >= h.policy.Absent.After
 }
 
 // lacksFile is the code of a release that a member refuses because a file of it did not come: nothing is wrong with the release.
@@ -840,10 +840,13 @@ func (h *Host) mark(now instant.Instant, d *HostDecision) {
 
 // alarms are what an operator should know.
 func (h *Host) alarms(now instant.Instant, d *HostDecision) {
+	goes := fmt.Sprintf("publication goes on without it after %v, and it may answer from the release before until its lease ends, if it lives and clients reach it",
+		h.policy.Absent.After)
+	if h.policy.Absent.Lapse {
+		goes = "publication goes on without it when its lease has surely ended"
+	}
 	for _, a := range h.state.Away {
-		d.Alarms = append(d.Alarms, status.Reason{Code: MembersAway, Detail: fmt.Sprintf(
-			"%s was not heard from since %v: publication goes on without it after %v, and it may answer from the release before until its lease ends, if it lives and clients reach it",
-			a.Member, a.Since, h.policy.Absent.After)})
+		d.Alarms = append(d.Alarms, status.Reason{Code: MembersAway, Detail: fmt.Sprintf("%s was not heard from since %v: %s", a.Member, a.Since, goes)})
 	}
 }
 
