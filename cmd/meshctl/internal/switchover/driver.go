@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -106,7 +107,8 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 		return Round{}, err
 	}
 	d.begin(state)
-	d.host.Read(home.MeshOf(state, view))
+	before := home.MeshOf(state, view)
+	d.host.Read(before)
 	d.host.Ordered(d.Order)
 	d.host.LeaseOnly(d.leaseOnly || !d.Home.Keys().Has(state.Published.Root, keys.Release))
 	began := d.now()
@@ -120,7 +122,7 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 	if r.Decision.Publish == nil {
 		return r, nil
 	}
-	err = d.publish(ctx, &r, tag)
+	err = d.publish(ctx, &r, before, tag)
 	// A key that cannot be had must not keep the lease from being renewed: the next round does without it, and then it is tried again.
 	d.leaseOnly = errors.Is(err, keys.ErrAway) && !d.leaseOnly
 	return r, err
@@ -173,15 +175,24 @@ func (d *Driver) now() instant.Instant {
 	return instant.Instant{Wall: instant.WallOf(d.Home.Now()), Mono: sysclock.Now().Mono}
 }
 
-// publish puts in force what was decided, on condition that the state is the one that it was decided on.
-func (d *Driver) publish(ctx context.Context, r *Round, tag depot.Tag) error {
+// publish puts in force what was decided, on condition that the state is the one that it was decided on. If another has renewed the
+// lease meanwhile, it is decided anew by what the members said: where leases are short and a member hangs, leases are renewed as
+// often as members are asked, and a command beside "meshctl serve" would never have its turn.
+func (d *Driver) publish(ctx context.Context, r *Round, before mesh.State, tag depot.Tag) error {
 	w, err := d.Home.Begin(ctx)
 	if err != nil {
 		return unlessTurn(err)
 	}
 	defer w.Close()
 	if w.Tag() != tag {
-		return nil
+		if !onlyRenewed(before, w.Mesh()) {
+			return nil
+		}
+		d.host.Read(w.Mesh())
+		r.Before, r.View, r.Decision = w.View(), w.View(), d.host.Decide(d.now())
+		if d.keep(r.Decision, r.View.Manifest.Next != nil); r.Decision.Publish == nil {
+			return nil
+		}
 	}
 	next := *r.Decision.Publish
 	event := home.Event{Event: r.Decision.Event, Number: next.Next.Number, Switchover: next.Next.At.Time(), Detail: Detail(r.Decision.Detail)}
@@ -198,6 +209,12 @@ func (d *Driver) publish(ctx context.Context, r *Round, tag depot.Tag) error {
 	}
 	r.Done, r.View = true, w.View()
 	return nil
+}
+
+// onlyRenewed reports whether nothing has changed from one state to the next but the lease, and who is known to be away.
+func onlyRenewed(before, after mesh.State) bool {
+	before.Version, before.Expires, before.At, before.Leases, before.Away = after.Version, after.Expires, after.At, after.Leases, after.Away
+	return reflect.DeepEqual(before, after)
 }
 
 // unlessTurn is err, unless it says only that another was first, or that it is too late: then the next round decides anew.

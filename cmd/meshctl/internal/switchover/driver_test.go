@@ -185,6 +185,37 @@ func TestAProposalThatIsNotPromisedIsWithdrawn(t *testing.T) {
 	}
 }
 
+// "meshctl serve" renews the lease in every round of a command's questions. The command's proposal
+// goes out all the same, and another change that was made meanwhile is not overwritten.
+func TestALeaseThatIsRenewedMeanwhileTakesNoTurn(t *testing.T) {
+	w := newWorld(t)
+	other := w.newDriver(mesh.Policy{Renew: time.Nanosecond, Manual: true, Absent: mesh.Absent{After: mesh.DefaultAbsent}})
+	between := func() {
+		r, err := other.Round(t.Context())
+		hometest.Check(t, err)
+		if !r.Done || r.Decision.Event != mesh.EventRenewed {
+			t.Errorf("meanwhile %q was published", r.Decision.Event)
+		}
+	}
+	w.driver.Ask = func(ctx context.Context, members []release.Member) map[string]Answer {
+		answers := w.ask(ctx, members)
+		between()
+		return answers
+	}
+	r, err := w.driver.Round(t.Context())
+	hometest.Check(t, err)
+	if !r.Done || r.Decision.Event != mesh.EventProposed {
+		t.Fatalf("beside renewals the round gave %q, %v", r.Decision.Event, r.Decision.Against)
+	}
+	at, lease := w.view().Manifest.Next.Switchover, w.view().Versions.Timestamp
+	between = func() { hometest.MustRelease(t, w.dir, time.Now, 3, releasing.Options{}) }
+	r, err = w.driver.Round(t.Context())
+	hometest.Check(t, err)
+	if next := w.view().Manifest.Next; r.Done || next.Number != 3 || !next.Switchover.IsZero() || at.IsZero() || w.view().Versions.Timestamp != lease+1 {
+		t.Errorf("a release was made meanwhile: done %v, published %v", r.Done, w.view())
+	}
+}
+
 // What is forced goes on without the member's word, and that is on record.
 func TestForce(t *testing.T) {
 	w := newWorld(t)
