@@ -412,7 +412,7 @@ func (f families) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// The clock's metrics have names as they should be, what a source gives is among them, and the README tells each.
+// The clock's metrics have names as they should be, what a source gives is among them, and README.md of the package tells each.
 func TestClockMetrics(t *testing.T) {
 	readme, err := os.ReadFile("clock/README.md")
 	if err != nil {

@@ -40,12 +40,12 @@ func TestPlaceOfOurPlugins(t *testing.T) {
 	}
 }
 
-// The README names them all, in order.
-func TestREADMENamesThePlugins(t *testing.T) {
-	readme, err := os.ReadFile(filepath.Join(testenv.Top(t), "README.md"))
+// docs/deploy/own-coredns.md names them all, in order.
+func TestDocumentNamesThePlugins(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(testenv.Top(t), "docs/deploy/own-coredns.md"))
 	lab.Must(t, err)
-	if want := "`" + strings.Join(directives, "`, `") + "`."; !strings.Contains(strings.Join(strings.Fields(string(readme)), " "), want) {
-		t.Errorf("the README does not say %s", want)
+	if want := "`" + strings.Join(directives, "`, `") + "`."; !strings.Contains(strings.Join(strings.Fields(string(page)), " "), want) {
+		t.Errorf("docs/deploy/own-coredns.md does not say %s", want)
 	}
 }
 

@@ -26,7 +26,7 @@ func TestDocumentsNameWhatThereIs(t *testing.T) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	seen := 0
-	for _, name := range []string{"README.md", "ARCHITECTURE.md", "KEYS.md", "plugin/meshsync/README.md"} {
+	for _, name := range documents(t) {
 		data, err := os.ReadFile(filepath.Join(testenv.Top(t), name))
 		if err != nil {
 			t.Fatal(err)
@@ -42,6 +42,24 @@ func TestDocumentsNameWhatThereIs(t *testing.T) {
 	if seen < 40 {
 		t.Errorf("only %d commands were found: the test reads the documents wrongly", seen)
 	}
+}
+
+// documents are those that speak to users: all but the changes, which name what is gone.
+func documents(t *testing.T) (names []string) {
+	t.Helper()
+	top := testenv.Top(t)
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "plugin/*/README.md", "sidecar/*/README.md"} {
+		found, err := filepath.Glob(filepath.Join(top, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range found {
+			if name, _ := filepath.Rel(top, file); name != "CHANGELOG.md" {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // unknownTo is what of a command line is no command or no flag of meshctl.

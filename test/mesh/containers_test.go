@@ -17,10 +17,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
-// Users of the README's containers, and the group that they share.
+// Users of the containers of docs/deploy/containers.md, and the group that they share.
 const userCoreDNS, userSidecar, groupMesh = 65531, 65532, 65530
 
-// TestContainers runs the nodes of a mesh as containers, by the commands of the README, of the image that "./build.sh image"
+// TestContainers runs the nodes of a mesh as containers, by the commands of docs/deploy/containers.md, of the image that "./build.sh image"
 // makes: they announce, answer, switch, and come back when they are killed, with no privilege that they do not need.
 func TestContainers(t *testing.T) {
 	w := newWorld(t)
@@ -155,25 +155,25 @@ func (p *podman) buildImage() {
 	}
 }
 
-// startNode installs a node's bundle and gives the README's commands for its two containers.
+// startNode installs a node's bundle and gives the commands of docs/deploy/containers.md for its two containers.
 func (p *podman) startNode(d *deployed, node string) {
 	p.t.Helper()
 	etc, lib, run := d.path(node, "etc"), d.path(node, "lib"), d.path(node)
 	d.unpack(node, etc)
 	d.must(errors.Join(os.MkdirAll(lib, 0o755), os.Lchown(filepath.Join(etc, "bgp-secret"), userSidecar, groupMesh)))
 	here := strings.NewReplacer(" /etc/mesh", " "+etc, " /var/lib/mesh", " "+lib, " /run/mesh", " "+run)
-	prepare := append(readmeCommands(p.t, "install -d "), readmeCommands(p.t, "chown ")...)
+	prepare := append(documentCommands(p.t, "install -d "), documentCommands(p.t, "chown ")...)
 	if len(prepare) != 6 {
-		p.t.Fatalf("the README has %d commands that prepare for containers, not 6", len(prepare))
+		p.t.Fatalf("docs/deploy/containers.md has %d commands that prepare for containers, not 6", len(prepare))
 	}
 	for _, command := range prepare {
 		if out, err := exec.Command("sh", "-c", here.Replace(command)).CombinedOutput(); err != nil {
 			p.t.Fatalf("%s: %v\n%s", command, err, out)
 		}
 	}
-	commands := readmeCommands(p.t, "podman run ")
+	commands := documentCommands(p.t, "podman run ")
 	if len(commands) != 2 {
-		p.t.Fatalf("the README has %d commands that run containers, not 2", len(commands))
+		p.t.Fatalf("docs/deploy/containers.md has %d commands that run containers, not 2", len(commands))
 	}
 	places := strings.NewReplacer("-v /etc/mesh:", "-v "+etc+":", "-v /var/lib/mesh", "-v "+lib, "-v /run/mesh:", "-v "+run+":", "--name ", "--name "+node+"-")
 	for _, command := range commands {
@@ -188,11 +188,11 @@ func (p *podman) startNode(d *deployed, node string) {
 	}
 }
 
-// readmeCommands are the README's commands that begin so, each on one line.
-func readmeCommands(t *testing.T, begin string) []string {
+// documentCommands are the commands of docs/deploy/containers.md that begin so, each on one line.
+func documentCommands(t *testing.T, begin string) []string {
 	t.Helper()
 	var found []string
-	for line := range strings.Lines(strings.ReplaceAll(readFile("../../README.md"), "\\\n", "")) {
+	for line := range strings.Lines(strings.ReplaceAll(readFile("../../docs/deploy/containers.md"), "\\\n", "")) {
 		if strings.HasPrefix(line, begin) {
 			found = append(found, strings.TrimSpace(line))
 		}

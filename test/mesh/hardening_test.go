@@ -139,7 +139,7 @@ func (h *hardened) put(number uint64) {
 	h.must(os.Rename(h.write("zone", zoneText(number)), h.path("home", "zones", "example.org.zone")))
 }
 
-// install does on a node what the README says: the bundle, users and directories.
+// install does on a node what docs/deploy/systemd.md says: the bundle, users and directories.
 func (h *hardened) install(node string) {
 	h.t.Helper()
 	root := h.root(node)

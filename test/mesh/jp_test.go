@@ -187,7 +187,7 @@ func (j *jp) startNode(g *group, node string) {
 	g.startCoreDNS(node)
 }
 
-// configure writes the node's files: the Corefile that we ship, and a sidecar.yaml with the fast settings of the README.
+// configure writes the node's files: the Corefile that we ship, and a sidecar.yaml with the fast settings of docs/routes/failover.md.
 func (j *jp) configure(g *group, node string) {
 	bundle, router := g.path("home", "members", node), j.gateway(node)
 	g.write(node+"/Corefile", strings.NewReplacer("192.0.2.53 2001:db8:53::53", g.shared[0]+" "+g.shared[1],

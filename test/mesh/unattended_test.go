@@ -15,7 +15,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
-// TestFiveCommands goes from nothing to a node that answers by the five commands of the README, on one machine; from then on
+// TestFiveCommands goes from nothing to a node that answers by the five commands of the quickstart, on one machine; from then on
 // the mesh runs by itself: what is put into the directory of zones is checked, released, switched to and put on record.
 func TestFiveCommands(t *testing.T) {
 	w := newWorld(t)

@@ -1,5 +1,5 @@
 // Package plugincfg tests the other way to a CoreDNS with our plugins: stock CoreDNS with two lines added to plugin.cfg,
-// by the commands that the section "Building" of plugin/sharedunicast/README.md and the README give.
+// by the commands that the section "Building" of plugin/sharedunicast/README.md and docs/deploy/own-coredns.md give.
 package plugincfg
 
 import (
@@ -72,11 +72,11 @@ func copyCoreDNS(t *testing.T, top string) string {
 	return src
 }
 
-// Both READMEs say the same, of the CoreDNS that go.mod names.
+// Both documents say the same, of the CoreDNS that go.mod names.
 func TestREADMEsAgree(t *testing.T) {
 	top := testenv.Top(t)
 	version := strings.TrimSpace(run(t, top, "go", "list", "-m", "-f", "{{.Version}}", "github.com/coredns/coredns"))
-	for _, name := range []string{"README.md", "plugin/sharedunicast/README.md"} {
+	for _, name := range []string{"docs/deploy/own-coredns.md", "plugin/sharedunicast/README.md"} {
 		text, err := os.ReadFile(filepath.Join(top, name))
 		lab.Must(t, err)
 		if !strings.Contains(string(text), "CoreDNS "+version+" ") {
@@ -86,10 +86,10 @@ func TestREADMEsAgree(t *testing.T) {
 	commands(t, top)
 }
 
-// commands are those that the READMEs give, word by word.
+// commands are those that the documents give, word by word.
 func commands(t *testing.T, top string) (found string) {
 	t.Helper()
-	for _, name := range []string{"README.md", "plugin/sharedunicast/README.md"} {
+	for _, name := range []string{"docs/deploy/own-coredns.md", "plugin/sharedunicast/README.md"} {
 		text, err := os.ReadFile(filepath.Join(top, name))
 		lab.Must(t, err)
 		block := regexp.MustCompile("(?s)\n(?:```|~~~)[a-z ]*\n(sed -i[^`~]*plugin.cfg\n.*?)(?:```|~~~)").FindStringSubmatch(string(text))
@@ -97,7 +97,7 @@ func commands(t *testing.T, top string) (found string) {
 			t.Fatalf("%s has no commands to build CoreDNS with", name)
 		}
 		if found != "" && block[1] != found {
-			t.Fatalf("%s says\n%s\nand README.md\n%s", name, block[1], found)
+			t.Fatalf("%s says\n%s\nand docs/deploy/own-coredns.md\n%s", name, block[1], found)
 		}
 		found = block[1]
 	}
