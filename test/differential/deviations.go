@@ -8,6 +8,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
 // A deviation is a difference from the other servers that we mean, with the RFC that is on our side. It changes the response
@@ -275,8 +276,8 @@ func encloserProved(section []dns.RR, name string) bool {
 			return ok && holds(nsec3)
 		})
 	}
-	for next := strings.ToLower(name); next != "."; next = above(next) {
-		if any(func(n *dns.NSEC3) bool { return n.Match(above(next)) }) {
+	for next := strings.ToLower(name); next != "."; next = zonegen.Above(next) {
+		if any(func(n *dns.NSEC3) bool { return n.Match(zonegen.Above(next)) }) {
 			return any(func(n *dns.NSEC3) bool { return n.Cover(next) })
 		}
 	}
@@ -286,7 +287,7 @@ func encloserProved(section []dns.RR, name string) bool {
 // reachesEmptyWildcard reports whether the next name of an NSEC record is below a wildcard that has no records and that one
 // of the names could match.
 func (u *universe) reachesEmptyWildcard(nsec *dns.NSEC, names []string) bool {
-	for next := strings.ToLower(nsec.NextDomain); next != "."; next = above(next) {
+	for next := strings.ToLower(nsec.NextDomain); next != "."; next = zonegen.Above(next) {
 		if strings.HasPrefix(next, "*.") && !u.owners[next] &&
 			slices.ContainsFunc(names, func(name string) bool { return dns.IsSubDomain(next[2:], strings.ToLower(name)) }) {
 			return true

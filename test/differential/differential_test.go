@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
 // TestAnswersAsOthersDo is a slice of what the program does.
@@ -16,7 +17,7 @@ func TestAnswersAsOthersDo(t *testing.T) {
 		need = append(need, p.command)
 	}
 	testenv.Need(t, need...)
-	o := options{seed: 2026, flavours: flavours, zones: 30, queries: 2500, batch: 30, wire: 0.2, shrink: 1,
+	o := options{seed: 2026, flavours: zonegen.Flavours, zones: 30, queries: 2500, batch: 30, wire: 0.2, shrink: 1,
 		bin: testenv.Build(t, "cmd/coredns", "cmd/meshctl")}
 	var out bytes.Buffer
 	failed, err := run(o, &out, io.Discard)

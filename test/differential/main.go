@@ -16,11 +16,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
 func main() {
 	o := options{}
-	names := flag.String("flavours", strings.Join(flavours, ","), "how zones are signed")
+	names := flag.String("flavours", strings.Join(zonegen.Flavours, ","), "how zones are signed")
 	flag.Uint64Var(&o.seed, "seed", 2026, "of the random zones and questions")
 	flag.IntVar(&o.zones, "zones", 500, "zones of each flavour")
 	flag.IntVar(&o.queries, "queries", 100000, "questions of each flavour")

@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
 // An oddMessage is a request that no client should send, or few do.
@@ -28,9 +29,9 @@ func TestOddMessages(t *testing.T) {
 		need = append(need, p.command)
 	}
 	testenv.Need(t, need...)
-	s := source{origin: "z.test.", recipe: recipe{flavour: "unsigned"}, lines: []string{"z.test. 300 IN SOA ns.z.test. mail.z.test. 1 3600 600 86400 300",
+	s := zonegen.Source{Origin: "z.test.", Recipe: zonegen.Recipe{Flavour: "unsigned"}, Lines: []string{"z.test. 300 IN SOA ns.z.test. mail.z.test. 1 3600 600 86400 300",
 		"z.test. 300 IN NS ns.z.test.", "ns.z.test. 300 IN A 192.0.2.1"}}
-	u, err := prepare(t.TempDir(), []source{s})
+	u, err := prepare(t.TempDir(), []zonegen.Source{s})
 	if err != nil {
 		t.Fatal(err)
 	}

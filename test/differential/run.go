@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
 type options struct {
@@ -32,7 +34,7 @@ type tally struct {
 // A failure is a difference that nothing explains, and where it was found.
 type failure struct {
 	verdict
-	zones []source
+	zones []zonegen.Source
 }
 
 // run compares, reports to out, says to progress how far it is, and returns the number of differences that nothing explains.
@@ -43,8 +45,8 @@ func run(o options, out, progress io.Writer) (failed int, err error) {
 	}
 	defer os.RemoveAll(dir)
 	for _, flavour := range o.flavours {
-		if !slices.Contains(flavours, flavour) {
-			return 0, fmt.Errorf("no flavour %q: %v", flavour, flavours)
+		if !slices.Contains(zonegen.Flavours, flavour) {
+			return 0, fmt.Errorf("no flavour %q: %v", flavour, zonegen.Flavours)
 		}
 		began := time.Now()
 		t, err := o.flavour(dir, flavour, progress)
@@ -74,7 +76,7 @@ func (o *options) flavour(dir, flavour string, progress io.Writer) (*tally, erro
 	go func() {
 		defer close(batches)
 		for i := range count {
-			u, err := prepare(dir, generate(o.seed*1000003+uint64(i), flavour, min(o.batch, o.zones-i*o.batch)))
+			u, err := prepare(dir, zonegen.Generate(o.seed*1000003+uint64(i), flavour, min(o.batch, o.zones-i*o.batch)))
 			batches <- prepared{u, err}
 			if err != nil {
 				return
@@ -171,7 +173,7 @@ func (t *tally) count(u *universe, v *verdict) {
 	if t.unexplained++; len(t.failed) < kept {
 		f := failure{verdict: *v}
 		for _, z := range u.zones {
-			f.zones = append(f.zones, z.source)
+			f.zones = append(f.zones, z.Source)
 		}
 		t.failed = append(t.failed, f)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
 // maxUDP is the largest response by UDP of all servers, in octets.
@@ -34,7 +35,7 @@ type server struct {
 type launcher struct {
 	name    string
 	command string
-	prepare func(dir, port string, zones []*served) (args []string, err error)
+	prepare func(dir, port string, zones []*zonegen.Zone) (args []string, err error)
 }
 
 // peers are the other servers. They answer as they do by default, except for what would get in the way: rate limits, and
@@ -43,29 +44,29 @@ var peers = []launcher{{"nsd", "nsd", nsd}, {"knot", "knotd", knot}, {"bind", "n
 
 // coredns is our own server, from a directory of binaries.
 func coredns(bin string) launcher {
-	return launcher{"coredns", filepath.Join(bin, "meshctl"), func(_, port string, zones []*served) ([]string, error) {
+	return launcher{"coredns", filepath.Join(bin, "meshctl"), func(_, port string, zones []*zonegen.Zone) ([]string, error) {
 		args := []string{"try", "--listen", "127.0.0.1:" + port}
 		for _, z := range zones {
-			args = append(args, z.path)
+			args = append(args, z.Path)
 		}
 		return args, nil
 	}}
 }
 
 // serverOf configures one of the name servers that internal/lab knows.
-func serverOf(kind, dir, port string, zones []*served, options, rest string) ([]string, error) {
+func serverOf(kind, dir, port string, zones []*zonegen.Zone, options, rest string) ([]string, error) {
 	at, err := netip.ParseAddrPort("127.0.0.1:" + port)
 	if err != nil {
 		return nil, err
 	}
 	s := lab.NameServer{Kind: kind, Dir: dir, Listen: []netip.AddrPort{at}, Options: options, Rest: rest}
 	for _, z := range zones {
-		s.Zones = append(s.Zones, lab.ServedZone{Origin: z.origin, File: z.path})
+		s.Zones = append(s.Zones, lab.ServedZone{Origin: z.Origin, File: z.Path})
 	}
 	return s.Prepare()
 }
 
-func nsd(dir, port string, zones []*served) ([]string, error) {
+func nsd(dir, port string, zones []*zonegen.Zone) ([]string, error) {
 	return serverOf("nsd", dir, port, zones, fmt.Sprintf(`  tcp-count: 200
   ipv4-edns-size: %d
   rrl-ratelimit: 0
@@ -74,7 +75,7 @@ func nsd(dir, port string, zones []*served) ([]string, error) {
 `, maxUDP), "")
 }
 
-func knot(dir, port string, zones []*served) ([]string, error) {
+func knot(dir, port string, zones []*zonegen.Zone) ([]string, error) {
 	return serverOf("knotd", dir, port, zones, fmt.Sprintf("  udp-max-payload: %d\n", maxUDP), `template:
   - id: default
     zonefile-sync: -1
@@ -83,7 +84,7 @@ func knot(dir, port string, zones []*served) ([]string, error) {
 `)
 }
 
-func bind(dir, port string, zones []*served) ([]string, error) {
+func bind(dir, port string, zones []*zonegen.Zone) ([]string, error) {
 	return serverOf("named", dir, port, zones, fmt.Sprintf(`  notify no;
   answer-cookie no;
   edns-udp-size %[1]d;
@@ -100,7 +101,7 @@ func bind(dir, port string, zones []*served) ([]string, error) {
 
 // pdns serves zones from files, and signed ones as they are: it takes the signatures from the file, and makes the NSEC or
 // NSEC3 records anew, the latter from parameters that are in its database.
-func pdns(dir, port string, zones []*served) ([]string, error) {
+func pdns(dir, port string, zones []*zonegen.Zone) ([]string, error) {
 	sql := strings.Builder{}
 	sql.WriteString(`CREATE TABLE domainmetadata (id INTEGER PRIMARY KEY, domain VARCHAR(255) COLLATE NOCASE, kind VARCHAR(32) COLLATE NOCASE, content TEXT);
 CREATE TABLE cryptokeys (id INTEGER PRIMARY KEY, domain VARCHAR(255) COLLATE NOCASE, flags INT NOT NULL, active BOOL, published BOOL DEFAULT 1, content TEXT);
@@ -109,18 +110,18 @@ CREATE TABLE tsigkeys (id INTEGER PRIMARY KEY, name VARCHAR(255) COLLATE NOCASE,
 	var named strings.Builder
 	fmt.Fprintf(&named, "options { directory %q; };\n", dir)
 	for _, z := range zones {
-		name := strings.TrimSuffix(z.origin, ".")
+		name := strings.TrimSuffix(z.Origin, ".")
 		if name == "" {
 			name = "."
 		}
-		fmt.Fprintf(&named, "zone %q { type native; file %q; };\n", name, z.path)
-		if z.recipe.flavour == "unsigned" {
+		fmt.Fprintf(&named, "zone %q { type native; file %q; };\n", name, z.Path)
+		if z.Recipe.Flavour == "unsigned" {
 			continue
 		}
 		fmt.Fprintf(&sql, "INSERT INTO domainmetadata (domain, kind, content) VALUES ('%s', 'PRESIGNED', '1');\n", name)
-		if optOut := map[string]int{"nsec3": 0, "optout": 1}; z.recipe.flavour != "nsec" {
+		if optOut := map[string]int{"nsec3": 0, "optout": 1}; z.Recipe.Flavour != "nsec" {
 			fmt.Fprintf(&sql, "INSERT INTO domainmetadata (domain, kind, content) VALUES ('%s', 'NSEC3PARAM', '1 %d %d %s');\n",
-				name, optOut[z.recipe.flavour], z.recipe.iterations, strings.ToLower(z.recipe.salt))
+				name, optOut[z.Recipe.Flavour], z.Recipe.Iterations, strings.ToLower(z.Recipe.Salt))
 		}
 	}
 	sqlite := exec.Command("sqlite3", filepath.Join(dir, "db"))
@@ -154,7 +155,7 @@ func write(dir, name, text string) error {
 }
 
 // start starts a server in a directory of its own. Whoever gets one must stop it.
-func (l *launcher) start(dir string, zones []*served) (*server, error) {
+func (l *launcher) start(dir string, zones []*zonegen.Zone) (*server, error) {
 	path, err := testenv.Look(l.command)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w (./build.sh daemons installs it as root on Debian)", l.command, err)
@@ -180,15 +181,15 @@ func (l *launcher) start(dir string, zones []*served) (*server, error) {
 }
 
 // await waits until the server answers for every zone, for so long.
-func (s *server) await(zones []*served, patience time.Duration) error {
+func (s *server) await(zones []*zonegen.Zone, patience time.Duration) error {
 	c := client{server: s}
 	defer c.close()
 	deadline := time.Now().Add(patience)
 	for _, z := range zones {
-		q := question{msg: new(dns.Msg).SetQuestion(z.origin, dns.TypeSOA)}
+		q := question{msg: new(dns.Msg).SetQuestion(z.Origin, dns.TypeSOA)}
 		for {
 			m, err := c.ask(q, 200*time.Millisecond)
-			if err == nil && m.Authoritative && m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0 && strings.EqualFold(m.Answer[0].Header().Name, z.origin) {
+			if err == nil && m.Authoritative && m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0 && strings.EqualFold(m.Answer[0].Header().Name, z.Origin) {
 				break
 			}
 			select {
@@ -197,7 +198,7 @@ func (s *server) await(zones []*served, patience time.Duration) error {
 			default:
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("%s does not answer for %s: %v %v\n%s", s.name, z.origin, m, err, s.complaints())
+				return fmt.Errorf("%s does not answer for %s: %v %v\n%s", s.name, z.Origin, m, err, s.complaints())
 			}
 			time.Sleep(10 * time.Millisecond)
 		}

@@ -7,13 +7,15 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
 // reproduce makes the zones of a failure as small as they can be with the difference still there, and prints them. Each
 // attempt signs the zones anew and asks servers that were started anew.
 func (o *options) reproduce(dir string, out io.Writer, f *failure) error {
 	zones := f.zones
-	fails := func(zones []source) (verdict, bool) {
+	fails := func(zones []zonegen.Source) (verdict, bool) {
 		v, err := o.again(dir, zones, f.question)
 		return v, err == nil && (v.differs || v.err != nil)
 	}
@@ -22,7 +24,7 @@ func (o *options) reproduce(dir string, out io.Writer, f *failure) error {
 		fmt.Fprintf(out, "not to be had again: %s\n", &f.verdict)
 		return nil
 	}
-	zones = shrink(zones, func(zones []source) bool {
+	zones = shrink(zones, func(zones []zonegen.Source) bool {
 		v, bad := fails(zones)
 		if bad {
 			last = v
@@ -31,10 +33,10 @@ func (o *options) reproduce(dir string, out io.Writer, f *failure) error {
 	})
 	for i := range zones {
 		i := i
-		records := zones[i].lines[1:]
-		zones[i].lines = append(zones[i].lines[:1:1], shrink(records, func(lines []string) bool {
+		records := zones[i].Lines[1:]
+		zones[i].Lines = append(zones[i].Lines[:1:1], shrink(records, func(lines []string) bool {
 			attempt := slices.Clone(zones)
-			attempt[i].lines = append(attempt[i].lines[:1:1], lines...)
+			attempt[i].Lines = append(attempt[i].Lines[:1:1], lines...)
 			v, bad := fails(attempt)
 			if bad {
 				last = v
@@ -44,7 +46,7 @@ func (o *options) reproduce(dir string, out io.Writer, f *failure) error {
 	}
 	fmt.Fprintf(out, "\nMINIMAL REPRODUCTION\n")
 	for _, z := range zones {
-		fmt.Fprintf(out, "; zone %s, %+v\n%s", z.origin, z.recipe, z.text())
+		fmt.Fprintf(out, "; zone %s, %+v\n%s", z.Origin, z.Recipe, z.Text())
 	}
 	fmt.Fprintf(out, "%s\n", &last)
 	return nil
@@ -74,8 +76,8 @@ func shrink[T any](all []T, holds func([]T) bool) []T {
 }
 
 // again asks one question of servers that have just these zones.
-func (o *options) again(dir string, zones []source, q question) (verdict, error) {
-	if len(zones) == 0 || slices.ContainsFunc(zones, func(s source) bool { return !s.hasNS() }) {
+func (o *options) again(dir string, zones []zonegen.Source, q question) (verdict, error) {
+	if len(zones) == 0 || slices.ContainsFunc(zones, func(s zonegen.Source) bool { return !hasNS(s) }) {
 		return verdict{}, errors.New("a zone without servers is none that all would load")
 	}
 	u, err := prepare(dir, zones)
@@ -96,8 +98,8 @@ func (o *options) again(dir string, zones []source, q question) (verdict, error)
 }
 
 // hasNS reports whether a zone has NS records at its apex.
-func (s *source) hasNS() bool {
-	return slices.ContainsFunc(s.lines, func(line string) bool {
-		return strings.HasPrefix(line, s.origin+" ") && strings.Contains(line, " IN NS ")
+func hasNS(s zonegen.Source) bool {
+	return slices.ContainsFunc(s.Lines, func(line string) bool {
+		return strings.HasPrefix(line, s.Origin+" ") && strings.Contains(line, " IN NS ")
 	})
 }

@@ -1,10 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -12,30 +11,26 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
-	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
-// served is a zone as the servers load it, and as we do.
-type served struct {
-	source
-	path   string
-	zone   *zone.Zone
-	owners []string
-	rare   []dns.Question // for each record of a rare type
+// A question is a query and how it is asked.
+type question struct {
+	msg  *dns.Msg
+	tcp  bool
+	wire bool // asked of the real coredns, beside the others, and not of the zone engine
 }
 
-func dnsName(wire []byte) string {
-	name, _, err := dns.UnpackDomainName(wire, 0)
-	if err != nil {
-		return "." // owners are valid
-	}
-	return name
+// newQuestion makes a random query about a zone.
+func newQuestion(r *rand.Rand, z *zonegen.Zone) (q question) {
+	q.msg, q.tcp = z.Question(r)
+	return q
 }
 
 // A universe is the zones that all servers have at one time.
 type universe struct {
 	dir     string
-	zones   []*served
+	zones   []*zonegen.Zone
 	ours    *zone.Zones
 	owners  map[string]bool // of all records, lower case
 	origins map[string]bool
@@ -44,18 +39,18 @@ type universe struct {
 }
 
 // prepare signs zones, two at a time, and loads them.
-func prepare(dir string, sources []source) (*universe, error) {
+func prepare(dir string, sources []zonegen.Source) (*universe, error) {
 	dir, err := os.MkdirTemp(dir, "universe-")
 	if err != nil {
 		return nil, err
 	}
-	u := &universe{dir: dir, zones: make([]*served, len(sources)), owners: map[string]bool{}, origins: map[string]bool{}}
+	u := &universe{dir: dir, zones: make([]*zonegen.Zone, len(sources)), owners: map[string]bool{}, origins: map[string]bool{}}
 	errs := make([]error, len(sources))
 	var wg sync.WaitGroup
 	for worker := range 2 {
 		wg.Go(func() {
 			for i := worker; i < len(sources); i += 2 {
-				u.zones[i], errs[i] = sources[i].load(dir, i)
+				u.zones[i], errs[i] = sources[i].Load(dir, i)
 			}
 		})
 	}
@@ -65,39 +60,14 @@ func prepare(dir string, sources []source) (*universe, error) {
 		if errs[i] != nil {
 			return nil, errs[i]
 		}
-		ours = append(ours, z.zone)
-		u.origins[strings.ToLower(z.origin)] = true
-		for rr := range z.zone.Records() {
+		ours = append(ours, z.Image)
+		u.origins[strings.ToLower(z.Origin)] = true
+		for rr := range z.Image.Records() {
 			u.owners[strings.ToLower(rr.Header().Name)] = true
 		}
 	}
 	u.ours, err = zone.NewZones(ours...)
 	return u, err
-}
-
-// load signs a zone, writes it to its file and compiles it.
-func (s *source) load(dir string, i int) (*served, error) {
-	text, err := s.sign(dir)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s", s.origin, err, s.text())
-	}
-	z := &served{source: *s, path: filepath.Join(dir, fmt.Sprintf("zone%d", i))}
-	if err := os.WriteFile(z.path, text, 0o644); err != nil {
-		return nil, err
-	}
-	var found []zone.Finding
-	z.zone, found = zonefile.Parse(bytes.NewReader(text), zonefile.Options{File: z.path})
-	if z.zone == nil {
-		return nil, fmt.Errorf("the zone %s is refused: %v\n%s", z.origin, found, s.text())
-	}
-	z.origin = z.zone.Origin()
-	z.owners = ownersOf(z.origin, z.zone.Records())
-	for r := range z.zone.WireRecords() {
-		if isRare(r.Type) {
-			z.rare = append(z.rare, dns.Question{Name: dnsName(r.Owner), Qtype: r.Type, Qclass: dns.ClassINET})
-		}
-	}
-	return z, nil
 }
 
 // start starts the servers, and waits until all of them have every zone, each for so long.

@@ -1,4 +1,6 @@
-package main
+// Package zonegen makes up zones, unsigned and signed in three ways, and questions about them, for test/differential, which asks
+// other servers as well, and for the test that compares the paths of sharedunicast. A seed tells the zones.
+package zonegen
 
 import (
 	"fmt"
@@ -11,28 +13,28 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/rdatatest"
 )
 
-// A source is a zone before it is signed: what a reproduction shrinks.
-type source struct {
-	origin string
-	lines  []string // a record each, the SOA first
-	recipe recipe
+// A Source is a zone before it is signed: what a reproduction shrinks.
+type Source struct {
+	Origin string
+	Lines  []string // a record each, the SOA first
+	Recipe Recipe
 }
 
-// text is the zone as a file.
-func (s *source) text() string { return strings.Join(s.lines, "\n") + "\n" }
+// Text is the zone as a file.
+func (s *Source) Text() string { return strings.Join(s.Lines, "\n") + "\n" }
 
-// generate makes the zones that the servers have at one time, all of one flavour: some have zones below them that are
+// Generate makes the zones that the servers have at one time, all of one flavour: some have zones below them that are
 // served too, delegated to or not, and one time in four there is the root.
-func generate(seed uint64, flavour string, count int) []source {
+func Generate(seed uint64, flavour string, count int) []Source {
 	r := rand.New(rand.NewPCG(seed, 53))
 	root := r.IntN(4) == 0
-	var zones []source
+	var zones []Source
 	add := func(g *generator) {
 		recipe := newRecipe(r, flavour)
 		if g.owners[canonical(g.origin)] == "dname" {
 			recipe.second = false // which Knot takes for names below the DNAME
 		}
-		zones = append(zones, source{g.origin, g.lines, recipe})
+		zones = append(zones, Source{g.origin, g.lines, recipe})
 	}
 	for i := 0; len(zones) < count; i++ {
 		g := newGenerator(r, fmt.Sprintf("z%d.%s", i, []string{"test.", "test.", "a.test.", "z0.test."}[r.IntN(4)]), flavour)
@@ -58,19 +60,19 @@ func generate(seed uint64, flavour string, count int) []source {
 	if root {
 		g := newGenerator(r, ".", flavour)
 		for _, z := range zones {
-			g.below = append(g.below, z.origin)
+			g.below = append(g.below, z.Origin)
 		}
 		for _, z := range zones {
-			served := func(s source) bool { return s.origin != z.origin && dns.IsSubDomain(s.origin, z.origin) }
+			served := func(s Source) bool { return s.Origin != z.Origin && dns.IsSubDomain(s.Origin, z.Origin) }
 			if r.IntN(4) == 0 && !slices.ContainsFunc(zones, served) {
-				g.delegate(z.origin)
+				g.delegate(z.Origin)
 			}
 		}
 		g.fill(false)
-		zones[count-1] = source{g.origin, g.lines, newRecipe(r, flavour)}
+		zones[count-1] = Source{g.origin, g.lines, newRecipe(r, flavour)}
 	}
-	slices.SortFunc(zones, func(a, b source) int { return strings.Compare(a.origin, b.origin) })
-	return slices.CompactFunc(zones, func(a, b source) bool { return strings.EqualFold(a.origin, b.origin) })
+	slices.SortFunc(zones, func(a, b Source) int { return strings.Compare(a.Origin, b.Origin) })
+	return slices.CompactFunc(zones, func(a, b Source) bool { return strings.EqualFold(a.Origin, b.Origin) })
 }
 
 // generator makes a random zone. Labels come from a small pool, so that names meet: wildcards, cuts, aliases and empty
@@ -155,7 +157,8 @@ func octets(name string) int {
 	return n
 }
 
-func above(name string) string {
+// Above is the name without its first label, and the root at the root.
+func Above(name string) string {
 	if i, end := dns.NextLabel(name, 0); !end {
 		return name[i:]
 	}
@@ -239,8 +242,8 @@ func (g *generator) place(owner string, add func(string)) {
 	if g.owners[key] != "" || !dns.IsSubDomain(g.origin, owner) || slices.ContainsFunc(g.below, isBelow) {
 		return
 	}
-	for n := key; n != canonical(g.origin); n = above(n) {
-		if g.owners[above(n)] == "dname" {
+	for n := key; n != canonical(g.origin); n = Above(n) {
+		if g.owners[Above(n)] == "dname" {
 			return
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package zonegen
 
 import (
 	"iter"
@@ -9,23 +9,16 @@ import (
 	"github.com/miekg/dns"
 )
 
-// A question is a query and how it is asked.
-type question struct {
-	msg  *dns.Msg
-	tcp  bool
-	wire bool // asked of the real coredns, beside the others, and not of the zone engine
-}
-
 var qtypes = []uint16{dns.TypeA, dns.TypeA, dns.TypeA, dns.TypeAAAA, dns.TypeTXT, dns.TypeTXT, dns.TypeMX, dns.TypeNS, dns.TypeNS, dns.TypeDS, dns.TypeDS,
 	dns.TypeCNAME, dns.TypeDNAME, dns.TypeSOA, dns.TypeSRV, 65280, 65281, dns.TypeANY, dns.TypeRRSIG, dns.TypeNSEC,
 	dns.TypeNSEC3, dns.TypeDNSKEY, dns.TypeNSEC3PARAM, dns.TypeHTTPS, dns.TypeSVCB, dns.TypeNAPTR, dns.TypePTR, dns.TypeCDS, dns.TypeCSYNC, 66, 10}
 
 var metaTypes = []uint16{0, dns.TypeOPT, dns.TypeTKEY, dns.TypeTSIG, dns.TypeMAILA, dns.TypeMAILB}
 
-// newQuestion makes a random query at, above, below or near an owner of a zone.
-func newQuestion(r *rand.Rand, z *served) question {
-	g := &generator{Rand: r, origin: z.origin, longest: 255}
-	m := &dns.Msg{}
+// Question makes a random query at, above, below or near an owner of the zone, to be asked by UDP or TCP.
+func (z *Zone) Question(r *rand.Rand) (m *dns.Msg, tcp bool) {
+	g := &generator{Rand: r, origin: z.Origin, longest: 255}
+	m = &dns.Msg{}
 	m.Id = uint16(g.IntN(65536))
 	m.RecursionDesired = g.IntN(2) == 0
 	m.CheckingDisabled = g.IntN(20) == 0
@@ -35,7 +28,7 @@ func newQuestion(r *rand.Rand, z *served) question {
 		m.Question[0] = z.rare[g.IntN(len(z.rare))]
 		m.Question[0].Name = g.mixCase(m.Question[0].Name)
 	}
-	q := question{msg: m, tcp: g.IntN(4) == 0}
+	tcp = g.IntN(4) == 0
 	switch g.IntN(200) {
 	case 0, 1, 2:
 		m.Question[0].Qtype = metaTypes[g.IntN(len(metaTypes))]
@@ -56,7 +49,7 @@ func newQuestion(r *rand.Rand, z *served) question {
 	if opt := m.IsEdns0(); opt != nil && g.IntN(30) == 0 {
 		opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: 65001, Data: []byte("unknown")})
 	}
-	return q
+	return m, tcp
 }
 
 // questionName is a name to ask for.
@@ -67,7 +60,7 @@ func (g *generator) questionName(owners []string) string {
 		name = g.name(name)
 	case 2:
 		if name != g.origin {
-			name = above(name)
+			name = Above(name)
 		}
 	case 3:
 		if strings.HasPrefix(name, "*.") {
@@ -77,7 +70,7 @@ func (g *generator) questionName(owners []string) string {
 		name = g.name(g.origin)
 	case 5:
 		if labels := dns.SplitDomainName(name); name != g.origin && len(labels) > 0 && len(labels[0]) < 60 && !strings.Contains(labels[0], `\`) {
-			name = join(labels[0]+[]string{`\000`, "-", "z"}[g.IntN(3)], above(name))
+			name = join(labels[0]+[]string{`\000`, "-", "z"}[g.IntN(3)], Above(name))
 		}
 	case 6:
 		if strings.HasPrefix(name, "*.") {
@@ -89,7 +82,7 @@ func (g *generator) questionName(owners []string) string {
 		}
 	case 8:
 		if g.IntN(8) == 0 {
-			name = above(g.origin)
+			name = Above(g.origin)
 		}
 	}
 	if octets(name) > 255 {
@@ -117,12 +110,12 @@ func ownersOf(origin string, records iter.Seq[dns.RR]) []string {
 	var owners []string
 	hashed := 0
 	for rr := range records {
-		if isHashed(rr) {
+		if IsHashed(rr) {
 			if hashed++; hashed > 4 {
 				continue
 			}
 		}
-		for n := rr.Header().Name; ; n = above(n) {
+		for n := rr.Header().Name; ; n = Above(n) {
 			owners = append(owners, n)
 			if n == origin {
 				break
@@ -133,7 +126,8 @@ func ownersOf(origin string, records iter.Seq[dns.RR]) []string {
 	return slices.Compact(owners)
 }
 
-func isHashed(rr dns.RR) bool {
+// IsHashed says whether a record has a hashed owner: NSEC3, and what signs it.
+func IsHashed(rr dns.RR) bool {
 	sig, signs := rr.(*dns.RRSIG)
 	return rr.Header().Rrtype == dns.TypeNSEC3 || signs && sig.TypeCovered == dns.TypeNSEC3
 }

@@ -1,4 +1,4 @@
-package main
+package zonegen
 
 import (
 	"bytes"
@@ -13,19 +13,20 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
-// A recipe says how a zone is signed.
-type recipe struct {
-	flavour    string
+// A Recipe says how a zone is signed.
+type Recipe struct {
+	Flavour    string // one of Flavours
 	algorithms []string
-	salt       string // of NSEC3, "-" for none
-	iterations int
+	Salt       string // of NSEC3, "-" for none
+	Iterations int
 	second     bool // half of another NSEC3 chain is there too, as while parameters are changed (RFC 5155 10.4)
 }
 
-var flavours = []string{"unsigned", "nsec", "nsec3", "optout"}
+// Flavours are how zones are signed: not at all, with NSEC, with NSEC3, and with NSEC3 and opt-out.
+var Flavours = []string{"unsigned", "nsec", "nsec3", "optout"}
 
-func newRecipe(r *rand.Rand, flavour string) recipe {
-	rec := recipe{flavour: flavour, algorithms: []string{"ECDSAP256SHA256"}}
+func newRecipe(r *rand.Rand, flavour string) Recipe {
+	rec := Recipe{Flavour: flavour, algorithms: []string{"ECDSAP256SHA256"}}
 	if flavour == "unsigned" {
 		return rec
 	}
@@ -39,28 +40,28 @@ func newRecipe(r *rand.Rand, flavour string) recipe {
 	case 3:
 		rec.algorithms = []string{"ECDSAP384SHA384"}
 	}
-	rec.salt = []string{"-", "-", "ABCD", "00112233445566778899aabbccddeeff"}[r.IntN(4)]
-	rec.iterations = []int{0, 0, 1, 20}[r.IntN(4)]
+	rec.Salt = []string{"-", "-", "ABCD", "00112233445566778899aabbccddeeff"}[r.IntN(4)]
+	rec.Iterations = []int{0, 0, 1, 20}[r.IntN(4)]
 	rec.second = flavour != "nsec" && r.IntN(6) == 0
 	return rec
 }
 
 // sign signs a zone with BIND's tools, in a directory of its own, and returns the signed text.
-func (s *source) sign(dir string) ([]byte, error) {
-	if s.recipe.flavour == "unsigned" {
-		return []byte(s.text()), nil
+func (s *Source) sign(dir string) ([]byte, error) {
+	if s.Recipe.Flavour == "unsigned" {
+		return []byte(s.Text()), nil
 	}
 	dir, err := os.MkdirTemp(dir, "sign-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if err := os.WriteFile(filepath.Join(dir, "zone"), []byte(s.text()), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "zone"), []byte(s.Text()), 0o644); err != nil {
 		return nil, err
 	}
 	var keys []string
-	for _, algorithm := range s.recipe.algorithms {
-		args := []string{"-q", "-a", algorithm, "-f", "KSK", s.origin}
+	for _, algorithm := range s.Recipe.algorithms {
+		args := []string{"-q", "-a", algorithm, "-f", "KSK", s.Origin}
 		if algorithm == "RSASHA256" {
 			args = append([]string{"-b", "1024"}, args...)
 		}
@@ -70,27 +71,27 @@ func (s *source) sign(dir string) ([]byte, error) {
 		}
 		keys = append(keys, strings.TrimSpace(key))
 	}
-	text, err := s.signWith(dir, keys, s.recipe.salt)
+	text, err := s.signWith(dir, keys, s.Recipe.Salt)
 	if err != nil {
 		return nil, err
 	}
-	if s.recipe.second {
+	if s.Recipe.second {
 		more, err := s.signWith(dir, keys, "EF")
 		if err != nil {
 			return nil, err
 		}
 		text = append(text, halfChain(more)...)
 	}
-	return restore(text, s.lines), nil
+	return restore(text, s.Lines), nil
 }
 
-func (s *source) signWith(dir string, keys []string, salt string) ([]byte, error) {
-	args := []string{"-q", "-P", "-z", "-S", "-e", "now+7776000", "-O", "full", "-o", s.origin, "-f", "signed"}
-	switch s.recipe.flavour {
+func (s *Source) signWith(dir string, keys []string, salt string) ([]byte, error) {
+	args := []string{"-q", "-P", "-z", "-S", "-e", "now+7776000", "-O", "full", "-o", s.Origin, "-f", "signed"}
+	switch s.Recipe.Flavour {
 	case "nsec3":
-		args = append(args, "-3", salt, "-H", fmt.Sprint(s.recipe.iterations))
+		args = append(args, "-3", salt, "-H", fmt.Sprint(s.Recipe.Iterations))
 	case "optout":
-		args = append(args, "-3", salt, "-H", fmt.Sprint(s.recipe.iterations), "-A")
+		args = append(args, "-3", salt, "-H", fmt.Sprint(s.Recipe.Iterations), "-A")
 	}
 	if _, err := output(dir, "dnssec-signzone", append(append(args, "zone"), keys...)...); err != nil {
 		return nil, err
