@@ -24,6 +24,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 )
@@ -59,7 +60,7 @@ The exit code is 0 if the route is withdrawn, durably, and 1 otherwise.`,
 		},
 	}
 	f := cmd.Flags()
-	f.DurationVar(&wait, "wait", 0, "how long the route stays, announced as the worst of ways (default: drain.wait of the node)")
+	f.Var(number.Duration(&wait, 0, 24*time.Hour), "wait", "how long the route stays, announced as the worst of ways (default: drain.wait of the node)")
 	f.BoolVar(&d.Silence, "silence", false, "meshsync ceases to answer once the route is withdrawn")
 	f.StringVar(&d.Why, "why", "", "words for the status and the log")
 	o.flags(cmd)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
@@ -67,7 +68,8 @@ Status 0: no errors, perhaps warnings; 1: an error, or a file that cannot be rea
 	ignoreFlag(cmd, &o.ignore)
 	cmd.Flags().StringVar(&o.policy, "policy", "", "configuration with the section \"checks\" (default HOME/meshctl.yaml, if it is there)")
 	cmd.Flags().StringArrayVar(&o.previous, "previous", nil, "zone file that one of the others is to replace; may be repeated")
-	cmd.Flags().DurationVar(&o.lease, "lease", 24*time.Hour, "how long a node may answer from the zone: signatures must last longer")
+	o.lease = 24 * time.Hour
+	cmd.Flags().Var(number.Duration(&o.lease, 0, home.MaxLease), "lease", "how long a node may answer from the zone: signatures must last longer")
 	return cmd
 }
 

@@ -7,10 +7,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 )
 
 func (c *cli) historyCommand() *cobra.Command {
-	var limit int
+	limit := 20
 	var timing bool
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "history",
@@ -28,7 +29,7 @@ func (c *cli) historyCommand() *cobra.Command {
 			})
 		}),
 	})
-	cmd.Flags().IntVar(&limit, "last", 20, "how many releases")
+	cmd.Flags().Var(number.Int(&limit, 1, history.KeepRecords), "last", "how many releases")
 	cmd.Flags().BoolVar(&timing, "timing", false, "how long each step took, and when it was after the zones had come")
 	return cmd
 }

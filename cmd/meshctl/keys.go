@@ -14,6 +14,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -203,10 +204,10 @@ func (c *cli) keysDraftCommand() *cobra.Command {
 	f.StringVar(&out, "out", "", "file to write")
 	f.StringSliceVar(&add, "add", nil, "public key file of a root key that is added")
 	f.StringSliceVar(&change.Drop, "drop", nil, "beginning of the id of a root key that goes")
-	f.IntVar(&change.Threshold, "threshold", 0, "how many root keys must sign the next root (default: as now)")
+	f.Var(number.Int(&change.Threshold, 0, 100), "threshold", "how many root keys must sign the next root (default: as now)")
 	f.StringVar(&newRelease, "release", "", "public key file of a new release key")
 	f.StringVar(&newLease, "lease", "", "public key file of a new lease key")
-	f.IntVar(&years, "years", 0, "how long the root's word lasts (default 10)")
+	f.Var(number.Int(&years, 0, 100), "years", "how long the root's word lasts (default 10)")
 	_ = cmd.MarkFlagRequired("out")
 	return cmd
 }

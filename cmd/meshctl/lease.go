@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 )
 
 func (c *cli) leaseCommand() *cobra.Command {
@@ -28,6 +29,6 @@ func (c *cli) leaseCommand() *cobra.Command {
 			})
 		}),
 	})
-	cmd.Flags().DurationVar(&length, "for", 0, "length of this lease (default: as given to init)")
+	cmd.Flags().Var(number.Duration(&length, 0, home.MaxLease), "for", "length of this lease (default: as given to init)")
 	return cmd
 }

@@ -58,6 +58,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process, whatever it does
+	return runUntil(ctx, args, stdout, stderr)
+}
+
+// runUntil is run, until ctx ends.
+func runUntil(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	stderr = terminal.Writer{Writer: stderr}
 	c := &cli{out: terminal.Writer{Writer: stdout}, log: stderr, clock: time.Now}
 	command := c.command()

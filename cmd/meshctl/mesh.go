@@ -11,6 +11,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -42,8 +43,9 @@ All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and 
 	})
 	f := cmd.Flags()
 	f.StringVar(&o.Mesh, "mesh", "mesh", "name of the mesh")
-	f.DurationVar(&o.Epsilon, "epsilon", release.DefaultEpsilonMS*time.Millisecond, "clock error that members must keep")
-	f.DurationVar(&o.Lease, "lease", 24*time.Hour, "how long nodes may answer without hearing from here")
+	o.Epsilon, o.Lease = release.DefaultEpsilonMS*time.Millisecond, 24*time.Hour
+	f.Var(number.Duration(&o.Epsilon, time.Millisecond, 10*time.Second), "epsilon", "clock error that members must keep")
+	f.Var(number.Duration(&o.Lease, time.Second, home.MaxLease), "lease", "how long nodes may answer without hearing from here")
 	f.StringVar(&o.Bucket, "repository", "", "URL of a bucket to publish in, beginning with s3:// (default: a directory of the home)")
 	f.StringSliceVar(&o.Shared, "shared", nil, "the shared-unicast addresses; with --url, bundles of nodes hold their configurations")
 	f.StringSliceVar(&o.URLs, "url", nil, "where nodes find the repository: of \"meshctl serve\", a web server or a bucket")

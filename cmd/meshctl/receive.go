@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
 
@@ -42,7 +43,7 @@ type faultJSON struct {
 func (c *cli) receiveCommand() *cobra.Command {
 	var file string
 	var o receive.RefreshOptions
-	var limit time.Duration
+	limit := time.Hour
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "receive",
 		Short: "Take zones in from primaries, catalogs and directories, as the configuration says",
@@ -65,7 +66,7 @@ Status 1 if something could not be received; what was, counts all the same, and 
 	cmd.Flags().BoolVar(&o.Withdraw, "withdraw", false, "withdraw the zones that are gone from their sources, however many")
 	cmd.Flags().StringSliceVar(&o.Reset, "reset", nil, "zones to receive anew, whatever their serial")
 	completeFlag(cmd, "reset", c.zones())
-	cmd.Flags().DurationVar(&limit, "timeout", time.Hour, "give up after this long")
+	cmd.Flags().Var(number.Duration(&limit, time.Second, 24*time.Hour), "timeout", "give up after this long")
 	return cmd
 }
 

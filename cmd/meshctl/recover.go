@@ -4,6 +4,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 )
 
 func (c *cli) recoverCommand() *cobra.Command {
@@ -38,6 +41,6 @@ earlier than that. A release that was made after the newest copy is gone: make i
 			})
 		}),
 	})
-	cmd.Flags().DurationVar(&longest, "longest", 0, "the longest lease given since the backup, if by meshctl lease --for it was longer than usual")
+	cmd.Flags().Var(number.Duration(&longest, 0, home.MaxLease), "longest", "the longest lease given since the backup, if by meshctl lease --for it was longer than usual")
 	return cmd
 }

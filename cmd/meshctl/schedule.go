@@ -17,6 +17,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 )
 
 // scheduleJSON is what "schedule --json" prints.
@@ -69,12 +70,13 @@ then proposes none until "meshctl resume", or until this command is given again.
 		},
 	})
 	flags := cmd.Flags()
-	flags.DurationVar(&f.in, "in", 0, "lead: from the proposal to the switchover (default: as short as is safe)")
+	flags.Var(number.Duration(&f.in, 0, 24*time.Hour), "in", "lead: from the proposal to the switchover (default: as short as is safe)")
 	flags.StringVar(&f.at, "at", "", "instant of the switchover, RFC 3339")
 	flags.StringVar(&f.absent, "absent", "", "how long a member may be away before it is not waited for, or lease (default: as configured, or 10m)")
 	flags.BoolVar(&f.force, "force", false, "propose and commit it whatever speaks against it; that is put on record")
 	flags.BoolVar(&f.noWait, "no-wait", false, "end as soon as the switchover is committed")
-	flags.DurationVar(&f.wait, "wait", 30*time.Second, "how long members may take to have the release ready, and to promise")
+	f.wait = 30 * time.Second
+	flags.Var(number.Duration(&f.wait, 0, 24*time.Hour), "wait", "how long members may take to have the release ready, and to promise")
 	flags.BoolVar(&f.cancel, "cancel", false, "withdraw the switchover that is proposed")
 	cmd.MarkFlagsMutuallyExclusive("in", "at")
 	cmd.MarkFlagsMutuallyExclusive("cancel", "at")

@@ -18,12 +18,13 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
 
 func (c *cli) serveCommand() *cobra.Command {
 	var file, listen, zones string
-	var renew time.Duration
+	renew := time.Hour
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the mesh: receive, check, release, schedule, serve the repository to members, renew leases and certificates",
@@ -69,7 +70,7 @@ Several of them may run, on one bucket: they take turns, and over.`,
 	f.StringVar(&file, "config", "", "configuration (default HOME/meshctl.yaml)")
 	f.StringVar(&listen, "listen", "", "administrative address to serve on (default 127.0.0.1:8444)")
 	f.StringVar(&zones, "zones", "", "take in the *.zone files of this directory, and nothing else")
-	f.DurationVar(&renew, "renew", time.Hour, "how old a lease may get, at most a third of its length")
+	f.Var(number.Duration(&renew, time.Second, 24*time.Hour), "renew", "how old a lease may get, at most a third of its length")
 	return cmd
 }
 

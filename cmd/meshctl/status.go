@@ -17,13 +17,14 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 )
 
 func (c *cli) statusCommand() *cobra.Command {
 	var watch bool
-	var every time.Duration
+	every := time.Second
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "status",
 		Short: "The mesh as the distribution host sees it: releases, lease, alarms, members, drift",
@@ -49,7 +50,7 @@ With --watch, again and again until Ctrl-C; with --json too, one document a line
 		}),
 	})
 	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again")
-	cmd.Flags().DurationVar(&every, "every", time.Second, "how often, with --watch")
+	cmd.Flags().Var(number.Duration(&every, 100*time.Millisecond, time.Hour), "every", "how often, with --watch")
 	return cmd
 }
 

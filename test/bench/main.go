@@ -26,17 +26,18 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 func main() {
-	b := &bench{out: os.Stdout, log: os.Stderr}
-	flag.IntVar(&b.names, "names", 1_000_000, "names of the zone")
-	flag.IntVar(&b.rounds, "rounds", 3, "how often everything is measured; the median counts")
-	flag.IntVar(&b.seconds, "seconds", 5, "how long queries are asked in a round")
-	flag.IntVar(&b.rate, "rate", 10_000, "queries a second while latency is measured")
+	b := &bench{out: os.Stdout, log: os.Stderr, names: 1_000_000, rounds: 3, seconds: 5, rate: 10_000}
+	flag.Var(number.Int(&b.names, 1, 100_000_000), "names", "names of the zone")
+	flag.Var(number.Int(&b.rounds, 1, 1000), "rounds", "how often everything is measured; the median counts")
+	flag.Var(number.Int(&b.seconds, 1, 3600), "seconds", "how long queries are asked in a round")
+	flag.Var(number.Int(&b.rate, 1, 10_000_000), "rate", "queries a second while latency is measured")
 	flag.StringVar(&b.part, "part", "", "only this: serving, signed, compiling, zones or lookups")
 	flag.StringVar(&b.bin, "bin", "bin", "directory of coredns and stock")
 	flag.Parse()

@@ -13,22 +13,24 @@ package main
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/test/zonegen"
 )
 
 func main() {
-	o := options{}
+	o := options{seed: 2026, zones: 500, queries: 100_000, batch: 50, wire: 0.1, shrink: 3}
 	names := flag.String("flavours", strings.Join(zonegen.Flavours, ","), "how zones are signed")
-	flag.Uint64Var(&o.seed, "seed", 2026, "of the random zones and questions")
-	flag.IntVar(&o.zones, "zones", 500, "zones of each flavour")
-	flag.IntVar(&o.queries, "queries", 100000, "questions of each flavour")
-	flag.IntVar(&o.batch, "batch", 50, "zones that the servers have at one time")
-	flag.Float64Var(&o.wire, "wire", 0.1, "share of the questions that are put to the real coredns")
-	flag.IntVar(&o.shrink, "shrink", 3, "how many unexplained deviations of a flavour are made small")
+	flag.Var(number.Uint64(&o.seed, 0, math.MaxUint64), "seed", "of the random zones and questions")
+	flag.Var(number.Int(&o.zones, 1, 1_000_000), "zones", "zones of each flavour")
+	flag.Var(number.Int(&o.queries, 1, 1_000_000_000), "queries", "questions of each flavour")
+	flag.Var(number.Int(&o.batch, 1, 10_000), "batch", "zones that the servers have at one time")
+	flag.Var(number.Float(&o.wire, 0, 1), "wire", "share of the questions that are put to the real coredns")
+	flag.Var(number.Int(&o.shrink, 0, 1000), "shrink", "how many unexplained deviations of a flavour are made small")
 	flag.StringVar(&o.bin, "bin", "bin", "directory of coredns and meshctl")
 	flag.Parse()
 	o.flavours = strings.Split(*names, ",")

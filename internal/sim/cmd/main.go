@@ -6,21 +6,24 @@ package main
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/sim"
 )
 
 func main() {
-	seeds := flag.Uint64("seeds", 1000, "how many histories")
-	from := flag.Uint64("from", 1, "the first seed")
-	nodes := flag.Int("nodes", 0, "how many members; 0: 1 to 7, by the seed")
+	seeds, from, nodes, scale := uint64(1000), uint64(1), 0, 0
+	flag.Var(number.Uint64(&seeds, 0, math.MaxUint64), "seeds", "how many histories")
+	flag.Var(number.Uint64(&from, 0, math.MaxUint64), "from", "the first seed")
+	flag.Var(number.Int(&nodes, 0, 100_000), "nodes", "how many members; 0: 1 to 7, by the seed")
 	class := flag.String("class", "mixed", "none, single, many, lies or mixed")
 	story := flag.Bool("story", false, "tell the story of each history")
 	keep := flag.Bool("keep-going", false, "go on after a history that went wrong")
 	fast := flag.Bool("fast", false, "end at the first history that goes wrong, without its story")
-	scale := flag.Int("scale", 0, "a mesh of -nodes that makes so many switchovers")
+	flag.Var(number.Int(&scale, 0, 1_000_000), "scale", "a mesh of -nodes that makes so many switchovers")
 	flag.Parse()
 	classes := map[string][]sim.Class{"none": {sim.None}, "single": {sim.Single}, "many": {sim.Many}, "lies": {sim.Lies},
 		"mixed": {sim.Single, sim.Many, sim.None, sim.Many, sim.Single, sim.Many, sim.Lies, sim.Many}}[*class]
@@ -31,11 +34,11 @@ func main() {
 	began, wrong := time.Now(), 0
 	var sum sim.Counts
 	rules := map[string]int{}
-	for i := range *seeds {
-		seed := *from + i
-		settings, plan := sim.Draw(seed, classes[seed%uint64(len(classes))], *nodes)
-		if *scale > 0 {
-			settings, plan = sim.Scale(seed, *nodes, *scale)
+	for i := range seeds {
+		seed := from + i
+		settings, plan := sim.Draw(seed, classes[seed%uint64(len(classes))], nodes)
+		if scale > 0 {
+			settings, plan = sim.Scale(seed, nodes, scale)
 		}
 		var tell func(time.Duration, string)
 		if *story {
@@ -60,8 +63,8 @@ func main() {
 		}
 	}
 	took := time.Since(began)
-	fmt.Printf("%d histories from seed %d, class %s, nodes %d: %d wrong %v; %+v; %v, %v each\n", *seeds, *from, *class, *nodes, wrong, rules, sum,
-		took.Round(time.Millisecond), (took / time.Duration(max(*seeds, 1))).Round(time.Microsecond))
+	fmt.Printf("%d histories from seed %d, class %s, nodes %d: %d wrong %v; %+v; %v, %v each\n", seeds, from, *class, nodes, wrong, rules, sum,
+		took.Round(time.Millisecond), (took / time.Duration(max(seeds, 1))).Round(time.Microsecond))
 	if wrong > 0 {
 		os.Exit(1)
 	}

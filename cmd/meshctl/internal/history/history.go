@@ -21,7 +21,7 @@ import (
 )
 
 // Record is what is remembered of a release beyond what nodes need: history/NUMBER.json beside the state, for the last
-// keepRecords releases. It is no part of a decision: a host that dies before it is written loses the record only.
+// KeepRecords releases. It is no part of a decision: a host that dies before it is written loses the record only.
 type Record struct {
 	Number    uint64            `json:"number"`
 	Made      time.Time         `json:"made"`
@@ -161,7 +161,7 @@ func (r *Record) Missed() (all []Result) {
 
 const (
 	historyDir     = "history"
-	keepRecords    = 1000
+	KeepRecords    = 1000
 	maxRecordBytes = 64 << 20
 	attempts       = 8 // to write a record that other hosts write too
 )
@@ -200,14 +200,14 @@ func Remember(ctx context.Context, w *home.Writer, number uint64, change func(r 
 
 // forget removes the records that are older than is worth while.
 func forget(w *home.Writer, number uint64) error {
-	if number <= keepRecords {
+	if number <= KeepRecords {
 		return nil
 	}
 	entries, err := w.Records().List(historyDir)
 	if err != nil {
 		return err
 	}
-	oldest := recordName(number - keepRecords)
+	oldest := recordName(number - KeepRecords)
 	for _, e := range entries {
 		if name := historyDir + "/" + e.Name; name < oldest {
 			if err := w.Records().Remove(name); err != nil {
