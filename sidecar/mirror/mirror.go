@@ -10,11 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -25,10 +23,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
-
-// memoryFile holds what this mirror has verified, in the depot's top directory, where the repository has no files of
-// its own. It protects the depot from rollback; meshsync has a memory of its own and trusts neither.
-const memoryFile = "mirror-memory.json"
 
 // Config is fixed for the life of a Mirror.
 type Config struct {
@@ -56,6 +50,7 @@ type Mirror struct {
 	repositories []*repository // in the order of the configuration
 	ended        chan struct{} // closed, and made anew, when a look at one has ended
 
+	memory  *release.Memory // what was verified; nil: not read yet
 	swept   bool
 	pace    *depot.Pace // nil: unbounded
 	taken   int64       // version of the newest timestamp that was taken
@@ -360,38 +355,6 @@ func (m *Mirror) Refuses(name string, key release.Digest) string {
 		return "its certificate was revoked"
 	}
 	return ""
-}
-
-// remembered is what the file holds. A file that cannot be read is an error and no fresh start: forgetting would let a
-// replayed repository in.
-func (m *Mirror) remembered() (release.Memory, error) {
-	data, err := depot.ReadFile(m.cfg.Depot, memoryFile, release.MaxMemoryBytes)
-	if errors.Is(err, fs.ErrNotExist) {
-		root, err := os.ReadFile(m.cfg.Root)
-		if err != nil {
-			return release.Memory{}, fmt.Errorf("the mesh's trusted root: %w", err)
-		}
-		return release.NewMemory(root)
-	}
-	if err != nil {
-		return release.Memory{}, err
-	}
-	memory, err := release.ParseMemory(data)
-	if err != nil {
-		return memory, fmt.Errorf("%s/%s: %w; remove it only if the depot is restored from a repository that you trust", m.cfg.Depot, memoryFile, err)
-	}
-	return memory, nil
-}
-
-func (m *Mirror) remember(memory release.Memory) error {
-	data, err := memory.Encode()
-	if err != nil {
-		return err
-	}
-	if old, err := depot.ReadFile(m.cfg.Depot, memoryFile, release.MaxMemoryBytes); err == nil && string(old) == string(data) {
-		return nil
-	}
-	return depot.WriteFile(m.cfg.Depot, memoryFile, data, 0o600)
 }
 
 // note counts how zones came, and says why one came whole although there was a delta.

@@ -169,7 +169,9 @@ func TestOperators(t *testing.T) {
 	refuses("jane", key, "not known yet")
 	m.recall()
 	refuses("jane", key, "no operator")
-	lab.Must(t, os.WriteFile(filepath.Join(m.cfg.Depot, memoryFile), []byte("{"), 0o600))
+	for _, f := range []string{memoryFile, copyFile, release.TimestampName} {
+		lab.Must(t, os.WriteFile(filepath.Join(m.cfg.Depot, f), []byte("{"), 0o600))
+	}
 	m = New(m.cfg, slog.New(slog.DiscardHandler))
 	m.recall()
 	refuses("jane", key, "not known yet")
@@ -441,25 +443,6 @@ func TestRenewsItsCertificate(t *testing.T) {
 			t.Fatal("the new certificate is not used")
 		}
 	}
-}
-
-// A memory that is torn is an error that says what to do, and no fresh start.
-func TestTornMemory(t *testing.T) {
-	ca := testca.New(t)
-	h := newHost(t, ca)
-	m := h.mirror(ca, h.url)
-	lab.Must(t, m.round(t.Context()))
-	file := filepath.Join(m.cfg.Depot, memoryFile)
-	data, err := os.ReadFile(file)
-	lab.Must(t, err)
-	for _, torn := range [][]byte{{}, data[:len(data)/2], []byte("{}")} {
-		lab.Must(t, os.WriteFile(file, torn, 0o600))
-		if err := m.round(t.Context()); err == nil || !strings.Contains(err.Error(), memoryFile) {
-			t.Errorf("memory of %d bytes: error %v", len(torn), err)
-		}
-	}
-	lab.Must(t, os.WriteFile(file, data, 0o600))
-	lab.Must(t, m.round(t.Context()))
 }
 
 // Another writer of the depot is not disturbed.

@@ -144,11 +144,7 @@ func (s *storm) readOnly(node string) stormFault {
 	}}
 }
 
-// memory is the file in a depot that is no copy: a mirror remembers in it what it has seen, so as to refuse what is older. It
-// is not made again from what the distribution host has, and a mirror stops at one that is damaged, until an operator looks.
-const memory = "mirror-memory.json"
-
-// damage changes files of the node's copy of the repository.
+// damage changes files of the node's copy of the repository, and of what the mirror remembers there of what it verified.
 func (s *storm) damage(node string) stormFault {
 	choices := []uint64{s.random.Uint64(), s.random.Uint64(), s.random.Uint64()}
 	how := s.random.IntN(3)
@@ -192,7 +188,7 @@ func filesBelow(dir string) (files []string, err error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err == nil && e.Type().IsRegular() && e.Name() != memory && !strings.HasPrefix(e.Name(), ".") {
+		if err == nil && e.Type().IsRegular() && !strings.HasPrefix(e.Name(), ".") {
 			files = append(files, path)
 		}
 		return err
