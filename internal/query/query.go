@@ -126,6 +126,15 @@ func (q *Query) question(b []byte) (rest []byte, ok bool) {
 	return b[end+4:], true
 }
 
+// SetQuestion gives the question to a Query that Parse did not read as far as that: of an Unusual message that the dns package has
+// unpacked.
+func (q *Query) SetQuestion(question dns.Question) {
+	name := make([]byte, 255)
+	if n, err := dns.PackDomainName(question.Name, name, 0, nil, false); err == nil {
+		q.Name, q.Type, q.Class = name[:n], question.Qtype, question.Qclass
+	}
+}
+
 // asksForData reports whether a type is one of data, or ANY (RFC 6895 3.1).
 func asksForData(qtype uint16) bool {
 	return qtype == dns.TypeANY || qtype != dns.TypeNone && qtype != dns.TypeOPT && qtype != dns.TypeNXNAME && (qtype < 249 || qtype > 255)

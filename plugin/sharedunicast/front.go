@@ -125,6 +125,9 @@ func (f *front) chain(b []byte, q *query.Query, x *responder) {
 		}
 		return
 	}
+	if q.Name == nil {
+		q.SetQuestion(r.Question[0])
+	}
 	x.begin(f, b, q, r)
 	if m := badSignature(x, r); m != nil {
 		x.WriteMsg(m)

@@ -22,6 +22,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	_ "github.com/coredns-anycast/coredns-anycast/plugin/meshsync"
 	_ "github.com/coredns/coredns/plugin/acl"
 	_ "github.com/coredns/coredns/plugin/auto"
 	_ "github.com/coredns/coredns/plugin/bind"
@@ -49,7 +50,7 @@ func TestMain(m *testing.M) {
 	at := slices.Index(dnsserver.Directives, "shed") + 1
 	directives := slices.Insert(slices.Clone(dnsserver.Directives), at, pluginName)
 	directives = slices.Insert(directives, 0, "testlook") // the first, so that its start might come before ours
-	directives = append(directives, "testwire", "teststall", "testanswer")
+	directives = append(directives, "testwire", "teststall", "testanswer", "meshsync")
 	directives = append(directives, "testfail") // the last, so that its start is after ours
 	if err := dnsserver.SetDirectives(directives); err != nil {
 		panic(err)
