@@ -99,6 +99,11 @@ func (x *responder) WriteMsg(m *dns.Msg) error {
 	if opt := m.IsEdns0(); opt != nil && !signed {
 		wire = x.front.guard.padded(wire, 0, dns.Len(opt), x.query, &x.asked)
 	}
+	if a := x.known.Answer; a != nil && a.Zone != nil {
+		chained.Lock()
+		chained.count(a.Zone, m.Rcode)
+		chained.Unlock()
+	}
 	// That the client cannot be reached any more is no plugin's business: it would be a line of the log for each message.
 	x.Write(wire)
 	return nil

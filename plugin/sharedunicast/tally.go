@@ -31,6 +31,7 @@ type ledger struct {
 
 	mu      sync.Mutex // held for a batch, and for a look at one metric
 	tallies map[tallyKey]*tally
+	zones   zoneTally
 }
 
 // tallyKey is for whom a tally counts.

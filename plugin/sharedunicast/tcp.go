@@ -138,6 +138,9 @@ func (c *conversation) quick(s *served, message []byte, began time.Time) outcome
 		t := c.server.streams.tally(s)
 		t.count(&c.query, c.fast.rcode, len(message), length)
 		t.durations.add(time.Since(began), 1)
+		if z := c.fast.answer.Zone; z != nil {
+			c.server.streams.zones.count(z, c.fast.rcode)
+		}
 		c.server.streams.mu.Unlock()
 	}
 	return answered

@@ -199,6 +199,9 @@ func (l *udpLoop) count(s *served, request, response int) {
 	}
 	t.batch++
 	t.count(&l.query, l.fast.rcode, request, response)
+	if z := l.fast.answer.Zone; z != nil {
+		l.ledger.zones.count(z, l.fast.rcode)
+	}
 }
 
 // reply has a response sent to whoever sent message i of the batch. It has been written where space is free, or did not

@@ -71,6 +71,65 @@ func TestMetricsOfBothPaths(t *testing.T) {
 	}
 }
 
+// Responses are counted by the zone that they were made from, on both paths and by UDP and TCP, though one block serves all zones.
+func TestZoneResponses(t *testing.T) {
+	m := newMesh(t)
+	m.current(1, m.zone("one.example.", zoneText("one.example.")), m.zone("two.example.", zoneText("two.example.")))
+	p, scrape := port(t), port(t)
+	plugins := fmt.Sprintf("prometheus 127.0.0.1:%d\n errors\n", scrape)
+	start(t, fmt.Sprintf(".:%d {\n sharedunicast 127.0.0.1\n %s %s }\n.:%d {\n sharedunicast 127.0.0.2 {\n fastpath off\n }\n %s %s }\n",
+		p, plugins, m.block(), p, plugins, m.block()))
+	ask := func(server, network, name string) error {
+		_, _, err := (&dns.Client{Net: network}).Exchange(new(dns.Msg).SetQuestion(name, dns.TypeSOA), server)
+		return err
+	}
+	fast, chain := fmt.Sprintf("127.0.0.1:%d", p), fmt.Sprintf("127.0.0.2:%d", p)
+	lab.Eventually(t, func() error { return ask(fast, "udp", "nobodys.example.") })
+	before := zoneResponses(t)
+	for _, server := range []string{fast, chain} {
+		for _, network := range []string{"udp", "tcp"} {
+			for _, name := range []string{"one.example.", "two.example.", "ONE.example.", "nothing.two.example.", "nobodys.example."} {
+				lab.Must(t, ask(server, network, name))
+			}
+		}
+	}
+	lab.Eventually(t, func() error {
+		after := zoneResponses(t)
+		for key, want := range map[string]float64{"one.example. NOERROR": 8, "two.example. NOERROR": 4, "two.example. NXDOMAIN": 4} {
+			if got := after[key] - before[key]; got != want {
+				return fmt.Errorf("%s grew by %v, want %v", key, got, want)
+			}
+		}
+		for key := range after {
+			if strings.Contains(key, "nobodys") {
+				t.Fatalf("a zone that is not served is counted: %s", key)
+			}
+		}
+		return nil
+	})
+}
+
+// zoneResponses are the counts by zone and RCODE.
+func zoneResponses(t *testing.T) map[string]float64 {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	lab.Must(t, err)
+	found := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() != "coredns_sharedunicast_zone_responses_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			found[labels["zone"]+" "+labels["rcode"]] = m.GetCounter().GetValue()
+		}
+	}
+	return found
+}
+
 func hasSOA(server string) error {
 	r, err := dns.Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA), server)
 	if err != nil || r.Rcode != dns.RcodeSuccess {
