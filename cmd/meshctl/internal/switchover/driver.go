@@ -34,6 +34,7 @@ type Driver struct {
 
 	host      *mesh.Host
 	leaseOnly bool // the last publication failed for want of the release key
+	newest    newest
 	wake      chan struct{}
 
 	mu    sync.Mutex
@@ -47,6 +48,7 @@ type DriverState struct {
 	Since     time.Time         // since when something speaks against a switchover; zero: nothing does
 	Switched  uint64            // switchovers seen through
 	Withdrawn uint64            // proposals that were withdrawn
+	Members   []MemberState
 }
 
 // making is what is known of a release's way before its switchover.
@@ -119,6 +121,7 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 	d.host.Asked(words(answers), began, d.now())
 	r := Round{Decision: d.host.Decide(d.now()), Before: view, View: view, Answers: answers}
 	d.keep(r.Decision, view.Manifest.Next != nil)
+	d.follow(ctx, view.Manifest, answers)
 	if r.Decision.Publish == nil {
 		return r, nil
 	}

@@ -140,6 +140,40 @@ func TestASwitchoverThatAllPromiseIsCommittedAndSeenThrough(t *testing.T) {
 	}
 }
 
+// How long each member took to have a release ready, and to switch, is known of the last release, whoever published it.
+func TestHowMembersFareIsKnown(t *testing.T) {
+	w := newWorld(t)
+	ready := time.Now().Add(3 * time.Second)
+	w.members["fra"].lies = func(c *status.Confirmation) {
+		c.Compiled = &status.Step{Number: 2, Done: instant.WallOf(ready)}
+		c.Switched = &status.Switched{Number: 1, At: 1, Lateness: 42 * time.Microsecond}
+	}
+	w.members["tyo"].lies = func(c *status.Confirmation) {
+		c.Compiled = &status.Step{Number: 1, Done: instant.WallOf(ready)} // of the release before: not this one's
+		c.Switched = &status.Switched{Number: 1}                          // it began with it, and did not switch
+	}
+	_, err := w.driver.Round(t.Context())
+	hometest.Check(t, err)
+	all := w.driver.State().Members
+	if len(all) != 2 || all[0].Name != "fra" || all[1].Name != "tyo" {
+		t.Fatalf("%+v", all)
+	}
+	if fra := all[0]; !fra.Answers || fra.Serving != 1 || fra.Staged != 2 || fra.Published != 2 || fra.Latency < 3*time.Second || fra.Latency > time.Minute ||
+		fra.Switched != 1 || fra.Lateness != 42*time.Microsecond {
+		t.Errorf("%+v", fra)
+	}
+	if tyo := all[1]; !tyo.Answers || tyo.Serving != 1 || tyo.Published != 0 || tyo.Switched != 0 {
+		t.Errorf("%+v", tyo)
+	}
+
+	w.members["fra"].lost = errors.New("no route")
+	_, err = w.driver.Round(t.Context())
+	hometest.Check(t, err)
+	if fra := w.driver.State().Members[0]; fra.Answers || fra.Published != 2 || fra.Serving != 1 {
+		t.Errorf("of one that does not answer: %+v", fra)
+	}
+}
+
 func TestNothingIsProposedWhileAMemberIsNotFit(t *testing.T) {
 	for name, test := range map[string]struct {
 		member member

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -39,6 +40,14 @@ var (
 	releasedDesc  = desc("releases_total", "Releases made here since the start.")
 	switchedDesc  = desc("switchovers_total", "Switchovers seen through since the start.")
 	withdrawnDesc = desc("switchovers_withdrawn_total", "Proposals of a switchover that were withdrawn since the start.")
+
+	// Of each member, and of its last release: a label for the number would be a new series for each release.
+	memberUpDesc      = desc("member_up", "Whether this member answered when it was asked last.", "member")
+	memberReleaseDesc = desc("member_release", "Number of the release that this member answers from, or has ready; 0 is none.", "member", "state")
+	publicationDesc   = desc("publication_latency_seconds", "Time from the publication of the release of meshctl_publication_release until this member had it ready.", "member")
+	publishedDesc     = desc("publication_release", "Number of the release that meshctl_publication_latency_seconds is about.", "member")
+	latenessDesc      = desc("switchover_lateness_seconds", "Time from the switchover's instant until this member answered from the release of meshctl_switchover_release, by its own clock.", "member")
+	switchedToDesc    = desc("switchover_release", "Number of the release that meshctl_switchover_lateness_seconds is about.", "member")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -91,6 +100,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		state := m.server.Mesh()
 		count(switchedDesc, state.Switched)
 		count(withdrawnDesc, state.Withdrawn)
+		memberMetrics(state.Members, gauge)
 	}
 	if m.server.Cycle == nil {
 		return
@@ -100,6 +110,27 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		count(receivedDesc, n, how)
 	}
 	count(releasedDesc, cycle.Released)
+}
+
+// memberMetrics puts how members are. What is not yet known of one is absent.
+func memberMetrics(members []switchover.MemberState, gauge func(d *prometheus.Desc, value float64, labels ...string)) {
+	for _, m := range members {
+		up := 0.0
+		if m.Answers {
+			up = 1
+		}
+		gauge(memberUpDesc, up, m.Name)
+		gauge(memberReleaseDesc, float64(m.Serving), m.Name, "serving")
+		gauge(memberReleaseDesc, float64(m.Staged), m.Name, "staged")
+		if m.Published > 0 {
+			gauge(publishedDesc, float64(m.Published), m.Name)
+			gauge(publicationDesc, m.Latency.Seconds(), m.Name)
+		}
+		if m.Switched > 0 {
+			gauge(switchedToDesc, float64(m.Switched), m.Name)
+			gauge(latenessDesc, m.Lateness.Seconds(), m.Name)
+		}
+	}
 }
 
 func unix(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
