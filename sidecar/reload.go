@@ -128,7 +128,7 @@ func needRestart(old, next *config.Config) (keys []string) {
 		{"node", old.Node, next.Node}, {"shared", old.Shared, next.Shared}, {"socket", old.Socket, next.Socket},
 		{"control", old.Control, next.Control}, {"state", old.State, next.State}, {"meshsync", old.Meshsync, next.Meshsync},
 		{"identity", old.Identity, next.Identity}, {"admin.listen", listens(old), listens(next)}, {"metrics", old.Metrics, next.Metrics},
-		{"dns_metrics", old.DNSMetrics, next.DNSMetrics}, {"clock, but for limit", old.Clock.Options, next.Clock.Options}, {"igp", old.IGP, next.IGP},
+		{"dns_metrics", old.DNSMetrics, next.DNSMetrics}, {"log", old.Log, next.Log}, {"clock, but for limit", old.Clock.Options, next.Clock.Options}, {"igp", old.IGP, next.IGP},
 	} {
 		changed(k.key, k.a, k.b)
 	}

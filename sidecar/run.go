@@ -17,6 +17,7 @@ import (
 	"unicode"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/eventlog"
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -57,7 +58,7 @@ func (c closers) close() {
 func run(ctx context.Context, path string, c *config.Config, stopping func()) error {
 	reloads := make(chan os.Signal, 1)
 	signal.Notify(reloads, syscall.SIGHUP) // before anything else: by default it would end the process
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := eventlog.New(os.Stderr, c.Log)
 	log.Info("anycast-sidecar starts", "version", version, "node", c.Node, "policy", c.Failure.Policy.String())
 	for _, warning := range warnings(c) {
 		log.Warn(warning)

@@ -17,6 +17,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
+	"github.com/coredns-anycast/coredns-anycast/internal/eventlog"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
@@ -61,7 +62,7 @@ Several of them may run, on one bucket: they take turns, and over.`,
 				return err
 			}
 			if what := policy.Unjudged(); what != "" {
-				c.logger().Warn("checks do not judge " + what)
+				eventlog.New(c.log, config.Serve.Log).Warn("checks do not judge " + what)
 			}
 			return c.serve(cmd.Context(), config)
 		}),
@@ -87,7 +88,7 @@ func (c *cli) serve(ctx context.Context, config *unattended.Config) error {
 	if _, err := c.home().View(ctx); err != nil {
 		return err
 	}
-	log := c.logger()
+	log := eventlog.New(c.log, config.Serve.Log)
 	own, err := enrol.Identity(c.home(), log)
 	if err != nil {
 		return err

@@ -196,9 +196,13 @@ func (f *follower) learn(l found) {
 	if f.view == nil || !f.view.LeaseExpires.Equal(l.view.LeaseExpires) {
 		f.granted = instant.WallOf(l.view.LeaseExpires).Sub(f.clocks.now().Wall)
 	}
+	if f.view == nil {
+		log.Infof("verified: %s", l.view)
+	} else {
+		log.Debugf("verified: %s", l.view) // each lease is one, and a switchover is several
+	}
 	f.view = l.view
 	f.stager.again()
-	log.Infof("verified: %s", l.view)
 }
 
 // forgetReleases ends what was wrong with releases that the new view names no more.

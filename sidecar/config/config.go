@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/eventlog"
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 )
@@ -26,6 +27,7 @@ type Config struct {
 	Metrics  netip.AddrPort // plain HTTP on loopback; zero: none
 	// DNSMetrics is where the DNS server tells its metrics, on loopback, to be shown over mutual TLS at /metrics/dns; zero: nowhere
 	DNSMetrics netip.AddrPort
+	Log        eventlog.Format // of the lines on standard error
 	Failure    Failure
 	Clock      Clock
 	Probe      Probe

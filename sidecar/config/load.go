@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/eventlog"
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
@@ -56,6 +57,7 @@ func Parse(file string, data []byte) (*Config, error) {
 
 func (r *reader) config(root *yaml.Node) *Config {
 	c := &Config{
+		Log:     eventlog.Logfmt,
 		Failure: Failure{Policy: gate.StopDNS, ReadvertiseDelay: 30 * time.Second, Flaps: DefaultFlaps},
 		Clock:   Clock{Options: clock.Defaults, Limit: 100 * time.Millisecond},
 		Probe:   Probe{Interval: time.Second, Slow: 200 * time.Millisecond, Timeout: 900 * time.Millisecond, Rise: 3, Fall: 3, Port: 53},
@@ -73,6 +75,7 @@ func (r *reader) config(root *yaml.Node) *Config {
 		"admin":       func(n *yaml.Node) { c.Admin = r.admin(n) },
 		"metrics":     fields.Parsed(&r.Reader, &c.Metrics, loopback),
 		"dns_metrics": fields.Parsed(&r.Reader, &c.DNSMetrics, loopback),
+		"log":         fields.Parsed(&r.Reader, &c.Log, eventlog.ParseFormat),
 		"failure":     func(n *yaml.Node) { leaving = r.failure(n, &c.Failure) },
 		"clock":       func(n *yaml.Node) { r.clock(n, &c.Clock) },
 		"probe":       func(n *yaml.Node) { r.probe(n, &c.Probe) },

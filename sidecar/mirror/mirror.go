@@ -59,6 +59,7 @@ type Mirror struct {
 
 	mu       sync.Mutex
 	state    status.Mirroring
+	came     arrived
 	interval time.Duration // from one look to the next
 
 	members members
@@ -357,6 +358,12 @@ func (m *Mirror) Refuses(name string, key release.Digest) string {
 	return ""
 }
 
+// arrived is what has come since the depot was last seen to change.
+type arrived struct {
+	zones, deltas int
+	bytes         int64
+}
+
 // note counts how zones came, and says why one came whole although there was a delta.
 func (m *Mirror) note(n depot.Note, err error) {
 	m.mu.Lock()
@@ -372,7 +379,11 @@ func (m *Mirror) note(n depot.Note, err error) {
 		m.state.Wholes++
 	}
 	m.state.ZoneBytes += n.Bytes
-	m.log.Info("zone fetched", "zone", n.Zone, "delta", n.Delta, "bytes", n.Bytes)
+	m.came.zones++
+	m.came.bytes += n.Bytes
+	if n.Delta {
+		m.came.deltas++
+	}
 }
 
 func (m *Mirror) good(r *repository, changed bool) {
@@ -382,8 +393,9 @@ func (m *Mirror) good(r *repository, changed bool) {
 	if m.state.LastError != "" || m.state.URL != url {
 		m.log.Info("the repository is good", "url", url)
 	}
-	if changed {
-		m.log.Info("the depot has changed", "url", url)
+	if changed && m.came.zones > 0 { // a lease or a switchover alone is an event of the plugin's, or none
+		m.log.Info("zones have come", "zones", m.came.zones, "deltas", m.came.deltas, "bytes", m.came.bytes, "url", url)
+		m.came = arrived{}
 	}
 	m.state.URL, m.state.LastGood, m.state.LastError = url, time.Now().UTC(), ""
 }

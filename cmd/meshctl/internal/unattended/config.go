@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/eventlog"
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
@@ -38,7 +39,8 @@ type Serving struct {
 	Listen  netip.AddrPort // administrative address, mutual TLS
 	Access  identity.AccessList
 	Metrics netip.AddrPort // loopback, plain HTTP; zero: none
-	Renew   time.Duration  // how old a lease may get
+	Log     eventlog.Format
+	Renew   time.Duration // how old a lease may get
 }
 
 // DefaultConfig holds where there is no configuration.
@@ -46,7 +48,7 @@ func DefaultConfig() *Config {
 	return &Config{
 		Checks:   zonecheck.DefaultConfig(),
 		Releases: Releases{Every: 10 * time.Second, Absent: mesh.Absent{After: mesh.DefaultAbsent}, Retry: 10 * time.Minute},
-		Serve:    Serving{Listen: netip.MustParseAddrPort("127.0.0.1:8444"), Renew: time.Hour},
+		Serve:    Serving{Listen: netip.MustParseAddrPort("127.0.0.1:8444"), Renew: time.Hour, Log: eventlog.Logfmt},
 	}
 }
 
@@ -114,6 +116,7 @@ func (s *Serving) read(r *fields.Reader, n *yaml.Node) {
 		"listen":  fields.Parsed(r, &s.Listen, fields.Endpoint),
 		"access":  fields.Each(r, (*[]netip.Prefix)(&s.Access), fields.Prefix),
 		"metrics": fields.Parsed(r, &s.Metrics, loopback),
+		"log":     fields.Parsed(r, &s.Log, eventlog.ParseFormat),
 		"renew":   fields.Parsed(r, &s.Renew, fields.DurationIn(time.Second, 24*time.Hour)),
 	})
 }
