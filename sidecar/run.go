@@ -211,7 +211,8 @@ func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
 		Drained:       func(context.Context) (status.Drained, error) { return s.drained(), nil },
 	}
 	if s.mirror != nil && s.cfg().Meshsync != "" {
-		plane.Promise, plane.Asked, plane.Repository, plane.Member = s.promise, s.mirror.Asked, http.HandlerFunc(s.serveMetadata), s.mirror.IsMember
+		plane.Promise, plane.Asked, plane.Repository = s.promise, s.mirror.Asked, http.HandlerFunc(s.serveMetadata)
+		plane.Member, plane.Members = s.mirror.IsMember, s.mirror.Members
 	}
 	return plane
 }

@@ -19,11 +19,12 @@ import (
 //
 // Known is who finished a handshake with a certificate that may do something: whoever has merely seen such a certificate
 // cannot. The places of strangers are shared by address, so that a flood from one network shows out its own, and who is far
-// away and needs long for a handshake stays.
+// away and needs long for a handshake stays. When there are too many of the known, one goes of whose there are most.
 type Places struct {
 	Strangers int                          // who is not known
 	Known     int                          // who is
 	OfOne     int                          // with one certificate's key
+	More      func() int                   // more places now, for strangers and for the known each; nil: none
 	Handshake time.Duration                // that one may take
 	Tell      bool                         // handshakes that fail are named in the log, whatever they fail of
 	May       func(*x509.Certificate) bool // whose certificate makes a client known; nil: every one that is right
@@ -70,10 +71,18 @@ func (l *places) Accept() (net.Conn, error) {
 	g.network, g.address = origin(conn.RemoteAddr())
 	l.mu.Lock()
 	l.strangers = append(l.strangers, g)
-	out := tooMany(l.strangers, l.Strangers)
+	out := tooMany(l.strangers, l.Strangers+l.more())
 	l.mu.Unlock()
 	out.leave()
 	return g, nil
+}
+
+// more is how many places there are beside those that are fixed.
+func (l *places) more() int {
+	if l.More == nil {
+		return 0
+	}
+	return l.More()
 }
 
 // origin is the network and the address that share places: what one customer of a provider usually has, and one host.
@@ -99,13 +108,18 @@ func tooMany(all []*guest, most int) *guest {
 	}
 	network := commonest(all, func(g *guest) netip.Prefix { return g.network })
 	all = slices.DeleteFunc(slices.Clone(all), func(g *guest) bool { return g.network != network })
-	address := commonest(all, func(g *guest) netip.Prefix { return g.address })
-	return all[slices.IndexFunc(all, func(g *guest) bool { return g.address == address })]
+	return oldestOf(all, func(g *guest) netip.Prefix { return g.address })
+}
+
+// oldestOf is the oldest of those who have what most have.
+func oldestOf[T comparable](all []*guest, of func(*guest) T) *guest {
+	most := commonest(all, of)
+	return all[slices.IndexFunc(all, func(g *guest) bool { return of(g) == most })]
 }
 
 // commonest is what most have; of several, what the oldest has.
-func commonest(all []*guest, of func(*guest) netip.Prefix) netip.Prefix {
-	count := map[netip.Prefix]int{}
+func commonest[T comparable](all []*guest, of func(*guest) T) T {
+	count := map[T]int{}
 	for _, g := range all {
 		count[of(g)]++
 	}
@@ -139,20 +153,14 @@ func (l *places) meet(g *guest, c *x509.Certificate) {
 			same = append(same, k)
 		}
 	}
-	out := oldest(same, l.OfOne)
-	if out == nil {
-		out = oldest(l.known, l.Known)
+	var out *guest
+	if len(same) > l.OfOne {
+		out = same[0]
+	} else if len(l.known) > l.Known+l.more() {
+		out = oldestOf(l.known, func(g *guest) string { return g.key })
 	}
 	l.mu.Unlock()
 	out.leave()
-}
-
-// oldest is who must go for there to be no more than most.
-func oldest(all []*guest, most int) *guest {
-	if len(all) <= most {
-		return nil
-	}
-	return all[0]
 }
 
 func (g *guest) leave() {

@@ -36,9 +36,25 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-// places are those of each listener. A scrape and a distribution host need a handful.
-var places = identity.Places{Strangers: 64, Known: 64, OfOne: 8, Handshake: 5 * time.Second,
-	May: func(c *x509.Certificate) bool { return slices.Contains(readers, identity.RoleOf(c)) }}
+// places are those of each listener. A scrape and a distribution host need a handful; members, who all come at once when they
+// lose the distribution host, have some more each.
+var places = identity.Places{Strangers: 64, Known: 64, OfOne: 8, Handshake: 5 * time.Second}
+
+// placesOfMember are how many more places there are for each member: it asks, and it mirrors.
+const placesOfMember = 2
+
+// placesFor are those of a listener to which members come as well. A member is known by the manifest of now.
+func (s Sidecar) placesFor() identity.Places {
+	p := places
+	p.May = func(c *x509.Certificate) bool {
+		role := identity.RoleOf(c)
+		return slices.Contains(readers, role) || role == identity.Node && s.Member != nil && s.Member(c.Subject.CommonName, identity.PinOf(c))
+	}
+	if s.Members != nil {
+		p.More = func() int { return placesOfMember * s.Members() }
+	}
+	return p
+}
 
 // maxOrder bounds the body of a request, in octets.
 const maxOrder = 1024
@@ -57,7 +73,7 @@ type Sidecar struct {
 	Asked      func(member string, lease int64) // a member that has that lease has asked for Promise
 	Repository http.Handler
 	Member     func(name string, key release.Digest) bool
-
+	Members    func() int // how many there are
 	// Refuses says why an operator's or observer's certificate is good for nothing here; "" if it is. nil refuses nobody.
 	Refuses func(name string, key release.Digest) string
 
@@ -100,7 +116,7 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access func() identity.A
 	mux.Handle("GET /v1/drain", g.readers(document(s.Drained)))
 	mux.Handle("PUT /v1/drain", g.operators(drain(s)))
 	mux.Handle("DELETE /v1/drain", g.operators(undrain(s)))
-	return start(places.TLS(identity.Allowing(l, access, log), node, log), mux, log), nil
+	return start(s.placesFor().TLS(identity.Allowing(l, access, log), node, log), mux, log), nil
 }
 
 // ServeControl takes orders on a unix socket of which the owner of the process alone has the use.

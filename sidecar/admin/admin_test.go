@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
@@ -386,7 +387,7 @@ func TestStrangersAreShownOut(t *testing.T) {
 	url, client := serve(t, ca, documents()), config(t, ca, time.Hour)
 	there := &http.Client{Transport: &http.Transport{TLSClientConfig: client}}
 	first, _ := ask(t, there, "GET", url+"/v1/status", "")
-	flood(t, url, 4*places.Strangers)
+	flood(t, url, 4*places.Strangers, places.Strangers)
 	if code, _, err := get(client, url+"/v1/status"); err != nil || code != 200 {
 		t.Errorf("who comes during the flood: %d, %v", code, err)
 	}
@@ -399,8 +400,8 @@ func TestStrangersAreShownOut(t *testing.T) {
 }
 
 // flood opens connections that say nothing, waits until the server has shown out all that are too many, and leaves the
-// others open.
-func flood(t *testing.T, url string, n int) {
+// others, for whom there are so many places, open.
+func flood(t *testing.T, url string, n, places int) {
 	t.Helper()
 	var out sync.WaitGroup
 	for i := range n {
@@ -409,7 +410,7 @@ func flood(t *testing.T, url string, n int) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if i < n-places.Strangers {
+		if i < n-places {
 			out.Go(func() {
 				conn.SetReadDeadline(time.Now().Add(4 * time.Second)) // before the server is tired of it anyway
 				if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -480,5 +481,91 @@ func TestDNSMetrics(t *testing.T) {
 	dns.Close()
 	if code, body, _ := get(config(t, ca, time.Hour), url+"/metrics/dns"); code != 502 || !strings.Contains(body, "does not tell its metrics") {
 		t.Errorf("of a server that is gone: %d: %s", code, body)
+	}
+}
+
+// A hundred members that ask at once, since they lost the distribution host, all get their answer, and none is shown out by
+// strangers, by other members, or by one of them that is greedy. Who was a member is a stranger.
+func TestAHundredMembers(t *testing.T) {
+	const members = 100
+	ca := testca.New(t)
+	keys := map[string]release.Digest{}
+	var guard sync.Mutex
+	behind := documents()
+	behind.Promise = func(context.Context) (status.Held, error) {
+		return status.Held{Version: status.Version, Node: "tyo1"}, nil
+	}
+	behind.Asked, behind.Repository = func(string, int64) {}, http.NotFoundHandler()
+	behind.Member = func(name string, key release.Digest) bool {
+		guard.Lock()
+		defer guard.Unlock()
+		return keys[name] == key
+	}
+	behind.Members = func() int { return members }
+	url := serve(t, ca, behind)
+	asks := func(conn *tls.Conn) error {
+		conn.SetDeadline(time.Now().Add(lab.Patience))
+		fmt.Fprint(conn, "GET /v1/promise?lease=7 HTTP/1.1\r\nHost: x\r\n\r\n")
+		r, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			return err
+		}
+		_, err = io.ReadAll(r.Body)
+		if r.StatusCode != http.StatusOK {
+			return fmt.Errorf("it said %s", r.Status)
+		}
+		return err
+	}
+	configs := map[string]*tls.Config{}
+	for i := range members {
+		name := fmt.Sprintf("m%d", i)
+		own := ca.WithRole(name, identity.Node, time.Hour).Load(t)
+		configs[name], keys[name] = own.Config(), identity.PinOf(own.Certificate())
+	}
+	conns := map[string]*tls.Conn{}
+	var all sync.WaitGroup
+	for name, config := range configs {
+		all.Go(func() {
+			conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"), config)
+			if err == nil {
+				err = asks(conn)
+			}
+			if err != nil {
+				t.Errorf("%s gets no answer beside the others: %v", name, err)
+				return
+			}
+			guard.Lock()
+			defer guard.Unlock()
+			conns[name] = conn
+		})
+	}
+	all.Wait()
+	flood(t, url, 4*places.Strangers+placesOfMember*members, places.Strangers+placesOfMember*members)
+	for range 10 * places.OfOne { // all of m0's, whose first is shown out for them
+		conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"), configs["m0"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := asks(conn); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, conn := range conns {
+		if err := asks(conn); (err != nil) != (name == "m0") {
+			t.Errorf("%s was shown out: %v", name, err)
+		}
+		conn.Close()
+	}
+	guard.Lock()
+	delete(keys, "m1")
+	guard.Unlock()
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"), configs["m1"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := asks(conn); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("who was a member gets %v", err)
 	}
 }

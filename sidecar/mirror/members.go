@@ -32,6 +32,7 @@ const (
 	membersEvery   = 250 * time.Millisecond // between two rounds of questions to other members, while there is need
 	membersTimeout = time.Second            // for one of them to say what it holds
 	membersAtOnce  = 32                     // asked at a time
+	membersIdle    = 10 * time.Second       // a connection is kept after a question; others close theirs much later
 )
 
 // members is what is known of the other members.
@@ -51,7 +52,9 @@ type members struct {
 // while asks reports that this node wants to know, while a switchover that is not committed is close, and while no
 // repository is reached.
 func (m *Mirror) AskMembers(ctx context.Context, asks func() bool) {
-	client := newClient(&http.Transport{DialTLSContext: m.cfg.Identity.DialTLS, MaxIdleConnsPerHost: 1})
+	transport := &http.Transport{DialTLSContext: m.cfg.Identity.DialTLS, MaxIdleConnsPerHost: 1}
+	client := newClient(transport)
+	transport.IdleConnTimeout = membersIdle
 	defer client.CloseIdleConnections()
 	for {
 		select {
@@ -194,6 +197,13 @@ func (m *Mirror) IsMember(name string, key release.Digest) bool {
 	m.members.mu.Lock()
 	defer m.members.mu.Unlock()
 	return slices.ContainsFunc(m.members.verified.Members, func(member release.Member) bool { return isMember(member, name, key) })
+}
+
+// Members is how many members there are, by the newest manifest.
+func (m *Mirror) Members() int {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	return len(m.members.verified.Members)
 }
 
 // Held is what other members said that they hold of the switchover, and when somebody was last reached: for meshsync.
