@@ -3,15 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
@@ -94,10 +93,11 @@ func (c *cli) listRules() error {
 }
 
 func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
-	policy, err := c.policy(o.policy)
+	config, err := c.config(o.policy)
 	if err != nil {
 		return err
 	}
+	policy := config.Checks
 	if err := policy.Ignore(o.ignore...); err != nil {
 		return err
 	}
@@ -143,13 +143,12 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 	return nil
 }
 
-// policy reads a configuration, or that of the home if none is named and it is there.
-func (c *cli) policy(file string) (*zonecheck.Config, error) {
-	config, err := releasing.Checks(cmp.Or(file, c.home().Path(home.ConfigName)))
-	if file == "" && errors.Is(err, fs.ErrNotExist) {
-		return zonecheck.DefaultConfig(), nil
+// config reads a configuration, or that of the home if none is named: the default one, if that is not there.
+func (c *cli) config(file string) (*config.Config, error) {
+	if file == "" {
+		return config.LoadIfThere(c.home().Path(home.ConfigName))
 	}
-	return config, err
+	return config.Load(file)
 }
 
 func (c *cli) overrideCommand() *cobra.Command {

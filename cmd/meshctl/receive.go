@@ -11,6 +11,9 @@ import (
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
@@ -59,7 +62,7 @@ Status 1 if something could not be received; what was, counts all the same, and 
 			for i, name := range o.Reset {
 				o.Reset[i] = dns.CanonicalName(name)
 			}
-			return c.receive(ctx, cmp.Or(file, filepath.Join(c.dir, "meshctl.yaml")), o)
+			return c.receive(ctx, cmp.Or(file, c.home().Path(home.ConfigName)), o)
 		}),
 	})
 	cmd.Flags().StringVar(&file, "config", "", "configuration (default HOME/meshctl.yaml)")
@@ -75,13 +78,16 @@ func (c *cli) receive(ctx context.Context, file string, o receive.RefreshOptions
 	if err != nil {
 		return err
 	}
-	config, err := receive.LoadConfig(file, "checks", "releases", "serve")
+	config, err := config.Load(file)
 	if err != nil {
 		return err
 	}
+	if config.Sources == nil {
+		return hint.Errorf("sources.example.yaml shows it", "%s has no section \"sources\": there is nothing to receive", file)
+	}
 	facts := receivedJSON{Received: []updateJSON{}, Faults: []faultJSON{}}
 	var r *receive.Receiver
-	r, err = receive.New(config, receive.Options{
+	r, err = receive.New(config.Sources, receive.Options{
 		Zones: filepath.Join(c.dir, "zones"),
 		State: filepath.Join(c.dir, "state", "received"),
 		Now:   c.clock,

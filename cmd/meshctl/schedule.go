@@ -9,12 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
@@ -86,7 +86,7 @@ then proposes none until "meshctl resume", or until this command is given again.
 // read reads the flags.
 func (f scheduleFlags) read() (p mesh.Policy, o mesh.Order, err error) {
 	if f.absent != "" {
-		if p.Absent, err = unattended.ParseAbsent(f.absent); err != nil {
+		if p.Absent, err = config.ParseAbsent(f.absent); err != nil {
 			return p, o, fmt.Errorf("--absent: %w", err)
 		}
 	}
@@ -126,7 +126,7 @@ func (c *cli) settle(ctx context.Context) error {
 	if err != nil || view.Manifest.Next == nil || view.Manifest.Next.Switchover.IsZero() {
 		return err
 	}
-	config, err := unattended.LoadConfig(c.home().Path(home.ConfigName))
+	config, err := c.config("")
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (c *cli) schedule(ctx context.Context, p mesh.Policy, o mesh.Order, f sched
 		return c.cancel(ctx)
 	}
 	if f.absent == "" {
-		config, err := unattended.LoadConfig(c.home().Path(home.ConfigName))
+		config, err := c.config("")
 		if err != nil {
 			return err
 		}

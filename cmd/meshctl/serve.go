@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/eventlog"
@@ -37,7 +36,7 @@ may be given at any time; where there is no section "sources", releases are made
 Several of them may run, on one bucket: they take turns, and over.`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			config, err := unattended.LoadConfig(cmp.Or(file, c.home().Path(home.ConfigName)))
+			config, err := c.config(file)
 			if err != nil {
 				return err
 			}
@@ -57,11 +56,7 @@ Several of them may run, on one bucket: they take turns, and over.`,
 					return err
 				}
 			}
-			policy, err := c.policy("")
-			if err != nil {
-				return err
-			}
-			if what := policy.Unjudged(); what != "" {
+			if what := config.Checks.Unjudged(); what != "" {
 				eventlog.New(c.log, config.Serve.Log).Warn("checks do not judge " + what)
 			}
 			return c.serve(cmd.Context(), config)
@@ -84,7 +79,7 @@ func endpoint(listen string) (netip.AddrPort, error) {
 	return a.AddrPort(), nil
 }
 
-func (c *cli) serve(ctx context.Context, config *unattended.Config) error {
+func (c *cli) serve(ctx context.Context, config *config.Config) error {
 	if _, err := c.home().View(ctx); err != nil {
 		return err
 	}

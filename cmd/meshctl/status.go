@@ -70,11 +70,11 @@ func (c *cli) status(ctx context.Context, ask switchover.Ask) error {
 	case work != nil: // it knows of what it receives, checks and switches, beside what is published
 		s.Work, s.Alarms = work.Progress, work.Alarms
 	}
-	policy, err := c.policy("")
+	config, err := c.config("")
 	if err != nil {
 		c.logger().Warn("no release can be made", "error", err)
 	} else {
-		s.Unjudged = policy.Unjudged()
+		s.Unjudged = config.Checks.Unjudged()
 	}
 	return c.print(s, func() { c.sayStatus(s) })
 }

@@ -5,10 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
-	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
 // TestABarShowsHowFarLoadingIs, of a node that says so, and is never wider than it is.
@@ -69,12 +69,12 @@ func TestStatusSaysWhatIsNotJudged(t *testing.T) {
 		"checks: {server_outside: ignore, several_meshes: ignore}":        false,
 		"checks: {meshes: [{name: here, servers: [ns1.test, ns2.test]}]}": false,
 	} {
-		config, err := zonecheck.ParseConfig("meshctl.yaml", []byte(text))
+		config, err := config.Parse("meshctl.yaml", []byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var out strings.Builder
-		(&cli{out: &out}).sayStatus(unattended.Status{Unjudged: config.Unjudged()})
+		(&cli{out: &out}).sayStatus(unattended.Status{Unjudged: config.Checks.Unjudged()})
 		if strings.Contains(out.String(), "warning  checks do not judge that a server of each zone is outside the mesh (ROUTE-4)") != said {
 			t.Errorf("%q:\n%s", text, out.String())
 		}

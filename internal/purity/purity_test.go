@@ -75,6 +75,8 @@ var importRules = []importRule{
 		why:     "only tests need a test's environment"},
 	{in: []string{host + "/hint"}, forbids: []string{strings.TrimSuffix(module, "/")},
 		why: "hints are below everything"},
+	{in: []string{host + "/config"}, forbids: []string{module + host},
+		why: "one reading of the configuration is for all who need a part of it"},
 	{in: []string{host + "/keys"}, forbids: []string{module + host}, allows: []string{module + host + "/hint"},
 		why: "keys may be where nothing else of a mesh is"},
 	{in: []string{host + "/home"}, forbids: []string{module + host}, allows: []string{module + host + "/hint", module + host + "/keys"},
@@ -82,7 +84,7 @@ var importRules = []importRule{
 	{in: []string{host + "/history"}, forbids: []string{module + host}, allows: []string{module + host + "/home"},
 		why: "the record of releases takes no part in making them"},
 	{in: []string{host + "/enrol", host + "/releasing", host + "/switchover"}, forbids: []string{module + host},
-		allows: []string{module + host + "/hint", module + host + "/keys", module + host + "/home", module + host + "/history"},
+		allows: []string{module + host + "/hint", module + host + "/keys", module + host + "/home", module + host + "/history", module + host + "/config"},
 		why:    "who is in the mesh, what it answers and when it moves are changed for reasons of their own"},
 	{except: []string{"test", "cmd/demo", "cmd/meshctl/internal/hometest"}, forbids: []string{module + "internal/lab"},
 		why: "what runs other people's programs, and namespaces for them, is for tests and the demo"},
@@ -244,7 +246,7 @@ func TestTheProject(t *testing.T) {
 // would be no rule.
 func TestEveryRuleFires(t *testing.T) {
 	fired := map[string][]string{}
-	for _, dir := range []string{"internal/mesh", "internal/lab", "plugin/x", "sidecar/x", "cmd/x", host + "/hint", host + "/keys", host + "/home", host + "/history", host + "/enrol"} {
+	for _, dir := range []string{"internal/mesh", "internal/lab", "plugin/x", "sidecar/x", "cmd/x", host + "/hint", host + "/config", host + "/keys", host + "/home", host + "/history", host + "/enrol"} {
 		for _, f := range check(t, "testdata/bad.go", dir) {
 			fired[f.rule] = append(fired[f.rule], f.what)
 		}

@@ -29,6 +29,8 @@ type Config struct {
 	Limits      Limits
 	Transfers   int // that run at once
 	Timers      Timers
+
+	keys []*Key
 }
 
 // Group is a list of primaries under a name, tried in order.
@@ -131,47 +133,16 @@ func defaults() *Config {
 }
 
 const (
-	maxConfigBytes  = 16 << 20
-	maxConfigList   = 100_000
 	maxSecretBytes  = 1 << 14
 	defaultMassGone = 10 // percent
 )
 
-// LoadConfig reads a configuration that has the section "sources". Sections of others are named in others, and passed
-// over. The error is of type fields.Errors when the file could be read.
-func LoadConfig(path string, others ...string) (*Config, error) {
-	data, err := fields.ReadFile(path, maxConfigBytes)
-	if err != nil {
-		return nil, err
-	}
-	return ParseConfig(path, data, others...)
-}
-
-// ParseConfig is LoadConfig of what is read already; file is the name that errors carry.
-func ParseConfig(file string, data []byte, others ...string) (*Config, error) {
-	r := &fields.Reader{File: file, MaxList: maxConfigList}
-	root, err := r.Document(data)
-	if err != nil {
-		return nil, err
-	}
-	var c *Config
-	keys := fields.Keys{"sources": func(n *yaml.Node) { c = Section(r, n) }}
-	for _, name := range others {
-		keys[name] = func(*yaml.Node) {}
-	}
-	r.Mapping(root, "the configuration", keys, "sources")
-	if err := r.Err(); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-// Section reads the section at n. What breaks a rule is in r; the result counts only if nothing does. Files of secrets are
-// read, and must be nobody else's to read.
+// Section reads the section at n. What breaks a rule is in r; the result counts only if nothing does. Files that it names are
+// opened by New.
 func Section(r *fields.Reader, n *yaml.Node) *Config {
 	s := &sections{Reader: r, keys: map[string]*Key{}, groups: map[string]*Group{}, places: map[string]*yaml.Node{}}
 	c := defaults()
-	s.before(n, "keys", s.key)
+	s.before(n, "keys", func(n *yaml.Node) { c.keys = append(c.keys, s.key(n)) })
 	s.before(n, "primaries", s.group)
 	r.Mapping(n, "sources", s.topKeys(c))
 	if len(c.Zones)+len(c.Catalogs)+len(c.Directories) == 0 && r.Count() == 0 {
@@ -240,13 +211,13 @@ func (s *sections) topKeys(c *Config) fields.Keys {
 	}
 }
 
-func (s *sections) key(n *yaml.Node) {
+func (s *sections) key(n *yaml.Node) *Key {
 	k := &Key{Algorithm: dns.HmacSHA256}
 	at := s.Mapping(n, "key", fields.Keys{
 		"name":        fields.Parsed(s.Reader, &k.Name, fields.ZoneName),
 		"algorithm":   fields.Parsed(s.Reader, &k.Algorithm, algorithm),
 		"secret":      fields.Parsed(s.Reader, &k.secret, secret),
-		"secret_file": fields.Parsed(s.Reader, &k.secret, secretFile),
+		"secret_file": fields.Parsed(s.Reader, &k.file, fields.Path),
 	}, "name")
 	if (at["secret"] == nil) == (at["secret_file"] == nil) {
 		s.Fail(n, "key %s: want either secret or secret_file", k.Name)
@@ -255,6 +226,29 @@ func (s *sections) key(n *yaml.Node) {
 		s.Fail(n, "key %s twice", k.Name)
 	}
 	s.keys[k.Name] = k
+	if file := at["secret_file"]; file != nil {
+		k.place = fmt.Sprintf("%s:%d:%d", s.File, file.Line, file.Column)
+	}
+	return k
+}
+
+// readSecrets reads the secrets that are in files. The error names all that cannot be had, each with its place in the
+// configuration.
+func (c *Config) readSecrets() error {
+	var errs fields.Errors
+	for _, k := range c.keys {
+		if k.file == "" {
+			continue
+		}
+		var err error
+		if k.secret, err = secretFile(k.file); err != nil {
+			errs = append(errs, fmt.Sprintf("%s: key %s: %v", k.place, k.Name, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	return nil
 }
 
 func algorithm(s string) (string, error) {
@@ -278,11 +272,7 @@ func secret(s string) ([]byte, error) {
 }
 
 // secretFile reads a secret in base64 from a file that only its owner may read.
-func secretFile(s string) ([]byte, error) {
-	name, err := fields.Path(s)
-	if err != nil {
-		return nil, err
-	}
+func secretFile(name string) ([]byte, error) {
 	if err := private(name); err != nil {
 		return nil, err
 	}

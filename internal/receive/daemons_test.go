@@ -35,7 +35,9 @@ type daemon struct {
 	process      *lab.Process
 }
 
-func newKey(name, algorithm string, secret []byte) *Key { return &Key{name, algorithm, secret} }
+func newKey(name, algorithm string, secret []byte) *Key {
+	return &Key{Name: name, Algorithm: algorithm, secret: secret}
+}
 
 var testKeys = map[string]*Key{}
 

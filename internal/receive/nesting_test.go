@@ -128,7 +128,7 @@ func TestAPrimaryThatRefusesUDP(t *testing.T) {
 // TestWeakKeysAreSaid, once each, and taken.
 func TestWeakKeysAreSaid(t *testing.T) {
 	weak := newKey("weak.", dns.HmacSHA1, []byte("a secret of 16 octets"))
-	c, err := ParseConfig("x", []byte("sources:\n  keys: [{name: weak, algorithm: hmac-sha1, secret: "+goodSecret+"}, {name: good, secret: "+goodSecret+"}]\n"+
+	c, err := parseConfig("x", []byte("sources:\n  keys: [{name: weak, algorithm: hmac-sha1, secret: "+goodSecret+"}, {name: good, secret: "+goodSecret+"}]\n"+
 		"  primaries: [{name: p, servers: [{address: 192.0.2.1, key: weak}, {address: 192.0.2.2, key: weak}, {address: 192.0.2.3, key: good}]}]\n"+
 		"  zones: [{names: [a], primaries: p}]\n  catalogs: [{name: b, primaries: p, below: [c.d]}]\n"))
 	if err != nil {

@@ -83,6 +83,9 @@ type secondary struct {
 
 // New makes a Receiver of a configuration.
 func New(c *Config, o Options) (*Receiver, error) {
+	if err := c.readSecrets(); err != nil {
+		return nil, err
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}

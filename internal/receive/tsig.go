@@ -22,6 +22,8 @@ type Key struct {
 	Name      string // fully qualified, lower case
 	Algorithm string // dns.HmacSHA256, dns.HmacSHA384, dns.HmacSHA512 or dns.HmacSHA1
 	secret    []byte
+
+	file, place string // of the secret, and of that name in the configuration; empty: the secret is there itself
 }
 
 func (k *Key) String() string       { return k.Name }

@@ -66,29 +66,6 @@ func (c *Config) Unjudged() string {
 		"name them in \"checks: meshes\", or have server_outside and several_meshes ignored"
 }
 
-// maxConfigList bounds the lists of a configuration.
-const maxConfigList = 100_000
-
-// ParseConfig reads a configuration that may have the section "checks"; file is the name that errors carry, which are of
-// type fields.Errors. Sections of others are named in others, and passed over.
-func ParseConfig(file string, data []byte, others ...string) (*Config, error) {
-	r := &fields.Reader{File: file, MaxList: maxConfigList}
-	root, err := r.Document(data)
-	if err != nil {
-		return nil, err
-	}
-	c := DefaultConfig()
-	keys := fields.Keys{"checks": func(n *yaml.Node) { c = Section(r, n) }}
-	for _, name := range others {
-		keys[name] = func(*yaml.Node) {}
-	}
-	r.Mapping(root, "the configuration", keys)
-	if err := r.Err(); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
 // Section reads the section at n. What breaks a rule is in r; the result counts only if nothing does.
 func Section(r *fields.Reader, n *yaml.Node) *Config {
 	c := DefaultConfig()

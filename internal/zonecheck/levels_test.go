@@ -86,7 +86,7 @@ func TestEveryRuleIsListed(t *testing.T) {
 
 // TestRulesAreSetByPolicy: each may be an error, a warning or nothing, for all zones and for one.
 func TestRulesAreSetByPolicy(t *testing.T) {
-	c, err := ParseConfig("x", []byte("checks:\n  rules: {soa-expire: error, ns-count: ignore, missing-glue: error}\n  zones:\n    other.: {rules: {soa-expire: ignore}}\n"))
+	c, err := parseConfig("x", []byte("checks:\n  rules: {soa-expire: error, ns-count: ignore, missing-glue: error}\n  zones:\n    other.: {rules: {soa-expire: ignore}}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestRulesAreSetByPolicy(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"rules: {nonsense: error}", "rules: {cname-and-other-data: ignore}", "rules: {serial: off}", "rules: [serial]"} {
-		if _, err := ParseConfig("x", []byte("checks: {"+bad+"}")); err == nil {
+		if _, err := parseConfig("x", []byte("checks: {"+bad+"}")); err == nil {
 			t.Errorf("%s is taken", bad)
 		}
 	}
@@ -122,7 +122,7 @@ func TestAServerThatIsAnAlias(t *testing.T) {
 		c := DefaultConfig()
 		if rules != "" {
 			var err error
-			if c, err = ParseConfig("x", []byte(rules)); err != nil {
+			if c, err = parseConfig("x", []byte(rules)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -134,7 +134,7 @@ func TestAServerThatIsAnAlias(t *testing.T) {
 
 // TestIgnoredRulesAreWarnings, in every zone, and only those of judgement can be ignored.
 func TestIgnoredRulesAreWarnings(t *testing.T) {
-	c, err := ParseConfig("x", []byte("checks: {rules: {serial: ignore}, zones: {other.: {rules: {rrsig-expired: error}}}}"))
+	c, err := parseConfig("x", []byte("checks: {rules: {serial: ignore}, zones: {other.: {rules: {rrsig-expired: error}}}}"))
 	if err != nil {
 		t.Fatal(err)
 	}

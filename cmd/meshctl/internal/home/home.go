@@ -41,9 +41,6 @@ const (
 // ConfigName is the configuration in a home. It may be absent.
 const ConfigName = "meshctl.yaml"
 
-// MaxConfigBytes bounds the configuration.
-const MaxConfigBytes = 16 << 20
-
 // Path is that of something in the home.
 func (h *Home) Path(elem ...string) string {
 	return filepath.Join(append([]string{h.dir}, elem...)...)

@@ -1,6 +1,6 @@
 // Package releasing takes zone files to a release (RFC 3258 2.3 b and c; SYNC-B, SYNC-C): it reads, stores and checks them, says
 // which go out and which are held back, takes a second person's word, makes deltas, and publishes the release, staged. What
-// is wrong with a zone is decided by internal/zonecheck. It imports packages home, history, keys and hint of its neighbours;
+// is wrong with a zone is decided by internal/zonecheck. It imports packages config, home, history, keys and hint of its neighbours;
 // package unattended and cmd/meshctl call it.
 package releasing
 
@@ -36,6 +36,8 @@ type Options struct {
 	IfNew    bool     // none is made, and Made.Release has no number, if it had just the zones of the latest
 	By       string   // who makes it, for the record; "meshctl release" if empty
 
+	Config string // file that says how zones are judged; the home's, if empty
+
 	Received []history.Receipt // how the zones came, for the record
 	Lately   *Lately           // what is known of them from before; nil: nothing
 
@@ -66,7 +68,7 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	}
 	began := w.Now()
 	took := &laps{clock: w.Now, last: began}
-	candidates, found, err := build(ctx, w, sources, o.Lately, took)
+	candidates, found, err := build(ctx, w, sources, o, took)
 	if err != nil {
 		return nil, found, err
 	}
@@ -149,15 +151,15 @@ func (m *Made) record(o Options, at time.Time) history.Record {
 
 // build reads, stores and checks the zones. What is stored and not published after all is collected with a later
 // publication.
-func build(ctx context.Context, w *home.Writer, sources []Source, lately *Lately, took *laps) ([]candidate, []zone.Finding, error) {
-	policy, err := checks(w)
+func build(ctx context.Context, w *home.Writer, sources []Source, o Options, took *laps) ([]candidate, []zone.Finding, error) {
+	policy, err := checks(w, o.Config)
 	if err != nil {
 		return nil, nil, err
 	}
 	var list []candidate
 	var found []zone.Finding
 	files := map[string]string{}
-	defer lately.checks(nil)
+	defer o.Lately.checks(nil)
 	for i, s := range sources {
 		z, findings := Load(ctx, s)
 		took.lap("read")
@@ -174,7 +176,7 @@ func build(ctx context.Context, w *home.Writer, sources []Source, lately *Lately
 		case z == nil:
 			c.rules = []string{"unreadable"}
 		default:
-			judged, err := storeAndJudge(ctx, w, &c, z, lately, took)
+			judged, err := storeAndJudge(ctx, w, &c, z, o.Lately, took)
 			if err != nil {
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}

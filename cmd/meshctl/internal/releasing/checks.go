@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -14,29 +13,24 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
-	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
-// Checks reads how zones are judged from a configuration.
-func Checks(file string) (*zonecheck.Config, error) {
-	data, err := fields.ReadFile(file, home.MaxConfigBytes)
+// checks is how zones are judged, by a configuration, or else by the home's.
+func checks(w *home.Writer, file string) (*zonecheck.Config, error) {
+	load := config.Load
+	if own := w.Path(home.ConfigName); file == "" || file == own {
+		file, load = own, config.LoadIfThere
+	}
+	c, err := load(file)
 	if err != nil {
 		return nil, err
 	}
-	return zonecheck.ParseConfig(file, data, "sources", "releases", "serve")
-}
-
-// checks is how this home's zones are judged.
-func checks(w *home.Writer) (*zonecheck.Config, error) {
-	c, err := Checks(w.Path(home.ConfigName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return zonecheck.DefaultConfig(), nil
-	}
-	return c, err
+	return c.Checks, nil
 }
 
 // Check judges a zone that is to replace old at now, which may be nil, by the policy's rules and by its command

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
@@ -26,7 +27,7 @@ import (
 type Cycle struct {
 	Home   *home.Home
 	Driver *switchover.Driver
-	Config *Config
+	Config *config.Config
 	Log    *slog.Logger
 
 	lately *releasing.Lately // for the goroutine that makes releases; what it checks, for all
@@ -280,7 +281,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 			return nil
 		}
 		made, found, err = releasing.Make(ctx, w, t.sources, releasing.Options{Keep: true, IfNew: true, Now: m.Current == nil, Withdraw: t.withdrawn,
-			By: "meshctl serve", Received: t.received, Lately: c.lately})
+			By: "meshctl serve", Config: c.Config.File, Received: t.received, Lately: c.lately})
 		if made != nil {
 			c.lately.Keep(t.sources, w.View().Manifest)
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
@@ -20,7 +21,7 @@ import (
 
 // cycleAt is a cycle that is moved by hand.
 func cycleAt(dir string, now *time.Time) *Cycle {
-	c := &Cycle{Home: home.At(dir, func() time.Time { return *now }), Config: DefaultConfig(), Log: slog.New(slog.DiscardHandler)}
+	c := &Cycle{Home: home.At(dir, func() time.Time { return *now }), Config: config.Default(""), Log: slog.New(slog.DiscardHandler)}
 	c.begin()
 	return c
 }
@@ -71,6 +72,27 @@ func TestOneBadZoneHoldsBackTheRelease(t *testing.T) {
 	delete(c.pending, "a.")
 	if made := c.releases(t); made != nil || c.State().Blocked {
 		t.Errorf("taken back: %+v, state %+v", made, c.State())
+	}
+}
+
+// TestTheConfigurationNamedCounts: zones are judged by the file that "meshctl serve --config" names, not by the home's.
+func TestTheConfigurationNamedCounts(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	c := cycleAt(dir, &now)
+	file := filepath.Join(t.TempDir(), "named.yaml")
+	hometest.Check(t, os.WriteFile(file, []byte("checks: {on_error: hold-release, dnssec: require}\n"), 0o600))
+	var err error
+	c.Config, err = config.Load(file)
+	hometest.Check(t, err)
+	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
+	if made := c.releases(t); made != nil || !c.State().Blocked {
+		t.Errorf("%+v, state %+v", made, c.State())
+	}
+	now = now.Add(c.Config.Releases.Retry)
+	c.Config = config.Default(filepath.Join(dir, home.ConfigName))
+	if made := c.releases(t); made == nil {
+		t.Errorf("by the home's, which is not there: %+v", c.State())
 	}
 }
 

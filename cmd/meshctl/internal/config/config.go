@@ -1,4 +1,8 @@
-package unattended
+// Package config reads the configuration of a distribution host, HOME/meshctl.yaml, the same for every command: the whole
+// file is judged, whichever section a command needs, and all that breaks a rule is said at once as FILE:LINE:COLUMN: RULE.
+// What the sections "sources" and "checks" may hold is said by internal/receive and internal/zonecheck. Files that it names
+// are for those to open who need them. It imports no package beside it; those and cmd/meshctl call it.
+package config
 
 import (
 	"errors"
@@ -9,7 +13,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/eventlog"
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
@@ -18,8 +21,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
-// Config is HOME/meshctl.yaml. meshctl.example.yaml shows every key.
+// Config is a configuration. meshctl.example.yaml shows every key.
 type Config struct {
+	File string // where it is from, or would be
+
 	Sources  *receive.Config   // nil: nothing is received
 	Checks   *zonecheck.Config // how zones are judged
 	Releases Releases
@@ -43,41 +48,57 @@ type Serving struct {
 	Renew   time.Duration // how old a lease may get
 }
 
-// DefaultConfig holds where there is no configuration.
-func DefaultConfig() *Config {
+const (
+	maxBytes = 16 << 20
+	maxList  = 100_000 // elements of a list
+)
+
+// Default holds where there is no such file.
+func Default(file string) *Config {
 	return &Config{
+		File:     file,
 		Checks:   zonecheck.DefaultConfig(),
 		Releases: Releases{Every: 10 * time.Second, Absent: mesh.Absent{After: mesh.DefaultAbsent}, Retry: 10 * time.Minute},
 		Serve:    Serving{Listen: netip.MustParseAddrPort("127.0.0.1:8444"), Renew: time.Hour, Log: eventlog.Logfmt},
 	}
 }
 
-// LoadConfig reads a configuration; the default one, if there is no such file.
-func LoadConfig(file string) (*Config, error) {
-	data, err := fields.ReadFile(file, home.MaxConfigBytes)
+// LoadIfThere is Load, or the default configuration if there is no such file.
+func LoadIfThere(file string) (*Config, error) {
+	c, err := Load(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return DefaultConfig(), nil
+		return Default(file), nil
 	}
+	return c, err
+}
+
+// Load reads a configuration. The error is of type fields.Errors if the file could be read.
+func Load(file string) (*Config, error) {
+	data, err := fields.ReadFile(file, maxBytes)
 	if err != nil {
 		return nil, err
 	}
-	return parseConfig(file, data)
+	return Parse(file, data)
 }
 
-func parseConfig(file string, data []byte) (*Config, error) {
-	r := &fields.Reader{File: file, MaxList: 100_000}
+// Parse is Load of what is read already; file is the name that errors carry.
+func Parse(file string, data []byte) (*Config, error) {
+	r := &fields.Reader{File: file, MaxList: maxList}
 	root, err := r.Document(data)
 	if err != nil {
 		return nil, err
 	}
-	c := DefaultConfig()
+	c := Default(file)
 	r.Mapping(root, "the configuration", fields.Keys{
 		"sources":  func(n *yaml.Node) { c.Sources = receive.Section(r, n) },
 		"checks":   func(n *yaml.Node) { c.Checks = zonecheck.Section(r, n) },
 		"releases": func(n *yaml.Node) { c.Releases.read(r, n) },
 		"serve":    func(n *yaml.Node) { c.Serve.read(r, n) },
 	})
-	return c, r.Err()
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func (s *Releases) read(r *fields.Reader, n *yaml.Node) {

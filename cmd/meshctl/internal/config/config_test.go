@@ -1,4 +1,4 @@
-package unattended
+package config
 
 import (
 	"os"
@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 )
 
@@ -15,22 +14,26 @@ func TestExampleConfiguration(t *testing.T) {
 	var all []byte
 	for _, name := range []string{"meshctl", "checks"} {
 		data, err := os.ReadFile("../../../../" + name + ".example.yaml")
-		hometest.Check(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		all = append(append(all, data...), '\n')
 	}
-	c, err := parseConfig("meshctl.yaml", all)
-	hometest.Check(t, err)
+	c, err := Parse("meshctl.yaml", all)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if c.Sources != nil || c.Releases.Every != 10*time.Second || c.Serve.Metrics.Port() != 9155 || c.Releases.Absent.After != 10*time.Minute {
 		t.Errorf("got %+v", c)
 	}
-	if d, err := LoadConfig("/nonexistent/meshctl.yaml"); err != nil || d.Releases.Absent.After != mesh.DefaultAbsent || d.Releases.Lead != 0 {
+	if d, err := LoadIfThere("/nonexistent/meshctl.yaml"); err != nil || d.Releases.Absent.After != mesh.DefaultAbsent || d.Releases.Lead != 0 {
 		t.Errorf("without a file: %+v, %v", d, err)
 	}
 }
 
 // Every error of a configuration is named at once, with its place.
 func TestConfigurationErrors(t *testing.T) {
-	_, err := parseConfig("meshctl.yaml", []byte(`releases: {every: 0s, absent: never, lead: 1d}
+	_, err := Parse("meshctl.yaml", []byte(`releases: {every: 0s, absent: never, lead: 1d}
 serve:
   listen: everywhere
   access: [everybody]
