@@ -367,10 +367,16 @@ const (
 	NotDecided    = "undecided"      // a committed switchover has been declined by some, and others cannot be asked
 )
 
-// Decide says what to do at now.
+// freshFor is how old a round of questions may be that anything is decided by: this host may have been stopped since.
+const freshFor = 10 * time.Second
+
+// Decide says what to do at now. It does nothing by a round of questions that is old.
 func (h *Host) Decide(now instant.Instant) HostDecision {
 	var d HostDecision
 	h.alarms(now, &d)
+	if h.began.Mono != 0 && now.Mono.Sub(h.began.Mono) > freshFor {
+		return d
+	}
 	if why := h.forbids(now); why != nil {
 		d.Alarms = append(d.Alarms, *why)
 		d.Against = []Missing{{"distribution host", *why}}
@@ -726,11 +732,16 @@ func (h *Host) unconfirmed(next Switchover) (all []Missing) {
 	return all
 }
 
+// passed is when a switchover has passed for every member.
+func (h *Host) passed(next Switchover) instant.Wall {
+	return next.At.Add(2*h.state.Epsilon + time.Millisecond)
+}
+
 // settle puts a committed switchover on record as made once it has passed for every member and one has surely taken it, or takes
 // it back when it is void.
 func (h *Host) settle(now instant.Instant, d *HostDecision) {
 	s, next := h.state, h.state.Next
-	over := next.At.Add(2*s.Epsilon + time.Millisecond)
+	over := h.passed(next)
 	switch taken := slices.ContainsFunc(s.Members, h.takes); {
 	case !taken && h.void():
 		h.publish(d, now, s.withdrawn(), EventWithdrawn, []Missing{{"switchover", status.Reason{Code: NotDecided, Detail: "all members have declined it, since none heard in time that it was committed"}}})
@@ -776,8 +787,11 @@ func (h *Host) behind(w instant.Wall) bool {
 // presumed reports whether a commit is to count as made though no member is known to have taken it: those who answer have
 // declined, and wait for a word of those who are away for as long as a member may be. It must be known, not by this host alone,
 // that they are away, since they would answer from the release before if they had found the commit void: at least half of those
-// who decide must answer. Where their lease is waited for, only they can say, or an operator who forces it.
+// who decide must answer. Where their lease is waited for, all leases must have ended: then nobody answers.
 func (h *Host) presumed(now instant.Instant) bool {
+	if h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon) < now.Wall {
+		return true
+	}
 	here, away := 0, 0
 	for _, name := range h.deciding() {
 		switch m := h.members[name]; {
@@ -794,8 +808,22 @@ func (h *Host) presumed(now instant.Instant) bool {
 	return here >= away || h.order.Force
 }
 
+// lapsing reports whether leases are left to end: members that answer have all declined the commit that is published, and are
+// silent, and the lease of those who are away is waited for. Nobody who is heard from loses by it.
+func (h *Host) lapsing(now instant.Instant) bool {
+	next := h.state.Next
+	if !next.Committed || !h.policy.Absent.Lapse || now.Wall < h.passed(next) || slices.ContainsFunc(h.state.Members, h.takes) {
+		return false
+	}
+	here := slices.DeleteFunc(h.deciding(), func(name string) bool { return !h.members[name].here })
+	return len(here) > 0 && !slices.ContainsFunc(here, func(name string) bool { return !h.declines(name) })
+}
+
 // renew renews the lease when it is old.
 func (h *Host) renew(now instant.Instant, d *HostDecision) {
+	if h.lapsing(now) {
+		return
+	}
 	l := h.policy.Lease
 	due := h.state.capped(now.Wall, now.Wall.Add(l-min(h.policy.Renew, l/3)))
 	if h.state.Expires < due {

@@ -28,7 +28,7 @@ import (
 //	order [at=T] [force]              an operator's wish for the switchover
 //	stage N [signed=T] [at-once] | cancel WHY | pause WHY | resume | add A | strike A | renew [D]
 //	                                  an operator's orders; what they publish is published
-//	round | round-unwritten           members are asked and the host decides; what it publishes is in force | is lost
+//	round [D] | round-unwritten       members are asked and the host decides, D later; what it publishes is in force | is lost
 //	run T                             a round each half second until T; a line where something is new
 //
 // Orders, round and run say what came of them.
@@ -124,7 +124,11 @@ func (w *hostWorld) command(words []string) {
 		}
 		w.put(w.host.Renew(now, d))
 	case "round", "round-unwritten":
-		published, report := w.round(words[0] == "round")
+		late := time.Duration(0)
+		if len(words) > 1 {
+			late = w.duration(arg(1))
+		}
+		published, report := w.round(words[0] == "round", late)
 		w.b.WriteString(published + report)
 		if wake := w.decision.Wake; wake != 0 {
 			fmt.Fprintf(&w.b, "wake: %s\n", seconds(wake))
@@ -254,7 +258,7 @@ func (w *hostWorld) replace(s *State) {
 
 func (w *hostWorld) run(until instant.Wall) {
 	for {
-		published, report := w.round(true)
+		published, report := w.round(true, 0)
 		if report == w.last {
 			report = ""
 		} else {
@@ -275,8 +279,8 @@ func indent(s string) string {
 	return "  " + strings.ReplaceAll(strings.TrimSuffix(s, "\n"), "\n", "\n  ") + "\n"
 }
 
-// round asks all and decides: what is published, and what is said beside.
-func (w *hostWorld) round(written bool) (published, report string) {
+// round asks all and decides some time later: what is published, and what is said beside.
+func (w *hostWorld) round(written bool, late time.Duration) (published, report string) {
 	w.host.Read(w.state)
 	answers := map[string]Answer{}
 	for _, name := range w.host.Ask() {
@@ -292,6 +296,7 @@ func (w *hostWorld) round(written bool) (published, report string) {
 		}
 	}
 	w.host.Asked(answers, w.clock(), w.clock())
+	w.moveTo(w.now.Wall.Add(late))
 	d := w.host.Decide(w.clock())
 	w.decision = d
 	var b strings.Builder

@@ -66,6 +66,7 @@ type plugin struct {
 	writing  bool
 	retry    time.Duration
 	lease    int64
+	next     status.Ref // the switchover that it has learnt of last
 	members  []string
 	due      time.Duration // when it decides next
 	serial   int
@@ -277,7 +278,7 @@ func (n *node) learn(s *mesh.State) {
 	if s.Version <= n.plugin.lease {
 		return
 	}
-	n.plugin.lease, n.plugin.members = s.Version, s.Members
+	n.plugin.lease, n.plugin.next, n.plugin.members = s.Version, s.Next.Ref, s.Members
 	clear(n.plugin.after)
 	if why := n.plugin.node.Learn(viewOf(s, n.name)); why != nil {
 		n.w.say("%s: refuses version %d: %s", n.name, s.Version, why)

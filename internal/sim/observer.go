@@ -125,18 +125,10 @@ func (o *observer) ask(n *node) {
 	if n.disk.view != nil && wall > n.disk.view.Expires {
 		w.wrong("lease", "%s answers %v after its lease ended", n.name, wall.Sub(n.disk.view.Expires))
 	}
-	if next := w.store.state.Next; next.At != 0 && number < next.Number && n.plugin.last.Holds.Ref() != next.Ref && wall > o.lapsed.Add(w.Epsilon) && n.knows() != next.Ref {
+	if next := w.store.state.Next; next.At != 0 && number < next.Number && n.plugin.last.Holds.Ref() != next.Ref && wall > o.lapsed.Add(w.Epsilon) && n.plugin.next != next.Ref {
 		w.wrong("E*", "%s answers from release %d %v after all leases without the switchover to %d have ended", n.name, number, wall.Sub(o.lapsed), next.Number)
 	}
 	o.same(n, number, wall)
-}
-
-// knows is the switchover that the plugin has learnt of.
-func (n *node) knows() status.Ref {
-	if n.disk.view == nil || n.plugin.lease != n.disk.view.Version {
-		return status.Ref{}
-	}
-	return n.disk.view.Next.Ref
 }
 
 // same checks I2: what is answered is what all answer, but for ε on both sides of the instant.
