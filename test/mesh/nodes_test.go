@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ type mesh struct {
 	coredn map[string]*lab.Process
 	side   map[string]*lab.Process
 	chrony map[string]*lab.Process
+	bins   map[string]string // where the programs of a host are, if they are not this version's
 }
 
 // newMesh starts the mesh, releases zone data 1 and waits until every node answers from it.
@@ -66,7 +68,15 @@ func (m *mesh) admin(host string) string { return m.admins[host] }
 
 func (m *mesh) meshctl(args ...string) string {
 	m.t.Helper()
-	return m.mustRun("dist", append([]string{m.bin + "/meshctl", "--home", m.path("home")}, args...)...)
+	return m.mustRun("dist", append([]string{m.program("dist", "meshctl"), "--home", m.path("home")}, args...)...)
+}
+
+// program is the file of one of a host's programs.
+func (m *mesh) program(host, name string) string {
+	if dir := m.bins[host]; dir != "" {
+		return filepath.Join(dir, name)
+	}
+	return filepath.Join(m.bin, name)
 }
 
 // release publishes the next release as staged. Its zone says which it is: in a TXT record and in the serial.
@@ -136,11 +146,11 @@ func (m *mesh) chronyd(host, name, config string) *lab.Process {
 }
 
 func (m *mesh) startSidecar(node string) {
-	m.side[node] = m.start(node, "sidecar", m.bin+"/anycast-sidecar", "run", m.path(node, "sidecar.yaml"))
+	m.side[node] = m.start(node, "sidecar", m.program(node, "anycast-sidecar"), "run", m.path(node, "sidecar.yaml"))
 }
 
 func (m *mesh) startCoreDNS(node string) {
-	m.coredn[node] = m.start(node, "coredns", m.bin+"/coredns", "-conf", m.path(node, "Corefile"))
+	m.coredn[node] = m.start(node, "coredns", m.program(node, "coredns"), "-conf", m.path(node, "Corefile"))
 }
 
 // status is what meshsync says of itself; ok is false while nobody answers.
