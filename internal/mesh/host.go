@@ -414,7 +414,7 @@ func (h *Host) publish(d *HostDecision, now instant.Instant, s State, event stri
 // vouched reports whether a member's clock says that this host's is right.
 func (h *Host) vouched() bool {
 	for _, m := range h.members {
-		if m.here && m.word.Clock.Known && !h.differs(m) {
+		if m.here && h.vouches(m) {
 			return true
 		}
 	}
@@ -434,11 +434,10 @@ func (h *Host) forbids(now instant.Instant) *status.Reason {
 				name, m.word.Lease, h.state.Version)}
 		}
 		switch {
-		case !m.word.Clock.Known:
-		case h.differs(m):
-			wrong++
-		default:
+		case h.vouches(m):
 			right++
+		case m.word.Clock.Known && h.differs(m):
+			wrong++
 		}
 	}
 	stepped := (now.Wall.Sub(h.began.Wall) - now.Mono.Sub(h.began.Mono)).Abs()
@@ -451,6 +450,11 @@ func (h *Host) forbids(now instant.Instant) *status.Reason {
 		return &status.Reason{Code: HostClock, Detail: fmt.Sprintf("the last publication was at %v, which this host's clock has not reached, and no member says that it is right", h.state.At)}
 	}
 	return nil
+}
+
+// vouches reports whether a member's clock says that this host's is right. One that may be wrong by more than ε says nothing.
+func (h *Host) vouches(m *heard) bool {
+	return m.word.Clock.Known && m.word.Clock.Bound <= h.state.Epsilon && !h.differs(m)
 }
 
 // differs reports whether a member's clock and this host's cannot both be as right as they should be.
@@ -779,8 +783,7 @@ func (h *Host) void() bool {
 func (h *Host) behind(w instant.Wall) bool {
 	return slices.ContainsFunc(h.state.Members, func(name string) bool {
 		m := h.members[name]
-		right := m.here && m.word.Clock.Known && m.word.Clock.Bound <= h.state.Epsilon && !h.differs(m)
-		return right && m.word.At < w
+		return m.here && h.vouches(m) && m.word.At < w
 	})
 }
 
