@@ -2,6 +2,8 @@ package query
 
 import (
 	"bufio"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -35,17 +37,25 @@ const (
 // of them only (RFC 9018 5).
 type Secret [16]byte
 
-// Secrets are those that are good. The first one makes cookies, the others made them before, or will: each secret is given
-// to all nodes in second place before it is put into the first.
+// Secrets are those that are good at a time. The first one makes cookies, the others have made them, or will elsewhere.
 type Secrets []Secret
 
-// maxSecrets bounds what is read: each costs a hash for a cookie that is not good.
-const maxSecrets = 4
+// Key is what secrets come from: one of 16 octets is a secret, one of 32 is a seed, of which there is a secret for each day, of UTC.
+type Key []byte
 
-// ReadSecrets reads one secret a line, as 32 hexadecimal digits. Lines that are empty or begin with # do not count. An error
+// Keys are those of a mesh, the one in use first. To roll over by hand the next one is given to all nodes in second place before it
+// is put into the first.
+type Keys []Key
+
+const seedLen = 32 // octets of a seed
+
+// maxKeys bounds what is read: each costs a hash, or two, for a cookie that is not good.
+const maxKeys = 4
+
+// ReadKeys reads one key a line, as 32 or 64 hexadecimal digits. Lines that are empty or begin with # do not count. An error
 // names the line and the rule.
-func ReadSecrets(r io.Reader) (Secrets, error) {
-	var all Secrets
+func ReadKeys(r io.Reader) (Keys, error) {
+	var all Keys
 	lines := bufio.NewScanner(io.LimitReader(r, 1<<16))
 	for n := 1; lines.Scan(); n++ {
 		text := strings.TrimSpace(lines.Text())
@@ -53,20 +63,52 @@ func ReadSecrets(r io.Reader) (Secrets, error) {
 			continue
 		}
 		b, err := hex.DecodeString(text)
-		if err != nil || len(b) != len(Secret{}) {
-			return nil, fmt.Errorf("line %d: not a secret of 32 hexadecimal digits (RFC 9018 4)", n)
+		if err != nil || len(b) != len(Secret{}) && len(b) != seedLen {
+			return nil, fmt.Errorf("line %d: neither a seed of 64 hexadecimal digits nor a secret of 32 (RFC 9018 4)", n)
 		}
-		all = append(all, Secret(b))
+		all = append(all, b)
 	}
 	switch {
 	case lines.Err() != nil:
 		return nil, lines.Err()
 	case len(all) == 0:
-		return nil, fmt.Errorf("no secret: one a line, as 32 hexadecimal digits")
-	case len(all) > maxSecrets:
-		return nil, fmt.Errorf("%d secrets: there may be %d, the one in use, those before and the next", len(all), maxSecrets)
+		return nil, fmt.Errorf("no secret: one a line, as 64 hexadecimal digits for a seed, or 32 for a secret")
+	case len(all) > maxKeys:
+		return nil, fmt.Errorf("%d secrets: there may be %d, the one in use, those before and the next", len(all), maxKeys)
 	}
 	return all, nil
+}
+
+// day is the seconds for which a secret that is made of a seed makes cookies: RFC 7873 7.2 wants no more than 26 hours.
+const day = 24 * 3600
+
+// Secrets are what is good at the time, in seconds since 1970. Near the end and the beginning of a day those of both days are, as
+// long as a cookie of the one before is, and as far as the clock of another node may be ahead.
+func (k Keys) Secrets(now uint32) Secrets {
+	all := make(Secrets, 0, len(k)+1)
+	for _, key := range k {
+		all = append(all, key.on(now/day))
+	}
+	for _, key := range k {
+		switch since := now % day; {
+		case len(key) != seedLen:
+		case since < cookieAge+2*cookieFuture:
+			all = append(all, key.on(now/day-1))
+		case since >= day-2*cookieFuture:
+			all = append(all, key.on(now/day+1))
+		}
+	}
+	return all
+}
+
+// on is the secret of a day, in days since 1970.
+func (k Key) on(day uint32) Secret {
+	if len(k) != seedLen {
+		return Secret(k)
+	}
+	h := hmac.New(sha256.New, k)
+	h.Write(binary.BigEndian.AppendUint32([]byte("DNS server cookie"), day))
+	return Secret(h.Sum(nil)[:len(Secret{})])
 }
 
 // CookieState is what a request's server cookie is worth.

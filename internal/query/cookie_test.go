@@ -21,11 +21,11 @@ func unhex(t *testing.T, s string) []byte {
 // The examples of RFC 9018, appendix A.
 func TestRFC9018Examples(t *testing.T) {
 	secrets := func(s ...string) Secrets {
-		all, err := ReadSecrets(strings.NewReader(strings.Join(s, "\n")))
+		all, err := ReadKeys(strings.NewReader(strings.Join(s, "\n")))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return all
+		return all.Secrets(0)
 	}
 	const first, second, third = "e5e973e5a6b2a43f48e7dc849e37bfcf", "445536bcd2513298075a5d379663c962", "dd3bdf9344b678b185a6f5cb60fca715"
 	for _, c := range []struct {
@@ -98,12 +98,12 @@ func TestSecretsAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                      "no secret",
 		"# nothing":             "no secret",
-		"\nabc":                 "line 2: not a secret of 32 hexadecimal digits",
-		strings.Repeat("0", 30): "line 1: not a secret",
-		strings.Repeat("x", 32): "line 1: not a secret",
+		"\nabc":                 "line 2: neither a seed of 64 hexadecimal digits nor a secret of 32",
+		strings.Repeat("0", 30): "line 1: neither",
+		strings.Repeat("x", 32): "line 1: neither",
 		strings.Repeat("00112233445566778899aabbccddeeff\n", 5): "5 secrets: there may be 4",
 	} {
-		if all, err := ReadSecrets(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+		if all, err := ReadKeys(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, %v; want %s", text, all, err, want)
 		}
 	}
@@ -122,5 +122,41 @@ func TestLengthOfCookies(t *testing.T) {
 		if got := q.Parse(packed(t, m)); got != want {
 			t.Errorf("%d octets: verdict %d, want %d", n, got, want)
 		}
+	}
+}
+
+// Of a seed each day has a secret of its own. Whenever a cookie is made, every other node takes it as long as it is good, though
+// their clocks are not the same, and the seed is rolled over meanwhile.
+func TestSecretsOfEachDay(t *testing.T) {
+	seed, next := Key(strings.Repeat("s", seedLen)), Key(strings.Repeat("n", seedLen))
+	client := netip.MustParseAddr("2001:db8::1")
+	const midnight = 20_000 * day
+	for made := uint32(midnight - 2*cookieAge); made < midnight+2*cookieAge; made += 97 {
+		for skew := -cookieFuture; skew <= cookieFuture; skew += cookieFuture / 2 {
+			for age := 0; age < cookieAge-cookieFuture; age += 149 {
+				at := made + uint32(age+skew) // by the other node's clock
+				if age+skew < -cookieFuture || age+skew > cookieAge {
+					continue
+				}
+				for _, keys := range [][2]Keys{{{seed}, {seed}}, {{seed, next}, {seed}}, {{seed, next}, {next, seed}}, {{next, seed}, {seed, next}}, {{next, seed}, {next}}} {
+					q := Query{Cookie: []byte("client's")}
+					q.Cookie = q.AppendCookie(nil, CookieBad, keys[0].Secrets(made), client, made)[4:]
+					if q.CheckCookie(keys[1].Secrets(at), client, at) == CookieBad {
+						t.Fatalf("a cookie made %d s after midnight is not good %d s after it, with %d and %d keys", int(made)-midnight, int(at)-midnight, len(keys[0]), len(keys[1]))
+					}
+				}
+			}
+		}
+	}
+	if n := len((Keys{seed, next}).Secrets(midnight + day/2)); n != 2 {
+		t.Errorf("at noon %d secrets are good, want 2", n)
+	}
+	if a, b := seed.on(1), seed.on(2); a == b || a == next.on(1) || string(a[:]) == string(seed[:16]) {
+		t.Error("two days, or two seeds, have the same secret")
+	}
+	q := Query{Cookie: []byte("client's")}
+	q.Cookie = q.AppendCookie(nil, CookieBad, Keys{seed}.Secrets(midnight-60), client, midnight-60)[4:]
+	if state := q.CheckCookie(Keys{seed}.Secrets(midnight+60), client, midnight+60); state != CookieOld {
+		t.Errorf("a cookie of the day before: %d, want one that is renewed", state)
 	}
 }

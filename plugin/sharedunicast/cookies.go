@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,18 +12,19 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
 )
 
-// jar has the secrets of DNS Cookies from a file, which is looked at again now and then: secrets are rolled over by a change
-// of the file on each node, one after the other, without a reload.
+// jar has the secrets of DNS Cookies, made of the keys in a file. A seed there has another secret each day; keys are rolled over by a
+// change of the file on each node, one after the other, without a reload.
 type jar struct {
 	file    string
-	secrets atomic.Pointer[query.Secrets]
-	content []byte // as it was read last
+	secrets atomic.Pointer[query.Secrets] // that are good now
+	keys    query.Keys                    // only the goroutine that follows the file has these
+	content []byte                        // as it was read last
 	stop    chan struct{}
 	stopped sync.Once
 }
 
-// lookEvery is how often the file is looked at.
-const lookEvery = 5 * time.Second
+// lookEvery is how often the file and the day are looked at.
+const lookEvery = time.Second
 
 // openJar reads the file, and looks at it from then on.
 func openJar(file string) (*jar, error) {
@@ -30,6 +32,7 @@ func openJar(file string) (*jar, error) {
 	if err := j.read(); err != nil {
 		return nil, err
 	}
+	j.turn(time.Now())
 	go j.follow()
 	return j, nil
 }
@@ -43,15 +46,23 @@ func (j *jar) read() error {
 	if bytes.Equal(b, j.content) && j.content != nil {
 		return nil
 	}
-	secrets, err := query.ReadSecrets(bytes.NewReader(b))
+	keys, err := query.ReadKeys(bytes.NewReader(b))
 	if err != nil {
 		return fmt.Errorf("cookies: %s: %w", j.file, err)
 	}
-	j.content = b
-	if j.secrets.Swap(&secrets) != nil {
-		logger.Infof("cookies: %s has changed: %d secrets", j.file, len(secrets))
+	if j.content != nil {
+		logger.Infof("cookies: %s has changed: %d secrets or seeds", j.file, len(keys))
 	}
+	j.content, j.keys = b, keys
 	return nil
+}
+
+// turn has the secrets of the time used.
+func (j *jar) turn(now time.Time) {
+	secrets := j.keys.Secrets(uint32(now.Unix()))
+	if old := j.secrets.Load(); old == nil || !slices.Equal(*old, secrets) {
+		j.secrets.Store(&secrets)
+	}
 }
 
 func (j *jar) follow() {
@@ -64,7 +75,9 @@ func (j *jar) follow() {
 			return
 		case <-tick.C:
 		}
-		switch err := j.read(); {
+		err := j.read()
+		j.turn(time.Now())
+		switch {
 		case err == nil:
 			said = ""
 		case err.Error() != said:

@@ -38,12 +38,23 @@ func TestSecretsStayWhenTheirFileIsWrong(t *testing.T) {
 	if err := j.read(); err == nil {
 		t.Error("a file that is gone is no error")
 	}
+	j.turn(time.Now())
 	if now := *j.secrets.Load(); len(now) != 1 || now[0] != before[0] {
 		t.Errorf("%x after %x", now, before)
 	}
 	put(strings.Repeat("b", 32))
-	if err := j.read(); err != nil || (*j.secrets.Load())[0] == before[0] {
+	err = j.read()
+	j.turn(time.Now())
+	if err != nil || (*j.secrets.Load())[0] == before[0] {
 		t.Errorf("%v: the new secret was not taken", err)
+	}
+	put(strings.Repeat("c", 64))
+	err = j.read()
+	noon := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	j.turn(noon)
+	today := (*j.secrets.Load())[0]
+	if j.turn(noon.Add(24 * time.Hour)); err != nil || (*j.secrets.Load())[0] == today {
+		t.Errorf("%v: the next day has the same secret", err)
 	}
 	if _, err := openJar(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a file that is not there is no error at start")

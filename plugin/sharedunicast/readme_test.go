@@ -31,7 +31,7 @@ func TestReadmeExamplesStart(t *testing.T) {
 	replace := strings.NewReplacer(
 		"tls://example.org", "tls://example.org:"+freePort(t),
 		"example.org {", "example.org:"+freePort(t)+" {",
-		"cert.pem", cert, "key.pem", key, "db.example.org", zoneFile(t), "cookies.secret", secrets)
+		"cert.pem", cert, "key.pem", key, "db.example.org", zoneFile(t), "cookies.key", secrets)
 	examples := regexp.MustCompile("(?s)~~~ corefile\n(.*?)~~~").FindAllStringSubmatch(string(readme), -1)
 	if len(examples) < 2 {
 		t.Fatalf("found %d examples", len(examples))

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"cmp"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,8 +23,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// A bundle is what a node needs to join: its certificate and key, the authority's certificate, the mesh's root, and a
-// Corefile and a sidecar configuration made from the mesh's templates, which an operator may change.
+// A bundle is what a node needs to join: its certificate and key, the authority's certificate, the mesh's root, the seed of its
+// cookies, and a Corefile and a sidecar configuration made from the mesh's templates, which an operator may change.
 
 const (
 	templatesDir = "templates"
@@ -37,6 +38,7 @@ const corefileTemplate = `# {{.Name}}, a node of the mesh %[1]s. See plugin/shar
 . {
     sharedunicast %[2]s {
         admin {{.AdminAddress}}
+        cookies {{.Etc}}/cookies.key
     }
     meshsync {{.State}} {
         root {{.Etc}}/root.json
@@ -93,6 +95,30 @@ type nodeFacts struct {
 	Etc          string // where the node keeps what is in the bundle,
 	State        string // what it writes,
 	Run          string // and its sockets
+}
+
+// cookieSeed is the file with what the server cookies of all nodes are made of (RFC 9018 5). It is secret, so it is in the bundles and
+// not in a release: anyone may hold a copy of the repository.
+const cookieSeed = "cookies.key"
+
+// makeCookieSeed makes the seed of a new mesh.
+func makeCookieSeed(h place, o InitOptions) error {
+	var seed [32]byte
+	rand.Read(seed[:])
+	text := fmt.Sprintf("# DNS Cookies of the mesh %s: all nodes have the same file. cookies in plugin/sharedunicast/README.md says how to replace the seed.\n%x\n", o.Mesh, seed)
+	return depot.WriteFile(h.Path(pkiDir), cookieSeed, []byte(text), 0o600)
+}
+
+// addCookieSeed puts the mesh's seed into a bundle. A mesh that was made before there were seeds has none until its operator makes one.
+func addCookieSeed(h place, dir string) error {
+	seed, err := depot.ReadFile(h.Path(pkiDir), cookieSeed, maxPEMBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return depot.WriteFile(dir, cookieSeed, seed, 0o600)
 }
 
 // writeTemplates leaves the templates of a new mesh, if it is known where it answers and where it is served.
@@ -193,6 +219,7 @@ func makeBundle(h *home.Writer, n NewMember, address string) (release.Digest, er
 	err = errors.Join(
 		depot.WriteFile(dir, "ca.crt", ca, 0o644),
 		depot.WriteFile(dir, "root.json", h.Root(), 0o644),
+		addCookieSeed(h, dir),
 		fill(h, corefileName, dir, n.facts(address)),
 		fill(h, sidecarName, dir, n.facts(address)),
 		issue(h, nodesDir+"/"+n.Name, "node", subject{n.Name, identity.Node, []string{address}}),

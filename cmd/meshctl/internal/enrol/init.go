@@ -5,6 +5,7 @@ package enrol
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -36,7 +37,7 @@ func Init(ctx context.Context, h *home.Home, o InitOptions, random io.Reader) (*
 				return err
 			}
 		}
-		if err := makeAuthority(h, o); err != nil {
+		if err := errors.Join(makeAuthority(h, o), makeCookieSeed(h, o)); err != nil {
 			return err
 		}
 		return writeTemplates(h, o)

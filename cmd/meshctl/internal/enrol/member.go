@@ -101,6 +101,9 @@ func RenewMember(ctx context.Context, w *home.Writer, name string, newKey bool) 
 		return fmt.Errorf("the bundle of %s: %w", name, err)
 	}
 	who := subject{name, identity.Node, sansOf(old)}
+	if err := addCookieSeed(w, w.Path(dir)); err != nil {
+		return err
+	}
 	if !newKey {
 		return errors.Join(reissue(w, dir, "node", who), packBundle(w, nodesDir, name))
 	}

@@ -13,7 +13,8 @@
 //	HOME/override-request.json           what a second person may sign for the last release that was blocked
 //	HOME/pki/ca.crt, ca.key              the mesh's small certificate authority
 //	HOME/pki/host.crt, host.key          this host, as server and as client
-//	HOME/members/NAME/                   what a member is given: root.json, ca.crt, node.crt, node.key
+//	HOME/pki/cookies.key                 the seed of all members' DNS Cookies
+//	HOME/members/NAME/                   what a member is given: root.json, ca.crt, node.crt, node.key, cookies.key
 //	HOME/repository/                     what members mirror; any web server may serve it
 //	HOME/state/state.json                what was published, and must not be forgotten: see State
 //
