@@ -23,7 +23,7 @@ func (c *cli) keysCommand() *cobra.Command {
 		Use:   "keys",
 		Short: "Which keys speak for the mesh: list, rotate, and ceremonies for the root",
 		Long: `Which keys speak for the mesh. The root key says who may speak and is kept offline; the release key signs what is answered;
-the lease key, online, signs until when. KEYS.md says where each lies and what its theft means.
+the lease key, online, signs until when. docs/operate/keys.md says where each lies and what its theft means.
 
 A key lies in HOME/keys: ROLE.pem, ROLE-anything.pem, or ROLE.command, which has two lines, "ed25519 PUBLICKEY" in
 hexadecimal and a command that signs its standard input, for a key in a token or a service.
