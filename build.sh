@@ -128,7 +128,7 @@ bench) shift; bench "$@" ;;
 sim)
 	shift
 	go build -o bin/sim ./internal/sim/cmd
-	exec bin/sim "$@"
+	GOGC=off GOMEMLIMIT=1GiB exec bin/sim "$@" # a history leaves little behind, and collecting it was a quarter of its cost
 	;;
 daemons) install_daemons ;;
 image) image ;;
