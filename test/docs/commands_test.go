@@ -122,11 +122,8 @@ func TestLike(t *testing.T) {
 	}
 }
 
-// operate is a mesh as the pages in docs/operate have it: each machine has directories of its own where the programs keep
-// theirs, the distribution host releases by command, and both nodes answer and are announced.
-const operate = `
-./build.sh
-export PATH=/run/top/bin:$PATH MESHCTL_HOME=/srv/mesh
+// network is a router with a distribution host and two nodes, as in docs/start.md.
+const network = `
 for m in router host tyo1 fra1; do ip netns add $m; ip -n $m link set lo up; done
 ip -n router link add lan type bridge
 ip -n router addr add 198.51.100.254/24 dev lan
@@ -137,6 +134,14 @@ for m in host:1 tyo1:7 fra1:8; do
   ip -n ${m%:*} link set eth0 up
   ip -n router link set ${m%:*} master lan up
 done
+`
+
+// operate is a mesh as the pages in docs/operate have it: each machine has directories of its own where the programs keep
+// theirs, the distribution host releases by command, and both nodes answer and are announced.
+const operate = `
+./build.sh
+export PATH=/run/top/bin:$PATH MESHCTL_HOME=/srv/mesh
+` + network + `
 mkdir -m 777 /tmp/frr && touch /tmp/frr/zebra.conf
 printf 'router bgp 64501\n bgp router-id 198.51.100.254\n no bgp ebgp-requires-policy\n neighbor 198.51.100.7 remote-as 64500\n neighbor 198.51.100.8 remote-as 64500\n' >/tmp/frr/bgpd.conf
 for d in zebra bgpd; do
