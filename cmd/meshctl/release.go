@@ -29,6 +29,7 @@ type madeJSON struct {
 	Withdrawn []string       `json:"withdrawn"`
 	Held      []history.Held `json:"held"`
 	Override  *overrideJSON  `json:"override,omitempty"`
+	Request   string         `json:"override_request,omitempty"` // file to sign, so that what is held goes too
 	Findings  []findingJSON  `json:"findings"`
 }
 
@@ -50,8 +51,9 @@ from it after the switchover that "meshctl schedule" proposes. A release is the 
 release before: --withdraw NAME leaves one of those out, and --only leaves them all out.
 
 Zones are checked as "meshctl check" does it, by the section "checks" of HOME/meshctl.yaml, against what is answered now.
-If one has an error, nothing is published; or, where the policy says hold-zone, the zone's last good data stays. With
---override, zones go out in spite of errors by a second person's word: see "meshctl override".
+If one has an error, its last good data stays and the others go out; or, where the policy says hold-release, nothing does. No more
+zones are withdrawn at once than "checks: withdrawn" allows. With --override, zones go out, or are withdrawn, in spite of that by
+a second person's word: see "meshctl override".
 
 ` + sourceHelp,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -111,23 +113,23 @@ func (c *cli) release(ctx context.Context, w *home.Writer, from []releasing.Sour
 		printFindings(c.log, found)
 	}
 	if made == nil {
-		return &hint.Error{Err: err, Hint: whatNow(blocked)}
+		return &hint.Error{Err: err, Hint: whatNow(blocked.Request)}
 	}
 	facts := madeJSON{made.Release.Number, made.Current, made.Replaced, len(made.Release.Zones),
-		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), append([]history.Held{}, made.Held...), nil, findingsJSON(found)}
-	if by := made.Release.Override; by != nil {
+		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), append([]history.Held{}, made.Held...), nil, made.Request, findingsJSON(found)}
+	if by := made.Override; by != nil {
 		facts.Override = &overrideJSON{by.Who, by.Why}
 	}
 	return c.print(facts, func() { c.sayMade(made) })
 }
 
-// whatNow is what can be done about a release that was blocked.
-func whatNow(b *releasing.BlockedError) string {
-	const correct = "correct the zone files and run this again"
-	if b.Request == "" {
+// whatNow is what can be done about zones that were not released; request is what may be signed, if anything.
+func whatNow(request string) string {
+	const correct = "correct the zone files, or what the configuration demands, and run this again"
+	if request == "" {
 		return correct
 	}
-	return correct + "; if they are right as they are, have a second person sign: meshctl override --who NAME --why REASON --key FILE " + b.Request
+	return correct + "; if it is right as it is, have a second person sign: meshctl override --who NAME --why REASON --key FILE " + request
 }
 
 func list(names []string) []string { return append([]string{}, names...) }
@@ -145,13 +147,19 @@ func (c *cli) sayMade(made *releasing.Made) {
 		}
 	}
 	for _, held := range made.Held {
-		if held.Absent {
+		switch {
+		case held.Withdrawn:
+			c.say("HELD BACK %s: it is not withdrawn, since more zones would be than may; serial %d stays", held.Origin, held.Serial)
+		case held.Absent:
 			c.say("HELD BACK %s: it has errors, and there is no earlier data of it: it is not in this release", held.Origin)
-		} else {
+		default:
 			c.say("HELD BACK %s: it has errors; serial %d stays", held.Origin, held.Serial)
 		}
 	}
-	if by := made.Release.Override; by != nil {
+	if made.Request != "" {
+		fmt.Fprintln(c.log, "hint:", whatNow(made.Request))
+	}
+	if by := made.Override; by != nil {
 		c.say("OVERRIDDEN by %s: %s", by.Who, by.Why)
 	}
 	number, zones := made.Release.Number, len(made.Release.Zones)

@@ -172,7 +172,7 @@ func TestAZoneThatLost30Percent(t *testing.T) {
 		t.Error("5 %:", found)
 	}
 	p := DefaultPolicy()
-	p.Removed.Names = 10
+	p.Removed.Most = 10
 	stops(t, "5 % of a policy of 10 names", "change-removed", against(t, whole, lost(5), p))
 }
 

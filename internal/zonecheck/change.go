@@ -34,7 +34,7 @@ func checkChange(old, z *zone.Zone, p Policy, r *report) {
 		{"change-added", c.added, nil, p.Added},
 		{"change-changed", c.changed, nil, p.Changed},
 	} {
-		if why := k.limit.exceeded(k.count, c.before, p.Few); why != "" {
+		if why := k.limit.exceeded(k.count, c.before); why != "" {
 			r.fault(nil, k.rule, "%d of %d names %s%s; %s", k.count, c.before, strings.TrimPrefix(k.rule, "change-"), among(k.some), why)
 		}
 	}
@@ -48,14 +48,33 @@ func among(names []string) string {
 }
 
 // exceeded says which bound a count exceeds, "" if none.
-func (l Limit) exceeded(count, before, few int) string {
-	if l.Names > 0 && count > l.Names {
-		return fmt.Sprintf("the policy allows %d", l.Names)
+func (l Limit) exceeded(count, before int) string {
+	if l.Most > 0 && count > l.Most {
+		return fmt.Sprintf("the policy allows %d", l.Most)
 	}
-	if l.Percent > 0 && count > few && 100*count > l.Percent*before {
+	if l.Percent > 0 && count > l.Few && 100*count > l.Percent*before {
 		return fmt.Sprintf("the policy allows %d %%", l.Percent)
 	}
 	return ""
+}
+
+// WithdrawnRule is the rule of Withdraw.
+const WithdrawnRule = "zone-withdrawn"
+
+// Withdraw judges that zones are in the next release no more, beside others that are in it no more already, of so many that are
+// answered now: findings by zone, at most
+// maxPerRule, and none if all these are no more than the policy allows.
+func (c *Config) Withdraw(origins []string, others, of int) []zone.Finding {
+	why := c.Policy.Withdrawn.exceeded(others+len(origins), of)
+	if why == "" {
+		return nil
+	}
+	r := &report{counts: map[string]int{}}
+	for _, origin := range origins {
+		r.origin = origin
+		r.fault(nil, "zone-withdrawn", "%d of %d zones withdrawn; %s", others+len(origins), of, why)
+	}
+	return c.Policy.Apply(r.all())
 }
 
 // comparison counts names: owners of records other than NSEC3. A name is changed if it has other records than before, but

@@ -69,11 +69,13 @@ func (c *Config) Unjudged() string {
 // Section reads the section at n. What breaks a rule is in r; the result counts only if nothing does.
 func Section(r *fields.Reader, n *yaml.Node) *Config {
 	c := DefaultConfig()
+	c.Policy.File = r.File
 	var zones *yaml.Node
 	keys := policyKeys(r, &c.Policy)
 	keys["meshes"] = func(n *yaml.Node) {
 		r.List(n, func(n *yaml.Node) { c.Policy.Meshes = append(c.Policy.Meshes, mesh(r, n)) })
 	}
+	keys["withdrawn"] = func(n *yaml.Node) { limit(r, n, "withdrawn", "zones", &c.Policy.Withdrawn) }
 	keys["zones"] = func(n *yaml.Node) { zones = n }
 	r.Mapping(n, "checks", keys)
 	if zones != nil { // last, since what is said for all holds for them too
@@ -91,10 +93,9 @@ func policyKeys(r *fields.Reader, p *Policy) fields.Keys {
 		"zonemd":           fields.Parsed(r, &p.ZONEMD, oneOf(modes)),
 		"dnssec":           fields.Parsed(r, &p.DNSSEC, oneOf(modes)),
 		"signature_margin": fields.Parsed(r, &p.Margin, fields.DurationIn(0, long)),
-		"removed":          func(n *yaml.Node) { limit(r, n, "removed", &p.Removed) },
-		"added":            func(n *yaml.Node) { limit(r, n, "added", &p.Added) },
-		"changed":          func(n *yaml.Node) { limit(r, n, "changed", &p.Changed) },
-		"few_names":        fields.Parsed(r, &p.Few, fields.IntegerIn[int](0, 1<<31-1)),
+		"removed":          func(n *yaml.Node) { limit(r, n, "removed", "names", &p.Removed) },
+		"added":            func(n *yaml.Node) { limit(r, n, "added", "names", &p.Added) },
+		"changed":          func(n *yaml.Node) { limit(r, n, "changed", "names", &p.Changed) },
 		"ttl":              func(n *yaml.Node) { ttls(r, n, p) },
 		"rules":            func(n *yaml.Node) { rules(r, n, levels, p) },
 		"server_outside":   fields.Parsed(r, &p.Outside, oneOf(levels)),
@@ -116,11 +117,13 @@ func oneOf[T any](words map[string]T) func(string) (T, error) {
 	}
 }
 
-func limit(r *fields.Reader, n *yaml.Node, what string, l *Limit) {
-	*l = Limit{}
+// limit reads a limit of names or zones. few stays as it is where it is not said; what else is not said is no bound.
+func limit(r *fields.Reader, n *yaml.Node, what, of string, l *Limit) {
+	*l = Limit{Few: l.Few}
 	r.Mapping(n, what, fields.Keys{
-		"names":   fields.Parsed(r, &l.Names, fields.IntegerIn[int](1, 1<<31-1)),
+		of:        fields.Parsed(r, &l.Most, fields.IntegerIn[int](1, 1<<31-1)),
 		"percent": fields.Parsed(r, &l.Percent, fields.IntegerIn[int](1, 1_000_000)),
+		"few":     fields.Parsed(r, &l.Few, fields.IntegerIn[int](0, 1<<31-1)),
 	})
 }
 
@@ -213,6 +216,7 @@ func zonePolicies(r *fields.Reader, n *yaml.Node, all Policy) map[string]Policy 
 			r.Fail(n.Content[i], "zone %s twice", origin)
 		}
 		p := all
+		p.within = "checks: zones: " + origin
 		keys := policyKeys(r, &p)
 		keys["trust_anchors"] = fields.Each(r, &p.Anchors, anchor)
 		r.Mapping(n.Content[i+1], "zone "+origin, keys)

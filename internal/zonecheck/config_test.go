@@ -43,7 +43,9 @@ func TestExampleIsTheDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(c, DefaultConfig()) {
+	want := DefaultConfig()
+	want.Policy.File = "x"
+	if !reflect.DeepEqual(c, want) {
 		t.Errorf("the example is %+v", c)
 	}
 	all := regexp.MustCompile(`(?m)^  # (  )?((?:meshes|command|zones|  example.org|  - |    ).*)$`).ReplaceAll(data, []byte("  $1$2"))
@@ -77,14 +79,14 @@ checks:
 		t.Fatal(err)
 	}
 	org, net, other := c.For("example.org."), c.For("example.net."), c.For("test.")
-	if org.DNSSEC != Require || org.Removed != (Limit{Names: 5}) || org.Hold != HoldZone || org.ZONEMD != Require || org.Margin != time.Hour {
+	if org.DNSSEC != Require || org.Removed != (Limit{Most: 5, Few: 20}) || org.Hold != HoldZone || org.ZONEMD != Require || org.Margin != time.Hour {
 		t.Errorf("example.org: %+v", org)
 	}
 	if len(net.Anchors) != 1 || net.DNSSEC != Verify || net.ZONEMD != Require {
 		t.Errorf("example.net: %+v", net)
 	}
 	want := Mesh{"jp", []string{"a.dns.jp."}, []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8::53")}}
-	if len(other.Meshes) != 1 || !reflect.DeepEqual(other.Meshes[0], want) || other.Hold != HoldRelease {
+	if len(other.Meshes) != 1 || !reflect.DeepEqual(other.Meshes[0], want) || other.Hold != HoldZone {
 		t.Errorf("others: %+v", other)
 	}
 }
@@ -99,7 +101,7 @@ func TestConfigErrors(t *testing.T) {
 		{"sources: 1\n", []string{`x:1:1: unknown key "sources" in the configuration: it may hold checks`}},
 		{"checks:\n  zonemd: perhaps\n  dnssec: must\n  nonsense: 1\n", []string{`x:2:11: "perhaps": want one of ignore, require, verify`,
 			`x:3:11: "must"`, `x:4:3: unknown key "nonsense" in checks`}},
-		{"checks: {removed: 10}\n", []string{"x:1:19: removed: want a mapping of names, percent"}},
+		{"checks: {removed: 10}\n", []string{"x:1:19: removed: want a mapping of few, names, percent"}},
 		{"checks: {added: {percent: 0, names: -1}}\n", []string{"x:1:27: 0 is out of range", `x:1:37: "-1" is not a whole number`}},
 		{"checks: {ttl: {min: 2h, max: 1h}}\n", []string{"x:1:15: ttl: min 2h0m0s is above max 1h0m0s"}},
 		{"checks: {signature_margin: 1}\n", []string{`x:1:28: "1" is not a duration`}},

@@ -41,8 +41,8 @@ type Policy struct {
 	Anchors []dns.RR      // DS and DNSKEY records that the zone's keys must descend from; none: not checked
 	Margin  time.Duration // how long signatures must outlast a lease
 
-	Removed, Added, Changed Limit
-	Few                     int // names; a change of no more than so many is within every percentage
+	Removed, Added, Changed Limit // of names
+	Withdrawn               Limit // of zones; only of the policy for all
 
 	MinTTL, MaxTTL time.Duration // of every RRset
 
@@ -55,12 +55,16 @@ type Policy struct {
 	Command []string      // a program that checks the zone too; none if empty
 	Timeout time.Duration // of Command
 	Hold    Hold
+
+	File   string // where it is said, or would be, to be named where something is refused; empty: unknown
+	within string // the key of File that it is in: "checks", or that of a zone
 }
 
-// Limit bounds how many names may change from one release to the next. A zero field is no bound.
+// Limit bounds how many names, or zones, may change from one release to the next. A zero Most or Percent is no bound.
 type Limit struct {
-	Names   int
-	Percent int // of the names before
+	Most    int
+	Percent int // of those before
+	Few     int // so many are within every percentage: a small zone that grows is no mistake
 }
 
 // Mesh is a set of nodes that share addresses, this project's or another's, as its servers are known to a zone.
@@ -74,9 +78,11 @@ type Mesh struct {
 func DefaultPolicy() Policy {
 	return Policy{
 		Margin:  time.Hour,
-		Removed: Limit{Percent: 10}, Added: Limit{Percent: 30}, Changed: Limit{Percent: 30},
-		Few:     20,
-		MaxTTL:  math.MaxInt32 * time.Second,
-		Timeout: time.Minute,
+		Removed: Limit{Percent: 10, Few: 20}, Added: Limit{Percent: 30, Few: 1000}, Changed: Limit{Percent: 30, Few: 100},
+		Withdrawn: Limit{Percent: 10, Few: 1},
+		MaxTTL:    math.MaxInt32 * time.Second,
+		Timeout:   time.Minute,
+		Hold:      HoldZone,
+		within:    "checks",
 	}
 }

@@ -1,6 +1,7 @@
 package zonecheck
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
@@ -82,6 +83,7 @@ var Rules = []Rule{
 	{"ttl-low", isEither, "a TTL below that of the policy, or 0"},
 	{"ttls-differ", isWarning, "several TTLs in one RRset (RFC 2181 5.2)"},
 	{"wildcard-dname", isWarning, "a DNAME at a wildcard (RFC 6672 3.3)"},
+	{"zone-withdrawn", isError, "more zones go than the policy allows"},
 	{"zonemd-digest", isError, "the zone is not as its ZONEMD record has it (RFC 8976 4)"},
 	{"zonemd-duplicate", isError, "several ZONEMD records of one kind (RFC 8976 2.2)"},
 	{"zonemd-gone", isWarning, "the zone had a ZONEMD record before"},
@@ -122,9 +124,31 @@ func (p *Policy) Apply(found []zone.Finding) []zone.Finding {
 		default:
 			f.Severity = zone.Error
 		}
+		if said := p.setBy(f.Rule); f.Severity == zone.Error && said != "" {
+			f.Detail += said
+		}
 		kept = append(kept, f)
 	}
 	return kept
+}
+
+// keyOf are the keys of a policy that say when a rule is broken, where that is another than "rules".
+var keyOf = map[string]string{
+	"change-added": "added", "change-changed": "changed", "change-removed": "removed", WithdrawnRule: "withdrawn",
+	"ttl-high": "ttl", "ttl-low": "ttl", "zonemd-missing": "zonemd", "dnssec-missing": "dnssec", "dnskey-anchor": "trust_anchors",
+	"rrsig-ends": "signature_margin", "servers-outside": "server_outside", "servers-one-mesh": "several_meshes", "command": "command",
+}
+
+// setBy says what to change, and where, so that a rule is not broken any more; "" for a rule that cannot be set.
+func (p *Policy) setBy(rule string) string {
+	key := keyOf[rule]
+	switch {
+	case p.File == "" || key == "" && !IsRule(rule):
+		return ""
+	case key == "":
+		key = "rules: " + rule
+	}
+	return fmt.Sprintf(" (set by %q in %s)", p.within+": "+key, p.File)
 }
 
 // SignaturesCount reports whether a signature that has ended keeps the zone back. Otherwise no lease needs to end before it.

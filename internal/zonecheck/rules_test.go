@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -460,11 +461,93 @@ func TestSerial(t *testing.T) {
 	}
 }
 
+// TestASmallZoneMayGrow, and change as a whole: that is no mistake, as it would be in a large one.
+func TestASmallZoneMayGrow(t *testing.T) {
+	names := func(serial, n int, address string) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, tiny, serial)
+		for i := range n {
+			fmt.Fprintf(&b, "n%d A %s\n", i, address)
+		}
+		return b.String()
+	}
+	for _, c := range []struct {
+		name          string
+		before, after string
+		want          []string
+	}{
+		{"8 names become 58", names(1, 6, "192.0.2.1"), names(2, 56, "192.0.2.1"), nil},
+		{"58 names move", names(1, 56, "192.0.2.1"), names(2, 56, "192.0.2.2"), nil},
+		{"2,000 names become 4,000", names(1, 2000, "192.0.2.1"), names(2, 4000, "192.0.2.1"), []string{"change-added"}},
+		{"58 names become 28", names(1, 56, "192.0.2.1"), names(2, 26, "192.0.2.1"), []string{"change-removed"}},
+	} {
+		if got := rulesOf(against(t, c.before, c.after, DefaultPolicy()), zone.Error); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// TestARefusalNamesTheKeyAndTheFile: of every rule that can be set, and of the zone that has a policy of its own.
+func TestARefusalNamesTheKeyAndTheFile(t *testing.T) {
+	c, err := parseConfig("/srv/mesh/meshctl.yaml", []byte("checks: {rules: {soa-expire: error}, zones: {other.: {ttl: {max: 1h}}}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range Rules {
+		if r.Default == isWarning {
+			c.Policy.SetRule(r.Name, Fault)
+		}
+		found := c.Policy.Apply([]zone.Finding{{Rule: r.Name, Severity: zone.Error}})
+		if len(found) != 1 || !regexp.MustCompile(`^ \(set by "checks: [a-z_]+(: `+r.Name+`)?" in /srv/mesh/meshctl.yaml\)$`).MatchString(found[0].Detail) {
+			t.Errorf("%s: %+v", r.Name, found)
+		}
+	}
+	for _, c := range []struct {
+		p    Policy
+		rule string
+		want string
+	}{
+		{c.For("example."), "change-removed", ` (set by "checks: removed" in /srv/mesh/meshctl.yaml)`},
+		{c.For("example."), "command", ` (set by "checks: command" in /srv/mesh/meshctl.yaml)`},
+		{c.For("other."), "ttl-high", ` (set by "checks: zones: other.: ttl" in /srv/mesh/meshctl.yaml)`},
+		{c.For("example."), "cname-and-other-data", ""}, // nothing can be said against it
+		{DefaultPolicy(), "change-removed", ""},         // there is no file
+	} {
+		if found := c.p.Apply([]zone.Finding{{Rule: c.rule, Severity: zone.Error}}); found[0].Detail != c.want {
+			t.Errorf("%s: %q, want %q", c.rule, found[0].Detail, c.want)
+		}
+	}
+	if found := c.Policy.Apply([]zone.Finding{{Rule: "soa-retry", Severity: zone.Warning}}); found[0].Detail == "" {
+		t.Error("it was set to be an error above")
+	}
+}
+
+// TestWithdrawnZones: one may always go, and no more than a tenth.
+func TestWithdrawnZones(t *testing.T) {
+	for _, c := range []struct {
+		gone, of int
+		fine     bool
+	}{{0, 0, true}, {1, 1, true}, {2, 2, false}, {2, 19, false}, {2, 20, true}, {4, 40, true}, {5, 40, false}} {
+		found := DefaultConfig().Withdraw(make([]string, c.gone), 0, c.of)
+		if fine := !zone.HasErrors(found); fine != c.fine || !fine && len(found) != c.gone {
+			t.Errorf("%d of %d: %v", c.gone, c.of, found)
+		}
+	}
+	if found := DefaultConfig().Withdraw([]string{"a."}, 4, 40); len(found) != 1 {
+		t.Errorf("one beside four others: %v", found)
+	}
+	c := DefaultConfig()
+	c.Policy.SetRule(WithdrawnRule, Off)
+	if found := c.Withdraw(make([]string, 9), 0, 9); len(found) > 0 {
+		t.Errorf("ignored: %v", found)
+	}
+}
+
 // TestSigningAgainIsNoChange: a zone that was signed anew, with other keys and another chain, has no changed names but
 // needs a new serial.
 func TestSigningAgainIsNoChange(t *testing.T) {
 	p := DefaultPolicy()
-	p.Few, p.Changed = 0, Limit{Names: 1} // the origin, for its keys and digest
+	p.Changed = Limit{Most: 1} // the origin, for its keys and digest
 	got := rulesOf(against(t, signedZone(t, nsec3), signedZone(t, nsec3OptOut), p), zone.Error)
 	if !slices.Equal(got, []string{"serial"}) {
 		t.Errorf("%q", got)

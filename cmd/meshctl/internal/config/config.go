@@ -55,12 +55,14 @@ const (
 
 // Default holds where there is no such file.
 func Default(file string) *Config {
-	return &Config{
+	c := &Config{
 		File:     file,
 		Checks:   zonecheck.DefaultConfig(),
 		Releases: Releases{Every: 10 * time.Second, Absent: mesh.Absent{After: mesh.DefaultAbsent}, Retry: 10 * time.Minute},
 		Serve:    Serving{Listen: netip.MustParseAddrPort("127.0.0.1:8444"), Renew: time.Hour, Log: eventlog.Logfmt},
 	}
+	c.Checks.Policy.File = file
+	return c
 }
 
 // LoadIfThere is Load, or the default configuration if there is no such file.

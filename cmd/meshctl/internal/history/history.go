@@ -56,6 +56,8 @@ type Held struct {
 	Origin string `json:"origin"`
 	Serial uint32 `json:"serial"` // that stays in the release
 	Absent bool   `json:"absent"` // there was none: the zone is not in the release
+
+	Withdrawn bool `json:"withdrawn,omitempty"` // it was to go, and more were than the policy allows
 }
 
 // Receipt is how a zone of a release came.

@@ -33,8 +33,11 @@ type Options struct {
 	Now  bool // it becomes current at once: only where nothing is answered yet, or nobody answers
 
 	Withdraw []string // origins that are not in it, though Keep would keep them
-	IfNew    bool     // none is made, and Made.Release has no number, if it had just the zones of the latest
 	By       string   // who makes it, for the record; "meshctl release" if empty
+
+	// Unattended: none is made, and Made.Release has no number, if it had just the zones of the latest; and what is withdrawn beyond
+	// the limit stays, where zones hold themselves. Who gave the order is told instead.
+	Unattended bool
 
 	Config string // file that says how zones are judged; the home's, if empty
 
@@ -50,7 +53,9 @@ type Made struct {
 	Current                         bool // it is current already, not staged
 	Replaced                        uint64
 	Added, Changed, Same, Withdrawn []string
-	Held                            []history.Held // zones with errors, whose last good data stays
+	Held                            []history.Held    // zones that stay as they were, or away, because of findings
+	Override                        *release.Override // by whose word it is as it is; nil: nobody's
+	Request                         string            // file that a second person may sign so that they go all the same; "" if that cannot be
 	Changes                         []history.ZoneChange
 }
 
@@ -66,32 +71,32 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	if err := errors.Join(mayStage(w, o.Now), verifyOverride(w, o.Override)); err != nil {
 		return nil, nil, err
 	}
+	policy, err := checks(w, o.Config)
+	if err != nil {
+		return nil, nil, err
+	}
 	began := w.Now()
 	took := &laps{clock: w.Now, last: began}
-	candidates, found, err := build(ctx, w, sources, o, took)
+	candidates, found, err := build(ctx, w, sources, policy, o.Lately, took)
 	if err != nil {
 		return nil, found, err
 	}
 	m := w.View().Manifest
-	before := m.Latest()
-	v := decide(candidates, before, o.Override)
-	if v.stop {
-		request, err := ask(w, v)
+	v, more := judgeRelease(candidates, m, policy, o)
+	found = append(found, more...)
+	request, err := ask(w, v)
+	if err != nil || v.stop {
 		return nil, found, cmp.Or[error](err, &BlockedError{request})
 	}
-	if o.Keep {
-		v.zones = keepOthers(v.zones, before)
-	}
 	boundDeltas(v.zones)
-	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return slices.Contains(o.Withdraw, z.Origin) })
-	made := &Made{Release: release.Release{Number: w.State().Highest + 1, Zones: v.zones}, Held: v.held}
-	if len(v.overridden) > 0 {
-		made.Release.Override = o.Override
-	}
-	made.compare(before)
-	if o.IfNew && before != nil && len(made.Added)+len(made.Changed)+len(made.Withdrawn) == 0 {
+	made := &Made{Release: release.Release{Number: w.State().Highest + 1, Zones: v.zones}, Held: v.held, Request: request}
+	made.overridden(v, o.Override)
+	switch same := made.compare(m.Latest()); {
+	case same && o.Unattended:
 		made.Release.Number = 0
 		return made, found, nil
+	case same && len(v.held) > 0:
+		return nil, found, &BlockedError{request}
 	}
 	if m.Next != nil {
 		made.Replaced = m.Next.Number
@@ -115,6 +120,31 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 		err = fmt.Errorf("release %d is published, but its record could not be written: %v", made.Release.Number, err) // no turn was lost
 	}
 	return made, found, err
+}
+
+// judgeRelease says which zones are in the release, and what it finds against the withdrawal of others.
+func judgeRelease(candidates []candidate, m release.Manifest, policy *zonecheck.Config, o Options) (verdict, []zone.Finding) {
+	v := decide(candidates, m.Latest(), o.Override)
+	if v.stop && !o.Keep { // what would be in it otherwise is not known
+		return v, nil
+	}
+	if o.Keep {
+		v.zones = keepOthers(v.zones, m.Latest())
+	}
+	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return slices.Contains(o.Withdraw, z.Origin) })
+	return v, v.withdraw(m, policy, o.Override, o.Unattended && policy.Policy.Hold == zonecheck.HoldZone)
+}
+
+// overridden notes by whose word the release is as it is. It is in the manifest too, for all to see, but where it lets zones go: what
+// a manifest's override names must be in the release.
+func (m *Made) overridden(v verdict, o *release.Override) {
+	if len(v.overridden) == 0 {
+		return
+	}
+	m.Override = o
+	if !slices.ContainsFunc(o.Zones, func(z release.Overridden) bool { return slices.Contains(z.Rules, zonecheck.WithdrawnRule) }) {
+		m.Release.Override = o
+	}
 }
 
 // mayStage refuses at once what the protocol would refuse when all is built.
@@ -145,21 +175,17 @@ func (m *Made) record(o Options, at time.Time) history.Record {
 		by += " on " + name
 	}
 	return history.Record{Number: m.Release.Number, Made: at.UTC().Truncate(time.Microsecond), By: by, Zones: append([]history.ZoneChange{}, m.Changes...),
-		Withdrawn: m.Withdrawn, Held: m.Held, Override: m.Release.Override, Switchover: m.Release.Switchover,
+		Withdrawn: m.Withdrawn, Held: m.Held, Override: m.Override, Switchover: m.Release.Switchover,
 		Received: o.Received[:min(len(o.Received), history.MaxReceipts)]}
 }
 
 // build reads, stores and checks the zones. What is stored and not published after all is collected with a later
 // publication.
-func build(ctx context.Context, w *home.Writer, sources []Source, o Options, took *laps) ([]candidate, []zone.Finding, error) {
-	policy, err := checks(w, o.Config)
-	if err != nil {
-		return nil, nil, err
-	}
+func build(ctx context.Context, w *home.Writer, sources []Source, policy *zonecheck.Config, lately *Lately, took *laps) ([]candidate, []zone.Finding, error) {
 	var list []candidate
 	var found []zone.Finding
 	files := map[string]string{}
-	defer o.Lately.checks(nil)
+	defer lately.checks(nil)
 	for i, s := range sources {
 		z, findings := Load(ctx, s)
 		took.lap("read")
@@ -176,7 +202,7 @@ func build(ctx context.Context, w *home.Writer, sources []Source, o Options, too
 		case z == nil:
 			c.rules = []string{"unreadable"}
 		default:
-			judged, err := storeAndJudge(ctx, w, &c, z, o.Lately, took)
+			judged, err := storeAndJudge(ctx, w, &c, z, lately, took)
 			if err != nil {
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}
@@ -276,8 +302,8 @@ func keepOthers(zones []release.Zone, from *release.Release) []release.Zone {
 	return all
 }
 
-// compare sorts the zones into added, changed, same and withdrawn against the release before.
-func (m *Made) compare(before *release.Release) {
+// compare sorts the zones into added, changed, same and withdrawn against the release before, and reports whether all are the same.
+func (m *Made) compare(before *release.Release) (same bool) {
 	for _, z := range m.Release.Zones {
 		old := before.Zone(z.Origin)
 		switch {
@@ -289,12 +315,12 @@ func (m *Made) compare(before *release.Release) {
 			m.Changed = append(m.Changed, z.Origin)
 		}
 	}
-	if before == nil {
-		return
-	}
-	for _, z := range before.Zones {
-		if m.Release.Zone(z.Origin) == nil {
-			m.Withdrawn = append(m.Withdrawn, z.Origin)
+	if before != nil {
+		for _, z := range before.Zones {
+			if m.Release.Zone(z.Origin) == nil {
+				m.Withdrawn = append(m.Withdrawn, z.Origin)
+			}
 		}
 	}
+	return len(m.Added)+len(m.Changed)+len(m.Withdrawn) == 0
 }

@@ -45,8 +45,8 @@ func checkWith(ctx context.Context, memo *zonecheck.Memo, old, z *zone.Zone, p z
 	found := memo.Check(old, z, p, now, lease)
 	if len(p.Command) > 0 {
 		if err := runCommand(ctx, z, p); err != nil {
-			found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "command", Severity: zone.Error,
-				Detail: fmt.Sprintf("%s: %v", p.Command[0], err)})
+			found = append(found, p.Apply([]zone.Finding{{Zone: z.Origin(), Owner: z.Origin(), Rule: "command", Severity: zone.Error,
+				Detail: fmt.Sprintf("%s: %v", p.Command[0], err)}})...)
 		}
 	}
 	return found

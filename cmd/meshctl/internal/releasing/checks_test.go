@@ -36,9 +36,73 @@ func releases(t testing.TB, meshDir string, o releasing.Options, sources ...rele
 	return made, found, blocked
 }
 
-// TestAZoneThatLostNamesHoldsBackTheRelease by default, and nothing of it is published.
+// TestOneBadZoneHoldsItself by default: the others go out, and what is held may be signed for. With nothing else to release it is
+// refused, and said so.
+func TestOneBadZoneHoldsItself(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 100), hometest.NamesZone(t, "b.", 1, 100))
+	less := hometest.NamesZone(t, "a.", 2, 60)
+	made, found, blocked := releases(t, meshDir, releasing.Options{Keep: true}, less)
+	if made != nil || blocked == nil || blocked.Request == "" || !hometest.HasError(found, "change-removed") {
+		t.Fatalf("alone: made %v, blocked %v: %v", made, blocked, found)
+	}
+	made, _, blocked = releases(t, meshDir, releasing.Options{Keep: true}, less, hometest.NamesZone(t, "b.", 2, 101))
+	if blocked != nil || !slices.Equal(made.Held, []history.Held{{Origin: "a.", Serial: 1}}) || !slices.Equal(made.Changed, []string{"b."}) || made.Request == "" {
+		t.Fatalf("made %+v, blocked %v", made, blocked)
+	}
+	signed, err := releasing.SignOverride(t.Context(), made.Request, filepath.Join(meshDir, keys.Dir, keys.Override+".pem"), "Jane Doe", "why", hometest.Start)
+	hometest.Check(t, err)
+	if made, _, _ = releases(t, meshDir, releasing.Options{Keep: true, Override: &signed}, less); made == nil || !slices.Equal(made.Changed, []string{"a."}) {
+		t.Errorf("by a second person's word: %+v", made)
+	}
+}
+
+// TestZonesThatGoAtOnceTakeASecondPerson: an order to withdraw more of them than the policy allows is refused as a whole, whatever
+// the policy says of zones with errors; with a second person's word for just these zones it is done, and on record.
+func TestZonesThatGoAtOnceTakeASecondPerson(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	var zones []releasing.Source
+	for _, origin := range []string{"a.", "b.", "c.", "d."} {
+		zones = append(zones, hometest.NamesZone(t, origin, 1, 10))
+	}
+	releases(t, meshDir, releasing.Options{Now: true}, zones...)
+	orders := map[string]releasing.Options{"by name": {Keep: true, Withdraw: []string{"a.", "b."}}, "those not named": {}}
+	for name, o := range orders {
+		made, found, blocked := releases(t, meshDir, o, zones[2], hometest.NamesZone(t, "d.", 2, 11))
+		if made != nil || blocked == nil || blocked.Request == "" || !hometest.HasError(found, "zone-withdrawn") {
+			t.Fatalf("%s: made %v, blocked %v: %v", name, made, blocked, found)
+		}
+		if detail := found[len(found)-1].Detail; !strings.Contains(detail, `2 of 4 zones withdrawn; the policy allows 10 % (set by "checks: withdrawn" in `+filepath.Join(meshDir, home.ConfigName)) {
+			t.Errorf("%s: %q", name, detail)
+		}
+	}
+	// One after the other they do not go either: what counts is what is answered now.
+	releases(t, meshDir, releasing.Options{Keep: true, Withdraw: []string{"a."}})
+	_, _, blocked := releases(t, meshDir, releasing.Options{Keep: true, Withdraw: []string{"b."}})
+	if blocked == nil || blocked.Request == "" {
+		t.Fatal("two zones went by two releases, neither of which was ever current")
+	}
+	signed, err := releasing.SignOverride(t.Context(), blocked.Request, filepath.Join(meshDir, keys.Dir, keys.Override+".pem"), "Jane Doe", "they left", hometest.Start)
+	hometest.Check(t, err)
+	if made, _, _ := releases(t, meshDir, releasing.Options{Keep: true, Override: &signed, Withdraw: []string{"c.", "d."}}); made != nil {
+		t.Errorf("a zone that was not signed for: %+v", made.Withdrawn)
+	}
+	made, _, _ := releases(t, meshDir, releasing.Options{Keep: true, Override: &signed, Withdraw: []string{"b."}})
+	if made == nil || len(made.Release.Zones) != 2 {
+		t.Fatalf("%+v", made)
+	}
+	records, err := history.Last(t.Context(), home.At(meshDir, time.Now), 1)
+	hometest.Check(t, err)
+	if len(records) != 1 || records[0].Override == nil || records[0].Override.Who != "Jane Doe" {
+		t.Errorf("the record: %+v", records)
+	}
+	hometest.NewNode(t, meshDir).Verify()
+}
+
+// TestAZoneThatLostNamesHoldsBackTheRelease where that is wanted, and nothing of it is published.
 func TestAZoneThatLostNamesHoldsBackTheRelease(t *testing.T) {
 	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.Configure(t, meshDir, "checks: {on_error: hold-release}\n")
 	releases(t, meshDir, releasing.Options{Now: true}, hometest.NamesZone(t, "a.", 1, 100), hometest.NamesZone(t, "b.", 1, 100))
 	made, found, blocked := releases(t, meshDir, releasing.Options{}, hometest.NamesZone(t, "a.", 2, 60), hometest.NamesZone(t, "b.", 2, 101))
 	if made != nil || blocked == nil || !hometest.HasError(found, "change-removed") {

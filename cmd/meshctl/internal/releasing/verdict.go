@@ -6,6 +6,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
@@ -14,7 +15,7 @@ type verdict struct {
 	zones      []release.Zone
 	held       []history.Held       // zones whose last good data stays
 	overridden []release.Overridden // zones that go out by a second person's word
-	blocked    []release.Overridden // zones that could, with one
+	blocked    []release.Overridden // zones that could, with one, whether they hold back the release or themselves
 	stop       bool                 // nothing is released
 }
 
@@ -25,10 +26,14 @@ func decide(candidates []candidate, before *release.Release, o *release.Override
 		last := before.Zone(c.zone.Origin)
 		bad := release.Overridden{Origin: c.zone.Origin, SHA256: c.zone.SHA256, Rules: c.rules}
 		whole := c.zone.Length > 0
+		covered := whole && o.Covers(bad.Origin, bad.SHA256, bad.Rules)
+		if whole && len(c.rules) > 0 && !covered {
+			v.blocked = append(v.blocked, bad)
+		}
 		switch {
 		case len(c.rules) == 0:
 			v.zones = append(v.zones, c.zone)
-		case whole && o.Covers(bad.Origin, bad.SHA256, bad.Rules):
+		case covered:
 			v.zones, v.overridden = append(v.zones, c.zone), append(v.overridden, bad)
 		case c.policy.Hold == zonecheck.HoldZone && bad.Origin != "" && last != nil:
 			v.zones, v.held = append(v.zones, *last), append(v.held, history.Held{Origin: bad.Origin, Serial: last.Serial})
@@ -36,16 +41,60 @@ func decide(candidates []candidate, before *release.Release, o *release.Override
 			v.held = append(v.held, history.Held{Origin: bad.Origin, Absent: true})
 		default:
 			v.stop = true
-			if whole {
-				v.blocked = append(v.blocked, bad)
-			}
 		}
 	}
-	slices.SortFunc(v.zones, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
+	v.sort()
+	return v
+}
+
+func (v *verdict) sort() {
 	byOrigin := func(a, b release.Overridden) int { return strings.Compare(a.Origin, b.Origin) }
 	slices.SortFunc(v.blocked, byOrigin)
 	slices.SortFunc(v.overridden, byOrigin)
-	return v
+	slices.SortFunc(v.zones, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
+}
+
+// withdraw says of the zones that are answered now and would not be in the release whether they go: no more than the policy allows
+// do, but by a second person's word. What does not go stays in the release, if hold is set; otherwise it holds back all. Zones that
+// the latest release lacks already were judged with it, and count.
+func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *release.Override, hold bool) []zone.Finding {
+	if m.Current == nil {
+		return nil
+	}
+	others, latest := 0, m.Latest()
+	var all, stay []string
+	var signed, unsigned []release.Overridden
+	for _, z := range m.Current.Zones {
+		if (&release.Release{Zones: v.zones}).Zone(z.Origin) != nil {
+			continue
+		}
+		if latest.Zone(z.Origin) == nil {
+			others++
+			continue
+		}
+		all = append(all, z.Origin)
+		bad := release.Overridden{Origin: z.Origin, SHA256: z.SHA256, Rules: []string{zonecheck.WithdrawnRule}}
+		if o.Covers(bad.Origin, bad.SHA256, bad.Rules) {
+			signed = append(signed, bad)
+		} else {
+			stay, unsigned = append(stay, z.Origin), append(unsigned, bad)
+		}
+	}
+	found := policy.Withdraw(all, others, len(m.Current.Zones))
+	if !zone.HasErrors(found) {
+		return found
+	}
+	v.overridden = append(v.overridden, signed...)
+	if found = policy.Withdraw(stay, others, len(m.Current.Zones)); zone.HasErrors(found) {
+		v.blocked = append(v.blocked, unsigned...)
+		v.stop = v.stop || !hold
+		for _, origin := range stay {
+			last := latest.Zone(origin)
+			v.zones, v.held = append(v.zones, *last), append(v.held, history.Held{Origin: origin, Serial: last.Serial, Withdrawn: true})
+		}
+	}
+	v.sort()
+	return found
 }
 
 // String says for the record what is unusual.

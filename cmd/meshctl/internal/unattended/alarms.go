@@ -71,6 +71,9 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 	for _, z := range cycle.Held {
 		say(AlarmHeld, "%s has errors: its last good data stays", z)
 	}
+	for _, z := range cycle.Stay {
+		say(AlarmHeld, "%s is gone from its source, and stays, since more zones would go at once than \"checks: withdrawn\" allows", z)
+	}
 	for _, s := range cycle.Sources {
 		if s.Expired {
 			say(AlarmSource, "%s: no primary has confirmed it since %s", s.Zone, s.Contact.Format(time.RFC3339))

@@ -63,6 +63,9 @@ type judged struct {
 	at      time.Time
 }
 
+// withdrawal is the content of a zone that is to go.
+const withdrawal = "withdrawn"
+
 func (j judged) holds(content string, now time.Time, retry time.Duration) bool {
 	return j.content == content && now.Before(j.at.Add(retry))
 }
@@ -88,6 +91,7 @@ type CycleState struct {
 	Released uint64            // releases made here
 	Blocked  bool              // the last attempt at a release was blocked by findings
 	Held     []string          // zones whose last good data stays
+	Stay     []string          // zones that their source has no more, and that stay: too many would go
 	Sources  []receive.Status
 	Faults   map[receive.Fault]string
 }
@@ -232,7 +236,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now, retry := c.Home.Now(), c.Config.Releases.Retry
-	t.digests, c.state.Held = map[string]string{}, nil
+	t.digests, c.state.Held, c.state.Stay = map[string]string{}, nil, nil
 	for _, origin := range slices.Sorted(maps.Keys(c.pending)) {
 		u := c.pending[origin]
 		has := latest.Zone(origin)
@@ -245,7 +249,12 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 		case u.How != receive.Withdrawn && has != nil && has.SHA256.String() == u.SHA256:
 			delete(c.pending, origin)
 		case u.How == receive.Withdrawn:
-			t.withdrawn = append(t.withdrawn, origin)
+			if c.judged[origin].content == withdrawal {
+				c.state.Stay = append(c.state.Stay, origin)
+			}
+			if !c.judged[origin].holds(withdrawal, now, retry) {
+				t.withdrawn = append(t.withdrawn, origin)
+			}
 		default:
 			if c.judged[origin].content == u.SHA256 {
 				c.state.Held = append(c.state.Held, origin)
@@ -280,7 +289,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 		if t = c.todo(m.Latest()); t.empty() {
 			return nil
 		}
-		made, found, err = releasing.Make(ctx, w, t.sources, releasing.Options{Keep: true, IfNew: true, Now: m.Current == nil, Withdraw: t.withdrawn,
+		made, found, err = releasing.Make(ctx, w, t.sources, releasing.Options{Keep: true, Unattended: true, Now: m.Current == nil, Withdraw: t.withdrawn,
 			By: "meshctl serve", Config: c.Config.File, Received: t.received, Lately: c.lately})
 		if made != nil {
 			c.lately.Keep(t.sources, w.View().Manifest)
@@ -302,6 +311,9 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 		return nil, err
 	}
 	c.say("blocked", "", "")
+	if made.Request != "" { // it was judged anew
+		c.Log.Error("zones are held back, see the findings above", "held", len(made.Held), "to_sign", made.Request)
+	}
 	c.released(t, made)
 	if made.Release.Number == 0 {
 		return nil, nil
@@ -326,10 +338,17 @@ func (c *Cycle) released(t todo, made *releasing.Made) {
 	for origin := range t.digests {
 		delete(c.judged, origin)
 	}
+	for _, origin := range t.withdrawn {
+		delete(c.judged, origin)
+	}
 	for _, held := range made.Held {
-		c.judged[held.Origin] = judged{t.digests[held.Origin], c.Home.Now()}
-		if !slices.Contains(c.state.Held, held.Origin) {
-			c.state.Held = append(c.state.Held, held.Origin)
+		content, list := t.digests[held.Origin], &c.state.Held
+		if held.Withdrawn {
+			content, list = withdrawal, &c.state.Stay
+		}
+		c.judged[held.Origin] = judged{content, c.Home.Now()}
+		if !slices.Contains(*list, held.Origin) {
+			*list = append(*list, held.Origin)
 		}
 	}
 	if made.Release.Number != 0 {

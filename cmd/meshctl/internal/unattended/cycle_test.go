@@ -1,6 +1,8 @@
 package unattended
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
@@ -40,10 +43,11 @@ func (c *Cycle) releases(t *testing.T) *releasing.Made {
 	return made
 }
 
-// TestOneBadZoneHoldsBackTheRelease until it is right, by the default policy: what else was received does not go out without it.
+// TestOneBadZoneHoldsBackTheRelease until it is right, where the policy says so: what else was received does not go out without it.
 func TestOneBadZoneHoldsBackTheRelease(t *testing.T) {
 	now := hometest.Start
 	dir := hometest.New(t, hometest.At(now), "tyo")
+	hometest.Configure(t, dir, "checks: {on_error: hold-release}\n")
 	c := cycleAt(dir, &now)
 	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
 	c.receives(t, hometest.NamesZone(t, "b.", 1, 100))
@@ -100,7 +104,6 @@ func TestTheConfigurationNamedCounts(t *testing.T) {
 func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 	now := hometest.Start
 	dir := hometest.New(t, hometest.At(now), "tyo")
-	hometest.Configure(t, dir, "checks: {on_error: hold-zone}\n")
 	c := cycleAt(dir, &now)
 	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
 	c.receives(t, hometest.NamesZone(t, "b.", 1, 100))
@@ -150,6 +153,48 @@ func TestChangesThatNeverEndAreSwitchedTo(t *testing.T) {
 	now = now.Add(time.Second)
 	if again := c.releases(t); again == nil || again.Replaced != made.Release.Number {
 		t.Errorf("newer data waits for ever: %+v", again)
+	}
+}
+
+// TestZonesThatGoAtOnceStay: what sources have no more leaves the releases, but not so many at once; that is an alarm, the others go
+// out, and by a second person's word they go all the same.
+func TestZonesThatGoAtOnceStay(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	c := cycleAt(dir, &now)
+	for _, origin := range []string{"a.", "b.", "c."} {
+		c.receives(t, hometest.NamesZone(t, origin, 1, 10))
+	}
+	c.releases(t)
+	for _, origin := range []string{"a.", "b."} {
+		c.received(receive.Update{Origin: origin, How: receive.Withdrawn})
+	}
+	var log strings.Builder
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	if made := c.releases(t); made != nil || !slices.Equal(c.State().Stay, []string{"a.", "b."}) {
+		t.Fatalf("%+v, state %+v", made, c.State())
+	}
+	c.receives(t, hometest.NamesZone(t, "c.", 2, 10))
+	made := c.releases(t)
+	if made == nil || len(made.Release.Zones) != 3 || !slices.Equal(c.State().Stay, []string{"a.", "b."}) {
+		t.Fatalf("%+v, state %+v", made, c.State())
+	}
+	view, err := c.Home.View(t.Context())
+	hometest.Check(t, err)
+	said := fmt.Sprint(Alarms(view, time.Hour, c.State(), now))
+	if !strings.Contains(said, AlarmHeld) || !strings.Contains(said, `more zones would go at once than "checks: withdrawn" allows`) || strings.Count(log.String(), "to_sign=") != 1 {
+		t.Errorf("alarms %s, log:\n%s", said, log.String())
+	}
+	signed, err := releasing.SignOverride(t.Context(), filepath.Join(dir, releasing.RequestName), filepath.Join(dir, keys.Dir, keys.Override+".pem"), "Jane Doe", "they left", now)
+	hometest.Check(t, err)
+	w := hometest.Begin(t, dir, hometest.At(now))
+	made, _, err = releasing.Make(t.Context(), w, nil, releasing.Options{Keep: true, Withdraw: []string{"a.", "b."}, Override: &signed})
+	hometest.Check(t, errors.Join(err, w.Close()))
+	if len(made.Release.Zones) != 1 {
+		t.Errorf("%+v", made.Release.Zones)
+	}
+	if c.releases(t); len(c.State().Stay) > 0 {
+		t.Errorf("still: %+v", c.State())
 	}
 }
 
