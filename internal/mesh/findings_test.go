@@ -557,6 +557,29 @@ func TestAMachineIsFrozenAcrossTheInstant(t *testing.T) {
 	w.allAnswer(2, 2*time.Second)
 }
 
+// A member is removed, hears of it and says so, and then loses the views that it verified, but not what it wrote. An old view, of which the
+// lease has not ended, does not have it answer again beside those who have gone on without it.
+func TestOneThatWasRemovedStaysSo(t *testing.T) {
+	w := newSmall(t, 3, Policy{})
+	c := w.member("c")
+	behind := w.host()
+	behind.stuck = true
+	w.order("strike", func(h *Host, now instant.Instant) (State, error) { return h.Strike(now, "c") })
+	w.await(10*time.Second, "c is known to know", func() bool { return len(w.state.Leaving) == 0 })
+	c.deaf, c.alone = true, true
+	w.release()
+	w.allAnswer(2, time.Minute)
+	c.view, w.hosts[0].dead, c.deaf = nil, true, false
+	c.restart()
+	w.run(20 * time.Second)
+	if c.view == nil || c.view.Version >= w.state.Version {
+		t.Fatalf("c has no old view: %+v", c.view)
+	}
+	if got := c.answering(w); got != 0 {
+		t.Errorf("c answers from %d", got)
+	}
+}
+
 // Three rules that could be broken before without a test that failed.
 
 func TestNothingIsAnsweredFromBeforeItsInstant(t *testing.T) {

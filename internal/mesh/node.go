@@ -40,7 +40,7 @@ type Durable struct {
 	Floor   uint64         `json:"floor"`
 	Promise status.Promise `json:"promise,omitzero"`
 	Root    int64          `json:"root,omitempty"`  // versions of the root and of the lease
-	Under   int64          `json:"under,omitempty"` // that brought the promise: an older view is refused
+	Under   int64          `json:"under,omitempty"` // that brought the promise, or says that the node is no member: an older view is refused
 }
 
 // Node holds the facts that one node knows. Methods take facts in; Decide gives the decision. It is not safe for
@@ -93,7 +93,7 @@ func (n *Node) Learn(v View) *status.Reason {
 func (n *Node) breaks(v View) *status.Reason {
 	if v.Root < n.durable.Root || v.Root == n.durable.Root && v.Lease < n.durable.Under {
 		return &status.Reason{Code: OldView, Detail: fmt.Sprintf(
-			"lease %d of root %d is older than lease %d of root %d, under which this node made a promise", v.Lease, v.Root, n.durable.Under, n.durable.Root)}
+			"lease %d of root %d is older than lease %d of root %d, under which this node made a promise or was no member", v.Lease, v.Root, n.durable.Under, n.durable.Root)}
 	}
 	if v.Legacy {
 		return nil
@@ -262,7 +262,7 @@ func (n *Node) promise(t moment) Durable {
 	if p.Ref() == next.Ref {
 		p.State = n.advance(t, p.State)
 	}
-	if p != want.Promise {
+	if p != want.Promise || n.view.Stranger { // who was removed must not go by an older view again, which nobody waits for any more
 		want.Promise, want.Root, want.Under = p, n.view.Root, n.view.Lease
 	}
 	return want
@@ -431,7 +431,11 @@ func (n *Node) silence(t moment, due status.Ref, decided bool, floor uint64) []s
 	}
 	v := n.view
 	if v.Stranger {
-		say(Struck, "lease %d does not name this node as a member: it was removed, or has another name there", v.Lease)
+		code, unwritten := Struck, ""
+		if n.durable.Root != v.Root || n.durable.Under < v.Lease { // its word would have nobody wait for it
+			code, unwritten = NotDurable, "; that is not on disk yet"
+		}
+		say(code, "lease %d does not name this node as a member: it was removed, or has another name there%s", v.Lease, unwritten)
 	}
 	switch gone := t.mono.Sub(n.reached); {
 	case n.hold > 0 && n.reached == 0:
