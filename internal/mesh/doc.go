@@ -38,6 +38,10 @@
 // hears of a proposal after D has promised nothing: so nobody has committed, and nobody will. To it the proposal is void at once,
 // and to who hears that from it.
 //
+// A commit that all who can be asked have declined, while others are away, may have been taken by one of these. After a while a host has it
+// count as taken: it publishes that first (Next.Presumed), members write that they do not find it void any more, and when all who answer
+// have, N+1 is current.
+//
 // A member that is away, or cannot make the switchover, is after a while not waited for (Policy.Absent): Next.Without names it, and
 // it decides nothing. It is silent from T on, unless it has heard of the commit and a member that is waited for says that it has
 // committed; otherwise it follows when N+1 is current. If it has heard nothing of all this, it answers from N until its lease ends.

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -578,6 +579,52 @@ func TestOneThatWasRemovedStaysSo(t *testing.T) {
 	if got := c.answering(w); got != 0 {
 		t.Errorf("c answers from %d", got)
 	}
+}
+
+// A commit reaches nobody before all have declined. One member, which no host can ask, has found it void; the host presumes after a while that
+// this one took it. If another hears from that one before it hears from the host, it finds it void as well, and no two of the others differ.
+func TestWhatIsPresumedTakenIsFoundVoidByNobody(t *testing.T) {
+	w := newSmall(t, 4, Policy{Absent: Absent{After: time.Minute}})
+	c, d := w.member("c"), w.member("d")
+	w.release()
+	at := w.proposed()
+	for _, m := range w.members {
+		w.promised(m)
+	}
+	w.hosts[0].stuck = true
+	w.committed()
+	d.mute, d.deaf, d.lied = true, true, true // publication goes on without it: it may answer from the release before
+	hear := func(m *smallMember) {
+		for _, o := range w.members {
+			m.node.Hear(o.name, o.last.Holds)
+		}
+	}
+	for _, m := range w.members {
+		m.alone = true // but for what follows
+		hear(m)
+	}
+	w.await(30*time.Second, "all have declined", func() bool {
+		return !slices.ContainsFunc(w.members, func(m *smallMember) bool { return m.last.Holds.State != status.Declined })
+	})
+	hear(d)
+	w.await(time.Second, "d finds it void", func() bool { return d.last.Holds.State == status.Void })
+	w.hosts[0].stuck = false
+	w.past(at.At, 5*time.Second)
+	for _, m := range w.members[:3] {
+		if m.last.Holds.State != status.Declined || m.answering(w) != 0 {
+			t.Fatalf("%s answers from %d, and holds %v", m.name, m.answering(w), m.last.Holds)
+		}
+	}
+	c.deaf = true
+	version := w.state.Version
+	w.await(2*time.Minute, "a decision of the host", func() bool { return w.state.Version > version })
+	w.run(2 * time.Second)
+	c.alone, d.alone = false, false
+	w.run(20 * time.Second)
+	for _, m := range w.members {
+		m.alone, m.deaf, m.mute = false, false, false
+	}
+	w.allAnswer(2, time.Minute)
 }
 
 // Three rules that could be broken before without a test that failed.

@@ -36,6 +36,7 @@ type Switchover struct {
 	Signed    instant.Wall // as in Release
 	Decide    instant.Wall // when members that know of no commit begin to ask each other
 	Committed bool
+	Presumed  bool     // the commit is to count as taken: members find it void no more (Host.presumed)
 	Without   []string // members that are not waited for, sorted
 }
 
@@ -139,7 +140,7 @@ func (s State) capped(now, end instant.Wall) instant.Wall {
 
 // withdrawn is s without a switchover. The release stays staged.
 func (s State) withdrawn() State {
-	s.Next.At, s.Next.Decide, s.Next.Committed, s.Next.Without = 0, 0, false, nil
+	s.Next.At, s.Next.Decide, s.Next.Committed, s.Next.Presumed, s.Next.Without = 0, 0, false, false, nil
 	return s
 }
 
@@ -334,6 +335,7 @@ type HostDecision struct {
 const (
 	EventProposed  = "proposed"
 	EventCommitted = "committed"
+	EventPresumed  = "presumed" // that the commit was taken
 	EventWithdrawn = "withdrawn"
 	EventSettled   = "settled"
 	EventRenewed   = "renewed"
@@ -742,7 +744,8 @@ func (h *Host) passed(next Switchover) instant.Wall {
 }
 
 // settle puts a committed switchover on record as made once it has passed for every member and one has surely taken it, or takes
-// it back when it is void.
+// it back when it is void. Where none is known to have taken it, and it counts as taken, that is published first, and on record
+// once all who can be asked find it void no more: otherwise two of them might differ.
 func (h *Host) settle(now instant.Instant, d *HostDecision) {
 	s, next := h.state, h.state.Next
 	over := h.passed(next)
@@ -753,9 +756,17 @@ func (h *Host) settle(now instant.Instant, d *HostDecision) {
 	case now.Wall < over:
 		d.Wake = over
 	case h.behind(next.At): // this host's clock is ahead
-	case !taken && !h.presumed(now):
+	case !taken && !next.Presumed && len(h.deciding()) > 0 && !h.ended(now) && h.presumed(now):
+		s.Next.Presumed = true
+		away := slices.DeleteFunc(h.unconfirmed(next), func(m Missing) bool { return h.members[m.Member].here })
+		h.publish(d, now, s, EventPresumed, away)
+	case !taken && !h.ended(now) && !h.presumed(now):
+		waits := "not all have said that they never will"
+		if next.Presumed {
+			waits = "not all who answer have said that they hold to it that it counts as made"
+		}
 		d.Alarms = append(d.Alarms, status.Reason{Code: NotDecided, Detail: fmt.Sprintf(
-			"no member is known to have made the switchover to release %d at %v, and not all have said that they never will", next.Number, next.At)})
+			"no member is known to have made the switchover to release %d at %v, and %s", next.Number, next.At, waits)})
 	default:
 		s.Current, s.Next = Release{next.Ref, next.Signed}, Switchover{}
 		h.tries = 0
@@ -790,25 +801,38 @@ func (h *Host) behind(w instant.Wall) bool {
 // presumed reports whether a commit is to count as made though no member is known to have taken it: those who answer have
 // declined, and wait for a word of those who are away for as long as a member may be. It must be known, not by this host alone,
 // that they are away, since they would answer from the release before if they had found the commit void: at least half of those
-// who decide must answer. Where their lease is waited for, all leases must have ended: then nobody answers.
+// who decide must answer. Where their lease is waited for, only an operator who forces it can say, before all leases have ended (ended).
+// Once members know that it counts as made, all who answer must have said that they hold to that.
 func (h *Host) presumed(now instant.Instant) bool {
-	if h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon) < now.Wall {
-		return true
+	here, away, deciding, holds := 0, 0, h.deciding(), h.declines
+	if h.state.Next.Presumed {
+		holds = h.presumes
 	}
-	here, away := 0, 0
-	for _, name := range h.deciding() {
-		switch m := h.members[name]; {
-		case m.here && !h.declines(name):
+	for _, name := range h.state.Members {
+		switch m, decides := h.members[name], slices.Contains(deciding, name); {
+		case !decides && !h.state.Next.Presumed: // it has no say in that
+		case m.here && !holds(name) && (decides || !h.excusable(now, name)):
 			return false
-		case m.here:
+		case !m.here && !h.order.Force && (decides && h.policy.Absent.Lapse || !h.excusable(now, name)):
+			return false
+		case decides && m.here:
 			here++
-		case !h.order.Force && (h.policy.Absent.Lapse || !h.excusable(now, name)):
-			return false
-		default:
+		case decides:
 			away++
 		}
 	}
 	return here >= away || h.order.Force
+}
+
+// presumes reports whether a member holds to it that the commit that is published counts as taken.
+func (h *Host) presumes(name string) bool {
+	p := h.members[name].word.Promise
+	return p.Ref() == h.state.Next.Ref && p.State == status.Presumed
+}
+
+// ended reports whether all leases have ended, so that nobody answers.
+func (h *Host) ended(now instant.Instant) bool {
+	return h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon) < now.Wall
 }
 
 // lapsing reports whether leases are left to end: members that answer have all declined the commit that is published, and are
@@ -819,7 +843,7 @@ func (h *Host) lapsing(now instant.Instant) bool {
 		return false
 	}
 	here := slices.DeleteFunc(h.deciding(), func(name string) bool { return !h.members[name].here })
-	return len(here) > 0 && !slices.ContainsFunc(here, func(name string) bool { return !h.declines(name) })
+	return len(here) > 0 && !slices.ContainsFunc(here, func(name string) bool { return !h.declines(name) && !h.presumes(name) })
 }
 
 // renew renews the lease when it is old.

@@ -330,6 +330,9 @@ func told(s State) string {
 	switch n := s.Next; {
 	case n.Committed:
 		fmt.Fprintf(&b, ", committed %d@%s", n.Number, seconds(n.At))
+		if n.Presumed {
+			b.WriteString(", presumed taken")
+		}
 	case n.At != 0:
 		fmt.Fprintf(&b, ", proposed %d@%s, decide %s", n.Number, seconds(n.At), seconds(n.Decide))
 	case n.Number != 0:
@@ -388,7 +391,7 @@ func (w *hostWorld) says(said *Word, word string) {
 		said.Confirms.Staged = w.number(value)
 	case "unconfirmed":
 		said.Confirms.Scheduled = nil
-	case "declined", "void", "proposed":
+	case "declined", "void", "proposed", "presumed":
 		said.Promise.State = status.PromiseState(key)
 		said.Serving, said.Floor = w.state.Current.Number, w.state.Current.Number
 	case "unknowing":

@@ -28,6 +28,7 @@ type Next struct {
 	status.Ref
 	Decide    instant.Wall // from then on members that know of no commit ask each other
 	Committed bool         // it is made; otherwise it is proposed only
+	Presumed  bool         // the commit is to count as taken: nobody finds it void any more
 	Without   bool         // this node is not waited for: it goes along only when the release has become current
 }
 
@@ -99,7 +100,7 @@ func (n *Node) breaks(v View) *status.Reason {
 		return nil
 	}
 	p := n.durable.Promise
-	declined := p.State == status.Declined || p.State == status.Void
+	declined := p.State == status.Declined || p.State == status.Presumed || p.State == status.Void
 	if n.view != nil && !n.view.Legacy && !n.view.Stranger && n.view.Next.commits() && !(declined && p.Ref() == n.view.Next.Ref) {
 		p = status.Promise{Number: n.view.Next.Number, At: n.view.Next.At, State: status.Committed}
 	}
@@ -288,13 +289,16 @@ func (n *Node) state(t moment) status.PromiseState {
 // advance is the state of the promise of the switchover that the view names, as far as the node may go in one step. A node
 // declines only what it holds durably, and only when no other member is known to have a commit; it takes a commit that
 // it has declined only if another member has taken it durably, and so never declines. So all decline, or none ever does for good.
-// A node that is not waited for goes along at the instant when one that is has taken the commit.
+// A node that is not waited for goes along at the instant when one that is has taken the commit. Once a host presumes that a commit was
+// taken, who has not taken it, nor found it void, writes that it will not find it void: no word of another, old or new, may do that then.
 func (n *Node) advance(t moment, s status.PromiseState) status.PromiseState {
 	next, commits := n.view.Next, n.view.Next.commits()
 	taken := next.Committed && n.anySays(status.Committed)
 	switch {
-	case s == status.Proposed && (commits || taken), s == status.Declined && taken:
+	case s == status.Proposed && (commits || taken), (s == status.Declined || s == status.Presumed) && taken:
 		return status.Committed
+	case next.Presumed && (s == status.Proposed || s == status.Declined):
+		return status.Presumed
 	case s == status.Proposed && n.anySays(status.Void):
 		return status.Void
 	case s == status.Proposed && !next.Without && n.late(t) && n.allSay(status.Proposed, status.Declined, status.Void):
@@ -321,7 +325,7 @@ func (n *Node) asking(t moment) bool {
 		return false
 	}
 	late := !t.known || t.past(n.view.Next.Decide)
-	return p.State == status.Declined || p.State == status.Proposed && !n.view.Next.commits() && late
+	return p.State == status.Declined || p.State == status.Presumed || p.State == status.Proposed && !n.view.Next.commits() && late
 }
 
 // anySays reports whether another member is known to be in a state.

@@ -15,7 +15,7 @@ import (
 
 // TestScenarios runs the stories of one node in testdata/node/*.txt. Times in them are seconds after a day's start; commands:
 //
-//	view lease=V [root=V] until=T current=N[@T] [next=N[@T[!]]] [decide=T] [others=A,B] [without=yes] [stranger=yes] [legacy=yes]
+//	view lease=V [root=V] until=T current=N[@T] [next=N[@T[!]]] [decide=T] [others=A,B] [presumed=yes] [without=yes] [stranger=yes] [legacy=yes]
 //	                                                  a verified view arrives; "!" is a commit
 //	hear MEMBER STATE N@T                             another member says what it holds
 //	hold D | reached                                  how long it may be cut off | somebody was reached
@@ -170,6 +170,8 @@ func (w *world) view(words []string) View {
 			v.Next.Committed = strings.HasSuffix(value, "!")
 		case "decide":
 			v.Next.Decide = w.wall(value)
+		case "presumed":
+			v.Next.Presumed = true
 		case "without":
 			v.Next.Without = true
 		case "others":

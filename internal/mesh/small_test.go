@@ -329,7 +329,7 @@ func (m *smallMember) learn() {
 	}
 	s := m.view
 	v := View{Lease: s.Version, Expires: s.Expires, Epsilon: s.Epsilon, Current: s.Current.Ref, Stranger: !slices.Contains(s.Members, m.name),
-		Next: Next{Ref: s.Next.Ref, Decide: s.Next.Decide, Committed: s.Next.Committed, Without: slices.Contains(s.Next.Without, m.name)}}
+		Next: Next{Ref: s.Next.Ref, Decide: s.Next.Decide, Committed: s.Next.Committed, Presumed: s.Next.Presumed, Without: slices.Contains(s.Next.Without, m.name)}}
 	for _, o := range s.Members {
 		if o != m.name && !slices.Contains(s.Next.Without, o) {
 			v.Others = append(v.Others, o)

@@ -67,6 +67,7 @@ type Release struct {
 	// Of a next release with a switchover: from Decide on, before it, members that know of no commit ask each other.
 	Decide    time.Time `json:"decide,omitzero"`
 	Committed bool      `json:"committed,omitempty"` // the switchover is made, and never taken back
+	Presumed  bool      `json:"presumed,omitempty"`  // nobody is known to have taken the commit, and it is to count as taken: no member finds it void any more
 	Without   []string  `json:"without,omitempty"`   // members that it does not wait for, sorted: they follow when it is current
 	Zones     []Zone    `json:"zones"`               // by origin in byte order, each once
 	Override  *Override `json:"override,omitempty"`  // if checks had errors against zones of it
@@ -118,7 +119,7 @@ func (m Member) Has(key Digest) bool { return len(m.Keys) == 0 || slices.Contain
 
 // Withdrawn is r without a switchover.
 func (r Release) Withdrawn() Release {
-	r.Switchover, r.Decide, r.Committed, r.Without = time.Time{}, time.Time{}, false, nil
+	r.Switchover, r.Decide, r.Committed, r.Presumed, r.Without = time.Time{}, time.Time{}, false, false, nil
 	return r
 }
 
@@ -269,8 +270,8 @@ func (m Manifest) Validate() error {
 
 // validNoProposal refuses what only a proposed switchover has.
 func (r *Release) validNoProposal(which string) error {
-	if r != nil && (!r.Decide.IsZero() || r.Committed || len(r.Without) > 0) {
-		return fmt.Errorf("%s: decide, committed and without are of a next release with a switchover", which)
+	if r != nil && (!r.Decide.IsZero() || r.Committed || r.Presumed || len(r.Without) > 0) {
+		return fmt.Errorf("%s: decide, committed, presumed and without are of a next release with a switchover", which)
 	}
 	return nil
 }
@@ -283,6 +284,9 @@ func (m Manifest) validProposal() error {
 	}
 	if !validInstant(next.Decide) || !next.Decide.Before(next.Switchover) || next.Decide.IsZero() {
 		return fmt.Errorf("next: decide %s must be UTC, whole microseconds, before the switchover", next.Decide)
+	}
+	if next.Presumed && !next.Committed {
+		return errors.New("next: presumed is of a switchover that is committed")
 	}
 	for i, name := range next.Without {
 		if i > 0 && name <= next.Without[i-1] {

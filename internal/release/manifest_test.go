@@ -43,7 +43,7 @@ func TestOldFormatIsRead(t *testing.T) {
 // What becomes of a switchover changes nothing about the release.
 func TestASwitchoverIsNoContent(t *testing.T) {
 	r := testProposed(8, testNow)
-	r.Committed, r.Without = true, []string{"fra"}
+	r.Committed, r.Presumed, r.Without = true, true, []string{"fra"}
 	with, err1 := r.contentDigest()
 	without, err2 := testRelease(8, time.Time{}).contentDigest()
 	if err1 != nil || err2 != nil || with != without {
@@ -95,6 +95,8 @@ func TestValidateNamesTheRule(t *testing.T) {
 		"epsilon":                   {func(m *Manifest) { m.EpsilonMS = 0 }, "epsilon_ms 0"},
 		"number 0":                  {func(m *Manifest) { m.Current.Number = 0 }, "1 or more"},
 		"current is committed":      {func(m *Manifest) { m.Current.Committed = true }, "of a next release"},
+		"current is presumed":       {func(m *Manifest) { m.Current.Presumed = true }, "of a next release"},
+		"presumed, not committed":   {func(m *Manifest) { *m.Next = *testProposed(8, testNow.Add(1e9)); m.Next.Presumed = true }, "that is committed"},
 		"committed without instant": {func(m *Manifest) { m.Next.Committed = true }, "of a next release"},
 		"old format and committed":  {func(m *Manifest) { m.Format = 1; *m.Next = *testProposed(8, testNow.Add(1e9)) }, "of a next release"},
 		"proposed without decide":   {func(m *Manifest) { m.Next.Switchover = testNow.Add(1e9) }, "decide"},

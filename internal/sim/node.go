@@ -292,7 +292,7 @@ func (n *node) learn(s *mesh.State) {
 // viewOf is what a state that is published says to one node.
 func viewOf(s *mesh.State, name string) mesh.View {
 	v := mesh.View{Lease: s.Version, Expires: s.Expires, Epsilon: s.Epsilon, Current: s.Current.Ref,
-		Next: mesh.Next{Ref: s.Next.Ref, Decide: s.Next.Decide, Committed: s.Next.Committed, Without: slices.Contains(s.Next.Without, name)}}
+		Next: mesh.Next{Ref: s.Next.Ref, Decide: s.Next.Decide, Committed: s.Next.Committed, Presumed: s.Next.Presumed, Without: slices.Contains(s.Next.Without, name)}}
 	v.Stranger = len(s.Members) > 0 && !slices.Contains(s.Members, name)
 	v.Others = make([]string, 0, len(s.Members))
 	for _, m := range s.Members {

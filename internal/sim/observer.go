@@ -57,6 +57,11 @@ func (o *observer) published(before, after mesh.State) {
 		}
 		o.made[next.Number] = m
 	}
+	if before.Next.Presumed && after.Current.Number == before.Next.Number {
+		for _, a := range before.Away { // gone on without: it may have found void what counts as made
+			o.made[before.Next.Number].without[a.Member] = true
+		}
+	}
 	if before.Next.Committed && after.Next.At == 0 && after.Current.Number == before.Current.Number {
 		o.w.Count.Voids++
 	}

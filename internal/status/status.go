@@ -57,6 +57,7 @@ const (
 	Committed PromiseState = "committed" // the switchover is made at its instant
 	Declined  PromiseState = "declined"  // this node takes no commit any more, unless another member has taken it
 	Void      PromiseState = "void"      // all members have declined: the switchover is never made
+	Presumed  PromiseState = "presumed"  // a host presumes that it is made: this node does not find it void, and waits for that host's word
 )
 
 // Node is what meshsync says of itself on its unix socket.

@@ -225,6 +225,7 @@ func meshView(v release.View, node string) mesh.View {
 	if next := m.Next; next != nil {
 		view.Next.Decide = instant.WallOf(next.Decide)
 		view.Next.Committed = next.Committed || view.Legacy
+		view.Next.Presumed = next.Presumed
 		view.Next.Without = slices.Contains(next.Without, node)
 	}
 	view.Stranger = len(m.Members) > 0

@@ -169,7 +169,7 @@ func (s *state) readPromise() (mesh.Durable, error) {
 	return d, nil
 }
 
-var states = []status.PromiseState{status.Proposed, status.Committed, status.Declined, status.Void}
+var states = []status.PromiseState{status.Proposed, status.Committed, status.Declined, status.Void, status.Presumed}
 
 // readOldPromise reads what the version before wrote, {"floor":7,"scheduled":{"number":8,"at_ns":1795341600000000000}}, and gives
 // that again. A switchover that it held is one that it would have made.

@@ -286,6 +286,34 @@ func TestProposedAndUndecided(t *testing.T) {
 	}
 }
 
+// A commit that a distribution host has count as taken is found void no more, also after a restart; a node that does not take it waits for the
+// record of it.
+func TestACommitThatCountsAsTaken(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	h.manifest.Members = []release.Member{{Name: "osa", Admin: "https://192.0.2.1:8443"}, {Name: "tyo", Admin: "https://192.0.2.2:8443"}}
+	h.publish()
+	c := newConfig(dir, h)
+	n := startNode(t, c)
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	h.propose(time.Second)
+	n.silentFor(mesh.Undecided)
+	next := *h.manifest.Next
+	next.Committed, next.Presumed, next.Without = true, true, []string{c.node}
+	h.manifest.Next = &next
+	h.publish()
+	holds := func(s *status.Node) bool { return s.Promise.State == status.Presumed && s.Promise.Number == 2 }
+	n.waits("its word that it holds to it", holds)
+	n = n.restart()
+	n.silentFor(mesh.Undecided)
+	if s := n.status(); !holds(s) {
+		t.Errorf("after a restart it holds %+v", s.Promise)
+	}
+	h.current(2, next.Zones)
+	n.becomes(2)
+}
+
 // A commit that is taken back is what a state that was restored from a copy would say: it is refused, and the switchover made.
 func TestACommitIsNotTakenBack(t *testing.T) {
 	dir, h := nodeDir(t)

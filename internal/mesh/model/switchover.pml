@@ -64,7 +64,12 @@
 #ifdef WEAKEN_STORE
 #define VERSIONS (4 + 3 * PROPOSALS)
 #else
-#define VERSIONS (1 + 3 * PROPOSALS + RELEASES - 2 + CHANGES)
+#ifdef ABSENT
+#define MARKS PROPOSALS
+#else
+#define MARKS 0
+#endif
+#define VERSIONS (1 + 3 * PROPOSALS + MARKS + RELEASES - 2 + CHANGES)
 #endif
 
 /*
@@ -78,6 +83,7 @@
 #define VOID 4
 #define REJOINED 5
 #define UNHEARD 6
+#define PRESUMED 7
 
 /* What a distribution host publishes; version 0 is none. A proposal is named by a number, At, that stands for its instant. */
 typedef View {
@@ -85,6 +91,7 @@ typedef View {
 	unsigned Number : 2;
 	unsigned At : 3;
 	bit Committed;
+	bit Presumed;
 	unsigned Without : 3;
 	unsigned Members : 3
 }
@@ -134,9 +141,8 @@ byte endedPlain, ended; /* leases of views before these have ended: those that n
 
 /* The observer's. */
 byte high[NODES];    /* the highest release answered from */
-unsigned blind : 3;  /* a commit was forced, or gone on with, without these, which had not heard of the proposal */
-byte blindFrom;      /* the version that proposed it */
-bit goneOn;          /* a commit was put on record though no member is known to have taken it: one could not be reached */
+unsigned blind : 3;  /* it was forced, or gone on, without these: they had not heard of the proposal, or were away when a commit was presumed taken */
+byte blindFrom;      /* the version that proposed it, or that put it on record */
 
 #define has(set, i) (((set) >> (i)) & 1)
 #ifdef STORM
@@ -169,7 +175,7 @@ bit goneOn;          /* a commit was put on record though no member is known to 
 #define holds(i, j) (mem[j].State != NONE && mem[j].At == mem[i].At && !has(cut, j) && !has(cut, i))
 #define saysVoid(i, j) ((i) != (j) && holds(i, j) && nil(mem[j].State))
 #define saysCommitted(i, j) ((i) != (j) && holds(i, j) && takes(mem[j].State))
-#define everDeclined(s) ((s) == DECLINED || nil(s) || (s) == REJOINED)
+#define everDeclined(s) ((s) == DECLINED || nil(s) || (s) == REJOINED || (s) == PRESUMED)
 #define anyCommitted(i) (saysCommitted(i, 0) || saysCommitted(i, 1) || saysCommitted(i, 2))
 #define anyVoid(i) (saysVoid(i, 0) || saysVoid(i, 1) || saysVoid(i, 2))
 #define heldBy(i, j) (!waited(i, j) || holds(i, j))
@@ -177,7 +183,7 @@ bit goneOn;          /* a commit was put on record though no member is known to 
 
 /* Node.asking */
 #define undecided(i) (view[i] != 0 && mem[i].At != 0 && mem[i].At == seen(i).At && \
-	(mem[i].State == DECLINED || mem[i].State == PROPOSED && !commits(i) && phase[mem[i].At] >= LATE))
+	(mem[i].State == DECLINED || mem[i].State == PRESUMED || mem[i].State == PROPOSED && !commits(i) && phase[mem[i].At] >= LATE))
 
 /* Node.breaks: a view that is older than the promise, or takes a commit back. */
 #ifdef WEAKEN_UNDER
@@ -186,7 +192,7 @@ bit goneOn;          /* a commit was put on record though no member is known to 
 #define oldView(i, v) (v < mem[i].Under)
 #endif
 #define takesBack(i, v, p) (published[v].Current < numberOf[p] && !(published[v].At == p && published[v].Committed))
-#define holdsCommit(i) (commits(i) && !(mem[i].At == seen(i).At && (mem[i].State == DECLINED || nil(mem[i].State))))
+#define holdsCommit(i) (commits(i) && !(mem[i].At == seen(i).At && (mem[i].State == DECLINED || mem[i].State == PRESUMED || nil(mem[i].State))))
 #define breaks(i, v) (oldView(i, v) || takes(mem[i].State) && !holdsCommit(i) && takesBack(i, v, mem[i].At) || \
 	holdsCommit(i) && takesBack(i, v, seen(i).At))
 
@@ -263,6 +269,7 @@ inline promise(i, a) {
 		:: wAt != 0 && wAt == published[v].At ->
 			if
 			:: (wState == PROPOSED || wState == UNHEARD && mem[i].At != wAt) && commitsIn(i, v) -> wState = COMMITTED
+			:: published[v].Presumed && a == NONE && (wState == DECLINED || wState == PROPOSED && !commitsIn(i, v)) -> wState = PRESUMED
 #ifdef WEAKEN_REJOIN
 			:: wState == DECLINED && commitsIn(i, v) && a == NONE -> wState = REJOINED
 #endif
@@ -327,13 +334,13 @@ inline observe() {
 		fi;
 		said[k] = serve;
 		if
-		:: has(blind, k) && (mem[k].Under >= blindFrom || mem[k].Floor >= published[blindFrom].Number) -> blind = blind & ~(1 << k)
+		:: has(blind, k) && (mem[k].Under >= blindFrom || mem[k].Floor >= published[blindFrom].Number && mem[k].Floor >= published[blindFrom].Current) -> blind = blind & ~(1 << k)
 		:: else
 		fi;
 		k++
 	:: else -> break
 	od;
-	assert(goneOn || !differ(0, 1) && !differ(0, 2) && !differ(1, 2)); /* I2 */
+	assert(!differ(0, 1) && !differ(0, 2) && !differ(1, 2)); /* I2 */
 	assert(!split(0, 1) && !split(1, 0) && !split(0, 2) && !split(2, 0) && !split(1, 2) && !split(2, 1)); /* void and committed */
 	assert(!undone(0) && !undone(1) && !undone(2)); /* a commit that one has taken is never undone */
 	k = 0; v = 0; s = 0; serve = 0; due = 0; wFloor = 0; wAt = 0; wState = 0; wUnder = 0;
@@ -371,6 +378,14 @@ inline observe() {
 #define mayDecline(i) (mem[i].State == PROPOSED && !commits(i))
 #endif
 
+#ifdef WEAKEN_PRESUMED
+#define mayFindVoid(i) true
+#define undecidedYet(s) ((s) == DECLINED || (s) == PRESUMED)
+#else
+#define mayFindVoid(i) (!seen(i).Presumed)
+#define undecidedYet(s) ((s) == DECLINED)
+#endif
+
 #define known(i) (view[i] != 0 && mem[i].At != 0 && mem[i].At == seen(i).At)
 
 proctype Node(byte i) {
@@ -383,11 +398,12 @@ end:	do
 	/* Node.advance, by their words. */
 	:: known(i) && mem[i].State == PROPOSED && same(i) && !commits(i) && seen(i).Committed && anyCommitted(i) ->
 		d_step { promise(i, COMMITTED); write(i) }
-	:: known(i) && mem[i].State == DECLINED && same(i) && seen(i).Committed && anyCommitted(i) -> d_step { promise(i, REJOINED); write(i) }
-	:: known(i) && mem[i].State == PROPOSED && same(i) && !commits(i) && anyVoid(i) -> d_step { promise(i, VOID); write(i) }
+	:: known(i) && (mem[i].State == DECLINED || mem[i].State == PRESUMED) && same(i) && seen(i).Committed && anyCommitted(i) ->
+		d_step { promise(i, REJOINED); write(i) }
+	:: known(i) && mem[i].State == PROPOSED && same(i) && !commits(i) && anyVoid(i) && mayFindVoid(i) -> d_step { promise(i, VOID); write(i) }
 	:: known(i) && mayDecline(i) && same(i) && !has(seen(i).Without, i) && phase[mem[i].At] >= LATE &&
 		heldBy(i, 0) && heldBy(i, 1) && heldBy(i, 2) -> d_step { promise(i, DECLINED); write(i) }
-	:: known(i) && mem[i].State == DECLINED && same(i) && (anyVoid(i) || allDeclined(i)) -> d_step { promise(i, VOID); write(i) }
+	:: known(i) && undecidedYet(mem[i].State) && same(i) && (anyVoid(i) || allDeclined(i)) && mayFindVoid(i) -> d_step { promise(i, VOID); write(i) }
 #ifdef TWOPHASE
 #ifdef WEAKEN_SAID
 	:: !same(i) -> d_step { copy(disk, i, mem) }
@@ -412,11 +428,12 @@ inline publish() {
 	published[version].Number = published[version - 1].Number;
 	published[version].At = published[version - 1].At;
 	published[version].Committed = published[version - 1].Committed;
+	published[version].Presumed = published[version - 1].Presumed;
 	published[version].Without = published[version - 1].Without;
 	published[version].Members = published[version - 1].Members
 }
 
-inline withdraw() { now.At = 0; now.Committed = 0; now.Without = 0; force = 0 }
+inline withdraw() { now.At = 0; now.Committed = 0; now.Presumed = 0; now.Without = 0; force = 0 }
 
 #define about(j) (mem[j].State != NONE && mem[j].At == now.At)
 #define given(j) (about(j) && mem[j].State != UNHEARD)
@@ -475,14 +492,9 @@ inline propose(without) {
 #endif
 #define open (hosts && now.At != 0 && !now.Committed)
 #define made (hosts && now.At != 0 && now.Committed)
-#define saysDeclined(j) (has(waitedFor, j) && hears(j) && about(j) && (mem[j].State == DECLINED || nil(mem[j].State)))
+#define saysDeclined(j) (has(waitedFor, j) && hears(j) && about(j) && (mem[j].State == DECLINED || mem[j].State == PRESUMED || nil(mem[j].State)))
 #define heardVoidOf(j) (has(now.Members, j) && hears(j) && about(j) && nil(mem[j].State))
 #define heardVoid (heardVoidOf(0) || heardVoidOf(1) || heardVoidOf(2))
-#ifdef WEAKEN_VOID_HEARD
-#define voidKnown false
-#else
-#define voidKnown heardVoid
-#endif
 #define goneBy(j) (!has(waitedFor, j) || !hears(j) || saysDeclined(j))
 #define count(set) (has(set, 0) + has(set, 1) + has(set, 2))
 #ifdef LAPSE
@@ -491,6 +503,21 @@ inline propose(without) {
 #define enough count(waitedFor & ~away) >= count(waitedFor & away)
 #endif
 #define presumed (goneBy(0) && goneBy(1) && goneBy(2) && (force || enough))
+/* All who can be asked find it void no more, also those that are not waited for. */
+#ifdef WEAKEN_PRESUMED_ALL
+#define presumes(j) (!has(waitedFor, j) || !hears(j) || about(j) && mem[j].State == PRESUMED)
+#else
+#define presumes(j) (!has(now.Members, j) || !hears(j) || about(j) && mem[j].State == PRESUMED)
+#endif
+#ifdef WEAKEN_PRESUME
+#define announced (!now.Presumed)
+#else
+#ifdef WEAKEN_PRESUMES
+#define announced (now.Presumed)
+#else
+#define announced (now.Presumed && presumes(0) && presumes(1) && presumes(2))
+#endif
+#endif
 
 /* Host.promised: a commit is not forced on one that decides and has not promised. */
 #define promised(j) (!has(waitedFor, j) || given(j))
@@ -568,9 +595,11 @@ end:	do
 	:: open && (!calm || phase[now.At] >= LATE) -> d_step { publish(); withdraw() }
 	/* Host.settle: it is current when one has taken it, and is withdrawn when all that are waited for have declined. */
 	:: mayCurrent -> d_step { current() }
-	:: made && (allRefuse || voidKnown) -> d_step { publish(); withdraw() }
-	/* All that can be asked have declined, and the others are away for too long. */
-	:: made && past(now.At) && !voidKnown && presumed && (waitedFor == 0 || (away & waitedFor) != 0) -> d_step { goneOn = goneOn || waitedFor != 0 && !heardVoid; current() }
+	:: made && (allRefuse || heardVoid) -> d_step { publish(); withdraw() }
+	/* All that can be asked have declined, and the others are away for too long: that is announced, and done when all who can be asked hold to it. */
+	:: made && past(now.At) && !now.Presumed && !heardVoid && presumed && (away & waitedFor) != 0 -> d_step { publish(); now.Presumed = 1 }
+	:: made && past(now.At) && !heardVoid && presumed && waitedFor == 0 -> d_step { current() }
+	:: made && past(now.At) && !heardVoid && presumed && (away & waitedFor) != 0 && announced -> d_step { blind = blind | away & now.Members; current(); blindFrom = version }
 	/* Orders: Stage, Cancel and Resume, Force, Strike and Add. */
 	:: hosts && !calm && !now.Committed && (now.Number == 0 -> now.Current : now.Number) < RELEASES -> d_step { publish(); withdraw(); now.Number = (now.Number == 0 -> now.Current : now.Number) + 1 }
 #ifdef WEAKEN_CANCEL
@@ -704,7 +733,7 @@ end:	do
 
 #define noneCut (cut == 0)
 #define well(i) (!has(now.Members, i) || has(cut, i) || said[i] == now.Current)
-#define decided(i) (has(blind, i) || !has(now.Members, i) || stranger(i) || has(seen(i).Without, i) || said[i] != 0)
+#define decided(i) (has(blind, i) || !has(now.Members, i) || stranger(i) || has(seen(i).Without, i) || said[i] != 0 || mem[i].State == PRESUMED)
 
 /* What must be true when nothing can happen any more: no member is silent, nor behind, nor is a release not made. */
 inline end() {

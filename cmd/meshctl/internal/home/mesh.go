@@ -30,7 +30,7 @@ func MeshOf(s State, v release.View) mesh.State {
 	}
 	if n := m.Next; n != nil {
 		state.Next = mesh.Switchover{Ref: refOf(n), Signed: SignedFirst(n), Decide: instant.WallOf(n.Decide),
-			Committed: n.Committed || m.Format == release.OldFormat && !n.Switchover.IsZero(), Without: n.Without}
+			Committed: n.Committed || m.Format == release.OldFormat && !n.Switchover.IsZero(), Presumed: n.Presumed, Without: n.Without}
 	}
 	return state
 }
@@ -138,7 +138,7 @@ func manifestOf(m release.Manifest, next mesh.State, change func(m *release.Mani
 	}
 	if n := next.Next; n.Number != 0 {
 		r := known[n.Number].Withdrawn()
-		r.Switchover, r.Decide, r.Committed, r.Without = n.At.Time(), n.Decide.Time(), n.Committed && m.Format != release.OldFormat, n.Without
+		r.Switchover, r.Decide, r.Committed, r.Presumed, r.Without = n.At.Time(), n.Decide.Time(), n.Committed && m.Format != release.OldFormat, n.Presumed, n.Without
 		m.Next = &r
 	}
 	for _, r := range []*release.Release{m.Current, m.Next} {

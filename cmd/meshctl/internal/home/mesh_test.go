@@ -1,14 +1,36 @@
 package home
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 var testNow = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+
+// What the protocol decides of a switchover is published, and read again as it was decided.
+func TestASwitchoverIsReadAsItWasDecided(t *testing.T) {
+	next := mesh.State{Mesh: "m", Next: mesh.Switchover{Ref: status.Ref{Number: 8, At: instant.WallOf(testNow)}, Decide: instant.WallOf(testNow.Add(-time.Second)),
+		Committed: true, Presumed: true, Without: []string{"fra"}}}
+	m, err := manifestOf(release.Manifest{Mesh: "m", Next: &release.Release{Number: 8}}, next, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := MeshOf(State{}, release.View{Manifest: m}).Next; !reflect.DeepEqual(got, next.Next) {
+		t.Errorf("%+v, not %+v", got, next.Next)
+	}
+	all := reflect.ValueOf(next.Next)
+	for i := range all.NumField() {
+		if name := all.Type().Field(i).Name; all.Field(i).IsZero() && name != "Signed" { // that is of its zones
+			t.Errorf("%s is not tested", name)
+		}
+	}
+}
 
 // The lease ends with the signatures in the zones that are answered, or are about to be. Signatures that have ended do not
 // keep from members what brings new ones.

@@ -306,6 +306,8 @@ func (d *Driver) tell(ctx context.Context, r Round) error {
 		d.Log.Info("switchover proposed", "number", next.Number, "at", next.At.Time(), "without", strings.Join(next.Without, " "))
 	case mesh.EventCommitted:
 		d.Log.Info("switchover committed", "number", next.Number, "at", next.At.Time())
+	case mesh.EventPresumed:
+		d.Log.Warn("switchover presumed made: no member is known to have made it, and those that are away may have", "number", next.Number, "away", Detail(r.Decision.Detail))
 	case mesh.EventWithdrawn:
 		d.Log.Error("switchover withdrawn", "number", next.Number, "not confirmed by", Detail(r.Decision.Detail))
 	case mesh.EventMarked:
