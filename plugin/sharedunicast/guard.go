@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -16,10 +17,12 @@ import (
 // Both paths go by it, so that it does not matter which one a query takes.
 type guard struct {
 	settings
-	limiter *limiter // nil: responses are not limited
-	jar     *jar     // nil: there are no cookies
-	tapper  *tapper  // nil: nobody is told of queries
-	agent   []byte   // domain for error reports in wire format
+	limiter  *limiter  // nil: responses are not limited
+	jar      *jar      // nil: there are no cookies
+	tapper   *tapper   // nil: nobody is told of queries
+	recorder *recorder // nil: traffic is not counted
+	closed   sync.Once
+	agent    []byte // domain for error reports in wire format
 }
 
 func newGuard(s settings, address string) (*guard, error) {
@@ -41,13 +44,25 @@ func newGuard(s settings, address string) (*guard, error) {
 			return nil, err
 		}
 	}
+	if s.stats != "" {
+		var err error
+		if g.recorder, err = openRecorder(s.stats, s.service); err != nil {
+			g.close()
+			return nil, err
+		}
+	}
 	if s.tap != "" {
 		g.tapper = newTapper(s, address)
 	}
 	return g, nil
 }
 
-func (g *guard) close() {
+func (g *guard) close() { g.closed.Do(g.end) }
+
+func (g *guard) end() {
+	if g.recorder != nil {
+		g.recorder.close()
+	}
 	if g.tapper != nil {
 		g.tapper.close()
 	}

@@ -131,7 +131,7 @@ func (in *instance) groups() ([]*group, error) {
 					return nil, fmt.Errorf("%s: both dns:// and tls:// on %s", b.shared.pos, g.addr)
 				}
 				if !g.settings.same(b.shared.settings) {
-					return nil, fmt.Errorf("%s: cookies, dnstap, ede, padding, report_channel, rrl or zoneversion differ from those at %s: all blocks at %s have the same", b.shared.pos, g.pos, g.addr)
+					return nil, fmt.Errorf("%s: cookies, dnstap, ede, padding, report_channel, rrl, stats or zoneversion differ from those at %s: all blocks at %s have the same", b.shared.pos, g.pos, g.addr)
 				}
 				g.configs = append(g.configs, config)
 			}

@@ -31,12 +31,12 @@ func TestReadmeExamplesStart(t *testing.T) {
 	replace := strings.NewReplacer(
 		"tls://example.org", "tls://example.org:"+freePort(t),
 		"example.org {", "example.org:"+freePort(t)+" {",
-		"cert.pem", cert, "key.pem", key, "db.example.org", zoneFile(t), "cookies.key", secrets)
+		"cert.pem", cert, "key.pem", key, "db.example.org", zoneFile(t), "cookies.key", secrets, "/var/lib/mesh/state/stats", filepath.Join(t.TempDir(), "stats"))
 	examples := regexp.MustCompile("(?s)~~~ corefile\n(.*?)~~~").FindAllStringSubmatch(string(readme), -1)
 	if len(examples) < 2 {
 		t.Fatalf("found %d examples", len(examples))
 	}
-	for _, property := range []string{"admin", "cookies", "dnstap", "ede", "fastpath", "padding", "report_channel", "rrl", "rrl_allow", "zoneversion"} {
+	for _, property := range []string{"admin", "cookies", "dnstap", "ede", "fastpath", "padding", "report_channel", "rrl", "rrl_allow", "stats", "zoneversion"} {
 		if !regexp.MustCompile(`(?ms)~~~ corefile\n[^~]*^ +` + property + ` `).Match(readme) {
 			t.Errorf("no example has property %s", property)
 		}

@@ -21,7 +21,8 @@ type responder struct {
 	tls           func() tls.ConnectionState // nil without TLS
 
 	front    *front
-	message  []byte // as it came
+	traffic  *traffic // of the socket
+	message  []byte   // as it came
 	query    *query.Query
 	asked    asked
 	known    backend.Request
@@ -215,6 +216,7 @@ func (x *responder) Write(b []byte) (int, error) {
 		return 0, errors.New("the connection is closed")
 	}
 	x.tell(b)
+	x.traffic.response(b)
 	return x.out.Write(b)
 }
 

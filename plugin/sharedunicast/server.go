@@ -28,7 +28,8 @@ type server struct {
 	packets     []*udpSocket   // none for DNS over TLS
 	firstSocket int            // index of the first of them
 	listener    *drainListener // nil only if open failed
-	streams     *ledger        // what is counted of connections
+	streams     *ledger        // what is counted of connections for plugin prometheus,
+	traffic     *traffic       // and for statistics; nil without these
 	stop        *waker
 	loops       sync.WaitGroup // that read queries
 
@@ -58,6 +59,7 @@ func (s *server) open(g *group, i int, reusePort bool, udp int) error {
 	s.closers = append(s.closers, func() { give(tcp) })
 	s.listener = newDrainListener(tcp)
 	s.streams = ledgerOf(g.address(), "tcp", tcp.Addr(), 0)
+	s.traffic = s.front.guard.recorder.socket(kindOfSocket(g.addr, true), g.address())
 	s.loops.Add(2) // Serve and ServePacket, which caddy calls once all servers are there
 	if g.transport == transport.TLS {
 		return nil

@@ -26,6 +26,9 @@ type settings struct {
 	tap         string // dnstap collector as a URL; nothing: none
 	tapSample   int    // it is told of every so many queries
 	tapIdentity string // of this node there; nothing: the host's name
+
+	stats   string // directory of statistics; nothing: none
+	service string // whose they are
 }
 
 var defaults = settings{slip: 2, ede: true, version: true, padding: true}
@@ -69,6 +72,11 @@ func (dir *directive) property(d *caddyfile.Dispenser) error {
 			return d.Errf("dnstap: %v", err)
 		}
 		return nil
+	case "stats":
+		if err := dir.parseStats(args); err != nil {
+			return d.Errf("stats: %v", err)
+		}
+		return nil
 	case "report_channel":
 		if len(args) != 1 {
 			return d.Errf("report_channel wants one agent domain")
@@ -80,7 +88,7 @@ func (dir *directive) property(d *caddyfile.Dispenser) error {
 		dir.reportTo = agent
 		return nil
 	}
-	return d.Errf("unknown property '%s': there are admin, cookies, dnstap, ede, fastpath, padding, report_channel, rrl, rrl_allow and zoneversion", name)
+	return d.Errf("unknown property '%s': there are admin, cookies, dnstap, ede, fastpath, padding, report_channel, rrl, rrl_allow, stats and zoneversion", name)
 }
 
 func onOff(d *caddyfile.Dispenser, name string, args []string, set func(bool)) error {

@@ -72,6 +72,8 @@ func TestDirectiveErrorsNameFileLineAndRule(t *testing.T) {
 		{"collector's name", "sharedunicast 192.0.2.1 {\n dnstap tcp://host:6000\n}", "Corefile:2 .*neither unix:///PATH nor tcp"},
 		{"sample", "sharedunicast 192.0.2.1 {\n dnstap unix:///s sample 0\n}", "Corefile:2 .*sample: '0' is no number"},
 		{"agent domain", "sharedunicast 192.0.2.1 {\n report_channel .\n}", "Corefile:2 .*no domain"},
+		{"statistics of nobody", "sharedunicast 192.0.2.1 {\n stats /tmp\n}", "Corefile:2 .*name of the service"},
+		{"service elsewhere", "sharedunicast 192.0.2.1 {\n stats /tmp ../x\n}", "Corefile:2 .*no name of letters"},
 		{"directive twice", "sharedunicast 192.0.2.1\nsharedunicast 192.0.2.2", "Corefile:2 .*twice in one server block"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

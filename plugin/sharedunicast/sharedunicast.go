@@ -5,7 +5,7 @@
 // setup.go reads the directive, corefile.go judges the whole Corefile, instance.go builds the servers of one loaded
 // Corefile, server.go hands them their sockets and stops them, udp.go and tcp.go read queries from these, front.go decides
 // what becomes of each, responder.go finishes what the chain has written, sockets.go keeps the sockets of the process,
-// crowd.go bounds their connections, reap.go closes those of a Corefile that failed to load.
+// crowd.go bounds their connections, reap.go closes those of a Corefile that failed to load. stats.go has statistics of each day.
 package sharedunicast
 
 import (

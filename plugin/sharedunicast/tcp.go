@@ -90,6 +90,9 @@ func (c *conversation) answer(message []byte) bool {
 	began := time.Now()
 	front := c.server.front
 	v := c.query.Parse(message)
+	if v != query.Ignore {
+		c.server.traffic.query(len(message), hostOf(c.RemoteAddr()))
+	}
 	if v == query.Plain {
 		if s := front.zones.find(&c.query); s != nil && s.backend != nil {
 			switch c.quick(s, message, began) {
@@ -101,7 +104,7 @@ func (c *conversation) answer(message []byte) bool {
 			}
 		}
 	}
-	x := &responder{out: c, local: c.LocalAddr(), remote: c.RemoteAddr(), asked: c.asked()}
+	x := &responder{out: c, local: c.LocalAddr(), remote: c.RemoteAddr(), asked: c.asked(), traffic: c.server.traffic}
 	x.asked.now = began
 	if secure, ok := c.Conn.(*tls.Conn); ok {
 		x.tls = secure.ConnectionState
@@ -130,6 +133,7 @@ func (c *conversation) quick(s *served, message []byte, began time.Time) outcome
 	length := len(response) - at - 2
 	binary.BigEndian.PutUint16(response[at:], uint16(length))
 	c.tell(message, response[at+2:])
+	c.server.traffic.response(response[at+2:])
 	if c.pending = response; len(response) > mostWritten {
 		c.flush()
 	}

@@ -2,6 +2,7 @@ package sharedunicast
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -29,7 +30,10 @@ func (s *server) ServePacket(net.PacketConn) error {
 	errs := make(chan error, len(s.packets))
 	for i, conn := range s.packets {
 		l := &udpLoop{front: s.front, conn: conn, stop: s.stop, address: s.group.address(), socket: s.firstSocket + i}
-		l.crew = crew{front: s.front, conn: conn, decorate: decorate, jobs: make(chan *waiting, mostWaiting),
+		kind, name := kindOfSocket(s.group.addr, false), fmt.Sprint(l.address, " ", l.socket)
+		l.traffic = s.front.guard.recorder.socket(kind, name)
+		inChain := s.front.guard.recorder.socket(kind, name+" chain") // for which a loop does not wait, nor it for a loop
+		l.crew = crew{front: s.front, conn: conn, traffic: inChain, decorate: decorate, jobs: make(chan *waiting, mostWaiting),
 			shed: s.front.zones.anyFast()}
 		go func() {
 			err := l.run()
@@ -63,6 +67,7 @@ const (
 type crew struct {
 	front    *front
 	conn     *udpSocket
+	traffic  *traffic           // of the chain
 	decorate dns.DecorateWriter // nil, or what a plugin wants to see of responses
 	jobs     chan *waiting
 	shed     bool         // what finds no room is lost; else the loop waits, and the kernel's buffer fills
@@ -107,7 +112,7 @@ func (c *crew) work() {
 func (c *crew) serve(p *waiting) {
 	defer recovered(c.front.core.Addr)
 	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from),
-		asked: asked{client: p.from.Addr().WithZone(""), now: time.Now()}}
+		asked: asked{client: p.from.Addr().WithZone(""), now: time.Now()}, traffic: c.traffic}
 	if c.decorate != nil {
 		x.out = c.decorate(x.out)
 	}

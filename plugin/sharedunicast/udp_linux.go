@@ -32,7 +32,8 @@ type udpLoop struct {
 	stop  *waker
 	crew  crew
 
-	address string // as metrics have it
+	traffic *traffic // nil without statistics
+	address string   // as metrics have it
 	socket  int
 
 	fd      int
@@ -118,6 +119,9 @@ func (l *udpLoop) answer(n int) {
 	began := time.Now()
 	l.fast.asked.now = began
 	l.ledger.mu.Lock()
+	if l.traffic != nil {
+		l.traffic.mu.Lock()
+	}
 	for i := range n {
 		if l.names[i].Port != 0 { // nobody can be answered there
 			l.message(i, l.data[i][:l.in[i].size])
@@ -132,6 +136,9 @@ func (l *udpLoop) answer(n int) {
 		l.touched = l.touched[:0]
 	}
 	l.ledger.mu.Unlock()
+	if l.traffic != nil {
+		l.traffic.mu.Unlock()
+	}
 	l.send()
 }
 
@@ -141,6 +148,9 @@ func (l *udpLoop) message(i int, b []byte) {
 	v := l.query.Parse(b)
 	if v == query.Ignore {
 		return
+	}
+	if l.traffic != nil {
+		l.traffic.counts.Query(len(b), address(&l.names[i]))
 	}
 	to := l.space[l.used:l.used]
 	if v == query.Plain {
@@ -153,7 +163,7 @@ func (l *udpLoop) message(i int, b []byte) {
 					l.count(s, len(b), len(response))
 				}
 				l.tell(i, b, response)
-				l.reply(i, response)
+				l.reply(i, response, l.fast.rcode)
 				return
 			case limited:
 				l.tell(i, b, nil)
@@ -176,7 +186,7 @@ func (l *udpLoop) message(i int, b []byte) {
 	response := l.front.bare(to, &l.query, v, &a)
 	l.tell(i, b, response)
 	if len(response) > 0 {
-		l.reply(i, response)
+		l.reply(i, response, rcodeOf(response))
 	}
 }
 
@@ -206,7 +216,10 @@ func (l *udpLoop) count(s *served, request, response int) {
 
 // reply has a response sent to whoever sent message i of the batch. It has been written where space is free, or did not
 // find room there on its way.
-func (l *udpLoop) reply(i int, response []byte) {
+func (l *udpLoop) reply(i int, response []byte, rcode int) {
+	if l.traffic != nil {
+		l.traffic.counts.Response(len(response), rcode)
+	}
 	if &response[0] != &l.space[l.used] {
 		copy(l.space[l.used:], response)
 	}

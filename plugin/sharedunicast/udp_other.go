@@ -18,6 +18,7 @@ type udpLoop struct {
 	stop  *waker
 	crew  crew
 
+	traffic *traffic
 	address string
 	socket  int
 }
@@ -38,6 +39,9 @@ func (l *udpLoop) run() error {
 		}
 		if err != nil {
 			return err
+		}
+		if n >= headerSize && b[flagsOffset]&0x80 == 0 {
+			l.traffic.query(n, from.Addr())
 		}
 		l.crew.take(b[:n], from)
 	}
