@@ -420,6 +420,10 @@ const (
 	NotDurable       = "not-durable"       // the floor is not on disk
 )
 
+// SilentCodes are all of them.
+var SilentCodes = []string{Drained, NoView, Struck, ClockUnknown, LeaseEnded, Isolated, NearSwitchover, BeforeSwitchover, Undecided, BelowFloor,
+	NotReady, NotDurable}
+
 // silence lists every reason for which the node must not answer from due now.
 func (n *Node) silence(t moment, due status.Ref, decided bool, floor uint64) []status.Reason {
 	var why []status.Reason

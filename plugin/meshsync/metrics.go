@@ -1,10 +1,13 @@
 package meshsync
 
 import (
+	"slices"
+
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -15,7 +18,9 @@ var (
 	floorRelease  = gauge("floor_release", "Lowest number of a release that may still be answered from.")
 	leaseExpiry   = gauge("lease_expiry_timestamp_seconds", "End of the lease, seconds since the epoch; 0 while there is none.")
 	clockBound    = gauge("clock_error_bound_seconds", "Bound of the clock's error; -1 while it is unknown.")
-	switchovers   = promauto.NewCounter(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
+	silentReason  = promauto.NewGaugeVec(prometheus.GaugeOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
+		Name: "silent", Help: "Whether the node is silent for this reason."}, []string{"reason"})
+	switchovers = promauto.NewCounter(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
 		Name: "switchovers_total", Help: "Counter of releases that became active."})
 	switchoverLateness = promauto.NewHistogram(prometheus.HistogramOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
 		Name: "switchover_lateness_seconds", Help: "Histogram of the time from the switchover's instant to the swap.",
@@ -45,4 +50,11 @@ func observe(n *status.Node) {
 		bound = n.Clock.Bound.Seconds()
 	}
 	clockBound.Set(bound) // once: what is set in between could be scraped
+	for _, code := range mesh.SilentCodes {
+		held := 0.0
+		if slices.ContainsFunc(n.Silent, func(r status.Reason) bool { return r.Code == code }) {
+			held = 1
+		}
+		silentReason.WithLabelValues(code).Set(held)
+	}
 }

@@ -259,7 +259,7 @@ func TestMetricNames(t *testing.T) {
 			t.Errorf("%s is not in README.md", f.GetName())
 		}
 	}
-	if seen != 11 {
+	if seen != 12 {
 		t.Errorf("%d metrics", seen)
 	}
 }
