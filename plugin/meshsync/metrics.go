@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -34,6 +35,20 @@ var (
 	depotFaults = promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "meshsync",
 		Name: "depot_faults_total", Help: "Counter of looks at the repository that were refused, by the rule that it broke."}, []string{"rule"})
 )
+
+// init has each series there from the start: the increase from nothing to the first event is one that Prometheus does not see.
+func init() {
+	for _, rule := range []release.Rule{release.Missing, release.Unreadable, release.Torn, release.Oversize, release.Length, release.Mismatch, release.Signature,
+		release.Rollback, release.Replay, release.Format, release.NumberReused, release.WrongMesh, mesh.NotDurable, mesh.OldView, mesh.TakenBack} {
+		depotFaults.WithLabelValues(string(rule))
+	}
+	for _, kind := range []string{"axfr", "ixfr", "fallback", "current"} {
+		transfers.WithLabelValues(kind)
+	}
+	for _, result := range []string{"acknowledged", "refused", "unanswered"} {
+		notifies.WithLabelValues(result)
+	}
+}
 
 func gauge(name, help string) prometheus.Gauge {
 	return promauto.NewGauge(prometheus.GaugeOpts{Namespace: plugin.Namespace, Subsystem: "meshsync", Name: name, Help: help})

@@ -31,6 +31,7 @@ type front struct {
 
 func newFront(core *dnsserver.Server, g *group, guard *guard) *front {
 	f := &front{core: core, guard: guard, silenced: silentDrops.WithLabelValues(g.address())}
+	shedTotal.WithLabelValues(core.Addr) // there from the start, or its first increase would not be seen
 	for _, c := range g.configs {
 		for _, h := range c.Handlers() {
 			if b, ok := h.(backend.Backend); ok {

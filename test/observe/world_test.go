@@ -46,7 +46,7 @@ var nodes = map[string]string{"tyo1": "7", "osa1": "8"}
 // newWorld starts a mesh that answers from release 1.
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, dir: t.TempDir(), bin: binaries.Dir(t), host: testenv.Port(t), metrics: testenv.Port(t), admin: testenv.Port(t), dns: testenv.Port(t)}
-	w.zones(1)
+	w.zones(1, "example.org", "example.net")
 	w.meshctl("init", "--mesh", "observe", "--san", "127.77.0.1", "--shared", "127.77.1.7,127.77.1.8", "--url", fmt.Sprintf("https://127.77.0.1:%d/", w.host))
 	w.meshctl("operator", "add", "prometheus", "--observer")
 	for name, last := range nodes {
@@ -67,9 +67,9 @@ func (w *world) path(elements ...string) string {
 	return filepath.Join(append([]string{w.dir}, elements...)...)
 }
 
-// zones writes the zone files, with this serial.
-func (w *world) zones(serial int) {
-	for _, zone := range []string{"example.org", "example.net"} {
+// zones writes zone files, with this serial.
+func (w *world) zones(serial int, zones ...string) {
+	for _, zone := range zones {
 		text := fmt.Sprintf("$ORIGIN %s.\n@ 60 SOA ns.example.com. host.example.com. %d 3600 600 86400 60\n@ 60 NS ns.example.com.\n@ 60 NS ns.example.edu.\nwww 60 A 192.0.2.1\n", zone, serial)
 		lab.Write(w, w.path("new"), text)
 		lab.Must(w, os.MkdirAll(w.path("zones"), 0o755))
