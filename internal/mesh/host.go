@@ -872,7 +872,9 @@ func (h *Host) mark(now instant.Instant, d *HostDecision) {
 		switch {
 		case m.here: // it is back
 		case i >= 0:
-			away = append(away, s.Away[i])
+			a := s.Away[i]
+			a.Since = h.past(now, a.Since)
+			away = append(away, a)
 		case m.lost != 0 && now.Mono.Sub(m.lost) >= markAfter:
 			away = append(away, Away{Member: name, Since: now.Wall, Drained: m.word.Drained})
 		}
@@ -883,6 +885,7 @@ func (h *Host) mark(now instant.Instant, d *HostDecision) {
 		lapsed := l.Lapses.Add(2*s.Epsilon) < now.Wall
 		waited := !h.policy.Absent.Lapse && now.Wall.Sub(l.Since) >= h.policy.Absent.After
 		if !gone && !lapsed && !waited {
+			l.Since = h.past(now, l.Since)
 			leaving = append(leaving, l)
 		}
 	}
@@ -891,6 +894,14 @@ func (h *Host) mark(now instant.Instant, d *HostDecision) {
 		s = s.stamped(now.Wall)
 		d.Publish, d.Event = &s, EventMarked
 	}
+}
+
+// past is since, or now where since is yet to come: a host whose clock was ahead put it on record.
+func (h *Host) past(now instant.Instant, since instant.Wall) instant.Wall {
+	if since > now.Wall.Add(2*h.state.Epsilon) {
+		return now.Wall
+	}
+	return since
 }
 
 // alarms are what an operator should know.

@@ -19,7 +19,7 @@ import (
 //
 //	policy [lease=D] [renew=D] [lead=D] [absent=D] [lapse] [lease-only] [manual]   a host starts, and knows nothing
 //	state version=V until=T current=N[@T][/S] [next=N[@T[!]][/S]] [decide=T] [without=A,B] members=A,B [limit=T]
-//	                                  what is in force; /S is the first end of its signatures
+//	      [away=A@T] [leaving=A@T]    what is in force; /S is the first end of its signatures
 //	follow A B                        these answer, and do all that is published
 //	says A KEY=VALUE ...              but for this (see hostWorld.says); "says A" alone ends that
 //	deaf A                            it answers, and hears no more of what is published
@@ -200,6 +200,12 @@ func (w *hostWorld) setState(words []string) {
 			s.Next.Without = strings.Split(value, ",")
 		case "members":
 			s.Members = strings.Split(value, ",")
+		case "away":
+			name, since, _ := strings.Cut(value, "@")
+			s.Away = []Away{{Member: name, Since: w.wall(since)}}
+		case "leaving":
+			name, since, _ := strings.Cut(value, "@")
+			s.Leaving = []Leaving{{Member: name, Lease: s.Version, Since: w.wall(since), Lapses: s.Expires}}
 		default:
 			w.t.Fatalf("state: what is %q?", word)
 		}
