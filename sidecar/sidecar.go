@@ -321,27 +321,36 @@ func (s *sidecar) status() status.Sidecar {
 	s.mu.Lock()
 	doc := status.Sidecar{Version: status.Version, Node: s.cfg().Node, Software: "anycast-sidecar " + version,
 		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Fault: s.fault, Drain: s.drainOf, Probes: s.probes, Meshsync: s.node}
-	speaker, announcer, silence := s.speaker, s.announcer, s.silence()
-	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
+	silence := s.silence()
+	s.mu.Unlock()
 	doc.Clock = s.clock.Status()
 	doc.Clock.Silence = silence
 	if s.mirror != nil {
 		doc.Clock.Members, doc.Clock.Reached = s.mirror.Held()
 	}
-	if speaker != nil {
-		doc.Sessions = speaker.Sessions()
-	}
-	if announcer != nil {
-		doc.IGP = &status.IGP{Interface: s.cfg().IGP.Interface}
-		for _, a := range announcer.Announced() {
-			doc.IGP.Announced = append(doc.IGP.Announced, a.String())
-		}
-	}
+	doc.Sessions, doc.IGP = s.announced()
 	if s.mirror != nil {
 		m := s.mirror.Status()
 		doc.Mirror = &m
 	}
 	return doc
+}
+
+// announced is to whom the routes are really announced.
+func (s *sidecar) announced() (sessions []status.Session, igp *status.IGP) {
+	s.mu.Lock()
+	speaker, announcer := s.speaker, s.announcer
+	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
+	if speaker != nil {
+		sessions = speaker.Sessions()
+	}
+	if announcer != nil {
+		igp = &status.IGP{Interface: s.cfg().IGP.Interface}
+		for _, a := range announcer.Announced() {
+			igp.Announced = append(igp.Announced, a.String())
+		}
+	}
+	return sessions, igp
 }
 
 // confirmation is the node's word of this moment, asked of meshsync anew: an old one could confirm what is no more.
@@ -355,7 +364,8 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	}
 	c := status.ConfirmationOf(*node)
 	c.Leap = s.clock.Leap()
-	told := s.told()
+	c.Sessions, c.IGP = s.announced()
+	told := s.told(c.Sessions, c.IGP)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains && state == gate.Serving && told, s.decision.Why
@@ -400,15 +410,12 @@ func (s *sidecar) asks() bool {
 
 // told reports whether anybody has been told of the route. One that is decided on and known to no router keeps nobody's
 // clients, so nobody may count on it (FAIL-4).
-func (s *sidecar) told() bool {
-	s.mu.Lock()
-	speaker, announcer := s.speaker, s.announcer
-	s.mu.Unlock()
+func (s *sidecar) told(sessions []status.Session, igp *status.IGP) bool {
 	if s.cfg().BGP == nil && s.cfg().IGP == nil {
 		return true // something else announces it
 	}
-	return announcer != nil && len(announcer.Announced()) > 0 || speaker != nil &&
-		slices.ContainsFunc(speaker.Sessions(), func(one status.Session) bool { return len(one.Announced) > 0 })
+	return igp != nil && len(igp.Announced) > 0 ||
+		slices.ContainsFunc(sessions, func(one status.Session) bool { return len(one.Announced) > 0 })
 }
 
 // socketDocument is what the unix socket gives: the clock, as meshsync reads it, and beside it the sidecar's status,

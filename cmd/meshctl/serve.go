@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/page"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/eventlog"
@@ -32,6 +35,8 @@ func (c *cli) serveCommand() *cobra.Command {
 what changed, propose the switchover once all members are ready, commit it when all have promised, and put on record how it went.
 Beside that, serve the repository to members over mutual TLS, and renew leases and certificates. Each step is a command too, and
 may be given at any time; where there is no section "sources", releases are made, and switchovers proposed, by command alone.
+
+A browser with the certificate of an operator or observer ("meshctl operator add") is shown the mesh at https://LISTEN/.
 
 Several of them may run, on one bucket: they take turns, and over.`,
 		Args: cobra.NoArgs,
@@ -79,6 +84,9 @@ func endpoint(listen string) (netip.AddrPort, error) {
 	return a.AddrPort(), nil
 }
 
+// shownReleases is how many releases the page shows.
+const shownReleases = 20
+
 func (c *cli) serve(ctx context.Context, config *config.Config) error {
 	if _, err := c.home().View(ctx); err != nil {
 		return err
@@ -105,6 +113,15 @@ func (c *cli) serve(ctx context.Context, config *config.Config) error {
 		defer work.Close()
 	}
 	together, ctx := errgroup.WithContext(ctx)
+	server.Page = func(refuses func(*x509.Certificate) string) http.Handler {
+		return page.New(ctx, page.Source{Log: log, Refuses: refuses,
+			Status: func(ctx context.Context) (unattended.Status, error) {
+				now, err := server.Status(ctx)
+				now.Work, now.Unjudged = cycle.Work(), config.Checks.Unjudged()
+				return now, err
+			},
+			History: func(ctx context.Context) ([]history.Record, error) { return history.Last(ctx, c.home(), shownReleases) }})
+	}
 	together.Go(func() error { return server.Run(ctx, config.Serve.Access.Listener(listener, log)) })
 	together.Go(func() error { driver.Run(ctx); return nil })
 	if config.Sources != nil {

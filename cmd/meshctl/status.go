@@ -63,7 +63,7 @@ func (c *cli) status(ctx context.Context, ask switchover.Ask) error {
 	if err != nil {
 		return err
 	}
-	s := unattended.StatusOf(ctx, view, state.Lease(), ask, c.clock())
+	s := unattended.StatusOf(ctx, state, view, ask, c.clock())
 	switch work, err := unattended.ReadWork(ctx, c.home()); {
 	case err != nil:
 		c.logger().Warn("meshctl serve does not say how far it is", "error", err)
@@ -110,6 +110,9 @@ func (c *cli) sayStatus(s unattended.Status) {
 		c.say("lease    until %s, %v left", secondOf(s.LeaseExpires), left)
 	} else {
 		c.say("lease    ENDED at %s: all nodes are silent; renew it with: meshctl lease", secondOf(s.LeaseExpires))
+	}
+	if s.Paused != "" {
+		c.say("paused   %s; go on with: meshctl resume", s.Paused)
 	}
 	for _, p := range s.Work {
 		c.say("here     %s%s", bar(p.Share()), &p)

@@ -86,6 +86,8 @@ var importRules = []importRule{
 	{in: []string{host + "/enrol", host + "/releasing", host + "/switchover"}, forbids: []string{module + host},
 		allows: []string{module + host + "/hint", module + host + "/keys", module + host + "/home", module + host + "/history", module + host + "/config"},
 		why:    "who is in the mesh, what it answers and when it moves are changed for reasons of their own"},
+	{in: []string{host}, except: []string{host + "/page"}, forbids: []string{module + host + "/page"},
+		why: "what is shown is above those who do it"},
 	{except: []string{"test", "cmd/demo", "cmd/meshctl/internal/hometest"}, forbids: []string{module + "internal/lab"},
 		why: "what runs other people's programs, and namespaces for them, is for tests and the demo"},
 	{in: []string{"internal/lab"}, forbids: []string{"testing"},

@@ -242,8 +242,10 @@ type Confirmation struct {
 	Software     string        `json:"software"`
 	ConfigDigest string        `json:"config_digest"`
 	Announced    bool          `json:"announced"`
-	Remains      bool          `json:"remains"`       // others may count on it: announced, known to a router, good, and not about to go (FAIL-4)
-	Why          []Reason      `json:"why,omitempty"` // why the route is as it is
+	Remains      bool          `json:"remains"`            // others may count on it: announced, known to a router, good, and not about to go (FAIL-4)
+	Why          []Reason      `json:"why,omitempty"`      // why the route is as it is
+	Sessions     []Session     `json:"sessions,omitempty"` // to whom it is really announced, by BGP
+	IGP          *IGP          `json:"igp,omitempty"`      // and by an IGP
 }
 
 // Remaining is what a distribution host says at /v1/remaining: the members that remain by their own word, each of which was

@@ -33,6 +33,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/demo"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/page"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"

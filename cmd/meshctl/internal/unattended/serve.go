@@ -35,7 +35,11 @@ type Server struct {
 	Log   *slog.Logger
 	Cycle func() CycleState             // how the cycle beside it goes; nil if there is none
 	Mesh  func() switchover.DriverState // how the protocol goes
-	Ask   switchover.Ask                // for members that ask who remains
+	Ask   switchover.Ask                // for members that ask who remains, and for Status
+
+	// Page makes what people see at / and below /page/; refuses says why the owner of a certificate may not look, "" if it may.
+	// nil: there is no page.
+	Page func(refuses func(*x509.Certificate) string) http.Handler
 
 	alarmed map[string]bool // alarms that were logged
 	known   atomic.Pointer[published]
@@ -71,8 +75,12 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	s.known.Store(published)
+	gate := &gate{published: published, next: s.handler(reading, depot.Handler(reader.Repository()), published), log: &identity.Quiet{Log: s.Log}}
+	if s.Page != nil {
+		gate.page = s.Page(published.refusesReader)
+	}
 	server := &http.Server{
-		Handler:           &gate{published, s.handler(reading, depot.Handler(reader.Repository()), published), &identity.Quiet{Log: s.Log}},
+		Handler:           gate,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      answerTimeout,
@@ -115,10 +123,18 @@ func (l lines) Write(p []byte) (int, error) {
 type gate struct {
 	published *published
 	next      http.Handler
+	page      http.Handler // which lets people in itself; nil: there is none
 	log       *identity.Quiet
 }
 
+// isPage reports whether a path is of the page, not of the repository.
+func isPage(path string) bool { return path == "/" || strings.HasPrefix(path, "/page/") }
+
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.page != nil && isPage(r.URL.Path) {
+		g.page.ServeHTTP(w, r)
+		return
+	}
 	certificate := r.TLS.PeerCertificates[0]
 	name := certificate.Subject.CommonName
 	refusal := g.published.refuses(certificate)
@@ -201,6 +217,33 @@ func (p *published) refuses(c *x509.Certificate) string {
 	return ""
 }
 
+// refusesReader says why the owner of a certificate may not look at the page, "" if it may: this host, and the operators and
+// observers that the manifest lists, by a key of theirs.
+func (p *published) refusesReader(c *x509.Certificate) string {
+	if time.Now().After(c.NotAfter) { // since the connection began
+		return "its certificate has expired"
+	}
+	switch role := identity.RoleOf(c); {
+	case role == identity.Host && c.Subject.CommonName == enrol.HostName:
+		return ""
+	case role != identity.Operator && role != identity.Observer:
+		return "the page is for operators and observers"
+	}
+	if !p.IsShared() {
+		_ = p.look() // keepPublished says why it fails, and what was in force stays so
+	}
+	_, view := p.get()
+	operators := view.Manifest.Operators
+	i := slices.IndexFunc(operators, func(o release.Operator) bool { return o.Name == c.Subject.CommonName })
+	switch {
+	case i < 0:
+		return "no operator of this mesh"
+	case !slices.Contains(operators[i].Keys, identity.PinOf(c)):
+		return "its certificate was revoked"
+	}
+	return ""
+}
+
 // departed reports whether a certificate is of a member that was removed and may not know it yet.
 func (p *published) departed(c *x509.Certificate) bool {
 	state, _ := p.get()
@@ -257,6 +300,18 @@ func (s *Server) keepPublished(ctx context.Context, p *published) {
 		}
 		failed = err
 	}
+}
+
+// Status is what "meshctl status" prints, with the alarms of this process.
+func (s *Server) Status(ctx context.Context) (Status, error) {
+	p := s.known.Load()
+	if p == nil {
+		return Status{}, errors.New("it does not serve yet")
+	}
+	state, view := p.get()
+	now := StatusOf(ctx, state, view, s.Ask, s.Home.Now())
+	now.Alarms = s.alarms(p)
+	return now, nil
 }
 
 // Alarms are those of now; none before it serves.

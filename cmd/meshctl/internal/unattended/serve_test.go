@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -69,7 +70,18 @@ func serve(t *testing.T, dir string, clock home.Clock, renew time.Duration) *ser
 		return answers
 	}
 	driver := switchover.NewDriver(home.At(dir, clock), nobody, mesh.Policy{Renew: renew, Absent: mesh.Absent{After: time.Hour}}, s.logger())
-	server := &Server{Home: home.At(dir, clock), Mesh: driver.State, Log: s.logger()}
+	server := &Server{Home: home.At(dir, clock), Mesh: driver.State, Log: s.logger(), Ask: nobody}
+	server.Page = func(refuses func(*x509.Certificate) string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if why := refuses(r.TLS.PeerCertificates[0]); why != "" {
+				http.Error(w, why, http.StatusForbidden)
+				return
+			}
+			if now, err := server.Status(r.Context()); err != nil || len(now.Members) == 0 {
+				http.Error(w, fmt.Sprint(now, err), http.StatusInternalServerError)
+			}
+		})
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { driver.Run(ctx) }()
@@ -250,6 +262,37 @@ func TestAMemberGetsANewKey(t *testing.T) {
 		}
 		if got := strings.Join(codes, " "); got != want {
 			t.Errorf("after %d new keys the keys get %s, want %s", i, got, want)
+		}
+	}
+}
+
+// The page is for operators and observers who are listed, and for this host: no member sees it, and no operator the repository.
+func TestThePageIsForOperatorsAndObservers(t *testing.T) {
+	dir := hometest.New(t, time.Now, "tyo")
+	w := hometest.Begin(t, dir, time.Now)
+	certificates := map[string]*tls.Config{"member": hometest.TLS(t, hometest.Bundle(dir, "tyo"))}
+	for name, role := range map[string]string{"noc": identity.Operator, "screen": identity.Observer, "gone": identity.Operator} {
+		bundle, err := enrol.AddOperator(t.Context(), w, name, role)
+		hometest.Check(t, err)
+		certificates[name] = certificates["member"].Clone()
+		pair, err := tls.LoadX509KeyPair(filepath.Join(bundle, "operator.crt"), filepath.Join(bundle, "operator.key"))
+		hometest.Check(t, err)
+		certificates[name].Certificates = []tls.Certificate{pair}
+	}
+	hometest.Check(t, enrol.RemoveOperator(t.Context(), w, "gone"))
+	w.Close()
+	s := serve(t, dir, time.Now, 50*time.Minute)
+	own, err := enrol.Identity(home.At(dir, time.Now), s.logger())
+	hometest.Check(t, err)
+	certificates["host"] = own.Config()
+	for name, want := range map[string][2]int{"member": {403, 200}, "noc": {200, 403}, "screen": {200, 403}, "gone": {403, 403}, "host": {200, 200}} {
+		for i, path := range []string{"/", "/" + release.TimestampName} {
+			if code, err := s.get(certificates[name], path); code != want[i] {
+				t.Errorf("%s: %s got %d, %v; want %d", path, name, code, err, want[i])
+			}
+		}
+		if code, err := s.get(certificates[name], "/page/events"); code != want[0] {
+			t.Errorf("/page/events: %s got %d, %v", name, code, err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -21,7 +22,8 @@ type Status struct {
 	LeaseExpires time.Time         `json:"lease_expires"`
 	LeaseSeconds int64             `json:"lease_seconds_left"` // negative once it has ended
 	RoleExpires  RoleExpires       `json:"role_expires"`
-	Work         []status.Progress `json:"work,omitempty"` // of meshctl serve on this home: what takes long, and how far it is
+	Paused       string            `json:"paused,omitempty"` // why no switchover is proposed until an operator says so
+	Work         []status.Progress `json:"work,omitempty"`   // of meshctl serve on this home: what takes long, and how far it is
 	Members      []MemberStatus    `json:"members"`
 	Drift        []Drift           `json:"drift,omitempty"`
 	Alarms       []status.Reason   `json:"alarms,omitempty"`
@@ -79,15 +81,15 @@ type MemberStatus struct {
 	Confirmation *status.Confirmation `json:"confirmation,omitempty"`
 }
 
-// StatusOf asks all members and sums up.
-func StatusOf(ctx context.Context, view release.View, lease time.Duration, ask switchover.Ask, now time.Time) Status {
+// StatusOf asks all members and sums up; view is what state publishes.
+func StatusOf(ctx context.Context, state home.State, view release.View, ask switchover.Ask, now time.Time) Status {
 	m := view.Manifest
 	s := Status{
 		Mesh: m.Mesh, At: now.UTC(), EpsilonMS: m.EpsilonMS,
 		Current: releaseStatus(m.Current), Next: releaseStatus(m.Next),
 		LeaseExpires: view.LeaseExpires, LeaseSeconds: int64(view.LeaseExpires.Sub(now) / time.Second),
 		RoleExpires: RoleExpires{Root: view.Expires.Root, Targets: view.Expires.Targets, Snapshot: view.Expires.Snapshot},
-		Members:     []MemberStatus{},
+		Members:     []MemberStatus{}, Paused: state.Paused,
 	}
 	answers := ask(ctx, m.Members)
 	for _, member := range m.Members {
@@ -100,7 +102,7 @@ func StatusOf(ctx context.Context, view release.View, lease time.Duration, ask s
 		s.Members = append(s.Members, ms)
 	}
 	s.Drift = driftOf(s.Members)
-	s.Alarms = Alarms(view, lease, CycleState{}, now)
+	s.Alarms = Alarms(view, state.Lease(), CycleState{}, now)
 	return s
 }
 

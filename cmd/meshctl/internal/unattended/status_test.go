@@ -14,7 +14,10 @@ import (
 
 // What ought to be the same on all members and is not, is named with who has what (DRIFT-1).
 func TestDriftIsNamed(t *testing.T) {
-	view, err := home.At(hometest.New(t, time.Now, "fra", "tyo"), time.Now).View(t.Context())
+	h := home.At(hometest.New(t, time.Now, "fra", "tyo"), time.Now)
+	state, err := h.State(t.Context())
+	hometest.Check(t, err)
+	view, err := h.View(t.Context())
 	hometest.Check(t, err)
 	digest := map[string]string{"fra": "aa", "tyo": "aa"}
 	ask := func(_ context.Context, members []release.Member) map[string]switchover.Answer {
@@ -24,11 +27,11 @@ func TestDriftIsNamed(t *testing.T) {
 		}
 		return answers
 	}
-	if d := StatusOf(t.Context(), view, time.Hour, ask, time.Now()).Drift; len(d) != 0 {
+	if d := StatusOf(t.Context(), state, view, ask, time.Now()).Drift; len(d) != 0 {
 		t.Errorf("drift of equal members: %+v", d)
 	}
 	digest["tyo"] = "bb"
-	d := StatusOf(t.Context(), view, time.Hour, ask, time.Now()).Drift
+	d := StatusOf(t.Context(), state, view, ask, time.Now()).Drift
 	if len(d) != 1 || d[0].What != "configuration" || len(d[0].Values["aa"]) != 1 || d[0].Values["bb"][0] != "tyo" {
 		t.Errorf("got %+v", d)
 	}
