@@ -174,13 +174,13 @@ anycast-sidecar status /etc/mesh/sidecar.yaml | grep ': announced'
 `
 
 // pagesOfOperation are in an order in which each leaves the mesh as the next one wants it.
-var pagesOfOperation = []string{"silence", "reload", "drain", "checks", "releases", "node-down", "operators", "sources", "alarms", "keys",
+var pagesOfOperation = []string{"silence", "reload", "drain", "checks", "releases", "node-down", "operators", "mesh-page", "sources", "alarms", "keys",
 	"backup", "hosts", "upgrade"}
 
 // TestOperation follows the pages in docs/operate, in a mesh of two nodes.
 func TestOperation(t *testing.T) {
 	testenv.Root(t)
-	testenv.Need(t, "ip", "unshare", "nsenter", "dig", "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd")
+	testenv.Need(t, "ip", "unshare", "nsenter", "dig", "curl", "openssl", "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd")
 	all := privateShell(t)
 	all.must(operate)
 	shells := map[string]*shell{"": all}
