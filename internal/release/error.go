@@ -7,18 +7,19 @@ type Rule string
 
 // What a repository is refused for.
 const (
-	Missing      Rule = "missing"       // a file that another one names is not there
-	Unreadable   Rule = "unreadable"    // a file is there, but the disk or its permissions keep it from us
-	Torn         Rule = "torn"          // empty, truncated, or not JSON
-	Oversize     Rule = "oversize"      // longer than this kind of file may be
-	Length       Rule = "length"        // not as long as the signed file that names it says
-	Mismatch     Rule = "digest"        // not the content that the signed file that names it says
-	Signature    Rule = "signature"     // not signed by the key that the root gives this role
-	Rollback     Rule = "rollback"      // older than what was verified before
-	Replay       Rule = "replay"        // a version seen before, with other content
-	Format       Rule = "format"        // well-formed and signed, but against the rules of the format
-	NumberReused Rule = "number-reused" // a release number seen before, with other content
-	WrongMesh    Rule = "wrong-mesh"    // the manifest of another mesh
+	Missing      Rule = "missing"        // a file that another one names is not there
+	Unreadable   Rule = "unreadable"     // a file is there, but the disk or its permissions keep it from us
+	Torn         Rule = "torn"           // empty, truncated, or not JSON
+	Oversize     Rule = "oversize"       // longer than this kind of file may be
+	Length       Rule = "length"         // not as long as the signed file that names it says
+	Mismatch     Rule = "digest"         // not the content that the signed file that names it says
+	Signature    Rule = "signature"      // not signed by the key that the root gives this role
+	Rollback     Rule = "rollback"       // older than what was verified before
+	Replay       Rule = "replay"         // a version seen before, with other content
+	Format       Rule = "format"         // well-formed and signed, but against the rules of the format
+	NumberReused Rule = "number-reused"  // a release number seen before, with other content
+	NumberTooFar Rule = "number-too-far" // a release number so high that nobody could go on from it, see MaxStep
+	WrongMesh    Rule = "wrong-mesh"     // the manifest of another mesh
 )
 
 // advice is what an operator does about each rule.
@@ -34,6 +35,7 @@ var advice = map[Rule]string{
 	Replay:       "two repositories were signed with the same keys: keep one distribution host",
 	Format:       "find out which program wrote it, and use the meshctl of this version",
 	NumberReused: "releases never change: publish the new content under a higher number",
+	NumberTooFar: "no meshctl made it: if the release key was stolen, meshctl keys rotate release",
 	WrongMesh:    "the node is pointed at the repository of another mesh: correct its configuration",
 }
 

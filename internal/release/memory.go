@@ -9,6 +9,14 @@ import (
 // memoryFormat is the only format there is.
 const memoryFormat = 1
 
+// MaxStep bounds how far a release number may be above all that were seen, and MaxFirst the first that is seen: whoever stole the
+// release key can publish no number that is not followed by others, so a new key and a higher number undo what he did. A mesh that
+// makes a release each second takes a hundred years for one such step.
+const (
+	MaxStep  = 1 << 32
+	MaxFirst = 1 << 63
+)
+
 // maxKnown bounds the releases that a Memory tells apart by content; lower numbers are refused unseen.
 const maxKnown = 64
 
@@ -150,6 +158,9 @@ func (m Memory) learn(name string, manifest Manifest) ([]Known, error) {
 	}
 	known := slices.Clone(m.Known)
 	for r := range manifest.Releases() {
+		if err := m.near(name, r.Number); err != nil {
+			return nil, err
+		}
 		fresh, err := learnOne(name, m.Known, *r)
 		if err != nil {
 			return nil, err
@@ -160,6 +171,21 @@ func (m Memory) learn(name string, manifest Manifest) ([]Known, error) {
 	}
 	slices.SortFunc(known, byNumber)
 	return prune(known, manifest.Current), nil
+}
+
+// near refuses a number that is too far above those that were seen.
+func (m Memory) near(name string, number uint64) error {
+	highest := m.Current
+	if n := len(m.Known); n > 0 {
+		highest = max(highest, m.Known[n-1].Number)
+	}
+	if highest == 0 && number > MaxFirst {
+		return refuse(name, NumberTooFar, "release %d, the first that is seen, is above %d", number, uint64(MaxFirst))
+	}
+	if highest > 0 && number > highest && number-highest > MaxStep {
+		return refuse(name, NumberTooFar, "release %d, after number %d: a step may be %d", number, highest, uint64(MaxStep))
+	}
+	return nil
 }
 
 // learnOne is the entry to add for r; nil when r was seen, with the same content.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"strings"
@@ -385,6 +386,12 @@ func TestEveryRuleIsEnforced(t *testing.T) {
 			w.signManifest(testManifest(testRelease(1, testNow), testRelease(4, time.Time{})))
 			w.bump()
 		}},
+		{"a number that none can follow", NumberTooFar, "mesh.json", func(w *world) {
+			w.signManifest(testManifest(testRelease(1, testNow), testRelease(math.MaxUint64, time.Time{})))
+		}},
+		{"a current number too far away", NumberTooFar, "mesh.json", func(w *world) {
+			w.signManifest(testManifest(testRelease(3+MaxStep, testNow), nil))
+		}},
 		{"manifest of another mesh", WrongMesh, "mesh.json", func(w *world) {
 			m := testManifest(testRelease(1, testNow), nil)
 			m.Mesh = "uk"
@@ -519,6 +526,39 @@ func TestReleaseNumbersOutliveAChangeOfKeys(t *testing.T) {
 	w.wantRule(Rollback, "mesh.json")
 }
 
+// TestAStolenReleaseKeyIsUndone: the highest number that a thief can have nodes take is followed by others, so a new key and a higher
+// number end what he did, at each node that saw it; no node takes 2^64-1, which nothing follows, not even one that saw none before.
+func TestAStolenReleaseKeyIsUndone(t *testing.T) {
+	w := newWorld(t)
+	w.publish(testManifest(testRelease(5, testNow), nil))
+	w.mustVerify()
+	first := w.node
+	if first.near("", 5+MaxStep) != nil || first.near("", 6+MaxStep) == nil || first.near("", math.MaxUint64) == nil {
+		t.Error("the bound of a step is not where it should be")
+	}
+	if fresh := (Memory{}); fresh.near("", MaxFirst) != nil || fresh.near("", MaxFirst+1) == nil {
+		t.Error("the bound of the first number is not where it should be")
+	}
+	// The thief goes as far as he can, with the highest versions that The Update Framework has.
+	thief := Versions{Root: 1, Targets: math.MaxInt64 - 1, Snapshot: math.MaxInt64 - 1, Timestamp: math.MaxInt64 - 1}
+	stolen := testManifest(testRelease(5+MaxStep, testNow), nil)
+	stolen.Current.Zones[0].Serial++
+	files, _, err := publish(w.host, thief, stolen, w.keys.Signers(), testEnds(time.Hour))
+	w.put(files, w.host, err)
+	if v := w.mustVerify(); v.Manifest.Current.Number != 5+MaxStep {
+		t.Fatalf("%+v", v.Manifest.Current)
+	}
+	// The root key's holder names new keys, and the host goes on above the number that nodes have seen.
+	fresh := testKeys(t, 3)
+	w.rotate(fresh, w.keys.Root)
+	w.keys = fresh
+	files, _, err = publish(Memory{Format: 1, Root: w.repo[RootName(2)].Data}, Versions{}, testManifest(testRelease(6+MaxStep, testNow), nil), fresh.Signers(), testEnds(time.Hour))
+	w.put(files, Memory{}, err)
+	if v := w.mustVerify(); v.Manifest.Current.Number != 6+MaxStep {
+		t.Errorf("%+v", v.Manifest.Current)
+	}
+}
+
 func TestBlanksAroundWhatIsSignedAreNoReplay(t *testing.T) {
 	w := newWorld(t)
 	w.mustVerify()
@@ -610,7 +650,7 @@ func TestParseMemoryRefuses(t *testing.T) {
 }
 
 func TestErrorsSayWhatToDo(t *testing.T) {
-	for _, rule := range []Rule{Missing, Unreadable, Torn, Oversize, Length, Mismatch, Signature, Rollback, Replay, Format, NumberReused, WrongMesh} {
+	for _, rule := range []Rule{Missing, Unreadable, Torn, Oversize, Length, Mismatch, Signature, Rollback, Replay, Format, NumberReused, NumberTooFar, WrongMesh} {
 		if text := refuse("f", rule, "d").Error(); advice[rule] == "" || !strings.Contains(text, advice[rule]) {
 			t.Errorf("%s: %s", rule, text)
 		}
