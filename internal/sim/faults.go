@@ -291,7 +291,7 @@ var faults = []kind{
 		}),
 	nodeKind("disk of before", Lies, // the machine dies, and starts from a snapshot that was taken Lasts before that
 		func(w *World, n *node, a *Act) {
-			n.beyond = true
+			n.beyond, w.before = true, true
 			d, view := n.disk.durable, n.disk.view
 			a.after = func(*World) { n.disk.durable, n.disk.view = d, view }
 		},

@@ -54,6 +54,7 @@ type World struct {
 	watch  observer
 	plan   []*Act
 	healed time.Duration // when the last fault ended and the operators have gone home; 0: not yet
+	before bool          // a node's disk went back to what it was before
 	lapses instant.Wall  // when all leases of before surely have ended
 	tell   func(at time.Duration, line string)
 	failed *Violation
@@ -212,6 +213,9 @@ func (s *Settings) hears() time.Duration { return s.Poll*5/4 + time.Second }
 
 func (w *World) end() time.Duration {
 	end := max(w.Storm, w.healed) + w.patience() + w.Policy.Lead
+	if w.before { // that node may have taken what all others found void: it is gone on without when it has promised nothing for that long
+		end += w.Policy.Absent.After + w.patience()
+	}
 	if w.Dead {
 		end += w.Policy.Absent.After
 		if w.Policy.Absent.Lapse && w.healed > 0 {
