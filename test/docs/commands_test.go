@@ -3,7 +3,9 @@
 package docs
 
 import (
+	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -156,7 +158,8 @@ for m in tyo1:7 fra1:8; do
   meshctl member add ${m%:*} --admin 198.51.100.${m#*:}:8443 --as 64500 --router 198.51.100.254 --router-as 64501
 done
 cd /srv
-ip netns exec host meshctl serve --listen 198.51.100.1:8444 2>/tmp/serve.log &
+printf 'serve: {listen: "198.51.100.1:8444", metrics: "127.0.0.1:9155"}\n' >/srv/mesh/meshctl.yaml
+ip netns exec host meshctl serve 2>/tmp/serve.log &
 meshctl release --now /srv/zones/example.org.zone
 `
 
@@ -195,6 +198,32 @@ func TestOperation(t *testing.T) {
 	for _, name := range pagesOfOperation {
 		if !t.Run(name, func(t *testing.T) { follow(t, "docs/operate/"+name+".md", shells) }) {
 			break
+		}
+	}
+	t.Run("metrics", func(t *testing.T) { metricsAreDocumented(t, shells) })
+}
+
+// told is a metric in what a program tells: one of ours, or one that a source of the clock gives.
+var told = regexp.MustCompile(`(?m)^# TYPE ((?:anycast|meshctl|chrony|node_timex|coredns_meshsync|coredns_sharedunicast)_\S+) (\S+)$`)
+
+// metricsAreDocumented compares docs/reference/metrics.md with what the three programs tell when they have been used.
+func metricsAreDocumented(t *testing.T, shells map[string]*shell) {
+	page := lab.Read(t, filepath.Join(testenv.Top(t), "docs/reference/metrics.md"))
+	for _, at := range []struct {
+		machine string
+		port    int
+		least   int
+	}{{"host", 9155, 10}, {"tyo1", 9154, 15}, {"tyo1", 9153, 8}} {
+		s := shells[at.machine]
+		s.t = t
+		found := told.FindAllStringSubmatch(s.must(fmt.Sprintf("exec 8<>/dev/tcp/127.0.0.1/%d; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&8; cat <&8; exec 8>&-", at.port)), -1)
+		if len(found) < at.least {
+			t.Errorf("%s, port %d: %d metrics: the test reads them wrongly", at.machine, at.port, len(found))
+		}
+		for _, m := range found {
+			if row := fmt.Sprintf("| `%s` | %s |", m[1], m[2]); !strings.Contains(page, row) {
+				t.Errorf("docs/reference/metrics.md does not have %s", row)
+			}
 		}
 	}
 }
