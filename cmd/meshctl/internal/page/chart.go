@@ -70,7 +70,7 @@ func lately(records []history.Record) (all []history.Record) {
 // scale is a round number of units that is no less than the largest value.
 func scale(largest time.Duration) time.Duration {
 	for unit := time.Microsecond; ; unit *= 10 {
-		for _, n := range []time.Duration{1, 2, 3, 4, 5} {
+		for _, n := range []time.Duration{1, 2, 3, 4, 5, 6, 8} {
 			if unit*n*2 >= largest {
 				return unit * n * 2
 			}
