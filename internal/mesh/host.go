@@ -138,6 +138,11 @@ func (s State) capped(now, end instant.Wall) instant.Wall {
 	return end
 }
 
+// away reports whether it is on record that a member is away.
+func (s State) away(member string) bool {
+	return slices.ContainsFunc(s.Away, func(a Away) bool { return a.Member == member })
+}
+
 // withdrawn is s without a switchover. The release stays staged.
 func (s State) withdrawn() State {
 	s.Next.At, s.Next.Decide, s.Next.Committed, s.Next.Presumed, s.Next.Without = 0, 0, false, false, nil
@@ -227,6 +232,7 @@ type heard struct {
 	word   Word
 	here   bool          // it answered in the last round
 	lost   instant.Mono  // the first round in a row that it did not answer; 0: it does
+	doubt  bool          // another host heard from it meanwhile: this one may be deaf
 	unfit  instant.Mono  // the first round in a row that it answered, and could not switch; 0: it could
 	missed int           // switchovers in a row that it did not promise while it answered: it did not hear, or could not write
 	since  instant.Mono  // when the first of them was withdrawn
@@ -247,6 +253,11 @@ func NewHost(p Policy) *Host { return &Host{policy: p, members: map[string]*hear
 // Read takes in the state that is in force. It is to be called before each round of questions.
 func (h *Host) Read(s State) {
 	known := h.members
+	for _, a := range h.state.Away {
+		if m := known[a.Member]; m != nil && m.lost != 0 && !s.away(a.Member) {
+			m.lost, m.doubt = 0, true
+		}
+	}
 	h.state, h.members = s, make(map[string]*heard, len(known))
 	for _, name := range h.Ask() {
 		if h.members[name] = known[name]; known[name] == nil {
@@ -290,7 +301,7 @@ func (h *Host) Asked(answers map[string]Answer, began, ended instant.Instant) {
 			m.lost = cmp.Or(m.lost, ended.Mono)
 			continue
 		}
-		m.word, m.lost = *a.Word, 0
+		m.word, m.lost, m.doubt = *a.Word, 0, false
 		m.apart = apart(a.Word.At, began.Wall, ended.Wall)
 		if m.word.Promise.Ref() == h.state.Next.Ref && h.state.Next.At != 0 {
 			m.missed, m.since = 0, 0
@@ -861,7 +872,9 @@ func (h *Host) renew(now instant.Instant, d *HostDecision) {
 // markAfter is how long a member may give no answer before that is put on record.
 const markAfter = 5 * time.Second
 
-// mark puts on record which members are away, and since when, for as long as they are. It needs no new lease.
+// mark puts on record which members are away, and since when, for as long as they are. It needs no new lease. A host that another one
+// has proved wrong about a member is as likely deaf: it says the same again only when it has heard nothing for as long as a member may be
+// away, so that the record does not go to and fro.
 func (h *Host) mark(now instant.Instant, d *HostDecision) {
 	s := h.state
 	var away []Away
@@ -875,7 +888,7 @@ func (h *Host) mark(now instant.Instant, d *HostDecision) {
 			a := s.Away[i]
 			a.Since = h.past(now, a.Since)
 			away = append(away, a)
-		case m.lost != 0 && now.Mono.Sub(m.lost) >= markAfter:
+		case m.lost != 0 && now.Mono.Sub(m.lost) >= markAfter && (!m.doubt || now.Mono.Sub(m.lost) >= h.policy.Absent.After):
 			away = append(away, Away{Member: name, Since: now.Wall, Drained: m.word.Drained})
 		}
 	}
