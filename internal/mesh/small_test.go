@@ -49,6 +49,7 @@ type smallMember struct {
 	name string
 	node *Node // nil: it does not run
 	last Decision
+	from *Answering
 
 	disk  Durable
 	view  *State // on disk
@@ -121,7 +122,7 @@ func (m *smallMember) clock(w *small) instant.Instant {
 }
 
 func (m *smallMember) start()   { m.node, m.ready = NewNode(m.disk), map[uint64]time.Duration{} }
-func (m *smallMember) kill()    { m.node, m.last = nil, Decision{} }
+func (m *smallMember) kill()    { m.node, m.last, m.from = nil, Decision{}, nil }
 func (m *smallMember) restart() { m.kill(); m.start(); m.learn() }
 
 func (w *small) member(name string) *smallMember {
@@ -292,6 +293,7 @@ func (w *small) decide(m *smallMember) {
 		}
 		before := m.last
 		m.last = m.node.Decide(m.clock(w))
+		m.from = m.last.Answering(m.clock(w))
 		if m.last.Serve != before.Serve || m.last.Holds != before.Holds {
 			w.say("%s: answers from %d, holds %s %d@%v; silent: %v", m.name, m.last.Serve, m.last.Holds.State, m.last.Holds.Number, m.last.Holds.At.Sub(epoch), m.last.Silent)
 		}
@@ -343,13 +345,8 @@ func (m *smallMember) answering(w *small) uint64 {
 	if m.node == nil || m.frozen != 0 {
 		return 0
 	}
-	now := m.clock(w).Wall
-	switch d := m.last; {
-	case d.Serve == 0:
-	case now < d.Until:
-		return d.Serve
-	case d.Then.Number != 0 && now < d.Lapse:
-		return d.Then.Number
+	if on := m.from.On(m.clock(w)); on != nil {
+		return on.Number
 	}
 	return 0
 }

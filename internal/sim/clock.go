@@ -43,6 +43,12 @@ func (c *clock) reaches(w instant.Wall, now time.Duration) time.Duration {
 	return now + left - time.Duration(int64(left)/1000*c.ppm/1000) + 2
 }
 
+// counts is the true time at which the clock that does not step reaches m.
+func (c *clock) counts(m instant.Mono, now time.Duration) time.Duration {
+	t := c.at(now)
+	return c.reaches(t.Wall.Add(m.Sub(t.Mono)), now)
+}
+
 // set changes the clock from now on.
 func (c *clock) set(now time.Duration, change func(*clock)) {
 	t := c.at(now)

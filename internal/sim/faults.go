@@ -313,7 +313,6 @@ func (n *node) steered() {
 // steps has the wall clock step. The plugin decides anew within a tick, and sees it.
 func (n *node) steps(change func(*clock)) {
 	n.clock.set(n.w.now, change)
-	n.jumped = true
 	if n.plugin != nil {
 		n.decideAt(n.w.now + n.w.upTo(tick))
 	}

@@ -42,7 +42,6 @@ type node struct {
 	touched bool          // a fault touched it
 	beyond  bool          // nothing is promised of it: its clock or its disk lied
 	dead    bool          // it stays dead
-	jumped  bool          // its clock stepped, and nothing was decided since: within a tick it will have been
 }
 
 // disk is what a node finds when it starts.
@@ -59,7 +58,7 @@ type disk struct {
 type plugin struct {
 	node     *mesh.Node
 	last     mesh.Decision
-	active   *answering
+	active   *mesh.Answering
 	compiled map[uint64]bool
 	busy     uint64 // the release that is being compiled
 	after    map[uint64]time.Duration
@@ -72,13 +71,6 @@ type plugin struct {
 	serial   int
 	serving  uint64
 	words    map[string]status.Promise
-}
-
-// answering is as in the plugin meshsync.
-type answering struct {
-	number uint64
-	until  instant.Wall
-	then   *answering
 }
 
 func newNode(w *World, i int) *node {

@@ -123,9 +123,6 @@ func (o *observer) ask(n *node) {
 		}
 		n.answers = number
 	}
-	if n.jumped {
-		return
-	}
 	wall := epoch.Add(w.now)
 	if n.disk.view != nil && wall > n.disk.view.Expires {
 		w.wrong("lease", "%s answers %v after its lease ended", n.name, wall.Sub(n.disk.view.Expires))

@@ -5,15 +5,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-// As in the plugin meshsync: how long answers go on when nothing is decided anew, and when what failed is tried again. Nothing
-// is decided ten times a second, since a clock that steps here says so; but often enough that a node never stalls.
+// As in the plugin meshsync: when what failed is tried again. Nothing is decided ten times a second, since a clock that steps here says so; but
+// often enough that a node never stalls.
 const (
-	stall      = 5 * time.Second
 	refresh    = 2 * time.Second
 	tick       = 100 * time.Millisecond
 	writeRetry = time.Second
@@ -51,13 +49,12 @@ func (n *node) decide() {
 		return
 	}
 	n.w.Count.Decisions++
-	n.jumped = false
 	if p.active != nil {
-		p.node.Answered(p.active.number)
+		p.node.Answered(p.active.Number)
 	}
 	now := n.now()
 	d := p.node.Decide(now)
-	p.active = answeringFrom(d, now)
+	p.active = d.Answering(now)
 	n.story(d)
 	p.last, p.serving = d, d.Serve
 	n.write(d)
@@ -74,23 +71,11 @@ func (n *node) decide() {
 		next = min(next, n.clock.reaches(d.Wake, n.w.now)+n.w.quick(20*time.Millisecond))
 	}
 	n.decideAt(next)
-	for a := p.active; a != nil; a = a.then { // the observer asks at every edge
-		if at := n.clock.reaches(a.until, n.w.now); at < next {
+	for a := p.active; a != nil; a = a.Then { // the observer asks at every edge
+		if at := n.clock.counts(a.Until, n.w.now); at < next {
 			n.w.at(at, func() {})
 		}
 	}
-}
-
-func answeringFrom(d mesh.Decision, now instant.Instant) *answering {
-	if d.Serve == 0 {
-		return nil
-	}
-	stalled := now.Wall.Add(stall)
-	a := &answering{number: d.Serve, until: min(stalled, d.Until)}
-	if d.Then.Number != 0 && d.Until < stalled {
-		a.then = &answering{number: d.Then.Number, until: min(stalled, d.Lapse)}
-	}
-	return a
 }
 
 // write writes what must be durable: it is on disk, or is not, or is and nobody hears of it.
@@ -181,14 +166,12 @@ func (n *node) answer() uint64 {
 	if n.plugin == nil || n.stops > 0 || n.plugin.active == nil {
 		return 0
 	}
-	p, now := n.plugin, n.now().Wall
-	for p.active != nil {
-		if now < p.active.until {
-			return p.active.number
-		}
-		p.active = p.active.then
+	on := n.plugin.active.On(n.now())
+	if on == nil {
+		return 0
 	}
-	return 0
+	n.plugin.active = on
+	return on.Number
 }
 
 func (n *node) story(d mesh.Decision) {

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 )
 
 // TestHistories runs a slice of the histories: some of each class, by other seeds than the campaigns on record in docs/proof.md
@@ -82,17 +84,17 @@ func TestObserver(t *testing.T) {
 	}{
 		{"I1", func(_ *World, n *node) {
 			n.plugin.compiled[n.answers-1] = true
-			n.plugin.active = &answering{number: n.answers - 1, until: 1 << 62}
+			n.answersFrom(n.answers - 1)
 		}},
 		{"I3", func(_ *World, n *node) { clear(n.plugin.compiled) }},
 		{"I5", func(_ *World, n *node) { n.plugin.active = nil }},
 		{"floor", func(w *World, n *node) {
 			n.plugin.compiled[9] = true
-			n.plugin.active = &answering{number: 9, until: 1 << 62}
+			n.answersFrom(9)
 		}},
 		{"I2", func(w *World, n *node) {
 			n.disk.durable.Floor, n.plugin.compiled[9] = 9, true
-			n.plugin.active = &answering{number: 9, until: 1 << 62}
+			n.answersFrom(9)
 		}},
 		{"lease", func(w *World, n *node) {
 			old := *n.disk.view
@@ -117,6 +119,11 @@ func TestObserver(t *testing.T) {
 			}
 		})
 	}
+}
+
+// answersFrom has a node answer from a release, whatever was decided.
+func (n *node) answersFrom(number uint64) {
+	n.plugin.active = &mesh.Answering{Number: number, Began: n.now(), Until: 1 << 62}
 }
 
 // A shrunk history is wrong in the same way, and is shorter.

@@ -23,28 +23,46 @@ import (
 
 var log = clog.NewWithPlugin("meshsync")
 
-const (
-	tick = 100 * time.Millisecond // how often the decision is made anew, whatever happens: the wall clock may step
-	// stall is how long answers go on when the decision is not made anew: a follower that hangs falls silent.
-	stall = 5 * time.Second
-)
+// tick is how often the decision is made anew, whatever happens: the wall clock may step.
+const tick = 100 * time.Millisecond
 
-// answering is what queries are answered from. It ends by itself at until, so that neither a late timer nor a process
-// that was stopped for a while answers from what is over; then holds what was already decided to follow, or nil.
+// answering is what queries are answered from. It ends by itself, so that neither a late timer nor a process that was stopped
+// for a while answers from what is over; then holds what was already decided to follow, or nil.
 type answering struct {
 	*compiled
-	number uint64
-	until  instant.Wall
-	then   *answering
+	*mesh.Answering
+	then *answering
 }
 
 // clocks are where time is read: of the machine, or of a test.
 type clocks struct {
-	now  func() instant.Instant // both clocks, for decisions
-	wall func() instant.Wall    // for each query
+	now   func() instant.Instant // for decisions
+	query func() instant.Instant // for each query: cheap, and of both clocks as well; its monotonic one need not count suspend
 }
 
-var machine = clocks{now: sysclock.Now, wall: func() instant.Wall { return instant.WallOf(time.Now()) }}
+var machine = clocks{now: sysclock.Now, query: func() instant.Instant { return ofTime(time.Now()) }}
+
+// started is where the monotonic clock of queries begins.
+var started = time.Now()
+
+// ofTime is one reading of the clock as time.Now gives it: both clocks, without a system call.
+func ofTime(t time.Time) instant.Instant {
+	return instant.Instant{Wall: instant.WallOf(t), Mono: instant.Mono(t.Sub(started))}
+}
+
+// began reads the clocks of queries for a decision. When the process is put off the processor between the two clocks, they look as if one had
+// stepped: two readings must agree.
+func (c clocks) began() instant.Instant {
+	last := c.query()
+	for range 10 {
+		next := c.query()
+		apart := (next.Wall.Sub(last.Wall) - next.Mono.Sub(last.Mono)).Abs()
+		if last = next; apart < time.Millisecond {
+			break
+		}
+	}
+	return last
+}
 
 // follower follows one repository and decides, by internal/mesh, what this process answers from. Its goroutine run owns
 // all fields below the line; no I/O is done there, so that a hanging disk cannot keep it from falling silent.
@@ -115,17 +133,22 @@ func (f *follower) close() error {
 // answering is what to answer from now; nil is silence. The first query after a switchover makes it, if the follower has
 // not yet; the follower sees that and does not go back.
 func (f *follower) answering() *answering {
-	now := f.clocks.wall()
-	for a := f.active.Load(); a != nil; a = f.active.Load() {
-		if now < a.until {
-			return a
-		}
-		if a.then == nil {
+	for tries := 0; ; {
+		a := f.active.Load()
+		if a == nil {
 			return nil
 		}
-		f.active.CompareAndSwap(a, a.then)
+		switch a.On(f.clocks.query()) {
+		case a.Answering:
+			return a
+		case nil:
+			if tries++; tries == 3 { // one reading may look like a step (clocks.began)
+				return nil
+			}
+		default:
+			f.active.CompareAndSwap(a, a.then)
+		}
 	}
-	return nil
 }
 
 // run is the node: facts in, decision, effects out.
@@ -287,11 +310,11 @@ func (f *follower) decide() mesh.Decision {
 	for {
 		held := f.active.Load()
 		if held != nil {
-			f.node.Answered(held.number)
+			f.node.Answered(held.Number)
 		}
-		now := f.clocks.now()
-		d := f.node.Decide(now)
-		if f.active.CompareAndSwap(held, f.answeringFrom(d, now)) {
+		began := f.clocks.began()
+		d := f.node.Decide(f.clocks.now())
+		if f.active.CompareAndSwap(held, f.answeringFrom(d.Answering(began))) {
 			return d
 		}
 	}
@@ -309,17 +332,12 @@ func (f *follower) act(ctx context.Context, d mesh.Decision, writes chan<- mesh.
 	f.publish(d)
 }
 
-// answeringFrom is what to answer from until time changes it, and what follows at the switchover if that is sure.
-func (f *follower) answeringFrom(d mesh.Decision, now instant.Instant) *answering {
-	if d.Serve == 0 {
+// answeringFrom is what to answer from, with the zones of it.
+func (f *follower) answeringFrom(a *mesh.Answering) *answering {
+	if a == nil {
 		return nil
 	}
-	stalled := now.Wall.Add(stall)
-	a := &answering{compiled: f.compiled[d.Serve], number: d.Serve, until: min(stalled, d.Until)}
-	if d.Then.Number != 0 && d.Until < stalled {
-		a.then = &answering{compiled: f.compiled[d.Then.Number], number: d.Then.Number, until: min(stalled, d.Lapse)}
-	}
-	return a
+	return &answering{compiled: f.compiled[a.Number], Answering: a, then: f.answeringFrom(a.Then)}
 }
 
 // tell logs and counts what changed for clients.

@@ -38,6 +38,36 @@ func large(b *testing.B, n int) *follower {
 	return f
 }
 
+// A process that is put off the processor between its readings of the two clocks is not taken for one whose clock has stepped.
+func TestAReadingInTwoPartsIsNoStep(t *testing.T) {
+	now, torn := instant.Instant{Wall: instant.Wall(time.Hour), Mono: 1}, 0
+	f := &follower{}
+	f.clocks.query = func() instant.Instant {
+		if torn--; torn >= 0 {
+			return instant.Instant{Wall: now.Wall, Mono: now.Mono.Add(time.Second)}
+		}
+		return now
+	}
+	if f.answering() != nil {
+		t.Error("it answers, and nothing was decided")
+	}
+	torn = 1
+	began := f.clocks.began()
+	if began != now {
+		t.Errorf("a decision begins at %+v, not %+v", began, now)
+	}
+	f.active.Store(f.answeringFrom(mesh.Decision{Serve: 1, Until: now.Wall.Add(time.Minute)}.Answering(began)))
+	for torn = range 3 {
+		if f.answering() == nil {
+			t.Errorf("it is silent after %d readings in two parts", torn)
+		}
+	}
+	torn = 100
+	if f.answering() != nil {
+		t.Error("it answers after a step")
+	}
+}
+
 // BenchmarkDecision is what the follower does ten times a second: it must not grow with the zones.
 func BenchmarkDecision(b *testing.B) {
 	for _, n := range []int{1, 10_000} {
@@ -57,7 +87,7 @@ func BenchmarkServeDNS(b *testing.B) {
 	f.act(b.Context(), f.decide(), nil)
 	m := &Meshsync{}
 	m.follower.Store(f)
-	f.active.Load().until = 1 << 62
+	f.active.Load().Until = 1 << 62
 	q := new(dns.Msg).SetQuestion("which.z77.example.", dns.TypeTXT)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -116,7 +116,7 @@ func isName(q dns.Question) bool {
 // Release implements backend.Backend.
 func (m *Meshsync) Release() (number uint64, zones *zone.Zones) {
 	if a := m.answering(); a != nil {
-		return a.number, a.zones
+		return a.Number, a.zones
 	}
 	return 0, nil
 }

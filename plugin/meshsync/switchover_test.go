@@ -84,10 +84,30 @@ func TestSwitchoverWhileTheFollowerHangs(t *testing.T) {
 	n.keeps(to.Number, 50*time.Millisecond)
 }
 
+// A wall clock that steps past the instant switches nobody early, though nothing is decided anew: until it is, nobody answers.
+func TestAClockThatStepsSwitchesNothing(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	to := n.confirmed(h)
+	n.clock.held.Lock()
+	n.clock.step(time.Hour)
+	for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+		if got := n.which(); got != 0 {
+			t.Errorf("it answers from %d", got)
+			break
+		}
+	}
+	n.clock.step(-time.Hour)
+	n.clock.held.Unlock()
+	n.becomes(to.Number)
+}
+
 // A follower that hangs for long leaves nobody answering from what may be over.
 func TestHangingFollowerFallsSilent(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes more than", stall)
+		t.Skip("takes more than", mesh.Stall)
 	}
 	t.Parallel()
 	dir, h := nodeDir(t)
@@ -95,7 +115,7 @@ func TestHangingFollowerFallsSilent(t *testing.T) {
 	n := startNode(t, newConfig(dir, h))
 	n.becomes(1)
 	n.clock.held.Lock()
-	n.keeps(1, stall-time.Second)
+	n.keeps(1, mesh.Stall-time.Second)
 	time.Sleep(1100 * time.Millisecond)
 	if got := n.which(); got != 0 {
 		t.Errorf("still answers from %d", got)

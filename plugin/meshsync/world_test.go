@@ -203,7 +203,11 @@ func (c *testClock) now() instant.Instant {
 func (c *testClock) step(d time.Duration) { c.wrong.Add(int64(d)) }
 
 func (c *testClock) clocks() clocks {
-	return clocks{now: c.now, wall: func() instant.Wall { return instant.WallOf(time.Now()).Add(time.Duration(c.wrong.Load())) }}
+	return clocks{now: c.now, query: func() instant.Instant {
+		now := ofTime(time.Now())
+		now.Wall = now.Wall.Add(time.Duration(c.wrong.Load()))
+		return now
+	}}
 }
 
 // node is a running plugin with a state directory of its own.
