@@ -13,7 +13,6 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
-	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
@@ -125,7 +124,7 @@ func (c *cli) keysNewCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.log, "%s, %s\n", filepath.Join(c.dir, "keys", k.File), k.How)
+			fmt.Fprintf(c.log, "%s, %s\n%s\n", filepath.Join(c.dir, "keys", k.File), k.How, newKeyLine(k.Public))
 			_, err = c.out.Write(public)
 			return err
 		}),
@@ -169,9 +168,9 @@ func (c *cli) keysDraftCommand() *cobra.Command {
 	var add []string
 	var newRelease, newLease, out string
 	var years int
-	cmd := &cobra.Command{
+	cmd := c.withJSON(&cobra.Command{
 		Use:   "draft --out FILE",
-		Short: "Draft the root that follows, for others to sign",
+		Short: "Draft the root that follows, for others to sign; print what it changes, and its digest",
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
 			for _, file := range add {
@@ -196,10 +195,17 @@ func (c *cli) keysDraftCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return writeDraft(out, draft)
+				if err := writeDraft(out, draft, w.Root()); err != nil {
+					return err
+				}
+				d, err := draftOf(c.home().Keys(), w.Root(), draft)
+				if err != nil {
+					return err
+				}
+				return c.print(d, func() { sayDraft(c.out, d) })
 			})
 		}),
-	}
+	})
 	f := cmd.Flags()
 	f.StringVar(&out, "out", "", "file to write")
 	f.StringSliceVar(&add, "add", nil, "public key file of a root key that is added")
@@ -229,43 +235,52 @@ func publicKey(file string) (ed25519.PublicKey, error) {
 }
 
 func (c *cli) keysSignCommand() *cobra.Command {
-	return c.withJSON(&cobra.Command{
+	var expect, root string
+	cmd := c.withJSON(&cobra.Command{
 		Use:   "sign FILE",
-		Short: "Sign a draft with the root keys in HOME/keys; needs nothing else of the mesh",
-		Args:  cobra.ExactArgs(1),
+		Short: "Show what a draft changes, and sign it with the root keys in HOME/keys; needs nothing else of the mesh",
+		Long: `Show what a draft of a root says: its keys by role, how that differs from the root in force, and the digest of what is signed. It is
+signed when the first digits of the digest are typed, as who drafted it tells them; a program says --expect DIGEST.
+
+The root in force is that of the mesh in HOME, or of the file that "keys draft" leaves beside the draft.`,
+		Args: cobra.ExactArgs(1),
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			draft, err := os.ReadFile(args[0])
 			if err != nil {
 				return err
 			}
-			t, err := release.DraftTrust(draft)
+			before, err := c.rootBefore(cmd.Context(), root, args[0])
 			if err != nil {
 				return err
 			}
-			c.progress("root %d, until %s, replaced by %d of %d root keys from then on", t.Version, secondOf(t.Expires), t.Threshold, len(t.Root))
+			d, err := draftOf(c.home().Keys(), before, draft)
+			if err != nil {
+				return err
+			}
+			if !c.json {
+				sayDraft(c.out, d)
+			}
+			if err := c.agreed(cmd.Context(), d, expect); err != nil {
+				return err
+			}
 			signed, files, err := c.home().Keys().SignDraft(cmd.Context(), draft)
 			if err != nil {
 				return err
 			}
-			if err := writeDraft(args[0], signed); err != nil {
+			if err := writeDraft(args[0], signed, before); err != nil {
 				return err
 			}
-			facts := struct {
-				Version int64     `json:"version"`
-				Expires time.Time `json:"expires"`
-				Signed  []string  `json:"signed_with"`
-			}{t.Version, t.Expires, files}
-			return c.print(facts, func() {
+			d.Signed = files
+			return c.print(d, func() {
 				for _, file := range files {
 					c.say("signed with %s", file)
 				}
 			})
 		}),
 	})
-}
-
-func writeDraft(file string, data []byte) error {
-	return depot.WriteFile(filepath.Dir(file), filepath.Base(file), data, 0o644)
+	cmd.Flags().StringVar(&expect, "expect", "", "digest of the draft that is to be signed, as agreed on: nothing is asked")
+	cmd.Flags().StringVar(&root, "root", "", "file with the root in force (default: the mesh's in HOME, or that beside the draft)")
+	return cmd
 }
 
 func (c *cli) keysPublishCommand() *cobra.Command {

@@ -56,6 +56,20 @@ func DraftTrust(draft []byte) (Trust, error) {
 	return trustOf(md.Signed)
 }
 
+// DraftDigest names what a draft says, whoever has signed it so far: those who are to sign it compare it.
+func DraftDigest(draft []byte) (Digest, error) {
+	if err := checkRoot("draft", draft); err != nil {
+		return Digest{}, err
+	}
+	md, err := metadata.Root().FromBytes(draft)
+	if err != nil {
+		return Digest{}, refuseTUF("draft", err)
+	}
+	md.ClearSignatures()
+	data, err := md.ToBytes(false)
+	return DigestOf(data), err
+}
+
 func trustOf(said metadata.RootType) (Trust, error) {
 	t := Trust{Version: said.Version, Expires: said.Expires, Threshold: said.Roles[metadata.ROOT].Threshold}
 	for role, to := range map[string]*ed25519.PublicKey{metadata.TARGETS: &t.Release, metadata.TIMESTAMP: &t.Lease} {
