@@ -205,14 +205,20 @@ func (w *World) Run() *Violation {
 // patience is how long after all is healed everything must have come true: a minute; longer where nodes look for news so rarely
 // that switchovers take most of a minute.
 func (s *Settings) patience() time.Duration {
-	return max(time.Minute, 8*(s.hears()+time.Second+4*s.Epsilon))
+	return max(time.Minute, 2*s.lead())
 }
+
+// lead is how long before its instant a switchover is proposed.
+func (s *Settings) lead() time.Duration { return 4 * (s.hears() + time.Second + 4*s.Epsilon) }
 
 // hears is how long a node says that it takes to hear of what is published.
 func (s *Settings) hears() time.Duration { return s.Poll*5/4 + time.Second }
 
 func (w *World) end() time.Duration {
 	end := max(w.Storm, w.healed) + w.patience() + w.Policy.Lead
+	if w.Policy.Absent.Lapse { // a proposal that waits for a lease is kept, unless another would be sooner by a whole lead
+		end += w.lead()
+	}
 	if w.before { // that node may have taken what all others found void: it is gone on without when it has promised nothing for that long
 		end += w.Policy.Absent.After + w.patience()
 	}
