@@ -39,9 +39,14 @@ func (e *LockedError) Error() string {
 }
 
 // LockDir takes the right to write to dir, which exists. It does not wait: held by another process, it is a
-// *LockedError.
+// *LockedError. On a disk that has become read-only it is had all the same, and what is then written fails: who only goes on with
+// what is there, as a node that starts again does, needs no more.
 func LockDir(dir string) (*Lock, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o644)
+	name := filepath.Join(dir, lockName)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o644)
+	if errors.Is(err, syscall.EROFS) {
+		f, err = os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	}
 	if err != nil {
 		return nil, err
 	}

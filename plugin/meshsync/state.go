@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
@@ -113,14 +114,14 @@ func readMemory(data []byte) (release.Memory, *release.View, error) {
 	return mem, &view, nil
 }
 
-// sweep removes what writes left that were cut short.
+// sweep removes what writes left that were cut short. On a disk that has become read-only it stays.
 func (s *state) sweep() error {
 	left, err := filepath.Glob(filepath.Join(s.dir, ".tmp-*"))
 	if err != nil {
 		return err
 	}
 	for _, name := range left {
-		if err := os.Remove(name); err != nil {
+		if err := os.Remove(name); err != nil && !errors.Is(err, syscall.EROFS) {
 			return err
 		}
 	}

@@ -84,30 +84,43 @@ func (s *storm) cut(at, other string, touches ...string) stormFault {
 }
 
 // disks are the directories in which a node keeps what it must not lose, each on a disk of its own.
-func (s *storm) disks(node string) []string {
-	return []string{s.path(node, "mesh"), s.path(node, "sidecar")}
+func (m *mesh) disks(node string) []string {
+	return []string{m.path(node, "mesh"), m.path(node, "sidecar")}
 }
 
-func (s *storm) mountDisks(node string) {
-	s.must(s.places[node].OwnMounts())
-	for _, dir := range s.disks(node) {
-		s.must(os.MkdirAll(dir, 0o755))
-		s.must(s.places[node].Do(func() error { return unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m") }))
+func (m *mesh) mountDisks(node string) {
+	m.must(m.places[node].OwnMounts())
+	for _, dir := range m.disks(node) {
+		m.mountDisk(node, dir)
 	}
+}
+
+// mountDisk puts a small disk in the place of a directory of a node, which has mounts of its own.
+func (m *mesh) mountDisk(node, dir string) {
+	m.must(os.MkdirAll(dir, 0o755))
+	m.must(m.places[node].Do(func() error { return unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m") }))
 }
 
 // full fills the node's disks to the last octet.
 func (s *storm) full(node string) stormFault {
-	const filler = "filler"
-	return stormFault{"the disks of " + node + " are full", []string{node}, func() {
-		for _, dir := range s.disks(node) {
-			s.must(s.places[node].Do(func() error { return fill(filepath.Join(dir, filler)) }))
-		}
-	}, func() {
-		for _, dir := range s.disks(node) {
-			s.must(s.places[node].Do(func() error { return os.Remove(filepath.Join(dir, filler)) }))
-		}
-	}}
+	return stormFault{"the disks of " + node + " are full", []string{node},
+		func() { s.fill(node, s.disks(node)...) }, func() { s.clear(node, s.disks(node)...) }}
+}
+
+const filler = "filler"
+
+// fill leaves no room in directories of a node.
+func (m *mesh) fill(node string, dirs ...string) {
+	for _, dir := range dirs {
+		m.must(m.places[node].Do(func() error { return fill(filepath.Join(dir, filler)) }))
+	}
+}
+
+// clear makes room again.
+func (m *mesh) clear(node string, dirs ...string) {
+	for _, dir := range dirs {
+		m.must(m.places[node].Do(func() error { return os.Remove(filepath.Join(dir, filler)) }))
+	}
 }
 
 func fill(path string) error {
@@ -126,20 +139,22 @@ func fill(path string) error {
 	return nil
 }
 
+// remount changes how the disks of a node are mounted.
+func (m *mesh) remount(node string, flags uintptr, dirs ...string) {
+	for _, dir := range dirs {
+		m.must(m.places[node].Do(func() error { return unix.Mount("", dir, "", unix.MS_REMOUNT|flags, "") }))
+	}
+}
+
 // readOnly is a node that restarts and finds its disks read-only: the kernel makes none so that has a file open for writing.
 func (s *storm) readOnly(node string) stormFault {
-	remount := func(flags uintptr) {
-		for _, dir := range s.disks(node) {
-			s.must(s.places[node].Do(func() error { return unix.Mount("", dir, "", unix.MS_REMOUNT|flags, "") }))
-		}
-	}
 	return stormFault{node + " restarts with read-only disks", []string{node}, func() {
 		s.coredn[node].Kill()
 		s.side[node].Kill()
-		remount(unix.MS_RDONLY)
+		s.remount(node, unix.MS_RDONLY, s.disks(node)...)
 		s.startEnded(node)
 	}, func() {
-		remount(0)
+		s.remount(node, 0, s.disks(node)...)
 		s.startEnded(node)
 	}}
 }
