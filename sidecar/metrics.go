@@ -32,7 +32,8 @@ func counter(name, help string, labels ...string) metric {
 // The metrics. Those that mean what chrony_exporter's or node_exporter's mean have their names, so that dashboards fit.
 var (
 	mInfo           = gauge("anycast_sidecar_build_info", "1, with the version of the sidecar and the node's name.", "version", "node")
-	mAnnounced      = gauge("anycast_announced", "Whether this node is to be announced.")
+	mAnnounced      = gauge("anycast_announced", "Whether a router has been told of the route, in a session that is up.")
+	mWanted         = gauge("anycast_announce_wanted", "Whether the route is to be announced.")
 	mFault          = gauge("anycast_route_fault", "Whether the routes are not as decided; status and log say why.")
 	mReason         = gauge("anycast_reason", "Whether this reason holds now.", "code")
 	mSince          = gauge("anycast_route_last_change_timestamp_seconds", "When the decision to announce or not last changed.")
@@ -72,9 +73,10 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	doc := c.s.status()
 	send(mInfo, 1, version, doc.Node)
 	send(mAnnounced, truth(doc.Announced))
+	send(mWanted, truth(doc.Wanted))
 	send(mSince, stamp(doc.Since))
 	send(mFault, truth(doc.Fault != ""))
-	for _, code := range gate.Codes {
+	for _, code := range append([]string{NotTold, StillTold}, gate.Codes...) {
 		held := false
 		for _, r := range doc.Why {
 			held = held || r.Code == code

@@ -16,6 +16,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
@@ -319,38 +320,52 @@ func weight(d, last gate.Decision) slog.Level {
 // status is the whole of what the sidecar knows.
 func (s *sidecar) status() status.Sidecar {
 	s.mu.Lock()
-	doc := status.Sidecar{Version: status.Version, Node: s.cfg().Node, Software: "anycast-sidecar " + version,
-		Announced: s.decision.Announce, Why: s.decision.Why, Since: s.since, Fault: s.fault, Drain: s.drainOf, Probes: s.probes, Meshsync: s.node}
+	doc := status.Sidecar{Version: status.Version, Node: s.cfg().Node, Software: "anycast-sidecar " + version, Probes: s.probes, Meshsync: s.node}
 	silence := s.silence()
 	s.mu.Unlock()
+	s.announced(&doc)
 	doc.Clock = s.clock.Status()
 	doc.Clock.Silence = silence
 	if s.mirror != nil {
 		doc.Clock.Members, doc.Clock.Reached = s.mirror.Held()
-	}
-	doc.Sessions, doc.IGP = s.announced()
-	if s.mirror != nil {
 		m := s.mirror.Status()
 		doc.Mirror = &m
 	}
 	return doc
 }
 
-// announced is to whom the routes are really announced.
-func (s *sidecar) announced() (sessions []status.Session, igp *status.IGP) {
+// Codes of why the route is not where the gate has decided that it is to be.
+const (
+	NotTold   = "not-told"   // it is to be announced, and no router has been told
+	StillTold = "still-told" // it is to be withdrawn, and a router still has it
+)
+
+// announced fills in how the route is: what was decided, and what routers have been told in sessions that are up. One that is decided
+// on and known to no router keeps nobody's clients, so it counts as announced for nobody (FAIL-4).
+func (s *sidecar) announced(doc *status.Sidecar) {
 	s.mu.Lock()
+	doc.Wanted, doc.Why, doc.Since, doc.Fault, doc.Drain = s.decision.Announce, s.decision.Why, s.since, s.fault, s.drainOf
 	speaker, announcer := s.speaker, s.announcer
 	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
 	if speaker != nil {
-		sessions = speaker.Sessions()
+		doc.Sessions = speaker.Sessions()
 	}
 	if announcer != nil {
-		igp = &status.IGP{Interface: s.cfg().IGP.Interface}
+		doc.IGP = &status.IGP{Interface: s.cfg().IGP.Interface}
 		for _, a := range announcer.Announced() {
-			igp.Announced = append(igp.Announced, a.String())
+			doc.IGP.Announced = append(doc.IGP.Announced, a.String())
 		}
 	}
-	return sessions, igp
+	doc.Announced = doc.IGP != nil && len(doc.IGP.Announced) > 0 ||
+		slices.ContainsFunc(doc.Sessions, func(one status.Session) bool { return len(one.Announced) > 0 })
+	switch elsewhere := s.cfg().BGP == nil && s.cfg().IGP == nil; {
+	case elsewhere: // something else announces it, as this is asked
+		doc.Announced = doc.Wanted
+	case doc.Wanted && !doc.Announced:
+		doc.Why = append(slices.Clip(doc.Why), status.Reason{Code: NotTold, Detail: "it is to be announced, and no router has been told"})
+	case doc.Announced && !doc.Wanted:
+		doc.Why = append(slices.Clip(doc.Why), status.Reason{Code: StillTold, Detail: "it is to be withdrawn, and a router still has it"})
+	}
 }
 
 // confirmation is the node's word of this moment, asked of meshsync anew: an old one could confirm what is no more.
@@ -360,22 +375,33 @@ func (s *sidecar) confirmation(ctx context.Context) (status.Confirmation, error)
 	case gate.NoMeshsync:
 		return status.Confirmation{}, errNoMeshsync
 	case gate.Unreachable:
-		return status.Confirmation{}, fmt.Errorf("meshsync does not answer, so the node confirms nothing: %s", why[0].Detail)
+		c := status.Confirmation{Version: status.Version, Node: s.cfg().Node, At: sysclock.Now().Wall}
+		s.confirms(&c)
+		c.Remains = false
+		return c, &admin.UnwellError{Err: fmt.Errorf("meshsync does not answer, so the node confirms nothing: %s", why[0].Detail), Document: c}
 	}
 	c := status.ConfirmationOf(*node)
 	c.Leap = s.clock.Leap()
-	c.Sessions, c.IGP = s.announced()
-	told := s.told(c.Sessions, c.IGP)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.Announced, c.Remains, c.Why = s.decision.Announce, s.decision.Remains && state == gate.Serving && told, s.decision.Why
+	s.confirms(&c)
+	c.Remains = c.Remains && state == gate.Serving
+	return c, nil
+}
+
+// confirms says in a confirmation what needs no word of meshsync: how the route is, and the mirror.
+func (s *sidecar) confirms(c *status.Confirmation) {
+	var doc status.Sidecar
+	s.announced(&doc)
+	c.Announced, c.Wanted, c.Why = doc.Announced, doc.Wanted, doc.Why
+	c.Sessions, c.IGP = doc.Sessions, doc.IGP
+	c.Drained = doc.Drain != nil && !doc.Wanted
 	if s.mirror != nil {
 		m := s.mirror.Status()
 		c.MirrorError, c.Mirrored, c.Transferring, c.Hears = m.LastError, m.Mirrored, m.Transferring, s.mirror.Hears()
 		c.Warnings = append(slices.Clip(c.Warnings), repositoryWarnings(m)...)
 	}
-	c.Drained = s.drainOf != nil && !s.decision.Announce
-	return c, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.Remains = s.decision.Remains && doc.Announced
 }
 
 // repositoryWarnings name the repositories that are not as they should be while others are followed. That none can be is
@@ -406,16 +432,6 @@ func (s *sidecar) asks() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.node != nil && s.node.Asks
-}
-
-// told reports whether anybody has been told of the route. One that is decided on and known to no router keeps nobody's
-// clients, so nobody may count on it (FAIL-4).
-func (s *sidecar) told(sessions []status.Session, igp *status.IGP) bool {
-	if s.cfg().BGP == nil && s.cfg().IGP == nil {
-		return true // something else announces it
-	}
-	return igp != nil && len(igp.Announced) > 0 ||
-		slices.ContainsFunc(sessions, func(one status.Session) bool { return len(one.Announced) > 0 })
 }
 
 // socketDocument is what the unix socket gives: the clock, as meshsync reads it, and beside it the sidecar's status,

@@ -31,6 +31,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/mirror"
@@ -227,8 +228,11 @@ func TestConfirmation(t *testing.T) {
 	n.mute.Store(false)
 	n.step(true, gate.Ready)
 	n.s.cfg().BGP = &config.BGP{} // of which no session is there
-	if c, err := n.s.confirmation(t.Context()); err != nil || !c.Announced || c.Remains {
-		t.Errorf("confirmation %+v, %v: nobody may count on a route that no router has been told (FAIL-4)", c, err)
+	if c, err := n.s.confirmation(t.Context()); err != nil || c.Announced || !c.Wanted || c.Remains || !has(c.Why, NotTold) {
+		t.Errorf("confirmation %+v, %v: nobody may count on a route that no router has been told (FAIL-4), and it is not announced", c, err)
+	}
+	if doc := n.s.status(); doc.Announced || !doc.Wanted || !has(doc.Why, NotTold) {
+		t.Errorf("status %+v of a route that no router has been told", doc)
 	}
 	n.s.cfg().BGP = nil
 	n.say(0, 0)
@@ -236,8 +240,13 @@ func TestConfirmation(t *testing.T) {
 		t.Errorf("confirmation of a silent node %+v, %v: want its silence, at once", c, err)
 	}
 	n.leave()
-	if c, err := n.s.confirmation(t.Context()); err == nil || !strings.Contains(err.Error(), "meshsync does not answer") {
+	n.step(true, gate.Ready)
+	c, err = n.s.confirmation(t.Context())
+	unwell := new(admin.UnwellError)
+	if !errors.As(err, &unwell) || !strings.Contains(err.Error(), "meshsync does not answer") {
 		t.Errorf("confirmation %+v, %v without meshsync", c, err)
+	} else if said := unwell.Document.(status.Confirmation); said.Confirms != (status.Confirms{}) || said.Node != "tyo1" || !has(said.Why, gate.MeshsyncUnknown) {
+		t.Errorf("without meshsync it says %+v: want why, and that it confirms nothing", said)
 	}
 	n.s.cfg().Meshsync = ""
 	if _, err := n.s.confirmation(t.Context()); err != errNoMeshsync {

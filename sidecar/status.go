@@ -8,14 +8,18 @@ import (
 	"io"
 	"net/http"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/remedy"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 )
 
@@ -83,27 +87,31 @@ func (o *orders) status(ctx context.Context, args []string) (doc status.Sidecar,
 	return doc, nil
 }
 
-const (
-	statusWidth = 80 // columns
-	statusLabel = 10 // of which the names of things take
-)
+// statusLabel is how many columns the names of things take.
+const statusLabel = 10
 
 // sayStatus says in words what a status document holds, at the time now.
 func sayStatus(w io.Writer, doc status.Sidecar, now time.Time) {
-	state := "not announced"
-	if doc.Announced {
-		state = "announced"
+	state := map[bool]string{true: "announced", false: "not announced"}[doc.Announced]
+	switch since := ago(now.Sub(doc.Since)); {
+	case has(doc.Why, NotTold):
+		state += ", as was decided " + since + " ago: no router has been told"
+	case has(doc.Why, StillTold):
+		state += ": that it is withdrawn was decided " + since + " ago"
+	default:
+		state += " for " + since
 	}
-	fmt.Fprintf(w, "%s: %s for %s\n", doc.Node, state, ago(now.Sub(doc.Since)))
+	fmt.Fprintf(w, "%s: %s\n", doc.Node, state)
 	say := func(label string, lines ...string) {
 		for i, line := range lines {
 			if i > 0 {
 				label = ""
 			}
-			fmt.Fprintf(w, "%-*s%s\n", statusLabel, label, wrapped(line, statusWidth-statusLabel, strings.Repeat(" ", statusLabel+2)))
+			fmt.Fprintln(w, terminal.Wrap(fmt.Sprintf("%-*s", statusLabel, label), line, statusLabel+2))
 		}
 	}
 	say("why", reasons(doc.Why)...)
+	say("to do", toDo(doc.Why)...)
 	if doc.Fault != "" {
 		say("fault", "the routes are not as decided: "+doc.Fault)
 	}
@@ -120,6 +128,20 @@ func sayStatus(w io.Writer, doc status.Sidecar, now time.Time) {
 	say("clock", clockLine(doc.Clock))
 	say("meshsync", meshsyncLines(doc.Meshsync)...)
 	say("mirror", mirrorLines(doc.Mirror, now)...)
+}
+
+// toDo is what to do about each reason; nothing about the service being good.
+func toDo(all []status.Reason) (lines []string) {
+	for _, r := range all {
+		if do := remedy.For(r.Code).Do; r.Code != gate.Ready && do != "" {
+			lines = append(lines, r.Code+": "+do)
+		}
+	}
+	return lines
+}
+
+func has(all []status.Reason, code string) bool {
+	return slices.ContainsFunc(all, func(r status.Reason) bool { return r.Code == code })
 }
 
 func reasons(all []status.Reason) (lines []string) {
@@ -227,24 +249,4 @@ func ago(d time.Duration) string {
 		return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
 	}
 	return d.Truncate(time.Second).String()
-}
-
-// wrapped breaks a line at blanks so that none is wider than width, and indents what follows the first.
-func wrapped(line string, width int, indent string) string {
-	var out strings.Builder
-	column := 0
-	for i, word := range strings.Fields(line) {
-		switch n := len([]rune(word)); {
-		case i == 0:
-			column = n
-		case column+1+n > width:
-			out.WriteString("\n" + indent)
-			column = 2 + n
-		default:
-			out.WriteByte(' ')
-			column += 1 + n
-		}
-		out.WriteString(word)
-	}
-	return out.String()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
@@ -113,7 +114,7 @@ func TestStatusInWords(t *testing.T) {
 	var out bytes.Buffer
 	sayStatus(&out, doc, now)
 	for line := range strings.Lines(out.String()) {
-		if len(line) > statusWidth+1 || strings.HasSuffix(line, " \n") {
+		if len(line) > terminal.Width+1 || strings.HasSuffix(line, " \n") {
 			t.Errorf("%d columns: %q", len(line)-1, line)
 		}
 	}

@@ -101,6 +101,7 @@ type cli struct {
 	dir     string     // of the home
 	opened  *home.Home // see home
 	json    bool
+	lines   bool // JSON is one document a line
 	started bool // the command line was understood
 }
 
@@ -164,7 +165,9 @@ func (c *cli) print(facts any, words func()) error {
 		return nil
 	}
 	enc := json.NewEncoder(c.out)
-	enc.SetIndent("", "  ")
+	if !c.lines {
+		enc.SetIndent("", "  ")
+	}
 	enc.SetEscapeHTML(false)
 	return enc.Encode(facts)
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,13 +16,14 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 )
 
 func (c *cli) statusCommand() *cobra.Command {
-	var watch bool
+	var watch, check bool
 	every := time.Second
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "status",
@@ -32,7 +32,10 @@ func (c *cli) statusCommand() *cobra.Command {
 ready, what it is fetching or compiling and how far it is with that, how wrong its clock may be, whether it is announced, and
 why not; and what differs between members. Beside that, how far "meshctl serve" on this host is with receiving and checking.
 
-With --watch, again and again until Ctrl-C; with --json too, one document a line.`,
+With --watch, again and again until Ctrl-C; with --json too, one document a line. Each alarm and each reason that a member gives comes
+with what to do about it; docs/reference/codes.md lists them all.
+
+Status 0, whatever it shows; with --check 1 while an alarm of level "error" is on, which is printed as "ALARM", and not as "warning".`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
 			if _, err := c.home().View(cmd.Context()); err != nil {
@@ -44,39 +47,44 @@ With --watch, again and again until Ctrl-C; with --json too, one document a line
 			}
 			ask := switchover.Asker(own)
 			if !watch {
-				return c.status(cmd.Context(), ask)
+				s, err := c.status(cmd.Context(), ask)
+				if err == nil && check && slices.ContainsFunc(s.Alarms, func(a unattended.Alarm) bool { return a.Level == unattended.LevelError }) {
+					return &quietError{}
+				}
+				return err
 			}
 			return c.watchStatus(cmd.Context(), ask, every)
 		}),
 	})
 	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again")
+	cmd.Flags().BoolVar(&check, "check", false, "end with status 1 while an alarm of level error is on")
+	cmd.MarkFlagsMutuallyExclusive("watch", "check")
 	cmd.Flags().Var(number.Duration(&every, 100*time.Millisecond, time.Hour), "every", "how often, with --watch")
 	return cmd
 }
 
-func (c *cli) status(ctx context.Context, ask switchover.Ask) error {
+func (c *cli) status(ctx context.Context, ask switchover.Ask) (unattended.Status, error) {
 	state, err := c.home().State(ctx)
 	if err != nil {
-		return err
+		return unattended.Status{}, err
 	}
 	view, _, err := release.Restore(state.Published)
 	if err != nil {
-		return err
+		return unattended.Status{}, err
 	}
-	s := unattended.StatusOf(ctx, state, view, ask, c.clock())
-	switch work, err := unattended.ReadWork(ctx, c.home()); {
-	case err != nil:
-		c.logger().Warn("meshctl serve does not say how far it is", "error", err)
-	case work != nil: // it knows of what it receives, checks and switches, beside what is published
-		s.Work, s.Alarms = work.Progress, work.Alarms
-	}
-	config, err := c.config("")
+	work, err := unattended.ReadWork(ctx, c.home())
 	if err != nil {
+		c.logger().Warn("meshctl serve does not say how far it is", "error", err)
+	}
+	policy, unjudged := mesh.Policy{Absent: mesh.Absent{After: mesh.DefaultAbsent}}, ""
+	if config, err := c.config(""); err != nil {
 		c.logger().Warn("no release can be made", "error", err)
 	} else {
-		s.Unjudged = config.Checks.Unjudged()
+		policy.Absent, unjudged = config.Releases.Absent, config.Checks.Unjudged()
 	}
-	return c.print(s, func() { c.sayStatus(s) })
+	s := unattended.StatusOf(ctx, state, view, policy, work, ask, c.clock)
+	s.Unjudged = unjudged
+	return s, c.print(s, func() { c.sayStatus(s) })
 }
 
 // clearScreen moves to the top and clears (ECMA-48 CUP, ED).
@@ -85,12 +93,13 @@ const clearScreen = "\x1b[H\x1b[2J"
 func (c *cli) watchStatus(ctx context.Context, ask switchover.Ask, every time.Duration) error {
 	out, _ := c.out.(terminal.Writer)
 	file, ok := out.Writer.(*os.File)
+	c.lines = true
 	clears := ok && !c.json && term.IsTerminal(int(file.Fd()))
 	for ctx.Err() == nil {
 		if clears {
 			fmt.Fprint(file, clearScreen)
 		}
-		if err := c.status(ctx, ask); err != nil {
+		if _, err := c.status(ctx, ask); err != nil {
 			return err
 		}
 		select {
@@ -101,35 +110,59 @@ func (c *cli) watchStatus(ctx context.Context, ask switchover.Ask, every time.Du
 	return nil
 }
 
+// alarmLabels are the words before alarms, by level.
+var alarmLabels = map[string]string{unattended.LevelError: "ALARM", unattended.LevelWarning: "warning"}
+
+// labelWidth is how many columns the names of things take at least.
+const labelWidth = 9
+
+// line says something under a label, within the width of a terminal.
+func (c *cli) line(label, format string, args ...any) {
+	c.say("%s", terminal.Wrap(fmt.Sprintf("%-*s", labelWidth, label), fmt.Sprintf(format, args...), labelWidth+2))
+}
+
 func (c *cli) sayStatus(s unattended.Status) {
-	c.say("mesh %s, clock error at most %d ms", s.Mesh, s.EpsilonMS)
-	c.say("current  %s", releaseLine(s.Current))
-	c.say("next     %s", nextLine(s.Next))
+	c.line("mesh", "%s, clock error at most %d ms", s.Mesh, s.EpsilonMS)
+	c.line("current", "%s", releaseLine(s.Current))
+	c.line("next", "%s", nextLine(s.Next))
 	left := s.LeaseExpires.Sub(s.At).Round(time.Second)
 	if left > 0 {
-		c.say("lease    until %s, %v left", secondOf(s.LeaseExpires), left)
+		c.line("lease", "until %s, %v left", secondOf(s.LeaseExpires), left)
 	} else {
-		c.say("lease    ENDED at %s: all nodes are silent; renew it with: meshctl lease", secondOf(s.LeaseExpires))
+		c.line("lease", "ENDED at %s", secondOf(s.LeaseExpires))
 	}
 	if s.Paused != "" {
-		c.say("paused   %s; go on with: meshctl resume", s.Paused)
+		c.line("paused", "%s; go on with: meshctl resume", s.Paused)
 	}
 	for _, p := range s.Work {
-		c.say("here     %s%s", bar(p.Share()), &p)
+		c.line("here", "%s%s", bar(p.Share()), &p)
 	}
 	for _, a := range s.Alarms {
-		c.say("ALARM    %s", a)
+		c.line(alarmLabels[a.Level], "%s", a.Reason)
+		c.line("", "to do: %s", a.Do)
 	}
-	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	for _, m := range s.Members {
-		fmt.Fprintf(w, "%s\t%s\n", m.Name, memberLine(m))
+		c.sayMember(m)
 	}
-	w.Flush()
 	for _, d := range s.Drift {
-		c.say("DRIFT    %s differs: %s", d.What, driftWords(d))
+		c.line("DRIFT", "%s differs: %s", d.What, driftWords(d))
+	}
+	for _, code := range slices.Sorted(maps.Keys(s.Remedies)) {
+		if !slices.ContainsFunc(s.Alarms, func(a unattended.Alarm) bool { return a.Code == code }) { // which has said it
+			c.line("to do", "%s: %s", code, s.Remedies[code])
+		}
 	}
 	if s.Unjudged != "" {
-		c.say("warning  checks do not judge %s", s.Unjudged)
+		c.line("warning", "checks do not judge %s", s.Unjudged)
+	}
+}
+
+// sayMember sums up what a member said: in one line how it is, and below it why.
+func (c *cli) sayMember(m unattended.MemberStatus) {
+	how, why := memberWords(m)
+	c.say("%s", terminal.Wrap(fmt.Sprintf("%-*s ", labelWidth-1, m.Name), how, labelWidth+2))
+	for _, w := range why {
+		c.line("", "%s", w)
 	}
 }
 
@@ -185,42 +218,37 @@ func bar(share float64, ok bool) string {
 
 const barWidth = 20
 
-// memberLine sums up what a member said, in columns.
-func memberLine(m unattended.MemberStatus) string {
-	if m.Confirmation == nil {
-		return "unreachable\t" + m.Error
-	}
+// memberWords are how a member is, and why.
+func memberWords(m unattended.MemberStatus) (how string, why []string) {
+	route := map[bool]string{true: "announced", false: "not announced"}[m.Announced]
 	n := m.Confirmation
-	state := fmt.Sprintf("serving %d", n.Serving)
-	if n.Serving == 0 {
-		state = "SILENT"
+	switch {
+	case n == nil && m.Why == nil:
+		return "unreachable: " + m.Error, nil
+	case n == nil:
+		how = "NO ANSWERS, " + route
+	default:
+		state := fmt.Sprintf("serving %d", n.Serving)
+		if n.Serving == 0 {
+			state = "SILENT"
+		}
+		clock := "clock unknown"
+		if n.Clock.Known {
+			clock = fmt.Sprintf("clock ±%v", n.Clock.Bound.Round(time.Microsecond))
+		}
+		how = fmt.Sprintf("%s, ready %d, %s, %s", state, n.Confirms.Staged, clock, route)
+		if n.Compiling != nil {
+			why = append(why, bar(n.Compiling.Share())+n.Compiling.String())
+		}
+		if n.Transferring != nil {
+			why = append(why, bar(n.Transferring.Share())+n.Transferring.String())
+		}
 	}
-	clock := "clock unknown"
-	if n.Clock.Known {
-		clock = fmt.Sprintf("clock ±%v", n.Clock.Bound.Round(time.Microsecond))
-	}
-	columns := []string{state, fmt.Sprintf("ready %d", n.Confirms.Staged), clock, "not announced"}
-	if n.Announced {
-		columns[3] = "announced"
-	}
-	var why []string
-	if n.Compiling != nil {
-		why = append(why, bar(n.Compiling.Share())+n.Compiling.String())
-	}
-	if n.Transferring != nil {
-		why = append(why, bar(n.Transferring.Share())+n.Transferring.String())
-	}
-	for _, r := range slices.Concat(n.Silent, n.Warnings) {
+	for _, r := range m.Reasons() {
 		why = append(why, r.String())
 	}
-	for _, r := range n.Why {
-		why = append(why, r.String())
-	}
-	if n.MirrorError != "" {
+	if n != nil && n.MirrorError != "" {
 		why = append(why, "mirror: "+strings.ReplaceAll(n.MirrorError, "\n", "; "))
 	}
-	if n.LastFault != nil {
-		why = append(why, fmt.Sprintf("%s: %s: %s", n.LastFault.File, n.LastFault.Rule, n.LastFault.Detail))
-	}
-	return strings.Join(append(columns, strings.Join(why, "; ")), "\t")
+	return how, why
 }

@@ -1,6 +1,10 @@
 package release
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
 
 // Rule is one way in which a repository can be wrong. The text is stable: it is a label of metrics and of status.
 type Rule string
@@ -31,13 +35,19 @@ var advice = map[Rule]string{
 	Length:       "the copy stopped half-way or was changed: copy the file again",
 	Mismatch:     "the copy was changed on its way: copy the file again",
 	Signature:    "if the mesh's keys were changed, give the node the new root; otherwise find out who signed this",
-	Rollback:     "an old copy of the repository was put back: publish a higher release number instead",
+	Rollback:     "if the distribution host was restored from a backup, run meshctl recover there with a copy of this node's repository; otherwise an old copy of the repository was put back",
 	Replay:       "two repositories were signed with the same keys: keep one distribution host",
 	Format:       "find out which program wrote it, and use the meshctl of this version",
 	NumberReused: "releases never change: publish the new content under a higher number",
 	NumberTooFar: "no meshctl made it: if the release key was stolen, meshctl keys rotate release",
 	WrongMesh:    "the node is pointed at the repository of another mesh: correct its configuration",
 }
+
+// Rules are all of them, sorted.
+func Rules() []Rule { return slices.Sorted(maps.Keys(advice)) }
+
+// Advice is what an operator does about the rule; "" for what is none.
+func (r Rule) Advice() string { return advice[r] }
 
 // Error says which file of a repository was refused, by which rule, and what was seen. Callers branch on Rule.
 type Error struct {

@@ -241,7 +241,8 @@ type Confirmation struct {
 	MirrorError  string        `json:"mirror_error,omitempty"` // why the repository cannot be fetched
 	Software     string        `json:"software"`
 	ConfigDigest string        `json:"config_digest"`
-	Announced    bool          `json:"announced"`
+	Announced    bool          `json:"announced"`          // a router has been told of the route, in a session that is up
+	Wanted       bool          `json:"wanted"`             // it is to be announced
 	Remains      bool          `json:"remains"`            // others may count on it: announced, known to a router, good, and not about to go (FAIL-4)
 	Why          []Reason      `json:"why,omitempty"`      // why the route is as it is
 	Sessions     []Session     `json:"sessions,omitempty"` // to whom it is really announced, by BGP
@@ -338,7 +339,8 @@ type Sidecar struct {
 	Version   int        `json:"version"`
 	Node      string     `json:"node"`
 	Software  string     `json:"software"`
-	Announced bool       `json:"announced"`
+	Announced bool       `json:"announced"` // a router has been told of the route, in a session that is up
+	Wanted    bool       `json:"wanted"`    // it is to be announced
 	Why       []Reason   `json:"why"`
 	Since     time.Time  `json:"since"`
 	Fault     string     `json:"fault,omitempty"` // why the routes are not as decided

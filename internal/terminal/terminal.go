@@ -5,6 +5,7 @@ package terminal
 import (
 	"bytes"
 	"io"
+	"strings"
 	"unicode"
 )
 
@@ -20,4 +21,29 @@ func (w Writer) Write(text []byte) (int, error) {
 		return r
 	}, text))
 	return len(text), err
+}
+
+// Width is how wide the words of commands are, in columns: what every terminal has.
+const Width = 80
+
+// Wrap is a line that begins with a label, broken at blanks so that it is no wider than Width where that can be; what follows the
+// first line is indented by so many columns.
+func Wrap(label, text string, indent int) string {
+	var out strings.Builder
+	out.WriteString(label)
+	column := len([]rune(label))
+	for i, word := range strings.Fields(text) {
+		switch n := len([]rune(word)); {
+		case i == 0:
+			column += n
+		case column+1+n > Width:
+			out.WriteString("\n" + strings.Repeat(" ", indent))
+			column = indent + n
+		default:
+			out.WriteByte(' ')
+			column += 1 + n
+		}
+		out.WriteString(word)
+	}
+	return out.String()
 }

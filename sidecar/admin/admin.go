@@ -86,6 +86,17 @@ type Sidecar struct {
 	Reload func(context.Context) (status.Drained, error)
 }
 
+// UnwellError makes an answer 503 with a document that says what is known all the same.
+type UnwellError struct {
+	Err      error
+	Document any
+}
+
+func (e *UnwellError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error without its document.
+func (e *UnwellError) Unwrap() error { return e.Err }
+
 // ErrOrder is wrapped by what is wrong with an order itself.
 var ErrOrder = errors.New("the order")
 
@@ -317,6 +328,11 @@ func readOrder(body io.Reader) (o status.DrainOrder, err error) {
 }
 
 func answer(w http.ResponseWriter, doc any, err error) {
+	unwell := new(UnwellError)
+	code := http.StatusOK
+	if errors.As(err, &unwell) {
+		doc, err, code = unwell.Document, nil, http.StatusServiceUnavailable
+	}
 	if err != nil {
 		code := http.StatusServiceUnavailable
 		if errors.Is(err, ErrOrder) {
@@ -327,5 +343,6 @@ func answer(w http.ResponseWriter, doc any, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(doc)
 }

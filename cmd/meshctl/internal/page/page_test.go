@@ -107,7 +107,7 @@ func (s *story) silent(i int) *story {
 
 // alarm adds one.
 func (s *story) alarm(code, detail string) *story {
-	s.Status.Alarms = append(s.Status.Alarms, status.Reason{Code: code, Detail: detail})
+	s.Status.Alarms = append(s.Status.Alarms, unattended.AlarmOf(status.Reason{Code: code, Detail: detail}))
 	return s
 }
 

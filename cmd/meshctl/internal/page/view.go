@@ -52,7 +52,7 @@ type workView struct {
 	Share int // per cent; -1: not known
 }
 
-type alarmView struct{ Code, Detail string }
+type alarmView struct{ Code, Detail, Do string }
 
 // membersView is all members, those first that need attention.
 type membersView struct {
@@ -115,7 +115,7 @@ func viewOf(d Document) view {
 		v.Work = append(v.Work, progressView(&s.Work[i]))
 	}
 	for _, a := range s.Alarms {
-		v.Alarms = append(v.Alarms, alarmView{a.Code, a.Detail})
+		v.Alarms = append(v.Alarms, alarmView{a.Code, a.Detail, a.Do})
 	}
 	v.Members = membersOf(s)
 	v.Tone, v.Verdict = verdictOf(s, v.Members)
@@ -369,7 +369,7 @@ func (v *memberView) why(c *status.Confirmation) {
 		v.Why = append(v.Why, r.String())
 	}
 	for _, r := range c.Why {
-		if r.Code != gate.Ready && c.Announced {
+		if r.Code != gate.Ready && (c.Announced || c.Wanted) {
 			v.Why = append(v.Why, r.String())
 		}
 	}
@@ -394,7 +394,7 @@ func routesOf(c *status.Confirmation) (all []routeView) {
 			told[what] = append(told[what], n.Neighbor)
 		case n.Down.Code != "":
 			all = append(all, routeView{Tone: bad, To: n.Neighbor, Why: n.State + ", " + n.Down.String()})
-		case c.Announced:
+		case c.Announced || c.Wanted:
 			all = append(all, routeView{Tone: bad, To: n.Neighbor, Why: n.State + ", told nothing"})
 		}
 	}

@@ -1,6 +1,7 @@
 package switchover
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -58,6 +62,28 @@ func Asker(own *identity.Identity) Ask {
 	}
 }
 
+// UnwellError is a member's word that it has none of its DNS server, with what it says all the same: how its route is, and why.
+type UnwellError struct{ Said status.Confirmation }
+
+func (e *UnwellError) Error() string {
+	why := "it has no word of its DNS server"
+	for _, r := range e.Said.Why {
+		if r.Code == gate.ProbeDead || r.Code == gate.MeshsyncUnknown {
+			why += "; " + r.String()
+		}
+	}
+	return why
+}
+
+// refusal is what a member said in place of a confirmation.
+func refusal(m release.Member, code string, data []byte) error {
+	var said status.Confirmation
+	if status.Decode(data, &said) == nil && said.Node == m.Name {
+		return &UnwellError{said}
+	}
+	return fmt.Errorf("%s said %s: %.200s", m.Admin, code, bytes.TrimSpace(data))
+}
+
 func askOne(ctx context.Context, client *http.Client, m release.Member) (status.Confirmation, error) {
 	var c status.Confirmation
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Admin+"/v1/confirmations", nil)
@@ -77,12 +103,12 @@ func askOne(ctx context.Context, client *http.Client, m release.Member) (status.
 	if !m.Has(identity.PinOf(certificate)) {
 		return c, fmt.Errorf("%s has a certificate of %s that was revoked", m.Admin, m.Name)
 	}
-	if response.StatusCode != http.StatusOK {
-		return c, fmt.Errorf("%s said %s", m.Admin, response.Status)
-	}
 	data, err := io.ReadAll(io.LimitReader(response.Body, status.MaxBytes+1))
 	if err != nil {
 		return c, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return c, refusal(m, response.Status, data)
 	}
 	if err := status.Decode(data, &c); err != nil {
 		return c, err
@@ -91,4 +117,12 @@ func askOne(ctx context.Context, client *http.Client, m release.Member) (status.
 		return c, fmt.Errorf("%s calls itself %q", m.Admin, c.Node)
 	}
 	return c, nil
+}
+
+// Alarms are what the protocol calls for, as a host would find that has just begun: for who is not the one that drives it.
+func Alarms(state mesh.State, p mesh.Policy, answers map[string]Answer, began, ended instant.Instant) []status.Reason {
+	h := mesh.NewHost(p)
+	h.Read(state)
+	h.Asked(words(answers), began, ended)
+	return h.Decide(ended).Alarms
 }

@@ -3,16 +3,19 @@ package switchover
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -34,8 +37,13 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good"})
 		},
 		"garbage": func(w http.ResponseWriter) { w.Write([]byte("<html>")) },
-		"broken":  func(w http.ResponseWriter) { w.WriteHeader(500) },
-		"away":    func(w http.ResponseWriter) { w.Header().Set("Location", "https://127.0.0.1:1/"); w.WriteHeader(302) },
+		"dead": func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "dead", Announced: true,
+				Why: []status.Reason{{Code: gate.RouteStays}, {Code: gate.ProbeDead, Detail: "connection refused"}}})
+		},
+		"broken": func(w http.ResponseWriter) { w.WriteHeader(500) },
+		"away":   func(w http.ResponseWriter) { w.Header().Set("Location", "https://127.0.0.1:1/"); w.WriteHeader(302) },
 		"endless": func(w http.ResponseWriter) {
 			for {
 				if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
@@ -66,13 +74,17 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	own, err := enrol.Identity(home.At(dir, time.Now), slog.New(slog.DiscardHandler))
 	hometest.Check(t, err)
 	got := Asker(own)(t.Context(), h.View().Manifest.Members)
-	if len(got) != 9 {
+	if len(got) != 10 {
 		t.Fatalf("%d answers", len(got))
 	}
 	for name, a := range got {
 		if (a.Err == nil) != (name == "good") {
 			t.Errorf("%s: %+v", name, a)
 		}
+	}
+	unwell := new(UnwellError)
+	if err := got["dead"].Err; !errors.As(err, &unwell) || !unwell.Said.Announced || !strings.Contains(err.Error(), "probe-dead: connection refused") {
+		t.Errorf("a member whose DNS server is dead: %v", err)
 	}
 	if got["good"].Confirmation.Serving != 7 {
 		t.Errorf("good said %+v", got["good"])

@@ -1,14 +1,19 @@
 package unattended
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/remedy"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -16,16 +21,22 @@ import (
 const (
 	AlarmLease      = "lease-not-renewed" // less than half of it is left
 	AlarmEnded      = "lease-ended"
-	AlarmRole       = "key-ends"        // 90, 30 and 7 days before the end of a role's word
+	AlarmRole       = "key-ends"        // 90 and 30 days before the end of a role's word
+	AlarmRoleSoon   = "key-ends-soon"   // 7 days before it
 	AlarmSignatures = "signatures-end"  // the lease ends with signatures of a zone
 	AlarmBlocked    = "release-blocked" // zones have errors
 	AlarmHeld       = "zone-held"       // an older version of a zone stays
 	AlarmMembers    = "members-missing" // they keep a release from being switched to
 	AlarmSource     = "source-failed"   // a zone cannot be received
+	AlarmExpired    = "zone-expired"    // and no primary has confirmed it for as long as its SOA allows
+
+	// Of who asks members, which "meshctl status" alone does for every one of them:
+	AlarmUnreachable = "member-unreachable" // it gave no word
+	AlarmSilent      = "member-silent"      // it answers no queries, and not since an operator wants that
 )
 
-// AlarmCodes are all of them.
-var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmSignatures, AlarmBlocked, AlarmHeld, AlarmMembers, AlarmSource,
+// AlarmCodes are those of "meshctl serve".
+var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmHeld, AlarmMembers, AlarmSource, AlarmExpired,
 	mesh.MembersAway, mesh.NotDecided, mesh.HostClock, mesh.StateRestored}
 
 // missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm.
@@ -43,6 +54,29 @@ func MeshAlarms(s switchover.DriverState, now time.Time) []status.Reason {
 	return all
 }
 
+// Alarm is an alarm with what to do about it.
+type Alarm struct {
+	status.Reason
+	Level string `json:"level"` // "error" or "warning"
+	Do    string `json:"do"`
+}
+
+// Levels of alarms.
+const (
+	LevelError   = "error" // nodes are silent, or will be, or nothing is published
+	LevelWarning = "warning"
+)
+
+// AlarmOf is a reason as an alarm.
+func AlarmOf(r status.Reason) Alarm {
+	e := remedy.For(r.Code)
+	a := Alarm{r, LevelWarning, e.Do}
+	if e.Error {
+		a.Level = LevelError
+	}
+	return a
+}
+
 // Alarms are what the state of a mesh calls for at now; lease is its usual length.
 func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.Time) (all []status.Reason) {
 	say := func(code, format string, args ...any) {
@@ -54,10 +88,18 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 	case left < lease/2:
 		say(AlarmLease, "it ends at %s, and nodes fall silent then", view.LeaseExpires.Format(time.RFC3339))
 	}
-	for name, ends := range map[string]time.Time{"root": view.Expires.Root, "release": view.Expires.Targets} {
+	for _, role := range []struct {
+		name string
+		ends time.Time
+	}{{"root", view.Expires.Root}, {"release", view.Expires.Targets}} {
+		name, ends := role.name, role.ends
 		for _, days := range []int{7, 30, 90} {
 			if ends.Before(now.AddDate(0, 0, days)) {
-				say(AlarmRole, "the word of the %s key ends at %s, in less than %d days", name, ends.Format(time.RFC3339), days)
+				code := AlarmRole
+				if days == 7 {
+					code = AlarmRoleSoon
+				}
+				say(code, "the word of the %s key ends at %s, in less than %d days", name, ends.Format(time.RFC3339), days)
 				break
 			}
 		}
@@ -76,13 +118,15 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 	}
 	for _, s := range cycle.Sources {
 		if s.Expired {
-			say(AlarmSource, "%s: no primary has confirmed it since %s", s.Zone, s.Contact.Format(time.RFC3339))
+			say(AlarmExpired, "%s: no primary has confirmed it since %s", s.Zone, s.Contact.Format(time.RFC3339))
 		} else if s.Error != "" {
 			say(AlarmSource, "%s: %s", s.Zone, s.Error)
 		}
 	}
-	for fault, why := range cycle.Faults {
-		say(AlarmSource, "%s: %s: %s", fault.Source, fault.What, why)
+	for _, fault := range slices.SortedFunc(maps.Keys(cycle.Faults), func(a, b receive.Fault) int {
+		return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.What, b.What))
+	}) {
+		say(AlarmSource, "%s: %s: %s", fault.Source, fault.What, cycle.Faults[fault])
 	}
 	return all
 }

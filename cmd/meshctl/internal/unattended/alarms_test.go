@@ -23,9 +23,13 @@ func TestAlarms(t *testing.T) {
 			Manifest: release.Manifest{Current: &release.Release{Number: 1, Zones: []release.Zone{{Origin: "example.org.", SignedUntil: now.AddDate(0, 0, 14)}}}}}, CycleState{}
 	}
 	for want, change := range map[string]func(*release.View, *CycleState){
-		"":                     func(*release.View, *CycleState) {},
-		AlarmLease:             func(v *release.View, _ *CycleState) { v.LeaseExpires = now.Add(12*time.Hour - time.Second) },
-		AlarmEnded:             func(v *release.View, _ *CycleState) { v.LeaseExpires = now },
+		"":            func(*release.View, *CycleState) {},
+		AlarmLease:    func(v *release.View, _ *CycleState) { v.LeaseExpires = now.Add(12*time.Hour - time.Second) },
+		AlarmEnded:    func(v *release.View, _ *CycleState) { v.LeaseExpires = now },
+		AlarmRoleSoon: func(v *release.View, _ *CycleState) { v.Expires.Root = now.AddDate(0, 0, 6) },
+		AlarmExpired: func(_ *release.View, c *CycleState) {
+			c.Sources = []receive.Status{{Zone: "example.org.", Expired: true}}
+		},
 		"in less than 7 days":  func(v *release.View, _ *CycleState) { v.Expires.Root = now.AddDate(0, 0, 6) },
 		"in less than 30 days": func(v *release.View, _ *CycleState) { v.Expires.Targets = now.AddDate(0, 0, 29) },
 		"in less than 90 days": func(v *release.View, _ *CycleState) { v.Expires.Targets = now.AddDate(0, 0, 89) },

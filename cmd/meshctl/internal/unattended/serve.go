@@ -25,6 +25,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -309,9 +310,7 @@ func (s *Server) Status(ctx context.Context) (Status, error) {
 		return Status{}, errors.New("it does not serve yet")
 	}
 	state, view := p.get()
-	now := StatusOf(ctx, state, view, s.Ask, s.Home.Now())
-	now.Alarms = s.alarms(p)
-	return now, nil
+	return StatusOf(ctx, state, view, mesh.Policy{}, &status.Work{Alarms: s.alarms(p)}, s.Ask, s.Home.Now), nil
 }
 
 // Alarms are those of now; none before it serves.
@@ -345,7 +344,11 @@ func (s *Server) keepAlarms(ctx context.Context, p *published) {
 		for _, a := range s.alarms(p) {
 			now[a.String()] = true
 			if !s.alarmed[a.String()] {
-				s.Log.Error("ALARM", "code", a.Code, "detail", a.Detail)
+				level, alarm := slog.LevelWarn, AlarmOf(a)
+				if alarm.Level == LevelError {
+					level = slog.LevelError
+				}
+				s.Log.Log(ctx, level, "ALARM", "code", a.Code, "detail", a.Detail, "do", alarm.Do)
 			}
 		}
 		for text := range s.alarmed {

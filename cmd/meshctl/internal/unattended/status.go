@@ -2,14 +2,20 @@ package unattended
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	codes "github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/remedy"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 )
 
 // Status is the state of a mesh as the distribution host sees it; "meshctl status --json" prints it.
@@ -26,7 +32,8 @@ type Status struct {
 	Work         []status.Progress `json:"work,omitempty"`   // of meshctl serve on this home: what takes long, and how far it is
 	Members      []MemberStatus    `json:"members"`
 	Drift        []Drift           `json:"drift,omitempty"`
-	Alarms       []status.Reason   `json:"alarms,omitempty"`
+	Alarms       []Alarm           `json:"alarms,omitempty"`
+	Remedies     map[string]string `json:"remedies,omitempty"` // what to do about each code that members say, by code
 	Unjudged     string            `json:"unjudged,omitempty"` // what checks do not judge for want of configuration
 }
 
@@ -78,32 +85,93 @@ type MemberStatus struct {
 	Name         string               `json:"name"`
 	Admin        string               `json:"admin"`
 	Error        string               `json:"error,omitempty"` // why there is no confirmation
+	Announced    bool                 `json:"announced"`       // a router has been told of its route, as it says
+	Why          []status.Reason      `json:"why,omitempty"`   // why the route is as it is, of one that confirms nothing
 	Confirmation *status.Confirmation `json:"confirmation,omitempty"`
 }
 
-// StatusOf asks all members and sums up; view is what state publishes.
-func StatusOf(ctx context.Context, state home.State, view release.View, ask switchover.Ask, now time.Time) Status {
-	m := view.Manifest
+// StatusOf asks all members and sums up. work is what "meshctl serve" says on this home, nil if it does not run: it knows what it
+// receives, checks and switches; without it, only what the state and the members say is an alarm.
+func StatusOf(ctx context.Context, state home.State, view release.View, policy mesh.Policy, work *status.Work, ask switchover.Ask, clock home.Clock) Status {
+	m, now := view.Manifest, clock()
+	began := instantOf(now)
+	answers := ask(ctx, m.Members)
 	s := Status{
 		Mesh: m.Mesh, At: now.UTC(), EpsilonMS: m.EpsilonMS,
 		Current: releaseStatus(m.Current), Next: releaseStatus(m.Next),
 		LeaseExpires: view.LeaseExpires, LeaseSeconds: int64(view.LeaseExpires.Sub(now) / time.Second),
 		RoleExpires: RoleExpires{Root: view.Expires.Root, Targets: view.Expires.Targets, Snapshot: view.Expires.Snapshot},
-		Members:     []MemberStatus{}, Paused: state.Paused,
+		Members:     []MemberStatus{}, Paused: state.Paused, Remedies: map[string]string{},
 	}
-	answers := ask(ctx, m.Members)
 	for _, member := range m.Members {
-		ms := MemberStatus{Name: member.Name, Admin: member.Admin}
-		if a := answers[member.Name]; a.Err != nil {
-			ms.Error = a.Err.Error()
-		} else {
-			ms.Confirmation = &a.Confirmation
-		}
-		s.Members = append(s.Members, ms)
+		s.Members = append(s.Members, memberStatus(member, answers[member.Name]))
 	}
 	s.Drift = driftOf(s.Members)
-	s.Alarms = Alarms(view, state.Lease(), CycleState{}, now)
+	alarms := Alarms(view, state.Lease(), CycleState{}, now)
+	if work != nil {
+		s.Work, alarms = work.Progress, work.Alarms
+	} else {
+		policy.Lease = state.Lease()
+		alarms = append(alarms, switchover.Alarms(home.MeshOf(state, view), policy, answers, began, instantOf(clock()))...)
+	}
+	for _, r := range append(alarms, memberAlarms(s.Members, m.Current != nil)...) {
+		s.Alarms = append(s.Alarms, AlarmOf(r))
+	}
+	for _, m := range s.Members {
+		for _, r := range m.Reasons() {
+			if do := remedy.For(r.Code).Do; do != "" {
+				s.Remedies[r.Code] = do
+			}
+		}
+	}
 	return s
+}
+
+func instantOf(t time.Time) instant.Instant {
+	return instant.Instant{Wall: instant.WallOf(t), Mono: sysclock.Now().Mono}
+}
+
+func memberStatus(member release.Member, a switchover.Answer) MemberStatus {
+	m := MemberStatus{Name: member.Name, Admin: member.Admin, Announced: a.Confirmation.Announced}
+	unwell := new(switchover.UnwellError)
+	switch {
+	case errors.As(a.Err, &unwell):
+		m.Error, m.Announced, m.Why = a.Err.Error(), unwell.Said.Announced, unwell.Said.Why
+	case a.Err != nil:
+		m.Error = a.Err.Error()
+	default:
+		m.Confirmation = &a.Confirmation
+	}
+	return m
+}
+
+// Reasons are all that a member gives for being as it is, but that its service is good.
+func (m MemberStatus) Reasons() []status.Reason {
+	all := slices.Clone(m.Why)
+	if c := m.Confirmation; c != nil {
+		all = slices.Concat(c.Silent, c.Warnings, c.Why)
+		for _, r := range c.Refused {
+			all = append(all, r.Reason)
+		}
+		if c.LastFault != nil {
+			all = append(all, status.Reason{Code: c.LastFault.Rule, Detail: c.LastFault.File + ": " + c.LastFault.Detail})
+		}
+	}
+	return slices.DeleteFunc(all, func(r status.Reason) bool { return r.Code == codes.Ready })
+}
+
+// memberAlarms are the members that give no word, or are silent though nobody wants them to be; released is whether there is
+// anything to answer from.
+func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
+	for _, m := range members {
+		switch c := m.Confirmation; {
+		case c == nil:
+			all = append(all, status.Reason{Code: AlarmUnreachable, Detail: m.Name + ": " + m.Error})
+		case c.Serving == 0 && len(c.Silent) > 0 && released && !slices.ContainsFunc(c.Silent, func(r status.Reason) bool { return r.Code == mesh.Drained }):
+			all = append(all, status.Reason{Code: AlarmSilent, Detail: m.Name + ": " + c.Silent[0].String()})
+		}
+	}
+	return all
 }
 
 func releaseStatus(r *release.Release) *ReleaseStatus {

@@ -2,22 +2,25 @@ package unattended
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	codes "github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // What ought to be the same on all members and is not, is named with who has what (DRIFT-1).
 func TestDriftIsNamed(t *testing.T) {
-	h := home.At(hometest.New(t, time.Now, "fra", "tyo"), time.Now)
-	state, err := h.State(t.Context())
-	hometest.Check(t, err)
-	view, err := h.View(t.Context())
+	state, view, err := home.At(hometest.New(t, time.Now, "fra", "tyo"), time.Now).Published(t.Context())
 	hometest.Check(t, err)
 	digest := map[string]string{"fra": "aa", "tyo": "aa"}
 	ask := func(_ context.Context, members []release.Member) map[string]switchover.Answer {
@@ -27,12 +30,62 @@ func TestDriftIsNamed(t *testing.T) {
 		}
 		return answers
 	}
-	if d := StatusOf(t.Context(), state, view, ask, time.Now()).Drift; len(d) != 0 {
+	if d := StatusOf(t.Context(), state, view, mesh.Policy{}, nil, ask, time.Now).Drift; len(d) != 0 {
 		t.Errorf("drift of equal members: %+v", d)
 	}
 	digest["tyo"] = "bb"
-	d := StatusOf(t.Context(), state, view, ask, time.Now()).Drift
+	d := StatusOf(t.Context(), state, view, mesh.Policy{}, nil, ask, time.Now).Drift
 	if len(d) != 1 || d[0].What != "configuration" || len(d[0].Values["aa"]) != 1 || d[0].Values["bb"][0] != "tyo" {
 		t.Errorf("got %+v", d)
+	}
+}
+
+// TestStatusAlarmsWithoutServe: what the members say is judged as a host would that has just begun. One that is ahead of the state,
+// one whose DNS server is dead, one that is silent and one that is not there are each an alarm that says so.
+func TestStatusAlarmsWithoutServe(t *testing.T) {
+	dir := hometest.New(t, time.Now, "dead", "fra", "gone", "tyo")
+	hometest.MustRelease(t, dir, time.Now, 1, releasing.Options{Now: true})
+	state, view, err := home.At(dir, time.Now).Published(t.Context())
+	hometest.Check(t, err)
+	good := status.Confirmation{Mesh: view.Manifest.Mesh, Lease: view.Versions.Timestamp, Serving: 1, Announced: true, Wanted: true, Format: mesh.Format}
+	answers := map[string]switchover.Answer{
+		"dead": {Err: &switchover.UnwellError{Said: status.Confirmation{Node: "dead", Announced: true, Why: []status.Reason{
+			{Code: codes.RouteStays, Detail: "the policy"}, {Code: codes.ProbeDead, Detail: "connection refused"}}}}},
+		"fra":  {Confirmation: good},
+		"gone": {Err: errors.New("no route to host")},
+		"tyo":  {Confirmation: good},
+	}
+	ask := func(context.Context, []release.Member) map[string]switchover.Answer { return answers }
+	look := func() (seen []string, s Status) {
+		s = StatusOf(t.Context(), state, view, mesh.Policy{}, nil, ask, time.Now)
+		for _, a := range s.Alarms {
+			seen = append(seen, a.Code)
+			if a.Do == "" || a.Level != LevelError {
+				t.Errorf("%+v: want an error and what to do", a)
+			}
+		}
+		return seen, s
+	}
+	seen, s := look()
+	if !slices.Equal(seen, []string{AlarmUnreachable, AlarmUnreachable}) || !strings.Contains(s.Alarms[0].Detail, "dead: it has no word of its DNS server; probe-dead: connection refused") {
+		t.Errorf("alarms %v", s.Alarms)
+	}
+	if !s.Members[0].Announced || s.Remedies[codes.ProbeDead] == "" {
+		t.Errorf("a dead DNS server: %+v, %v", s.Members[0], s.Remedies)
+	}
+	delete(answers, "dead")
+	delete(answers, "gone")
+	ahead, silent := good, good
+	ahead.Lease++
+	silent.Serving, silent.Silent = 0, []status.Reason{{Code: mesh.ClockUnknown, Detail: "no source"}}
+	answers["fra"], answers["tyo"] = switchover.Answer{Confirmation: ahead}, switchover.Answer{Confirmation: silent}
+	answers["dead"], answers["gone"] = answers["fra"], answers["fra"]
+	if seen, s := look(); !slices.Equal(seen, []string{mesh.StateRestored, AlarmSilent}) || !strings.Contains(s.Alarms[0].Do, "meshctl recover") {
+		t.Errorf("alarms %v", s.Alarms)
+	}
+	silent.Silent[0].Code = mesh.Drained
+	answers["fra"], answers["dead"], answers["gone"] = answers["tyo"], answers["tyo"], answers["tyo"]
+	if seen, s := look(); len(seen) != 0 {
+		t.Errorf("members that are silent as an operator wants are an alarm: %v", s.Alarms)
 	}
 }
