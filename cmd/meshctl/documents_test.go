@@ -65,6 +65,9 @@ func documents(t *testing.T) (names []string) {
 // unknownTo is what of a command line is no command or no flag of meshctl.
 func unknownTo(root *cobra.Command, words []string) (problems []string) {
 	cmd := root
+	for i, word := range words { // a command may be the end of a sentence
+		words[i] = strings.TrimRight(word, ".,:;)")
+	}
 	for len(words) > 0 {
 		next, _, err := cmd.Find(words[:1])
 		if err != nil || next == cmd {

@@ -57,7 +57,7 @@ var table = []Entry{
 	{"signatures-end", alarm, false, "Have the zone's signer sign it anew, and see why a newer version does not come: the lease of all zones ends with these signatures."},
 	{"release-blocked", alarm, true, "The findings are in the log; meshctl check HOME/zones/ZONE.zone says them again. Correct the zone at its source, take checks: on_error: hold-zone, or have a second person sign: meshctl override."},
 	{"zone-held", alarm, false, "Its last good data stays. The findings are in the log; correct the zone at its source, or have a second person sign: meshctl override."},
-	{"members-missing", alarm, true, "Mend the member, whose own words are in meshctl status. If it is lost: meshctl member remove NAME. To go on without it once: meshctl schedule --force."},
+	{"members-missing", alarm, true, "Mend the member, which says in meshctl status what is wrong; if it is lost, strike it: meshctl member remove NAME; or go on without it once: meshctl schedule --force."},
 	{"source-failed", alarm, false, "Mend the primary, catalog or directory, or the way to it; meshctl receive tries at once. What was released stays released."},
 	{"zone-expired", alarm, true, "No primary has confirmed the zone for as long as its SOA allows. Mend the primaries, or take the zone out: meshctl release --withdraw ZONE."},
 	{"members-away", alarm, true, "Start the member again, or mend the way to its administrative address. If it is lost: meshctl member remove NAME."},
@@ -65,7 +65,7 @@ var table = []Entry{
 	{"member-silent", alarm, true, "The member's reasons are beside its name in meshctl status; each has what to do."},
 	{"host-clock", "alarm, switchover", true, "Nothing is published meanwhile. Set this host's clock right, or start its NTP client: chronyc tracking. If this clock is right, the members' are not."},
 	{"state-restored", "alarm, switchover", true, "Members have verified something newer than this home knows, so nothing is published. Fetch their depots, stop meshctl serve, and run: meshctl recover COPY... (docs/operate/recover.md)."},
-	{"undecided", "alarm, silence", true, "Bring a distribution host back, or the member that cannot be asked. When that member is lost for good: meshctl schedule --force, or meshctl member remove NAME."},
+	{"undecided", "alarm, silence", true, "Bring a distribution host back, or the member that cannot be asked. When that member is lost for good: meshctl schedule --force."},
 
 	{"unreachable", "switchover, BGP session", false, "Start the member's sidecar, or the router; then look at routing and filters between the two: there was no answer."},
 	{"wrong-mesh", "switchover, repository", false, "The node is pointed at the repository of another mesh: correct its configuration."},
