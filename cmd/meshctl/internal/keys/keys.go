@@ -152,7 +152,7 @@ const passphraseFile = "MESHCTL_PASSPHRASE_FILE"
 // passphrase is the first line of the file that is named, or what is typed.
 func passphrase(ctx context.Context, prompt string) ([]byte, error) {
 	if file := os.Getenv(passphraseFile); file != "" {
-		data, err := os.ReadFile(file)
+		data, err := fileUntil(ctx, file)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", passphraseFile, err)
 		}
@@ -168,6 +168,25 @@ func passphrase(ctx context.Context, prompt string) ([]byte, error) {
 	fmt.Fprint(os.Stderr, prompt)
 	defer fmt.Fprintln(os.Stderr)
 	return typed(ctx, int(os.Stdin.Fd()))
+}
+
+// fileUntil reads a file, which may be a pipe that nothing comes out of: it does not wait for that when ctx ends.
+func fileUntil(ctx context.Context, file string) ([]byte, error) {
+	type content struct {
+		data []byte
+		err  error
+	}
+	read := make(chan content, 1)
+	go func() {
+		data, err := os.ReadFile(file)
+		read <- content{data, err}
+	}()
+	select {
+	case c := <-read:
+		return c.data, c.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // typed is a line from a terminal, which shows it not. When ctx ends first, the terminal is as before.

@@ -34,14 +34,33 @@ func Load(ctx context.Context, s Source) (*zone.Zone, []zone.Finding) {
 	if s.Zone != nil {
 		return s.Zone, nil
 	}
-	z, found, err := zonefile.ReadFile(s.File, zonefile.Options{Origin: s.Origin, Progress: until(ctx)})
-	if err != nil {
-		found = append(found, s.finding("unreadable", "%v", err))
-	}
+	z, found := read(ctx, s)
 	for i := range found {
 		found[i].File = cmp.Or(found[i].File, s.File)
 	}
 	return z, found
+}
+
+// read reads a zone file, which may be a pipe that nothing comes out of: it does not wait for that when ctx ends.
+func read(ctx context.Context, s Source) (*zone.Zone, []zone.Finding) {
+	type result struct {
+		zone  *zone.Zone
+		found []zone.Finding
+	}
+	done := make(chan result, 1)
+	go func() {
+		z, found, err := zonefile.ReadFile(s.File, zonefile.Options{Origin: s.Origin, Progress: until(ctx)})
+		if err != nil {
+			found = append(found, s.finding("unreadable", "%v", err))
+		}
+		done <- result{z, found}
+	}()
+	select {
+	case r := <-done:
+		return r.zone, r.found
+	case <-ctx.Done():
+		return nil, []zone.Finding{s.finding("unreadable", "%v", context.Cause(ctx))}
+	}
 }
 
 func (s Source) finding(rule, format string, args ...any) zone.Finding {
