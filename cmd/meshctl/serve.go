@@ -62,7 +62,7 @@ Several of them may run, on one bucket: they take turns, and over.`,
 				}
 			}
 			if what := config.Checks.Unjudged(); what != "" {
-				eventlog.New(c.log, config.Serve.Log).Warn("checks do not judge " + what)
+				eventlog.New(c.log, config.Serve.Log).Info("checks do not judge " + what)
 			}
 			return c.serve(cmd.Context(), config)
 		}),

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -16,6 +17,8 @@ const quiet = time.Second
 type faults struct {
 	places map[string]*place
 	counts map[string]uint64 // by rule
+
+	waiting bool // the process has just started: a repository that has not come yet is nothing to worry about
 }
 
 // place is what is wrong somewhere (no rule: nothing), and what was logged of it last.
@@ -23,6 +26,7 @@ type place struct {
 	status.Fault
 	said status.Fault
 	when time.Time
+	wait bool // it was logged as waited for
 }
 
 // placeOf is the place of what keeps a release from being staged.
@@ -42,6 +46,13 @@ func (f *faults) add(where string, fault status.Fault, now instant.Wall) {
 		f.places[where] = p
 	}
 	p.Fault = fault
+	if f.waiting && fault.Rule == string(release.Missing) {
+		if !p.wait {
+			log.Infof("waiting for %s: %s", fault.File, fault.Detail)
+		}
+		p.wait = true
+		return
+	}
 	news := p.said.File != fault.File || p.said.Rule != fault.Rule
 	if news && time.Since(p.when) >= quiet {
 		log.Errorf("refused: %s: %s: %s", fault.File, fault.Rule, fault.Detail)
@@ -58,7 +69,7 @@ func (f *faults) clear(where string) {
 	if p.said.Rule != "" {
 		log.Infof("right again: %s", where)
 	}
-	p.Fault, p.said = status.Fault{}, status.Fault{}
+	p.Fault, p.said, p.wait = status.Fault{}, status.Fault{}, false
 }
 
 // forget ends a place.

@@ -88,6 +88,8 @@ type follower struct {
 	switched   *status.Switched // the last activation
 	readied    *status.Step     // the release that was made ready last
 	silent     []status.Reason
+	warned     bool          // of these
+	began      time.Time     // of this process's following
 	granted    time.Duration // what the lease had left when it was verified
 	waning     bool          // less than half of that is left, which was logged
 	writing    bool
@@ -104,7 +106,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, words: make(chan word, 1),
+	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, words: make(chan word, 1), began: time.Now(),
 		node: mesh.NewNode(known.durable), compiled: map[uint64]*compiled{}}
 	f.node.Hold(c.hold)
 	f.stager.results = make(chan staged, 1)
@@ -204,6 +206,7 @@ func (f *follower) nap(d mesh.Decision) time.Duration {
 // learn takes in what the watcher found.
 func (f *follower) learn(l found) {
 	if l.fault != nil {
+		f.faults.waiting = f.view == nil && f.starting()
 		f.faults.add(l.place, *l.fault, f.clocks.now().Wall)
 		return
 	}
@@ -389,15 +392,29 @@ func (f *follower) warnings() (all []status.Reason) {
 	return all
 }
 
-// fallSilent tells of silence, and again when its reasons change.
+// startup is how long a process may take until it answers first, before that is a warning.
+const startup = 30 * time.Second
+
+// ofStartup are the reasons for silence that every start goes through.
+var ofStartup = []string{mesh.NoView, mesh.NotReady, mesh.NotDurable, mesh.ClockUnknown}
+
+// starting reports whether this process has not answered yet, and need not have.
+func (f *follower) starting() bool { return f.switched == nil && time.Since(f.began) < startup }
+
+// fallSilent tells of silence, and again when its reasons change. It warns, but for what belongs to a start; of that too, if it lasts.
 func (f *follower) fallSilent(why []status.Reason) {
 	f.serving = 0
-	if sameCodes(f.silent, why) {
+	warn := !f.starting() || slices.ContainsFunc(why, func(r status.Reason) bool { return !slices.Contains(ofStartup, r.Code) })
+	if sameCodes(f.silent, why) && (f.warned || !warn) {
 		return
 	}
-	f.silent = why
+	f.silent, f.warned = why, warn
 	for _, r := range why {
-		log.Warningf("silent: %s", r)
+		if warn {
+			log.Warningf("silent: %s", r)
+		} else {
+			log.Infof("not answering yet: %s", r)
+		}
 	}
 }
 

@@ -59,6 +59,7 @@ type Mirror struct {
 
 	mu       sync.Mutex
 	state    status.Mirroring
+	failures int // looks in a row
 	came     arrived
 	interval time.Duration // from one look to the next
 
@@ -398,6 +399,7 @@ func (m *Mirror) good(r *repository, changed bool) {
 		m.came = arrived{}
 	}
 	m.state.URL, m.state.LastGood, m.state.LastError = url, time.Now().UTC(), ""
+	m.failures = 0
 }
 
 func (m *Mirror) failed(ctx context.Context, err error) error {
@@ -406,12 +408,19 @@ func (m *Mirror) failed(ctx context.Context, err error) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.state.LastError != err.Error() {
+	if m.failures++; m.state.LastGood.IsZero() && m.failures < startup {
+		if m.failures == 1 {
+			m.log.Info("the repository cannot be followed yet", "error", err)
+		}
+	} else if m.state.LastError != err.Error() || m.failures == startup {
 		m.log.Error("the repository cannot be followed", "error", err)
 	}
 	m.state.LastError = err.Error()
 	return err
 }
+
+// startup is how many looks may fail when the process has started, before that is an error: a distribution host may start beside it.
+const startup = 4
 
 // Status is how the following goes.
 func (m *Mirror) Status() status.Mirroring {
