@@ -8,13 +8,14 @@
 #   ./build.sh sim [OPTION…]      histories of simulated meshes (-seeds N, -from S, -nodes N, -class C, -story; see docs/proof.md)
 #   ./build.sh daemons            installs the daemons only
 #   ./build.sh image              the programs in a container image, by podman, buildah or docker
+#   ./build.sh dist [ARCH…]       dist/: Debian packages, archives, SBOM and checksums, for amd64 and arm64; on Debian
 set -euo pipefail
 cd "$(dirname "$0")"
 export CGO_ENABLED=0 GOFLAGS="-trimpath ${GOFLAGS:-}" # for all, so that tests compile nothing that the programs have compiled
 
 # What Debian calls the real routers, clocks and name servers that the tests talk to.
-daemons="bash-completion bind9 bind9-dnsutils bind9-utils bird2 chromium chrony curl dnsperf fonts-inter frr gcc gobgpd iproute2 knot knot-dnssecutils knot-dnsutils knot-resolver ldnsutils libc6-dev nftables nsd openbgpd openssl pdns-backend-bind pdns-backend-sqlite3 pdns-server podman procps prometheus runc spin sqlite3 systemd tcpdump unbound xz-utils"
-commands="dh_bash-completion named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chromium chronyd curl /usr/lib/frr/bgpd gcc gobgp gobgpd ip knotd kresd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd openssl pdns_server podman prometheus promtool runc spin sqlite3 systemd-analyze tcpdump unbound xz"
+daemons="bash-completion bind9 bind9-dnsutils bind9-utils bird2 chromium chrony curl dnsperf fonts-inter frr gcc gobgpd groff-base iproute2 knot knot-dnssecutils knot-dnsutils knot-resolver ldnsutils libc6-dev nftables nsd openbgpd openssl pdns-backend-bind pdns-backend-sqlite3 pdns-server podman procps prometheus runc spin sqlite3 systemd tcpdump unbound xz-utils"
+commands="dh_bash-completion named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chromium chronyd curl /usr/lib/frr/bgpd gcc gobgp gobgpd groff ip knotd kresd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd openssl pdns_server podman prometheus promtool runc spin sqlite3 systemd-analyze tcpdump unbound xz"
 
 made=() # files to be removed at the end
 trap 'rm -f "${made[@]}"' EXIT
@@ -22,8 +23,9 @@ trap 'rm -f "${made[@]}"' EXIT
 version() { git describe --tags --always --dirty 2>/dev/null || echo dev; }
 
 build() { # NAME PACKAGE
-	go build -buildvcs=false -o "bin/$1" -ldflags "-s -w -X main.version=$(version) \
-		-X github.com/coredns-anycast/coredns-anycast/plugin/meshsync.Version=$(version)" "$2"
+	local v=${VERSION:-$(version)}
+	go build -buildvcs=false -o "${into:-bin}/$1" -ldflags "-s -w -X main.version=$v \
+		-X github.com/coredns-anycast/coredns-anycast/plugin/meshsync.Version=$v" "$2"
 }
 
 binaries() {
@@ -45,6 +47,54 @@ image() {
 	[ $builder != none ] || { echo "an image needs podman, buildah or docker, and none of them is installed" >&2; exit 1; }
 	binaries
 	$builder build -t "coredns-anycast:$(version)" -t coredns-anycast:latest -f Containerfile bin
+}
+
+# dist makes a release from the sources alone: the same commit and Go give the same octets. $DIST is where; $VERSION and
+# $SOURCE_DATE_EPOCH are the commit's.
+dist() { # [ARCH…]
+	command -v dpkg-deb >/dev/null || { echo "dist needs dpkg-deb, which is Debian's" >&2; exit 1; }
+	out=${DIST:-dist} VERSION=${VERSION:-$(version)}
+	SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+	export VERSION SOURCE_DATE_EPOCH
+	# A version of Debian's begins with a digit, and has no hyphen but that before its revision.
+	local debian=${VERSION#v} arch
+	[[ $debian == [0-9]*.* ]] || debian="0~$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S).$debian"
+	debian=${debian//-/.}
+	rm -rf "$out"
+	mkdir -p "$out/work/pages"
+	go build -o "$out/work/sbom" ./internal/sbom
+	into=$out/work/here binaries
+	pages "$out/work/here" "$out/work/pages"
+	for arch in ${@:-amd64 arm64}; do
+		into=$out/work/$arch GOOS=linux GOARCH=$arch binaries
+		deploy/debian/package.sh "$debian" "$arch" "$out/work/$arch" "$out/work/pages" "$out"
+		(cd "$out/work/$arch" && ../sbom coredns anycast-sidecar meshctl) >"$out/coredns-anycast_${VERSION}_linux_$arch.cdx.json"
+		archive "$arch"
+	done
+	rm -r "$out/work"
+	(cd "$out" && sha256sum -- *.deb *.tar.gz *.json >SHA256SUMS)
+}
+
+# pages writes what the programs say of themselves: manual pages, and completions for shells.
+pages() { # PROGRAMS OUT
+	local program shell
+	for program in anycast-sidecar meshctl; do
+		"$1/$program" man >"$2/$program.8"
+		for shell in bash zsh fish; do
+			"$1/$program" completion $shell >"$2/$program.$shell"
+		done
+	done
+	go run ./internal/manpage/plugins plugin/*/README.md -- "$2"
+}
+
+# archive packs the programs of an architecture with what else is deployed.
+archive() { # ARCH
+	local name=coredns-anycast_${VERSION}_linux_$1
+	mkdir -p "$out/work/$name/bin"
+	cp "$out/work/$1"/* "$out/work/$name/bin/"
+	cp -r deploy LICENSE README.md CHANGELOG.md ./*.example* "$out/work/$name/"
+	find "$out/work/$name" -type d -exec chmod 755 {} + -o -type f -perm -u+x -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
+	tar -C "$out/work" --sort=name --format=gnu --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -c "$name" | gzip -6n >"$out/$name.tar.gz"
 }
 
 missing() {
@@ -132,5 +182,6 @@ sim)
 	;;
 daemons) install_daemons ;;
 image) image ;;
-*) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+dist) shift; dist "$@" ;;
+*) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/manpage"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 )
@@ -79,7 +80,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 				describe(cmd.OutOrStdout(), c)
 				return nil
 			}),
-		reloadCommand(), statusCommand(), drainCommand(), undrainCommand(),
+		reloadCommand(), statusCommand(), drainCommand(), undrainCommand(), manpage.Command(),
 	)
 	return root
 }

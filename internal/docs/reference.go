@@ -64,7 +64,7 @@ func Commands(root *cobra.Command) string {
 }
 
 func describe(text *strings.Builder, c *cobra.Command) {
-	if c.Name() == "help" || c.Parent() != nil && c.Parent().Name() == "completion" {
+	if c.Hidden || c.Name() == "help" || c.Parent() != nil && c.Parent().Name() == "completion" {
 		return
 	}
 	fmt.Fprintf(text, "## %s\n\n", c.CommandPath())
