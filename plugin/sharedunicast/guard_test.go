@@ -61,7 +61,8 @@ func TestSecretsStayWhenTheirFileIsWrong(t *testing.T) {
 	}
 }
 
-// The limiter lets through a second's worth at once, then one after the other at the rate, and forgets after a second of quiet.
+// The limiter lets through a second's worth at once, and a quarter of one to a prefix that was quiet, then one after the other at the
+// rate, and forgets after a second of quiet.
 func TestLimiterHoldsTheRate(t *testing.T) {
 	l := newLimiter(settings{rate: 10, slip: 2}, "test")
 	at := l.began.Add(time.Hour)
@@ -74,8 +75,8 @@ func TestLimiterHoldsTheRate(t *testing.T) {
 		}
 		return passed
 	}
-	if n := passed("192.0.2.1", 1000, 0, kindAnswer, "\x01a\x00"); n != 11 {
-		t.Errorf("at once %d, want a second's worth and the first", n)
+	if n := passed("192.0.2.1", 1000, 0, kindAnswer, "\x01a\x00"); n != 3+11 {
+		t.Errorf("at once %d, want a quarter and a second's worth, and the first", n)
 	}
 	if n := passed("192.0.2.200", 1000, 2*time.Second, kindAnswer, "\x01A\x00"); n < 19 || n > 21 {
 		t.Errorf("in two seconds %d for the prefix, want 20", n)
@@ -94,12 +95,12 @@ func TestLimiterHoldsTheRate(t *testing.T) {
 			t.Errorf("%s: %d of 5 passed", c.what, n)
 		}
 	}
-	if n := passed("2001:db8:0:ff::2", 1000, 0, kindAnswer, "\x01a\x00"); n != 6 {
-		t.Errorf("of the same /56 %d passed, want the 6 that are left", n)
+	if n := passed("2001:db8:0:ff::2", 1000, 0, kindAnswer, "\x01a\x00"); n != 3+11-5 {
+		t.Errorf("of the same /56 %d passed, want the 9 that are left", n)
 	}
 	at = at.Add(2 * time.Second)
-	if n := passed("192.0.2.1", 1000, 0, kindAnswer, "\x01a\x00"); n != 11 {
-		t.Errorf("after quiet %d, want a second's worth and the first", n)
+	if n := passed("192.0.2.1", 1000, 0, kindAnswer, "\x01a\x00"); n != 3+11 {
+		t.Errorf("after quiet %d, want a quarter and a second's worth, and the first", n)
 	}
 }
 

@@ -172,7 +172,7 @@ type pathComparison struct {
 func newPathComparison(t *testing.T, fast, chain *server, zones []*zonegen.Zone, r *mathrand.Rand) *pathComparison {
 	if f, c := fast.front.guard, chain.front.guard; f.limiter != nil {
 		// The same table: the same seed and the same beginning.
-		c.limiter.seed, c.limiter.began = f.limiter.seed, f.limiter.began
+		c.limiter.seed, c.limiter.mix, c.limiter.began = f.limiter.seed, f.limiter.mix, f.limiter.began
 		f.limiter.said.Store(math.MaxInt64) // the log need not hear of it
 		c.limiter.said.Store(math.MaxInt64)
 	}

@@ -1,7 +1,9 @@
 package sharedunicast
 
 import (
+	"encoding/binary"
 	"hash/maphash"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -66,7 +68,14 @@ const (
 	prefixIPv6 = 56
 )
 
-// limiter limits the responses of an address. It has a fixed size, 2 MiB, and is used by many threads at a time; of those that
+// A prefix that gets fewer responses in all than it may get of one kind is not counted further: most are such, and their place in
+// prefixes is near the processor, while an entry among the sets is waited for. Prefixes that share a place are counted together.
+const (
+	limitPrefixes = 1 << 15
+	slack         = uint32(time.Second / 4 / timeUnit) // how far ahead a prefix may be in all
+)
+
+// limiter limits the responses of an address. It has a fixed size, of some 2 MiB, and is used by many threads at a time; of those that
 // change an entry at the same moment one may go uncounted.
 type limiter struct {
 	interval uint64 // between responses, in units
@@ -75,7 +84,9 @@ type limiter struct {
 	allow    []netip.Prefix
 	began    time.Time
 	seed     maphash.Seed
+	mix      uint64 // secret as well
 	limited  atomic.Uint32
+	prefixes [limitPrefixes]atomic.Uint32
 	sets     [limitSets][limitWays]atomic.Uint64
 
 	dropped, truncated [kinds]prometheus.Counter
@@ -85,7 +96,7 @@ type limiter struct {
 
 func newLimiter(s settings, address string) *limiter {
 	l := &limiter{interval: max(1, uint64(time.Second/timeUnit)/uint64(s.rate)), burst: uint64(time.Second / timeUnit),
-		slip: uint32(s.slip), allow: s.allow, began: time.Now(), seed: maphash.MakeSeed()}
+		slip: uint32(s.slip), allow: s.allow, began: time.Now(), seed: maphash.MakeSeed(), mix: rand.Uint64()}
 	for k, name := range kindNames {
 		l.dropped[k] = limitedTotal.WithLabelValues(address, name, "dropped")
 		l.truncated[k] = limitedTotal.WithLabelValues(address, name, "truncated")
@@ -123,16 +134,13 @@ func (l *limiter) judge(now time.Time, client netip.Addr, k kind, name []byte) a
 
 // over reports whether there were too many responses of the kind.
 func (l *limiter) over(now time.Time, client netip.Addr, k kind, name []byte) bool {
+	prefix, at := prefixBits(client), uint64(now.Sub(l.began)/timeUnit)
+	if !l.busy(prefix, at) {
+		return false
+	}
 	var key [8 + 1 + 255]byte
 	n := 8
-	if client.Is4() {
-		four := client.As4()
-		copy(key[:prefixIPv4/8], four[:])
-	} else {
-		sixteen := client.As16()
-		key[7] = 6
-		copy(key[:prefixIPv6/8], sixteen[:])
-	}
+	binary.BigEndian.PutUint64(key[:], prefix)
 	key[n] = byte(k)
 	n++
 	for _, c := range name {
@@ -144,7 +152,6 @@ func (l *limiter) over(now time.Time, client netip.Addr, k kind, name []byte) bo
 	}
 	hash := maphash.Bytes(l.seed, key[:n])
 	set, tag := &l.sets[hash%limitSets], hash>>timeBits
-	at := uint64(now.Sub(l.began) / timeUnit)
 	oldest, oldestTime := &set[0], uint64(1<<timeBits)
 	for i := range set {
 		e := &set[i]
@@ -164,6 +171,27 @@ func (l *limiter) over(now time.Time, client netip.Addr, k kind, name []byte) bo
 	}
 	oldest.Store(tag<<timeBits | (at + l.interval))
 	return false
+}
+
+// busy counts a response to a prefix, and reports whether it gets many in all.
+func (l *limiter) busy(prefix, at uint64) bool {
+	p := &l.prefixes[(prefix^l.mix)*0x9e3779b97f4a7c15>>(64-15)]
+	ahead := p.Load() - uint32(at)
+	if ahead > uint32(l.burst) { // it lies behind, in a circle of nine hours
+		ahead = 0
+	}
+	p.Store(uint32(at) + min(ahead+uint32(l.interval), uint32(l.burst)))
+	return ahead > slack
+}
+
+// prefixBits is the prefix that a client is counted for.
+func prefixBits(client netip.Addr) uint64 {
+	if client.Is4() {
+		four := client.As4()
+		return uint64(binary.BigEndian.Uint32(four[:]) >> (32 - prefixIPv4))
+	}
+	sixteen := client.As16()
+	return 6<<prefixIPv6 | binary.BigEndian.Uint64(sixteen[:])>>(64-prefixIPv6)
 }
 
 // tellEvery is how many seconds pass at least between two lines of the log that tell of limited clients.
