@@ -27,6 +27,8 @@ type Backend interface {
 type Request struct {
 	// Room is how many octets the OPT record of the response may take that whoever holds the sockets will put into it.
 	Room int
+	// Memory is an Answer that the backend may use for its own. It is used again when the handlers have returned; nil: there is none.
+	Memory *zone.Answer
 	// Answer is what the backend has made the response of, if it did: so it need not be looked up again.
 	Answer *zone.Answer
 }

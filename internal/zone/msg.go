@@ -21,7 +21,11 @@ func (a *Answer) Msg(req *dns.Msg, size int) *dns.Msg {
 		m.Answer = appendRRs(nil, a.Answer, exact)
 		m.Ns = appendRRs(nil, a.Authority, exact)
 		m.Extra = appendRRs(nil, a.Additional[:min(len(a.Additional), mayFit(size)+1)], exact)
-		if m.Len() <= size {
+		if m.Compress = false; m.Len() <= size { // which takes less to find out
+			m.Compress = true
+			return m
+		}
+		if m.Compress = true; m.Len() <= size {
 			return m
 		}
 	}

@@ -65,13 +65,19 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 		return m.others(ctx, w, r, dns.RcodeRefused)
 	}
 	state := request.Request{W: w, Req: r}
-	answer := zones.Lookup(zone.Query{Name: name[:n], Type: question.Qtype, Class: question.Qclass, DO: state.Do()})
+	known, answer := backend.From(ctx), (*zone.Answer)(nil)
+	if known != nil {
+		answer = known.Memory
+	}
+	if answer == nil {
+		answer = new(zone.Answer)
+	}
+	zones.LookupInto(&zone.Query{Name: name[:n], Type: question.Qtype, Class: question.Qclass, DO: state.Do()}, answer)
 	if answer.Zone == nil {
 		return m.others(ctx, w, r, answer.Rcode)
 	}
-	known := backend.From(ctx)
 	if known != nil {
-		known.Answer = &answer
+		known.Answer = answer
 	}
 	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, limit(known, &state)))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
 )
 
@@ -31,8 +33,47 @@ func setupTestStall(c *caddy.Controller) error {
 func (s *testStall) Name() string { return "teststall" }
 
 func (s *testStall) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if strings.HasPrefix(r.Question[0].Name, "wait.") {
+		<-waitingFor
+		return 0, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
+	}
 	<-stalled
 	return plugin.NextOrFailure(s.Name(), s.next, ctx, w, r)
+}
+
+// waitingFor lets one message for a name that begins with wait go on.
+var waitingFor = make(chan struct{})
+
+// Messages that come together with one that the chain takes long for are answered meanwhile, though nothing comes after them.
+func TestOneSlowMessageHoldsUpNone(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(".:%s {\n sharedunicast 127.0.53.1 {\n fastpath off\n }\n testwire\n teststall\n}", port))
+	conn, err := net.Dial("udp", "127.0.53.1:"+port)
+	lab.Must(t, err)
+	defer conn.Close()
+	slow, err := new(dns.Msg).SetQuestion("wait.example.net.", dns.TypeA).Pack()
+	lab.Must(t, err)
+	quick, err := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA).Pack()
+	lab.Must(t, err)
+	buffer := make([]byte, 512)
+	read := func(rcode byte) {
+		t.Helper()
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := conn.Read(buffer); err != nil || n < headerSize || buffer[3]&15 != rcode {
+			t.Fatalf("%v, %x", err, buffer[:n])
+		}
+	}
+	for range 20 {
+		conn.Write(slow)
+		for range 20 {
+			conn.Write(quick)
+		}
+		for range 20 {
+			read(dns.RcodeSuccess)
+		}
+		waitingFor <- struct{}{}
+		read(dns.RcodeRefused)
+	}
 }
 
 // A flood of what goes through the chain, while the chain does not get on, costs a bounded number of goroutines and of

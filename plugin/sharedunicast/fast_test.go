@@ -67,10 +67,10 @@ func (w *testWire) ServeDNS(ctx context.Context, rw dns.ResponseWriter, r *dns.M
 	if err != nil {
 		return dns.RcodeServerFailure, err
 	}
-	answer := wireZones.Lookup(zone.Query{Name: name[:n], Type: r.Question[0].Qtype, Class: r.Question[0].Qclass})
-	if known := backend.From(ctx); known != nil {
-		known.Answer = &answer
-	}
+	known := backend.From(ctx)
+	answer := known.Memory
+	wireZones.LookupInto(&zone.Query{Name: name[:n], Type: r.Question[0].Qtype, Class: r.Question[0].Qclass}, answer)
+	known.Answer = answer
 	if answer.Zone == nil && w.next == nil {
 		return 0, rw.WriteMsg(new(dns.Msg).SetRcode(r, answer.Rcode))
 	}

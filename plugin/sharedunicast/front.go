@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"sync"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/metrics/vars"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/backend"
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 var logger = log.NewWithPlugin(pluginName)
@@ -134,10 +136,15 @@ func (f *front) chain(b []byte, q *query.Query, x *responder) {
 		x.WriteMsg(m)
 		return
 	}
+	x.known.Memory = answers.Get().(*zone.Answer)
+	defer answers.Put(x.known.Memory)
 	ctx := context.WithValue(context.Background(), dnsserver.Key{}, f.core)
 	ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
 	f.core.ServeDNS(backend.With(ctx, &x.known), x, r)
 }
+
+// answers are those that no message needs now.
+var answers = sync.Pool{New: func() any { return new(zone.Answer) }}
 
 // nsidOption is how many octets plugin nsid takes in the response to a query that asks for it.
 func (f *front) nsidOption(q *query.Query) int {

@@ -3,8 +3,10 @@ package sharedunicast
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"net"
+	"sync"
 
 	"github.com/miekg/dns"
 
@@ -81,33 +83,55 @@ func (x *responder) WriteMsg(m *dns.Msg) error {
 	case badCookie:
 		c.Rcode, c.Authoritative, c.Answer, c.Ns, c.Extra = dns.RcodeBadCookie, false, nil, nil, onlyOPT(m.Extra)
 	}
-	m = x.finish(&c)
-	signed := m.IsTsig() != nil
-	if !signed && m.Len() > x.limit {
-		m.Truncate(x.limit)
-		m.Compress = true
-	}
-	var wire []byte
-	var err error
-	if signed {
-		wire, x.tsig.mac, err = dns.TsigGenerate(m, x.tsig.secret, x.tsig.mac, x.tsig.timersOnly)
-	} else {
-		wire, err = m.Pack()
-	}
+	parts := x.finish(&c)
+	room := packRoom.Get().(*[packSize]byte)
+	defer packRoom.Put(room)
+	wire, err := x.pack(parts, room[:])
 	if err != nil {
 		return err
-	}
-	if opt := m.IsEdns0(); opt != nil && !signed {
-		wire = x.front.guard.padded(wire, 0, dns.Len(opt), x.query, &x.asked)
-	}
-	if a := x.known.Answer; a != nil && a.Zone != nil {
-		chained.Lock()
-		chained.count(a.Zone, m.Rcode)
-		chained.Unlock()
 	}
 	// That the client cannot be reached any more is no plugin's business: it would be a line of the log for each message.
 	x.Write(wire)
 	return nil
+}
+
+const packSize = 4096 // octets of a response for which no memory has to be found
+
+var packRoom = sync.Pool{New: func() any { return new([packSize]byte) }}
+
+// pack makes the message that is sent. It may lie in the room that is given.
+func (x *responder) pack(p finished, room []byte) (wire []byte, err error) {
+	if p.tsig != nil {
+		if err := p.addOPT(); err != nil {
+			return nil, err
+		}
+		p.msg.Extra = append(p.msg.Extra, p.tsig) // it is the last one, and signs all before it (RFC 8945 5.1)
+		wire, x.tsig.mac, err = dns.TsigGenerate(&p.msg, x.tsig.secret, x.tsig.mac, x.tsig.timersOnly)
+		return wire, err
+	}
+	// To pack it and see is quicker than to find out first how long it will be. The OPT record is in wire format already.
+	rcode := p.msg.Rcode
+	if p.opt != nil {
+		p.msg.Rcode &= 15
+	}
+	if wire, err = p.msg.PackBuffer(room); err != nil {
+		return nil, err
+	}
+	if len(wire)+len(p.opt) > x.limit {
+		p.msg.Rcode = rcode
+		if err := p.addOPT(); err != nil {
+			return nil, err
+		}
+		p.msg.Truncate(x.limit)
+		p.msg.Compress = true
+		if wire, err = p.msg.PackBuffer(room); err != nil {
+			return nil, err
+		}
+	} else if p.opt != nil {
+		wire = append(wire, p.opt...)
+		binary.BigEndian.PutUint16(wire[10:], binary.BigEndian.Uint16(wire[10:])+1)
+	}
+	return x.front.guard.padded(wire, 0, len(p.opt), x.query, &x.asked), nil
 }
 
 // judge says what becomes of a response.
@@ -160,22 +184,40 @@ func onlyOPT(rrs []dns.RR) []dns.RR {
 	return nil
 }
 
+// finished is a response as it is to be sent: the message without OPT and TSIG records, and these.
+type finished struct {
+	msg  dns.Msg
+	opt  []byte // in wire format; nil without EDNS
+	tsig dns.RR // nil if it is not signed
+}
+
+// addOPT puts the OPT record into the message.
+func (p *finished) addOPT() error {
+	if p.opt == nil {
+		return nil
+	}
+	opt, _, err := dns.UnpackRR(p.opt, 0)
+	if err == nil {
+		p.msg.Extra = append(p.msg.Extra, opt)
+	}
+	return err
+}
+
 // finish makes of what a plugin has written what is to be sent. The message may be shared: it is not changed.
-func (x *responder) finish(m *dns.Msg) *dns.Msg {
-	c := *m
-	c.Compress = true
-	c.RecursionAvailable, c.AuthenticatedData, c.CheckingDisabled, c.Zero = false, false, false, false
-	c.Extra = make([]dns.RR, 0, len(m.Extra)+1)
+func (x *responder) finish(m *dns.Msg) finished {
+	p := finished{msg: *m}
+	p.msg.Compress = true
+	p.msg.RecursionAvailable, p.msg.AuthenticatedData, p.msg.CheckingDisabled, p.msg.Zero = false, false, false, false
+	p.msg.Extra = make([]dns.RR, 0, len(m.Extra)+2)
 	var options []byte
-	var tsig dns.RR
 	for _, rr := range m.Extra {
 		switch rr := rr.(type) {
 		case *dns.OPT:
 			options = optionsOf(rr)
 		case *dns.TSIG:
-			tsig = rr
+			p.tsig = rr
 		default:
-			c.Extra = append(c.Extra, rr)
+			p.msg.Extra = append(p.msg.Extra, rr)
 		}
 	}
 	if x.edns {
@@ -183,15 +225,9 @@ func (x *responder) finish(m *dns.Msg) *dns.Msg {
 		if x.known.Answer != nil {
 			t.zone = x.known.Answer.Zone
 		}
-		options = x.front.guard.appendOptions(options, x.query, &x.asked, t)
-		if opt, _, err := dns.UnpackRR(query.AppendOPT(nil, m.Rcode, x.do, options), 0); err == nil {
-			c.Extra = append(c.Extra, opt)
-		}
+		p.opt = query.AppendOPT(nil, m.Rcode, x.do, x.front.guard.appendOptions(options, x.query, &x.asked, t))
 	}
-	if tsig != nil {
-		c.Extra = append(c.Extra, tsig) // it is the last one, and signs all before it (RFC 8945 5.1)
-	}
-	return &c
+	return p
 }
 
 // optionsOf are the options of an OPT record in wire format: those that plugins have put there.

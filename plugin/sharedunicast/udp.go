@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -33,8 +32,8 @@ func (s *server) ServePacket(net.PacketConn) error {
 		kind, name := kindOfSocket(s.group.addr, false), fmt.Sprint(l.address, " ", l.socket)
 		l.traffic = s.front.guard.recorder.socket(kind, name)
 		inChain := s.front.guard.recorder.socket(kind, name+" chain") // for which a loop does not wait, nor it for a loop
-		l.crew = crew{front: s.front, conn: conn, traffic: inChain, decorate: decorate, jobs: make(chan *waiting, mostWaiting),
-			shed: s.front.zones.anyFast()}
+		l.crew = newCrew(s.front, conn)
+		l.crew.traffic, l.crew.decorate = inChain, decorate
 		go func() {
 			err := l.run()
 			l.crew.end()
@@ -60,59 +59,138 @@ var packets = sync.Pool{New: func() any { return new(waiting) }}
 const (
 	mostWaiting = 1024 // messages of a socket that wait for the chain
 	mostWorkers = 64   // goroutines of a socket in the chain
+	perWorker   = 8    // messages for which one goroutine is woken, as long as the chain is quick
 )
 
+// quick is how long a message may take in the chain before those that wait are no longer left to the goroutines that are awake.
+const quick = time.Millisecond
+
 // crew are the goroutines that put the messages of a socket through the chain. Their number is bounded, and so is what
-// waits for them: overload is shed, not kept. Where a fast path has other queries to answer it does not wait for them.
+// waits for them: overload is shed, not kept. Where a fast path has other queries to answer it does not wait for them. To wake a
+// goroutine, and to send, takes as long as many a chain, so a goroutine takes several messages and sends their responses together.
 type crew struct {
 	front    *front
 	conn     *udpSocket
 	traffic  *traffic           // of the chain
 	decorate dns.DecorateWriter // nil, or what a plugin wants to see of responses
-	jobs     chan *waiting
-	shed     bool         // what finds no room is lost; else the loop waits, and the kernel's buffer fills
-	workers  int          // only the loop counts them up
-	idle     atomic.Int32 // how many of them wait
+	shed     bool               // what finds no room is lost; else the loop waits, and the kernel's buffer fills
 	working  sync.WaitGroup
+
+	mu       sync.Mutex
+	some     sync.Cond // messages, or the end
+	room     sync.Cond // for another message
+	messages [mostWaiting]*waiting
+	first    int
+	count    int
+	workers  int
+	idle     int // of them
+	ended    bool
+	taken    time.Time // when one of them last took a message
 }
 
-// take has a message answered by the chain.
+func newCrew(f *front, conn *udpSocket) *crew {
+	c := &crew{front: f, conn: conn, shed: f.zones.anyFast()}
+	c.some.L, c.room.L = &c.mu, &c.mu
+	return c
+}
+
+// take has a message answered by the chain, after the next call.
 func (c *crew) take(b []byte, from netip.AddrPort) {
 	p := packets.Get().(*waiting)
 	p.from, p.size = from, copy(p.data[:], b)
-	if c.idle.Load() == 0 && c.workers < mostWorkers {
-		c.workers++
-		c.working.Go(c.work)
-	}
-	if !c.shed {
-		c.jobs <- p
-		return
-	}
-	select {
-	case c.jobs <- p:
-	default:
-		shedTotal.WithLabelValues(c.front.core.Addr).Inc()
-		packets.Put(p)
-	}
-}
-
-func (c *crew) work() {
-	for {
-		c.idle.Add(1)
-		p, ok := <-c.jobs
-		c.idle.Add(-1)
-		if !ok {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.count == mostWaiting {
+		if c.shed {
+			shedTotal.WithLabelValues(c.front.core.Addr).Inc()
+			packets.Put(p)
 			return
 		}
-		c.serve(p)
+		c.summon(time.Time{})
+		c.room.Wait()
+	}
+	c.messages[(c.first+c.count)%mostWaiting] = p
+	c.count++
+}
+
+// call wakes as many goroutines as what waits needs, and says whether it has to be called again soon if something still waits then.
+func (c *crew) call(now time.Time) (again bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.summon(now)
+	return c.count > 0
+}
+
+// summon is call with mu held.
+func (c *crew) summon(now time.Time) {
+	if c.count == 0 {
+		return
+	}
+	awake := c.workers - c.idle
+	need := (c.count + perWorker - 1) / perWorker
+	if awake > 0 && now.Sub(c.taken) > quick {
+		need = awake + c.count // those that are awake wait for something
+	}
+	for ; awake < need; awake++ {
+		switch {
+		case c.idle > 0:
+			c.idle-- // it is awake from here on
+			c.some.Signal()
+		case c.workers < mostWorkers:
+			c.workers++
+			c.working.Go(c.work)
+		default:
+			return
+		}
+	}
+}
+
+// next is the next message, nil if there is none now, or at the end if that is waited for.
+func (c *crew) next(wait bool) *waiting {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.count == 0 {
+		if !wait || c.ended {
+			return nil
+		}
+		c.idle++
+		c.some.Wait()
+	}
+	p := c.messages[c.first]
+	c.messages[c.first] = nil
+	c.first = (c.first + 1) % mostWaiting
+	c.count--
+	c.taken = time.Now()
+	c.room.Signal()
+	return p
+}
+
+// work answers messages until the end. What is answered waits for the next message only if that is there, and the chain is quick.
+func (c *crew) work() {
+	box := &outbox{conn: c.conn}
+	for {
+		p := c.next(false)
+		if p == nil {
+			box.flush()
+			if p = c.next(true); p == nil {
+				return
+			}
+		}
+		began := time.Now()
+		c.serve(p, box, began)
+		if time.Since(began) > quick {
+			box.flush()
+		}
 		packets.Put(p)
 	}
 }
 
-func (c *crew) serve(p *waiting) {
+func (c *crew) serve(p *waiting, box *outbox, now time.Time) {
 	defer recovered(c.front.core.Addr)
-	x := &responder{out: &datagram{c.conn, p.from}, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from),
-		asked: asked{client: p.from.Addr().WithZone(""), now: time.Now()}, traffic: c.traffic}
+	d := &datagram{box: box, to: p.from}
+	defer d.over()
+	x := &responder{out: d, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from),
+		asked: asked{client: p.from.Addr().WithZone(""), now: now}, traffic: c.traffic}
 	if c.decorate != nil {
 		x.out = c.decorate(x.out)
 	}
@@ -122,15 +200,34 @@ func (c *crew) serve(p *waiting) {
 
 // end waits for what is in the chain.
 func (c *crew) end() {
-	close(c.jobs)
+	c.mu.Lock()
+	c.ended = true
+	c.summon(time.Time{})
+	c.some.Broadcast()
+	c.mu.Unlock()
 	c.working.Wait()
 }
 
-// datagram writes to one client.
+// datagram writes to one client. What a plugin writes when it has returned is sent at once.
 type datagram struct {
-	conn *udpSocket
+	box  *outbox
 	to   netip.AddrPort
+	late bool // with box.mu
 }
 
 // Write implements dns.Writer.
-func (d *datagram) Write(b []byte) (int, error) { return d.conn.writeTo(b, d.to) }
+func (d *datagram) Write(b []byte) (int, error) {
+	d.box.mu.Lock()
+	defer d.box.mu.Unlock()
+	if d.late || !d.box.add(b, d.to) {
+		return d.box.conn.writeTo(b, d.to)
+	}
+	return len(b), nil
+}
+
+// over ends the collecting of responses.
+func (d *datagram) over() {
+	d.box.mu.Lock()
+	d.late = true
+	d.box.mu.Unlock()
+}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -27,10 +28,11 @@ type mmsghdr struct {
 
 // udpLoop reads a UDP socket in a thread of its own. It answers at once what it can, and hands the rest to its crew.
 type udpLoop struct {
-	front *front
-	conn  *udpSocket
-	stop  *waker
-	crew  crew
+	front  *front
+	conn   *udpSocket
+	stop   *waker
+	crew   *crew
+	handed bool // something was handed to it
 
 	traffic *traffic // nil without statistics
 	address string   // as metrics have it
@@ -54,6 +56,9 @@ type udpLoop struct {
 	space   [batch*query.PayloadSize + 1<<16]byte // with room for what is written beyond a limit, and taken back
 	used    int                                   // octets of space
 }
+
+// crewWait is after how many milliseconds a loop sees whether what it has handed on is stuck.
+const crewWait = 2
 
 const hasFastPath = true
 
@@ -80,6 +85,10 @@ func (l *udpLoop) run() error {
 		switch {
 		case n > 0:
 			l.answer(n)
+			if l.handed {
+				l.handed = false
+				l.crew.call(time.Now())
+			}
 			if n == batch && !l.stop.called.Load() {
 				continue // there may be more
 			}
@@ -93,7 +102,11 @@ func (l *udpLoop) run() error {
 		if l.stop.called.Load() {
 			return nil
 		}
-		if _, err := unix.Poll(wait, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		timeout := -1
+		if l.crew.call(time.Now()) {
+			timeout = crewWait
+		}
+		if _, err := unix.Poll(wait, timeout); err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}
 		if wait[1].Revents != 0 {
@@ -180,6 +193,7 @@ func (l *udpLoop) message(i int, b []byte) {
 	}
 	if v == query.Unusual || v == query.Plain {
 		l.crew.take(b, addrPort(&l.names[i]))
+		l.handed = true
 		return
 	}
 	a := asked{client: address(&l.names[i]), now: l.fast.asked.now}
@@ -232,23 +246,83 @@ func (l *udpLoop) reply(i int, response []byte, rcode int) {
 
 // send sends what is pending.
 func (l *udpLoop) send() {
+	sendAll(l.fd, l.out[:l.pending])
+	l.pending, l.used = 0, 0
+}
+
+// sendAll sends messages. Those for which there is no room for a while, and those to whom nobody can send, are lost.
+func sendAll(fd int, out []mmsghdr) {
 	waited := false
-	for at := 0; at < l.pending; {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.out[at])), uintptr(l.pending-at), unix.MSG_DONTWAIT, 0, 0)
+	for len(out) > 0 {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)), unix.MSG_DONTWAIT, 0, 0)
 		switch {
 		case errno == 0:
-			at += int(n)
+			out = out[n:]
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN && !waited:
 			waited = true
-			unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLOUT}}, sendWait)
+			unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, sendWait)
 		case errno == unix.EAGAIN:
-			at = l.pending
+			return
 		default:
-			at++ // this client cannot be reached
+			out = out[1:] // this client cannot be reached
 		}
 	}
-	l.pending, l.used = 0, 0
+}
+
+// outbox collects responses of the chain, to send them by one system call.
+type outbox struct {
+	mu      sync.Mutex
+	conn    *udpSocket
+	pending int
+	used    int // octets of space
+	out     [outboxSize]mmsghdr
+	io      [outboxSize]unix.Iovec
+	names   [outboxSize]unix.RawSockaddrInet6
+	space   [outboxSize * query.PayloadSize]byte
+}
+
+const outboxSize = 16
+
+// add takes a response, if it can. The caller holds mu.
+func (o *outbox) add(b []byte, to netip.AddrPort) bool {
+	if len(b) == 0 || len(b) > len(o.space) || to.Addr().Zone() != "" {
+		return false
+	}
+	if o.pending == outboxSize || len(b) > len(o.space)-o.used {
+		o.send()
+	}
+	i := o.pending
+	o.io[i].Base = &o.space[o.used]
+	o.io[i].SetLen(len(b))
+	o.used += copy(o.space[o.used:], b)
+	o.out[i] = mmsghdr{Msghdr: unix.Msghdr{Name: (*byte)(unsafe.Pointer(&o.names[i])), Namelen: setAddress(&o.names[i], to), Iov: &o.io[i]}}
+	o.out[i].SetIovlen(1)
+	o.pending++
+	return true
+}
+
+func (o *outbox) flush() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.send()
+}
+
+// send is flush with mu held.
+func (o *outbox) send() {
+	sendAll(o.conn.fd, o.out[:o.pending])
+	o.pending, o.used = 0, 0
+}
+
+// setAddress writes a socket address as the kernel has it, and returns its length.
+func setAddress(raw *unix.RawSockaddrInet6, to netip.AddrPort) uint32 {
+	port := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, to.Port()))
+	if to.Addr().Is4() {
+		*(*unix.RawSockaddrInet4)(unsafe.Pointer(raw)) = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: port, Addr: to.Addr().As4()}
+		return unix.SizeofSockaddrInet4
+	}
+	*raw = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: port, Addr: to.Addr().As16()}
+	return unix.SizeofSockaddrInet6
 }
 
 // address is the address of a socket address as the kernel has it, without a zone.

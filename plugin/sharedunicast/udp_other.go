@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -16,7 +17,7 @@ type udpLoop struct {
 	front *front
 	conn  *udpSocket
 	stop  *waker
-	crew  crew
+	crew  *crew
 
 	traffic *traffic
 	address string
@@ -44,6 +45,7 @@ func (l *udpLoop) run() error {
 			l.traffic.query(n, from.Addr())
 		}
 		l.crew.take(b[:n], from)
+		l.crew.call(time.Now())
 	}
 	return nil
 }
@@ -84,6 +86,16 @@ func (u *udpSocket) control(f func(fd int) error) error {
 func (u *udpSocket) writeTo(b []byte, to netip.AddrPort) (int, error) {
 	return u.conn.WriteToUDPAddrPort(b, to)
 }
+
+// outbox would collect responses.
+type outbox struct {
+	mu   sync.Mutex
+	conn *udpSocket
+}
+
+func (o *outbox) add([]byte, netip.AddrPort) bool { return false }
+
+func (o *outbox) flush() {}
 
 // addThreads says that n threads more, or fewer, read sockets: here none has one of its own.
 func addThreads(int) {}
