@@ -221,6 +221,7 @@ type Host struct {
 	state     State
 	members   map[string]*heard
 	began     instant.Instant // when the last round of questions did
+	sure      instant.Instant // when a member last said that this host's clock is right
 	order     Order
 	failed    status.Ref   // the proposal that this host withdrew last
 	again     instant.Mono // no proposal is made before
@@ -314,6 +315,9 @@ func (h *Host) Asked(answers map[string]Answer, began, ended instant.Instant) {
 		} else {
 			m.unfit = cmp.Or(m.unfit, ended.Mono)
 		}
+	}
+	if h.vouched() && steps(began, ended) <= h.state.Epsilon {
+		h.sure = ended
 	}
 }
 
@@ -453,16 +457,23 @@ func (h *Host) forbids(now instant.Instant) *status.Reason {
 			wrong++
 		}
 	}
-	stepped := (now.Wall.Sub(h.began.Wall) - now.Mono.Sub(h.began.Mono)).Abs()
+	stepped, since := steps(h.began, now), steps(h.sure, now)
 	switch {
 	case h.began.Mono != 0 && stepped > h.state.Epsilon:
 		return &status.Reason{Code: HostClock, Detail: fmt.Sprintf("this host's clock stepped by %v since it asked the members", stepped.Round(time.Millisecond))}
 	case wrong > right:
 		return &status.Reason{Code: HostClock, Detail: fmt.Sprintf("the clocks of %d of %d members that know the time differ from this host's by more than 2 × %v", wrong, wrong+right, h.state.Epsilon)}
+	case h.sure.Mono != 0 && since > h.state.Epsilon+now.Mono.Sub(h.sure.Mono)/1000:
+		return &status.Reason{Code: HostClock, Detail: fmt.Sprintf("this host's clock stepped by %v since a member last said that it is right", since.Round(time.Millisecond))}
 	case right == 0 && now.Wall.Add(2*h.state.Epsilon) < h.state.At:
 		return &status.Reason{Code: HostClock, Detail: fmt.Sprintf("the last publication was at %v, which this host's clock has not reached, and no member says that it is right", h.state.At)}
 	}
 	return nil
+}
+
+// steps is by how much the wall clock was set between two instants.
+func steps(from, to instant.Instant) time.Duration {
+	return (to.Wall.Sub(from.Wall) - to.Mono.Sub(from.Mono)).Abs()
 }
 
 // vouches reports whether a member's clock says that this host's is right. One that may be wrong by more than ε says nothing.

@@ -28,7 +28,8 @@ import (
 //	order [at=T] [force]              an operator's wish for the switchover
 //	stage N [signed=T] [at-once] | cancel WHY | pause WHY | resume | add A | strike A | renew [D]
 //	                                  an operator's orders; what they publish is published
-//	round [D] | round-unwritten       members are asked and the host decides, D later; what it publishes is in force | is lost
+//	round [D [D]] | round-unwritten   members are asked and the host decides, D later; what it publishes is in force | is lost;
+//	                                  its clock steps by the second D while it asks
 //	run T                             a round each half second until T; a line where something is new
 //
 // Orders, round and run say what came of them.
@@ -124,11 +125,14 @@ func (w *hostWorld) command(words []string) {
 		}
 		w.put(w.host.Renew(now, d))
 	case "round", "round-unwritten":
-		late := time.Duration(0)
+		var late, step time.Duration
 		if len(words) > 1 {
 			late = w.duration(arg(1))
 		}
-		published, report := w.round(words[0] == "round", late)
+		if len(words) > 2 {
+			step = w.duration(arg(2))
+		}
+		published, report := w.round(words[0] == "round", late, step)
 		w.b.WriteString(published + report)
 		if wake := w.decision.Wake; wake != 0 {
 			fmt.Fprintf(&w.b, "wake: %s\n", seconds(wake))
@@ -264,7 +268,7 @@ func (w *hostWorld) replace(s *State) {
 
 func (w *hostWorld) run(until instant.Wall) {
 	for {
-		published, report := w.round(true, 0)
+		published, report := w.round(true, 0, 0)
 		if report == w.last {
 			report = ""
 		} else {
@@ -286,7 +290,7 @@ func indent(s string) string {
 }
 
 // round asks all and decides some time later: what is published, and what is said beside.
-func (w *hostWorld) round(written bool, late time.Duration) (published, report string) {
+func (w *hostWorld) round(written bool, late, step time.Duration) (published, report string) {
 	w.host.Read(w.state)
 	answers := map[string]Answer{}
 	for _, name := range w.host.Ask() {
@@ -301,7 +305,9 @@ func (w *hostWorld) round(written bool, late time.Duration) (published, report s
 			answers[name] = Answer{Word: &said}
 		}
 	}
-	w.host.Asked(answers, w.clock(), w.clock())
+	began := w.clock()
+	w.off += step
+	w.host.Asked(answers, began, w.clock())
 	w.moveTo(w.now.Wall.Add(late))
 	d := w.host.Decide(w.clock())
 	w.decision = d
