@@ -66,7 +66,7 @@ func documents(t *testing.T) (names []string) {
 func unknownTo(root *cobra.Command, words []string) (problems []string) {
 	cmd := root
 	for i, word := range words { // a command may be the end of a sentence
-		words[i] = strings.TrimRight(word, ".,:;)")
+		words[i] = strings.TrimRight(word, ".,:;)\"")
 	}
 	for len(words) > 0 {
 		next, _, err := cmd.Find(words[:1])

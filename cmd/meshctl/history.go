@@ -78,9 +78,12 @@ func (c *cli) sayTiming(r history.Record) {
 func resultsWords(results []history.Result) string {
 	var words []string
 	for _, r := range results {
-		if r.Switched {
+		switch {
+		case r.Joined:
+			words = append(words, r.Member+" answers from it, and made no switch at the instant")
+		case r.Switched:
 			words = append(words, fmt.Sprintf("%s +%d µs", r.Member, r.Lateness.Microseconds()))
-		} else {
+		default:
 			words = append(words, r.Member+" MISSED: "+r.Why)
 		}
 	}

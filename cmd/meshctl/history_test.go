@@ -34,3 +34,16 @@ func TestTimingShowsWhoMissed(t *testing.T) {
 		t.Errorf("\n%s", out.String())
 	}
 }
+
+// TestNoSwitchHasNoLateness: who answers from a release and made no switch at its instant, since it came later or had just started,
+// is not said to have switched 0 µs late.
+func TestNoSwitchHasNoLateness(t *testing.T) {
+	words := resultsWords([]history.Result{{Member: "fra", Switched: true, Lateness: 3 * time.Microsecond}, {Member: "tyo", Switched: true, Joined: true}})
+	if words != ": fra +3 µs, tyo answers from it, and made no switch at the instant" {
+		t.Error(words)
+	}
+	_, moments := (&history.Record{Results: []history.Result{{Member: "tyo", Switched: true, Joined: true}}}).Moments()
+	if len(moments) != 0 {
+		t.Errorf("%v", moments)
+	}
+}

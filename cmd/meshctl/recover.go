@@ -5,7 +5,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 )
 
@@ -27,6 +29,9 @@ Which leases have left since the backup cannot be known. They are taken to last 
 now. A switchover that has to wait for leases to end, because a member is away (with --absent lease) or was removed, comes no
 earlier than that. A release that was made after the newest copy is gone: make it again.`,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			if work, err := unattended.ReadWork(cmd.Context(), c.home()); err != nil || work != nil {
+				return hint.Errorf("stop it, and run this again", "meshctl serve runs on this home")
+			}
 			r, err := c.home().Recover(cmd.Context(), args, longest)
 			if err != nil {
 				return err

@@ -317,9 +317,12 @@ func (c *cli) sayResults(seen switchover.Seen) {
 		return
 	}
 	for _, r := range seen.Results {
-		if r.Switched {
+		switch {
+		case r.Joined:
+			c.say("%s answers from release %d, and made no switch at the instant", r.Member, seen.Number)
+		case r.Switched:
 			c.say("%s switched to release %d, %d µs after the instant", r.Member, seen.Number, r.Lateness.Microseconds())
-		} else {
+		default:
 			c.say("%s did not switch: %s", r.Member, r.Why)
 		}
 	}

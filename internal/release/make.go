@@ -42,6 +42,18 @@ func Publish(prev Memory, m Manifest, by Signers, ends Expiries) ([]File, Memory
 	return publish(prev, last.Versions, m, by, ends)
 }
 
+// Overtake signs what prev last verified anew, under versions that are above those of another state as well: two hosts, or one that
+// was restored from a backup, have published under the same keys, and who has verified either of the two is to accept this.
+func Overtake(prev Memory, other Versions, by Signers, ends Expiries) ([]File, Memory, error) {
+	last, prev, err := Restore(prev)
+	if err != nil {
+		return nil, Memory{}, err
+	}
+	v := last.Versions
+	v.Targets, v.Snapshot, v.Timestamp = max(v.Targets, other.Targets), max(v.Snapshot, other.Snapshot), max(v.Timestamp, other.Timestamp)
+	return publish(prev, v, last.Manifest, by, ends)
+}
+
 // Renew makes the one file that lengthens the lease of what prev last verified. It needs the lease key only.
 func Renew(prev Memory, lease crypto.Signer, until time.Time) ([]File, Memory, error) {
 	last, prev, err := Restore(prev)

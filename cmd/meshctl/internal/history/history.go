@@ -85,6 +85,7 @@ type Result struct {
 	Member   string        `json:"member"`
 	Switched bool          `json:"switched"`              // it answers from the release
 	Lateness time.Duration `json:"lateness_ns,omitempty"` // of its swap after the instant, by its own clock
+	Joined   bool          `json:"joined,omitempty"`      // it made no switch at the instant: it took the release later, or had just started
 	Why      string        `json:"why,omitempty"`         // it did not
 	Mirrored *Span         `json:"mirrored,omitempty"`    // its sidecar got the release
 	Compiled *Span         `json:"compiled,omitempty"`    // its server made it ready
@@ -142,7 +143,9 @@ func (r *Record) Moments() (from time.Time, all []Moment) {
 			add(m.Compiled.Done, "%s is ready", m.Member)
 		}
 		if m.Switched {
-			add(r.Switchover.Add(m.Lateness), "%s answers from it", m.Member)
+			if !m.Joined {
+				add(r.Switchover.Add(m.Lateness), "%s answers from it", m.Member)
+			}
 		}
 	}
 	add(r.Scheduled, "switchover proposed")

@@ -7,9 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
@@ -44,15 +46,19 @@ func (h *Home) Recover(ctx context.Context, copies []string, longest time.Durati
 }
 
 func (w *Writer) recover(ctx context.Context, copies []string, longest time.Duration) (Recovered, error) {
-	best := found{memory: w.state.Published, view: w.view}
+	best, seen, highest := found{memory: w.state.Published, view: w.view}, w.view.Versions, w.state.Highest
 	for _, name := range append([]string{""}, copies...) {
 		f, err := w.look(name)
 		if err != nil {
 			return Recovered{}, fmt.Errorf("%s: %w", cmp.Or(name, "the repository"), err) // it might be the newest
 		}
-		if f.memory.Verified() && f.view.Versions.Timestamp > best.view.Versions.Timestamp {
+		if newer(f, best) {
 			best = f
 		}
+		for _, known := range f.memory.Known {
+			highest = max(highest, known.Number)
+		}
+		seen = above(seen, f.view.Versions)
 	}
 	if best.from != "" {
 		if err := w.takeOver(best); err != nil {
@@ -60,7 +66,13 @@ func (w *Writer) recover(ctx context.Context, copies []string, longest time.Dura
 		}
 	}
 	state := w.state
-	state.Published = best.memory
+	if best.apart {
+		var err error
+		if best.memory, best.view, err = w.overtake(ctx, best, seen); err != nil {
+			return Recovered{}, fmt.Errorf("%s: %w", best.from, err)
+		}
+	}
+	state.Published, state.Highest = best.memory, highest
 	for _, known := range state.Published.Known {
 		state.Highest = max(state.Highest, known.Number)
 	}
@@ -76,6 +88,41 @@ type found struct {
 	from   string
 	memory release.Memory
 	view   release.View
+	apart  bool // it and the state have gone ways of their own: this host has published since it was restored
+}
+
+// newer reports whether f is to be taken over rather than best: what nodes have verified before what this host has published since
+// it was restored, and else the later lease.
+func newer(f, best found) bool {
+	if !f.memory.Verified() || f.apart != best.apart {
+		return f.memory.Verified() && f.apart
+	}
+	return f.view.Versions.Timestamp > best.view.Versions.Timestamp
+}
+
+// above are versions that are below neither of two.
+func above(a, b release.Versions) release.Versions {
+	return release.Versions{Root: max(a.Root, b.Root), Targets: max(a.Targets, b.Targets), Snapshot: max(a.Snapshot, b.Snapshot), Timestamp: max(a.Timestamp, b.Timestamp)}
+}
+
+// overtake signs what a copy holds anew, so that whoever has verified it, or what this host has published since, accepts it.
+func (w *Writer) overtake(ctx context.Context, f found, seen release.Versions) (release.Memory, release.View, error) {
+	trust, err := release.TrustOf(f.memory.Root)
+	if err != nil {
+		return f.memory, f.view, err
+	}
+	by, err := w.Keys().Signers(ctx, trust, keys.Release, keys.Lease)
+	if err != nil {
+		return f.memory, f.view, err
+	}
+	year := w.Now().AddDate(releaseYears, 0, 0)
+	_, memory, err := release.Overtake(f.memory, seen, by,
+		release.Expiries{Root: f.view.Expires.Root, Targets: year, Snapshot: year, Timestamp: w.Now().Add(w.state.Lease())})
+	if err != nil {
+		return f.memory, f.view, err
+	}
+	view, memory, err := release.Restore(memory)
+	return memory, view, err
 }
 
 // look verifies a copy. What is behind the state is found to hold nothing.
@@ -90,10 +137,35 @@ func (w *Writer) look(name string) (found, error) {
 		copied = d
 	}
 	view, memory, err := release.Verify(copied, w.state.Published)
-	if rule, _ := release.RuleOf(err); rule == release.Rollback || name == "" && rule == release.Missing {
+	switch rule, _ := release.RuleOf(err); {
+	case name == "" && (rule == release.Rollback || rule == release.Missing):
+		return found{}, nil
+	case rule == release.Rollback || rule == release.Replay || rule == release.NumberReused:
+		return w.apart(name, copied)
+	}
+	return found{from: name, memory: memory, view: view}, err
+}
+
+// apart verifies a copy by the root alone, since it does not follow from the state: it is older and holds nothing, or has gone a way
+// of its own.
+func (w *Writer) apart(name string, copied fs.FS) (found, error) {
+	memory, err := release.NewMemory(w.state.Published.Root)
+	if err != nil {
+		return found{}, err
+	}
+	view, memory, err := release.Verify(copied, memory)
+	if err != nil {
+		return found{}, err
+	}
+	ahead := above(view.Versions, w.view.Versions) != w.view.Versions
+	for _, k := range memory.Known {
+		i := slices.IndexFunc(w.state.Published.Known, func(o release.Known) bool { return o.Number == k.Number })
+		ahead = ahead || k.Number > w.state.Highest || i >= 0 && w.state.Published.Known[i].Digest != k.Digest
+	}
+	if !ahead {
 		return found{}, nil
 	}
-	return found{name, memory, view}, err
+	return found{name, memory, view, true}, nil
 }
 
 // takeOver puts into the repository what a copy has and it lacks: roots, and the zones' files.

@@ -2,6 +2,7 @@ package home_test
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"net/http/httptest"
 	"os"
@@ -120,6 +121,42 @@ func TestAHomeFromABackupIsBroughtUp(t *testing.T) {
 	}
 	if again, err := home.At(backup, clock).Recover(t.Context(), []string{ahead.dir.Path()}, 48*time.Hour); err != nil || again.From != "" || !again.Promised.Equal(now.Add(48*time.Hour)) {
 		t.Errorf("once more: %+v, %v", again, err)
+	}
+}
+
+// TestAHomeThatHasPublishedSinceIsBroughtUp: "meshctl serve" has run on the restored home, so it has made releases of the same
+// numbers, and signed as many leases. Nodes that know of the others, and one that knows of these, accept what comes after recovery.
+func TestAHomeThatHasPublishedSinceIsBroughtUp(t *testing.T) {
+	for _, more := range []int{0, 1, 5} { // leases that were signed there beyond those of before
+		dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+		backup := filepath.Join(t.TempDir(), "backup")
+		hometest.MustRelease(t, dir, hometest.At(hometest.Start), 1, releasing.Options{Now: true})
+		ahead, other := newFollower(t, dir), newFollower(t, dir)
+		hometest.Check(t, os.CopyFS(backup, os.DirFS(dir)))
+		hometest.MustRelease(t, dir, hometest.At(hometest.Start), 2, releasing.Options{})
+		last := hometest.MustRelease(t, dir, hometest.At(hometest.Start), 3, releasing.Options{})
+		hometest.Check(t, ahead.follows(dir))
+
+		hometest.MustRelease(t, backup, hometest.At(hometest.Start), 7, releasing.Options{})
+		for range more {
+			h := hometest.Begin(t, backup, hometest.At(hometest.Start))
+			_, err := h.Renew(t.Context(), 0)
+			hometest.Check(t, errors.Join(err, h.Close()))
+		}
+		hometest.Check(t, other.follows(backup))
+		if err := ahead.follows(backup); err == nil {
+			t.Fatal("a node takes what contradicts what it has verified")
+		}
+		r, err := home.At(backup, hometest.At(hometest.Start)).Recover(t.Context(), []string{ahead.dir.Path()}, 0)
+		if err != nil || r.From != ahead.dir.Path() || r.Highest != last.Release.Number {
+			t.Fatalf("%d more: %+v, %v", more, r, err)
+		}
+		hometest.Check(t, ahead.follows(backup))
+		if made := hometest.MustRelease(t, backup, hometest.At(hometest.Start), 8, releasing.Options{}); made.Release.Number != last.Release.Number+1 {
+			t.Fatalf("release %d", made.Release.Number)
+		}
+		hometest.Check(t, ahead.follows(backup))
+		hometest.Check(t, other.follows(backup))
 	}
 }
 

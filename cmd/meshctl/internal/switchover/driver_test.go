@@ -100,7 +100,7 @@ func (m *member) answer(v release.View) Answer {
 	}
 	c := status.Confirmation{Node: m.name, Mesh: manifest.Mesh, At: now.Wall, Confirms: d.Confirms, Serving: d.Serve, Silent: d.Silent, Floor: d.Floor,
 		Clock: d.Clock, Promise: d.Holds, Lease: v.Versions.Timestamp, Hears: hears, Format: release.ManifestFormat,
-		Switched: &status.Switched{Number: d.Serve, Lateness: 42 * time.Microsecond}}
+		Switched: &status.Switched{Number: d.Serve, At: 1, Lateness: 42 * time.Microsecond}}
 	if m.lies != nil {
 		m.lies(&c)
 	}
