@@ -52,8 +52,8 @@ const (
 var table = []Entry{
 	{"lease-ended", "alarm, silence", true, "All nodes that hold no newer lease are silent. Renew it with: meshctl lease, then see why meshctl serve did not, and what is in the way from the nodes to it."},
 	{"lease-not-renewed", alarm, true, "See in the log of meshctl serve why not, and renew it by hand: meshctl lease."},
-	{"key-ends", alarm, false, "For the release key make any release, or: meshctl keys rotate release. For the root see KEYS.md: meshctl keys draft, sign, publish."},
-	{"key-ends-soon", alarm, true, "Nodes fall silent when the word of a key ends. For the release key make any release, or: meshctl keys rotate release. For the root see KEYS.md: meshctl keys draft, sign, publish."},
+	{"key-ends", alarm, false, "For the release key make any release, or: meshctl keys rotate release. For the root see docs/operate/keys.md: meshctl keys draft, sign, publish."},
+	{"key-ends-soon", alarm, true, "Nodes fall silent when the word of a key ends. For the release key make any release, or: meshctl keys rotate release. For the root see docs/operate/keys.md: meshctl keys draft, sign, publish."},
 	{"signatures-end", alarm, false, "Have the zone's signer sign it anew, and see why a newer version does not come: the lease of all zones ends with these signatures."},
 	{"release-blocked", alarm, true, "The findings are in the log; meshctl check HOME/zones/ZONE.zone says them again. Correct the zone at its source, take checks: on_error: hold-zone, or have a second person sign: meshctl override."},
 	{"zone-held", alarm, false, "Its last good data stays. The findings are in the log; correct the zone at its source, or have a second person sign: meshctl override."},
@@ -64,7 +64,7 @@ var table = []Entry{
 	{"member-unreachable", alarm, true, "Start the member again, or mend the way to its administrative address. If it is lost: meshctl member remove NAME."},
 	{"member-silent", alarm, true, "The member's reasons are beside its name in meshctl status; each has what to do."},
 	{"host-clock", "alarm, switchover", true, "Nothing is published meanwhile. Set this host's clock right, or start its NTP client: chronyc tracking. If this clock is right, the members' are not."},
-	{"state-restored", "alarm, switchover", true, "Members have verified something newer than this home knows, so nothing is published. Fetch their depots, stop meshctl serve, and run: meshctl recover COPY... (docs/operate/recover.md)."},
+	{"state-restored", "alarm, switchover", true, "Members have verified something newer than this home knows, so nothing is published. Fetch their depots, stop meshctl serve, and run: meshctl recover COPY... (docs/operate/backup.md)."},
 	{"undecided", "alarm, silence", true, "Bring a distribution host back, or the member that cannot be asked. When that member is lost for good: meshctl schedule --force."},
 
 	{"unreachable", "switchover, BGP session", false, "Start the member's sidecar, or the router; then look at routing and filters between the two: there was no answer."},
