@@ -17,7 +17,7 @@ func (c *cli) leaseCommand() *cobra.Command {
 		Long:  `Renew the permission to answer. A lease ends no later than the word of the root and the release key.`,
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			return c.writing(cmd.Context(), func(w *home.Writer) error {
+			return c.ordering(cmd.Context(), func(w *home.Writer) error {
 				until, err := w.Renew(cmd.Context(), length)
 				if err != nil {
 					return err

@@ -37,8 +37,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/manpage"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 )
@@ -157,6 +159,19 @@ func (c *cli) withJSON(cmd *cobra.Command) *cobra.Command {
 // writing runs do with the home open for writing; it says nothing before it has published.
 func (c *cli) writing(ctx context.Context, do func(w *home.Writer) error) error {
 	return c.home().Write(ctx, do)
+}
+
+// ordering is writing for what publishes something by an operator's order: members are asked first, since what they say may forbid it.
+func (c *cli) ordering(ctx context.Context, do func(w *home.Writer) error) error {
+	own, err := enrol.Identity(c.home(), c.logger())
+	if err != nil {
+		c.progress("members cannot be asked whether this host's state and clock are right: %v", err)
+		return c.writing(ctx, do)
+	}
+	if err := switchover.MayOrder(ctx, c.home(), switchover.Asker(own)); err != nil {
+		return err
+	}
+	return c.writing(ctx, do)
 }
 
 // print prints facts as JSON, or as words does.

@@ -90,7 +90,7 @@ starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefi
 			if err := c.settle(cmd.Context()); err != nil {
 				return err
 			}
-			return c.writing(cmd.Context(), func(w *home.Writer) error {
+			return c.ordering(cmd.Context(), func(w *home.Writer) error {
 				n.Name = args[0]
 				dir, err := enrol.AddMember(cmd.Context(), w, n)
 				if err != nil {
@@ -174,7 +174,7 @@ node.key from its bundle; the old key is taken until the next renewal.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			done := []renewed{}
-			err := c.writing(cmd.Context(), func(w *home.Writer) error {
+			err := c.ordering(cmd.Context(), func(w *home.Writer) error {
 				for _, name := range args[len(done):] {
 					if err := enrol.RenewMember(cmd.Context(), w, name, newKey); err != nil {
 						return err
@@ -204,7 +204,7 @@ func (c *cli) memberRemoveCommand() *cobra.Command {
 			if err := c.settle(cmd.Context()); err != nil {
 				return err
 			}
-			return c.writing(cmd.Context(), func(w *home.Writer) error {
+			return c.ordering(cmd.Context(), func(w *home.Writer) error {
 				if err := enrol.RemoveMember(cmd.Context(), w, args[0]); err != nil {
 					return err
 				}

@@ -25,7 +25,7 @@ func (c *cli) operatorCommand() *cobra.Command {
 			Short: "Revoke a certificate: nodes refuse it as soon as their mirrors see that",
 			Args:  cobra.ExactArgs(1),
 			RunE: c.runs(func(cmd *cobra.Command, args []string) error {
-				return c.writing(cmd.Context(), func(w *home.Writer) error {
+				return c.ordering(cmd.Context(), func(w *home.Writer) error {
 					if err := enrol.RemoveOperator(cmd.Context(), w, args[0]); err != nil {
 						return err
 					}
@@ -39,7 +39,7 @@ func (c *cli) operatorCommand() *cobra.Command {
 			Short: "Make a new certificate for the same key, to be handed over again",
 			Args:  cobra.ExactArgs(1),
 			RunE: c.runs(func(cmd *cobra.Command, args []string) error {
-				return c.writing(cmd.Context(), func(w *home.Writer) error {
+				return c.ordering(cmd.Context(), func(w *home.Writer) error {
 					if err := enrol.RenewOperator(cmd.Context(), w, args[0]); err != nil {
 						return err
 					}
@@ -61,7 +61,7 @@ with --observer only looks: at status, confirmations and metrics (for two years)
 ca.crt. From the first one on, nodes let in nobody with these roles who is not in "meshctl operator list".`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
-			return c.writing(cmd.Context(), func(w *home.Writer) error {
+			return c.ordering(cmd.Context(), func(w *home.Writer) error {
 				role := map[bool]string{false: identity.Operator, true: identity.Observer}[observer]
 				dir, err := enrol.AddOperator(cmd.Context(), w, args[0], role)
 				if err != nil {

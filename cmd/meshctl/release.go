@@ -75,7 +75,7 @@ a second person's word: see "meshctl override".
 			if err := c.settle(cmd.Context()); err != nil {
 				return err
 			}
-			return c.writing(cmd.Context(), func(w *home.Writer) error { return c.release(cmd.Context(), w, sources(args), o) })
+			return c.ordering(cmd.Context(), func(w *home.Writer) error { return c.release(cmd.Context(), w, sources(args), o) })
 		}),
 	})
 	cmd.Flags().StringVar(&override, "override", "", "file that \"meshctl override\" wrote")

@@ -246,7 +246,7 @@ func consequence(code string) string {
 // cancel withdraws the switchover that is proposed.
 func (c *cli) cancel(ctx context.Context) error {
 	var number uint64
-	err := c.writing(ctx, func(w *home.Writer) error {
+	err := c.ordering(ctx, func(w *home.Writer) error {
 		number = w.Mesh().Next.Number
 		next, err := w.Host().Cancel(w.Instant(), "a switchover was cancelled")
 		if err != nil {

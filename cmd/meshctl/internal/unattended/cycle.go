@@ -283,7 +283,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 	err = c.Home.Write(ctx, func(w *home.Writer) error {
 		made = nil
 		m := w.View().Manifest
-		if c.waits(m, w.Now()) || w.State().Paused != "" {
+		if c.waits(m, w.Now()) || w.State().Paused != "" || c.Driver != nil && c.Driver.Forbidden() != nil {
 			return nil
 		}
 		if t = c.todo(m.Latest()); t.empty() {
