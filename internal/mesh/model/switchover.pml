@@ -1,7 +1,7 @@
 /*
  * A model of the switchover protocol of internal/mesh, for the model checker Spin. model_test.go searches all of it.
  *
- * Three nodes (node.go), distribution hosts on one store that replaces its state by conditional write (host.go), and the
+ * Three nodes (node.go), distribution hosts on one store that replaces its state by conditional write (host.go, switchover.go), and the
  * passing of time. Names are the code's: Current, Next (Number, At), Committed, Without, Decide, Under, Floor, Learn, Persist.
  *
  * What is as in the code
