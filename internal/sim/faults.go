@@ -218,6 +218,14 @@ var faults = []kind{
 	nodeKind("clock is unsure", Single,
 		func(w *World, n *node, a *Act) { n.sure = 4 * w.Epsilon },
 		func(w *World, n *node, _ *Act) { n.sure = w.Epsilon / 4 }),
+	nodeKind("depot is lost", Many, // but not what the node wrote of its promises: it begins with whatever view it finds
+		func(_ *World, n *node, _ *Act) {
+			n.killPlugin()
+			n.killSidecar()
+			n.disk.view = nil
+			clear(n.disk.data)
+			n.boot()
+		}, nil),
 	{"way from node to host is cut", Single,
 		func(w *World, a *Act) { w.cutPair(w.node(a).end, w.host(a).end, 1); w.touch(w.node(a)) },
 		func(w *World, a *Act) { w.cutPair(w.node(a).end, w.host(a).end, -1) }},
@@ -254,6 +262,14 @@ var faults = []kind{
 	hostCount("host is deaf", func(h *host) *int { return &h.w.net.ends[h.end].deaf }),
 	hostCount("host's link is bad", func(h *host) *int { return &h.w.net.ends[h.end].lossy }),
 	hostCount("repository is stuck", func(h *host) *int { return &h.stuck }),
+	hostKind("repository of before", Many, // it is restored from a copy, and stays as it is for a while
+		func(w *World, h *host, a *Act) {
+			if n := len(w.store.kept); n > 0 {
+				h.repo = w.store.kept[a.Sides%uint64(n)]
+			}
+			h.stuck++
+		},
+		func(_ *World, h *host, _ *Act) { h.stuck-- }),
 	hostKind("host's clock is wrong", Single,
 		func(w *World, h *host, a *Act) { h.clock.set(w.now, func(c *clock) { c.wall = c.wall.Add(a.Much) }) },
 		func(w *World, h *host, _ *Act) { h.clock.steer(w.now, w.upTo(w.Epsilon/4)) }),

@@ -16,12 +16,7 @@ type store struct {
 	tag   int
 	slow  time.Duration // how late a write may land; its writer may have given up by then, or be dead
 	down  int
-	kept  []kept // what was in force at times
-}
-
-type kept struct {
-	at    time.Duration
-	state mesh.State
+	kept  []*mesh.State // what was in force before
 }
 
 func (s *store) init(w *World, members []string) {
@@ -57,8 +52,8 @@ func (s *store) replace(who string, tag int, next mesh.State, what string, then 
 			before := s.state.Next
 			s.state = next
 			s.w.follow(before, next.Next)
-			if len(s.w.plan) > 0 && s.w.Class == Lies {
-				s.kept = append(s.kept, kept{s.w.now, next})
+			if s.w.Class >= Many && len(s.w.nodes) <= crowd {
+				s.kept = append(s.kept, &next)
 			}
 		}
 		s.w.after(s.w.quick(50*time.Millisecond), func() { then(ok) })

@@ -312,7 +312,7 @@ func (n *node) relay() {
 				return
 			}
 			view, promise := m.disk.view, m.holds()
-			if newer := n.disk.view; view == nil || newer.Version > view.Version { // it asks back
+			if newer := n.disk.view; newer != nil && (view == nil || newer.Version > view.Version) { // it asks back
 				w := n.w
 				w.net.send(m.end, n.end, func() { w.net.send(n.end, m.end, m.beside(func() { m.take(newer) })) })
 			}

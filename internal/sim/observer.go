@@ -181,9 +181,9 @@ func reasons(all []status.Reason) string {
 	return s
 }
 
-// refusedView says that a node would not take what was published.
+// refusedView says that a node would not take what was published. It must not if its depot was lost and this is older than its promise.
 func (o *observer) refusedView(n *node, s *mesh.State) {
-	if o.w.Class < Lies {
+	if o.w.Class < Lies && s.Version >= n.disk.durable.Under {
 		o.w.wrong("view", "%s refuses version %d", n.name, s.Version)
 	}
 }
