@@ -3,6 +3,7 @@
 //
 //	meshctl init                      keys, certificates and a repository
 //	meshctl member add NAME --admin HOST:PORT
+//	meshctl set, member update        change what these were told, and make bundles anew
 //	meshctl check ZONEFILE...         what is wrong with zone files
 //	meshctl keys list                 which keys speak for the mesh, and which are at hand
 //	meshctl receive                   take zones in from primaries and directories
@@ -122,7 +123,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		RunE: func(*cobra.Command, []string) error { return errors.New("which command?") },
 	}
 	root.PersistentFlags().StringVar(&c.dir, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
-	root.AddCommand(c.initCommand(), c.memberCommand(), c.operatorCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(), c.pauseCommand(), c.resumeCommand(),
+	root.AddCommand(c.initCommand(), c.setCommand(), c.memberCommand(), c.operatorCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(), c.pauseCommand(), c.resumeCommand(),
 		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand(), c.historyCommand(), c.recoverCommand(), manpage.Command())
 	return root
 }

@@ -71,9 +71,9 @@ func (c *cli) memberCommand() *cobra.Command {
 		Use:   "member",
 		Short: "Who is in the mesh",
 		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return fmt.Errorf("member: add, list, remove or renew?") },
+		RunE:  func(*cobra.Command, []string) error { return fmt.Errorf("member: add, update, list, remove or renew?") },
 	}
-	cmd.AddCommand(c.memberAddCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand())
+	cmd.AddCommand(c.memberAddCommand(), c.memberUpdateCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand())
 	return cmd
 }
 
@@ -106,13 +106,7 @@ starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefi
 			})
 		}),
 	})
-	f := cmd.Flags()
-	f.StringVar(&n.Admin, "admin", "", "HOST:PORT of its sidecar's administrative plane")
-	f.StringVar(&n.At, "at", "", "directory in which the node keeps everything (default /etc/mesh, /var/lib/mesh and /run/mesh)")
-	f.Uint32Var(&n.AS, "as", 0, "its autonomous system")
-	f.StringSliceVar(&n.Routers, "router", nil, "addresses of the routers that it announces to, of each family that is announced")
-	f.Uint32Var(&n.RouterAS, "router-as", 0, "the router's autonomous system")
-	f.StringVar(&n.RouterID, "router-id", "", "its BGP identifier (default: the administrative address)")
+	memberFlags(cmd.Flags(), &n)
 	_ = cmd.MarkFlagRequired("admin")
 	return cmd
 }

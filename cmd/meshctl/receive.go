@@ -44,7 +44,7 @@ type faultJSON struct {
 }
 
 func (c *cli) receiveCommand() *cobra.Command {
-	var file string
+	var file, zones string
 	var o receive.RefreshOptions
 	limit := time.Hour
 	cmd := c.withJSON(&cobra.Command{
@@ -62,10 +62,11 @@ Status 1 if something could not be received; what was, counts all the same, and 
 			for i, name := range o.Reset {
 				o.Reset[i] = dns.CanonicalName(name)
 			}
-			return c.receive(ctx, cmp.Or(file, c.home().Path(home.ConfigName)), o)
+			return c.receive(ctx, cmp.Or(file, c.home().Path(home.ConfigName)), zones, o)
 		}),
 	})
 	cmd.Flags().StringVar(&file, "config", "", "configuration (default HOME/meshctl.yaml)")
+	cmd.Flags().StringVar(&zones, "zones", "", "take in the *.zone files of this directory, and nothing else, as \"meshctl serve --zones\" does")
 	cmd.Flags().BoolVar(&o.Withdraw, "withdraw", false, "withdraw the zones that are gone from their sources, however many")
 	cmd.Flags().StringSliceVar(&o.Reset, "reset", nil, "zones to receive anew, whatever their serial")
 	completeFlag(cmd, "reset", c.zones())
@@ -73,21 +74,33 @@ Status 1 if something could not be received; what was, counts all the same, and 
 	return cmd
 }
 
-func (c *cli) receive(ctx context.Context, file string, o receive.RefreshOptions) error {
+// sourcesOf are those of a directory, if it is named, or else of a configuration.
+func sourcesOf(file, zones string) (*receive.Config, error) {
+	if zones != "" {
+		return receive.FromDirectory(zones)
+	}
+	config, err := config.Load(file)
+	if err != nil {
+		return nil, err
+	}
+	if config.Sources == nil {
+		return nil, hint.Errorf("sources.example.yaml shows it", "%s has no section \"sources\": there is nothing to receive", file)
+	}
+	return config.Sources, nil
+}
+
+func (c *cli) receive(ctx context.Context, file, zones string, o receive.RefreshOptions) error {
 	view, err := c.home().View(ctx)
 	if err != nil {
 		return err
 	}
-	config, err := config.Load(file)
+	sources, err := sourcesOf(file, zones)
 	if err != nil {
 		return err
 	}
-	if config.Sources == nil {
-		return hint.Errorf("sources.example.yaml shows it", "%s has no section \"sources\": there is nothing to receive", file)
-	}
 	facts := receivedJSON{Received: []updateJSON{}, Faults: []faultJSON{}}
 	var r *receive.Receiver
-	r, err = receive.New(config.Sources, receive.Options{
+	r, err = receive.New(sources, receive.Options{
 		Zones: filepath.Join(c.dir, "zones"),
 		State: filepath.Join(c.dir, "state", "received"),
 		Now:   c.clock,

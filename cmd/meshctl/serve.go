@@ -61,6 +61,9 @@ Several of them may run, on one bucket: they take turns, and over.`,
 					return err
 				}
 			}
+			if err := enrol.CheckListen(c.home(), config.Serve.Listen.Addr()); err != nil {
+				return err
+			}
 			if what := config.Checks.Unjudged(); what != "" {
 				eventlog.New(c.log, config.Serve.Log).Info("checks do not judge " + what)
 			}

@@ -413,9 +413,9 @@ func (w *folder) missing(ctx context.Context) bool {
 	why := ""
 	switch {
 	case len(gone) == 0:
+	case w.r.force:
 	case !w.d.Withdraw:
 		why = fmt.Sprintf("files are gone, and their zones are kept (deleted: keep): %s", some(gone))
-	case w.r.force:
 	default:
 		why = tooMany(len(gone), had, w.d.Limit)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -129,21 +130,25 @@ func writeTemplates(h place, o InitOptions) error {
 	if err := os.MkdirAll(h.Path(templatesDir), 0o755); err != nil {
 		return err
 	}
-	var shared, prefixes []string
-	for _, text := range o.Shared {
-		a, err := netip.ParseAddr(text)
-		if err != nil {
-			return fmt.Errorf("--shared: %w", err)
-		}
-		shared = append(shared, a.String())
-		prefixes = append(prefixes, prefixOf(a).String())
+	var faults []error
+	for name, text := range templates(o) {
+		faults = append(faults, depot.WriteFile(h.Path(templatesDir), name, []byte(text), 0o644))
 	}
-	corefile := fmt.Sprintf(corefileTemplate, o.Mesh, strings.Join(shared, " "))
-	sidecar := fmt.Sprintf(sidecarTemplate, o.Mesh, quoted(shared), quoted(o.URLs), quoted(prefixes), access(o, netip.Addr.Is4), access(o, netip.Addr.Is6))
-	return errors.Join(
-		depot.WriteFile(h.Path(templatesDir), corefileName, []byte(corefile), 0o644),
-		depot.WriteFile(h.Path(templatesDir), sidecarName, []byte(sidecar), 0o644),
-	)
+	return errors.Join(append(faults, writeFacts(h.Path(templatesDir), factsName, meshFacts{o.Shared, o.URLs}))...)
+}
+
+// templates are those of a mesh, by name.
+func templates(o InitOptions) map[string]string {
+	var prefixes []string
+	for _, text := range o.Shared {
+		if a, err := netip.ParseAddr(text); err == nil { // as was checked
+			prefixes = append(prefixes, prefixOf(a).String())
+		}
+	}
+	return map[string]string{
+		corefileName: fmt.Sprintf(corefileTemplate, o.Mesh, strings.Join(o.Shared, " ")),
+		sidecarName:  fmt.Sprintf(sidecarTemplate, o.Mesh, quoted(o.Shared), quoted(o.URLs), quoted(prefixes), access(o, netip.Addr.Is4), access(o, netip.Addr.Is6)),
+	}
 }
 
 // access is the line of the administrative plane's access list (DELIV-2): the addresses of distribution hosts, as far as
@@ -212,18 +217,7 @@ func makeBundle(h *home.Writer, n NewMember, address string) (release.Digest, er
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return release.Digest{}, err
 	}
-	ca, err := depot.ReadFile(h.Path(pkiDir), "ca.crt", maxPEMBytes)
-	if err != nil {
-		return release.Digest{}, err
-	}
-	err = errors.Join(
-		depot.WriteFile(dir, "ca.crt", ca, 0o644),
-		depot.WriteFile(dir, "root.json", h.Root(), 0o644),
-		addCookieSeed(h, dir),
-		fill(h, corefileName, dir, n.facts(address)),
-		fill(h, sidecarName, dir, n.facts(address)),
-		issue(h, nodesDir+"/"+n.Name, "node", subject{n.Name, identity.Node, []string{address}}),
-	)
+	err := errors.Join(issue(h, nodesDir+"/"+n.Name, "node", subject{n.Name, identity.Node, []string{address}}), fillBundle(h, n))
 	if err != nil {
 		return release.Digest{}, err
 	}
@@ -231,7 +225,27 @@ func makeBundle(h *home.Writer, n NewMember, address string) (release.Digest, er
 	if err != nil {
 		return release.Digest{}, err
 	}
-	return identity.PinOf(c), packBundle(h, nodesDir, n.Name)
+	return identity.PinOf(c), nil
+}
+
+// fillBundle writes what is in a bundle beside the certificate and its key, and packs it.
+func fillBundle(h *home.Writer, n NewMember) error {
+	address, _, err := net.SplitHostPort(n.Admin)
+	if err != nil {
+		return err
+	}
+	ca, err := depot.ReadFile(h.Path(pkiDir), "ca.crt", maxPEMBytes)
+	if err != nil {
+		return err
+	}
+	dir := h.Path(nodesDir, n.Name)
+	return cmp.Or(errors.Join(
+		depot.WriteFile(dir, "ca.crt", ca, 0o644),
+		depot.WriteFile(dir, "root.json", h.Root(), 0o644),
+		addCookieSeed(h, dir),
+		fill(h, corefileName, dir, n.facts(address)),
+		fill(h, sidecarName, dir, n.facts(address)),
+	), packBundle(h, nodesDir, n.Name), writeFacts(h.Path(nodesDir), n.Name+".json", n))
 }
 
 // check refuses what would make a configuration that no process takes.

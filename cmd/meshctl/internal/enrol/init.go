@@ -30,6 +30,9 @@ type InitOptions struct {
 // Init makes a mesh in a home, which must not hold one: keys, certificates, and a repository that names no release yet. random
 // yields key material.
 func Init(ctx context.Context, h *home.Home, o InitOptions, random io.Reader) (*home.Writer, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	mesh := home.NewMesh{Name: o.Mesh, Epsilon: o.Epsilon, Lease: o.Lease, Encrypt: o.Encrypt, Bucket: o.Bucket}
 	return h.Create(ctx, mesh, random, func(h *home.Home) error {
 		for _, dir := range []string{pkiDir, nodesDir} {

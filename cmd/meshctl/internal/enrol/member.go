@@ -6,7 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -20,29 +20,33 @@ import (
 
 // NewMember is a node that is to join.
 type NewMember struct {
-	Name     string
-	Admin    string   // HOST:PORT of its administrative plane
-	At       string   // directory in which the node keeps everything; "" for /etc/mesh, /var/lib/mesh and /run/mesh
-	AS       uint32   // its autonomous system, and
-	Routers  []string // the addresses and
-	RouterAS uint32   // the autonomous system of its routers; none if Routers is empty
-	RouterID string   // its BGP identifier; "" for the administrative address
+	Name     string   `json:"name"`
+	Admin    string   `json:"admin"`               // HOST:PORT of its administrative plane
+	At       string   `json:"at,omitempty"`        // directory in which the node keeps everything; "" for /etc/mesh, /var/lib/mesh and /run/mesh
+	AS       uint32   `json:"as,omitempty"`        // its autonomous system, and
+	Routers  []string `json:"routers,omitempty"`   // the addresses and
+	RouterAS uint32   `json:"router_as,omitempty"` // the autonomous system of its routers; none if Routers is empty
+	RouterID string   `json:"router_id,omitempty"` // its BGP identifier; "" for the administrative address
 }
 
 // AddMember takes a node into the mesh and writes the bundle that it is given: a directory, whose path it returns, and
 // the same as a tar file beside it.
 func AddMember(ctx context.Context, w *home.Writer, n NewMember) (string, error) {
-	address, _, err := net.SplitHostPort(n.Admin)
-	if err != nil || address == "" {
-		return "", hint.Errorf("for example --admin 198.51.100.7:8443", "%q is not HOST:PORT", n.Admin)
-	}
 	if n.Name == HostName {
 		return "", hint.Errorf("choose another name", "%s is the name of the distribution host itself", n.Name)
 	}
 	m := w.View().Manifest
 	if slices.ContainsFunc(m.Members, func(o release.Member) bool { return o.Name == n.Name }) {
-		return "", hint.Errorf("for a new certificate: meshctl member renew "+n.Name+"; for another address: remove it, then add it again",
+		return "", hint.Errorf("for a new certificate: meshctl member renew "+n.Name+"; for another address: meshctl member update "+n.Name,
 			"%s is a member already", n.Name)
+	}
+	facts, err := readFacts[meshFacts](w.Path(templatesDir), factsName)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	address, err := n.check(facts.Shared, m.Members)
+	if err != nil {
+		return "", err
 	}
 	m.Members = append(slices.Clone(m.Members), release.Member{Name: n.Name, Admin: "https://" + n.Admin})
 	slices.SortFunc(m.Members, func(a, b release.Member) int { return strings.Compare(a.Name, b.Name) })
@@ -79,7 +83,7 @@ func RemoveMember(ctx context.Context, w *home.Writer, name string) error {
 	if err := w.Carry(ctx, next, time.Time{}, change, home.Event{Event: "member removed", Detail: name}); err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(w.Path(nodesDir, name)), removeFile(w.Path(nodesDir, name+".tar")))
+	return errors.Join(os.RemoveAll(w.Path(nodesDir, name)), removeFile(w.Path(nodesDir, name+".tar")), removeFile(w.Path(nodesDir, name+".json")))
 }
 
 func notMember(name string) error {
