@@ -39,7 +39,7 @@ var advice = map[Rule]string{
 	Replay:       "two repositories were signed with the same keys: keep one distribution host",
 	Format:       "find out which program wrote it, and use one version of the programs everywhere",
 	NumberReused: "releases never change: publish the new content under a higher number",
-	NumberTooFar: "no meshctl made it: if the release key was stolen, meshctl keys rotate release",
+	NumberTooFar: "no release is so far above the one before: if the release key was stolen, meshctl keys rotate release",
 	WrongMesh:    "the node is pointed at the repository of another mesh: correct its configuration",
 }
 
