@@ -245,15 +245,7 @@ func consequence(code string) string {
 
 // cancel withdraws the switchover that is proposed.
 func (c *cli) cancel(ctx context.Context) error {
-	var number uint64
-	err := c.ordering(ctx, func(w *home.Writer) error {
-		number = w.Mesh().Next.Number
-		next, err := w.Host().Cancel(w.Instant(), "a switchover was cancelled")
-		if err != nil {
-			return home.Refused(err)
-		}
-		return w.Carry(ctx, next, time.Time{}, nil, home.Event{Event: "cancelled", Number: number})
-	})
+	number, err := c.withdraw(ctx, "a switchover was cancelled")
 	if err != nil {
 		return err
 	}
@@ -276,9 +268,7 @@ func (c *cli) pauseCommand() *cobra.Command {
 renewed as before, and what is committed is made.`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			err := c.writing(cmd.Context(), func(w *home.Writer) error {
-				return w.Carry(cmd.Context(), w.Host().Pause(w.Instant(), why), time.Time{}, nil, home.Event{Event: "paused", Detail: why})
-			})
+			err := c.paused(cmd.Context(), why)
 			if err == nil {
 				c.say("paused; go on with: meshctl resume")
 			}

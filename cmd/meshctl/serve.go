@@ -116,8 +116,9 @@ func (c *cli) serve(ctx context.Context, config *config.Config) error {
 		defer work.Close()
 	}
 	together, ctx := errgroup.WithContext(ctx)
+	given := &orders{c: c, ctx: ctx, own: own, absent: config.Releases.Absent}
 	server.Page = func(refuses func(*x509.Certificate) string) http.Handler {
-		return page.New(ctx, page.Source{Log: log, Refuses: refuses,
+		return page.New(ctx, page.Source{Log: log, Refuses: refuses, Do: given.do,
 			Status: func(ctx context.Context) (unattended.Status, error) {
 				now, err := server.Status(ctx)
 				now.Work, now.Unjudged = cycle.Work(), config.Checks.Unjudged()

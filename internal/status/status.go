@@ -317,7 +317,7 @@ func (d Drain) String() string {
 type DrainOrder struct {
 	Wait    string `json:"wait,omitempty"` // a duration as in "60s": how long the route stays; "": as configured
 	Silence bool   `json:"silence,omitempty"`
-	Who     string `json:"who,omitempty"` // over mutual TLS it is the name in the certificate instead
+	Who     string `json:"who,omitempty"` // over mutual TLS it is the name in the certificate instead, but for a distribution host's
 	Why     string `json:"why,omitempty"`
 }
 

@@ -6,7 +6,7 @@
 //	role               /metrics, /metrics/dns                    GET /v1/drain   PUT, DELETE /v1/drain   /v1/promise, /v1/repository
 //	observer           yes                                       yes                                     yes
 //	operator           yes                                       yes             yes                     yes
-//	distribution-host  yes                                       yes                                     yes
+//	distribution-host  yes                                       yes             in an operator's name   yes
 //	node               its own                                   its own                                 a member's
 //
 // It refuses a wildcard, which would answer on the shared address too (HOST-2, DELIV-1). main calls it.
@@ -228,9 +228,23 @@ func (g *guard) members(next http.Handler) http.Handler {
 	})
 }
 
-// operators may change something.
+// operators may change something, and the distribution host for one that it names.
 func (g *guard) operators(next http.Handler) http.Handler {
-	return g.only(next, "gives no orders here", func(c *x509.Certificate) bool { return identity.RoleOf(c) == identity.Operator })
+	return g.only(next, "gives no orders here", func(c *x509.Certificate) bool {
+		role := identity.RoleOf(c)
+		return role == identity.Operator || role == identity.Host
+	})
+}
+
+// orderer is who gives an order: nobody does in the name of another, but for a distribution host, on which somebody has asked for it.
+func orderer(c *x509.Certificate, says string) (who string, err error) {
+	switch {
+	case identity.RoleOf(c) != identity.Host:
+		return c.Subject.CommonName, nil
+	case says == "":
+		return "", fmt.Errorf("%w: a distribution host gives it in somebody's name, and names nobody", ErrOrder)
+	}
+	return says + " at the distribution host", nil
 }
 
 func (g *guard) only(next http.Handler, refusal string, may func(*x509.Certificate) bool) http.Handler {
@@ -290,12 +304,15 @@ func promise(s Sidecar) http.HandlerFunc {
 func drain(s Sidecar) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		order, err := readOrder(r.Body)
-		if r.TLS != nil { // nobody drains in the name of another
-			order.Who = r.TLS.PeerCertificates[0].Subject.CommonName
-		}
 		if err != nil {
 			answer(w, nil, fmt.Errorf("%w: %w", ErrOrder, err))
 			return
+		}
+		if r.TLS != nil {
+			if order.Who, err = orderer(r.TLS.PeerCertificates[0], order.Who); err != nil {
+				answer(w, nil, err)
+				return
+			}
 		}
 		doc, err := s.Drain(r.Context(), order)
 		answer(w, doc, err)
@@ -306,7 +323,11 @@ func undrain(s Sidecar) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		who := r.FormValue("who")
 		if r.TLS != nil {
-			who = r.TLS.PeerCertificates[0].Subject.CommonName
+			var err error
+			if who, err = orderer(r.TLS.PeerCertificates[0], who); err != nil {
+				answer(w, nil, err)
+				return
+			}
 		}
 		doc, err := s.Undrain(r.Context(), who)
 		answer(w, doc, err)

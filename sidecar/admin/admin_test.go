@@ -178,7 +178,7 @@ func TestRoles(t *testing.T) {
 	}{
 		{name: "prometheus", role: identity.Observer, reads: true},
 		{name: "jane", role: identity.Operator, reads: true, orders: true},
-		{name: "distribution-host", role: identity.Host, reads: true},
+		{name: "distribution-host", role: identity.Host, reads: true, orders: true}, // in somebody's name
 		{name: "osa1", role: identity.Node},
 		{name: "tyo1", role: identity.Node, reads: true, who: &node}, // itself
 		{name: "tyo1", role: identity.Node},                          // its name alone is not it
@@ -192,14 +192,14 @@ func TestRoles(t *testing.T) {
 		}
 		client := as(t, *who)
 		for _, r := range []struct {
-			method, path string
-			may          bool
+			method, path, body string
+			may                bool
 		}{
-			{"GET", "/v1/status", c.reads}, {"GET", "/metrics", c.reads}, {"GET", "/v1/drain", c.reads}, {"HEAD", "/v1/status", c.reads},
-			{"PUT", "/v1/drain", c.orders}, {"DELETE", "/v1/drain", c.orders},
+			{"GET", "/v1/status", "", c.reads}, {"GET", "/metrics", "", c.reads}, {"GET", "/v1/drain", "", c.reads}, {"HEAD", "/v1/status", "", c.reads},
+			{"PUT", "/v1/drain", `{"who":"anna"}`, c.orders}, {"DELETE", "/v1/drain?who=anna", "", c.orders},
 		} {
 			log.Reset()
-			code, body := ask(t, client, r.method, url+r.path, "")
+			code, body := ask(t, client, r.method, url+r.path, r.body)
 			if want := map[bool]int{true: 200, false: 403}[r.may]; code != want {
 				t.Errorf("%s with role %q: %s %s: %d %q, want %d", c.name, c.role, r.method, r.path, code, body, want)
 			}
@@ -282,6 +282,18 @@ func TestOrders(t *testing.T) {
 	}
 	if code, says := ask(t, jane, "DELETE", url+"?who=anna", ""); code != 200 || !strings.Contains(says, `"node":"jane"`) {
 		t.Errorf("DELETE: %d %q", code, says)
+	}
+	host := as(t, ca.WithRole("distribution-host", identity.Host, time.Hour))
+	if code, says := ask(t, host, "PUT", url, `{"who":"anna"}`); code != 200 || !strings.Contains(says, `"who":"anna at the distribution host"`) {
+		t.Errorf("PUT of a distribution host: %d %q", code, says)
+	}
+	if code, says := ask(t, host, "DELETE", url+"?who=anna", ""); code != 200 || !strings.Contains(says, `"node":"anna at the distribution host"`) {
+		t.Errorf("DELETE of a distribution host: %d %q", code, says)
+	}
+	for _, method := range []string{"PUT", "DELETE"} {
+		if code, says := ask(t, host, method, url, ""); code != 400 || !strings.Contains(says, "names nobody") {
+			t.Errorf("%s of a distribution host in nobody's name: %d %q", method, code, says)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ type Source struct {
 	Status  func(context.Context) (unattended.Status, error)
 	History func(context.Context) ([]history.Record, error) // the latest first
 	Refuses func(*x509.Certificate) string                  // why the owner of a certificate may not look, "" if it may
+	Do      func(context.Context, Order) (string, error)    // carries out an operator's order, and says what came of it
 	Log     *slog.Logger
 }
 
@@ -32,13 +33,16 @@ type Handler struct {
 	quiet *identity.Quiet
 	looks looks
 	open  streams
+	guard guard
 }
 
 // New makes a Handler whose streams end with ctx.
 func New(ctx context.Context, s Source) *Handler {
-	h := &Handler{Source: s, ctx: ctx, mux: http.NewServeMux(), quiet: &identity.Quiet{Log: s.Log}, open: streams{of: map[release.Digest]int{}}}
+	h := &Handler{Source: s, ctx: ctx, mux: http.NewServeMux(), quiet: &identity.Quiet{Log: s.Log}, open: streams{of: map[release.Digest]int{}}, guard: newGuard()}
 	h.mux.HandleFunc("GET /{$}", h.page)
 	h.mux.HandleFunc("GET /page/events", h.events)
+	h.mux.HandleFunc("GET /page/order", h.confirm)
+	h.mux.HandleFunc("POST /page/order", h.order)
 	for _, a := range []struct{ name, kind string }{{"page.css", "text/css"}, {"page.js", "text/javascript"}, {"icon.svg", "image/svg+xml"}} {
 		h.mux.HandleFunc("GET /page/"+a.name, asset(a.name, a.kind))
 	}

@@ -31,6 +31,8 @@ type stage struct {
 	asked  int
 	reader *x509.Certificate
 	revoke bool
+	orders []Order
+	fails  error              // what becomes of orders
 	close  context.CancelFunc // ends the streams
 }
 
@@ -48,6 +50,12 @@ func newStage(t *testing.T, s *story) *stage {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			return g.story.History, nil
+		},
+		Do: func(_ context.Context, o Order) (string, error) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.orders = append(g.orders, o)
+			return o.Kind + " is done.", g.fails
 		},
 		Refuses: func(*x509.Certificate) string {
 			g.mu.Lock()

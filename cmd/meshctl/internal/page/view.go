@@ -25,23 +25,24 @@ const (
 
 // view is what the templates show: every word and number of it is ready to be printed.
 type view struct {
-	Mesh      string
-	At        time.Time
-	Tone      string
-	Verdict   string // the state of the mesh in one sentence
-	Facts     []fact // below it
-	Unjudged  string
-	Paused    string
-	Work      []workView
-	Alarms    []alarmView
-	Release   *releaseView
-	Members   membersView
-	Lateness  chart
-	Latency   chart
-	History   []recordView
-	Drift     []driftView
-	Reader    Reader
-	CanCancel bool
+	Mesh     string
+	At       time.Time
+	Tone     string
+	Verdict  string // the state of the mesh in one sentence
+	Facts    []fact // below it
+	Unjudged string
+	Paused   string
+	Work     []workView
+	Alarms   []alarmView
+	Release  *releaseView
+	Members  membersView
+	Lateness chart
+	Latency  chart
+	History  []recordView
+	Drift    []driftView
+	Reader   Reader
+
+	Operates, CanSchedule, CanCancel bool
 }
 
 // fact is a figure and what it is of.
@@ -85,6 +86,7 @@ type memberView struct {
 	Why         []string
 	Doing       []workView
 	Drained     bool
+	Order       string // that an operator may give
 }
 
 // routeView is what is announced and to whom, or why not.
@@ -118,6 +120,9 @@ func viewOf(d Document) view {
 		v.Alarms = append(v.Alarms, alarmView{a.Code, a.Detail, a.Do})
 	}
 	v.Members = membersOf(s)
+	if d.Reader.operates() {
+		v.Members.orders()
+	}
 	v.Tone, v.Verdict = verdictOf(s, v.Members)
 	v.Facts, v.Unjudged = factsOf(s, v.Members), s.Unjudged
 	v.Release = timelineOf(s, d.History)
@@ -126,7 +131,9 @@ func viewOf(d Document) view {
 		v.History = append(v.History, recordOf(&d.History[i], s.Next))
 	}
 	v.Drift = driftsOf(s.Drift)
-	v.CanCancel = s.Next != nil && !s.Next.Switchover.IsZero() && !s.Next.Committed
+	v.Operates = d.Reader.operates()
+	v.CanSchedule = v.Operates && s.Next != nil && s.Next.Switchover.IsZero()
+	v.CanCancel = v.Operates && s.Next != nil && !s.Next.Switchover.IsZero() && !s.Next.Committed
 	return v
 }
 
@@ -283,6 +290,21 @@ func membersOf(s unattended.Status) membersView {
 		m.Shown = rows
 	}
 	return m
+}
+
+// orders offers an operator what may be done with each member that answers.
+func (m membersView) orders() {
+	for _, list := range [][]memberView{m.Shown, m.Rest} {
+		for i := range list {
+			switch v := &list[i]; {
+			case v.State == stateAway:
+			case v.Drained:
+				v.Order = Undrain
+			default:
+				v.Order = Drain
+			}
+		}
+	}
 }
 
 func memberOf(m unattended.MemberStatus, s unattended.Status) memberView {
