@@ -188,6 +188,15 @@ func TestTheWayOfARelease(t *testing.T) {
 	paused.html(t, "Release 43 is staged", "not proposed yet", "Paused. No release is made and no switchover proposed: a holiday")
 }
 
+// An alarm comes with what to do about it.
+func TestAnAlarmSaysWhatToDo(t *testing.T) {
+	s := newStory(3).alarm(unattended.AlarmLease, "it ends soon")
+	if s.Status.Alarms[0].Do == "" {
+		t.Fatal("nobody knows what to do")
+	}
+	s.html(t, "lease-not-renewed", "it ends soon", "What to do:")
+}
+
 // The charts show the last releases, as a table too, and one that waited for long hides no other.
 func TestCharts(t *testing.T) {
 	s := newStory(3)

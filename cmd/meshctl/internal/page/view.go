@@ -53,7 +53,7 @@ type workView struct {
 	Share int // per cent; -1: not known
 }
 
-type alarmView struct{ Code, Detail, Do string }
+type alarmView struct{ Code, Detail, Do, Tone string }
 
 // membersView is all members, those first that need attention.
 type membersView struct {
@@ -117,7 +117,7 @@ func viewOf(d Document) view {
 		v.Work = append(v.Work, progressView(&s.Work[i]))
 	}
 	for _, a := range s.Alarms {
-		v.Alarms = append(v.Alarms, alarmView{a.Code, a.Detail, a.Do})
+		v.Alarms = append(v.Alarms, alarmView{a.Code, a.Detail, a.Do, map[bool]string{true: bad, false: note}[a.Level == unattended.LevelError]})
 	}
 	v.Members = membersOf(s)
 	if d.Reader.operates() {
