@@ -113,7 +113,7 @@ func (o *orders) drain(ctx context.Context, order page.Order) (string, error) {
 
 // withdraw withdraws the switchover that is proposed, and returns its release.
 func (c *cli) withdraw(ctx context.Context, why string) (number uint64, err error) {
-	err = c.writing(ctx, func(w *home.Writer) error {
+	err = c.ordering(ctx, func(w *home.Writer) error {
 		number = w.Mesh().Next.Number
 		next, err := w.Host().Cancel(w.Instant(), why)
 		if err != nil {
