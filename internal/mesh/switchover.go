@@ -270,6 +270,7 @@ func (h *Host) unconfirmed(next Switchover) (all []Missing) {
 			if !m.running() && h.policy.Absent.Lapse && !lapsed {
 				all = append(all, Missing{name, status.Reason{Code: Unconfirmed, Detail: "its lease has not ended by then"}})
 			}
+		case h.beyond(name):
 		case m.given != next.Ref || h.declines(name):
 			why := h.lacks(name)
 			if why == nil {
@@ -285,6 +286,10 @@ func (h *Host) unconfirmed(next Switchover) (all []Missing) {
 	}
 	return all
 }
+
+// beyond reports whether a member answers from the release before no more, whatever becomes of the switchover: its disk went back
+// to what it was before it declined an earlier one, and it took what all others found void.
+func (h *Host) beyond(name string) bool { return h.members[name].word.Floor >= h.state.Next.Number }
 
 // passed is when a switchover has passed for every member.
 func (h *Host) passed(next Switchover) instant.Wall {
@@ -378,9 +383,9 @@ func (h *Host) presumes(name string) bool {
 	return p.Ref() == h.state.Next.Ref && p.State == status.Presumed
 }
 
-// ended reports whether all leases have ended, so that nobody answers.
+// ended reports whether all leases have ended, so that nobody answers. A clock that no member has vouched for does not tell.
 func (h *Host) ended(now instant.Instant) bool {
-	return h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon) < now.Wall
+	return h.sure.Mono != 0 && h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon) < now.Wall
 }
 
 // Leap seconds come at the end of a UTC month. While one is smeared or waits to be told apart, two clocks that are both
@@ -412,6 +417,8 @@ func (h *Host) lacks(name string) *status.Reason {
 	}
 	w, epsilon := m.word, h.state.Epsilon
 	switch {
+	case h.beyond(name) && h.state.Next.Number != 0:
+		return nil
 	case w.Mesh != h.state.Mesh:
 		return &status.Reason{Code: WrongMesh, Detail: fmt.Sprintf("it follows mesh %q", w.Mesh)}
 	case w.Format < Format:
