@@ -2,8 +2,6 @@ package release
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 )
 
 // Rule is one way in which a repository can be wrong. The text is stable: it is a label of metrics and of status.
@@ -42,9 +40,6 @@ var advice = map[Rule]string{
 	NumberTooFar: "no release is so far above the one before: if the release key was stolen, meshctl keys rotate release",
 	WrongMesh:    "the node is pointed at the repository of another mesh: correct its configuration",
 }
-
-// Rules are all of them, sorted.
-func Rules() []Rule { return slices.Sorted(maps.Keys(advice)) }
 
 // Advice is what an operator does about the rule; "" for what is none.
 func (r Rule) Advice() string { return advice[r] }

@@ -5,8 +5,6 @@
 package remedy
 
 import (
-	"slices"
-
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -26,17 +24,6 @@ func For(code string) Entry {
 		}
 	}
 	return Entry{Code: code, From: repository, Do: release.Rule(code).Advice()}
-}
-
-// All are the entries, those of alarms first.
-func All() []Entry {
-	all := append([]Entry{}, table...)
-	for _, rule := range release.Rules() {
-		if e := For(string(rule)); !slices.Contains(table, e) { // others have an entry that says more
-			all = append(all, e)
-		}
-	}
-	return all
 }
 
 // Whose a code is.
