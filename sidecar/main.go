@@ -24,6 +24,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/manpage"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/corefile"
 )
 
 // version is set by the linker.
@@ -75,14 +76,46 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 	}
 	root.AddCommand(
 		runCommand(),
-		withConfig("check FILE", "Validate a configuration and say what it would announce to whom",
-			func(cmd *cobra.Command, c *config.Config) error {
-				describe(cmd.OutOrStdout(), c)
-				return nil
-			}),
+		checkCommand(),
 		reloadCommand(), statusCommand(), drainCommand(), undrainCommand(), manpage.Command(),
 	)
 	return root
+}
+
+func checkCommand() *cobra.Command {
+	var other string
+	cmd := &cobra.Command{
+		Use:   "check FILE",
+		Short: "Validate a configuration and say what it would announce to whom",
+		Long: `Validate a configuration and say what it would announce to whom.
+
+With --corefile it is also compared with the node's Corefile: shared addresses and the probed port, the node's name, the depot
+and the root, the sockets of meshsync and of the clock, and addresses of metrics that collide or lead nowhere. Relative paths
+of the Corefile are taken from the directory in which this command runs.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := config.Load(args[0])
+			if err != nil {
+				return err
+			}
+			if other != "" {
+				places, err := config.Places(args[0])
+				if err != nil {
+					return err
+				}
+				if err := corefile.Compare(other, c, places); err != nil {
+					return err
+				}
+			}
+			describe(cmd.OutOrStdout(), c)
+			if other != "" {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s agrees with it\n", other)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&other, "corefile", "", "`FILE` of the node's DNS server that has to agree")
+	return cmd
 }
 
 func runCommand() *cobra.Command {
@@ -104,17 +137,6 @@ anything else has changed, or FILE has errors, nothing is taken, and the log say
 			return run(ctx, args[0], c, stop)
 		},
 	}
-}
-
-// withConfig is a command that takes one configuration file.
-func withConfig(use, short string, do func(*cobra.Command, *config.Config) error) *cobra.Command {
-	return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		c, err := config.Load(args[0])
-		if err != nil {
-			return err
-		}
-		return do(cmd, c)
-	}}
 }
 
 // describe says in words what a configuration means.

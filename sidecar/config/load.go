@@ -55,6 +55,30 @@ func Parse(file string, data []byte) (*Config, error) {
 	return c, nil
 }
 
+// Places returns where the file at path says what, as file:line:column by key; a key of a section as section.key. The file is
+// one that Load takes.
+func Places(path string) (map[string]string, error) {
+	data, err := fields.ReadFile(path, maxBytes)
+	if err != nil {
+		return nil, err
+	}
+	root, err := (&fields.Reader{File: path, MaxList: maxList}).Document(data)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]string{}
+	var note func(n *yaml.Node, before string)
+	note = func(n *yaml.Node, before string) {
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			key, value := n.Content[i], n.Content[i+1]
+			all[before+key.Value] = fmt.Sprintf("%s:%d:%d", path, value.Line, value.Column)
+			note(value, before+key.Value+".")
+		}
+	}
+	note(root, "")
+	return all, nil
+}
+
 func (r *reader) config(root *yaml.Node) *Config {
 	c := &Config{
 		Log:     eventlog.Logfmt,

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+)
+
+// bundle makes a mesh and returns the Corefile and the sidecar.yaml that its node gets.
+func bundle(t *testing.T) (corefile, sidecar string) {
+	t.Helper()
+	meshctl, home := filepath.Join(testenv.Build(t, "cmd/meshctl"), "meshctl"), filepath.Join(t.TempDir(), "mesh")
+	for _, args := range [][]string{
+		{"init", "--mesh", "example", "--shared", "192.0.2.53,2001:db8:53::53", "--url", "https://198.51.100.1:8444/"},
+		{"member", "add", "tyo", "--admin", "198.51.100.7:8443", "--as", "64500", "--router", "198.51.100.254,2001:db8:100::fe", "--router-as", "64501"},
+	} {
+		cmd := exec.Command(meshctl, args...)
+		cmd.Env = append(os.Environ(), "MESHCTL_HOME="+home)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("meshctl %s: %v\n%s", args[0], err, out)
+		}
+	}
+	read := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(home, "members", "tyo", name))
+		lab.Must(t, err)
+		return string(data)
+	}
+	return read("Corefile"), read("sidecar.yaml")
+}
+
+// The two files of a bundle agree, and each difference between them is found, with its place, and with all others.
+func TestCheckComparesWithTheCorefile(t *testing.T) {
+	corefile, sidecar := bundle(t)
+	dir := t.TempDir()
+	t.Chdir(dir)
+	check := func(corefile, sidecar string) (int, string) {
+		t.Helper()
+		lab.Must(t, os.WriteFile("Corefile", []byte(corefile), 0o644))
+		lab.Must(t, os.WriteFile("sidecar.yaml", []byte(sidecar), 0o644))
+		var out bytes.Buffer
+		return execute([]string{"check", "sidecar.yaml", "--corefile", "Corefile"}, &out, &out), out.String()
+	}
+	if code, says := check(corefile, sidecar); code != exitDone || !strings.Contains(says, "Corefile agrees with it\n") {
+		t.Fatalf("the bundle as made: %d\n%s", code, says)
+	}
+	plain := strings.NewReplacer("sharedunicast 192", "bind 192", " {\n        admin 198.51.100.7\n        cookies /etc/mesh/cookies.key\n    }\n", "\n")
+	if code, says := check(plain.Replace(corefile), sidecar); code != exitDone {
+		t.Errorf("bind instead of sharedunicast: %d\n%s", code, says)
+	}
+	if code, says := check("example.org:5300 {\n unheardof x {\n  y\n }\n whoami\n}\n"+corefile, sidecar); code != exitDone {
+		t.Errorf("a plugin of somebody else's: %d\n%s", code, says)
+	}
+	all := corefile
+	var wants []string
+	for _, c := range []struct{ from, to, want string }{
+		{"sharedunicast 192.0.2.53 ", "sharedunicast 192.0.2.54 ", "Corefile:3: sharedunicast answers on 192.0.2.54, which the sidecar neither announces nor probes: it is not in shared at sidecar.yaml:3:9"},
+		{"sharedunicast 192.0.2.53 ", "sharedunicast 192.0.2.54 ", "sidecar.yaml:3:9: the sidecar announces and probes 192.0.2.53, which no sharedunicast of Corefile has"},
+		{"    meshsync /var/lib/mesh ", "    meshsync /srv/mesh ", "Corefile:7: the depot is /srv/mesh/repository, and /var/lib/mesh/repository in mirror.depot at sidecar.yaml:"},
+		{"root /etc/mesh/root.json", "root /etc/other/root.json", "Corefile:8: the mesh's trusted root is /etc/other/root.json, and /etc/mesh/root.json in mirror.root at sidecar.yaml:"},
+		{"node tyo", "node osa", "Corefile:9: the node's name is osa, and tyo in node at sidecar.yaml:2:7"},
+		{"clock sidecar unix:///run/mesh/sidecar.sock", "clock sidecar unix:///run/x.sock", "Corefile:10: the socket on which meshsync reads the clock is unix:///run/x.sock, and unix:///run/mesh/sidecar.sock in socket at sidecar.yaml:4:"},
+		{"status unix:///run/mesh/meshsync.sock", "status unix:///run/y.sock", "Corefile:11: the socket of meshsync's status is unix:///run/y.sock, and unix:///run/mesh/meshsync.sock in meshsync at sidecar.yaml:7:"},
+		{"prometheus 127.0.0.1:9153", "prometheus :9154", "Corefile:14: prometheus listens on 127.0.0.1:9154, and so does the sidecar: metrics at sidecar.yaml:"},
+		{"prometheus 127.0.0.1:9153", "prometheus :9154", "the sidecar reads metrics of the DNS server at 127.0.0.1:9153, where no prometheus of Corefile tells them"},
+		{"    errors\n", "    errors\n    health 198.51.100.7:8443\n", "Corefile:17: health listens on 198.51.100.7:8443, and so does the sidecar: admin.listen at sidecar.yaml:"},
+		{"\n. {", "\n.:5300 tls://.:53 {", "the sidecar probes 2001:db8:53::53 at port 53, where no server block of Corefile answers by dns://"},
+	} {
+		if !strings.Contains(corefile, c.from) {
+			t.Fatalf("no %q in\n%s", c.from, corefile)
+		}
+		if code, says := check(strings.Replace(corefile, c.from, c.to, 1), sidecar); code != exitRefused || !strings.Contains(says, c.want) {
+			t.Errorf("%s: %d\n%swant %s", c.to, code, says, c.want)
+		}
+		all, wants = strings.Replace(all, c.from, c.to, 1), append(wants, c.want)
+	}
+	code, says := check(all, sidecar)
+	for _, want := range wants {
+		if code != exitRefused || !strings.Contains(says, want) {
+			t.Errorf("all at once: %d\n%swant %s", code, says, want)
+		}
+	}
+	if code, says := check(". {\n errors\n}\n", sidecar); code != exitRefused || !strings.Contains(says, "no server block of Corefile has meshsync") {
+		t.Errorf("without meshsync: %d\n%s", code, says)
+	}
+	if code, says := check(". {\n bind 127.0.0.1\n}\n", sidecar); !strings.Contains(says, "192.0.2.53, which no server block of Corefile listens on") {
+		t.Errorf("without the shared address: %d\n%s", code, says)
+	}
+	if code, says := check(". {\n sharedunicast x\n", sidecar); code != exitRefused || !strings.Contains(says, "Corefile:") {
+		t.Errorf("broken: %d\n%s", code, says)
+	}
+}
