@@ -63,7 +63,7 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 		bundle, err := enrol.AddMember(t.Context(), h, enrol.NewMember{Name: name, Admin: server.Listener.Addr().String()})
 		hometest.Check(t, err)
 		if name == "impostor" {
-			bundle, err = enrol.AddMember(t.Context(), h, enrol.NewMember{Name: "other", Admin: server.Listener.Addr().String()})
+			bundle, err = enrol.AddMember(t.Context(), h, enrol.NewMember{Name: "other", Admin: "127.0.0.1:2"})
 			hometest.Check(t, err)
 		}
 		server.TLS = hometest.TLS(t, bundle)
