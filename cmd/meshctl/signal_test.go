@@ -176,6 +176,8 @@ func TestASignalEndsEveryCommand(t *testing.T) {
 		"lease, lock":          {[]string{"lease"}, locked},
 		"pause, lock":          {[]string{"pause"}, locked},
 		"recover, lock":        {[]string{"recover"}, locked},
+		"backup, lock":         {[]string{"backup", filepath.Join(t.TempDir(), "mesh.tar.gz")}, locked},
+		"backup, bucket":       {[]string{"backup", filepath.Join(t.TempDir(), "mesh.tar.gz")}, slowBucket},
 		"member add, lock":     {[]string{"member", "add", "osa", "--admin", "127.0.0.1:1"}, locked},
 		"status, member":       {[]string{"status"}, slowMember},
 		"schedule, member":     {[]string{"schedule", "--wait", "10m"}, slowMember},

@@ -81,6 +81,10 @@ var crashJobs = map[string]func(dir string) error{
 		_, err = h.Renew(context.Background(), 2*time.Hour)
 		return err
 	},
+	"backup": func(dir string) error {
+		_, err := home.At(dir, hometest.At(hometest.Start)).Backup(context.Background(), dir+".tar.gz", home.BackupOptions{Force: true})
+		return err
+	},
 }
 
 // crashed runs a job that is killed before its n-th step, and reports whether it got to the end instead.

@@ -13,7 +13,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// step is called between the steps of a publication, with the name of the one that comes. The crash tests end the
+// step is called between the steps of a publication or a backup, with the name of the one that comes. The crash tests end the
 // process in it; otherwise it does nothing.
 var step = func(string) {}
 
