@@ -191,7 +191,7 @@ func (s *sidecar) serve(started *closers) error {
 }
 
 func (s *sidecar) plane(metrics http.Handler) admin.Sidecar {
-	var refuses func(string, release.Digest) string
+	var refuses func(role, name string, key release.Digest) string
 	if s.mirror != nil {
 		refuses = s.mirror.Refuses
 	}

@@ -123,7 +123,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		RunE: func(*cobra.Command, []string) error { return errors.New("which command?") },
 	}
 	root.PersistentFlags().StringVar(&c.dir, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
-	root.AddCommand(c.initCommand(), c.setCommand(), c.memberCommand(), c.operatorCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(), c.pauseCommand(), c.resumeCommand(),
+	root.AddCommand(c.initCommand(), c.setCommand(), c.memberCommand(), c.operatorCommand(), c.hostCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(), c.pauseCommand(), c.resumeCommand(),
 		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand(), c.historyCommand(), c.backupCommand(), c.recoverCommand(), manpage.Command())
 	return root
 }

@@ -54,7 +54,7 @@ type Manifest struct {
 	Members   []Member `json:"members"`           // by name, each once
 	// Operators are the people and programs that nodes let in by certificates of the role operator or observer: by name, each
 	// once, and none of them a member's. While it is absent, such a certificate of the mesh's authority is enough; an empty
-	// list lets nobody in.
+	// list lets nobody in. From the first replacement of its key on, the distribution host is in the list too, under its name.
 	Operators []Operator `json:"operators,omitzero"`
 }
 

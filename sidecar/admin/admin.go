@@ -74,8 +74,9 @@ type Sidecar struct {
 	Repository http.Handler
 	Member     func(name string, key release.Digest) bool
 	Members    func() int // how many there are
-	// Refuses says why an operator's or observer's certificate is good for nothing here; "" if it is. nil refuses nobody.
-	Refuses func(name string, key release.Digest) string
+	// Refuses says why an operator's, observer's or distribution host's certificate is good for nothing here; "" if it is. nil
+	// refuses nobody.
+	Refuses func(role, name string, key release.Digest) string
 
 	// Drain takes the node out of service, Undrain brings it back, and Drained says how that goes, as do the two.
 	Drain   func(context.Context, status.DrainOrder) (status.Drained, error)
@@ -206,7 +207,7 @@ func (s *Server) Close() error { return s.http.Close() }
 // guard lets in whose role may. It is asked for each request, so that a connection does not outlive a right.
 type guard struct {
 	node    *identity.Identity
-	refuses func(string, release.Digest) string
+	refuses func(role, name string, key release.Digest) string
 	member  func(string, release.Digest) bool
 	log     *identity.Quiet
 }
@@ -270,10 +271,11 @@ func (g *guard) revoked(c *x509.Certificate) string {
 	if time.Now().After(c.NotAfter) { // since the connection began
 		return "this certificate has expired"
 	}
-	if role := identity.RoleOf(c); g.refuses == nil || role != identity.Operator && role != identity.Observer {
+	role := identity.RoleOf(c)
+	if g.refuses == nil || !slices.Contains(readers, role) {
 		return ""
 	}
-	return g.refuses(c.Subject.CommonName, identity.PinOf(c))
+	return g.refuses(role, c.Subject.CommonName, identity.PinOf(c))
 }
 
 // self reports whether a certificate is this node's, now or before a renewal.

@@ -216,7 +216,9 @@ func TestRevokedOperators(t *testing.T) {
 	ca := testca.New(t)
 	var revoked atomic.Bool
 	behind := documents()
-	behind.Refuses = func(name string, key release.Digest) string {
+	var asked atomic.Value
+	behind.Refuses = func(role, name string, key release.Digest) string {
+		asked.Store(role + " " + name)
 		if revoked.Load() && name == "jane" {
 			return "its certificate was revoked"
 		}
@@ -232,9 +234,15 @@ func TestRevokedOperators(t *testing.T) {
 	if code, says := ask(t, jane, "DELETE", url+"/v1/drain", ""); code != 403 || !strings.Contains(says, "revoked") || !strings.Contains(log.String(), "revoked\" name=jane") {
 		t.Errorf("after: %d %q, log %s", code, says, &log)
 	}
+	if asked.Load() != "operator jane" {
+		t.Errorf("asked for %v", asked.Load())
+	}
 	for name, role := range map[string]string{"grafana": identity.Observer, "distribution-host": identity.Host} {
 		if code, _ := ask(t, as(t, ca.WithRole(name, role, time.Hour)), "GET", url+"/v1/status", ""); code != 200 {
 			t.Errorf("%s: %d", name, code)
+		}
+		if asked.Load() != role+" "+name {
+			t.Errorf("%s: asked for %v", name, asked.Load())
 		}
 	}
 }

@@ -339,16 +339,18 @@ func (m *Mirror) learn(operators []release.Operator) {
 	m.listed, m.operators = true, operators
 }
 
-// Refuses says why the owner of a certificate for an operator or an observer is none, "" if it is one. A mesh whose manifest
-// says nothing of operators leaves it to the certificate.
-func (m *Mirror) Refuses(name string, key release.Digest) string {
+// Refuses says why the owner of a certificate for an operator, an observer or a distribution host is none, "" if it is one. A
+// mesh whose manifest says nothing of operators leaves it to the certificate, and one that has no key of the host does so for the
+// host: its key is in the list from its first replacement on. While nothing is known, the host may look what is wrong here.
+func (m *Mirror) Refuses(role, name string, key release.Digest) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.listed {
-		return "who is an operator of this mesh is not known yet"
-	}
 	i := slices.IndexFunc(m.operators, func(o release.Operator) bool { return o.Name == name })
 	switch {
+	case role == identity.Host && i < 0:
+		return ""
+	case !m.listed:
+		return "who is an operator of this mesh is not known yet"
 	case m.operators == nil:
 		return ""
 	case i < 0:

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
@@ -141,7 +142,7 @@ func TestOperators(t *testing.T) {
 	key := release.DigestOf([]byte("jane's key"))
 	refuses := func(name string, key release.Digest, want string) {
 		t.Helper()
-		if why := m.Refuses(name, key); why == "" && want != "" || !strings.Contains(why, want) {
+		if why := m.Refuses(identity.Operator, name, key); why == "" && want != "" || !strings.Contains(why, want) {
 			t.Errorf("%s: %q, want %q", name, why, want)
 		}
 	}
@@ -157,8 +158,19 @@ func TestOperators(t *testing.T) {
 		h.publish(files, mem)
 		lab.Must(t, m.round(t.Context()))
 	}
+	host := release.DigestOf([]byte("the host's key"))
+	refusesHost := func(key release.Digest, want string) {
+		t.Helper()
+		if why := m.Refuses(identity.Host, "distribution-host", key); why != want {
+			t.Errorf("the distribution host: %q, want %q", why, want)
+		}
+	}
 	publish([]release.Operator{{Name: "jane", Keys: []release.Digest{key}}})
 	refuses("jane", key, "")
+	refusesHost(host, "") // its key is not in the list before it was replaced
+	publish([]release.Operator{{Name: "distribution-host", Keys: []release.Digest{host}}, {Name: "jane", Keys: []release.Digest{key}}})
+	refusesHost(host, "")
+	refusesHost(release.DigestOf([]byte("the host's key before")), "its certificate was revoked")
 	refuses("jane", release.DigestOf([]byte("another")), "revoked")
 	refuses("anna", key, "no operator")
 	publish([]release.Operator{})

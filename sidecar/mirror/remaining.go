@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -54,11 +55,20 @@ func (m *Mirror) remaining(ctx context.Context, url string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	request.Close = true // a connection that is kept would show the certificate of then
 	response, err := m.hosts.Do(request)
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
+	if response.TLS != nil { // what it says is not signed
+		c := response.TLS.PeerCertificates[0]
+		if role := identity.RoleOf(c); role == identity.Host {
+			if why := m.Refuses(role, c.Subject.CommonName, identity.PinOf(c)); why != "" {
+				return nil, fmt.Errorf("the server is %q: %s", c.Subject.CommonName, why)
+			}
+		}
+	}
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("the server said %s", response.Status)
 	}

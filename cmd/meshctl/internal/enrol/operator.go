@@ -60,7 +60,7 @@ func AddOperator(ctx context.Context, w *home.Writer, name, role string) (string
 func RemoveOperator(ctx context.Context, w *home.Writer, name string) error {
 	m := w.View().Manifest
 	others := slices.DeleteFunc(slices.Clone(m.Operators), func(o release.Operator) bool { return o.Name == name })
-	if len(others) == len(m.Operators) {
+	if len(others) == len(m.Operators) || name == HostName {
 		return notOperator(name)
 	}
 	m.Operators = others // an empty list is one
@@ -76,7 +76,7 @@ func notOperator(name string) error {
 
 // RenewOperator makes a certificate that begins now, for the same key and with the same role.
 func RenewOperator(ctx context.Context, w *home.Writer, name string) error {
-	if !slices.ContainsFunc(w.View().Manifest.Operators, func(o release.Operator) bool { return o.Name == name }) {
+	if !slices.ContainsFunc(withoutHost(w.View().Manifest.Operators), func(o release.Operator) bool { return o.Name == name }) {
 		return notOperator(name)
 	}
 	dir := operatorsDir + "/" + name
@@ -97,7 +97,7 @@ type Operator struct {
 // Operators lists them.
 func Operators(h *home.Home, m release.Manifest) []Operator {
 	all := []Operator{}
-	for _, o := range m.Operators {
+	for _, o := range withoutHost(m.Operators) {
 		one := Operator{Operator: o}
 		if c, err := readCertificate(h.Path(operatorsDir, o.Name), operatorFile+".crt"); err == nil {
 			one.Role, one.Ends = identity.RoleOf(c), c.NotAfter

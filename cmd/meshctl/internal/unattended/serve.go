@@ -198,13 +198,13 @@ func (p *published) complete(state home.State) (bool, error) {
 
 // refuses says why the owner of a certificate may not read, "" if it may: this host, and members by a key of theirs.
 func (p *published) refuses(c *x509.Certificate) string {
-	if c.Subject.CommonName == enrol.HostName {
-		return ""
-	}
 	if !p.IsShared() {
 		_ = p.look() // keepLease says why it fails, and what was in force stays so
 	}
 	_, view := p.get()
+	if c.Subject.CommonName == enrol.HostName {
+		return refusesHost(view.Manifest, c)
+	}
 	members := view.Manifest.Members
 	i, member := slices.BinarySearchFunc(members, c.Subject.CommonName, func(m release.Member, name string) int {
 		return strings.Compare(m.Name, name)
@@ -218,22 +218,32 @@ func (p *published) refuses(c *x509.Certificate) string {
 	return ""
 }
 
+// refusesHost says why a certificate with a distribution host's name is not taken for one's, "" if it is. A mesh whose manifest has
+// no key of the host leaves it to the certificate.
+func refusesHost(m release.Manifest, c *x509.Certificate) string {
+	i := slices.IndexFunc(m.Operators, func(o release.Operator) bool { return o.Name == enrol.HostName })
+	if i >= 0 && !slices.Contains(m.Operators[i].Keys, identity.PinOf(c)) {
+		return "its certificate was revoked"
+	}
+	return ""
+}
+
 // refusesReader says why the owner of a certificate may not look at the page, "" if it may: this host, and the operators and
 // observers that the manifest lists, by a key of theirs.
 func (p *published) refusesReader(c *x509.Certificate) string {
 	if time.Now().After(c.NotAfter) { // since the connection began
 		return "its certificate has expired"
 	}
-	switch role := identity.RoleOf(c); {
-	case role == identity.Host && c.Subject.CommonName == enrol.HostName:
-		return ""
-	case role != identity.Operator && role != identity.Observer:
-		return "the page is for operators and observers"
-	}
 	if !p.IsShared() {
 		_ = p.look() // keepPublished says why it fails, and what was in force stays so
 	}
 	_, view := p.get()
+	switch role := identity.RoleOf(c); {
+	case role == identity.Host && c.Subject.CommonName == enrol.HostName:
+		return refusesHost(view.Manifest, c)
+	case role != identity.Operator && role != identity.Observer:
+		return "the page is for operators and observers"
+	}
 	operators := view.Manifest.Operators
 	i := slices.IndexFunc(operators, func(o release.Operator) bool { return o.Name == c.Subject.CommonName })
 	switch {
