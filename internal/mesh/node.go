@@ -392,11 +392,14 @@ func (n *Node) lapse(t moment) instant.Wall {
 // switch at the very instant, however late the next decision is made.
 func (n *Node) until(t moment, lapse instant.Wall) (instant.Wall, status.Ref) {
 	next, state := n.view.Next, n.state(t)
-	if next.At == 0 || t.past(next.At) || next.At >= lapse || state == status.Void {
+	if next.At == 0 || t.past(next.At) || state == status.Void {
 		return lapse, status.Ref{}
 	}
 	if t.e > n.view.Epsilon {
-		return next.At.Add(-t.e), status.Ref{}
+		return min(next.At.Add(-t.e), lapse), status.Ref{}
+	}
+	if next.At >= lapse {
+		return lapse, status.Ref{}
 	}
 	if state == status.Committed && n.ready[next.Number] {
 		return next.At, next.Ref
