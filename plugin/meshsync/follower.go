@@ -83,6 +83,8 @@ type follower struct {
 	// ──
 	node       *mesh.Node
 	view       *release.View
+	coming     coming       // what the node is to learn of, but not yet
+	durable    mesh.Durable // what is on disk
 	compiled   map[uint64]*compiled
 	serving    uint64
 	switched   *status.Switched // the last activation
@@ -107,7 +109,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, words: make(chan word, 1), began: time.Now(),
-		node: mesh.NewNode(known.durable), compiled: map[uint64]*compiled{}}
+		node: mesh.NewNode(known.durable), durable: known.durable, compiled: map[uint64]*compiled{}}
 	f.node.Hold(c.hold)
 	f.stager.results = make(chan staged, 1)
 	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
@@ -171,7 +173,7 @@ func (f *follower) run(ctx context.Context, looks <-chan found, writes chan<- me
 		case w := <-written:
 			f.wrote(w)
 		}
-		d := f.decide()
+		d := f.decideWithComing()
 		f.act(ctx, d, writes)
 		timer.Reset(f.nap(d))
 	}
@@ -214,29 +216,39 @@ func (f *follower) learn(l found) {
 	if l.view == nil {
 		return
 	}
-	if why := f.node.Learn(meshView(*l.view, f.config.node)); why != nil {
-		f.faults.add(l.place, status.Fault{File: release.TimestampName, Rule: why.Code, Detail: why.Detail}, f.clocks.now().Wall)
+	if !f.awaits(l.view, f.serving) {
+		f.take(l.place, l.view)
 		return
 	}
+	log.Debugf("verified, and waits until its release is ready: %s", l.view)
 	f.forgetReleases(*l.view)
-	if f.view == nil || !f.view.LeaseExpires.Equal(l.view.LeaseExpires) {
-		f.granted = instant.WallOf(l.view.LeaseExpires).Sub(f.clocks.now().Wall)
+	f.coming.view = l.view
+	f.stager.again()
+}
+
+// take has the node learn of a view, in place of any older one that was coming. where is the place of what is wrong with it.
+func (f *follower) take(where string, v *release.View) {
+	if why := f.node.Learn(meshView(*v, f.config.node)); why != nil {
+		f.faults.add(where, status.Fault{File: release.TimestampName, Rule: why.Code, Detail: why.Detail}, f.clocks.now().Wall)
+		return
+	}
+	f.forgetReleases(*v)
+	f.coming.taken(v)
+	if f.view == nil || !f.view.LeaseExpires.Equal(v.LeaseExpires) {
+		f.granted = instant.WallOf(v.LeaseExpires).Sub(f.clocks.now().Wall)
 	}
 	if f.view == nil {
-		log.Infof("verified: %s", l.view)
+		log.Infof("verified: %s", v)
 	} else {
-		log.Debugf("verified: %s", l.view) // each lease is one, and a switchover is several
+		log.Debugf("verified: %s", v) // each lease is one, and a switchover is several
 	}
-	f.view = l.view
+	f.view = v
 	f.stager.again()
 }
 
 // forgetReleases ends what was wrong with releases that the new view names no more.
 func (f *follower) forgetReleases(v release.View) {
-	if f.view == nil {
-		return
-	}
-	for r := range f.view.Manifest.Releases() {
+	for r := range f.releases() {
 		if number := r.Number; number != ref(v.Manifest.Current).Number && number != ref(v.Manifest.Next).Number {
 			f.faults.forget(placeOf(number))
 		}
@@ -299,11 +311,16 @@ const writeRetry = time.Second
 func (f *follower) wrote(w writeResult) {
 	f.writing = false
 	if w.err != nil {
+		f.coming.floor = nil
 		f.writeAfter = time.Now().Add(writeRetry)
 		f.faults.add(placePromise, status.Fault{File: promiseFile, Rule: notDurable, Detail: w.err.Error()}, f.clocks.now().Wall)
 		return
 	}
 	f.faults.clear(placePromise)
+	f.durable = w.durable
+	if v := f.coming.floor; v != nil {
+		f.take(placeRepository, v)
+	}
 	f.node.Persisted(w.durable)
 }
 
@@ -326,9 +343,11 @@ func (f *follower) decide() mesh.Decision {
 // act carries out the rest of a decision, the swap having waited for nothing.
 func (f *follower) act(ctx context.Context, d mesh.Decision, writes chan<- mesh.Durable) {
 	f.tell(d)
-	if d.Persist != nil && !f.writing && !time.Now().Before(f.writeAfter) {
-		f.writing = true
-		writes <- *d.Persist
+	if !f.writing && !time.Now().Before(f.writeAfter) {
+		if want := f.toWrite(d); want != nil {
+			f.writing = true
+			writes <- *want
+		}
 	}
 	f.dropAllBut(d.Keep)
 	f.stager.start(ctx, d.Stage, f)

@@ -114,12 +114,9 @@ func (s *stager) tell() {
 // again lets the releases that failed be tried at once: the repository has changed.
 func (s *stager) again() { clear(s.after) }
 
-// release is the one of that number in the view.
+// release is the one of that number in the views.
 func (f *follower) release(number uint64) *release.Release {
-	if f.view == nil {
-		return nil
-	}
-	for r := range f.view.Manifest.Releases() {
+	for r := range f.releases() {
 		if r.Number == number {
 			return r
 		}
