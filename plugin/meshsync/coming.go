@@ -47,6 +47,14 @@ func (f *follower) awaits(v *release.View, serving uint64) bool {
 	return mesh.NewNode(f.durable).Learn(meshView(*v, f.config.node)) == nil
 }
 
+// failed says that a release could not be made ready. If it is the one that comes, the node waits no longer: who could not switch ceases
+// to answer until that is resolved (SYNC-F).
+func (f *follower) failed(number uint64) {
+	if v := f.coming.view; v != nil && currentOf(v) == number {
+		f.take(placeRepository, v)
+	}
+}
+
 // decideWithComing decides anew, and learns of the view that is coming if that is not to wait any longer: the node is silent by what it
 // knows, since its lease has ended, say, or answers from the release already. What is coming is wanted like what is next.
 func (f *follower) decideWithComing() mesh.Decision {

@@ -90,7 +90,21 @@ func (h *host) currentAt(number uint64, zones []release.Zone, at time.Time) {
 	h.publish()
 }
 
-// A release that cannot be taken does not silence a node that has another, until the lease under which it answers has ended.
+// A release that cannot be taken silences a node that is no member as well, until it is resolved (SYNC-F).
+func TestWhatComesAndCannotBeTaken(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	h.current(2, []release.Zone{h.pack("example.org.", 2, []byte("example.org. 60 IN A 192.0.2.1\n"))})
+	n.silentFor(mesh.NotReady)
+	n.waits("refused", func(s *status.Node) bool { return len(s.Refused) == 1 && s.Refused[0].Number == 2 })
+	h.current(3, h.zones(3))
+	n.becomes(3)
+	n.sound()
+}
+
+// While a release comes, the node answers from the one before under the lease that it had, and not beyond its end.
 func TestWhatComesIsLearntOfAtTheEndOfTheLease(t *testing.T) {
 	dir, h := nodeDir(t)
 	h.lease = 5 * time.Second
@@ -99,15 +113,14 @@ func TestWhatComesIsLearntOfAtTheEndOfTheLease(t *testing.T) {
 	n.becomes(1)
 	ends := h.leaseEnd()
 	h.lease = time.Hour
-	bad := h.pack("example.org.", 2, []byte("example.org. 60 IN A 192.0.2.1\n"))
-	h.current(2, []release.Zone{bad})
-	n.faulty("format")
+	h.currentAt(2, h.zones(2), time.Now().Add(time.Hour))
 	n.keeps(1, time.Until(ends.Add(-time.Second)))
-	n.silentFor(mesh.NotReady)
-	n.waits("refused", func(s *status.Node) bool { return len(s.Refused) == 1 && s.Refused[0].Number == 2 })
+	n.silentFor(mesh.BeforeSwitchover)
+	if now := time.Now(); now.Before(ends.Add(-10 * time.Millisecond)) {
+		t.Errorf("silent %v before the end of the lease", ends.Sub(now))
+	}
 	h.current(3, h.zones(3))
 	n.becomes(3)
-	n.sound()
 }
 
 // A release whose instant is ahead by this node's clock is answered from at the instant, and the one before until then.
@@ -159,8 +172,7 @@ func (n *node) keepsNoSilence(number uint64) {
 	})
 }
 
-// The floor of what comes is on disk before the first answer from it (SYNC-G); while it cannot be written, the release before is
-// answered from.
+// The floor of what comes is on disk before the first answer from it (SYNC-G); while it cannot be written, the node is silent (SYNC-F).
 func TestFloorOfWhatComes(t *testing.T) {
 	dir, h := nodeDir(t)
 	h.current(1, h.zones(1))
@@ -170,10 +182,10 @@ func TestFloorOfWhatComes(t *testing.T) {
 	must(t, os.Remove(promise))
 	must(t, mkdir(promise)) // a file cannot be renamed over it
 	h.current(2, h.zones(2))
+	n.silentFor(mesh.NotDurable)
 	n.faulty(notDurable)
-	n.keeps(1, 50*time.Millisecond)
 	must(t, os.Remove(promise))
-	n.keepsUntil(1, 2)
+	n.becomes(2)
 	if got := string(readFile(t, promise)); got != "{\"floor\":2}\n" {
 		t.Errorf("%q is on disk", got)
 	}

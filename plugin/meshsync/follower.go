@@ -294,6 +294,7 @@ func (f *follower) stagedResult(r staged) {
 	if r.err != nil {
 		fault := faultOf(r.err)
 		f.faults.add(placeOf(r.number), fault, f.clocks.now().Wall)
+		f.failed(r.number)
 		f.node.Refuse(r.number, status.Reason{Code: fault.Rule, Detail: fault.File + ": " + fault.Detail})
 		return
 	}
@@ -311,6 +312,7 @@ const writeRetry = time.Second
 func (f *follower) wrote(w writeResult) {
 	f.writing = false
 	if w.err != nil {
+		f.failed(currentOf(f.coming.floor))
 		f.coming.floor = nil
 		f.writeAfter = time.Now().Add(writeRetry)
 		f.faults.add(placePromise, status.Fault{File: promiseFile, Rule: notDurable, Detail: w.err.Error()}, f.clocks.now().Wall)
