@@ -90,6 +90,11 @@ func (x *responder) WriteMsg(m *dns.Msg) error {
 	if err != nil {
 		return err
 	}
+	if a := x.known.Answer; a != nil && a.Zone != nil {
+		chained.Lock()
+		chained.count(a.Zone, c.Rcode)
+		chained.Unlock()
+	}
 	// That the client cannot be reached any more is no plugin's business: it would be a line of the log for each message.
 	x.Write(wire)
 	return nil

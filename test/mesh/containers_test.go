@@ -163,8 +163,8 @@ func (p *podman) startNode(d *deployed, node string) {
 	d.must(errors.Join(os.MkdirAll(lib, 0o755), os.Lchown(filepath.Join(etc, "bgp-secret"), userSidecar, groupMesh)))
 	here := strings.NewReplacer(" /etc/mesh", " "+etc, " /var/lib/mesh", " "+lib, " /run/mesh", " "+run)
 	prepare := append(documentCommands(p.t, "install -d "), documentCommands(p.t, "chown ")...)
-	if len(prepare) != 6 {
-		p.t.Fatalf("docs/deploy/containers.md has %d commands that prepare for containers, not 6", len(prepare))
+	if len(prepare) != 7 {
+		p.t.Fatalf("docs/deploy/containers.md has %d commands that prepare for containers, not 7", len(prepare))
 	}
 	for _, command := range prepare {
 		if out, err := exec.Command("sh", "-c", here.Replace(command)).CombinedOutput(); err != nil {
