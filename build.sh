@@ -159,11 +159,11 @@ tests() {
 	quiet=$(mktemp)
 	made+=("$quiet")
 	go build -o "$quiet" ./internal/testenv/quiet
-	# Tests of the whole run after the rest, two packages at a time, since they mostly wait. They build the programs themselves,
-	# so that what go test remembers of them says nothing.
+	# Tests of the whole run after the rest, two packages and four tests of each at a time, since they mostly wait, and the
+	# longest first. They build the programs themselves, so that what go test remembers of them says nothing.
 	# shellcheck disable=SC2046
 	run -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/) || failed=1
-	run -count=1 -timeout 25m -p 2 ${1:+-run "$1"} ./test/... || failed=1
+	run -count=1 -timeout 25m -p 2 -parallel 4 ${1:+-run "$1"} ./test/mesh ./test/... || failed=1
 	fuzzed=$(mktemp)
 	made+=("$fuzzed")
 	[ -n "${1:-}" ] || fuzz

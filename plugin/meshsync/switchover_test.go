@@ -251,6 +251,31 @@ func TestRestartAfterTheSwitchover(t *testing.T) {
 	}
 }
 
+// A node that was away looks at its repository before it answers from what it had verified before (SYNC-H).
+func TestAStartLooksAtTheRepositoryFirst(t *testing.T) {
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	n.close()
+	h.current(2, h.zones(2))
+	n = startNode(t, n.config)
+	n.waits("release 2 is answered from", func(*status.Node) bool {
+		got := n.which()
+		if got == 1 {
+			t.Fatal("answers from release 1, which is over")
+		}
+		return got == 2
+	})
+
+	n.close()
+	if err := os.WriteFile(filepath.Join(n.config.repository, "metadata", "timestamp.json"), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n = startNode(t, n.config)
+	n.becomes(2) // by what it has verified before
+}
+
 func TestProposedAnewAndCancelled(t *testing.T) {
 	dir, h := nodeDir(t)
 	h.current(1, h.zones(1))

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -54,15 +55,17 @@ type watcher struct {
 
 // watch looks until ctx ends.
 func (w *watcher) watch(ctx context.Context, out chan<- found) {
-	if w.view != nil {
-		send(ctx, out, found{place: placeMemory, view: w.view}) // what was verified before the start
+	verified := w.view // before the start. It is answered from only where the repository has nothing newer.
+	news := w.look()
+	if verified != nil && !slices.ContainsFunc(news, func(f found) bool { return f.view != nil }) {
+		news = append([]found{{place: placeMemory, view: verified}}, news...)
 	}
 	events := newEvents(w.repository)
 	defer events.close()
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
-	for ctx.Err() == nil {
-		for _, f := range w.look() {
+	for ; ctx.Err() == nil; news = w.look() {
+		for _, f := range news {
 			send(ctx, out, f)
 		}
 		select {
