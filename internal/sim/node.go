@@ -201,21 +201,22 @@ func (n *node) certify() {
 	}))
 }
 
-// poll looks for something newer at the distribution hosts, one after the other.
+// poll looks for something newer at all distribution hosts, as a mirror does.
 func (n *node) poll() {
 	n.w.after(n.w.between(n.w.Poll*3/4, n.w.Poll*5/4), n.beside(n.poll))
-	h := n.w.hosts[n.w.rng.IntN(len(n.w.hosts))]
-	n.w.net.send(n.end, h.end, func() {
-		if h.server > 0 {
-			return
-		}
-		repo := h.repo
-		n.w.net.send(h.end, n.end, n.beside(func() {
-			n.reached(true)
-			n.take(repo)
-			n.mirror(repo)
-		}))
-	})
+	for _, h := range n.w.hosts {
+		n.w.net.send(n.end, h.end, func() {
+			if h.server > 0 {
+				return
+			}
+			repo := h.repo
+			n.w.net.send(h.end, n.end, n.beside(func() {
+				n.reached(true)
+				n.take(repo)
+				n.mirror(repo)
+			}))
+		})
+	}
 }
 
 // mirror fetches the zones of the releases that are named.
