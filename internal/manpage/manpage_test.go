@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // Every command is on the page, with its options, and roff has nothing to say against it.
@@ -26,10 +28,7 @@ func TestPage(t *testing.T) {
 	if strings.Contains(page, "secret") {
 		t.Error("a hidden command is on the page")
 	}
-	groff, err := exec.LookPath("groff")
-	if err != nil {
-		t.Skip("no groff")
-	}
+	groff := testenv.Need(t, "groff")[0]
 	cmd := exec.Command(groff, "-man", "-ww", "-Tutf8")
 	cmd.Stdin = strings.NewReader(page)
 	var said strings.Builder
