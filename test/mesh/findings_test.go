@@ -199,6 +199,16 @@ func (f *findings) switched() {
 	}
 }
 
+// calm has no switchover proposed until the next order. It is for a time in which none can be committed.
+func (f *findings) calm() {
+	f.t.Helper()
+	said, err := f.run("dist", f.bin+"/meshctl", "--home", f.path("home"), "schedule", "--cancel")
+	if err != nil && !strings.Contains(said, "no switchover is set") {
+		f.t.Fatalf("%v: %s", err, said)
+	}
+	f.meshctl("pause")
+}
+
 // ── the stories
 
 func leadRefused(f *findings) {
@@ -275,8 +285,9 @@ func hostStands(f *findings) {
 	f.past(at)
 	order.Signal(syscall.SIGCONT)
 	f.startServe()
-	heard()
 	order.Kill()
+	f.calm()
+	heard()
 }
 
 func cancelAndPowerCut(f *findings) {
@@ -290,6 +301,7 @@ func cancelAndPowerCut(f *findings) {
 	f.say("the power is cut %v after the order to cancel", after)
 	f.past(at)
 	f.startServe()
+	f.calm()
 	heard()
 }
 
