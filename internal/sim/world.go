@@ -54,6 +54,7 @@ type World struct {
 	watch  observer
 	plan   []*Act
 	healed time.Duration // when the last fault ended and the operators have gone home; 0: not yet
+	waits  bool          // when all was healed, a switchover without some members was proposed, which may wait for their leases
 	before bool          // a node's disk went back to what it was before
 	lapses instant.Wall  // when all leases of before surely have ended
 	tell   func(at time.Duration, line string)
@@ -216,7 +217,7 @@ func (s *Settings) hears() time.Duration { return s.Poll*5/4 + time.Second }
 
 func (w *World) end() time.Duration {
 	end := max(w.Storm, w.healed) + w.patience() + w.Policy.Lead
-	if w.Policy.Absent.Lapse { // a proposal that waits for a lease is kept, unless another would be sooner by a whole lead
+	if w.Policy.Absent.Lapse || w.waits { // a proposal that waits for a lease is kept, unless another would be sooner by a whole lead
 		end += w.lead()
 	}
 	if w.before { // that node may have taken what all others found void: it is gone on without when it has promised nothing for that long
@@ -240,6 +241,7 @@ func (w *World) heal() {
 		n.steered()
 	}
 	w.healed, w.lapses = w.now, w.store.state.LapsedBy(status.Ref{}).Add(w.Policy.Lease)
+	w.waits = w.store.state.Next.At != 0 && len(w.store.state.Next.Without) > 0
 	w.say("── all is healed ──")
 	w.goodbye()
 }
