@@ -14,8 +14,8 @@ cd "$(dirname "$0")"
 export CGO_ENABLED=0 GOFLAGS="-trimpath ${GOFLAGS:-}" # for all, so that tests compile nothing that the programs have compiled
 
 # What Debian calls the real routers, clocks and name servers that the tests talk to.
-daemons="bash-completion bind9 bind9-dnsutils bind9-utils bird2 chromium chrony curl dnsperf fonts-inter frr gcc gobgpd groff-base iproute2 knot knot-dnssecutils knot-dnsutils knot-resolver ldnsutils libc6-dev nftables nsd openbgpd openssl pdns-backend-bind pdns-backend-sqlite3 pdns-server podman procps prometheus runc spin sqlite3 systemd tcpdump unbound xz-utils"
-commands="dh_bash-completion named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chromium chronyd curl /usr/lib/frr/bgpd gcc gobgp gobgpd groff ip knotd kresd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd openssl pdns_server podman prometheus promtool runc spin sqlite3 systemd-analyze tcpdump unbound xz"
+daemons="bash-completion bind9 bind9-dnsutils bind9-utils bird2 chromium chrony curl dnsperf fonts-inter frr gcc git gobgpd groff-base iproute2 knot knot-dnssecutils knot-dnsutils knot-resolver ldnsutils libc6-dev nftables nsd openbgpd openssl pdns-backend-bind pdns-backend-sqlite3 pdns-server podman procps prometheus runc spin sqlite3 systemd tcpdump unbound xz-utils"
+commands="dh_bash-completion named delv dnsperf dnssec-signzone bird /usr/sbin/bgpd bgpctl chromium chronyd curl /usr/lib/frr/bgpd gcc git gobgp gobgpd groff ip knotd kresd kzonecheck kzonesign ldns-signzone named-compilezone nft nsd openssl pdns_server podman prometheus promtool runc spin sqlite3 systemd-analyze tcpdump unbound xz"
 
 made=() # files to be removed at the end
 trap 'rm -f "${made[@]}"' EXIT
