@@ -77,7 +77,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 	root.AddCommand(
 		runCommand(),
 		checkCommand(),
-		reloadCommand(), statusCommand(), drainCommand(), undrainCommand(), manpage.Command(),
+		reloadCommand(), statusCommand(), drainCommand(), undrainCommand(), prepareCommand(), manpage.Command(),
 	)
 	return root
 }

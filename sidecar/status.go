@@ -25,12 +25,15 @@ import (
 
 func statusCommand() *cobra.Command {
 	var o orders
-	var asJSON bool
+	var asJSON, ready bool
 	cmd := &cobra.Command{
 		Use:   "status {FILE | --node HOST:PORT --identity DIR}",
 		Short: "Ask a sidecar how its node is: announced or not, why, to whom",
 		Long: `Ask a sidecar how its node is: the one here, which runs with the configuration FILE, or that of another node over mutual TLS, as an
-operator or observer whose bundle ("meshctl operator add") is unpacked in DIR.`,
+operator or observer whose bundle ("meshctl operator add") is unpacked in DIR.
+
+With --ready the exit status is 1 unless the node is in service: its route is announced, it answers, and it is not drained. That is
+for whoever goes on with the next node after this one. It is no reason to restart anything: a node may be silent on purpose.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
@@ -39,17 +42,22 @@ operator or observer whose bundle ("meshctl operator add") is unpacked in DIR.`,
 			if err != nil {
 				return err
 			}
-			if !asJSON {
+			if asJSON {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				e.SetEscapeHTML(false)
+				err = e.Encode(doc)
+			} else {
 				sayStatus(cmd.OutOrStdout(), doc, time.Now())
-				return nil
 			}
-			e := json.NewEncoder(cmd.OutOrStdout())
-			e.SetIndent("", "  ")
-			e.SetEscapeHTML(false)
-			return e.Encode(doc)
+			if err == nil && ready && !inService(doc) {
+				err = errors.New("the node is not in service")
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: the document at /v1/status")
+	cmd.Flags().BoolVar(&ready, "ready", false, "exit status 1 unless the node is in service")
 	o.flags(cmd)
 	return cmd
 }
@@ -86,6 +94,9 @@ func (o *orders) status(ctx context.Context, args []string) (doc status.Sidecar,
 	}
 	return doc, nil
 }
+
+// inService reports whether clients get answers of this node: its route is there, and its service is good.
+func inService(doc status.Sidecar) bool { return doc.Announced && has(doc.Why, gate.Ready) }
 
 // statusLabel is how many columns the names of things take.
 const statusLabel = 10

@@ -92,6 +92,16 @@ func TestStatusOfTheNodeHere(t *testing.T) {
 	if err := status.Decode([]byte(out), &doc); code != exitDone || err != nil || doc.Node != "tyo1" || !doc.Announced || doc.Meshsync == nil {
 		t.Errorf("status %d, %v:\n%s", code, err, out)
 	}
+	if code, out, err := commandLine("status", "--ready", file); code != exitDone || err != "" || !strings.Contains(out, "announced") {
+		t.Errorf("a node in service: status %d: %s", code, err)
+	}
+	if _, err := n.plane().say(t.Context(), http.MethodPut, status.DrainOrder{Wait: "1h"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	n.until("the drain", func(d status.Sidecar) bool { return d.Drain != nil && !has(d.Why, gate.Ready) })
+	if code, out, err := commandLine("status", "--ready", file); code != exitRefused || !strings.Contains(err, "not in service") || !strings.Contains(out, "tyo1: announced") {
+		t.Errorf("a node that is about to go, though its route is still there: status %d: %s\n%s", code, err, out)
+	}
 }
 
 // Everything that can be wrong has a line, none wider than a terminal.

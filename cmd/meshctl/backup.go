@@ -57,8 +57,8 @@ Restore it into an empty home, then run "meshctl recover" with copies of the mem
 
 // backupTo writes the archive to standard output, and the facts where they do not disturb it.
 func (c *cli) backupTo(ctx context.Context, out io.Writer, o home.BackupOptions) error {
-	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return hint.Errorf("name a file, or redirect the output", "an archive is not written to a terminal")
+	if err := notATerminal(out); err != nil {
+		return err
 	}
 	if o.Force {
 		return errors.New("--force is for a FILE")
@@ -69,6 +69,14 @@ func (c *cli) backupTo(ctx context.Context, out io.Writer, o home.BackupOptions)
 	}
 	c.out = c.log
 	return c.print(made, func() { c.sayArchived(made) })
+}
+
+// notATerminal is an error if out is one.
+func notATerminal(out io.Writer) error {
+	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		return hint.Errorf("redirect the output", "an archive is not written to a terminal")
+	}
+	return nil
 }
 
 func (c *cli) sayArchived(made home.Archived) {

@@ -17,6 +17,7 @@ import (
 
 func (c *cli) initCommand() *cobra.Command {
 	var o enrol.InitOptions
+	var ifNone bool
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "init",
 		Short: "Make a mesh: keys, certificates, and a repository without a release",
@@ -30,6 +31,10 @@ All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and 
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
 			w, err := enrol.Init(cmd.Context(), c.home(), o, rand.Reader)
+			if ifNone && errors.Is(err, home.ErrMade) {
+				c.progress("%s holds a mesh already: nothing is done", c.dir)
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -52,6 +57,7 @@ All but the bucket may be left out. Credentials come from AWS_ACCESS_KEY_ID and 
 	f.BoolVar(&o.Encrypt, "encrypt", false, "keep the keys under a passphrase, asked for or in the file that $MESHCTL_PASSPHRASE_FILE names; otherwise files of mode 0600")
 	f.StringVar(&o.CA, "ca", "", "certificate authority of your own (PEM); otherwise one is made")
 	f.StringVar(&o.CAKey, "ca-key", "", "its key (PEM)")
+	f.BoolVar(&ifNone, "if-none", false, "do nothing where the home holds a mesh already, whatever the other flags say")
 	f.StringSliceVar(&o.SANs, "san", []string{"localhost", "127.0.0.1", "::1"}, "names and addresses under which members reach \"meshctl serve\"")
 	return cmd
 }
@@ -71,9 +77,11 @@ func (c *cli) memberCommand() *cobra.Command {
 		Use:   "member",
 		Short: "Who is in the mesh",
 		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return fmt.Errorf("member: add, update, list, remove or renew?") },
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("member: add, update, bundle, list, remove or renew?")
+		},
 	}
-	cmd.AddCommand(c.memberAddCommand(), c.memberUpdateCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand())
+	cmd.AddCommand(c.memberAddCommand(), c.memberUpdateCommand(), c.memberBundleCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand())
 	return cmd
 }
 
@@ -109,6 +117,27 @@ starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefi
 	memberFlags(cmd.Flags(), &n)
 	_ = cmd.MarkFlagRequired("admin")
 	return cmd
+}
+
+func (c *cli) memberBundleCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "bundle NAME",
+		Short: "Write a member's bundle to standard output, as a tar file; ITS PRIVATE KEY IS IN IT",
+		Long: `Write a member's bundle to standard output, as a tar file: what lies in HOME/members/NAME.tar. ITS PRIVATE KEY IS IN IT: give it to the
+node NAME, and to nobody else.`,
+		Args: cobra.ExactArgs(1),
+		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
+			if err := notATerminal(cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			bundle, err := enrol.Bundle(c.home(), args[0])
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(bundle)
+			return err
+		}),
+	}
 }
 
 func (c *cli) memberListCommand() *cobra.Command {

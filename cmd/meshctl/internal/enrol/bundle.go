@@ -325,6 +325,15 @@ func packBundle(h place, in, name string) error {
 	return cmp.Or(w.Close(), depot.WriteFile(h.Path(in), name+".tar", b.Bytes(), 0o600))
 }
 
+// Bundle is a member's bundle as a tar file.
+func Bundle(h *home.Home, name string) ([]byte, error) {
+	bundle, err := depot.ReadFile(h.Path(nodesDir), name+".tar", release.MaxMemoryBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, hint.Errorf("meshctl member list shows all; a bundle is where \"member add\" ran", "there is no bundle of %s in %s", name, h.Path(nodesDir))
+	}
+	return bundle, err
+}
+
 func removeFile(path string) error {
 	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err

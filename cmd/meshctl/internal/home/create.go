@@ -116,13 +116,16 @@ func (w *Writer) create(ctx context.Context, manifest release.Manifest, o NewMes
 	return w.load(ctx)
 }
 
+// ErrMade is wrapped when a mesh is to be made where there is one.
+var ErrMade = errors.New("holds a mesh already")
+
 // free is an error if there is a mesh already, even if its init was killed after it was decided, or if its state was
 // lost since: its keys must not be overwritten.
 func (w *Writer) free() error {
 	for name, store := range map[string]depot.Store{stateName: w.records, release.TimestampName: w.repo} {
 		_, err := store.Tag(name)
 		if err == nil {
-			return hint.Errorf("choose another --home or --repository; for another host of this mesh, copy the home", "%s holds a mesh already", w.home.dir)
+			return hint.Errorf("choose another --home or --repository; for another host of this mesh, copy the home", "%s %w", w.home.dir, ErrMade)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
