@@ -2,6 +2,7 @@
 // mesh to them at one instant, and serves the repository to members.
 //
 //	meshctl init                      keys, certificates and a repository
+//	meshctl adopt COREFILE            what a mesh makes of another server's configuration
 //	meshctl member add NAME --admin HOST:PORT
 //	meshctl set, member update        change what these were told, and make bundles anew
 //	meshctl check ZONEFILE...         what is wrong with zone files
@@ -123,7 +124,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		RunE: func(*cobra.Command, []string) error { return errors.New("which command?") },
 	}
 	root.PersistentFlags().StringVar(&c.dir, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
-	root.AddCommand(c.initCommand(), c.setCommand(), c.memberCommand(), c.operatorCommand(), c.hostCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(), c.pauseCommand(), c.resumeCommand(),
+	root.AddCommand(c.initCommand(), c.adoptCommand(), c.setCommand(), c.memberCommand(), c.operatorCommand(), c.hostCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(), c.pauseCommand(), c.resumeCommand(),
 		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand(), c.historyCommand(), c.backupCommand(), c.recoverCommand(), manpage.Command())
 	return root
 }
