@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/corefiles"
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 )
 
@@ -42,7 +43,7 @@ func FuzzCorefile(f *testing.F) {
 	f.Add("(s) {\n errors\n}\n. {\n import s\n log . \"{remote} # \\\"x\\\"\"\n view a {\n expr true\n}\n}\n")
 	dir := f.TempDir()
 	path := filepath.Join(dir, "Corefile")
-	if err := os.WriteFile(filepath.Join(dir, "db.x"), []byte(zoneText), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "db.x"), []byte(corefiles.ZoneText), 0o644); err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/rand"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,24 +36,9 @@ const (
 
 // corefileTemplate and sidecarTemplate are what init leaves, with MESH facts filled in at once and NODE facts as
 // actions of text/template, see nodeFacts.
-const corefileTemplate = `# {{.Name}}, a node of the mesh %[1]s. See plugin/sharedunicast/README.md and plugin/meshsync/README.md.
-. {
-    sharedunicast %[2]s {
-        admin {{.AdminAddress}}
-        cookies {{.Etc}}/cookies.key
-    }
-    meshsync {{.State}} {
-        root {{.Etc}}/root.json
-        node {{.Name}}
-        clock sidecar unix://{{.Run}}/sidecar.sock
-        status unix://{{.Run}}/meshsync.sock
-    }
-    nsid {{.Name}}
-    prometheus {{.Prometheus}}
-    reload
-    errors
-}
-`
+//
+//go:embed Corefile.template
+var corefileTemplate string
 
 const sidecarTemplate = `# {{.Name}}, a node of the mesh %[1]s. sidecar.example.yaml has every key; "anycast-sidecar check" reads this one.
 node: {{.Name}}
@@ -243,9 +229,28 @@ func fillBundle(h *home.Writer, n NewMember) error {
 		depot.WriteFile(dir, "ca.crt", ca, 0o644),
 		depot.WriteFile(dir, "root.json", h.Root(), 0o644),
 		addCookieSeed(h, dir),
+		copyKeys(h.Path(templatesDir), dir),
 		fill(h, corefileName, dir, n.facts(address)),
 		fill(h, sidecarName, dir, n.facts(address)),
 	), packBundle(h, nodesDir, n.Name), writeFacts(h.Path(nodesDir), n.Name+".json", n))
+}
+
+// copyKeys puts the files of secrets beside the templates into a bundle: what the Corefile refers to, and is in no release.
+func copyKeys(from, dir string) error {
+	files, err := filepath.Glob(filepath.Join(from, "*.key"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		data, err := depot.ReadFile(from, filepath.Base(file), maxFactsBytes)
+		if err != nil {
+			return err
+		}
+		if err := depot.WriteFile(dir, filepath.Base(file), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // check refuses what would make a configuration that no process takes.
