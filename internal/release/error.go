@@ -20,7 +20,7 @@ const (
 	Replay       Rule = "replay"         // a version seen before, with other content
 	Format       Rule = "format"         // well-formed and signed, but against the rules of the format
 	NumberReused Rule = "number-reused"  // a release number seen before, with other content
-	NumberTooFar Rule = "number-too-far" // a release number so high that nobody could go on from it, see MaxStep
+	NumberTooFar Rule = "number-too-far" // a release number further above those that were seen than any release is, see MaxStep
 	WrongMesh    Rule = "wrong-mesh"     // the manifest of another mesh
 )
 
@@ -37,7 +37,7 @@ var advice = map[Rule]string{
 	Replay:       "two repositories were signed with the same keys: keep one distribution host",
 	Format:       "find out which program wrote it, and use one version of the programs everywhere",
 	NumberReused: "releases never change: publish the new content under a higher number",
-	NumberTooFar: "no release is so far above the one before: if the release key was stolen, meshctl keys rotate release",
+	NumberTooFar: "no release is so far above the one before: if the release key was stolen, meshctl keys rotate release --numbers-from",
 	WrongMesh:    "the node is pointed at the repository of another mesh: correct its configuration",
 }
 

@@ -53,7 +53,7 @@ type Mirror struct {
 	memory  *release.Memory // what was verified; nil: not read yet
 	swept   bool
 	pace    *depot.Pace // nil: unbounded
-	taken   int64       // version of the newest timestamp that was taken
+	taken   stamp       // the newest that was taken
 	read    time.Time   // when the zones are to be read through next
 	renewed time.Time   // when a newer certificate was asked for last
 
@@ -142,7 +142,7 @@ func (m *Mirror) rest(ctx context.Context, wait time.Duration) {
 	for {
 		m.mu.Lock()
 		ended := m.ended
-		news := slices.ContainsFunc(m.repositories, func(r *repository) bool { return r.fresh && r.err == nil && r.newest > m.taken })
+		news := slices.ContainsFunc(m.repositories, func(r *repository) bool { return r.fresh && r.err == nil && r.newest.compare(m.taken) > 0 })
 		m.mu.Unlock()
 		if news {
 			return
@@ -244,8 +244,8 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 // keep makes durable what was learnt, and takes it in.
 func (m *Mirror) keep(view release.View, memory release.Memory) error {
 	err := m.remember(memory)
-	if view.Manifest.Format != 0 && view.Versions.Timestamp > m.taken {
-		m.taken = view.Versions.Timestamp
+	if now := (stamp{view.Versions.Root, view.Versions.Timestamp}); view.Manifest.Format != 0 && now.compare(m.taken) > 0 {
+		m.taken = now
 	}
 	if view.Manifest.Format != 0 { // verified, whatever else went wrong; and durable, or the next process knows less
 		m.learn(view.Manifest.Operators)

@@ -34,6 +34,7 @@ type mesh struct {
 	coredn map[string]*lab.Process
 	side   map[string]*lab.Process
 	chrony map[string]*lab.Process
+	dist   *lab.Process      // meshctl serve
 	bins   map[string]string // where the programs of a host are, if they are not this version's
 }
 
@@ -48,12 +49,9 @@ func newMesh(w *world, nodes ...string) *mesh {
 	for _, node := range nodes {
 		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
 	}
-	w.start("dist", "serve", w.bin+"/meshctl", "--home", w.path("home"), "serve", "--listen", "198.51.100.1:8443", "--renew", "1m")
+	m.startHost()
 	for _, node := range nodes {
-		m.configure(node)
-		m.startClock(node)
-		m.startSidecar(node)
-		m.startCoreDNS(node)
+		m.startNode(node)
 	}
 	m.release()
 	m.schedule()
@@ -61,6 +59,19 @@ func newMesh(w *world, nodes ...string) *mesh {
 		m.awaitServing(node, 1)
 	}
 	return m
+}
+
+// startHost starts the distribution host.
+func (m *mesh) startHost() {
+	m.dist = m.start("dist", "serve", m.bin+"/meshctl", "--home", m.path("home"), "serve", "--listen", "198.51.100.1:8443", "--renew", "1m")
+}
+
+// startNode starts a node that is a member already.
+func (m *mesh) startNode(node string) {
+	m.configure(node)
+	m.startClock(node)
+	m.startSidecar(node)
+	m.startCoreDNS(node)
 }
 
 // admin is a host's administrative address.
