@@ -107,7 +107,8 @@ $TTL 60
 ns1     A    %s
 ns1     AAAA %s
 release TXT  "%d"
-`, number, shared4, shared6, number)
+large   TXT  %s
+`, number, shared4, shared6, number, strings.Repeat(`"`+strings.Repeat("x", 240)+`" `, 4)+`"x"`)
 }
 
 // schedule waits until every node has confirmed the newest release, sets its switchover and returns when it is over.
