@@ -149,8 +149,8 @@ func TestHowMembersFareIsKnown(t *testing.T) {
 		c.Switched = &status.Switched{Number: 1, At: 1, Lateness: 42 * time.Microsecond}
 	}
 	w.members["tyo"].lies = func(c *status.Confirmation) {
-		c.Compiled = &status.Step{Number: 1, Done: instant.WallOf(ready)} // of the release before: not this one's
-		c.Switched = &status.Switched{Number: 1}                          // it began with it, and did not switch
+		c.Compiled = &status.Step{Number: 1, Done: instant.WallOf(ready)}                    // of the release before: not this one's
+		c.Switched = &status.Switched{Number: 1, At: 1, Done: instant.Wall(2 * time.Minute)} // it took it later, and did not switch
 	}
 	_, err := w.driver.Round(t.Context())
 	hometest.Check(t, err)
