@@ -4,6 +4,7 @@
 //	meshctl init                      keys, certificates and a repository
 //	meshctl adopt COREFILE            what a mesh makes of another server's configuration
 //	meshctl member add NAME --admin HOST:PORT
+//	meshctl member drain NAME...      take members out of service; --for upgrade: one after the other, and back
 //	meshctl set, member update        change what these were told, and make bundles anew
 //	meshctl check ZONEFILE...         what is wrong with zone files
 //	meshctl keys list                 which keys speak for the mesh, and which are at hand

@@ -78,10 +78,10 @@ func (c *cli) memberCommand() *cobra.Command {
 		Short: "Who is in the mesh",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return fmt.Errorf("member: add, update, bundle, list, remove or renew?")
+			return fmt.Errorf("member: add, update, bundle, list, remove, renew, drain or undrain?")
 		},
 	}
-	cmd.AddCommand(c.memberAddCommand(), c.memberUpdateCommand(), c.memberBundleCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand())
+	cmd.AddCommand(c.memberAddCommand(), c.memberUpdateCommand(), c.memberBundleCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand(), c.memberDrainCommand(), c.memberUndrainCommand())
 	return cmd
 }
 

@@ -36,6 +36,7 @@ type mesh struct {
 	chrony map[string]*lab.Process
 	dist   *lab.Process      // meshctl serve
 	bins   map[string]string // where the programs of a host are, if they are not this version's
+	drains int               // how many "member drain" have been given
 }
 
 // newMesh starts the mesh, releases zone data 1 and waits until every node answers from it.
