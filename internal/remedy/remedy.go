@@ -75,6 +75,7 @@ var table = []Entry{
 	{"below-floor", silence, false, "The repository names an older release than this node answered from. Publish a higher one; if the home was restored: meshctl recover."},
 	{"not-ready", "silence, route", false, "The release is being compiled, or was refused, or the server has not answered yet: the other reasons say which."},
 	{"not-durable", silence, false, "The state directory cannot be written: see the disk, its permissions, and that it is not full."},
+	{"state-lost", silence, false, "A file in the node's state directory is damaged or gone. Restore it, or remove the directory if no client can remember this node's answers; then restart CoreDNS."},
 	{"old-view", silence, false, "The home was restored from an older copy, or a repository is replayed: meshctl recover on the distribution host."},
 	{"commit-taken-back", silence, false, "The home was restored from an older copy: meshctl recover on the distribution host."},
 	{"error", silence, false, "The node's log has the whole error, which is of its disk or its files."},

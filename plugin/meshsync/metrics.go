@@ -65,7 +65,7 @@ func observe(n *status.Node) {
 		bound = n.Clock.Bound.Seconds()
 	}
 	clockBound.Set(bound) // once: what is set in between could be scraped
-	for _, code := range mesh.SilentCodes {
+	for _, code := range append([]string{StateLost}, mesh.SilentCodes...) {
 		held := 0.0
 		if slices.ContainsFunc(n.Silent, func(r status.Reason) bool { return r.Code == code }) {
 			held = 1
