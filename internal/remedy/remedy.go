@@ -43,6 +43,7 @@ var table = []Entry{
 	{"key-ends-soon", alarm, true, "Nodes fall silent when the word of a key ends. For the release key make any release, or: meshctl keys rotate release. For the root see docs/operate/keys.md: meshctl keys draft, sign, publish."},
 	{"signatures-end", alarm, false, "Have the zone's signer sign it anew, and see why a newer version does not come: the lease of all zones ends with these signatures."},
 	{"release-blocked", alarm, true, "The findings are in the log; meshctl check HOME/zones/ZONE.zone says them again. Correct the zone at its source, take checks: on_error: hold-zone, or have a second person sign: meshctl override."},
+	{"release-failed", alarm, true, "The error says what is in the way: a line of meshctl.yaml (meshctl check says all of its errors), a key, a disk. It is tried again by itself."},
 	{"zone-held", alarm, false, "Its last good data stays. The findings are in the log; correct the zone at its source, or have a second person sign: meshctl override."},
 	{"members-missing", alarm, true, "Mend the member, which says in meshctl status what is wrong; if it is lost, strike it: meshctl member remove NAME; or go on without it once: meshctl schedule --force."},
 	{"source-failed", alarm, false, "Mend the primary, catalog or directory, or the way to it; meshctl receive tries at once. What was released stays released."},

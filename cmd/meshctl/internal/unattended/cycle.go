@@ -90,6 +90,8 @@ type CycleState struct {
 	Received map[string]uint64 // zones received, by how
 	Released uint64            // releases made here
 	Blocked  bool              // the last attempt at a release was blocked by findings
+	Failed   string            // why attempts end in an error; empty: the last did not
+	Since    time.Time         // the first of them in a row
 	Held     []string          // zones whose last good data stays
 	Stay     []string          // zones that their source has no more, and that stay: too many would go
 	Sources  []receive.Status
@@ -138,12 +140,23 @@ func (c *Cycle) begin() {
 func (c *Cycle) turns(ctx context.Context) {
 	for {
 		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
-			c.say("cycle", err.Error(), "the cycle could not go on; it is tried again")
+			c.fail(err)
 		}
 		if c.sleep(ctx) != nil {
 			return
 		}
 	}
+}
+
+// fail keeps why an attempt at a release ended in an error, whatever the zones are.
+func (c *Cycle) fail(err error) {
+	c.say("cycle", err.Error(), "the cycle could not go on; it is tried again")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Failed == "" {
+		c.state.Since = c.Home.Now()
+	}
+	c.state.Failed = err.Error()
 }
 
 // sleep waits until there is something to release, but at least Every, or until it is time to look at the schedule.
@@ -207,6 +220,9 @@ func (c *Cycle) turn(ctx context.Context) error {
 		return err
 	}
 	c.say("cycle", "", "")
+	c.mu.Lock()
+	c.state.Failed = ""
+	c.mu.Unlock()
 	if made != nil && !made.Current {
 		c.Driver.Made(made.Release.Number, began, c.Home.Now())
 	}

@@ -100,6 +100,45 @@ func TestTheConfigurationNamedCounts(t *testing.T) {
 	}
 }
 
+// TestAnErrorInTheConfigurationIsAnAlarm: a running "meshctl serve" that can make no release says so, and goes on by itself once the
+// file is right. What fails for a moment only is none.
+func TestAnErrorInTheConfigurationIsAnAlarm(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	c := cycleAt(dir, &now)
+	turn := func() {
+		if err := c.turn(t.Context()); err != nil {
+			c.fail(err)
+		}
+	}
+	alarm := func() string {
+		view, err := c.Home.View(t.Context())
+		hometest.Check(t, err)
+		for _, a := range Alarms(view, time.Hour, c.State(), now) {
+			if a.Code == AlarmFailed {
+				return a.Detail
+			}
+		}
+		return ""
+	}
+	hometest.Configure(t, dir, "checks: {on_error: hold-zone}\nreleases: {evry: 5s}\n")
+	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
+	turn()
+	if why := alarm(); why != "" {
+		t.Errorf("after the first attempt: %s", why)
+	}
+	now = now.Add(missingPatience)
+	turn()
+	if why := alarm(); !strings.Contains(why, "meshctl.yaml:2") || !strings.Contains(why, "evry") {
+		t.Errorf("the alarm is %q", why)
+	}
+	hometest.Configure(t, dir, "checks: {on_error: hold-zone}\n")
+	turn()
+	if why := alarm(); why != "" || c.State().Released != 1 {
+		t.Errorf("once it is right: %q, %+v", why, c.State())
+	}
+}
+
 // TestAHeldZoneIsSaidUntilItIsRight, costs no release by itself, and is judged again in time.
 func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 	now := hometest.Start
