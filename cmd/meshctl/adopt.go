@@ -3,11 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/adopting"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/internal/adopt"
+	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 )
 
 // adoptedJSON is what becomes of a configuration, as --json prints it.
@@ -19,14 +22,19 @@ type adoptedJSON struct {
 }
 
 func (c *cli) adoptCommand() *cobra.Command {
-	var dir string
+	var format, primary string
+	var o adopt.Options
 	var write bool
 	cmd := c.withJSON(&cobra.Command{
-		Use:   "adopt COREFILE",
+		Use:   "adopt FILE",
 		Short: "Take over the configuration of a DNS server, and say part by part what a mesh makes of it",
 		Long: `Take over the configuration of a DNS server, and say part by part what a mesh makes of it:
 FILE:LINE: BLOCK: PART: FATE: WHY. A part is "kept" as it is, "changed" into something else, has "no counterpart", or is
 "not adopted" until something is done about it.
+
+FILE is the Corefile of CoreDNS, or knot.conf, nsd.conf or named.conf. CoreDNS is replaced. The others stay as hidden primaries: their
+zones come by transfer, by the key that their access lists name. With --whole they are replaced too: zone files are copied, and
+secondary zones come from where they come from now.
 
 Nothing is written without --write. With it, the home has then copies of the zone files in HOME/zonefiles, the secrets of TSIG keys
 in files of mode 0600, what was kept in HOME/templates/Corefile, and in HOME/meshctl.yaml where zones come from. A home that
@@ -35,7 +43,16 @@ has sources already is left as it is. "meshctl serve" makes the first release of
 Status 1 if the file has errors, or nothing in it is a zone that a mesh could answer.`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
-			plan, err := adopt.Corefile(args[0], dir)
+			f, err := formatOf(args[0], format)
+			if err != nil {
+				return err
+			}
+			if primary != "" {
+				if o.Primary, err = fields.Address(primary); err != nil {
+					return fmt.Errorf("--primary: %w", err)
+				}
+			}
+			plan, err := f.Read(args[0], o)
 			if err != nil {
 				return err
 			}
@@ -62,9 +79,28 @@ Status 1 if the file has errors, or nothing in it is a zone that a mesh could an
 			return nil
 		}),
 	})
-	cmd.Flags().StringVar(&dir, "dir", "", "where relative paths in it start: the server's working directory (default: where the file is)")
+	cmd.Flags().StringVar(&format, "format", "", "corefile, knot, nsd or named (default: what the file's name begins with)")
+	cmd.Flags().StringVar(&primary, "primary", "", "address at which the hidden primary is asked for zones (default: the first that it listens on)")
+	cmd.Flags().BoolVar(&o.Whole, "whole", false, "Knot, NSD or BIND is replaced, and is no hidden primary")
+	cmd.Flags().StringVar(&o.Dir, "dir", "", "where relative paths in it start: the server's working directory (default: where the file is)")
 	cmd.Flags().BoolVar(&write, "write", false, "write what is taken over into the home")
 	return cmd
+}
+
+// formatOf is the format that is named, or else that of the file's name.
+func formatOf(path, name string) (adopt.Format, error) {
+	if name == "" {
+		f, ok := adopt.FormatOf(path)
+		if !ok {
+			return f, hint.Errorf("--format corefile, knot, nsd or named", "the name of %s does not tell whose configuration it is", path)
+		}
+		return f, nil
+	}
+	i := slices.IndexFunc(adopt.Formats, func(f adopt.Format) bool { return f.Name == name })
+	if i < 0 {
+		return adopt.Format{}, fmt.Errorf("--format %s: want corefile, knot, nsd or named", name)
+	}
+	return adopt.Formats[i], nil
 }
 
 // sayAdopted prints a line for each part, how many there are of each fate, and what was written.

@@ -2,7 +2,7 @@
 // mesh to them at one instant, and serves the repository to members.
 //
 //	meshctl init                      keys, certificates and a repository
-//	meshctl adopt COREFILE            what a mesh makes of another server's configuration
+//	meshctl adopt FILE                what a mesh makes of another server's configuration
 //	meshctl member add NAME --admin HOST:PORT
 //	meshctl member drain NAME...      take members out of service; --for upgrade: one after the other, and back
 //	meshctl set, member update        change what these were told, and make bundles anew

@@ -54,3 +54,21 @@ func FuzzCorefile(f *testing.F) {
 		judged(t, plan, err)
 	})
 }
+
+// FuzzServers: whatever is in the configuration of Knot, NSD or BIND, it is read, or refused with places.
+func FuzzServers(f *testing.F) {
+	for _, text := range configurations {
+		f.Add(text, false)
+		f.Add(text, true)
+	}
+	f.Fuzz(func(t *testing.T, text string, whole bool) {
+		if strings.Contains(text, "include") || strings.Contains(text, "/") || strings.Contains(text, "..") {
+			t.Skip("it might read any file of this machine")
+		}
+		o := Options{Whole: whole, Dir: "nowhere"}
+		for name, read := range map[string]func(string, []byte, Options) (*Plan, error){"knot.conf": parseKnot, "nsd.conf": parseNSD, "named.conf": parseNamed} {
+			plan, err := read(name, []byte(text), o)
+			judged(t, plan, err)
+		}
+	})
+}
