@@ -168,6 +168,7 @@ tests() {
 	run -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/) || failed=1
 	run -count=1 -timeout 25m -p 2 -parallel 4 ${1:+-run "$1"} ./test/mesh ./test/... || failed=1
 	(cd test/kubernetes && run -count=1 -timeout 15m ${1:+-run "$1"} .) || failed=1
+	[ -z "${FULL:-}" ] || (cd test/kubernetes/apiserver && go vet . && run -count=1 -timeout 30m ${1:+-run "$1"} .) || failed=1
 	fuzzed=$(mktemp)
 	made+=("$fuzzed")
 	[ -n "${1:-}" ] || fuzz
