@@ -68,6 +68,7 @@ dist() { # [ARCH…]
 	into=$out/work/here binaries
 	pages "$out/work/here" "$out/work/pages"
 	for arch in ${@:-amd64 arm64}; do
+		echo "for $arch: coredns, anycast-sidecar, meshctl and their packages"
 		into=$out/work/$arch GOOS=linux GOARCH=$arch binaries
 		deploy/debian/package.sh "$debian" "$arch" "$out/work/$arch" "$out/work/pages" "$out"
 		(cd "$out/work/$arch" && ../sbom coredns anycast-sidecar meshctl) >"$out/coredns-anycast_${VERSION}_linux_$arch.cdx.json"
@@ -75,6 +76,7 @@ dist() { # [ARCH…]
 	done
 	rm -r "$out/work"
 	(cd "$out" && sha256sum -- *.deb *.tar.gz *.json >SHA256SUMS)
+	echo "made of $VERSION in $out:" && ls "$out"
 }
 
 # pages writes what the programs say of themselves: manual pages, and completions for shells.
@@ -188,5 +190,6 @@ sim)
 daemons) install_daemons ;;
 image) image ;;
 dist) shift; dist "$@" ;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
+-h | --help | help) sed -n '2,11s/^# \{0,1\}//p' "$0" ;;
+*) echo "build.sh: $1 is none of these" >&2; sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

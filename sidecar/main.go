@@ -23,6 +23,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/manpage"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/corefile"
 )
@@ -46,7 +47,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(terminal.Writer{Writer: stdout})
 	root.SetErr(terminal.Writer{Writer: stderr})
-	err := root.Execute()
+	at, err := root.ExecuteC()
 	if err == nil {
 		return exitDone
 	}
@@ -54,7 +55,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	if understood && !errors.Is(err, errUsage) {
 		return exitRefused
 	}
-	fmt.Fprintln(root.ErrOrStderr(), "hint: anycast-sidecar --help shows what there is")
+	fmt.Fprintf(root.ErrOrStderr(), "hint: %s --help shows what there is\n", at.CommandPath())
 	return exitUsage
 }
 
@@ -71,7 +72,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          usage.Commands,
 		RunE:          func(*cobra.Command, []string) error { return fmt.Errorf("%w: which command?", errUsage) },
 	}
 	root.AddCommand(
@@ -92,7 +93,7 @@ func checkCommand() *cobra.Command {
 With --corefile it is also compared with the node's Corefile: shared addresses and the probed port, the node's name, the depot
 and the root, the sockets of meshsync and of the clock, and addresses of metrics that collide or lead nowhere. Relative paths
 of the Corefile are taken from the directory in which this command runs.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.Load(args[0])
 			if err != nil {
@@ -126,7 +127,7 @@ func runCommand() *cobra.Command {
 
 SIGHUP reads FILE again. What changes without the routes is taken at once; sessions of which only attributes change stay up. If
 anything else has changed, or FILE has errors, nothing is taken, and the log says what is in the way.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.Load(args[0])
 			if err != nil {

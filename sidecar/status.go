@@ -83,7 +83,7 @@ func (o *orders) status(ctx context.Context, args []string) (doc status.Sidecar,
 	}
 	var said socketDocument
 	if err := socket.Read(ctx, c.Socket, &said); err != nil {
-		return doc, fmt.Errorf("%w (does the sidecar run?)", err)
+		return doc, unheard(err)
 	}
 	doc = said.Sidecar
 	if c.Meshsync != "" { // which the socket leaves out

@@ -42,8 +42,9 @@ func TestExitStatus(t *testing.T) {
 	}{
 		{nil, exitUsage, "which command?"},
 		{[]string{"rn", bad}, exitUsage, "unknown command"},
-		{[]string{"check"}, exitUsage, "arg"},
-		{[]string{"check", bad, bad}, exitUsage, "arg"},
+		{[]string{"statsu"}, exitUsage, `unknown command "statsu" for "anycast-sidecar": is it status?`},
+		{[]string{"check"}, exitUsage, "check wants FILE; nothing was given\nhint: anycast-sidecar check --help"},
+		{[]string{"check", bad, bad}, exitUsage, "check wants FILE; given were: " + bad + " " + bad},
 		{[]string{"status", "--yaml", bad}, exitUsage, "unknown flag"},
 		{[]string{"status"}, exitUsage, "which node?"},
 		{[]string{"status", bad, "--node", "127.0.0.1:1"}, exitUsage, "which node?"},
@@ -52,6 +53,7 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"check", bad}, exitRefused, "sidecar.yaml:1:7: "},
 		{[]string{"status", bad}, exitRefused, "sidecar.yaml:1:7: "},
 		{[]string{"run", filepath.Join(t.TempDir(), "none")}, exitRefused, "no such file"},
+		{[]string{"run", t.TempDir()}, exitRefused, "is a directory: give the file in it"},
 		{[]string{"--version"}, exitDone, ""},
 		{[]string{"--help"}, exitDone, ""},
 	} {

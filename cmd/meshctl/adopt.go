@@ -11,6 +11,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/internal/adopt"
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 // adoptedJSON is what becomes of a configuration, as --json prints it.
@@ -41,7 +42,7 @@ in files of mode 0600, what was kept in HOME/templates/Corefile, and in HOME/mes
 has sources already is left as it is. "meshctl serve" makes the first release of that.
 
 Status 1 if the file has errors, or nothing in it is a zone that a mesh could answer.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			f, err := formatOf(args[0], format)
 			if err != nil {

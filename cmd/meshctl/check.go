@@ -14,6 +14,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
@@ -54,7 +55,7 @@ Status 0: no errors, perhaps warnings; 1: an error, or a file that cannot be rea
 			if o.rules {
 				return cobra.NoArgs(cmd, args)
 			}
-			return cobra.MinimumNArgs(1)(cmd, args)
+			return usage.Some(cmd, args)
 		},
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			if o.rules {
@@ -163,7 +164,7 @@ recorded in the release.
 
 The key is the override key, HOME/keys/override.pem after "meshctl init": give it to a second person, who keeps it away
 from the distribution host, which needs override.pub only. This command needs no home, and may run anywhere.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			o, err := releasing.SignOverride(cmd.Context(), args[0], key, who, why, c.clock())
 			if err != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 // What members can be drained for.
@@ -245,7 +246,7 @@ func (c *cli) memberUndrainCommand() *cobra.Command {
 		Use:   "undrain NAME...",
 		Short: "Bring members back into service",
 		Long:  "Bring members back into service. Each is announced once its service is good: meshctl status shows it.",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  usage.Some,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			view, err := c.home().View(cmd.Context())
 			if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 func (c *cli) keysCommand() *cobra.Command {
@@ -29,7 +30,7 @@ hexadecimal and a command that signs its standard input, for a key in a token or
 
 Nodes follow new keys by themselves. rotate does all in one step where enough root keys are at hand. Where several people
 must sign, draft writes what they sign, each uses sign where his key is, and publish puts it in force.`,
-		Args: cobra.NoArgs,
+		Args: usage.Commands,
 		RunE: func(*cobra.Command, []string) error {
 			return fmt.Errorf("keys: list, new, rotate, draft, sign or publish?")
 		},
@@ -118,7 +119,7 @@ func (c *cli) keysNewCommand() *cobra.Command {
 
 		Use:   "new root|release|lease|override",
 		Short: "Make a key that nothing trusts yet, and print its public half",
-		Args:  cobra.ExactArgs(1),
+		Args:  usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			k, err := c.home().Keys().New(cmd.Context(), args[0], encrypt, rand.Reader)
 			if err != nil {
@@ -150,7 +151,7 @@ func (c *cli) keysRotateCommand() *cobra.Command {
 Whoever stole the release key may have had nodes take higher release numbers than this host knows of. --numbers-from has the numbers of
 this mesh begin above them: the release in force goes on under that number, with the same zones, and nodes take it whatever lower number
 they have seen. docs/operate/keys.md has the whole way.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			return c.writing(cmd.Context(), func(w *home.Writer) error {
 				k, err := w.RotateKey(cmd.Context(), args[0], from, encrypt, rand.Reader)
@@ -267,7 +268,7 @@ func (c *cli) keysSignCommand() *cobra.Command {
 signed when the first digits of the digest are typed, as who drafted it tells them; a program says --expect DIGEST.
 
 The root in force is that of the mesh in HOME, or of the file that "keys draft" leaves beside the draft.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			draft, err := os.ReadFile(args[0])
 			if err != nil {
@@ -311,7 +312,7 @@ func (c *cli) keysPublishCommand() *cobra.Command {
 	return c.withJSON(&cobra.Command{
 		Use:   "publish FILE",
 		Short: "Put a root in force that enough root keys have signed",
-		Args:  cobra.ExactArgs(1),
+		Args:  usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			draft, err := os.ReadFile(args[0])
 			if err != nil {

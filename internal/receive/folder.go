@@ -39,6 +39,7 @@ type folder struct {
 	owner   string
 	files   map[string]*zoneFile
 	gone    []string // zones without a file
+	others  []string // files whose names do not fit the pattern
 	goneAt  time.Time
 	watcher *fsnotify.Watcher // nil where the system has none to give: then there is the poll
 }
@@ -194,10 +195,19 @@ func (w *folder) list() (*os.Root, []string, error) {
 		root.Close()
 		return nil, nil, err
 	}
-	var names []string
+	var names, others []string
 	for _, e := range entries {
-		if match, _ := filepath.Match(w.d.Pattern, e.Name()); match && e.Name()[0] != '.' {
+		switch match, _ := filepath.Match(w.d.Pattern, e.Name()); {
+		case e.Name()[0] == '.':
+		case match:
 			names = append(names, e.Name())
+		case e.Type().IsRegular():
+			others = append(others, e.Name())
+		}
+	}
+	if !slices.Equal(others, w.others) {
+		if w.others = others; len(others) > 0 {
+			w.r.opt.Log.Info("files are not taken, since their names do not fit", "directory", w.d.Path, "pattern", w.d.Pattern, "files", some(others))
 		}
 	}
 	return root, names, nil
@@ -294,7 +304,7 @@ func (w *folder) parse(ctx context.Context, root *os.Root, name string, coming *
 		return nil, before, 0, errWriting
 	}
 	if z == nil {
-		return nil, before, 0, &refusedError{found}
+		return nil, before, 0, &refusedError{found, w.path(name)}
 	}
 	for _, f := range found[:min(len(found), saidFindings)] { // all of them come again where the zone is checked
 		w.r.opt.Log.Info("a zone file is taken, and this was found in it", "zone", z.Origin(), "finding", f.String())

@@ -27,7 +27,7 @@ const (
 // advice is what an operator does about each rule.
 var advice = map[Rule]string{
 	Missing:      "publish again, or copy the whole repository with its timestamp last",
-	Unreadable:   "check the permissions and the disk of the repository",
+	Unreadable:   "see whether the repository can be reached, then its permissions and disk",
 	Torn:         "the copy stopped half-way: copy the file again",
 	Oversize:     "no mesh has a file of this size: find out who put it there",
 	Length:       "the copy stopped half-way or was changed: copy the file again",

@@ -53,7 +53,7 @@ admin:
 {{if .AdminIPv6}}%[6]s{{else}}%[5]s{{end}}metrics: 127.0.0.1:9154
 dns_metrics: "{{.Prometheus}}"
 failure: {policy: stop-dns}
-clock: {source: chrony}                      # chronyd must run
+clock: {source: chrony}                      # chrony: chronyd must run here
 mirror: {urls: [%[3]s], depot: {{.State}}/repository, root: {{.Etc}}/root.json}
 {{- if .Routers}}
 bgp:
@@ -200,6 +200,9 @@ func (n NewMember) facts(address string) nodeFacts {
 // makeBundle writes the bundle of a node and returns the pin of its key.
 func makeBundle(h *home.Writer, n NewMember, address string) (release.Digest, error) {
 	dir := h.Path(nodesDir, n.Name)
+	if err := n.fits(h); err != nil {
+		return release.Digest{}, err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return release.Digest{}, err
 	}
@@ -217,6 +220,9 @@ func makeBundle(h *home.Writer, n NewMember, address string) (release.Digest, er
 // fillBundle writes what is in a bundle beside the certificate and its key, and packs it.
 func fillBundle(h *home.Writer, n NewMember) error {
 	address, _, err := net.SplitHostPort(n.Admin)
+	if err == nil {
+		err = n.fits(h)
+	}
 	if err != nil {
 		return err
 	}
@@ -253,7 +259,20 @@ func copyKeys(from, dir string) error {
 	return nil
 }
 
-// check refuses what would make a configuration that no process takes.
+// fits refuses what would make a configuration that no process takes. A mesh without templates makes none.
+func (n NewMember) fits(h place) error {
+	address, _, err := net.SplitHostPort(n.Admin)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{corefileName, sidecarName} {
+		if _, err := os.Stat(h.Path(templatesDir, name)); err == nil {
+			return n.facts(address).check()
+		}
+	}
+	return nil
+}
+
 func (f nodeFacts) check() error {
 	if _, err := netip.ParseAddr(f.AdminAddress); err != nil {
 		return hint.Errorf("give the administrative address itself", "a node listens on an address, and %q is none", f.AdminAddress)
@@ -263,7 +282,7 @@ func (f nodeFacts) check() error {
 	}
 	for _, router := range f.Routers {
 		if _, err := netip.ParseAddr(router); err != nil {
-			return fmt.Errorf("--router: %w", err)
+			return fmt.Errorf("--router: %q is not an IP address", router)
 		}
 	}
 	if id, err := netip.ParseAddr(f.RouterID); err != nil || !id.Is4() {
@@ -282,9 +301,6 @@ func fill(h place, name, dir string, facts nodeFacts) error {
 		return nil
 	}
 	if err != nil {
-		return err
-	}
-	if err := facts.check(); err != nil {
 		return err
 	}
 	t, err := template.New(name).Option("missingkey=error").Parse(string(text))

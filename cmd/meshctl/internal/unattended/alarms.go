@@ -116,7 +116,11 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 		say(AlarmFailed, "no release could be made since %s: %s", cycle.Since.UTC().Format(time.RFC3339), cycle.Failed)
 	}
 	for _, z := range cycle.Held {
-		say(AlarmHeld, "%s has errors: its last good data stays", z)
+		why := cycle.Why[z]
+		if why != "" {
+			why = "; " + why
+		}
+		say(AlarmHeld, "%s has errors: its last good data stays%s", z, why)
 	}
 	for _, z := range cycle.Stay {
 		say(AlarmHeld, "%s is gone from its source, and stays, since more zones would go at once than \"checks: withdrawn\" allows", z)

@@ -61,6 +61,7 @@ func (a arrival) source() releasing.Source {
 type judged struct {
 	content string // digest of a zone, or of all that was to be released
 	at      time.Time
+	why     string // the first error of a zone, by its rule
 }
 
 // withdrawal is the content of a zone that is to go.
@@ -93,6 +94,7 @@ type CycleState struct {
 	Failed   string            // why attempts end in an error; empty: the last did not
 	Since    time.Time         // the first of them in a row
 	Held     []string          // zones whose last good data stays
+	Why      map[string]string // the first error of each, by its rule
 	Stay     []string          // zones that their source has no more, and that stay: too many would go
 	Sources  []receive.Status
 	Faults   map[receive.Fault]string
@@ -103,7 +105,7 @@ func (c *Cycle) State() CycleState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.state
-	s.Received = maps.Clone(s.Received)
+	s.Received, s.Why = maps.Clone(s.Received), maps.Clone(s.Why)
 	return s
 }
 
@@ -252,7 +254,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now, retry := c.Home.Now(), c.Config.Releases.Retry
-	t.digests, c.state.Held, c.state.Stay = map[string]string{}, nil, nil
+	t.digests, c.state.Held, c.state.Stay, c.state.Why = map[string]string{}, nil, nil, map[string]string{}
 	for _, origin := range slices.Sorted(maps.Keys(c.pending)) {
 		u := c.pending[origin]
 		has := latest.Zone(origin)
@@ -273,7 +275,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 			}
 		default:
 			if c.judged[origin].content == u.SHA256 {
-				c.state.Held = append(c.state.Held, origin)
+				c.state.Held, c.state.Why[origin] = append(c.state.Held, origin), c.judged[origin].why
 			}
 			if !c.judged[origin].holds(u.SHA256, now, retry) {
 				t.sources = append(t.sources, u.source())
@@ -330,7 +332,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 	if made.Request != "" { // it was judged anew
 		c.Log.Error("zones are held back, see the findings above", "held", len(made.Held), "to_sign", made.Request)
 	}
-	c.released(t, made)
+	c.released(t, made, found)
 	if made.Release.Number == 0 {
 		return nil, nil
 	}
@@ -343,11 +345,11 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 func (c *Cycle) stop(t todo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state.Blocked, c.stopped = true, judged{t.content(), c.Home.Now()}
+	c.state.Blocked, c.stopped = true, judged{t.content(), c.Home.Now(), ""}
 }
 
 // released remembers which zones were held back, as they were judged: they may have been received anew meanwhile.
-func (c *Cycle) released(t todo, made *releasing.Made) {
+func (c *Cycle) released(t todo, made *releasing.Made, found []zone.Finding) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped = judged{}
@@ -362,7 +364,8 @@ func (c *Cycle) released(t todo, made *releasing.Made) {
 		if held.Withdrawn {
 			content, list = withdrawal, &c.state.Stay
 		}
-		c.judged[held.Origin] = judged{content, c.Home.Now()}
+		c.judged[held.Origin] = judged{content, c.Home.Now(), firstError(found, held.Origin)}
+		c.state.Why[held.Origin] = c.judged[held.Origin].why
 		if !slices.Contains(*list, held.Origin) {
 			*list = append(*list, held.Origin)
 		}
@@ -370,6 +373,16 @@ func (c *Cycle) released(t todo, made *releasing.Made) {
 	if made.Release.Number != 0 {
 		c.state.Released++
 	}
+}
+
+// firstError is what is wrong with a zone, by its rule; there may be more, which the log has.
+func firstError(found []zone.Finding, origin string) string {
+	for _, f := range found {
+		if f.Zone == origin && f.Severity == zone.Error {
+			return f.Rule + ": " + f.Detail
+		}
+	}
+	return ""
 }
 
 // report logs findings: errors and warnings of zones that are about to go out.

@@ -19,6 +19,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
@@ -158,6 +159,9 @@ func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 		if made := c.releases(t); made != nil || highest() != before || !slices.Equal(c.State().Held, []string{"a."}) {
 			t.Fatalf("a release like the one before: %+v, state %+v", made, c.State())
 		}
+		if said := fmt.Sprint(Alarms(release.View{}, time.Hour, c.State(), now)); !strings.Contains(said, "a. has errors: its last good data stays; change-removed: 40 of 10") {
+			t.Errorf("the alarm does not say what is wrong: %s", said)
+		}
 		now = now.Add(c.Config.Releases.Retry)
 	}
 	c.receives(t, hometest.NamesZone(t, "b.", 2, 100))
@@ -168,7 +172,7 @@ func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 	if made := c.releases(t); made == nil || !slices.Equal(made.Changed, []string{"a."}) {
 		t.Fatalf("once it is right: %+v", made)
 	}
-	if c.releases(t); len(c.State().Held) != 0 {
+	if c.releases(t); len(c.State().Held) != 0 || len(c.State().Why) != 0 {
 		t.Errorf("still held: %+v", c.State())
 	}
 }
