@@ -240,6 +240,9 @@ func mirrorLines(m *status.Mirroring, now time.Time) (lines []string) {
 	default:
 		lines = []string{fmt.Sprintf("good %s ago, %s", ago(now.Sub(m.LastGood)), m.URL)}
 	}
+	if slices.ContainsFunc(m.Repositories, func(r status.Repository) bool { return r.Held }) {
+		lines = append(lines, "hears at once what is new")
+	}
 	if m.Transferring != nil {
 		lines = append(lines, m.Transferring.String())
 	}

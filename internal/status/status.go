@@ -419,6 +419,7 @@ type Repository struct {
 	Detail    string    `json:"detail,omitempty"`
 	Timestamp int64     `json:"timestamp"` // version of the timestamp that was last verified
 	LastGood  time.Time `json:"last_good,omitzero"`
+	Held      bool      `json:"held,omitempty"` // it holds a request of this node until there is something new: else it is polled
 }
 
 // Decode reads one document into v, which is a pointer to one of this package's types.
