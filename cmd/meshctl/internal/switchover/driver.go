@@ -36,6 +36,7 @@ type Driver struct {
 	leaseOnly bool // the last publication failed for want of the release key
 	newest    newest
 	wake      chan struct{}
+	over      chan struct{}
 
 	mu    sync.Mutex
 	state DriverState
@@ -59,7 +60,7 @@ type making struct {
 
 // NewDriver makes a driver.
 func NewDriver(h *home.Home, ask Ask, p mesh.Policy, log *slog.Logger) *Driver {
-	return &Driver{Home: h, Ask: ask, Policy: p, Log: log, wake: make(chan struct{}, 1), made: map[uint64]making{}}
+	return &Driver{Home: h, Ask: ask, Policy: p, Log: log, wake: make(chan struct{}, 1), over: make(chan struct{}, 1), made: map[uint64]making{}}
 }
 
 // State is how it goes.
@@ -79,6 +80,9 @@ func (d *Driver) Made(number uint64, began, published time.Time) {
 	default:
 	}
 }
+
+// Over tells, after each round in which that happened, that a switchover is on record or was withdrawn, so that another release may be made.
+func (d *Driver) Over() <-chan struct{} { return d.over }
 
 // Published is when a release was published by this process; zero if it was not.
 func (d *Driver) Published(number uint64) time.Time {
@@ -252,7 +256,9 @@ func words(answers map[string]Answer) map[string]mesh.Answer {
 }
 
 const (
-	// roundEvery is the pause between two rounds while a release waits for its switchover, and idleEvery while none does.
+	// The pause between two rounds while a release waits for its switchover is as long as the round took, but between roundLeast and
+	// roundEvery: a few members are asked at once again, and a thousand not all the time. It is idleEvery while none waits.
+	roundLeast = 50 * time.Millisecond
 	roundEvery = 250 * time.Millisecond
 	idleEvery  = 2 * time.Second
 )
@@ -261,7 +267,9 @@ const (
 func (d *Driver) Run(ctx context.Context) {
 	said := ""
 	for ctx.Err() == nil {
+		began := time.Now()
 		r, err := d.Round(ctx)
+		took := time.Since(began)
 		if err == nil {
 			err = d.tell(ctx, r)
 		}
@@ -275,7 +283,10 @@ func (d *Driver) Run(ctx context.Context) {
 		}
 		wait := idleEvery
 		if r.View.Manifest.Next != nil {
-			wait = roundEvery
+			wait = min(max(took, roundLeast), roundEvery)
+		}
+		if err != nil {
+			wait = max(wait, roundEvery)
 		}
 		select {
 		case <-ctx.Done():
@@ -331,8 +342,17 @@ func (d *Driver) note(r Round) {
 		d.made[r.Decision.Publish.Next.Number] = m
 	case r.Decision.Event == mesh.EventWithdrawn:
 		d.state.Withdrawn++
+		d.tellOver()
 	case r.Decision.Event == mesh.EventSettled:
 		d.state.Switched++
+		d.tellOver()
+	}
+}
+
+func (d *Driver) tellOver() {
+	select {
+	case d.over <- struct{}{}:
+	default:
 	}
 }
 

@@ -31,6 +31,7 @@ type Cycle struct {
 	Log    *slog.Logger
 
 	lately *releasing.Lately // for the goroutine that makes releases; what it checks, for all
+	tried  time.Time         // when it last made one, or tried to, or began: all that is there then goes out together
 
 	mu       sync.Mutex
 	pending  map[string]arrival // by origin, since it was last released
@@ -140,12 +141,10 @@ func (c *Cycle) begin() {
 
 // turns goes round until ctx ends.
 func (c *Cycle) turns(ctx context.Context) {
-	for {
+	c.tried = time.Now()
+	for c.sleep(ctx) == nil {
 		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
 			c.fail(err)
-		}
-		if c.sleep(ctx) != nil {
-			return
 		}
 	}
 }
@@ -161,22 +160,29 @@ func (c *Cycle) fail(err error) {
 	c.state.Failed = err.Error()
 }
 
-// sleep waits until there is something to release, but at least Every, or until it is time to look at the schedule.
+// sleep waits until there may be something to release: something was received, a switchover is over, or it is time to look; then for what
+// comes along with it, and until Every has passed since a release was made, or tried, last.
 func (c *Cycle) sleep(ctx context.Context) error {
-	if err := home.Pause(ctx, c.Config.Releases.Every); err != nil {
-		return err
+	var over <-chan struct{}
+	if c.Driver != nil {
+		over = c.Driver.Over()
 	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-c.wake:
-	case <-time.After(max(lookEvery-c.Config.Releases.Every, 0)):
+	case <-over:
+	case <-time.After(lookEvery):
 	}
-	return nil
+	return home.Pause(ctx, max(gather, c.Config.Releases.Every-time.Since(c.tried)))
 }
 
-// lookEvery is how often the schedule is looked at though nothing was received.
-const lookEvery = 5 * time.Second
+const (
+	// lookEvery is how often the schedule is looked at though nothing was received.
+	lookEvery = 5 * time.Second
+	// gather is how long a release waits for what is received together with its first zone.
+	gather = 100 * time.Millisecond
+)
 
 // watch keeps how the sources are.
 func (c *Cycle) watch(ctx context.Context, r *receive.Receiver) {
@@ -309,6 +315,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 		}
 		made, found, err = releasing.Make(ctx, w, t.sources, releasing.Options{Keep: true, Unattended: true, Now: m.Current == nil, Withdraw: t.withdrawn,
 			By: "meshctl serve", Config: c.Config.File, Received: t.received, Lately: c.lately})
+		c.tried = time.Now()
 		if made != nil {
 			c.lately.Keep(t.sources, w.View().Manifest)
 		}
