@@ -706,6 +706,15 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
+// TestAdviceNamesTheCommand that ends what an operator meets after a restored backup, and after the theft of a key.
+func TestAdviceNamesTheCommand(t *testing.T) {
+	for rule, command := range map[Rule]string{Rollback: "meshctl recover", NumberTooFar: "meshctl keys rotate release --numbers-from"} {
+		if !strings.Contains(rule.Advice(), command) {
+			t.Errorf("%s: %s", rule, rule.Advice())
+		}
+	}
+}
+
 func TestKeysSurviveEncoding(t *testing.T) {
 	keys := testKeys(t, 1)
 	data, err := EncodeKey(keys.Root)
