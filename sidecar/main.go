@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -109,6 +110,9 @@ of the Corefile are taken from the directory in which this command runs.`,
 				}
 			}
 			describe(cmd.OutOrStdout(), c)
+			if elsewhere := misplaced(args[0], c); elsewhere != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), "warning:", elsewhere)
+			}
 			if other != "" {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s agrees with it\n", other)
 			}
@@ -194,6 +198,23 @@ func missing(c *config.Config) []string {
 		}
 	}
 	return all
+}
+
+// misplaced says that a bundle was unpacked elsewhere than it was made for.
+func misplaced(file string, c *config.Config) string {
+	if c.Identity == nil {
+		return ""
+	}
+	want := c.Identity.Certificate
+	beside := filepath.Join(filepath.Dir(file), filepath.Base(want))
+	if _, err := os.Stat(want); err == nil || filepath.Dir(want) == filepath.Dir(beside) {
+		return ""
+	}
+	if _, err := os.Stat(beside); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("the bundle was made for %s, and is in %s: unpack it there, or make it for here: meshctl member update %s --at DIR",
+		filepath.Dir(want), filepath.Dir(beside), c.Node)
 }
 
 func describeBGP(w io.Writer, c *config.Config) {

@@ -39,7 +39,8 @@ type folder struct {
 	owner   string
 	files   map[string]*zoneFile
 	gone    []string // zones without a file
-	others  []string // files whose names do not fit the pattern
+	others  []string // files whose names do not fit the pattern, at the last scan
+	named   []string // and those of them that were told of
 	goneAt  time.Time
 	watcher *fsnotify.Watcher // nil where the system has none to give: then there is the poll
 }
@@ -205,12 +206,19 @@ func (w *folder) list() (*os.Root, []string, error) {
 			others = append(others, e.Name())
 		}
 	}
-	if !slices.Equal(others, w.others) {
-		if w.others = others; len(others) > 0 {
-			w.r.opt.Log.Info("files are not taken, since their names do not fit", "directory", w.d.Path, "pattern", w.d.Pattern, "files", some(others))
-		}
-	}
+	w.name(others)
 	return root, names, nil
+}
+
+// name tells of files whose names do not fit, once they were there at two scans: editors leave others for a moment.
+func (w *folder) name(others []string) {
+	in := func(sorted []string, name string) bool { _, ok := slices.BinarySearch(sorted, name); return ok } // as the directory is read
+	lasting := slices.DeleteFunc(slices.Clone(others), func(name string) bool { return !in(w.others, name) })
+	news := slices.DeleteFunc(slices.Clone(lasting), func(name string) bool { return in(w.named, name) })
+	if len(news) > 0 {
+		w.r.opt.Log.Info("files are not taken, since their names do not fit", "directory", w.d.Path, "pattern", w.d.Pattern, "files", some(news))
+	}
+	w.others, w.named = others, lasting
 }
 
 func (w *folder) path(name string) string { return filepath.Join(w.d.Path, name) }
