@@ -210,7 +210,7 @@ func (r *named) servers(z *served, list *statement, depth int) {
 		}
 	}
 	for _, e := range list.block() {
-		if !r.step(e.file, e.line) {
+		if !r.step(z, e.file, e.line) {
 			return
 		}
 		a, err := netip.ParseAddr(e.word(0))
@@ -253,7 +253,7 @@ func (r *named) servers(z *served, list *statement, depth int) {
 // matches reads who may transfer a zone. What is denied is not looked at.
 func (r *named) matches(z *served, list []*statement, depth int) {
 	for _, e := range list {
-		if !r.step(e.file, e.line) {
+		if !r.step(z, e.file, e.line) {
 			return
 		}
 		what := e.word(0)

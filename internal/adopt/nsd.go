@@ -206,7 +206,7 @@ func (r *nsd) zone(sec *section) {
 
 func (r *nsd) attributes(z *served, sec *section, depth int) {
 	for _, a := range sec.attrs {
-		if !r.step(a.file, a.at) {
+		if !r.step(z, a.file, a.at) {
 			return
 		}
 		switch a.name {

@@ -69,6 +69,7 @@ type served struct {
 	signs   bool     // the server signs it, or changes it by itself
 	fault   string   // why it cannot be taken over
 	add     string   // what allows the transfer
+	steps   int
 }
 
 func newServer(path, what string, o Options) (*server, error) {
@@ -80,15 +81,20 @@ func (s *server) say(block string, l line, what string, fate Fate, format string
 	s.plan.Parts = append(s.plan.Parts, Part{l.file, l.at, block, what, fate, fmt.Sprintf(format, args...)})
 }
 
-// maxSteps bounds what lists and patterns that name each other multiply.
-const maxSteps = 5_000_000
+// maxSteps bounds what lists and patterns that name each other multiply: of one zone, and of all.
+const (
+	maxSteps    = 10_000
+	maxAllSteps = 2_000_000
+)
 
-// step counts one, and is false from when there were too many.
-func (s *server) step(file string, line int) bool {
-	if s.steps++; s.steps == maxSteps {
-		s.fail(file, line, "lists that name each other are more than %d lines", maxSteps)
+// step counts one of a zone, and is false from when there were too many.
+func (s *server) step(z *served, file string, line int) bool {
+	z.steps++
+	s.steps++
+	if z.steps == maxSteps || s.steps == maxAllSteps {
+		s.fail(file, line, "zone %s: lists or patterns name each other, and are too long together", z.zone)
 	}
-	return s.steps < maxSteps
+	return z.steps < maxSteps && s.steps < maxAllSteps
 }
 
 // other says what becomes of what concerns no zone's origin.

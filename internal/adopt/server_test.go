@@ -208,6 +208,7 @@ func TestServersErrors(t *testing.T) {
 		{"knot.conf", "a: b\nx\n- y: \"z\n", ":1: a: before the first section\n:2: want KEY: VALUE, or SECTION:\n:3: a quotation without its end"},
 		{"nsd.conf", "name: x\nserver:\n  \"x\": y\ninclude: nowhere*\nzone:\n name: c\n include-pattern: p\n provide-xfr: x\n request-xfr: a b\n", ":1: name: before the first section\n:3: want ATTRIBUTE: VALUE, or SECTION:\n:4: include: there is no nowhere*\n:7: zone c.: there is no pattern p, or patterns include each other\n:8: provide-xfr: want ADDRESS KEY\n:9: request-xfr: \"a\" is not address:port"},
 		{"named.conf", "key k { secret \"?\"; };\nzone a..b { };\nzone c { type secondary; primaries { x; }; };\n", ":1: key k: a secret is base64\n:2: zone: \"a..b\" is not a domain name\n:3: zone c.: \"x\" is no address and no list of primaries"},
+		{"nsd.conf", "server:\n ip-address: 192.0.2.1\npattern:\n name: p\n include-pattern: p\n include-pattern: p\n include-pattern: p\nzone:\n name: c\n include-pattern: p\n", ": zone c.: lists or patterns name each other, and are too long together"},
 		{"named.conf", "options {\n directory \"x\"\n", ":3: a statement without its semicolon"},
 		{"named.conf", "options { /* x", ":1: a comment without its end"},
 		{"named.conf", "};", ":1: a } without its {"},
