@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -428,6 +429,11 @@ func (e *AgainstError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// paused reports whether an operator wants no switchover.
+func (e *AgainstError) paused() bool {
+	return slices.ContainsFunc(e.Against, func(m mesh.Missing) bool { return m.Why.Code == mesh.Paused })
+}
+
 // Seen is what became of the staged release.
 type Seen struct {
 	Number    uint64
@@ -440,10 +446,12 @@ type Seen struct {
 }
 
 // See sees the staged release through to its switchover, or to its commit if committed is set. Members may take as long as wait
-// until nothing speaks against a proposal; what then does is an *AgainstError. tell is told of each step.
+// until nothing speaks against a proposal; what then does is an *AgainstError, as is an operator's order that withdraws what was
+// proposed. tell is told of each step.
 func (d *Driver) See(ctx context.Context, wait time.Duration, committed bool, tell func(Round)) (Seen, error) {
 	var seen Seen
 	var last *AgainstError
+	proposed := false
 	for end := d.Home.Now().Add(wait); ; {
 		r, err := d.Round(ctx)
 		if err != nil {
@@ -458,9 +466,11 @@ func (d *Driver) See(ctx context.Context, wait time.Duration, committed bool, te
 			if against := r.Decision.Against; len(against) > 0 || last == nil {
 				last = &AgainstError{next.Number, against}
 			}
-			if !d.Home.Now().Before(end) {
+			if !d.Home.Now().Before(end) || proposed && last.paused() {
 				return seen, last
 			}
+		} else if next != nil {
+			proposed = true
 		}
 		if err := home.Pause(ctx, roundEvery); err != nil {
 			return seen, errors.Join(err, orNil(last))
