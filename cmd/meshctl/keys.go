@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -169,7 +170,11 @@ they have seen. docs/operate/keys.md has the whole way.`,
 					if from > 0 {
 						c.say("release numbers begin at %d: what is answered from goes on under that number", from)
 					}
-					c.say("nodes follow by themselves; the old key is of no use any more: destroy it")
+					old := "it"
+					if files := c.otherKeys(args[0], k.File); len(files) > 0 {
+						old = strings.Join(files, " and ")
+					}
+					c.say("nodes follow by themselves; the old key is of no use any more: destroy %s", old)
 				})
 			})
 		}),
@@ -177,6 +182,19 @@ they have seen. docs/operate/keys.md has the whole way.`,
 	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "keep the new key under a passphrase")
 	cmd.Flags().Var(numbersFlag(&from), "numbers-from", "release numbers begin there, above all that nodes have seen (default: as before)")
 	return cmd
+}
+
+// otherKeys are the files of a role's keys in the home but for one, which has replaced them.
+func (c *cli) otherKeys(role, file string) (others []string) {
+	for _, pattern := range []string{role + ".*", role + "-*"} {
+		found, _ := filepath.Glob(c.home().Path(keys.Dir, pattern))
+		for _, other := range found {
+			if filepath.Base(other) != file {
+				others = append(others, other)
+			}
+		}
+	}
+	return others
 }
 
 func (c *cli) keysDraftCommand() *cobra.Command {

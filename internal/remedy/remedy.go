@@ -48,7 +48,7 @@ var table = []Entry{
 	{"members-missing", alarm, true, "Mend the member, which says in meshctl status what is wrong; if it is away, go on without it now: meshctl schedule --absent 10s; if it is lost, strike it: meshctl member remove NAME."},
 	{"source-failed", alarm, false, "Mend the zone file, primary or catalog that is named, or the way to it: meshctl serve tries again by itself. What was released stays released. To take a zone out: docs/operate/sources.md."},
 	{"zone-expired", alarm, true, "No primary has confirmed the zone for as long as its SOA allows. Mend the primaries, or take the zone out of sources in meshctl.yaml, and restart meshctl serve."},
-	{"members-away", alarm, true, "Start the member again, or mend the way to its administrative address. If it is lost: meshctl member remove NAME."},
+	{"members-away", alarm, true, "Start the member again, or give a new one its bundle (docs/operate/add-node.md), or mend the way to its administrative address. If it is lost: meshctl member remove NAME."},
 	{"member-unreachable", alarm, true, "Start the member's sidecar again, or mend the way to its administrative address; if that answers, start its CoreDNS. If it is lost: meshctl member remove NAME."},
 	{"member-silent", alarm, true, "The member's reasons are beside its name in meshctl status; each has what to do."},
 	{"host-clock", "alarm, switchover", true, "Nothing is published meanwhile. Set this host's clock right, or start its NTP client: chronyc tracking. If this clock is right, the members' are not."},
