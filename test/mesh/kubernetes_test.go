@@ -24,7 +24,7 @@ func TestPods(t *testing.T) {
 	w := newWorld(t)
 	testenv.Need(t, "podman", "runc")
 	d := newDeployed(w, "tyo", "osa")
-	k := kubelet{newPodman(w), d}
+	k := kubelet{newPodman(w)}
 	k.buildImage()
 	d.found()
 	d.start("dist", "serve", d.bin+"/meshctl", "--home", d.path("home"), "serve", "--listen", "198.51.100.1:8444", "--renew", "1m")
@@ -35,7 +35,7 @@ func TestPods(t *testing.T) {
 		t.Fatalf("without a bundle: %v: %s", err, out)
 	}
 	for _, node := range d.nodes {
-		k.enrol(node)
+		k.enrol(d, node)
 		k.startPod(node, set)
 	}
 	d.release()
@@ -52,12 +52,121 @@ func TestPods(t *testing.T) {
 		}
 	}
 
-	k.deletePod("tyo", set)
+	k.deletePod(d, "tyo", set)
 	d.run("dist", "ip", "link", "set", "eth0", "down")
 	k.startPod("tyo", set)
 	d.awaitWays("tyo", "osa")
 	d.awaitAnswer("tyo", 1)
 	k.awaitReady("tyo", set)
+}
+
+// TestPodOfAnIGP runs the pod of overlays/igp: its sidecar brings the address up, with that one privilege, and down before it is stopped.
+func TestPodOfAnIGP(t *testing.T) {
+	w := newWorld(t)
+	testenv.Need(t, "podman", "runc")
+	d := newDeployed(w, "tyo")
+	k := kubelet{newPodman(w)}
+	k.buildImage()
+	d.found()
+	template := d.path("home", "templates", "sidecar.yaml")
+	w.write("home/templates/sidecar.yaml", readFile(template)+"igp: {interface: anycast0, lifetime: 5s}\n")
+	d.meshctl("member", "update", "tyo")
+	w.mustRun("tyo", "ip", "link", "add", "anycast0", "type", "bridge")
+	w.mustRun("tyo", "ip", "link", "set", "anycast0", "up")
+	d.start("dist", "serve", d.bin+"/meshctl", "--home", d.path("home"), "serve", "--listen", "198.51.100.1:8444", "--renew", "1m")
+
+	spec := patched(t, "base/daemonset.yaml", "overlays/igp/daemonset.yaml")
+	k.enrol(d, "tyo")
+	k.startPod("tyo", spec)
+	d.release()
+	d.schedule()
+	k.awaitReady("tyo", spec)
+	up := func() (bool, string) {
+		out := w.mustRun("tyo", "ip", "addr", "show", "dev", "anycast0")
+		return strings.Contains(out, shared4), out
+	}
+	w.eventually(30*time.Second, "the address is up", up)
+	if got, want := w.privileges(k.pid("tyo-anycast-sidecar")), root(only(0, groupMesh, capNetAdmin)); got != want {
+		t.Errorf("anycast-sidecar has %+v, not %+v", got, want)
+	}
+	k.run(append([]string{"exec", "tyo-anycast-sidecar"}, spec.Containers[1].Lifecycle.PreStop.Exec.Command...)...)
+	if is, out := up(); is {
+		t.Errorf("the hook has returned, and the address is there:\n%s", out)
+	}
+	d.awaitAnswer("tyo", 1)
+}
+
+// patched is the pod of a manifest with what a patch has for its containers, by their names, as a strategic merge has it.
+func patched(t *testing.T, name, patch string) podSpec {
+	t.Helper()
+	spec := readPod(t, name, "")
+	readPod(t, patch, "") // which is as strict
+	var lists struct {
+		InitContainers []yaml.Node `yaml:"initContainers"`
+		Containers     []yaml.Node
+	}
+	template := podNode(t, patch, "")
+	if err := template.Decode(&lists); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range append(lists.InitContainers, lists.Containers...) {
+		var named containerSpec
+		err := n.Decode(&named)
+		found := false
+		for _, all := range [][]containerSpec{spec.InitContainers, spec.Containers} {
+			for i := range all {
+				if all[i].Name == named.Name {
+					found, err = true, errors.Join(err, n.Decode(&all[i]))
+				}
+			}
+		}
+		if err != nil || !found {
+			t.Fatalf("%s: container %q: %v", patch, named.Name, err)
+		}
+	}
+	return spec
+}
+
+// TestDistributionHostsPod runs the distribution host of deploy/kubernetes in the same way: the first start makes the mesh, zones come from
+// the ConfigMap, the next start goes on with what is there, and members' bundles come through a pipe.
+func TestDistributionHostsPod(t *testing.T) {
+	w := newWorld(t)
+	testenv.Need(t, "podman", "runc")
+	k := kubelet{newPodman(w)}
+	k.buildImage()
+	w.host("dist")
+	const overlay = "overlays/distribution-host/"
+	spec := readPod(t, overlay+"statefulset.yaml", "")
+	zone := readFile("../../deploy/kubernetes/" + overlay + "zones/example.org.zone")
+	k.configMap("dist", "meshctl", map[string]string{"meshctl.yaml": readFile("../../deploy/kubernetes/" + overlay + "meshctl.yaml")})
+	k.configMap("dist", "zones", map[string]string{"example.org.zone": zone})
+
+	k.startPod("dist", spec)
+	k.awaitHistory("release 1, ")
+	if got, want := w.privileges(k.pid("dist-meshctl")), only(userSidecar, userSidecar, 0); got != want {
+		t.Errorf("meshctl has %+v, not %+v", got, want)
+	}
+	k.run("exec", "dist-meshctl", "meshctl", "member", "add", "tyo1", "--admin", "198.51.100.7:8443")
+	bundle := w.write("bundle.tar", k.run("exec", "dist-meshctl", "meshctl", "member", "bundle", "tyo1"))
+	if files := w.mustRun("dist", "tar", "-xOf", bundle, "sidecar.yaml"); !strings.Contains(files, `urls: ["https://distribution-host.mesh-distribution.svc:8444/"]`) {
+		t.Errorf("a member is configured by\n%s", files)
+	}
+
+	k.run("rm", "--force", "--time", "20", "dist-meshctl")
+	k.startPod("dist", spec)
+	k.configMap("dist", "zones", map[string]string{"example.org.zone": strings.Replace(zone, "2026020401", "2026020402", 1)})
+	k.awaitHistory("release 2, ")
+}
+
+// awaitHistory waits until the distribution host has made a release.
+func (k kubelet) awaitHistory(release string) {
+	k.t.Helper()
+	k.eventually(60*time.Second, release+"is made", func() (bool, string) {
+		cmd := exec.Command("podman", "exec", "dist-meshctl", "meshctl", "history")
+		cmd.Env = k.env
+		out, err := cmd.CombinedOutput()
+		return err == nil && strings.HasPrefix(string(out), release), string(out)
+	})
 }
 
 // root are the privileges of a process that is root: a capability is in force without being inherited.
@@ -83,10 +192,16 @@ type podSpec struct {
 			SecretName  string `yaml:"secretName"`
 			DefaultMode any    `yaml:"defaultMode"`
 		}
+		ConfigMap *struct{ Name string } `yaml:"configMap"`
 	}
 	// podman's own seccomp profile is the runtime's default.
 	SecurityContext struct {
 		SeccompProfile struct{ Type string } `yaml:"seccompProfile"`
+		RunAsUser      int                   `yaml:"runAsUser"`
+		RunAsGroup     int                   `yaml:"runAsGroup"`
+		RunAsNonRoot   bool                  `yaml:"runAsNonRoot"`
+		FSGroup        int                   `yaml:"fsGroup"`
+		OnMismatch     string                `yaml:"fsGroupChangePolicy"`
 	} `yaml:"securityContext"`
 	// What a scheduler, an API server or a resolver makes of it.
 	Affinity, Tolerations        any
@@ -108,14 +223,16 @@ type containerSpec struct {
 	}
 	ReadinessProbe struct {
 		Exec             struct{ Command []string }
-		PeriodSeconds    any `yaml:"periodSeconds"`
-		TimeoutSeconds   any `yaml:"timeoutSeconds"`
-		FailureThreshold any `yaml:"failureThreshold"`
+		TCPSocket        struct{ Port int } `yaml:"tcpSocket"`
+		PeriodSeconds    any                `yaml:"periodSeconds"`
+		TimeoutSeconds   any                `yaml:"timeoutSeconds"`
+		FailureThreshold any                `yaml:"failureThreshold"`
 	} `yaml:"readinessProbe"`
-	Resources       any
-	SecurityContext struct {
-		RunAsUser                int  `yaml:"runAsUser"`
-		RunAsGroup               int  `yaml:"runAsGroup"`
+	Env              []struct{ Name, Value string }
+	Ports, Resources any
+	SecurityContext  struct {
+		RunAsUser                *int `yaml:"runAsUser"` // or the pod's
+		RunAsGroup               *int `yaml:"runAsGroup"`
 		RunAsNonRoot             bool `yaml:"runAsNonRoot"`
 		AllowPrivilegeEscalation bool `yaml:"allowPrivilegeEscalation"`
 		ReadOnlyRootFilesystem   bool `yaml:"readOnlyRootFilesystem"`
@@ -134,27 +251,29 @@ type hook struct {
 	Sleep struct{ Seconds int }
 }
 
-// readPod reads the pod of a manifest, in which tyo1 is the member.
-func readPod(t *testing.T, name, member string) podSpec {
+// podNode is the pod of a manifest, in which tyo1 is the member.
+func podNode(t *testing.T, name, member string) yaml.Node {
 	t.Helper()
-	text := strings.ReplaceAll(readFile("../../deploy/kubernetes/"+name), "tyo1", member)
 	var doc struct {
-		APIVersion, Kind, Metadata any
-		Spec                       struct {
+		Spec struct {
 			Template struct{ Spec yaml.Node }
-			Rest     map[string]any `yaml:",inline"`
 		}
-		Rest map[string]any `yaml:",inline"`
 	}
-	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(readFile("../../deploy/kubernetes/"+name), "tyo1", member)), &doc); err != nil {
 		t.Fatal(err)
 	}
-	only, err := yaml.Marshal(&doc.Spec.Template.Spec)
+	return doc.Spec.Template.Spec
+}
+
+// readPod reads the pod of a manifest strictly.
+func readPod(t *testing.T, name, member string) (spec podSpec) {
+	t.Helper()
+	template := podNode(t, name, member)
+	text, err := yaml.Marshal(&template)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var spec podSpec
-	strict := yaml.NewDecoder(bytes.NewReader(only))
+	strict := yaml.NewDecoder(bytes.NewReader(text))
 	strict.KnownFields(true)
 	if err := strict.Decode(&spec); err != nil {
 		t.Fatalf("%s: %v", name, err)
@@ -163,17 +282,14 @@ func readPod(t *testing.T, name, member string) podSpec {
 }
 
 // kubelet is what one does with a pod, by podman.
-type kubelet struct {
-	*podman
-	d *deployed
-}
+type kubelet struct{ *podman }
 
-// enrol gives a member's bundle to the Job of its node, with the password of its sessions. The bundle comes as "kubectl exec" gives it.
-func (k kubelet) enrol(node string) {
+// enrol gives a member's bundle to the Job of its node, with the password of its sessions, as docs/deploy/kubernetes.md says.
+func (k kubelet) enrol(d *deployed, node string) {
 	k.t.Helper()
-	k.write("home/members/"+node+"/bgp-secret", bgpSecret+"\n")
-	k.d.meshctl("member", "renew", node)
-	k.write(node+"-secret/bundle.tar", k.d.meshctl("member", "bundle", node))
+	k.write(node+"-secret/bundle.tar", d.meshctl("member", "bundle", node))
+	k.write("bgp-secret", bgpSecret+"\n")
+	k.mustRun("dist", "tar", "-C", k.path(), "-rf", k.path(node+"-secret", "bundle.tar"), "bgp-secret")
 	job := readPod(k.t, "enrol/job.yaml", node)
 	if out, err := k.once(node, job, job.Containers[0]); err != nil {
 		k.t.Fatalf("the bundle of %s: %v: %s", node, err, out)
@@ -202,15 +318,24 @@ func (k kubelet) once(node string, spec podSpec, c containerSpec) (string, error
 
 func (k kubelet) container(node string, spec podSpec, c containerSpec, how ...string) (string, error) {
 	k.t.Helper()
-	s := c.SecurityContext
+	s, user, group := c.SecurityContext, spec.SecurityContext.RunAsUser, spec.SecurityContext.RunAsGroup
+	if s.RunAsUser != nil {
+		user, group = *s.RunAsUser, *s.RunAsGroup
+	}
 	network := map[bool]string{true: "host", false: "none"}[spec.HostNetwork]
-	argv := append([]string{"run", "--name", node + "-" + c.Name, "--network", network, "--user", fmt.Sprintf("%d:%d", s.RunAsUser, s.RunAsGroup),
+	argv := append([]string{"run", "--name", node + "-" + c.Name, "--network", network, "--user", fmt.Sprintf("%d:%d", user, group),
 		fmt.Sprintf("--read-only=%v", s.ReadOnlyRootFilesystem), "--cap-drop", strings.Join(s.Capabilities.Drop, ",")}, how...)
 	if len(s.Capabilities.Add) > 0 {
 		argv = append(argv, "--cap-add", strings.Join(s.Capabilities.Add, ","))
 	}
 	if !s.AllowPrivilegeEscalation {
 		argv = append(argv, "--security-opt", "no-new-privileges")
+	}
+	if spec.SecurityContext.FSGroup != 0 {
+		argv = append(argv, "--group-add", fmt.Sprint(spec.SecurityContext.FSGroup))
+	}
+	for _, e := range c.Env {
+		argv = append(argv, "--env", e.Name+"="+e.Value)
 	}
 	for _, m := range c.VolumeMounts {
 		at := filepath.Join(k.volume(node, spec, m.Name), m.SubPath)
@@ -223,7 +348,7 @@ func (k kubelet) container(node string, spec podSpec, c containerSpec, how ...st
 	cmd.Env = k.env
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	k.d.within(node, func() { k.must(cmd.Start()) })
+	k.within(node, func() { k.must(cmd.Start()) })
 	err := cmd.Wait()
 	return out.String(), err
 }
@@ -240,6 +365,8 @@ func (k kubelet) volume(node string, spec podSpec, name string) string {
 			return dir
 		case v.Secret != nil && v.Secret.SecretName == "bundle-"+node:
 			return k.path(node + "-secret")
+		case v.ConfigMap != nil:
+			return k.path(node + "-" + v.ConfigMap.Name)
 		case v.EmptyDir != nil:
 			dir := map[string]string{"run": k.path(node)}[name] // where the test looks for sockets
 			if dir == "" {
@@ -249,12 +376,35 @@ func (k kubelet) volume(node string, spec podSpec, name string) string {
 			return dir
 		}
 	}
+	if group := spec.SecurityContext.FSGroup; group != 0 && name == "home" { // by a claim
+		dir := k.path(node, "claim-"+name)
+		k.must(errors.Join(os.MkdirAll(dir, 0o755), os.Chown(dir, 0, group), os.Chmod(dir, 0o775|os.ModeSetgid)))
+		return dir
+	}
 	k.t.Fatalf("there is no volume %q", name)
 	return ""
 }
 
+// configMap makes what a kubelet makes of a ConfigMap: links to links, which one rename changes all at once.
+func (k kubelet) configMap(node, name string, files map[string]string) {
+	k.t.Helper()
+	dir := k.path(node + "-" + name)
+	version, err := os.ReadDir(dir)
+	if !errors.Is(err, os.ErrNotExist) {
+		k.must(err)
+	}
+	now := fmt.Sprintf("..%d", len(version))
+	for file, text := range files {
+		k.write(filepath.Join(node+"-"+name, now, file), text)
+		if err := os.Symlink("..data/"+file, filepath.Join(dir, file)); !errors.Is(err, os.ErrExist) {
+			k.must(err)
+		}
+	}
+	k.must(errors.Join(os.Symlink(now, filepath.Join(dir, "..tmp")), os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data"))))
+}
+
 // deletePod ends a pod as a kubelet does. Its route goes while it answers.
-func (k kubelet) deletePod(node string, spec podSpec) {
+func (k kubelet) deletePod(d *deployed, node string, spec podSpec) {
 	k.t.Helper()
 	coredns, sidecar := spec.Containers[0], spec.Containers[1]
 	drain := slices.Clone(sidecar.Lifecycle.PreStop.Exec.Command)
@@ -264,8 +414,8 @@ func (k kubelet) deletePod(node string, spec podSpec) {
 	}
 	drain[wait] = "1s" // for the sake of time
 	k.run(append([]string{"exec", node + "-" + sidecar.Name}, drain...)...)
-	k.d.awaitWays("osa")
-	k.d.awaitAnswer(node, k.d.number) // which the other hook waits for
+	d.awaitWays("osa")
+	d.awaitAnswer(node, d.number) // which the other hook waits for
 	if err := k.ready(node, sidecar); err == nil {
 		k.t.Error("a drained node is ready")
 	}
