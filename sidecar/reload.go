@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
-	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
@@ -59,7 +58,7 @@ func reloadCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload FILE",
 		Short: "Have the sidecar here take its configuration FILE as it is now, and say what is in the way",
-		Args:  usage.One,
+		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := new(orders).plane(args)
 			if err != nil {

@@ -204,11 +204,7 @@ func ReadFile(dir, name string, max int64) ([]byte, error) {
 		return nil, err
 	}
 	defer root.Close()
-	data, err := readAll(root, name, max)
-	if failed := new(fs.PathError); errors.As(err, &failed) {
-		failed.Op = strings.TrimSuffix(failed.Op, "at") // of the system's openat and statat, which tell a reader nothing
-	}
-	return data, err
+	return readAll(root, name, max)
 }
 
 func isTemp(name string) bool { return strings.HasPrefix(path.Base(name), tempPrefix) }

@@ -262,17 +262,28 @@ func (b *Builder) build(origin string) *Zone {
 	b.keepInZone(appendKey(nil, apex))
 	b.sort()
 	b.dropEqual()
-	z := b.encode(apex)
+	image := b.encode(apex)
 	if b.givenUp() {
 		return nil
 	}
-	if z == nil || z.begin() != nil {
-		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: errImage.Error()})
+	z, err := open(image)
+	if err != nil {
+		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: err.Error()})
+		return nil
+	}
+	z.fillTargets()
+	if b.givenUp() {
 		return nil
 	}
 	b.check(z)
 	if b.givenUp() {
 		return nil
+	}
+	if b.findings.errors {
+		return z
+	}
+	if z, err = open(z.image); err != nil {
+		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: err.Error()})
 	}
 	return z
 }

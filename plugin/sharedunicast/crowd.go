@@ -2,7 +2,6 @@ package sharedunicast
 
 import (
 	"container/list"
-	"net"
 	"net/netip"
 	"sync"
 )
@@ -30,16 +29,19 @@ type crowd struct {
 	having map[netip.Prefix]*list.List
 }
 
+// ender is a connection that can be ended by who does not read it. It stays in its place as long as it can.
+type ender interface{ end() }
+
 // guest is a connection that has a place.
 type guest struct {
-	conn       net.Conn
+	conn       ender
 	prefix     netip.Prefix
 	place, own *list.Element // among all, and among those of its prefix
 }
 
 // enter lets a connection in, and returns what leave wants.
-func (c *crowd) enter(conn net.Conn) *guest {
-	g := &guest{conn: conn, prefix: prefixOf(hostOf(conn.RemoteAddr()))}
+func (c *crowd) enter(client netip.Addr, conn ender) *guest {
+	g := &guest{conn: conn, prefix: prefixOf(client)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.having == nil {
@@ -52,7 +54,7 @@ func (c *crowd) enter(conn net.Conn) *guest {
 		}
 		oldest := goes.Value.(*guest)
 		c.remove(oldest)
-		oldest.conn.Close() // its server finds that out, and closes it again
+		oldest.conn.end()
 	}
 	same := c.having[g.prefix]
 	if same == nil {
@@ -61,6 +63,15 @@ func (c *crowd) enter(conn net.Conn) *guest {
 	}
 	g.place, g.own = c.conns.PushBack(g), same.PushBack(g)
 	return g
+}
+
+// move gives the place of a connection to another one, which is the same for the client. If the place was lost, it ends.
+func (c *crowd) move(g *guest, conn ender) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if g.conn = conn; g.place == nil {
+		conn.end()
+	}
 }
 
 // leave gives the place of a connection free, if it still has it.

@@ -34,7 +34,7 @@ ns 60 IN A 192.0.2.1
 www 60 IN A 192.0.2.80
 two 60 IN A 192.0.2.81
 two 60 IN A 192.0.2.82
-`), zonefile.Options{Origin: "example.org."})
+`+largeSet()), zonefile.Options{Origin: "example.org."})
 		if z == nil {
 			panic(found)
 		}
@@ -45,6 +45,15 @@ two 60 IN A 192.0.2.82
 		return zones
 	}()
 )
+
+// largeSet are 200 TXT records of 52 kB in all.
+func largeSet() string {
+	var text strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&text, "large 60 IN TXT \"%3d%s\"\n", i, strings.Repeat("x", 245))
+	}
+	return text.String()
+}
 
 func setupTestWire(c *caddy.Controller) error {
 	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler { return &testWire{next} })

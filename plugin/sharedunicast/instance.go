@@ -202,7 +202,7 @@ func (in *instance) serve(g *group) error {
 		s := &server{coreServer: core, instance: in, group: g}
 		s.front = newFront(s.core(), g, guard)
 		in.servers = append(in.servers, s)
-		if err := s.open(g, index, n > 1, udp); err != nil {
+		if err := s.take(g, index, n > 1, udp); err != nil {
 			return err
 		}
 	}

@@ -65,7 +65,7 @@ func TestPathsAgreeOverAllZones(t *testing.T) {
 		}
 	}
 	t.Logf("%v", total)
-	for _, what := range []string{"messages", "answered", "dropped", "slipped", "BADCOOKIE"} {
+	for _, what := range []string{"messages", "answered", "dropped", "slipped", "BADCOOKIE", "by the loop of connections"} {
 		if total[what] == 0 && !t.Failed() {
 			t.Errorf("of all messages none was %s", what)
 		}
@@ -145,6 +145,7 @@ func comparePaths(t *testing.T, zones []*zonegen.Zone, seed uint64, messages int
 		for range messages * []int{3, 5, 2}[i] / 10 {
 			c.one(counts)
 		}
+		counts["by the loop of connections"] += c.fast.looped
 	}
 	if n := panicsSoFar(t); n > panics {
 		t.Errorf("%v panics", n-panics)
@@ -193,7 +194,7 @@ func (c *pathComparison) one(counts map[string]int) {
 	message, stream := c.message(client)
 	var a, b []byte
 	if stream {
-		a, b = c.fast.stream(message, client), c.chain.stream(message, client)
+		a, b = c.fast.stream(message, client, c.IntN(2) == 0), c.chain.stream(message, client, false)
 	} else {
 		a, b = c.fast.datagram(message, client, c.now), c.chain.datagram(message, client, c.now)
 	}
@@ -298,14 +299,17 @@ func (c *pathComparison) damage(b []byte) []byte {
 // pathServer is a server whose loops get messages from a test.
 type pathServer struct {
 	*server
-	loop *udpLoop
-	sent []byte // the last response of the chain
+	loop    *udpLoop
+	streams *streamLoop
+	looped  int    // responses of that
+	sent    []byte // the last response of the chain
 }
 
 func newPathServer(s *server) *pathServer {
 	p := &pathServer{server: s, loop: &udpLoop{front: s.front, conn: s.packets[0], address: s.group.address()}}
 	// What the loop hands on for the chain waits until the test takes it.
 	p.loop.crew = newCrew(s.front, nil)
+	p.streams = &streamLoop{server: s, front: s.front, address: s.group.address(), now: time.Now()}
 	return p
 }
 
@@ -337,8 +341,17 @@ func (p *pathServer) datagram(message []byte, client netip.Addr, now time.Time) 
 	return p.sent
 }
 
-// stream is the response to a message that comes by TCP, nil if there is none.
-func (p *pathServer) stream(message []byte, client netip.Addr) []byte {
+// stream is the response to a message that comes by TCP, nil if there is none: of the loop, or of a conversation.
+func (p *pathServer) stream(message []byte, client netip.Addr, byLoop bool) []byte {
+	l := p.streams
+	l.fast.asked, l.out = asked{client: client, stream: true, now: l.now}, nil
+	if byLoop && l.message(&stream{client: netip.AddrPortFrom(client, 1)}, message) != goesOn {
+		if len(l.out) == 0 {
+			return nil
+		}
+		p.looped++
+		return l.out[2:]
+	}
 	c := &conversation{Conn: pathConn{p.packets[0].local, client}, server: p.server}
 	c.answer(message)
 	if len(c.pending) == 0 {
@@ -396,7 +409,7 @@ func (c *pathComparison) same(message []byte, client netip.Addr, stream bool, fa
 	var q query.Query
 	q.Parse(message)
 	whole := new(dns.Msg)
-	if stream || whole.Unpack(c.chain.stream(message, client)) != nil {
+	if stream || whole.Unpack(c.chain.stream(message, client, false)) != nil {
 		return "records", false
 	}
 	if whole.Compress = true; whole.Len() <= min(int(q.Payload), query.PayloadSize) {

@@ -52,9 +52,15 @@ func load(t *testing.T, server string) (stop func()) {
 }
 
 func TestReloadLosesNoQuery(t *testing.T) {
+	for how, backend := range map[string]string{"loops": "testwire", "goroutines": "file " + zoneFile(t)} {
+		t.Run(how, func(t *testing.T) { reloadUnderLoad(t, backend) })
+	}
+}
+
+func reloadUnderLoad(t *testing.T, backend string) {
 	port := freePort(t)
 	corefile := func(sockets int) string {
-		return fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n multisocket %d\n file %s\n}", port, sockets, zoneFile(t))
+		return fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n multisocket %d\n %s\n}", port, sockets, backend)
 	}
 	reload := start(t, corefile(1))
 	stop := load(t, "127.0.53.1:"+port)
@@ -74,8 +80,14 @@ func TestReloadLosesNoQuery(t *testing.T) {
 
 // A client that has connected, but not asked yet, is answered across a reload; so is one that asks again.
 func TestReloadAnswersOpenConnections(t *testing.T) {
+	for how, backend := range map[string]string{"loops": "testwire", "goroutines": "file " + zoneFile(t)} {
+		t.Run(how, func(t *testing.T) { askAcrossReload(t, backend) })
+	}
+}
+
+func askAcrossReload(t *testing.T, backend string) {
 	port := freePort(t)
-	corefile := fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n file %s\n}", port, zoneFile(t))
+	corefile := fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n %s\n}", port, backend)
 	reload := start(t, corefile)
 	for _, used := range []bool{false, true} {
 		conn, err := dns.Dial("tcp", "127.0.53.1:"+port)

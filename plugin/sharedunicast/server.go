@@ -27,11 +27,12 @@ type server struct {
 	front       *front
 	packets     []*udpSocket   // none for DNS over TLS
 	firstSocket int            // index of the first of them
-	listener    *drainListener // nil only if open failed
+	listener    *drainListener // nil only if take failed
 	streams     *ledger        // what is counted of connections for plugin prometheus,
 	traffic     *traffic       // and for statistics; nil without these
 	stop        *waker
 	loops       sync.WaitGroup // that read queries
+	open        sync.WaitGroup // conversations
 
 	closers   []func()
 	closeOnce sync.Once
@@ -45,8 +46,8 @@ func (s *server) core() *dnsserver.Server {
 	return s.coreServer.(*dnsserver.Server)
 }
 
-// open takes the sockets of index i at the group's address, or of index 0 and as many of UDP as said.
-func (s *server) open(g *group, i int, reusePort bool, udp int) error {
+// take takes the sockets of index i at the group's address, or of index 0 and as many of UDP as said.
+func (s *server) take(g *group, i int, reusePort bool, udp int) error {
 	var err error
 	if s.stop, err = newWaker(); err != nil {
 		return err
@@ -57,7 +58,12 @@ func (s *server) open(g *group, i int, reusePort bool, udp int) error {
 		return err
 	}
 	s.closers = append(s.closers, func() { give(tcp) })
-	s.listener = newDrainListener(tcp)
+	told, err := newWaker()
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, told.close)
+	s.listener = newDrainListener(tcp, told)
 	s.streams = ledgerOf(g.address(), "tcp", tcp.Addr(), 0)
 	s.traffic = s.front.guard.recorder.socket(kindOfSocket(g.addr, true), g.address())
 	s.loops.Add(2) // Serve and ServePacket, which caddy calls once all servers are there
@@ -111,45 +117,98 @@ func (s *server) Stop() error {
 	}
 }
 
-// drainListener is a listener whose connections can be told to come to an end.
+// drainListener is a listening socket whose connections can be told to come to an end. They are taken by Accept, or by loops.
 type drainListener struct {
-	net.Listener
+	socket *tcpSocket
+	told   *waker // of it, for loops
 
-	mu    sync.Mutex
-	end   time.Time // not zero once draining
-	ended bool      // Accept has returned for the last time
-	conns map[*drainConn]struct{}
-	idle  chan struct{} // closed when ended and without connections
+	mu       sync.Mutex
+	listener net.Listener // of the socket, that Accept takes from; nil for loops
+	end      time.Time    // not zero once draining
+	takers   int          // of connections: each ends for itself, since it may have one that it had not said before
+	loops    int          // that may have connections beside conns
+	conns    map[*drainConn]struct{}
+	idle     chan struct{} // closed when draining and without all of these
 }
 
-func newDrainListener(l net.Listener) *drainListener {
-	return &drainListener{Listener: l, conns: make(map[*drainConn]struct{}), idle: make(chan struct{})}
+func newDrainListener(socket *tcpSocket, told *waker) *drainListener {
+	return &drainListener{socket: socket, told: told, conns: make(map[*drainConn]struct{}), idle: make(chan struct{})}
+}
+
+// begin says that so many take connections from here on, and reports whether they may.
+func (l *drainListener) begin(takers, loops int, listener net.Listener) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.end.IsZero() {
+		return false
+	}
+	l.takers, l.loops, l.listener = takers, loops, listener
+	return true
+}
+
+// takesNoMore says that a taker has ended, and returns the time by which its connections have to. The last one closes the socket,
+// if no other instance has it.
+func (l *drainListener) takesNoMore() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.takers--; l.takers == 0 {
+		give(l.socket)
+	}
+	l.closeIdle()
+	return l.end
+}
+
+// loopEnded says that a loop has no connections, and will have none.
+func (l *drainListener) loopEnded() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loops--
+	l.closeIdle()
+}
+
+// adopt makes a connection, which has a place already, one of the listener's own.
+func (l *drainListener) adopt(conn net.Conn, place *guest) *drainConn {
+	c := &drainConn{Conn: conn, listener: l, place: place}
+	l.mu.Lock()
+	l.conns[c] = struct{}{}
+	l.mu.Unlock()
+	connected.move(place, c)
+	return c
 }
 
 // Accept implements net.Listener.
 func (l *drainListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	conn, err := l.listener.Accept()
 	if err != nil {
-		l.ended = !l.end.IsZero()
-		l.closeIdle()
 		return nil, err
 	}
-	c := &drainConn{Conn: conn, listener: l, place: connected.enter(conn)}
+	c := &drainConn{Conn: conn, listener: l}
+	c.place = connected.enter(hostOf(conn.RemoteAddr()), c)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.conns[c] = struct{}{}
 	return c, nil
 }
 
+// Addr implements net.Listener.
+func (l *drainListener) Addr() net.Addr { return l.socket.Addr() }
+
+// Close implements net.Listener. Who stops the server has it drained.
+func (l *drainListener) Close() error { return nil }
+
 // drain stops accepting, and lets the connections read no longer than until end.
 func (l *drainListener) drain(end time.Time) {
-	l.Listener.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.end = end
+	if l.listener != nil {
+		l.listener.Close()
+	}
+	l.told.wake()
 	for c := range l.conns {
 		c.Conn.SetReadDeadline(end)
 	}
+	l.closeIdle()
 }
 
 // draining says whether the listener takes no more connections because it was told so.
@@ -159,10 +218,9 @@ func (l *drainListener) draining() bool {
 	return !l.end.IsZero()
 }
 
-// closeIdle is called with l.mu held, after each change of what it looks at. That the listener is closed is not enough:
-// Accept may be about to return a connection that it had before.
+// closeIdle is called with l.mu held, after each change of what it looks at.
 func (l *drainListener) closeIdle() {
-	if !l.ended || len(l.conns) > 0 {
+	if l.end.IsZero() || l.takers > 0 || l.loops > 0 || len(l.conns) > 0 {
 		return
 	}
 	select {
@@ -197,6 +255,9 @@ type drainConn struct {
 	listener *drainListener
 	place    *guest // among all that are connected
 }
+
+// end implements ender. Whoever reads the connection finds that out, and closes it again.
+func (c *drainConn) end() { c.Conn.Close() }
 
 // SetReadDeadline implements net.Conn. A server sets it before each read.
 func (c *drainConn) SetReadDeadline(t time.Time) error {

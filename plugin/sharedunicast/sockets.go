@@ -29,30 +29,6 @@ type descriptor interface {
 	control(f func(fd int) error) error
 }
 
-// tcpSocket is a listening TCP socket.
-type tcpSocket struct{ *net.TCPListener }
-
-func (t *tcpSocket) duplicate() (descriptor, error) {
-	f, err := t.File()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	l, err := net.FileListener(f)
-	if err != nil {
-		return nil, err
-	}
-	return &tcpSocket{l.(*net.TCPListener)}, nil
-}
-
-func (t *tcpSocket) control(f func(fd int) error) error {
-	c, err := t.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return control(c, f)
-}
-
 var sockets = struct {
 	sync.Mutex
 	held map[socketID][]descriptor
@@ -174,7 +150,7 @@ func bound(lc *net.ListenConfig, kind, network string, addr netip.AddrPort) (des
 	if err != nil {
 		return nil, err
 	}
-	return &tcpSocket{l.(*net.TCPListener)}, nil
+	return newTCPSocket(l.(*net.TCPListener))
 }
 
 // control runs f on the descriptor of c.

@@ -16,6 +16,9 @@ const minMTU = 1280
 // the usual buffer of Linux holds 250. The kernel gives no more than net.core.rmem_max.
 const receiveBuffer = 1 << 20
 
+// deferAccept is for how many seconds the kernel keeps a connection by which nothing has come. So it is there with its first query.
+const deferAccept = 1
+
 type option struct {
 	name                 string
 	level, number, value int
@@ -36,7 +39,9 @@ func setOptions(fd int, network string, ipv6 bool) error {
 	}
 	switch network {
 	case "tcp":
-		options = append(options, option{"TCP_MAXSEG", unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment})
+		options = append(options, option{"TCP_MAXSEG", unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment},
+			option{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, // which the connections inherit
+			option{"TCP_DEFER_ACCEPT", unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, deferAccept})
 	default:
 		options = append(options, option{"SO_RCVBUF", unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer})
 	}

@@ -148,6 +148,45 @@ func (l *ledger) tally(s *served) *tally {
 	return t
 }
 
+// counter counts what a loop answers, a batch at a time. The loop holds the ledger's mu meanwhile.
+type counter struct {
+	ledger  *ledger
+	tallies map[*served]*tally // of the ledger
+	touched []*tally           // in this batch
+}
+
+func newCounter(l *ledger) counter { return counter{ledger: l, tallies: map[*served]*tally{}} }
+
+// count counts a query that was answered.
+func (c *counter) count(s *served, q *query.Query, f *fast, request, response int) {
+	t := c.tallies[s]
+	if t == nil {
+		t = c.ledger.tally(s)
+		c.tallies[s] = t
+	}
+	if t.batch == 0 {
+		c.touched = append(c.touched, t)
+	}
+	t.batch++
+	t.count(q, f.rcode, request, response)
+	if z := f.answer.Zone; z != nil {
+		c.ledger.zones.count(z, f.rcode)
+	}
+}
+
+// took says when the batch began, which ends now.
+func (c *counter) took(began time.Time) {
+	if len(c.touched) == 0 {
+		return
+	}
+	took := time.Since(began)
+	for _, t := range c.touched {
+		t.durations.add(took, t.batch)
+		t.batch = 0
+	}
+	c.touched = c.touched[:0]
+}
+
 // joinMetrics makes the core's metrics those that have our counts as well.
 func joinMetrics() {
 	for _, m := range []*joined{

@@ -1,6 +1,7 @@
 package sharedunicast
 
 import (
+	"bytes"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -16,17 +17,33 @@ import (
 
 // Serve implements caddy.TCPServer: it takes connections until the server stops.
 func (s *server) Serve(net.Listener) error {
+	defer s.loops.Done()
+	if s.serveLoops() {
+		return nil
+	}
+	return s.accept()
+}
+
+// accept takes connections, each of which has a goroutine.
+func (s *server) accept() error {
+	accepting, err := s.listener.socket.listen()
+	if err != nil {
+		return err
+	}
+	if !s.listener.begin(1, 0, accepting) {
+		accepting.Close()
+		return nil
+	}
+	defer s.open.Wait()
+	defer s.listener.takesNoMore()
 	var listener net.Listener = s.listener
 	if s.group.transport == transport.TLS {
 		listener = tls.NewListener(s.listener, s.group.configs[0].TLSConfig.Clone())
 	}
-	defer s.loops.Done()
-	var open sync.WaitGroup
-	defer open.Wait()
 	for {
 		conn, err := listener.Accept()
 		if temporary, ok := err.(net.Error); ok && temporary.Temporary() { //nolint:staticcheck // no descriptor is left, say
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(acceptPause)
 			continue
 		}
 		if err != nil {
@@ -35,12 +52,15 @@ func (s *server) Serve(net.Listener) error {
 			}
 			return err
 		}
-		open.Go(func() {
+		s.open.Go(func() {
 			defer conn.Close()
-			s.converse(conn)
+			s.converse(conn, conversationBegun{timeout: s.core().ReadTimeout})
 		})
 	}
 }
+
+// acceptPause is how long no connection is taken where there is no descriptor for it.
+const acceptPause = 5 * time.Millisecond
 
 const (
 	firstRead   = 2048    // octets of a connection's queries that there is room for, until one is longer
@@ -59,15 +79,23 @@ type conversation struct {
 	err     error  // of sending
 }
 
+// conversationBegun is what has come of a connection already.
+type conversationBegun struct {
+	queries int           // that were answered
+	unread  []byte        // what came and was not yet taken
+	pending []byte        // responses that were not yet sent
+	timeout time.Duration // of the next message
+}
+
 // converse answers what comes by one connection, in the order in which it came, until either side has had enough.
 // Queries that came together are answered together.
-func (s *server) converse(conn net.Conn) {
+func (s *server) converse(conn net.Conn, begun conversationBegun) {
 	core := s.core()
 	room := spareRoom.Get().(*[firstRead]byte)
 	defer spareRoom.Put(room)
-	c := &conversation{Conn: conn, server: s, buffer: room[:]}
-	timeout := core.ReadTimeout
-	for n := 0; n < core.MaxTCPQueries || core.MaxTCPQueries < 0; n++ {
+	c := &conversation{Conn: conn, server: s, buffer: room[:], unread: begun.unread, pending: begun.pending}
+	timeout := begun.timeout
+	for n := begun.queries; n < core.MaxTCPQueries || core.MaxTCPQueries < 0; n++ {
 		message, ok := c.next(timeout)
 		if !ok || !c.answer(message) {
 			break
@@ -182,6 +210,9 @@ func (c *conversation) next(timeout time.Duration) (message []byte, ok bool) {
 
 // read reads what there is. The buffer grows with what has come, not with what was promised.
 func (c *conversation) read() bool {
+	if len(c.unread) > len(c.buffer) {
+		c.buffer = bytes.Clone(c.unread)
+	}
 	have := copy(c.buffer, c.unread)
 	if have == len(c.buffer) {
 		c.buffer = append(c.buffer[:have:have], make([]byte, have)...)

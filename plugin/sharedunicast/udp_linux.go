@@ -42,9 +42,7 @@ type udpLoop struct {
 	server  netip.AddrPort
 	query   query.Query
 	fast    fast
-	ledger  *ledger
-	tallies map[*served]*tally // of the ledger
-	touched []*tally           // in this batch
+	counter counter
 	in      [batch]mmsghdr
 	inIO    [batch]unix.Iovec
 	names   [batch]unix.RawSockaddrInet6
@@ -77,7 +75,7 @@ func (l *udpLoop) run() error {
 		l.out[i].Iov = &l.outIO[i]
 		l.out[i].SetIovlen(1)
 	}
-	l.ledger, l.tallies = ledgerOf(l.address, "udp", l.conn.local, l.socket), map[*served]*tally{}
+	l.counter = newCounter(ledgerOf(l.address, "udp", l.conn.local, l.socket))
 	l.fd, l.server = l.conn.fd, l.conn.local.AddrPort()
 	wait := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.stop.fd), Events: unix.POLLIN}}
 	for {
@@ -131,7 +129,7 @@ func (l *udpLoop) receive() (int, unix.Errno) {
 func (l *udpLoop) answer(n int) {
 	began := time.Now()
 	l.fast.asked.now = began
-	l.ledger.mu.Lock()
+	l.counter.ledger.mu.Lock()
 	if l.traffic != nil {
 		l.traffic.mu.Lock()
 	}
@@ -140,15 +138,8 @@ func (l *udpLoop) answer(n int) {
 			l.message(i, l.data[i][:l.in[i].size])
 		}
 	}
-	if len(l.touched) > 0 {
-		took := time.Since(began)
-		for _, t := range l.touched {
-			t.durations.add(took, t.batch)
-			t.batch = 0
-		}
-		l.touched = l.touched[:0]
-	}
-	l.ledger.mu.Unlock()
+	l.counter.took(began)
+	l.counter.ledger.mu.Unlock()
 	if l.traffic != nil {
 		l.traffic.mu.Unlock()
 	}
@@ -173,7 +164,7 @@ func (l *udpLoop) message(i int, b []byte) {
 			switch what {
 			case answered:
 				if s.counted {
-					l.count(s, len(b), len(response))
+					l.counter.count(s, &l.query, &l.fast, len(b), len(response))
 				}
 				l.tell(i, b, response)
 				l.reply(i, response, l.fast.rcode)
@@ -208,23 +199,6 @@ func (l *udpLoop) message(i int, b []byte) {
 func (l *udpLoop) tell(i int, b, response []byte) {
 	if t := l.front.guard.tapper; t != nil {
 		t.tell(addrPort(&l.names[i]), l.server, false, l.fast.asked.now, b, response)
-	}
-}
-
-// count counts a query for plugin prometheus.
-func (l *udpLoop) count(s *served, request, response int) {
-	t := l.tallies[s]
-	if t == nil {
-		t = l.ledger.tally(s)
-		l.tallies[s] = t
-	}
-	if t.batch == 0 {
-		l.touched = append(l.touched, t)
-	}
-	t.batch++
-	t.count(&l.query, l.fast.rcode, request, response)
-	if z := l.fast.answer.Zone; z != nil {
-		l.ledger.zones.count(z, l.fast.rcode)
 	}
 }
 

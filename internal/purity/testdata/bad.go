@@ -36,7 +36,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/page"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
-	"github.com/coredns-anycast/coredns-anycast/internal/corefiles"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdatatest"

@@ -144,10 +144,10 @@ func latenessChart(records []history.Record) chart {
 	return c
 }
 
-// latenesses are those of the members that switched at the instant, in order.
+// latenesses are those of the members that switched, in order.
 func latenesses(r *history.Record) (all []time.Duration) {
 	for _, m := range r.Results {
-		if m.Switched && !m.Joined {
+		if m.Switched {
 			all = append(all, m.Lateness)
 		}
 	}

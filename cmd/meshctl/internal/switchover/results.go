@@ -25,8 +25,11 @@ func resultOf(name string, a Answer, number uint64) history.Result {
 		r.Why = "it gave no answer: " + a.Err.Error()
 	case c.Serving == number:
 		r.Switched = true
-		late, made := c.Switched.Late(number)
-		r.Lateness, r.Joined = late, !made
+		if s := c.Switched; s != nil && s.Number == number && s.At != 0 {
+			r.Lateness = s.Lateness
+		} else {
+			r.Joined = true
+		}
 	case c.Serving == 0:
 		r.Why = "it is silent" + join(c.Silent)
 	default:
