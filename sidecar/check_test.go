@@ -49,6 +49,14 @@ func TestCheckComparesWithTheCorefile(t *testing.T) {
 	if code, says := check(corefile, sidecar); code != exitDone || !strings.Contains(says, "Corefile agrees with it\n") {
 		t.Fatalf("the bundle as made: %d\n%s", code, says)
 	}
+	lab.Must(t, os.WriteFile("node.crt", nil, 0o644))
+	if code, says := check(corefile, sidecar); code != exitDone || !strings.Contains(says, "warning: the bundle was made for /etc/mesh, and is in .: unpack it there, or make it for here: meshctl member update tyo --at DIR\n") {
+		t.Errorf("unpacked elsewhere: %d\n%s", code, says)
+	}
+	lab.Must(t, os.Remove("node.crt"))
+	if _, says := check(corefile, sidecar); strings.Contains(says, "was made for") {
+		t.Errorf("checked where the bundle is not:\n%s", says)
+	}
 	plain := strings.NewReplacer("sharedunicast 192", "bind 192", " {\n        admin 198.51.100.7\n        cookies /etc/mesh/cookies.key\n    }\n", "\n")
 	if code, says := check(plain.Replace(corefile), sidecar); code != exitDone {
 		t.Errorf("bind instead of sharedunicast: %d\n%s", code, says)

@@ -3,8 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -246,5 +252,60 @@ func TestDrainCommandInterrupted(t *testing.T) {
 	}
 	if err := n.plane().drain(t.Context(), &bytes.Buffer{}, status.DrainOrder{Wait: "0s", Who: "jane"}); err != nil { // sooner, after all
 		t.Error(err)
+	}
+}
+
+// The command waits for as long as the node says, and says so; what went by while it was made is no wait.
+func TestADrainSaysWhenTheRouteGoes(t *testing.T) {
+	drain := &status.Drain{Who: "jane"}
+	for want, d := range map[string]status.Drained{
+		"; the route goes in 30 s": {Drain: drain, Announced: true, LeftSeconds: 29.97},
+		"":                         {Drain: drain, LeftSeconds: 29.97},
+	} {
+		if got := leaves(d); got != want {
+			t.Errorf("%+v: %q, want %q", d, got, want)
+		}
+	}
+	if got := leaves(status.Drained{Drain: drain, Announced: true, LeftSeconds: 0.2}) + leaves(status.Drained{Announced: true}); got != "" {
+		t.Errorf("no wait: %q", got)
+	}
+}
+
+// Why there is no answer is said in words that help: whose the socket is, whether anything runs there, or that a node elsewhere does
+// not let this address in. The URL of a request that nobody wrote is not among them.
+func TestWhyASidecarGivesNoAnswer(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "sidecar.yaml")
+	if err := os.WriteFile(file, []byte("node: x\nshared: [127.0.0.1]\nprobe: {zones: [.]}\nclock: {source: kernel}\nsocket: unix://"+dir+"/s\ncontrol: unix://"+dir+"/c\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"status", "drain", "undrain"} {
+		_, _, said := commandLine(command, file)
+		if !strings.HasPrefix(said, "anycast-sidecar: dial unix "+dir) || !strings.Contains(said, "(does the sidecar run?)") {
+			t.Errorf("%s where no sidecar runs: %q", command, said)
+		}
+	}
+	if said := unheard(fmt.Errorf("dial: %w", fs.ErrPermission)).Error(); strings.Contains(said, "run?") || !strings.Contains(said, "as the sidecar's user") {
+		t.Errorf("a socket that may not be opened: %q", said)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.ReadAtLeast(c, make([]byte, 1), 1) // what is read is not answered by a reset
+			c.(*net.TCPConn).CloseWrite()
+			defer c.Close()
+		}
+	}()
+	p := &plane{"https://" + l.Addr().String(), &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}}
+	if _, err := p.say(t.Context(), http.MethodGet, nil, nil); err == nil || !strings.HasPrefix(err.Error(), "the node closed the connection: admin.access there") {
+		t.Errorf("a node that lets nobody in: %v", err)
 	}
 }

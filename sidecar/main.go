@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/manpage"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/corefile"
 )
@@ -46,7 +48,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(terminal.Writer{Writer: stdout})
 	root.SetErr(terminal.Writer{Writer: stderr})
-	err := root.Execute()
+	at, err := root.ExecuteC()
 	if err == nil {
 		return exitDone
 	}
@@ -54,7 +56,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	if understood && !errors.Is(err, errUsage) {
 		return exitRefused
 	}
-	fmt.Fprintln(root.ErrOrStderr(), "hint: anycast-sidecar --help shows what there is")
+	fmt.Fprintf(root.ErrOrStderr(), "hint: %s --help shows what there is\n", at.CommandPath())
 	return exitUsage
 }
 
@@ -71,7 +73,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          usage.Commands,
 		RunE:          func(*cobra.Command, []string) error { return fmt.Errorf("%w: which command?", errUsage) },
 	}
 	root.AddCommand(
@@ -92,7 +94,7 @@ func checkCommand() *cobra.Command {
 With --corefile it is also compared with the node's Corefile: shared addresses and the probed port, the node's name, the depot
 and the root, the sockets of meshsync and of the clock, and addresses of metrics that collide or lead nowhere. Relative paths
 of the Corefile are taken from the directory in which this command runs.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.Load(args[0])
 			if err != nil {
@@ -108,6 +110,9 @@ of the Corefile are taken from the directory in which this command runs.`,
 				}
 			}
 			describe(cmd.OutOrStdout(), c)
+			if elsewhere := misplaced(args[0], c); elsewhere != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), "warning:", elsewhere)
+			}
 			if other != "" {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s agrees with it\n", other)
 			}
@@ -126,7 +131,7 @@ func runCommand() *cobra.Command {
 
 SIGHUP reads FILE again. What changes without the routes is taken at once; sessions of which only attributes change stay up. If
 anything else has changed, or FILE has errors, nothing is taken, and the log says what is in the way.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.Load(args[0])
 			if err != nil {
@@ -193,6 +198,23 @@ func missing(c *config.Config) []string {
 		}
 	}
 	return all
+}
+
+// misplaced says that a bundle was unpacked elsewhere than it was made for.
+func misplaced(file string, c *config.Config) string {
+	if c.Identity == nil {
+		return ""
+	}
+	want := c.Identity.Certificate
+	beside := filepath.Join(filepath.Dir(file), filepath.Base(want))
+	if _, err := os.Stat(want); err == nil || filepath.Dir(want) == filepath.Dir(beside) {
+		return ""
+	}
+	if _, err := os.Stat(beside); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("the bundle was made for %s, and is in %s: unpack it there, or make it for here: meshctl member update %s --at DIR",
+		filepath.Dir(want), filepath.Dir(beside), c.Node)
 }
 
 func describeBGP(w io.Writer, c *config.Config) {

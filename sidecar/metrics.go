@@ -58,6 +58,8 @@ var (
 	mMirrorBytes    = counter("anycast_mirror_zone_bytes_total", "Bytes of the files that zones were made of.")
 	mRepository     = gauge("anycast_mirror_repository_state", "1 for the state that a repository is in.", "url", "state")
 	mRepositoryTime = gauge("anycast_mirror_repository_timestamp_version", "Version of the timestamp that was last verified of a repository.", "url")
+	mRepositoryHeld = gauge("anycast_mirror_repository_held", "Whether the repository holds a request of this node until there is something new; if not, it is polled.", "url")
+	mMirrorHears    = gauge("anycast_mirror_hears_seconds", "How long this node takes to hear of what is published, as it tells distribution hosts.")
 	mMirrorGood     = gauge("anycast_mirror_last_success_timestamp_seconds", "When the repository was last verified and mirrored.")
 )
 
@@ -126,11 +128,13 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		send(mMirrorZones, float64(doc.Mirror.Wholes), "whole")
 		send(mMirrorBytes, float64(doc.Mirror.ZoneBytes))
 		send(mMirrorGood, stamp(doc.Mirror.LastGood))
+		send(mMirrorHears, c.s.mirror.Hears().Seconds())
 		for _, r := range doc.Mirror.Repositories {
 			for _, state := range mirror.RepositoryStates {
 				send(mRepository, truth(r.State == state), r.URL, state)
 			}
 			send(mRepositoryTime, float64(r.Timestamp), r.URL)
+			send(mRepositoryHeld, truth(r.Held), r.URL)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -117,7 +118,7 @@ func (o *orders) plane(args []string) (*plane, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", c.Control)
 		if err != nil {
-			err = fmt.Errorf("%w (does the sidecar run?)", err)
+			err = unheard(err)
 		}
 		return conn, err
 	}
@@ -142,6 +143,14 @@ type plane struct {
 	client *http.Client
 }
 
+// unheard says why a socket of the sidecar gives no word.
+func unheard(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: give the command as root, or as the sidecar's user", err)
+	}
+	return fmt.Errorf("%w (does the sidecar run?)", err)
+}
+
 // say sends a request to /v1/drain.
 func (p *plane) say(ctx context.Context, method string, body any, query url.Values) (d status.Drained, err error) {
 	return d, p.ask(ctx, method, "/v1/drain?"+query.Encode(), body, &d)
@@ -158,6 +167,12 @@ func (p *plane) ask(ctx context.Context, method, path string, body, into any) er
 		return err
 	}
 	response, err := p.client.Do(request)
+	if failed := new(url.Error); errors.As(err, &failed) { // its words are a URL that nobody gave
+		err = failed.Err
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the node closed the connection: admin.access there may lack this address, and its log says so")
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -182,7 +197,7 @@ func (p *plane) drain(ctx context.Context, w io.Writer, o status.DrainOrder) err
 	late := time.Now().Add(time.Duration(d.LeftSeconds*float64(time.Second)) + overdue)
 	for {
 		if now := progress(d); now != said {
-			fmt.Fprintf(w, "%s: %s\n", d.Node, now)
+			fmt.Fprintf(w, "%s: %s%s\n", d.Node, now, leaves(d))
 			said = now
 		}
 		switch {
@@ -222,6 +237,14 @@ func progress(d status.Drained) string {
 		return "route withdrawn, silent"
 	}
 	return "route withdrawn"
+}
+
+// leaves says when the route of a drain goes, if that is a while yet.
+func leaves(d status.Drained) string {
+	if d.Drain == nil || !d.Announced || d.LeftSeconds < 1 {
+		return ""
+	}
+	return fmt.Sprintf("; the route goes in %.0f s", d.LeftSeconds)
 }
 
 func words(why []status.Reason) string {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
@@ -58,7 +59,7 @@ func reloadCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload FILE",
 		Short: "Have the sidecar here take its configuration FILE as it is now, and say what is in the way",
-		Args:  cobra.ExactArgs(1),
+		Args:  usage.One,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := new(orders).plane(args)
 			if err != nil {

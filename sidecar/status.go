@@ -83,7 +83,7 @@ func (o *orders) status(ctx context.Context, args []string) (doc status.Sidecar,
 	}
 	var said socketDocument
 	if err := socket.Read(ctx, c.Socket, &said); err != nil {
-		return doc, fmt.Errorf("%w (does the sidecar run?)", err)
+		return doc, unheard(err)
 	}
 	doc = said.Sidecar
 	if c.Meshsync != "" { // which the socket leaves out
@@ -239,6 +239,9 @@ func mirrorLines(m *status.Mirroring, now time.Time) (lines []string) {
 		lines = []string{"has not looked yet"}
 	default:
 		lines = []string{fmt.Sprintf("good %s ago, %s", ago(now.Sub(m.LastGood)), m.URL)}
+	}
+	if slices.ContainsFunc(m.Repositories, func(r status.Repository) bool { return r.Held }) {
+		lines = append(lines, "hears at once what is new")
 	}
 	if m.Transferring != nil {
 		lines = append(lines, m.Transferring.String())

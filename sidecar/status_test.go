@@ -42,8 +42,9 @@ func TestExitStatus(t *testing.T) {
 	}{
 		{nil, exitUsage, "which command?"},
 		{[]string{"rn", bad}, exitUsage, "unknown command"},
-		{[]string{"check"}, exitUsage, "arg"},
-		{[]string{"check", bad, bad}, exitUsage, "arg"},
+		{[]string{"statsu"}, exitUsage, `unknown command "statsu" for "anycast-sidecar": is it status?`},
+		{[]string{"check"}, exitUsage, "check wants FILE; nothing was given\nhint: anycast-sidecar check --help"},
+		{[]string{"check", bad, bad}, exitUsage, "check wants FILE; given were: " + bad + " " + bad},
 		{[]string{"status", "--yaml", bad}, exitUsage, "unknown flag"},
 		{[]string{"status"}, exitUsage, "which node?"},
 		{[]string{"status", bad, "--node", "127.0.0.1:1"}, exitUsage, "which node?"},
@@ -52,6 +53,7 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"check", bad}, exitRefused, "sidecar.yaml:1:7: "},
 		{[]string{"status", bad}, exitRefused, "sidecar.yaml:1:7: "},
 		{[]string{"run", filepath.Join(t.TempDir(), "none")}, exitRefused, "no such file"},
+		{[]string{"run", t.TempDir()}, exitRefused, "is a directory: give the file in it"},
 		{[]string{"--version"}, exitDone, ""},
 		{[]string{"--help"}, exitDone, ""},
 	} {
@@ -119,7 +121,7 @@ func TestStatusInWords(t *testing.T) {
 		IGP:      &status.IGP{Interface: "anycast0"},
 		Meshsync: &status.Node{Silent: []status.Reason{{Code: "lease-ended", Detail: "at noon"}}},
 		Mirror: &status.Mirroring{URL: "https://a/", LastGood: now.Add(-2 * time.Second), Repositories: []status.Repository{
-			{URL: "https://a/", State: mirror.Good}, {URL: "https://b/", State: mirror.Behind, Detail: "it stands still"}}},
+			{URL: "https://a/", State: mirror.Good, Held: true}, {URL: "https://b/", State: mirror.Behind, Detail: "it stands still"}}},
 	}
 	var out bytes.Buffer
 	sayStatus(&out, doc, now)
@@ -132,7 +134,7 @@ func TestStatusInWords(t *testing.T) {
 		"192.0.2.53 over tcp, example.org.: probe-dead\n", "192.0.2.53 over udp: 1 good answers, the slowest after 410µs\n",
 		"bgp       198.51.100.1: established, BFD up, told 192.0.2.0/24\n", "bgp       198.51.100.2: active: wrong-as: the router is of AS 64999\n",
 		"igp       anycast0: nothing\n", "clock     unknown: chronyd is not synchronised\n", "meshsync  silent\n          lease-ended: at noon\n",
-		"mirror    good 2s ago, https://a/\n          https://b/ is behind: it stands still\n"} {
+		"mirror    good 2s ago, https://a/\n          hears at once what is new\n          https://b/ is behind: it stands still\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)
 		}

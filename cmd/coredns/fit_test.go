@@ -105,18 +105,8 @@ func TestEveryPluginFits(t *testing.T) {
 	dir := t.TempDir()
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "db.example.org"), []byte(fitZone), 0o644))
 	lab.Must(t, os.MkdirAll(filepath.Join(dir, "mesh"), 0o755))
-	keys, err := release.GenerateKeys(rand.Reader)
-	lab.Must(t, err)
-	in := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
-	files, _, err := release.Init(release.Manifest{Format: release.ManifestFormat, Mesh: "x", EpsilonMS: 100}, keys.Signers(),
-		release.Expiries{Root: in, Targets: in, Snapshot: in, Timestamp: in})
-	lab.Must(t, err)
 	root := filepath.Join(dir, "root.json")
-	for _, f := range files {
-		if strings.HasSuffix(f.Name, "1.root.json") {
-			lab.Must(t, os.WriteFile(root, f.Data, 0o644))
-		}
-	}
+	makeRoot(t, root)
 	own := testca.New(t).Identity("tyo1", time.Hour)
 	put := strings.NewReplacer("/DIR", dir, "DIR", dir, "ROOT", root, "CERT", own.Certificate, "KEY", own.Key)
 	base := answers(t, put, fit{})
@@ -128,6 +118,22 @@ func TestEveryPluginFits(t *testing.T) {
 			}
 			compareFits(t, base, answers(t, put, f), f)
 		})
+	}
+}
+
+// makeRoot writes the first root of a mesh.
+func makeRoot(t *testing.T, file string) {
+	t.Helper()
+	keys, err := release.GenerateKeys(rand.Reader)
+	lab.Must(t, err)
+	in := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	files, _, err := release.Init(release.Manifest{Format: release.ManifestFormat, Mesh: "x", EpsilonMS: 100}, keys.Signers(),
+		release.Expiries{Root: in, Targets: in, Snapshot: in, Timestamp: in})
+	lab.Must(t, err)
+	for _, f := range files {
+		if strings.HasSuffix(f.Name, "1.root.json") {
+			lab.Must(t, os.WriteFile(file, f.Data, 0o644))
+		}
 	}
 }
 

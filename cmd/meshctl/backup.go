@@ -15,6 +15,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 func (c *cli) backupCommand() *cobra.Command {
@@ -38,7 +39,7 @@ FILE has mode 0600, and has its name only when it is whole and on disk. It lies 
 --force only.
 
 Restore it into an empty home, then run "meshctl recover" with copies of the members' repositories, before "meshctl serve" starts.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			if args[0] == "-" {
 				return c.backupTo(cmd.Context(), cmd.OutOrStdout(), o)

@@ -26,6 +26,8 @@ type draftJSON struct {
 	Expires   time.Time      `json:"expires"`
 	Threshold int            `json:"threshold"`
 	Was       int            `json:"threshold_before"`
+	Numbers   uint64         `json:"numbers_from,omitempty"`
+	Began     uint64         `json:"numbers_from_before,omitempty"`
 	Keys      []draftKeyJSON `json:"keys"`
 	Digest    release.Digest `json:"digest"` // of what is signed
 	Stranger  bool           `json:"stranger,omitempty"`
@@ -51,7 +53,8 @@ func draftOf(ring keys.Ring, before, draft []byte) (d draftJSON, err error) {
 	if says.Version != was.Version+1 {
 		return d, hint.Errorf("make the draft anew, or give the root before it with --root", "the draft is of root %d, and root %d is in force", says.Version, was.Version)
 	}
-	d = draftJSON{Version: says.Version, Follows: was.Version, Expires: says.Expires, Threshold: says.Threshold, Was: was.Threshold, Stranger: true}
+	d = draftJSON{Version: says.Version, Follows: was.Version, Expires: says.Expires, Threshold: says.Threshold, Was: was.Threshold,
+		Numbers: says.NumbersFrom, Began: was.NumbersFrom, Stranger: true}
 	if d.Digest, err = release.DraftDigest(draft); err != nil {
 		return d, err
 	}
@@ -111,6 +114,12 @@ func sayDraft(to io.Writer, d draftJSON) {
 	}
 	w.Flush()
 	fmt.Fprintf(to, "replaced by %d of %d root keys from then on%s\n", d.Threshold, roots, before)
+	switch {
+	case d.Numbers != d.Began:
+		fmt.Fprintf(to, "release numbers begin at %d from then on (CHANGED: root %d says %d)\n", d.Numbers, d.Follows, d.Began)
+	case d.Numbers > 0:
+		fmt.Fprintf(to, "release numbers begin at %d, as before\n", d.Numbers)
+	}
 	fmt.Fprintf(to, "digest %s\n", d.Digest)
 	if d.Stranger {
 		fmt.Fprintf(to, "none of the root keys here is in root %d: whether that one is in force, somebody else must know\n", d.Follows)

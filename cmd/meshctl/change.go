@@ -9,6 +9,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 func (c *cli) setCommand() *cobra.Command {
@@ -69,7 +70,7 @@ func (c *cli) memberUpdateCommand() *cobra.Command {
 		Short: "Change what member add was told of a node, and make its bundle anew",
 		Long: `Change what member add was told of a node, and make its bundle anew, by the templates as they are now; its key stays. What no flag says
 stays. Another administrative address is known to the mesh at once: give the node its bundle at the same time.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			if err := c.settle(cmd.Context()); err != nil {
 				return err

@@ -14,6 +14,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
@@ -44,7 +46,7 @@ func (c *cli) checkCommand() *cobra.Command {
 		Use:   "check ZONEFILE...",
 		Short: "Say what is wrong with zone files, all of it",
 		Long: `Say what is wrong with zone files, all of it: FILE:LINE: ZONE: OWNER: RULE: DETAIL. Beside the syntax, it verifies ZONEMD
-and DNSSEC, compares with the zone before if that is given, and looks for numbers, names and servers that make no sense.
+and DNSSEC, compares with what the mesh of the home answers now, or with --previous, and looks for numbers, names and servers that make no sense.
 The policy is the section "checks" of a configuration; checks.example.yaml shows all of it.
 
 Status 0: no errors, perhaps warnings; 1: an error, or a file that cannot be read; 2: wrong usage.
@@ -54,7 +56,7 @@ Status 0: no errors, perhaps warnings; 1: an error, or a file that cannot be rea
 			if o.rules {
 				return cobra.NoArgs(cmd, args)
 			}
-			return cobra.MinimumNArgs(1)(cmd, args)
+			return usage.Some(cmd, args)
 		},
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			if o.rules {
@@ -66,7 +68,7 @@ Status 0: no errors, perhaps warnings; 1: an error, or a file that cannot be rea
 	cmd.Flags().BoolVar(&o.rules, "rules", false, "list the rules that \"checks: rules\" and --ignore can set, and do nothing else")
 	ignoreFlag(cmd, &o.ignore)
 	cmd.Flags().StringVar(&o.policy, "policy", "", "configuration with the section \"checks\" (default HOME/meshctl.yaml, if it is there)")
-	cmd.Flags().StringArrayVar(&o.previous, "previous", nil, "zone file that one of the others is to replace; may be repeated")
+	cmd.Flags().StringArrayVar(&o.previous, "previous", nil, "zone file that one of the others is to replace, instead of what is answered now; may be repeated")
 	o.lease = 24 * time.Hour
 	cmd.Flags().Var(number.Duration(&o.lease, 0, home.MaxLease), "lease", "how long a node may answer from the zone: signatures must last longer")
 	return cmd
@@ -113,10 +115,19 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 		}
 		before[z.Origin()] = z
 	}
+	mesh, current := c.current(ctx)
+	if mesh != nil {
+		defer mesh.Close()
+	}
 	for _, s := range sources(args) {
 		z, findings := releasing.Load(ctx, s)
 		if z != nil {
 			judged = true
+			if before[z.Origin()] == nil && mesh != nil {
+				if before[z.Origin()], err = releasing.Answered(ctx, mesh.Repository(), current, z.Origin()); err != nil {
+					c.sayNotCompared(err)
+				}
+			}
 			p := policy.For(z.Origin())
 			findings = append(p.Apply(findings), releasing.Check(ctx, before[z.Origin()], z, p, c.clock(), o.lease)...)
 		}
@@ -143,6 +154,30 @@ func (c *cli) check(ctx context.Context, args []string, o checkOptions) error {
 	return nil
 }
 
+// current is the home and its current release, to compare with what is answered now; nil if there is no home, since zones may be
+// checked anywhere.
+func (c *cli) current(ctx context.Context) (*home.Reader, *release.Release) {
+	if !home.There(c.dir) {
+		return nil, nil
+	}
+	r, err := c.home().Read(ctx)
+	if err != nil {
+		c.sayNotCompared(err)
+		return nil, nil
+	}
+	_, view, _, err := r.Published()
+	if err != nil {
+		r.Close()
+		c.sayNotCompared(err)
+		return nil, nil
+	}
+	return r, view.Manifest.Current
+}
+
+func (c *cli) sayNotCompared(err error) {
+	fmt.Fprintf(c.log, "not compared with what is answered now: %v\n", err)
+}
+
 // config reads a configuration, or that of the home if none is named: the default one, if that is not there.
 func (c *cli) config(file string) (*config.Config, error) {
 	if file == "" {
@@ -163,7 +198,7 @@ recorded in the release.
 
 The key is the override key, HOME/keys/override.pem after "meshctl init": give it to a second person, who keeps it away
 from the distribution host, which needs override.pub only. This command needs no home, and may run anywhere.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			o, err := releasing.SignOverride(cmd.Context(), args[0], key, who, why, c.clock())
 			if err != nil {

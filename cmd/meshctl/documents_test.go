@@ -1,10 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,9 +20,12 @@ var (
 	// ordered is a command line in a document, to the end of its code.
 	ordered = regexp.MustCompile("\\bmeshctl ([a-z][^`#|;&>\n]*)")
 	flagged = regexp.MustCompile(`^--([a-z-]+)`)
+	// quantity is a value, and no DURATION that stands for one.
+	quantity = regexp.MustCompile(`^[0-9][0-9a-z.]*$`)
 )
 
-// TestDocumentsNameWhatThereIs: every command, and every flag of one, that a document gives is one of meshctl's.
+// TestDocumentsNameWhatThereIs: every command, and every flag of one, that a document gives is one of meshctl's, and every number one that
+// it takes.
 func TestDocumentsNameWhatThereIs(t *testing.T) {
 	root := (&cli{out: io.Discard, log: io.Discard, clock: time.Now}).command()
 	root.InitDefaultHelpCmd()
@@ -79,9 +84,19 @@ func unknownTo(root *cobra.Command, words []string) (problems []string) {
 		return []string{"no such command"}
 	}
 	cmd.InitDefaultHelpFlag()
-	for _, word := range words {
-		if flag := flagged.FindStringSubmatch(word); flag != nil && cmd.Flag(flag[1]) == nil {
+	for i, word := range words {
+		said := flagged.FindStringSubmatch(word)
+		if said == nil {
+			continue
+		}
+		flag := cmd.Flag(said[1])
+		switch {
+		case flag == nil:
 			problems = append(problems, "no such flag: "+word)
+		case i+1 < len(words) && quantity.MatchString(words[i+1]) && slices.Contains([]string{"duration", "int", "uint", "uint32", "float"}, flag.Value.Type()):
+			if err := flag.Value.Set(words[i+1]); err != nil {
+				problems = append(problems, fmt.Sprintf("%s %s: %v", word, words[i+1], err))
+			}
 		}
 	}
 	return problems

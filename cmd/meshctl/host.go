@@ -7,13 +7,14 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 func (c *cli) hostCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "host",
 		Short: "This distribution host's own certificate",
-		Args:  cobra.NoArgs,
+		Args:  usage.Commands,
 		RunE:  func(*cobra.Command, []string) error { return fmt.Errorf("host: renew?") },
 	}
 	cmd.AddCommand(c.hostRenewCommand())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 func (c *cli) keysCommand() *cobra.Command {
@@ -29,7 +31,7 @@ hexadecimal and a command that signs its standard input, for a key in a token or
 
 Nodes follow new keys by themselves. rotate does all in one step where enough root keys are at hand. Where several people
 must sign, draft writes what they sign, each uses sign where his key is, and publish puts it in force.`,
-		Args: cobra.NoArgs,
+		Args: usage.Commands,
 		RunE: func(*cobra.Command, []string) error {
 			return fmt.Errorf("keys: list, new, rotate, draft, sign or publish?")
 		},
@@ -64,13 +66,17 @@ func (c *cli) keysListCommand() *cobra.Command {
 				Version   int64     `json:"version"`
 				Expires   time.Time `json:"expires"`
 				Threshold int       `json:"threshold"`
+				Numbers   uint64    `json:"numbers_from,omitempty"`
 				Keys      []keyJSON `json:"keys"`
-			}{Version: t.Version, Expires: t.Expires, Threshold: t.Threshold}
+			}{Version: t.Version, Expires: t.Expires, Threshold: t.Threshold, Numbers: t.NumbersFrom}
 			if facts.Keys, err = keysOf(c.home().Keys(), t); err != nil {
 				return err
 			}
 			return c.print(facts, func() {
 				c.say("root %d, until %s, replaced by %d of %d root keys", t.Version, secondOf(t.Expires), t.Threshold, len(t.Root))
+				if t.NumbersFrom > 0 {
+					c.say("release numbers begin at %d", t.NumbersFrom)
+				}
 				w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 				for _, k := range facts.Keys {
 					where := "not here"
@@ -114,7 +120,7 @@ func (c *cli) keysNewCommand() *cobra.Command {
 
 		Use:   "new root|release|lease|override",
 		Short: "Make a key that nothing trusts yet, and print its public half",
-		Args:  cobra.ExactArgs(1),
+		Args:  usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			k, err := c.home().Keys().New(cmd.Context(), args[0], encrypt, rand.Reader)
 			if err != nil {
@@ -135,32 +141,60 @@ func (c *cli) keysNewCommand() *cobra.Command {
 
 func (c *cli) keysRotateCommand() *cobra.Command {
 	var encrypt bool
+	var from uint64
 	cmd := c.withJSON(&cobra.Command{
 		ValidArgs: []string{"root", "release", "lease"},
 
 		Use:   "rotate root|release|lease",
 		Short: "Replace a key by a new one; the old one's word is worth nothing from then on",
-		Args:  cobra.ExactArgs(1),
+		Long: `Replace a key by a new one; the old one's word is worth nothing from then on.
+
+Whoever stole the release key may have had nodes take higher release numbers than this host knows of. --numbers-from has the numbers of
+this mesh begin above them: the release in force goes on under that number, with the same zones, and nodes take it whatever lower number
+they have seen. docs/operate/keys.md has the whole way.`,
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			return c.writing(cmd.Context(), func(w *home.Writer) error {
-				k, err := w.RotateKey(cmd.Context(), args[0], encrypt, rand.Reader)
+				k, err := w.RotateKey(cmd.Context(), args[0], from, encrypt, rand.Reader)
 				if err != nil {
 					return err
 				}
 				facts := struct {
-					Role string `json:"role"`
-					ID   string `json:"id"`
-					File string `json:"file"`
-				}{args[0], release.KeyID(k.Public), k.File}
+					Role    string `json:"role"`
+					ID      string `json:"id"`
+					File    string `json:"file"`
+					Numbers uint64 `json:"numbers_from,omitempty"`
+				}{args[0], release.KeyID(k.Public), k.File, from}
 				return c.print(facts, func() {
 					c.say("%s key %s is in force: %s, %s", args[0], facts.ID[:16], k.File, k.How)
-					c.say("nodes follow by themselves; the old key is of no use any more: destroy it")
+					if from > 0 {
+						c.say("release numbers begin at %d: what is answered from goes on under that number", from)
+					}
+					old := "it"
+					if files := c.otherKeys(args[0], k.File); len(files) > 0 {
+						old = strings.Join(files, " and ")
+					}
+					c.say("nodes follow by themselves; the old key is of no use any more: destroy %s", old)
 				})
 			})
 		}),
 	})
 	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "keep the new key under a passphrase")
+	cmd.Flags().Var(numbersFlag(&from), "numbers-from", "release numbers begin there, above all that nodes have seen (default: as before)")
 	return cmd
+}
+
+// otherKeys are the files of a role's keys in the home but for one, which has replaced them.
+func (c *cli) otherKeys(role, file string) (others []string) {
+	for _, pattern := range []string{role + ".*", role + "-*"} {
+		found, _ := filepath.Glob(c.home().Path(keys.Dir, pattern))
+		for _, other := range found {
+			if filepath.Base(other) != file {
+				others = append(others, other)
+			}
+		}
+	}
+	return others
 }
 
 func (c *cli) keysDraftCommand() *cobra.Command {
@@ -188,6 +222,11 @@ func (c *cli) keysDraftCommand() *cobra.Command {
 				return err
 			}
 			return c.writing(cmd.Context(), func(w *home.Writer) error {
+				if change.NumbersFrom > 0 {
+					if err := w.Unused(change.NumbersFrom); err != nil {
+						return err
+					}
+				}
 				if years > 0 {
 					change.Expires = c.clock().AddDate(years, 0, 0)
 				}
@@ -214,9 +253,13 @@ func (c *cli) keysDraftCommand() *cobra.Command {
 	f.StringVar(&newRelease, "release", "", "public key file of a new release key")
 	f.StringVar(&newLease, "lease", "", "public key file of a new lease key")
 	f.Var(number.Int(&years, 0, 100), "years", "how long the root's word lasts (default 10)")
+	f.Var(numbersFlag(&change.NumbersFrom), "numbers-from", "release numbers begin there, above all that nodes have seen (default: as before)")
 	_ = cmd.MarkFlagRequired("out")
 	return cmd
 }
+
+// numbersFlag takes where release numbers begin.
+func numbersFlag(v *uint64) *number.Value[uint64] { return number.Uint64(v, 1, release.MaxNumbersFrom) }
 
 // publicKey reads a public key file; no name is no key.
 func publicKey(file string) (ed25519.PublicKey, error) {
@@ -243,7 +286,7 @@ func (c *cli) keysSignCommand() *cobra.Command {
 signed when the first digits of the digest are typed, as who drafted it tells them; a program says --expect DIGEST.
 
 The root in force is that of the mesh in HOME, or of the file that "keys draft" leaves beside the draft.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			draft, err := os.ReadFile(args[0])
 			if err != nil {
@@ -287,7 +330,7 @@ func (c *cli) keysPublishCommand() *cobra.Command {
 	return c.withJSON(&cobra.Command{
 		Use:   "publish FILE",
 		Short: "Put a root in force that enough root keys have signed",
-		Args:  cobra.ExactArgs(1),
+		Args:  usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			draft, err := os.ReadFile(args[0])
 			if err != nil {

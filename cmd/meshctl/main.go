@@ -2,8 +2,9 @@
 // mesh to them at one instant, and serves the repository to members.
 //
 //	meshctl init                      keys, certificates and a repository
-//	meshctl adopt COREFILE            what a mesh makes of another server's configuration
+//	meshctl adopt FILE                what a mesh makes of another server's configuration
 //	meshctl member add NAME --admin HOST:PORT
+//	meshctl member drain NAME...      take members out of service; --for upgrade: one after the other, and back
 //	meshctl set, member update        change what these were told, and make bundles anew
 //	meshctl check ZONEFILE...         what is wrong with zone files
 //	meshctl keys list                 which keys speak for the mesh, and which are at hand
@@ -26,11 +27,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -45,6 +48,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/manpage"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 // version is set by build.sh.
@@ -74,7 +78,7 @@ func runUntil(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	command.SetArgs(args)
 	command.SetOut(stdout)
 	command.SetErr(stderr)
-	err := command.ExecuteContext(ctx)
+	at, err := command.ExecuteContextC(ctx)
 	if err == nil {
 		return exitDone
 	}
@@ -83,11 +87,14 @@ func runUntil(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintln(stderr, "meshctl:", err)
 	}
 	var hinted *hint.Error
-	if errors.As(err, &hinted) {
+	switch {
+	case errors.As(err, &hinted):
 		fmt.Fprintln(stderr, "hint:", hinted.Hint)
+	case c.started && errors.Is(err, fs.ErrPermission):
+		fmt.Fprintln(stderr, "hint: give the command as the user that the home belongs to, for example: runuser -u meshctl -- "+at.CommandPath())
 	}
 	if !c.started {
-		fmt.Fprintln(stderr, "hint: meshctl --help shows what there is")
+		fmt.Fprintf(stderr, "hint: %s --help shows what there is\n", at.CommandPath())
 		return exitUsage
 	}
 	return exitRefused
@@ -117,13 +124,13 @@ func (c *cli) command() *cobra.Command {
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          usage.Commands,
 		Long: `The distribution host of an anycast mesh: check, sign, publish and schedule releases of zones.
 
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 		RunE: func(*cobra.Command, []string) error { return errors.New("which command?") },
 	}
-	root.PersistentFlags().StringVar(&c.dir, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME)")
+	root.PersistentFlags().StringVar(&c.dir, "home", defaultHome(), "directory of keys, certificates, repository and state ($MESHCTL_HOME; without either, /srv/mesh if a mesh is there and none in mesh)")
 	root.AddCommand(c.initCommand(), c.adoptCommand(), c.setCommand(), c.memberCommand(), c.operatorCommand(), c.hostCommand(), c.checkCommand(), c.overrideCommand(), c.releaseCommand(), c.scheduleCommand(), c.pauseCommand(), c.resumeCommand(),
 		c.leaseCommand(), c.keysCommand(), c.receiveCommand(), c.serveCommand(), c.statusCommand(), c.tryCommand(), c.whichNodeCommand(), c.historyCommand(), c.backupCommand(), c.recoverCommand(), manpage.Command())
 	return root
@@ -137,11 +144,18 @@ func (c *cli) home() *home.Home {
 	return c.opened
 }
 
-func defaultHome() string {
-	if home := os.Getenv("MESHCTL_HOME"); home != "" {
-		return home
+// servedHome is where packages and units have the home.
+const servedHome = "/srv/mesh"
+
+func defaultHome() string { return homeFor(os.Getenv("MESHCTL_HOME"), "mesh", servedHome) }
+
+// homeFor is the home of a command that names none: what the environment says, or the one in this directory, or else that of
+// the machine, if there is one.
+func homeFor(said, here, served string) string {
+	if said == "" && !home.There(here) && home.There(served) {
+		return served
 	}
-	return "mesh"
+	return cmp.Or(said, here)
 }
 
 // runs wraps what a command does: from here on a failure is no wrong usage.

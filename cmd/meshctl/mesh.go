@@ -13,6 +13,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 func (c *cli) initCommand() *cobra.Command {
@@ -66,6 +67,8 @@ func (c *cli) sayInit(o enrol.InitOptions) {
 	c.say("mesh %s made in %s", o.Mesh, c.dir)
 	if len(o.Shared) > 0 && len(o.URLs) > 0 {
 		c.say("configurations of nodes are made from %s/templates", c.dir)
+	} else {
+		c.say("bundles of nodes hold no configurations: these take --shared and --url")
 	}
 	c.say("keys: %s/keys (the root key is needed for new keys only: keep it offline)", c.dir)
 	c.say("%s/keys/override.pem is a second person's, for releases that checks refuse: hand it over, and remove it here", c.dir)
@@ -76,12 +79,12 @@ func (c *cli) memberCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "member",
 		Short: "Who is in the mesh",
-		Args:  cobra.NoArgs,
+		Args:  usage.Commands,
 		RunE: func(*cobra.Command, []string) error {
-			return fmt.Errorf("member: add, update, bundle, list, remove or renew?")
+			return fmt.Errorf("member: add, update, bundle, list, remove, renew, drain or undrain?")
 		},
 	}
-	cmd.AddCommand(c.memberAddCommand(), c.memberUpdateCommand(), c.memberBundleCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand())
+	cmd.AddCommand(c.memberAddCommand(), c.memberUpdateCommand(), c.memberBundleCommand(), c.memberListCommand(), c.memberRemoveCommand(), c.memberRenewCommand(), c.memberDrainCommand(), c.memberUndrainCommand())
 	return cmd
 }
 
@@ -93,7 +96,7 @@ func (c *cli) memberAddCommand() *cobra.Command {
 		Long: `Take a node into the mesh, and write the bundle that it is given: certificate, key, CA and root, and if init was told
 --shared and --url a Corefile and a sidecar configuration, made from the files in HOME/templates. The node unpacks it and
 starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefile.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			if err := c.settle(cmd.Context()); err != nil {
 				return err
@@ -125,7 +128,7 @@ func (c *cli) memberBundleCommand() *cobra.Command {
 		Short: "Write a member's bundle to standard output, as a tar file; ITS PRIVATE KEY IS IN IT",
 		Long: `Write a member's bundle to standard output, as a tar file: what lies in HOME/members/NAME.tar. ITS PRIVATE KEY IS IN IT: give it to the
 node NAME, and to nobody else.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			if err := notATerminal(cmd.OutOrStdout()); err != nil {
 				return err
@@ -194,7 +197,7 @@ func (c *cli) memberRenewCommand() *cobra.Command {
 		Long: `Make members new certificates, which they fetch from "meshctl serve" and take without a restart; serve itself does so for
 certificates in the last third of their life. With --new-key the key is new too, and the node must be given node.crt and
 node.key from its bundle; the old key is taken until the next renewal.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: usage.Some,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			done := []renewed{}
 			err := c.ordering(cmd.Context(), func(w *home.Writer) error {
@@ -222,7 +225,7 @@ func (c *cli) memberRemoveCommand() *cobra.Command {
 	cmd := c.withJSON(&cobra.Command{
 		Use:   "remove NAME",
 		Short: "Strike a node from the mesh: it is served no zones any more, and falls silent when it hears of that",
-		Args:  cobra.ExactArgs(1),
+		Args:  usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			if err := c.settle(cmd.Context()); err != nil {
 				return err

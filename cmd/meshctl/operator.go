@@ -10,20 +10,21 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 func (c *cli) operatorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "operator",
 		Short: "Who may look at nodes, and drain them",
-		Args:  cobra.NoArgs,
+		Args:  usage.Commands,
 		RunE:  func(*cobra.Command, []string) error { return fmt.Errorf("operator: add, list, remove or renew?") },
 	}
 	cmd.AddCommand(c.operatorAddCommand(), c.operatorListCommand(),
 		&cobra.Command{
 			Use:   "remove NAME",
 			Short: "Revoke a certificate: nodes refuse it as soon as their mirrors see that",
-			Args:  cobra.ExactArgs(1),
+			Args:  usage.One,
 			RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 				return c.ordering(cmd.Context(), func(w *home.Writer) error {
 					if err := enrol.RemoveOperator(cmd.Context(), w, args[0]); err != nil {
@@ -37,7 +38,7 @@ func (c *cli) operatorCommand() *cobra.Command {
 		&cobra.Command{
 			Use:   "renew NAME",
 			Short: "Make a new certificate for the same key, to be handed over again",
-			Args:  cobra.ExactArgs(1),
+			Args:  usage.One,
 			RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 				return c.ordering(cmd.Context(), func(w *home.Writer) error {
 					if err := enrol.RenewOperator(cmd.Context(), w, args[0]); err != nil {
@@ -59,7 +60,7 @@ func (c *cli) operatorAddCommand() *cobra.Command {
 		Long: `Make a certificate for somebody who drains nodes (anycast-sidecar drain --node HOST:PORT --identity DIR, for 90 days), or
 with --observer only looks: at status, confirmations and metrics (for two years). The bundle has operator.crt, operator.key and
 ca.crt. From the first one on, nodes let in nobody with these roles who is not in "meshctl operator list".`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			return c.ordering(cmd.Context(), func(w *home.Writer) error {
 				role := map[bool]string{false: identity.Operator, true: identity.Observer}[observer]

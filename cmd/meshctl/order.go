@@ -52,10 +52,25 @@ func (o *orders) do(ctx context.Context, order page.Order) (said string, err err
 // orderPatience is how long members may take to have a release ready after its switchover was ordered.
 const orderPatience = 30 * time.Second
 
+// endsWithin is how long an order before takes, at most, to hear that what it proposed was cancelled.
+const endsWithin = 5 * time.Second
+
+// begins claims the seeing through of a switchover for one order; false: another one has it.
+func (o *orders) begins(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, endsWithin)
+	defer cancel()
+	for !o.scheduling.CompareAndSwap(false, true) {
+		if home.Pause(ctx, 100*time.Millisecond) != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // schedule returns when the switchover is proposed, or why it is not, and sees it through in the background.
 func (o *orders) schedule(order page.Order) (string, error) {
-	if !o.scheduling.CompareAndSwap(false, true) {
-		return "", errors.New("another switchover is being ordered at this moment")
+	if !o.begins(o.ctx) {
+		return "", errors.New("another switchover is being seen through at this moment: cancel it first")
 	}
 	d, err := o.c.driver(o.ctx, mesh.Policy{Lead: order.Lead, Absent: o.absent})
 	if err == nil {

@@ -3,6 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -14,6 +17,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
@@ -80,11 +84,14 @@ func sourcesOf(file, zones string) (*receive.Config, error) {
 		return receive.FromDirectory(zones)
 	}
 	config, err := config.Load(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &hint.Error{Err: err, Hint: "it is to have the section \"sources\", which sources.example.yaml shows; or name a directory with --zones"}
+	}
 	if err != nil {
 		return nil, err
 	}
 	if config.Sources == nil {
-		return nil, hint.Errorf("sources.example.yaml shows it", "%s has no section \"sources\": there is nothing to receive", file)
+		return nil, hint.Errorf("sources.example.yaml shows it; or name a directory with --zones", "%s has no section \"sources\": there is nothing to receive", file)
 	}
 	return config.Sources, nil
 }
@@ -118,7 +125,11 @@ func (c *cli) receive(ctx context.Context, file, zones string, o receive.Refresh
 	if err != nil {
 		return err
 	}
-	if err := r.Refresh(ctx, o); err != nil {
+	err = r.Refresh(ctx, o)
+	if errors.As(err, new(*depot.LockedError)) {
+		return &hint.Error{Err: err, Hint: "meshctl serve receives by itself, at the latest when a source's time has come; for this command, stop it first and start it again after"}
+	}
+	if err != nil {
 		return err
 	}
 	facts.Zones = r.Zones()
@@ -134,6 +145,11 @@ func (c *cli) receive(ctx context.Context, file, zones string, o receive.Refresh
 	failed := func(s receive.Status) bool { return s.Error != "" }
 	if err := context.Cause(ctx); err != nil {
 		return err
+	}
+	for _, name := range o.Reset {
+		if !slices.ContainsFunc(facts.Zones, func(s receive.Status) bool { return s.Zone == name }) {
+			return fmt.Errorf("--reset %s: no source has this zone", name)
+		}
 	}
 	if len(facts.Faults) > 0 || slices.ContainsFunc(facts.Zones, failed) {
 		return &quietError{}

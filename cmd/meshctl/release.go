@@ -12,6 +12,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 )
 
 const sourceHelp = `A zone's origin is said as NAME=FILE or in $ORIGIN, or is the owner of its SOA, or else comes from the name of the file: db.NAME,
@@ -52,7 +53,7 @@ release before: --withdraw NAME leaves one of those out, and --only leaves them 
 
 Zones are checked as "meshctl check" does it, by the section "checks" of HOME/meshctl.yaml, against what is answered now.
 If one has an error, its last good data stays and the others go out; or, where the policy says hold-release, nothing does. No more
-zones are withdrawn at once than "checks: withdrawn" allows. With --override, zones go out, or are withdrawn, in spite of that by
+zones are withdrawn at once than "checks: withdrawn" allows, and none that is still received. With --override, zones go out, or are withdrawn, in spite of that by
 a second person's word: see "meshctl override".
 
 ` + sourceHelp,
@@ -85,7 +86,7 @@ a second person's word: see "meshctl override".
 	return cmd
 }
 
-// namesOf makes origins of what was written as names of zones, each of which the latest release must have.
+// namesOf makes origins of what was written as names of zones, each of which the latest release must have and no source.
 func (c *cli) namesOf(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
@@ -98,6 +99,9 @@ func (c *cli) namesOf(ctx context.Context, names []string) error {
 		names[i] = strings.ToLower(strings.TrimSuffix(name, ".")) + "."
 		if view.Manifest.Latest().Zone(names[i]) == nil {
 			return fmt.Errorf("--withdraw %s: the release before has no such zone", name)
+		}
+		if section, from, ok := receive.Follows(c.home().ReceivedDir(), names[i]); ok {
+			return hint.Errorf("take it out there: docs/operate/sources.md says how", "--withdraw %s: it is received of %s, last from %s, so meshctl serve would release it again", name, section, from)
 		}
 	}
 	return nil

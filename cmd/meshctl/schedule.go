@@ -33,7 +33,7 @@ type scheduleJSON struct {
 type scheduleFlags struct {
 	in     time.Duration
 	at     string
-	absent string
+	absent absence
 	force  bool
 	cancel bool
 	noWait bool
@@ -72,7 +72,7 @@ then proposes none until "meshctl resume", or until this command is given again.
 	flags := cmd.Flags()
 	flags.Var(number.Duration(&f.in, 0, 24*time.Hour), "in", "lead: from the proposal to the switchover (default: as short as is safe)")
 	flags.StringVar(&f.at, "at", "", "instant of the switchover, RFC 3339")
-	flags.StringVar(&f.absent, "absent", "", "how long a member may be away before it is not waited for, or lease (default: as configured, or 10m)")
+	flags.Var(&f.absent, "absent", "how long a member may be away before it is not waited for, or lease (default: as configured, or 10m)")
 	flags.BoolVar(&f.force, "force", false, "propose and commit it whatever speaks against it; that is put on record")
 	flags.BoolVar(&f.noWait, "no-wait", false, "end as soon as the switchover is committed")
 	f.wait = 30 * time.Second
@@ -83,13 +83,28 @@ then proposes none until "meshctl resume", or until this command is given again.
 	return cmd
 }
 
+// absence is a flag for when publication goes on without a member, as "releases: absent" is.
+type absence struct {
+	text  string // "" if nothing was said
+	value mesh.Absent
+}
+
+// Set takes what a command line says.
+func (a *absence) Set(text string) (err error) {
+	a.text = text
+	a.value, err = config.ParseAbsent(text)
+	return err
+}
+
+// String is what was said.
+func (a *absence) String() string { return a.text }
+
+// Type is what help calls it.
+func (*absence) Type() string { return "duration" }
+
 // read reads the flags.
 func (f scheduleFlags) read() (p mesh.Policy, o mesh.Order, err error) {
-	if f.absent != "" {
-		if p.Absent, err = config.ParseAbsent(f.absent); err != nil {
-			return p, o, fmt.Errorf("--absent: %w", err)
-		}
-	}
+	p.Absent = f.absent.value
 	if f.in < 0 {
 		return p, o, fmt.Errorf("--in %v: a lead is not negative", f.in)
 	}
@@ -141,7 +156,7 @@ func (c *cli) schedule(ctx context.Context, p mesh.Policy, o mesh.Order, f sched
 	if f.cancel {
 		return c.cancel(ctx)
 	}
-	if f.absent == "" {
+	if f.absent.text == "" {
 		config, err := c.config("")
 		if err != nil {
 			return err
@@ -159,7 +174,7 @@ func (c *cli) schedule(ctx context.Context, p mesh.Policy, o mesh.Order, f sched
 	seen, err := d.See(ctx, f.wait, f.noWait, c.sayRound)
 	var against *switchover.AgainstError
 	if errors.As(err, &against) {
-		return &hint.Error{Err: err, Hint: "meshctl status says more; meshctl member remove NAME strikes a member that is lost; --force goes on all the same"}
+		return &hint.Error{Err: err, Hint: "meshctl status says more; --absent 10s goes on without members that are away; meshctl member remove NAME strikes one that is lost; --force goes on all the same"}
 	}
 	if err != nil {
 		return err

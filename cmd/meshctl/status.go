@@ -137,9 +137,11 @@ func (c *cli) sayStatus(s unattended.Status) {
 	for _, p := range s.Work {
 		c.line("here", "%s%s", bar(p.Share()), &p)
 	}
-	for _, a := range s.Alarms {
+	for i, a := range s.Alarms {
 		c.line(alarmLabels[a.Level], "%s", a.Reason)
-		c.line("", "to do: %s", a.Do)
+		if i+1 == len(s.Alarms) || s.Alarms[i+1].Do != a.Do { // what is to be done about several is said once
+			c.line("", "to do: %s", a.Do)
+		}
 	}
 	for _, m := range s.Members {
 		c.sayMember(m)

@@ -66,6 +66,14 @@ func TestEveryAlarmSaysHowToEndIt(t *testing.T) {
 		t.Errorf("what to do about the members' reasons is there %d times:\n%s", strings.Count(text, do), out.String())
 	}
 	out.Reset()
+	var two unattended.Status
+	for _, name := range []string{"osa", "tyo"} {
+		two.Alarms = append(two.Alarms, unattended.AlarmOf(status.Reason{Code: unattended.AlarmUnreachable, Detail: name}))
+	}
+	if c.sayStatus(two); strings.Count(out.String(), unattended.AlarmUnreachable) != 2 || strings.Count(out.String(), "to do: ") != 1 {
+		t.Errorf("two members that are dead:\n%s", out.String())
+	}
+	out.Reset()
 	c.json, c.lines = true, true
 	if err := c.print(s, nil); err != nil || strings.Count(out.String(), "\n") != 1 {
 		t.Errorf("%v: more than a line: %s", err, out.String())

@@ -23,6 +23,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
@@ -41,7 +42,7 @@ foreground. Everything is removed at the end. The machine's clock is taken on it
 Any zone that is fit now is answered from. For an old or odd one there is --ignore RULE: --ignore rrsig-expired, for example.
 
 ` + sourceHelp,
-		Args: cobra.MinimumNArgs(1),
+		Args: usage.Some,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			return c.try(cmd.Context(), sources(args), ignore, listen, coredns)
 		}),

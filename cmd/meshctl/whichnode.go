@@ -12,6 +12,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/usage"
 )
 
 // nodeAnswer is what one address said of who answers there.
@@ -39,7 +41,7 @@ names id.server and version.server (RFC 4892). With --zone, which serial it serv
 nodes mean that a router spreads packets over equal paths to different sites (RFC 3258 2.5).
 
 Exit status 1: an address gave no answer, or two nodes answered for one.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: usage.Some,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error { return c.whichNode(cmd.Context(), zone, args) }),
 	})
 	cmd.Flags().StringVar(&zone, "zone", "", "ask for this zone's SOA, and print its serial")

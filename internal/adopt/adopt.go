@@ -119,10 +119,11 @@ func (p *Plan) Count(f Fate) (n int) {
 	return n
 }
 
-// maxBytes bounds a configuration file, and maxZones the zones that it may make.
+// maxBytes bounds a configuration file, maxZones the zones that it may make, and maxErrors those that are told of it.
 const (
-	maxBytes = 16 << 20
-	maxZones = 100_000
+	maxBytes  = 16 << 20
+	maxZones  = 100_000
+	maxErrors = 10_000
 )
 
 // reader is what the readers of all formats share.
@@ -146,6 +147,9 @@ func (r *reader) done() (*Plan, error) {
 }
 
 func (r *reader) fail(file string, line int, format string, args ...any) {
+	if len(r.errs) >= maxErrors {
+		return
+	}
 	r.errs = append(r.errs, fmt.Sprintf("%s:%d: ", file, line)+fmt.Sprintf(format, args...))
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/corefiles"
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 )
 
@@ -42,7 +43,7 @@ func FuzzCorefile(f *testing.F) {
 	f.Add("(s) {\n errors\n}\n. {\n import s\n log . \"{remote} # \\\"x\\\"\"\n view a {\n expr true\n}\n}\n")
 	dir := f.TempDir()
 	path := filepath.Join(dir, "Corefile")
-	if err := os.WriteFile(filepath.Join(dir, "db.x"), []byte(zoneText), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "db.x"), []byte(corefiles.ZoneText), 0o644); err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -51,5 +52,23 @@ func FuzzCorefile(f *testing.F) {
 		}
 		plan, err := parseCorefile(path, "", []byte(text))
 		judged(t, plan, err)
+	})
+}
+
+// FuzzServers: whatever is in the configuration of Knot, NSD or BIND, it is read, or refused with places.
+func FuzzServers(f *testing.F) {
+	for _, text := range configurations {
+		f.Add(text, false)
+		f.Add(text, true)
+	}
+	f.Fuzz(func(t *testing.T, text string, whole bool) {
+		if strings.Contains(text, "include") || strings.Contains(text, "/") || strings.Contains(text, "..") {
+			t.Skip("it might read any file of this machine")
+		}
+		o := Options{Whole: whole, Dir: "nowhere"}
+		for name, read := range map[string]func(string, []byte, Options) (*Plan, error){"knot.conf": parseKnot, "nsd.conf": parseNSD, "named.conf": parseNamed} {
+			plan, err := read(name, []byte(text), o)
+			judged(t, plan, err)
+		}
 	})
 }

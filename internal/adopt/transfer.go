@@ -1,6 +1,7 @@
 package adopt
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -171,4 +172,18 @@ func keysOf(path string, data []byte) (keys []Key, err error) {
 		keys = append(keys, k)
 	}
 	return keys, errors.Join(faults...)
+}
+
+// text is a key as plugin tsig reads it from a file.
+func (k Key) text() string {
+	return fmt.Sprintf("key %q {\n    algorithm %s;\n    secret %q;\n};\n", k.Name, k.Algorithm, k.Secret)
+}
+
+// Secrets is the file of the keys by which others transfer zones from the nodes. It is for its owner only.
+func (t *Transfer) Secrets() []byte {
+	var b bytes.Buffer
+	for _, k := range t.Keys {
+		b.WriteString(k.text())
+	}
+	return b.Bytes()
 }

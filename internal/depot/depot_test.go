@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -356,6 +357,19 @@ func TestHostileDirectoriesNeitherHangNorEscape(t *testing.T) {
 	for _, name := range []string{"../secret", "/etc/passwd", "metadata/../../secret", ""} {
 		if _, err := d.Open(name); err == nil {
 			t.Errorf("%q opened", name)
+		}
+	}
+}
+
+// What cannot be read is said in words for people: not by the names of the system's calls, openat and statat.
+func TestWhyAFileCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "in"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"none": "stat none: no such file or directory", "in": "open in: not a regular file"} {
+		if _, err := ReadFile(dir, name, 10); err == nil || strings.TrimPrefix(err.Error(), "l") != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
 		}
 	}
 }

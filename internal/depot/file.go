@@ -204,7 +204,11 @@ func ReadFile(dir, name string, max int64) ([]byte, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return readAll(root, name, max)
+	data, err := readAll(root, name, max)
+	if failed := new(fs.PathError); errors.As(err, &failed) {
+		failed.Op = strings.TrimSuffix(failed.Op, "at") // of the system's openat and statat, which tell a reader nothing
+	}
+	return data, err
 }
 
 func isTemp(name string) bool { return strings.HasPrefix(path.Base(name), tempPrefix) }

@@ -1,6 +1,7 @@
 package depot
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -15,8 +16,8 @@ import (
 var known = regexp.MustCompile(`^(metadata/(timestamp|[1-9][0-9]{0,18}\.(root|snapshot|targets))\.json|` +
 	`targets/[0-9a-f]{64}\.mesh\.json|blobs/sha256/[0-9a-f]{64})$`)
 
-// Handler serves a repository: GET and HEAD of the files it has, ranges included, nothing else. Who may ask is the
-// server's concern.
+// Handler serves a repository: GET and HEAD of the files it has, ranges included, nothing else; the timestamp has an entity tag. Who
+// may ask is the server's concern.
 func Handler(repo Store) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -66,10 +67,18 @@ func serveFile(w http.ResponseWriter, r *http.Request, repo Store, name string) 
 		return
 	}
 	w.Header().Set("Content-Type", ContentType(name))
+	content := f.(io.ReadSeeker)
 	if name == release.TimestampName {
+		data, err := io.ReadAll(io.LimitReader(f, release.MaxBytes(name)))
+		if err != nil {
+			http.Error(w, "the repository cannot be read", http.StatusInternalServerError)
+			return
+		}
 		w.Header().Set("Cache-Control", "no-cache")
+		w.Header().Set("ETag", TimestampTag(data))
+		content = bytes.NewReader(data)
 	}
-	http.ServeContent(w, r, "", info.ModTime(), f.(io.ReadSeeker))
+	http.ServeContent(w, r, "", info.ModTime(), content)
 }
 
 // ContentType is what a web server says of a file.

@@ -72,6 +72,15 @@ func Look(ctx context.Context, client *http.Client, url string, mem release.Memo
 // Timestamp is the version of the timestamp that was verified, 0 if none was.
 func (f *Found) Timestamp() int64 { return f.view.Versions.Timestamp }
 
+// Root is the version of the newest root that was verified, by which it was judged, whatever came of that.
+func (f *Found) Root() int64 {
+	t, err := release.TrustOf(f.next.Root)
+	if err != nil {
+		return 0
+	}
+	return t.Version
+}
+
 // Number is that of the newest release in it, 0 if there is none.
 func (f *Found) Number() uint64 { return f.view.Manifest.Newest() }
 

@@ -92,3 +92,27 @@ func TestSizes(t *testing.T) {
 		}
 	}
 }
+
+// TestTheFirstPageSaysWhatOperatorsAskFirst: what the product does not do, which ports there are, what to back up, and what happens when
+// a node is down.
+func TestTheFirstPageSaysWhatOperatorsAskFirst(t *testing.T) {
+	readme := pages(t)["README.md"]
+	for from, want := range map[string][]string{
+		"**What it does not do:**":   {"does not sign zones", "no resolver", "not the only name server"},
+		"\n## Ports\n":               {"| 53 UDP, TCP |", "| 8443 TCP |", "| 8444 TCP |", "| 179 TCP |", "docs/reference/ports.md"},
+		"\n## What to back up\n":     {"`meshctl backup FILE`", "Nodes need no backup", "docs/operate/backup.md", "docs/operate/keys.md"},
+		"\n## When a node is down\n": {"Nothing needs to be done at once", "`absent`", "`meshctl member remove NAME`", "docs/operate/node-down.md"},
+	} {
+		_, text, there := strings.Cut(readme, from)
+		text, _, _ = strings.Cut(text, "\n## ")
+		text = strings.Join(strings.Fields(text), " ")
+		if !there {
+			t.Errorf("no %q", strings.TrimSpace(from))
+		}
+		for _, one := range want {
+			if !strings.Contains(text, one) {
+				t.Errorf("%s: nothing of %q", strings.TrimSpace(from), one)
+			}
+		}
+	}
+}

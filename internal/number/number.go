@@ -53,6 +53,9 @@ func (v *Value[T]) String() string {
 	if v.into == nil {
 		return ""
 	}
+	if *v.into == 0 {
+		return "0" // of a duration as well: help says no such default, where the words say what nothing means
+	}
 	return fmt.Sprint(*v.into)
 }
 

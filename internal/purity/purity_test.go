@@ -71,7 +71,7 @@ var importRules = []importRule{
 	{except: []string{"cmd/meshctl"}, forbids: []string{module + "internal/bucket"},
 		why: "nodes read static files over HTTPS: they need no S3 client"},
 	{except: []string{"test", "internal/testca", "internal/testenv", "cmd/meshctl/internal/hometest"},
-		forbids: []string{module + "internal/testenv", module + "internal/testca", module + "internal/rdatatest", module + "cmd/meshctl/internal/hometest"},
+		forbids: []string{module + "internal/corefiles", module + "internal/testenv", module + "internal/testca", module + "internal/rdatatest", module + "cmd/meshctl/internal/hometest"},
 		why:     "only tests need a test's environment"},
 	{in: []string{host + "/hint"}, forbids: []string{strings.TrimSuffix(module, "/")},
 		why: "hints are below everything"},

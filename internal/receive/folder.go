@@ -39,6 +39,8 @@ type folder struct {
 	owner   string
 	files   map[string]*zoneFile
 	gone    []string // zones without a file
+	others  []string // files whose names do not fit the pattern, at the last scan
+	named   []string // and those of them that were told of
 	goneAt  time.Time
 	watcher *fsnotify.Watcher // nil where the system has none to give: then there is the poll
 }
@@ -194,13 +196,29 @@ func (w *folder) list() (*os.Root, []string, error) {
 		root.Close()
 		return nil, nil, err
 	}
-	var names []string
+	var names, others []string
 	for _, e := range entries {
-		if match, _ := filepath.Match(w.d.Pattern, e.Name()); match && e.Name()[0] != '.' {
+		switch match, _ := filepath.Match(w.d.Pattern, e.Name()); {
+		case e.Name()[0] == '.':
+		case match:
 			names = append(names, e.Name())
+		case e.Type().IsRegular():
+			others = append(others, e.Name())
 		}
 	}
+	w.name(others)
 	return root, names, nil
+}
+
+// name tells of files whose names do not fit, once they were there at two scans: editors leave others for a moment.
+func (w *folder) name(others []string) {
+	in := func(sorted []string, name string) bool { _, ok := slices.BinarySearch(sorted, name); return ok } // as the directory is read
+	lasting := slices.DeleteFunc(slices.Clone(others), func(name string) bool { return !in(w.others, name) })
+	news := slices.DeleteFunc(slices.Clone(lasting), func(name string) bool { return in(w.named, name) })
+	if len(news) > 0 {
+		w.r.opt.Log.Info("files are not taken, since their names do not fit", "directory", w.d.Path, "pattern", w.d.Pattern, "files", some(news))
+	}
+	w.others, w.named = others, lasting
 }
 
 func (w *folder) path(name string) string { return filepath.Join(w.d.Path, name) }
@@ -294,7 +312,7 @@ func (w *folder) parse(ctx context.Context, root *os.Root, name string, coming *
 		return nil, before, 0, errWriting
 	}
 	if z == nil {
-		return nil, before, 0, &refusedError{found}
+		return nil, before, 0, &refusedError{found, w.path(name)}
 	}
 	for _, f := range found[:min(len(found), saidFindings)] { // all of them come again where the zone is checked
 		w.r.opt.Log.Info("a zone file is taken, and this was found in it", "zone", z.Origin(), "finding", f.String())

@@ -1,8 +1,10 @@
 package receive
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -250,6 +252,38 @@ func TestFilesThatCannotBeRead(t *testing.T) {
 		t.Errorf("%+v", u)
 	}
 	lab.WaitFor(t, "it is named no more", func() bool { return z.fault(r, "nowhere.zone") == "" })
+}
+
+// A file whose name does not fit is not taken, which is said once; and what is wrong with one that fits is said by its line.
+func TestNamesThatDoNotFit(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{})
+	z.put("a.zone", small("a.test.", 1))
+	z.put("b.test", small("b.test.", 1))
+	z.put("README", "none")
+	z.put(".c.zone.swp", "none")
+	z.put("bad.zone", "$ORIGIN bad.test.\n@ 300 SOA ns1 host 1 7200 3600 1209600 300\n@ 300 NS ns1\nns1 300 A 192.0.2.300\n")
+	z.put("empty.zone", "")
+	var log bytes.Buffer
+	r, err := New(z.config(), Options{Zones: filepath.Join(z.dir, "zones"), State: filepath.Join(z.dir, "state"), Now: time.Now,
+		Log: slog.New(slog.NewTextHandler(&log, nil)), Updated: func(Update) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Refresh(t.Context(), RefreshOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if said := log.String(); strings.Count(said, `files="README b.test"`) != 1 {
+		t.Errorf("the log:\n%s", said)
+	}
+	for name, want := range map[string]string{
+		"bad.zone":   "the zone is refused; line 4: syntax: A: 192.0.2.300 is no IPv4 address",
+		"empty.zone": "the zone is refused; soa: no SOA record, and so no origin: is this a whole zone file?",
+	} {
+		if got := z.fault(r, name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
 }
 
 // One file that is deleted withdraws its zone, where that is wanted; many at once do not, however they go, unless an operator

@@ -355,14 +355,17 @@ func (t *transfer) finish(before func() (*zone.Zone, error)) (transferred, error
 	}
 	z, found := b.Build(t.question.name)
 	if z == nil {
-		return got, &refusedError{found}
+		return got, &refusedError{found, ""}
 	}
 	got.zone = z
 	return got, nil
 }
 
 // refusedError is a zone that came whole and cannot be served.
-type refusedError struct{ found []zone.Finding }
+type refusedError struct {
+	found []zone.Finding
+	file  string // that whoever reads this knows of; "" if none
+}
 
 func (e *refusedError) Error() string {
 	shown := ""
@@ -373,10 +376,17 @@ func (e *refusedError) Error() string {
 		}
 		if errors++; errors <= 3 {
 			shown += "; "
-			if f.File != "" && f.Line > 0 {
+			switch {
+			case f.Line == 0:
+			case f.File == e.file:
+				shown += fmt.Sprintf("line %d: ", f.Line)
+			default:
 				shown += fmt.Sprintf("%s:%d: ", f.File, f.Line)
 			}
-			shown += f.Owner + ": " + f.Rule + ": " + f.Detail
+			if f.Owner != "" {
+				shown += f.Owner + ": "
+			}
+			shown += f.Rule + ": " + f.Detail
 		}
 	}
 	if errors > 3 {

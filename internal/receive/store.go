@@ -198,9 +198,16 @@ func (s *store) load(rec record) (*zone.Zone, error) {
 		return nil, fmt.Errorf("%s is not as it was written", path)
 	}
 	if z == nil {
-		return nil, &refusedError{found}
+		return nil, &refusedError{found, path}
 	}
 	return z, nil
+}
+
+// Follows says of which section of the configuration a zone is received, and from which file or primary, by what a Receiver left
+// in its directory state. It is false for a zone that is not received, or that was withdrawn.
+func Follows(state, origin string) (section, from string, ok bool) {
+	rec, ok := (&store{state: state}).record(fileName(origin) + recordSuffix)
+	return rec.Owner, rec.From, ok && !rec.Withdrawn
 }
 
 // records reads all records whose zones are there, or were withdrawn. One that cannot be read is as good as none: the zone is received anew.

@@ -20,14 +20,14 @@ const (
 	Replay       Rule = "replay"         // a version seen before, with other content
 	Format       Rule = "format"         // well-formed and signed, but against the rules of the format
 	NumberReused Rule = "number-reused"  // a release number seen before, with other content
-	NumberTooFar Rule = "number-too-far" // a release number so high that nobody could go on from it, see MaxStep
+	NumberTooFar Rule = "number-too-far" // a release number further above those that were seen than any release is, see MaxStep
 	WrongMesh    Rule = "wrong-mesh"     // the manifest of another mesh
 )
 
 // advice is what an operator does about each rule.
 var advice = map[Rule]string{
 	Missing:      "publish again, or copy the whole repository with its timestamp last",
-	Unreadable:   "check the permissions and the disk of the repository",
+	Unreadable:   "see whether the repository can be reached, then its permissions and disk",
 	Torn:         "the copy stopped half-way: copy the file again",
 	Oversize:     "no mesh has a file of this size: find out who put it there",
 	Length:       "the copy stopped half-way or was changed: copy the file again",
@@ -37,7 +37,7 @@ var advice = map[Rule]string{
 	Replay:       "two repositories were signed with the same keys: keep one distribution host",
 	Format:       "find out which program wrote it, and use one version of the programs everywhere",
 	NumberReused: "releases never change: publish the new content under a higher number",
-	NumberTooFar: "no release is so far above the one before: if the release key was stolen, meshctl keys rotate release",
+	NumberTooFar: "no release is so far above the one before: if the release key was stolen, meshctl keys rotate release --numbers-from",
 	WrongMesh:    "the node is pointed at the repository of another mesh: correct its configuration",
 }
 

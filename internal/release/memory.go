@@ -9,13 +9,10 @@ import (
 // memoryFormat is the only format there is.
 const memoryFormat = 1
 
-// MaxStep bounds how far a release number may be above all that were seen, and MaxFirst the first that is seen: whoever stole the
-// release key can publish no number that is not followed by others, so a new key and a higher number undo what he did. A mesh that
-// makes a release each second takes a hundred years for one such step.
-const (
-	MaxStep  = 1 << 32
-	MaxFirst = 1 << 63
-)
+// MaxStep bounds how far a release number may be above all that were seen, and above Trust.NumbersFrom. So whoever stole the release key
+// can raise the numbers by that much with each look of a node, and a new key under a root that has them begin higher undoes what he did,
+// also for nodes that saw none of his numbers, or are new. A mesh that makes a release each second takes a hundred years for one step.
+const MaxStep = 1 << 32
 
 // maxKnown bounds the releases that a Memory tells apart by content; lower numbers are refused unseen.
 const maxKnown = 64
@@ -132,7 +129,7 @@ func (m Memory) remember(c *chain) (Memory, error) {
 		return m, refuse(name, WrongMesh, "mesh %q, this node belongs to %q", manifest.Mesh, m.Mesh)
 	}
 	if m.parsed != c.parsed { // otherwise it was learnt before
-		known, err := m.learn(name, manifest)
+		known, err := m.learn(name, manifest, c.root.numbersFrom)
 		if err != nil {
 			return m, err
 		}
@@ -149,7 +146,7 @@ func (m Memory) remember(c *chain) (Memory, error) {
 
 // learn checks the releases of a manifest against those seen, and adds them. A number that was passed over is not
 // taken later: numbers only rise, and a cancelled release is followed by a higher one.
-func (m Memory) learn(name string, manifest Manifest) ([]Known, error) {
+func (m Memory) learn(name string, manifest Manifest, from uint64) ([]Known, error) {
 	if manifest.Current == nil && m.Current > 0 {
 		return nil, refuse(name, Rollback, "no current release, after number %d was current", m.Current)
 	}
@@ -158,7 +155,7 @@ func (m Memory) learn(name string, manifest Manifest) ([]Known, error) {
 	}
 	known := slices.Clone(m.Known)
 	for r := range manifest.Releases() {
-		if err := m.near(name, r.Number); err != nil {
+		if err := m.near(name, r.Number, from); err != nil {
 			return nil, err
 		}
 		fresh, err := learnOne(name, m.Known, *r)
@@ -173,16 +170,13 @@ func (m Memory) learn(name string, manifest Manifest) ([]Known, error) {
 	return prune(known, manifest.Current), nil
 }
 
-// near refuses a number that is too far above those that were seen.
-func (m Memory) near(name string, number uint64) error {
-	highest := m.Current
+// near refuses a number that is too far above those that were seen, and above where numbers begin.
+func (m Memory) near(name string, number, from uint64) error {
+	highest := max(m.Current, from)
 	if n := len(m.Known); n > 0 {
 		highest = max(highest, m.Known[n-1].Number)
 	}
-	if highest == 0 && number > MaxFirst {
-		return refuse(name, NumberTooFar, "release %d, the first that is seen, is above %d", number, uint64(MaxFirst))
-	}
-	if highest > 0 && number > highest && number-highest > MaxStep {
+	if number > highest && number-highest > MaxStep {
 		return refuse(name, NumberTooFar, "release %d, after number %d: a step may be %d", number, highest, uint64(MaxStep))
 	}
 	return nil

@@ -526,36 +526,85 @@ func TestReleaseNumbersOutliveAChangeOfKeys(t *testing.T) {
 	w.wantRule(Rollback, "mesh.json")
 }
 
-// TestAStolenReleaseKeyIsUndone: the highest number that a thief can have nodes take is followed by others, so a new key and a higher
-// number end what he did, at each node that saw it; no node takes 2^64-1, which nothing follows, not even one that saw none before.
+// TestAStolenReleaseKeyIsUndone: a thief raises the numbers as far as nodes let him, again and again. A root with new keys, by which
+// numbers begin above his, ends what he did: for who saw all of that, some of it, none of it, and for who is new.
 func TestAStolenReleaseKeyIsUndone(t *testing.T) {
 	w := newWorld(t)
 	w.publish(testManifest(testRelease(5, testNow), nil))
 	w.mustVerify()
-	first := w.node
-	if first.near("", 5+MaxStep) != nil || first.near("", 6+MaxStep) == nil || first.near("", math.MaxUint64) == nil {
+	none, thief, honest := w.node, w.keys, w.clone()
+	if none.near("", 5+MaxStep, 0) != nil || none.near("", 6+MaxStep, 0) == nil || none.near("", math.MaxUint64, 0) == nil {
 		t.Error("the bound of a step is not where it should be")
 	}
-	if fresh := (Memory{}); fresh.near("", MaxFirst) != nil || fresh.near("", MaxFirst+1) == nil {
-		t.Error("the bound of the first number is not where it should be")
+	if fresh := (Memory{}); fresh.near("", 9+MaxStep, 9) != nil || fresh.near("", 10+MaxStep, 9) == nil || none.near("", 9+MaxStep, 9) != nil {
+		t.Error("the bound from where numbers begin is not where it should be")
 	}
-	// The thief goes as far as he can, with the highest versions that The Update Framework has.
-	thief := Versions{Root: 1, Targets: math.MaxInt64 - 1, Snapshot: math.MaxInt64 - 1, Timestamp: math.MaxInt64 - 1}
-	stolen := testManifest(testRelease(5+MaxStep, testNow), nil)
-	stolen.Current.Zones[0].Serial++
-	files, _, err := publish(w.host, thief, stolen, w.keys.Signers(), testEnds(time.Hour))
-	w.put(files, w.host, err)
-	if v := w.mustVerify(); v.Manifest.Current.Number != 5+MaxStep {
-		t.Fatalf("%+v", v.Manifest.Current)
+	// He has the highest versions that The Update Framework has, too.
+	number, before := uint64(5), w.host
+	steal := func() (seen Memory) {
+		number += MaxStep
+		stolen := testManifest(testRelease(number, testNow), nil)
+		stolen.Current.Zones[0].Serial++
+		version := int64(math.MaxInt64 - 9 + number/MaxStep)
+		files, mem, err := publish(before, Versions{Root: 1, Targets: version, Snapshot: version, Timestamp: version}, stolen, thief.Signers(), testEnds(time.Hour))
+		w.put(files, w.host, err)
+		before = mem
+		if v := w.mustVerify(); v.Manifest.Current.Number != number {
+			t.Fatalf("%+v", v.Manifest.Current)
+		}
+		return w.node
 	}
-	// The root key's holder names new keys, and the host goes on above the number that nodes have seen.
+	some := steal()
+	steal()
+	all := steal()
+	joiner := must(NewMemory(w.repo[RootName(1)].Data))(t)
+	if _, _, err := Verify(w.repo, joiner); !isRule(err, NumberTooFar) {
+		t.Fatalf("a node that is new takes release %d: %v", number, err)
+	}
+
+	// The root key's holder names new keys and where numbers begin, on a host that never saw the thief's.
 	fresh := testKeys(t, 3)
-	w.rotate(fresh, w.keys.Root)
-	w.keys = fresh
-	files, _, err = publish(Memory{Format: 1, Root: w.repo[RootName(2)].Data}, Versions{}, testManifest(testRelease(6+MaxStep, testNow), nil), fresh.Signers(), testEnds(time.Hour))
-	w.put(files, Memory{}, err)
-	if v := w.mustVerify(); v.Manifest.Current.Number != 6+MaxStep {
-		t.Errorf("%+v", v.Manifest.Current)
+	from := number + 1000*MaxStep
+	root := w.change(func(n *Trust) { n.Release, n.Lease, n.NumbersFrom = public(fresh.Release), public(fresh.Lease), from }, thief.Root)
+	w.keys.Release, w.keys.Lease = fresh.Release, fresh.Lease
+	w.repo = honest
+	files, mem, err := Rotate(w.host, root, w.keys.Signers(), testEnds(24*time.Hour))
+	w.put(files, mem, err)
+	take := func(step uint64) {
+		t.Helper()
+		for who, seen := range map[string]*Memory{"all": &all, "some": &some, "none": &none, "nothing": &joiner} {
+			w.node = *seen
+			if v := w.mustVerify(); v.Manifest.Current.Number != step || v.Manifest.Current.Zones[0].Serial != 5 {
+				t.Errorf("who saw %s of it: %+v", who, v.Manifest.Current)
+			}
+			*seen = w.node
+		}
+	}
+	take(from)
+	next := testRelease(5, testNow)
+	next.Number = from + 1
+	w.publish(testManifest(next, nil))
+	take(from + 1)
+
+	// The thief's keys are worth nothing any more, under any number and version.
+	next.Number = from + 2
+	if _, _, err := publish(all, Versions{}, testManifest(next, nil), thief.Signers(), testEnds(time.Hour)); !isRule(err, Signature) {
+		t.Errorf("the thief's keys still sign: %v", err)
+	}
+	w.repo[TimestampName] = &fstest.MapFile{Data: before.Timestamp}
+	w.wantRule(Signature, "timestamp.json")
+}
+
+func isRule(err error, rule Rule) bool { got, _ := RuleOf(err); return got == rule }
+
+// must is for two values of which one is an error.
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
 	}
 }
 
@@ -653,6 +702,15 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	for _, rule := range []Rule{Missing, Unreadable, Torn, Oversize, Length, Mismatch, Signature, Rollback, Replay, Format, NumberReused, NumberTooFar, WrongMesh} {
 		if text := refuse("f", rule, "d").Error(); advice[rule] == "" || !strings.Contains(text, advice[rule]) {
 			t.Errorf("%s: %s", rule, text)
+		}
+	}
+}
+
+// TestAdviceNamesTheCommand that ends what an operator meets after a restored backup, and after the theft of a key.
+func TestAdviceNamesTheCommand(t *testing.T) {
+	for rule, command := range map[Rule]string{Rollback: "meshctl recover", NumberTooFar: "meshctl keys rotate release --numbers-from"} {
+		if !strings.Contains(rule.Advice(), command) {
+			t.Errorf("%s: %s", rule, rule.Advice())
 		}
 	}
 }

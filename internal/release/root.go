@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -20,6 +21,31 @@ type Trust struct {
 	Root      []ed25519.PublicKey // who may say who may speak
 	Release   ed25519.PublicKey   // what is answered
 	Lease     ed25519.PublicKey   // until when
+
+	// NumbersFrom is where release numbers begin: a node takes one that is up to MaxStep above it, whatever it has seen. It is never
+	// lowered, and raised when whoever stole the release key has used numbers up.
+	NumbersFrom uint64
+}
+
+// MaxNumbersFrom bounds Trust.NumbersFrom: as many numbers are left above it.
+const MaxNumbersFrom = 1 << 63
+
+// numbersField is NumbersFrom in a root's JSON, a string of decimal digits; none is 0. The Update Framework has clients sign and keep
+// fields that they do not know, so who does not know this one still verifies the root.
+const numbersField = "numbers_from"
+
+// numbersFrom reads the field.
+func numbersFrom(said metadata.RootType) (uint64, error) {
+	field, there := said.UnrecognizedFields[numbersField]
+	if !there {
+		return 0, nil
+	}
+	text, _ := field.(string)
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n == 0 || n > MaxNumbersFrom || strconv.FormatUint(n, 10) != text {
+		return 0, fmt.Errorf("%s %v: want a number from 1 to %d, as a string", numbersField, field, uint64(MaxNumbersFrom))
+	}
+	return n, nil
 }
 
 // KeyID is the name of a key in a root: the SHA-256 of its TUF form, in hexadecimal.
@@ -79,9 +105,10 @@ func trustOf(said metadata.RootType) (Trust, error) {
 		}
 		*to = keys[0]
 	}
-	var err error
-	t.Root, err = keysOf(said, metadata.ROOT)
-	return t, err
+	var err1, err2 error
+	t.Root, err1 = keysOf(said, metadata.ROOT)
+	t.NumbersFrom, err2 = numbersFrom(said)
+	return t, errors.Join(err1, err2)
 }
 
 func keysOf(said metadata.RootType, role string) (keys []ed25519.PublicKey, err error) {
@@ -114,6 +141,9 @@ func (t Trust) check() error {
 	if t.Release.Equal(t.Lease) {
 		return errors.New("the lease key signs releases: it is online, and must not be able to")
 	}
+	if t.NumbersFrom > MaxNumbersFrom {
+		return fmt.Errorf("release numbers that begin at %d: at most %d", t.NumbersFrom, uint64(MaxNumbersFrom))
+	}
 	return nil
 }
 
@@ -125,6 +155,9 @@ func DraftRoot(prev []byte, t Trust) ([]byte, error) {
 	}
 	if err := t.check(); err != nil {
 		return nil, err
+	}
+	if t.NumbersFrom < before.numbersFrom {
+		return nil, fmt.Errorf("release numbers begin at %d, and no root lowers that", before.numbersFrom)
 	}
 	md, err := rootOf(t)
 	if err != nil {
@@ -150,6 +183,9 @@ func rootOf(t Trust) (*metadata.Metadata[metadata.RootType], error) {
 		}
 	}
 	md.Signed.Roles[metadata.ROOT].Threshold = t.Threshold
+	if t.NumbersFrom > 0 {
+		md.Signed.UnrecognizedFields = map[string]any{numbersField: strconv.FormatUint(t.NumbersFrom, 10)}
+	}
 	return md, errors.Join(add(t.Release, metadata.TARGETS, metadata.SNAPSHOT), add(t.Lease, metadata.TIMESTAMP))
 }
 
@@ -179,8 +215,8 @@ func Lacks(prev, draft []byte) error {
 }
 
 // Rotate makes the files that put a root in force which follows that of prev: the root, a timestamp, since that is what
-// followers look at, and all that is between if the release key is another one. Content and schedule stay as they are.
-// The keys that sign are those that the new root names.
+// followers look at, and all that is between if the release key is another one, or release numbers begin higher. Content stays as it
+// is, and so does the schedule unless it is renumbered. The keys that sign are those that the new root names.
 func Rotate(prev Memory, root []byte, by Signers, ends Expiries) ([]File, Memory, error) {
 	before, err := parseRoot("root", prev.Root)
 	if err != nil {
@@ -197,8 +233,9 @@ func Rotate(prev Memory, root []byte, by Signers, ends Expiries) ([]File, Memory
 	files := []File{{RootName(trusted.version()), root}}
 	under := prev
 	under.Root = root
-	if !trusted.trusts(metadata.TARGETS, before) {
-		below, mem, err := publish(under, last.Versions, last.Manifest, by, ends)
+	manifest, renumbered := last.Manifest.renumbered(trusted.numbersFrom)
+	if renumbered || !trusted.trusts(metadata.TARGETS, before) {
+		below, mem, err := publish(under, last.Versions, manifest, by, ends)
 		return append(files, below...), mem, err
 	}
 	timestamp, err := makeTimestamp(last.Versions.Timestamp+1, last.Versions.Snapshot, prev.Snapshot, by.Lease, ends.Earliest())
@@ -207,6 +244,38 @@ func Rotate(prev Memory, root []byte, by Signers, ends Expiries) ([]File, Memory
 	}
 	below, mem, err := verified(under, []File{timestamp})
 	return append(files, below...), mem, err
+}
+
+// renumbered is m with release numbers that are from or higher: who has seen any lower one takes these, under a root that says so. The
+// zones stay. A switchover that is committed counts as made, and one that is proposed is withdrawn: what members promised was for
+// another number.
+func (m Manifest) renumbered(from uint64) (Manifest, bool) {
+	if newest := m.Newest(); newest == 0 || newest >= from {
+		return m, false
+	}
+	current, next := m.Current, m.Next
+	if next != nil && next.Committed {
+		made := next.Withdrawn()
+		made.Switchover = next.Switchover
+		current, next = &made, nil
+	}
+	m.Current, m.Next = nil, nil
+	for _, r := range []struct {
+		was *Release
+		now **Release
+	}{{current, &m.Current}, {next, &m.Next}} {
+		if r.was == nil {
+			continue
+		}
+		renumbered := *r.was
+		renumbered.Number = from
+		*r.now = &renumbered
+		from++
+	}
+	if m.Next != nil {
+		*m.Next = m.Next.Withdrawn()
+	}
+	return m, true
 }
 
 // trusts reports whether a role has the same keys as in another root.

@@ -3,9 +3,12 @@ package release
 import (
 	"crypto"
 	"crypto/ed25519"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 // change drafts the root that follows the host's, with what a test changes of it, and signs it.
@@ -141,6 +144,7 @@ func TestDraftsThatAreRefused(t *testing.T) {
 		"root key signs content":  func(n *Trust) { n.Release = n.Root[0] },
 		"root key signs leases":   func(n *Trust) { n.Lease = n.Root[0] },
 		"lease key signs content": func(n *Trust) { n.Release = n.Lease },
+		"numbers from too far":    func(n *Trust) { n.NumbersFrom = MaxNumbersFrom + 1 },
 	} {
 		changed := trust
 		changed.Root = append([]ed25519.PublicKey(nil), trust.Root...)
@@ -151,5 +155,92 @@ func TestDraftsThatAreRefused(t *testing.T) {
 	}
 	if _, err := SignRoot([]byte("{}"), w.keys.Root); err == nil {
 		t.Error("something that is no root was signed")
+	}
+}
+
+// TestWhereNumbersBegin is said by the root, and never lowered. Who does not know the field takes the root all the same.
+func TestWhereNumbersBegin(t *testing.T) {
+	w := newWorld(t)
+	old := w.host
+	begin := func(text any) []byte { // a root that says so, signed, by whatever program
+		md, err := metadata.Root().FromBytes(w.change(func(*Trust) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		md.Signed.UnrecognizedFields = map[string]any{"numbers_from": text, "of-a-later-version": "x"}
+		return must(sign(md, w.keys.Root))(t)
+	}
+	for _, wrong := range []any{"", "0", "-1", "07", " 7", "9223372036854775809", "18446744073709551616", 7, nil, "7e3"} {
+		if err := Lacks(old.Root, begin(wrong)); !isRule(err, Format) {
+			t.Errorf("numbers from %v: %v", wrong, err)
+		}
+	}
+	root := begin("9007199254740993") // no float64 is that
+	files, mem, err := Rotate(w.host, root, w.keys.Signers(), testEnds(time.Hour))
+	w.put(files, mem, err)
+	if trust := must(TrustOf(w.host.Root))(t); trust.NumbersFrom != 9007199254740993 {
+		t.Errorf("%+v", trust)
+	}
+	if v := w.mustVerify(); v.Manifest.Current.Number != 9007199254740993 || v.Manifest.Next != nil {
+		t.Errorf("%+v", v.Manifest)
+	}
+	again := w.change(func(n *Trust) { n.Expires = n.Expires.AddDate(1, 0, 0) }, w.keys.Root)
+	if trust := must(TrustOf(again))(t); trust.NumbersFrom != 9007199254740993 {
+		t.Errorf("a root that changes something else: %+v", trust)
+	}
+	if _, err := DraftRoot(w.host.Root, func() Trust { n := must(TrustOf(w.host.Root))(t); n.NumbersFrom--; return n }()); err == nil {
+		t.Error("a root that lowers it was drafted")
+	}
+	for _, lower := range []any{"1", "9007199254740992"} {
+		if err := Lacks(w.host.Root, begin(lower)); !isRule(err, Rollback) {
+			t.Errorf("lowered to %v: %v", lower, err)
+		}
+	}
+	if md, err := metadata.Root().FromBytes(root); err != nil || md.VerifyDelegate(metadata.ROOT, md) != nil {
+		t.Error("who does not know the field does not take the root")
+	}
+}
+
+// TestRenumbering: what is answered from goes on under the first number, and what is staged under the next one, without a switchover
+// that members had promised for another number. One that is committed, and so made, is what is answered from.
+func TestRenumbering(t *testing.T) {
+	committed := testProposed(3, testNow.Add(time.Hour))
+	committed.Committed = true
+	for name, c := range map[string]struct {
+		current, next *Release
+		serials       [2]uint32
+	}{
+		"nothing is staged":     {testRelease(2, testNow), nil, [2]uint32{2, 0}},
+		"one is staged":         {testRelease(2, testNow), testRelease(3, time.Time{}), [2]uint32{2, 3}},
+		"one is proposed":       {testRelease(2, testNow), testProposed(3, testNow.Add(time.Hour)), [2]uint32{2, 3}},
+		"one is committed":      {testRelease(2, testNow), committed, [2]uint32{3, 0}},
+		"nothing is answered":   {nil, testRelease(3, time.Time{}), [2]uint32{0, 3}},
+		"nothing was released":  {nil, nil, [2]uint32{0, 0}},
+		"numbers are above it":  {testRelease(1<<40, testNow), nil, [2]uint32{}},
+		"the first is above it": {testRelease(1<<40, testNow), testRelease(1<<40+1, time.Time{}), [2]uint32{}},
+	} {
+		m := testManifest(c.current, c.next)
+		got, changed := m.renumbered(100)
+		if _, err := got.Encode(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if above := m.Newest() == 0 || m.Newest() >= 100; above {
+			if changed || !reflect.DeepEqual(got, m) {
+				t.Errorf("%s: it is renumbered", name)
+			}
+			continue
+		}
+		number := uint64(100)
+		for i, r := range []*Release{got.Current, got.Next} {
+			switch {
+			case (r != nil) != (c.serials[i] != 0):
+				t.Errorf("%s: %+v", name, got)
+			case r == nil:
+			case r.Number != number || r.Zones[0].Serial != c.serials[i] || r.Committed || i == 1 && !r.Switchover.IsZero() || i == 0 && r.Switchover.IsZero():
+				t.Errorf("%s: %+v", name, r)
+			default:
+				number++
+			}
+		}
 	}
 }

@@ -16,8 +16,9 @@ import (
 
 // root is a verified root: it says which keys speak for which role.
 type root struct {
-	data   []byte
-	signed *metadata.Metadata[metadata.RootType]
+	data        []byte
+	signed      *metadata.Metadata[metadata.RootType]
+	numbersFrom uint64 // see Trust
 }
 
 func (r *root) version() int64     { return r.signed.Signed.Version }
@@ -51,7 +52,11 @@ func parseRoot(name string, data []byte) (*root, error) {
 	if err != nil {
 		return nil, refuseTUF(name, err)
 	}
-	return &root{data: data, signed: trusted.Root}, nil
+	from, err := numbersFrom(trusted.Root.Signed)
+	if err != nil {
+		return nil, refuse(name, Format, "%v", err)
+	}
+	return &root{data: data, signed: trusted.Root, numbersFrom: from}, nil
 }
 
 // next takes the root that follows r, signed by r and by itself.
@@ -67,7 +72,14 @@ func (r *root) next(name string, data []byte) (*root, error) {
 	if err != nil {
 		return nil, refuseTUF(name, err)
 	}
-	return &root{data: data, signed: signed}, nil
+	from, err := numbersFrom(signed.Signed)
+	switch {
+	case err != nil:
+		return nil, refuse(name, Format, "%v", err)
+	case from < r.numbersFrom:
+		return nil, refuse(name, Rollback, "release numbers begin at %d, and root %d said %d", from, r.version(), r.numbersFrom)
+	}
+	return &root{data: data, signed: signed, numbersFrom: from}, nil
 }
 
 // checkRoot makes sure of what the library takes for granted, before it sees the file: every role and key that it will

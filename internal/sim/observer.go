@@ -25,6 +25,7 @@ type made struct {
 	first   time.Duration // when it was first answered from, if it was
 	was     bool
 	without map[string]bool // members that were not waited for
+	lied    bool            // it is on record by the word of those alone of whom nothing is promised
 }
 
 func (o *observer) init(w *World) {
@@ -62,6 +63,11 @@ func (o *observer) published(before, after mesh.State) {
 			o.made[before.Next.Number].without[a.Member] = true
 		}
 	}
+	if before.Next.Committed && after.Current.Number == before.Next.Number && !before.Next.Presumed && !o.taken(before.Next.Ref) {
+		m := o.made[after.Current.Number]
+		m.lied = true
+		o.made[after.Current.Number] = m
+	}
 	if before.Next.Committed && after.Next.At == 0 && after.Current.Number == before.Current.Number {
 		o.w.Count.Voids++
 	}
@@ -76,6 +82,19 @@ func (o *observer) published(before, after mesh.State) {
 	}
 	o.released = max(o.released, after.Current.Number, after.Next.Number)
 	o.lapsed = after.LapsedBy(after.Next.Ref)
+}
+
+// taken reports whether a node that is to be relied on has taken a commit, or whether there is none whose disk lied.
+func (o *observer) taken(ref status.Ref) bool {
+	lied := false
+	for _, n := range o.w.nodes {
+		d := n.disk.durable
+		if !n.beyond && (d.Floor >= ref.Number || d.Promise.Ref() == ref && d.Promise.State == status.Committed) {
+			return true
+		}
+		lied = lied || n.beyond
+	}
+	return !lied
 }
 
 // sampled is how many nodes are asked at an event when there are many.
@@ -151,7 +170,7 @@ func (o *observer) same(n *node, number uint64, wall instant.Wall) {
 	}
 	for r := number + 1; r <= o.newest; r++ {
 		later := o.made[r]
-		if later.was && w.now > later.first+2*w.Epsilon && !o.forced && !(later.without[n.name] && !w.Policy.Absent.Lapse) {
+		if later.was && w.now > later.first+2*w.Epsilon && !o.forced && !later.lied && !(later.without[n.name] && !w.Policy.Absent.Lapse) {
 			w.wrong("I2", "%s answers from release %d, %v after release %d was answered from", n.name, number, w.now-later.first, r)
 		}
 	}

@@ -12,8 +12,11 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -35,10 +38,43 @@ func Path(url string) (string, error) {
 	if !ok || !strings.HasPrefix(path, "/") {
 		return "", fmt.Errorf("%q is not a unix socket: write unix:///absolute/path", url)
 	}
-	if len(path) > 107 {
-		return "", fmt.Errorf("%q: a unix socket's path has at most 107 bytes", path)
+	if len(path) > maxPath {
+		return "", fmt.Errorf("%q: a unix socket's path has at most %d bytes", path, maxPath)
 	}
 	return path, nil
+}
+
+// maxPath is what the kernel takes (unix(7)).
+const maxPath = 107
+
+// shortly calls do with a path of the socket that the kernel takes, however long path is: on Linux by way of its directory.
+func shortly(path string, do func(path string) error) error {
+	if len(path) <= maxPath {
+		return do(path)
+	}
+	if runtime.GOOS != "linux" {
+		return fmt.Errorf("%q: a unix socket's path has at most %d bytes: %w", path, maxPath, syscall.EINVAL)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
+}
+
+// listener removes the socket when it is closed, by its whole path.
+type listener struct {
+	*net.UnixListener
+	path string
+}
+
+func (l *listener) Close() error {
+	err := l.UnixListener.Close()
+	if err == nil {
+		err = os.Remove(l.path)
+	}
+	return err
 }
 
 // Listen listens at path, for those whom perm lets write to it. A socket left behind by a process that died is replaced;
@@ -47,10 +83,15 @@ func Listen(path string, perm fs.FileMode) (net.Listener, error) {
 	if err := clearStale(path); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	l := &listener{path: path}
+	err := shortly(path, func(short string) (err error) {
+		l.UnixListener, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
+	l.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, perm); err != nil {
 		l.Close()
 		return nil, err
@@ -131,19 +172,28 @@ func clearStale(path string) error {
 	if info.Mode()&fs.ModeSocket == 0 {
 		return fmt.Errorf("%s exists and is not a socket", path)
 	}
-	if conn, err := net.DialTimeout("unix", path, timeout); err == nil {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if conn, err := dial(ctx, path); err == nil {
 		conn.Close()
 		return fmt.Errorf("%s: another process answers on it", path)
 	}
 	return os.Remove(path)
 }
 
+func dial(ctx context.Context, path string) (conn net.Conn, err error) {
+	err = shortly(path, func(short string) error {
+		conn, err = new(net.Dialer).DialContext(ctx, "unix", short)
+		return err
+	})
+	return conn, err
+}
+
 // Read fetches the document served at path into v, a pointer to one of status's types.
 func Read(ctx context.Context, path string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
+	conn, err := dial(ctx, path)
 	if err != nil {
 		return err
 	}

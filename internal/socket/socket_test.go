@@ -137,7 +137,7 @@ func TestServeInThePlaceOf(t *testing.T) {
 	if _, err := Serve(path, small); err == nil || !strings.Contains(err.Error(), "another process answers") {
 		t.Errorf("a live socket: %v", err)
 	}
-	s.listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	s.listener.(*listener).UnixListener.Close() // as a process does that dies
 	s.Close()
 	if _, err := os.Lstat(path); err != nil {
 		t.Fatal(err)
@@ -175,5 +175,52 @@ func TestPath(t *testing.T) {
 		if got != want || (err != nil) != (want == "") {
 			t.Errorf("%q: %q, %v", url, got, err)
 		}
+	}
+}
+
+// A home may lie deeper than the kernel takes as a socket's path: who serves there is found all the same, a second one is
+// refused, and one that died is replaced.
+func TestAPathThatIsTooLongForTheKernel(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("d", 100))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "s.sock")
+	if _, err := Path("unix://" + path); err == nil {
+		t.Fatal("it is not too long")
+	}
+	s, err := Serve(path, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got status.Node
+	if err := Read(t.Context(), path, &got); err != nil || got.Node != "tyo" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := Serve(path, small); err == nil || !strings.Contains(err.Error(), "another process answers on it") {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+	if err := Read(t.Context(), path, &got); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("nobody serves: %v", err)
+	}
+	if err := Read(t.Context(), filepath.Join(dir, "absent", "s.sock"), &got); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
+	}
+	left, err := Listen(path, 0o600) // by a process that dies
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.(*listener).UnixListener.Close()
+	if s, err = Serve(path, small); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -173,6 +173,18 @@ type Switched struct {
 	Lateness time.Duration `json:"lateness_ns"`
 }
 
+// joinedAfter is how long after the instant a swap is none of the switchover any more: the node took the release later.
+const joinedAfter = time.Minute
+
+// Late returns how much later than its instant the switchover to a release was made; ok is false for a node that made none to it: it
+// took the release when that was due already, or has just started.
+func (s *Switched) Late(number uint64) (late time.Duration, ok bool) {
+	if s == nil || s.Number != number || s.At == 0 || s.Done.Sub(s.At) >= joinedAfter {
+		return 0, false
+	}
+	return s.Lateness, true
+}
+
 // Refused is a release that the node could not take, and why (SYNC-D).
 type Refused struct {
 	Number uint64 `json:"number"`
@@ -407,6 +419,7 @@ type Repository struct {
 	Detail    string    `json:"detail,omitempty"`
 	Timestamp int64     `json:"timestamp"` // version of the timestamp that was last verified
 	LastGood  time.Time `json:"last_good,omitzero"`
+	Held      bool      `json:"held,omitempty"` // it holds a request of this node until there is something new: else it is polled
 }
 
 // Decode reads one document into v, which is a pointer to one of this package's types.

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 )
@@ -106,5 +107,27 @@ func TestLargestDocumentFits(t *testing.T) {
 	}
 	if err := Decode(data, &Node{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A node that made no switch at the instant has no lateness: one of 0 would be the best there is.
+func TestLate(t *testing.T) {
+	at := instant.Wall(1e18)
+	for _, c := range []struct {
+		name   string
+		s      *Switched
+		number uint64
+		late   time.Duration
+		ok     bool
+	}{
+		{"in time", &Switched{Number: 2, At: at, Done: at + 42_000, Lateness: 42 * time.Microsecond}, 2, 42 * time.Microsecond, true},
+		{"another release", &Switched{Number: 1, At: at, Done: at + 42_000, Lateness: 42 * time.Microsecond}, 2, 0, false},
+		{"just started", &Switched{Number: 2, Done: at}, 2, 0, false},
+		{"minutes later", &Switched{Number: 2, At: at, Done: at + instant.Wall(2*time.Minute)}, 2, 0, false},
+		{"nothing said", nil, 2, 0, false},
+	} {
+		if late, ok := c.s.Late(c.number); late != c.late || ok != c.ok {
+			t.Errorf("%s: %v, %v", c.name, late, ok)
+		}
 	}
 }

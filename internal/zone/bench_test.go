@@ -215,7 +215,7 @@ func BenchmarkDenial(b *testing.B) {
 			if flavour == "million" {
 				z = hashedBench(b)
 			} else {
-				z = largeZone(b, flavour)
+				z = largeZone(b, flavour, 50000)
 			}
 			names := make([][]byte, 1<<16)
 			for i := range names {
@@ -284,4 +284,81 @@ func BenchmarkBuild(b *testing.B) {
 		w := benchWorld{names: benchNames()}
 		w.make(b)
 	}
+}
+
+// BenchmarkApply changes 100 names of a million, the SOA among them, again and again, in a zone of delegations and in one with NSEC3.
+func BenchmarkApply(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		make func(testing.TB) *zone.Zone
+	}{{"delegations", func(b testing.TB) *zone.Zone { return largeBench(b.(*testing.B)).zone }}, {"nsec3", hashedBench}} {
+		b.Run(c.name, func(b *testing.B) {
+			z := c.make(b)
+			deltas := benchDeltas(b, z, 100)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; b.Loop(); i++ {
+				next, found := z.Apply(deltas[i%len(deltas)])
+				if next == nil {
+					b.Fatal(found)
+				}
+				z = next
+			}
+			b.ReportMetric(float64(z.ImageSize())/(1<<20), "zone-MiB")
+		})
+	}
+}
+
+// benchDeltas are changes that follow one another in a circle: in each, some owners anywhere get another TTL, or their old one again.
+func benchDeltas(b testing.TB, z *zone.Zone, names int) []*zone.Delta {
+	r := rand.New(rand.NewPCG(3, 4))
+	var owners [][]zone.WireRecord
+	var soa zone.WireRecord
+	every := z.Len() / (names * 40)
+	i := 0
+	for w := range z.WireRecords() {
+		if i++; w.Type == dns.TypeSOA {
+			soa = w
+		} else if last := len(owners) - 1; last >= 0 && bytes.Equal(owners[last][0].Owner, w.Owner) {
+			owners[last] = append(owners[last], w)
+		} else if len(w.Owner) > len(soa.Owner) && r.IntN(max(1, every)) == 0 {
+			owners = append(owners, []zone.WireRecord{w})
+		}
+	}
+	r.Shuffle(len(owners), func(i, j int) { owners[i], owners[j] = owners[j], owners[i] })
+	var deltas []*zone.Delta
+	serial := z.Serial()
+	step := func(owners [][]zone.WireRecord, from, to uint32) {
+		d := &zone.Delta{From: serial, To: serial + 1}
+		was, is := bytes.Clone(soa.Data), bytes.Clone(soa.Data)
+		binary.BigEndian.PutUint32(was[len(was)-20:], serial)
+		serial++
+		binary.BigEndian.PutUint32(is[len(is)-20:], serial)
+		d.Removed, d.Added = appendWire(d.Removed, soa, was, 0), appendWire(d.Added, soa, is, 0)
+		for _, records := range owners {
+			for _, w := range records {
+				d.Removed, d.Added = appendWire(d.Removed, w, w.Data, from), appendWire(d.Added, w, w.Data, to)
+			}
+		}
+		deltas = append(deltas, d)
+	}
+	for chunk := range slices.Chunk(owners, names) {
+		step(chunk, 0, 1)
+	}
+	for chunk := range slices.Chunk(owners, names) {
+		step(chunk, 1, 0)
+	}
+	last := deltas[len(deltas)-1] // back to the beginning
+	last.To = z.Serial()
+	n := len(soa.Owner) + 10 + len(soa.Data)
+	last.Added = append(appendWire(nil, soa, soa.Data, 0), last.Added[n:]...)
+	return deltas
+}
+
+func appendWire(rrs zone.RRs, w zone.WireRecord, data []byte, more uint32) zone.RRs {
+	rrs = append(rrs, w.Owner...)
+	rrs = binary.BigEndian.AppendUint16(rrs, w.Type)
+	rrs = binary.BigEndian.AppendUint16(rrs, dns.ClassINET)
+	rrs = binary.BigEndian.AppendUint32(rrs, w.TTL+more)
+	return append(binary.BigEndian.AppendUint16(rrs, uint16(len(data))), data...)
 }

@@ -262,28 +262,17 @@ func (b *Builder) build(origin string) *Zone {
 	b.keepInZone(appendKey(nil, apex))
 	b.sort()
 	b.dropEqual()
-	image := b.encode(apex)
+	z := b.encode(apex)
 	if b.givenUp() {
 		return nil
 	}
-	z, err := open(image)
-	if err != nil {
-		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: err.Error()})
-		return nil
-	}
-	z.fillTargets()
-	if b.givenUp() {
+	if z == nil || z.begin() != nil {
+		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: errImage.Error()})
 		return nil
 	}
 	b.check(z)
 	if b.givenUp() {
 		return nil
-	}
-	if b.findings.errors {
-		return z
-	}
-	if z, err = open(z.image); err != nil {
-		b.findings.add(Finding{File: b.file(), Rule: "size", Severity: Error, Detail: err.Error()})
 	}
 	return z
 }

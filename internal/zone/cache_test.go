@@ -43,9 +43,13 @@ func compiled(t testing.TB, z *zone.Zone) []byte {
 	return b.Bytes()
 }
 
+func fromImage(b []byte, source [32]byte) (*zone.Zone, error) {
+	return zone.FromImage(bytes.NewReader(b), int64(len(b)), source)
+}
+
 func TestACompiledZoneIsTheZone(t *testing.T) {
 	for flavour, z := range compiledZones(t) {
-		back, err := zone.FromImage(compiled(t, z), source)
+		back, err := fromImage(compiled(t, z), source)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,17 +95,17 @@ func TestADamagedCompiledZoneIsRefused(t *testing.T) {
 		for i := range b {
 			damaged := bytes.Clone(b)
 			damaged[i] ^= byte(1 << (i % 8))
-			if _, err := zone.FromImage(damaged, source); err != zone.ErrCompiled {
+			if _, err := fromImage(damaged, source); err != zone.ErrCompiled {
 				t.Fatalf("%s: octet %d is changed: %v", flavour, i, err)
 			}
-			if _, err := zone.FromImage(b[:i:i], source); err != zone.ErrCompiled {
+			if _, err := fromImage(b[:i:i], source); err != zone.ErrCompiled {
 				t.Fatalf("%s: cut at %d: %v", flavour, i, err)
 			}
 		}
-		if _, err := zone.FromImage(append(bytes.Clone(b), 0), source); err != zone.ErrCompiled {
+		if _, err := fromImage(append(bytes.Clone(b), 0), source); err != zone.ErrCompiled {
 			t.Errorf("%s: longer: %v", flavour, err)
 		}
-		if _, err := zone.FromImage(b, [32]byte{9}); err != zone.ErrCompiled {
+		if _, err := fromImage(b, [32]byte{9}); err != zone.ErrCompiled {
 			t.Errorf("%s: another source: %v", flavour, err)
 		}
 	}

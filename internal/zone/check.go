@@ -12,8 +12,8 @@ import (
 func (b *Builder) check(z *Zone) {
 	b.checkApex(z)
 	b.checkNodes(z)
-	for i := range len(z.hashed) / hashedSize {
-		h := hashedAt(z.hashed, i)
+	for at := z.hashed.first(); z.hashed.has(at); at = z.hashed.next(at) {
+		h := hashedOf(z.hashed.item(at))
 		if s := z.set(h.set); s.split == 0 {
 			b.reportUncovered(appendKey(nil, z.appendHashed(nil, h.hash)), &s)
 		}
@@ -37,8 +37,8 @@ func (b *Builder) checkNodes(z *Zone) {
 		return
 	}
 	b.findings = before
-	for i := 0; i < len(z.order)/unit && !b.halted(); i++ {
-		n := z.node(z.orderAt(i))
+	for s := z.order.first(); z.order.has(s) && !b.halted(); s = z.order.next(s) {
+		n := z.nodeAt(s)
 		b.checkNode(z, &n)
 	}
 }
@@ -140,15 +140,22 @@ func (b *Builder) checkCNAME(z *Zone, n *node) {
 		return
 	}
 	for i := range n.count() {
-		switch typ := n.typeAt(i); typ {
-		case dns.TypeCNAME, dns.TypeNSEC, dns.TypeRRSIG, dns.TypeKEY, dns.TypeSIG, dns.TypeNXT:
-		default:
+		if typ := n.typeAt(i); !besideCNAME(typ) {
 			if s := z.at(n, i); s.split > 0 {
 				b.reportAll(b.ofType(z.keyOf(n), typ), Error, "cname-and-other-data",
 					fmt.Sprintf("%s beside a CNAME (RFC 1034 3.6.2)", dns.Type(typ)))
 			}
 		}
 	}
+}
+
+// besideCNAME reports whether records of a type may be beside a CNAME, or are it.
+func besideCNAME(typ uint16) bool {
+	switch typ {
+	case dns.TypeCNAME, dns.TypeNSEC, dns.TypeRRSIG, dns.TypeKEY, dns.TypeSIG, dns.TypeNXT:
+		return true
+	}
+	return false
 }
 
 // checkServers looks at the names that NS records point at, as far as they are in the zone.
@@ -158,7 +165,7 @@ func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
 	i := -1
 	for rdata := range ns.records().All() {
 		i++
-		if _, fine := ns.target(i); fine { // it has addresses; were it an alias beside them, that would be refused as such
+		if host := ns.target(i); host > unresolved && z.addressed(host) { // were it an alias beside them, that would be refused as such
 			continue
 		}
 		if !at.set(nameIn(rdata, 0)) || !z.holds(&at) {
@@ -216,6 +223,11 @@ func (z *Zone) addresses(at *search) (has, alias bool) {
 			return false, false
 		}
 	}
-	has = z.has(&n, dns.TypeA) || z.has(&n, dns.TypeAAAA)
-	return has, n.authoritative() && n.is(hasCNAME)
+	return z.addressed(n.ref), n.authoritative() && n.is(hasCNAME)
+}
+
+// addressed reports whether a node has addresses.
+func (z *Zone) addressed(r ref) bool {
+	n := z.node(r)
+	return z.has(&n, dns.TypeA) || z.has(&n, dns.TypeAAAA)
 }

@@ -6,6 +6,9 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
+	"math"
+	"math/bits"
+	"slices"
 	"sort"
 
 	"github.com/miekg/dns"
@@ -60,42 +63,104 @@ func (p *nsec3Params) hash(name []byte) [sha1.Size]byte {
 	return h
 }
 
-// linkNames is how many links of a chain there are on average in an interval of links.
-const linkNames = 8
+// intervalOf is the interval of a hash, of so many of equal width.
+func intervalOf(hash uint64, intervals int) int { return int(bucketOf(hash, uint32(intervals))) }
 
-// intervals is the number of intervals of equal width into which links divides the hashes of a chain of so many.
-func intervals(hashes int) int { return (hashes + linkNames - 1) / linkNames }
-
-// intervalOf is the interval of a hash.
-func intervalOf(hash []byte, intervals int) int {
-	return int(bucketOf(binary.BigEndian.Uint64(hash), uint32(intervals)))
+// setChain takes a chain into use, which has a link. Of as many intervals of hashes as it has leaves, links has the number of
+// the leaf in which each begins.
+func (z *Zone) setChain(chain list) {
+	z.chain = chain
+	z.links = make([]uint32, len(chain.keys))
+	leaf := 0
+	for i := range z.links {
+		for leaf+1 < len(chain.keys) && intervalOf(chain.keys[leaf+1], len(z.links)) < i {
+			leaf++
+		}
+		z.links[i] = uint32(leaf)
+	}
+	apex, star := z.params.hash(z.owner), z.params.hash(append([]byte("\x01*"), z.owner...))
+	z.apexLink, _ = z.findHash(&apex)
+	z.starLink, _ = z.findHash(&star)
 }
 
-// findHash returns the index of the last link of the chain whose hash is at or before h, which is the last of all for a
-// hash before the first, and whether it is h itself.
-func (z *Zone) findHash(h *[sha1.Size]byte) (int, bool) {
-	count := len(z.chain) / hashedSize
-	in := z.links[unit*intervalOf(h[:], len(z.links)/unit-1):]
-	low, high := int(binary.LittleEndian.Uint32(in)), int(binary.LittleEndian.Uint32(in[unit:]))
-	for high = min(high, count); low < high; { // all before low are not after h, all from high on are
-		if mid := int(uint(low+high) / 2); bytes.Compare(hashedAt(z.chain, mid).hash, h[:]) > 0 {
+// findHash returns the last link of the chain whose hash is at or before h, which is the last of all for a hash before the
+// first, and whether it is h itself.
+func (z *Zone) findHash(h *[sha1.Size]byte) (hashed, bool) {
+	s, exact := z.chain.spotFrom(int(z.links[intervalOf(binary.BigEndian.Uint64(h[:]), len(z.links))]), h[:])
+	if s.leaf < 0 {
+		s = z.chain.last()
+	}
+	return hashedOf(z.chain.item(s)), exact
+}
+
+// spotOfHash is where the last item of a list of hashes is that is at or before h, on leaf -1 if there is none, and whether it is
+// h itself.
+func (l *list) spotOfHash(h []byte) (spot, bool) {
+	leaf, _ := slices.BinarySearch(l.keys, binary.BigEndian.Uint64(h))
+	return l.spotFrom(leaf-1, h)
+}
+
+// spotFrom is spotOfHash that begins to look at a leaf which is not beyond.
+func (l *list) spotFrom(leaf int, h []byte) (spot, bool) {
+	key := binary.BigEndian.Uint64(h)
+	for leaf+1 < len(l.keys) && l.keys[leaf+1] <= key {
+		leaf++
+	}
+	for ; leaf >= 0; leaf-- { // again only if keys are equal
+		if at, exact := l.searchLeaf(leaf, h); at >= 0 {
+			return spot{leaf, at}, exact
+		}
+	}
+	return spot{-1, 0}, false
+}
+
+// searchLeaf is the number of the last item of a leaf of hashes at or before h, -1 if there is none, and whether it is h itself.
+func (l *list) searchLeaf(leaf int, h []byte) (int, bool) {
+	items := l.leaves[leaf].items
+	low, high := 0, len(items)/hashedSize // all before low are not after h, all from high on are
+	for _, guess := range l.guesses(leaf, binary.BigEndian.Uint64(h), high) {
+		if guess <= low || guess >= high {
+			continue
+		}
+		if bytes.Compare(items[guess*hashedSize:guess*hashedSize+20], h) > 0 {
+			high = guess
+		} else {
+			low = guess + 1
+		}
+	}
+	for low < high {
+		if mid := int(uint(low+high) / 2); bytes.Compare(items[mid*hashedSize:mid*hashedSize+20], h) > 0 {
 			high = mid
 		} else {
 			low = mid + 1
 		}
 	}
-	if low == 0 || low > count {
-		return count - 1, false
-	}
-	return low - 1, bytes.Equal(hashedAt(z.chain, low-1).hash, h[:])
+	return low - 1, low > 0 && bytes.Equal(items[(low-1)*hashedSize:(low-1)*hashedSize+20], h)
 }
+
+// guesses are between which items of a leaf a hash is likely to be: hashes are spread evenly.
+func (l *list) guesses(leaf int, key uint64, count int) [2]int {
+	from, to := l.keys[leaf], uint64(math.MaxUint64)
+	if leaf+1 < len(l.keys) {
+		to = l.keys[leaf+1]
+	}
+	if key < from || key >= to {
+		return [2]int{}
+	}
+	high, low := bits.Mul64(key-from, uint64(count))
+	at, _ := bits.Div64(high, low, to-from)
+	return [2]int{int(at) - guessed, int(at) + guessed}
+}
+
+// guessed is how far most guesses are at most from the truth, in items.
+const guessed = 5
 
 // checkDenial chooses how the zone denies existence, and refuses chains that would make wrong answers.
 func (b *Builder) checkDenial(z *Zone) {
 	b.checkHashes(z)
 	apex := z.apex()
 	params, ok := z.get(&apex, dns.TypeNSEC3PARAM)
-	if !ok && len(z.hashed) > 0 {
+	if !ok && z.hashed.count > 0 {
 		b.findings.add(Finding{Owner: z.origin, Rule: "nsec3-without-param", Severity: Warning,
 			Detail: "NSEC3 records are not used without an NSEC3PARAM record (RFC 5155 4)"})
 	}
@@ -116,11 +181,9 @@ func (b *Builder) checkDenial(z *Zone) {
 	}
 }
 
-// setDenial writes into the image how the zone denies existence.
+// setDenial keeps how the zone denies existence: if by hashes, by those of which NSEC3PARAM record.
 func (z *Zone) setDenial(d denial, params int) {
-	z.denial = d
-	binary.LittleEndian.PutUint32(z.image[atDenial:], uint32(d))
-	binary.LittleEndian.PutUint32(z.image[atParams:], uint32(params))
+	z.denial, z.paramsAt = d, uint32(params)
 }
 
 // checkHashes refuses owners of NSEC3 records that are no hashes.
@@ -157,8 +220,9 @@ func (b *Builder) chooseChain(z *Zone, set *rrset) (broken string) {
 				fmt.Sprintf("%d NSEC3 iterations; 0 is right (RFC 9276 3.1)", p.iterations))
 		}
 		chain := z.chainOf(p)
-		if broken = z.chainGap(chain, p); broken == "" {
+		if broken = z.chainGap(&chain, p); broken == "" {
 			z.params = p
+			z.severalChains = chain.count < z.hashed.count
 			z.setChain(chain)
 			z.setDenial(byHashName, i)
 			return ""
@@ -167,23 +231,37 @@ func (b *Builder) chooseChain(z *Zone, set *rrset) (broken string) {
 	return broken
 }
 
-// chainOf collects the NSEC3 records of a parameter set by hash, which is the order of their owners.
-func (z *Zone) chainOf(p nsec3Params) []byte {
-	var chain []byte
-	for i := range len(z.hashed) / hashedSize {
-		if _, ok := z.nextHash(z.hashed, i, p); ok {
-			if chain == nil {
-				chain = make([]byte, 0, len(z.hashed))
+// chainOf is the NSEC3 records of a parameter set by hash, which is the order of their owners: all there are, or those of them.
+func (z *Zone) chainOf(p nsec3Params) list {
+	var chain lister
+	for s := z.hashed.first(); z.hashed.has(s); s = z.hashed.next(s) {
+		_, ok := z.nextHash(z.hashed.item(s), p)
+		switch {
+		case ok && chain.tell != nil:
+			chain.add(z.hashed.item(s), levelOf(z.hashed.item(s)[:20]))
+		case !ok && chain.tell == nil:
+			chain = z.chainLister()
+			for before := z.hashed.first(); before != s; before = z.hashed.next(before) {
+				chain.add(z.hashed.item(before), levelOf(z.hashed.item(before)[:20]))
 			}
-			chain = append(chain, z.hashed[i*hashedSize:(i+1)*hashedSize]...)
 		}
 	}
-	return chain
+	if chain.tell == nil {
+		return z.hashed
+	}
+	return chain.finish(&list{})
 }
 
-// nextHash is the next hash in the record of a parameter set, if the i-th link has one.
-func (z *Zone) nextHash(list []byte, i int, p nsec3Params) ([]byte, bool) {
-	set := z.set(hashedAt(list, i).set)
+// chainLister makes a list of hashes that are in hashed too, so that no sums are needed.
+func (z *Zone) chainLister() lister {
+	l := z.hashedLister()
+	l.tell = func([]byte, *content) {}
+	return l
+}
+
+// nextHash is the next hash in the record of a parameter set, if a link has one.
+func (z *Zone) nextHash(link []byte, p nsec3Params) ([]byte, bool) {
+	set := z.set(hashedOf(link).set)
 	for rdata := range set.records().All() {
 		if q, _, next, ok := parseNSEC3(rdata); ok && q == p {
 			return next, true
@@ -192,67 +270,39 @@ func (z *Zone) nextHash(list []byte, i int, p nsec3Params) ([]byte, bool) {
 	return nil, false
 }
 
-// setChain makes a chain that in use. If it is not all of hashed, the image gets it at its end.
-func (z *Zone) setChain(chain []byte) {
-	count := len(chain) / hashedSize
-	at := binary.LittleEndian.Uint32(z.image[atHashed:])
-	z.chain = z.hashed
-	if len(chain) < len(z.hashed) {
-		at = uint32(len(z.image) / unit)
-		links := unit * (intervals(count) + 1)
-		image := appendLarge(make([]byte, 0, len(z.image)+len(chain)+links), z.image)
-		z.image = append(append(image, chain...), make([]byte, links)...)
-		z.links = z.image[len(z.image)-links:]
-		z.chain = z.image[unit*int(at) : len(z.image)-links]
-		putSection(z.image, atLinks, ref((len(z.image)-links)/unit), intervals(count))
-	}
-	putSection(z.image, atChain, ref(at), count)
-	z.fillLinks()
-	apex, star := z.params.hash(z.owner), z.params.hash(append([]byte("\x01*"), z.owner...))
-	z.apexLink, _ = z.findHash(&apex)
-	z.starLink, _ = z.findHash(&star)
-	binary.LittleEndian.PutUint32(z.image[atApexLink:], uint32(z.apexLink))
-	binary.LittleEndian.PutUint32(z.image[atStarLink:], uint32(z.starLink))
-}
-
-// fillLinks counts the links of the chain before each interval.
-func (z *Zone) fillLinks() {
-	count, n := len(z.chain)/hashedSize, len(z.links)/unit-1
-	links := z.links[:0]
-	for i := range count {
-		for interval := intervalOf(hashedAt(z.chain, i).hash, n); len(links) <= unit*interval; {
-			links = binary.LittleEndian.AppendUint32(links, uint32(i))
-		}
-	}
-	for len(links) <= unit*n {
-		links = binary.LittleEndian.AppendUint32(links, uint32(count))
-	}
-}
-
 // chainGap says where a chain is broken, "" if it is whole: it has the apex's hash somewhere, and each link names the
 // next one.
-func (z *Zone) chainGap(chain []byte, p nsec3Params) string {
-	apex := p.hash(z.owner)
-	count, found := len(chain)/hashedSize, false
-	for i := range count {
-		found = found || bytes.Equal(hashedAt(chain, i).hash, apex[:])
+func (z *Zone) chainGap(chain *list, p nsec3Params) string {
+	apex, found := p.hash(z.owner), false
+	for s := chain.first(); chain.has(s); s = chain.next(s) {
+		found = found || bytes.Equal(hashedOf(chain.item(s)).hash, apex[:])
 	}
 	if !found {
 		return "the NSEC3 chain lacks the record of the zone's origin"
 	}
-	for i := range count {
-		if next, _ := z.nextHash(chain, i, p); !bytes.Equal(next, hashedAt(chain, (i+1)%count).hash) {
-			return fmt.Sprintf("the NSEC3 chain is broken after %s (RFC 5155 3.1.7)", nameString(z.appendHashed(nil, hashedAt(chain, i).hash)))
+	for s := chain.first(); chain.has(s); s = chain.next(s) {
+		if !z.linked(chain, s, p) {
+			return fmt.Sprintf("the NSEC3 chain is broken after %s (RFC 5155 3.1.7)", nameString(z.appendHashed(nil, hashedOf(chain.item(s)).hash)))
 		}
 	}
 	return ""
 }
 
+// linked reports whether a link of a chain names the next one.
+func (z *Zone) linked(chain *list, s spot, p nsec3Params) bool {
+	next := chain.next(s)
+	if !chain.has(next) {
+		next = chain.first()
+	}
+	hash, _ := z.nextHash(chain.item(s), p)
+	return bytes.Equal(hash, hashedOf(chain.item(next)).hash)
+}
+
 // checkNSEC refuses an NSEC chain that lacks a link.
 func (b *Builder) checkNSEC(z *Zone) {
 	following := z.owner
-	for i := len(z.order)/unit - 1; i >= 0; i-- {
-		n := z.node(z.orderAt(i))
+	for s := z.order.last(); z.order.has(s); s = z.order.prev(s) {
+		n := z.nodeAt(s)
 		if !n.is(hasNSEC) {
 			if n.count() > 0 && !n.is(isBelowCut) {
 				b.reportNode(z, n, Error, "nsec-chain", "no NSEC record, in a zone that has them (RFC 4035 2.3)")
@@ -270,8 +320,8 @@ func (b *Builder) checkNSEC(z *Zone) {
 	}
 }
 
-// orderAt is the i-th node in canonical order.
-func (z *Zone) orderAt(i int) ref { return ref(binary.LittleEndian.Uint32(z.order[unit*i:])) }
+// nodeAt is the node at a spot of order.
+func (z *Zone) nodeAt(s spot) node { return z.node(refAt(z.order.item(s), 0)) }
 
 // lineage are the nodes from the apex down to one, by labels. It is used again: what it has below the node is of no meaning.
 type lineage [maxLabels + 1]ref
@@ -282,41 +332,53 @@ func (l *lineage) set(z *Zone, n node) {
 	}
 }
 
-// before is the place in order of the last node before the name that a label makes below a node.
-func (z *Zone) before(n *node, label []byte) int {
+// before is the spot in order of the last node before the name that a label makes below a node.
+func (z *Zone) before(n *node, label []byte) spot {
 	var of, other lineage
 	of.set(z, *n)
-	return sort.Search(len(z.order)/unit, func(i int) bool {
-		c := z.node(z.orderAt(i))
-		if c.parent == n.ref && c.labels == n.labels+1 {
-			return bytes.Compare(c.label, label) >= 0
-		}
-		other.set(z, c)
-		for depth := int(z.labels) + 1; depth <= int(min(c.labels, n.labels)); depth++ {
-			if of[depth] != other[depth] {
-				c, n := z.node(other[depth]), z.node(of[depth])
-				return bytes.Compare(c.label, n.label) > 0
-			}
-		}
-		if c.labels <= n.labels {
-			return false // n itself, or above it
-		}
-		c = z.node(other[n.labels+1])
-		return bytes.Compare(c.label, label) >= 0
+	leaf := sort.Search(len(z.order.keys), func(i int) bool {
+		return z.follows(ref(z.order.keys[i]), n, label, &of, &other)
 	}) - 1
+	if leaf < 0 {
+		return spot{-1, 0}
+	}
+	items := z.order.leaves[leaf].items
+	at := sort.Search(len(items)/unit, func(i int) bool { return z.follows(refAt(items, unit*i), n, label, &of, &other) }) - 1
+	return spot{leaf, max(at, 0)}
 }
 
-// nsecAt is the closest node at or before a place in order that has an NSEC RRset. Between it and the place are only
+// follows reports whether a node is the one that a label makes below n, or follows that in canonical order.
+func (z *Zone) follows(r ref, n *node, label []byte, of, other *lineage) bool {
+	c := z.node(r)
+	if c.parent == n.ref && c.labels == n.labels+1 {
+		return bytes.Compare(c.label, label) >= 0
+	}
+	other.set(z, c)
+	for depth := int(z.labels) + 1; depth <= int(min(c.labels, n.labels)); depth++ {
+		if of[depth] != other[depth] {
+			c, n := z.node(other[depth]), z.node(of[depth])
+			return bytes.Compare(c.label, n.label) > 0
+		}
+	}
+	if c.labels <= n.labels {
+		return false // n itself, or above it
+	}
+	c = z.node(other[n.labels+1])
+	return bytes.Compare(c.label, label) >= 0
+}
+
+// nsecAt is the closest node at or before a spot in order that has an NSEC RRset. Between it and the spot are only
 // empty non-terminals, of which there are no more than labels in a name, and what lies below one cut.
-func (z *Zone) nsecAt(i int) (node, bool) {
-	for last := i; i >= 0 && last-i < 2*maxLabels; i-- {
-		n := z.node(z.orderAt(i))
+func (z *Zone) nsecAt(s spot) (node, bool) {
+	for steps := 0; z.order.has(s) && steps < 2*maxLabels; steps++ {
+		n := z.nodeAt(s)
 		if n.is(isBelowCut) {
 			n = z.cutOf(n)
 		}
 		if n.is(hasNSEC) {
 			return n, true
 		}
+		s = z.order.prev(s)
 	}
 	return node{}, false
 }
@@ -331,10 +393,10 @@ func (l *lookup) proveNoType(n *node) {
 	case byNSEC:
 		l.addNSECOf(n)
 	case byHashName:
-		if i, exact := l.z.linkOf(l.ownerOf(n)); exact {
-			l.addLink(i)
+		if link, exact := l.z.linkOf(l.ownerOf(n)); exact {
+			l.addLink(link)
 		} else {
-			l.proveCloser(l.z.parent(n), i)
+			l.proveCloser(l.z.parent(n), link)
 		}
 	}
 }
@@ -379,22 +441,22 @@ func (l *lookup) proveNoTypeAtWildcard(encloser, wildcard *node) {
 }
 
 // nextCloser is the link of the name one label longer than the closest encloser (RFC 5155 1.3).
-func (l *lookup) nextCloser(encloser *node) int {
-	i, _ := l.z.linkOf(l.search.suffix(int(encloser.labels) + 1))
-	return i
+func (l *lookup) nextCloser(encloser *node) hashed {
+	link, _ := l.z.linkOf(l.search.suffix(int(encloser.labels) + 1))
+	return link
 }
 
 // starOf is the link of the wildcard below a node.
-func (l *lookup) starOf(n *node) int {
+func (l *lookup) starOf(n *node) hashed {
 	var room [257]byte
-	i, _ := l.z.linkOf(append(append(room[:0], 1, '*'), l.ownerOf(n)...))
-	return i
+	link, _ := l.z.linkOf(append(append(room[:0], 1, '*'), l.ownerOf(n)...))
+	return link
 }
 
 // proveCloser adds the closest encloser proof of the name, whose closest encloser is at or above a node (RFC 5155 7.2.1);
 // the link is of the name one label longer. Names that only hold opted-out delegations may have no NSEC3 record: the
 // closest one that is provable serves. It returns the encloser; the apex's record is always there.
-func (l *lookup) proveCloser(encloser node, closer int) node {
+func (l *lookup) proveCloser(encloser node, closer hashed) node {
 	match, exact := l.z.apexLink, false
 	for encloser.labels > l.z.labels && !exact {
 		if match, exact = l.z.linkOf(l.ownerOf(&encloser)); !exact {
@@ -436,15 +498,14 @@ func (l *lookup) addNSEC(n node) {
 	l.a.Authority = l.add(l.a.Authority, (*names)[start:len(*names):len(*names)], &s)
 }
 
-// linkOf is the index of the link of the chain that matches or covers a name, and whether it matches.
-func (z *Zone) linkOf(name []byte) (int, bool) {
+// linkOf is the link of the chain that matches or covers a name, and whether it matches.
+func (z *Zone) linkOf(name []byte) (hashed, bool) {
 	h := z.params.hash(name)
 	return z.findHash(&h)
 }
 
-// addLink adds the NSEC3 RRset of the i-th link of the chain.
-func (l *lookup) addLink(i int) {
-	link := hashedAt(l.z.chain, i)
+// addLink adds the NSEC3 RRset of a link of the chain.
+func (l *lookup) addLink(link hashed) {
 	s := l.z.set(link.set)
 	if s.split == 0 || l.proved(&s) {
 		return

@@ -3,6 +3,7 @@ package zone
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"iter"
 	"slices"
@@ -24,19 +25,25 @@ func (d *Delta) Size() int { return len(d.Removed) + len(d.Added) }
 // it is among them, then the others in canonical order (RFC 4034 6). Owners are lower-case.
 type RRs []byte
 
+// first is the octets of the first record, 0 if there is none.
+func (r RRs) first() int {
+	n := nameLen(r, 0)
+	if n == 0 || n > 255 || len(r) < n+10 {
+		return 0
+	}
+	end := n + 10 + int(binary.BigEndian.Uint16(r[n+8:]))
+	if end > len(r) {
+		return 0
+	}
+	return end
+}
+
 // Len counts the records.
 func (r RRs) Len() int {
 	count := 0
-	for rest := []byte(r); len(rest) > 0; count++ {
-		n := nameLen(rest, 0)
-		if n == 0 || len(rest) < n+10 {
-			break
-		}
-		end := n + 10 + int(binary.BigEndian.Uint16(rest[n+8:]))
-		if end > len(rest) {
-			break
-		}
-		rest = rest[end:]
+	for n := r.first(); n > 0; n = r.first() {
+		r = r[n:]
+		count++
 	}
 	return count
 }
@@ -44,29 +51,28 @@ func (r RRs) Len() int {
 // All yields each record.
 func (r RRs) All() iter.Seq[dns.RR] {
 	return func(yield func(dns.RR) bool) {
-		for rest := []byte(r); len(rest) > 0; {
-			n := nameLen(rest, 0)
-			if n == 0 || len(rest) < n+10 {
+		for n := r.first(); n > 0; n = r.first() {
+			at := nameLen(r, 0)
+			owner, head := r[:at], r[at:at+10]
+			if !yield(unpackRR(nameString(owner), binary.BigEndian.Uint16(head), binary.BigEndian.Uint32(head[4:]), r[at+10:n])) {
 				return
 			}
-			owner, head := rest[:n], rest[n:n+10]
-			end := n + 10 + int(binary.BigEndian.Uint16(head[8:]))
-			if end > len(rest) ||
-				!yield(unpackRR(nameString(owner), binary.BigEndian.Uint16(head), binary.BigEndian.Uint32(head[4:]), rest[n+10:end])) {
-				return
-			}
-			rest = rest[end:]
+			r = r[n:]
 		}
 	}
 }
 
 func (r *RRs) add(owner []byte, d *datum) {
-	b := append(*r, owner...)
-	b = binary.BigEndian.AppendUint16(b, d.typ)
+	*r = appendRest(append(*r, owner...), d.typ, d.ttl, d.rdata)
+}
+
+// appendRest appends what follows a record's owner.
+func appendRest(b []byte, typ uint16, ttl uint32, rdata []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, typ)
 	b = binary.BigEndian.AppendUint16(b, dns.ClassINET)
-	b = binary.BigEndian.AppendUint32(b, d.ttl)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(d.rdata)))
-	*r = append(b, d.rdata...)
+	b = binary.BigEndian.AppendUint32(b, ttl)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(rdata)))
+	return append(b, rdata...)
 }
 
 // Difference returns what turns one zone into another of the same origin, nil if that takes more than limit octets. It
@@ -122,19 +128,15 @@ type Change struct {
 }
 
 // Changes yields every owner that does not have the same records in two zones of the same origin, in no particular order.
-// It goes through both as they lie in memory: names have the same order there in both, but for what changed, so that
-// this takes a fraction of the time of the canonical order. What is yielded may be kept.
+// It looks only into those leaves of the lists that are not in both. What is yielded may be kept.
 func Changes(old, new *Zone) iter.Seq[Change] {
 	return func(yield func(Change) bool) {
 		var s search
 		var name []byte
-		gone := len(old.order) / unit
-		for n := range new.nodes() {
+		was, is := unlike(&old.order, &new.order)
+		for n := range new.nodesOf(is) {
 			name = new.appendOwner(name[:0], n)
-			before, exists := old.exactly(&s, name)
-			if exists {
-				gone--
-			}
+			before, _ := old.exactly(&s, name)
 			if !equalNodes(old, new, &before, &n) {
 				owner := bytes.Clone(name)
 				if !yield(Change{owner, old.setsOf(&before, owner), new.setsOf(&n, owner)}) {
@@ -142,17 +144,13 @@ func Changes(old, new *Zone) iter.Seq[Change] {
 				}
 			}
 		}
-		for n := range old.nodes() {
-			if gone == 0 {
-				break
-			}
+		for n := range old.nodesOf(was) {
 			name = old.appendOwner(name[:0], n)
-			if _, exists := new.exactly(&s, name); exists {
+			if _, exists := new.exactly(&s, name); exists || n.count() == 0 {
 				continue
 			}
-			gone--
 			owner := bytes.Clone(name)
-			if n.count() > 0 && !yield(Change{owner, old.setsOf(&n, owner), nil}) {
+			if !yield(Change{owner, old.setsOf(&n, owner), nil}) {
 				return
 			}
 		}
@@ -160,15 +158,72 @@ func Changes(old, new *Zone) iter.Seq[Change] {
 	}
 }
 
+// unlike is the leaves of each of two lists of which the other has no equal. What those have in common is in both the same
+// owners with the same records.
+func unlike(x, y *list) (ofX, ofY []leaf) {
+	ofX, ofY = x.without(sumsOf(y.branches)), y.without(sumsOf(x.branches))
+	sums := map[[sha256.Size]byte]bool{}
+	for _, f := range ofX {
+		sums[f.sum] = true
+	}
+	both := map[[sha256.Size]byte]bool{}
+	ofY = slices.DeleteFunc(ofY, func(f leaf) bool {
+		both[f.sum] = sums[f.sum]
+		return sums[f.sum]
+	})
+	ofX = slices.DeleteFunc(ofX, func(f leaf) bool { return both[f.sum] })
+	return ofX, ofY
+}
+
+func sumsOf(branches []branch) map[[sha256.Size]byte]bool {
+	sums := make(map[[sha256.Size]byte]bool, len(branches))
+	for _, b := range branches {
+		sums[b.sum] = true
+	}
+	return sums
+}
+
+// without is the leaves of the branches that do not have one of some sums.
+func (l *list) without(sums map[[sha256.Size]byte]bool) []leaf {
+	var leaves []leaf
+	at := 0
+	for _, b := range l.branches {
+		if !sums[b.sum] {
+			leaves = append(leaves, l.leaves[at:at+b.leaves]...)
+		}
+		at += b.leaves
+	}
+	return leaves
+}
+
+// nodesOf yields the nodes in some leaves of order.
+func (z *Zone) nodesOf(leaves []leaf) iter.Seq[node] {
+	return func(yield func(node) bool) {
+		for _, f := range leaves {
+			for items := f.items; len(items) > 0; {
+				part := items[:min(len(items), unit*ahead)]
+				z.fetch(part)
+				items = items[len(part):]
+				for ; len(part) > 0; part = part[unit:] {
+					if !yield(z.node(refAt(part, 0))) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
 // changedHashes yields the owners of NSEC3 records of Changes, which are in order of their hashes.
 func changedHashes(old, new *Zone, yield func(Change) bool) {
-	was, is := old.hashedOwners(), new.hashedOwners()
-	for was.left > 0 || is.left > 0 {
+	ofOld, ofNew := unlike(&old.hashed, &new.hashed)
+	was, is := old.hashedOwners(ofOld), new.hashedOwners(ofNew)
+	for was.more || is.more {
 		c := 1
 		switch {
-		case is.left == 0:
+		case !is.more:
 			c = -1
-		case was.left > 0:
+		case was.more:
 			c = bytes.Compare(was.owner, is.owner)
 		}
 		change := Change{Owner: is.owner}

@@ -13,22 +13,20 @@ import (
 // encoder makes an image of records in canonical order. A first walk over them measures, and finds what is there several
 // times; a second one writes.
 type encoder struct {
-	b      *Builder
+	b *Builder
+	z *Zone // that is being made
+	space
 	apex   []byte   // key
 	labels int      // of the apex
 	places []uint32 // by the number of an RRset's first record, see share
-	shared []byte
+	apart  []ref    // RRsets in shared that have targets
 
-	path    [maxLabels + 1]pathNode // nodes from the apex down to the last one, by labels
-	seed    uint64
-	nodes   []listed // in canonical order
-	buckets []filling
-	size    int // octets of a bucket
-
-	image     []byte
-	marksAt   ref
-	bucketsAt ref
-	sharedAt  ref
+	path        [maxLabels + 1]pathNode // nodes from the apex down to the last one, by labels
+	seed        uint64
+	nodes       []listed // in canonical order
+	buckets     []filling
+	size        int // octets of a bucket
+	afterShared ref
 }
 
 // listed is a node that has been measured.
@@ -63,79 +61,46 @@ const (
 	largeSet = 512
 )
 
-// encode makes the image of the records, but for what denies existence. It returns nothing if that would be too large.
-func (b *Builder) encode(origin []byte) []byte {
+// encode makes a zone of the records, but for what denies existence. It returns nothing if its image would be too large.
+func (b *Builder) encode(origin []byte) *Zone {
 	e := &encoder{b: b, apex: appendKey(nil, origin), labels: labels(origin), seed: 1}
+	appendLower(e.from(e.place(max(originRoom, len(origin))))[:0], origin)
 	e.share()
+	e.afterShared = ref(e.next)
 	for !e.fill() && e.seed < seeds {
 		e.hashAgain()
 	}
-	hashed, proofsSize := 0, 0
-	e.walkHashed(func(_ []byte, records []record) {
-		hashed++
-		proofsSize += b.setSize(records)
-	})
-	size := 0
-	place := func(octets int) ref {
-		at := size
-		size += align(octets)
-		return ref(at / unit)
-	}
-	place(headerSize + len(origin))
-	apex := place(unit * int(e.sizeOf(&e.nodes[0])))
-	e.marksAt = place(unit * len(e.buckets))
+	e.z = &Zone{apexRef: e.place(unit * int(e.sizeOf(&e.nodes[0]))), originLen: uint8(len(origin)), seed: uint32(e.seed), details: &details{}}
+	z := e.z
+	z.buckets, z.bucketSize = uint32(len(e.buckets)), uint32(e.size)
+	z.marksAt = e.array(uint64(len(e.buckets)), 1)
 	if len(e.buckets) > 1 {
-		size = (size + cacheLine - 1) &^ (cacheLine - 1)
+		z.bucketsAt = e.array(uint64(len(e.buckets)*e.size/unit), bucketSize/unit)
+	} else {
+		z.bucketsAt = e.place(e.size)
 	}
-	e.bucketsAt = place(e.size * len(e.buckets))
-	size += unit * e.placeNodes(apex, ref(size/unit))
-	e.sharedAt = place(len(e.shared))
-	order := place(unit * len(e.nodes))
-	hashes := place(hashedSize * hashed)
-	links := place(unit * (intervals(hashed) + 1))
-	proofs := place(proofsSize)
-	if size > maxImage || len(e.shared)/unit >= apart {
+	e.placeNodes()
+	if e.tooLarge() {
 		return nil
 	}
-	e.image = make([]byte, size)
-
-	put := binary.LittleEndian
-	put.PutUint32(e.image[atVersion:], FormatVersion)
-	put.PutUint64(e.image[atRecords:], uint64(len(b.records)))
-	put.PutUint32(e.image[atShared:], uint32(e.sharedAt))
-	put.PutUint32(e.image[atApex:], uint32(apex))
-	put.PutUint32(e.image[atSize:], uint32(e.size))
-	put.PutUint32(e.image[atMarks:], uint32(e.marksAt))
-	put.PutUint32(e.image[atSeed:], uint32(e.seed))
-	putSection(e.image, atBuckets, e.bucketsAt, len(e.buckets))
-	putSection(e.image, atOrder, order, len(e.nodes))
-	putSection(e.image, atHashed, hashes, hashed)
-	putSection(e.image, atLinks, links, intervals(hashed))
-	e.image[atOriginLen] = byte(len(origin))
-	appendLower(e.image[:headerSize], origin)
-
-	copy(e.from(e.sharedAt), e.shared)
-	e.shared = nil
-	e.writeNodes(order)
-	e.writeHashed(hashes, proofs)
-	return e.image
+	e.writeNodes()
+	e.writeHashed()
+	if e.tooLarge() {
+		return nil
+	}
+	e.trim()
+	z.pages, z.first = e.pages, e.pages[0]
+	z.owner = z.first[:len(origin):len(origin)]
+	e.fillTargets()
+	return z
 }
 
-// putSection writes into the header where a section is and how much it has.
-func putSection(image []byte, at int, r ref, count int) {
-	binary.LittleEndian.PutUint32(image[at:], uint32(r))
-	binary.LittleEndian.PutUint32(image[at+unit:], uint32(count))
-}
-
-// from is the image from a ref on.
-func (e *encoder) from(r ref) []byte { return e.image[unit*int(r):] }
-
-// apart in a place says that the RRset is not kept with one node.
+// apart in a place says that the RRset is not kept with one node. It is half of what refs can reach.
 const apart = 1 << 31
 
-// share lists the nodes, and finds for every RRset its place: the units that it takes with its node, or apart and the units
-// in shared before it. There are those that are large, and those that are equal and not signed, which are kept once
-// whatever their owners.
+// share lists the nodes, and finds for every RRset its place: the units that it takes with its node, or apart and its ref if it
+// is in shared. There are those that are large, and those that are equal and not signed, which are kept once whatever their
+// owners.
 func (e *encoder) share() {
 	b := e.b
 	owners, sets := 0, 0
@@ -153,7 +118,7 @@ func (e *encoder) share() {
 	known := make([]uint64, 1<<bits.Len(uint(sets*3/2)))
 	e.walk(func(label []byte, depth, from int, records []record) {
 		e.nodes = append(grow(e.nodes, 1), listed{hash: uint32(e.enter(label, depth) >> 32), from: uint32(from), to: uint32(from + len(records)),
-			at: uint32(align(nodeHead+len(label)+setEntry*plainSets(records)) / unit)})
+			at: uint32(sizeOfNode(len(label), plainSets(records)) / unit)})
 		for len(records) > 0 {
 			n := setLen(records)
 			if set := records[:n]; set[0].set != dns.TypeNSEC3 {
@@ -172,13 +137,25 @@ func (e *encoder) share() {
 	})
 	for i, first := range same {
 		if first == uint32(i)+1 {
-			e.places[i] = apart | uint32(len(e.shared)/unit)
-			e.shared = b.appendSet(e.shared, b.setAt(i))
+			set := b.setAt(i)
+			at := e.place(b.setSize(set))
+			if e.next > apart {
+				e.next = maxImage // it is too large, see tooLarge
+				return
+			}
+			e.places[i] = apart | uint32(at)
+			b.appendSet(e.from(at)[:0], set)
+			if hostAt(set[0].set) >= 0 {
+				e.apart = append(e.apart, at)
+			}
 		} else if first > 0 {
 			e.places[i] = e.places[first-1]
 		}
 	}
 }
+
+// sizeOfNode is the octets of a node without sets that are kept with it. There is room for a ref instead of them.
+func sizeOfNode(label, sets int) int { return align(nodeHead + label + setEntry*max(1, sets)) }
 
 // findEqual looks for a set among those known, which are in a hash table of halves of hashes and numbers plus one of first
 // records. The set becomes known, or else both are the same as the one that is.
@@ -254,30 +231,27 @@ func (e *encoder) bucketOf(hash uint32) uint32 {
 	return bucketOf(uint64(hash)<<32, uint32(len(e.buckets)))
 }
 
-// placeNodes gives every node its ref, and returns how many units there are in overflow, which begins at a ref.
-func (e *encoder) placeNodes(apex, overflow ref) int {
-	next := overflow
+// placeNodes gives every node its ref. Of a bucket, all that finds no room there is in one run.
+func (e *encoder) placeNodes() {
 	for i := range e.buckets {
 		bucket := &e.buckets[i]
 		bucket.used = 0
 		if units := bucket.overflow; units > 0 {
-			bucket.overflow = next
-			next += units + 1
+			bucket.overflow = e.place(bucketHead+unit*int(units)+unit) + bucketHead/unit
 		}
 	}
-	e.nodes[0].at = uint32(apex)
+	e.nodes[0].at = uint32(e.z.apexRef)
 	for i := range e.nodes[1:] {
 		n := &e.nodes[1+i]
 		number, size := e.bucketOf(n.hash), e.sizeOf(n)
 		if bucket := &e.buckets[number]; bucket.fits(size, e.size) {
-			n.at = uint32(e.bucketsAt) + number*uint32(e.size/unit) + bucketHead/unit + bucket.used
+			n.at = uint32(e.z.bucketsAt) + number*uint32(e.size/unit) + bucketHead/unit + bucket.used
 			bucket.used += size
 		} else {
 			n.at = uint32(bucket.overflow)
 			bucket.overflow += ref(size)
 		}
 	}
-	return int(next - overflow)
 }
 
 // enter makes a node the last one of the path, and returns its hash.
@@ -398,30 +372,67 @@ func (b *Builder) setAt(i int) []record {
 	return b.records[i : i+n]
 }
 
-// writeNodes writes apex, buckets, overflow and order.
-func (e *encoder) writeNodes(order ref) {
-	refs, i := e.from(order)[:0], 0
+// writeNodes writes apex, buckets, runs and order.
+func (e *encoder) writeNodes() {
+	z, i := e.z, 0
+	z.pages, z.first = e.pages, e.pages[0]
+	z.owner = z.first[:z.originLen:z.originLen]
+	z.labels = uint8(e.labels)
+	order := z.orderLister()
+	var item [unit]byte
+	var name [255]byte
 	e.walk(func(label []byte, depth, from int, records []record) {
-		n := e.nodes[i]
+		at := ref(e.nodes[i].at)
 		i++
 		hash := e.enter(label, depth)
-		e.path[depth].ref = ref(n.at)
+		e.path[depth].ref = at
 		if depth > e.labels {
-			e.mark(hash, ref(n.at))
+			e.mark(hash, at)
 		}
 		e.writeNode(label, depth, from, records)
-		refs = binary.LittleEndian.AppendUint32(refs, n.at)
+		binary.LittleEndian.PutUint32(item[:], uint32(at))
+		order.add(item[:], levelOf(z.appendOwner(name[:0], z.node(at))))
 	})
+	z.order = order.finish(&list{})
+}
+
+// orderLister makes the list of nodes.
+func (z *Zone) orderLister() lister {
+	var name [255]byte
+	return lister{list: list{size: unit}, key: func(item []byte) uint64 { return uint64(refAt(item, 0)) },
+		tell: func(item []byte, c *content) {
+			n := z.node(refAt(item, 0))
+			if n.count() == 0 {
+				return
+			}
+			c.owner(z.appendOwner(name[:0], n), n.count())
+			c.names++
+			for i := range n.count() {
+				set := z.at(&n, i)
+				c.set(&set)
+			}
+		}}
+}
+
+// hashedLister makes the list of owners of NSEC3 records.
+func (z *Zone) hashedLister() lister {
+	return lister{list: list{size: hashedSize}, key: func(item []byte) uint64 { return binary.BigEndian.Uint64(item) },
+		tell: func(item []byte, c *content) {
+			h := hashedOf(item)
+			c.owner(h.hash, 1)
+			set := z.set(h.set)
+			c.set(&set)
+		}}
 }
 
 // mark makes a node known to its bucket.
 func (e *encoder) mark(hash uint64, at ref) {
 	put := binary.LittleEndian
-	number := ref(bucketOf(hash, uint32(len(e.buckets))))
-	marks, bucket := e.from(e.marksAt+number), e.bucketsAt+ref(e.size/unit)*number
+	number := ref(bucketOf(hash, e.z.buckets))
+	marks, bucket := e.from(e.z.marksAt+number), e.z.bucketsAt+ref(e.size/unit)*number
 	put.PutUint32(marks, put.Uint32(marks)|markOf(hash))
-	if overflow := e.from(bucket); at >= bucket+ref(e.size/unit) && put.Uint32(overflow) == 0 {
-		put.PutUint32(overflow, uint32(at))
+	if run := e.from(bucket); (at < bucket || at >= bucket+ref(e.size/unit)) && put.Uint32(run) == 0 {
+		put.PutUint32(run, uint32(at-bucketHead/unit)) // the first node of it
 	}
 }
 
@@ -442,15 +453,17 @@ func (e *encoder) writeNode(label []byte, depth, from int, records []record) {
 		flags = isBelowCut
 	}
 	count := plainSets(records)
-	next := here.ref + ref(align(nodeHead+len(label)+setEntry*count)/unit)
+	next := here.ref + ref(sizeOfNode(len(label), count)/unit)
 	b := append(e.from(here.ref)[:nodeHead], label...)
 	for len(records) > 0 {
 		n := setLen(records)
 		if set := records[:n]; set[0].set != dns.TypeNSEC3 {
-			flags |= flagsOf(&set[0], depth > e.labels, here.below)
+			if set[0].typ == set[0].set { // else there are RRSIGs alone
+				flags |= flagsOf(set[0].typ, depth > e.labels, here.below)
+			}
 			at := next
 			if place := e.places[from]; place&apart != 0 {
-				at = e.sharedAt + ref(place&^apart)
+				at = ref(place &^ apart)
 			} else {
 				next += ref(len(e.b.appendSet(e.from(next)[:0], set)) / unit)
 			}
@@ -466,31 +479,37 @@ func (e *encoder) writeNode(label []byte, depth, from int, records []record) {
 	b[10], b[11] = byte(depth), byte(len(label))
 }
 
-// flagsOf are the flags of a node that an RRset makes, which may be RRSIGs alone.
-func flagsOf(set *record, belowApex, belowCut bool) uint32 {
+// flagsOf are the flags of a node that records of a type make.
+func flagsOf(typ uint16, belowApex, belowCut bool) uint32 {
 	switch {
-	case set.typ != set.set:
-	case set.typ == dns.TypeNS && belowApex && !belowCut:
+	case typ == dns.TypeNS && belowApex && !belowCut:
 		return isCut
-	case set.typ == dns.TypeDNAME:
+	case typ == dns.TypeDNAME:
 		return hasDNAME
-	case set.typ == dns.TypeCNAME:
+	case typ == dns.TypeCNAME:
 		return hasCNAME
-	case set.typ == dns.TypeNSEC && !belowCut:
+	case typ == dns.TypeNSEC && !belowCut:
 		return hasNSEC
 	}
 	return 0
 }
 
 // writeHashed writes hashed and proofs.
-func (e *encoder) writeHashed(hashed, proofs ref) {
-	hashes, sets := e.from(hashed)[:0], e.from(proofs)[:0]
+func (e *encoder) writeHashed() {
+	hashed := e.z.hashedLister()
+	var item [hashedSize]byte
 	e.walkHashed(func(hash []byte, records []record) {
 		e.b.checkTTLs(records)
-		hashes = append(hashes, hash...)
-		hashes = binary.LittleEndian.AppendUint32(hashes, uint32(proofs)+uint32(len(sets)/unit))
-		sets = e.b.appendSet(sets, records)
+		at := e.place(e.b.setSize(records))
+		if e.tooLarge() {
+			return
+		}
+		e.b.appendSet(e.from(at)[:0], records)
+		e.z.pages = e.pages
+		binary.LittleEndian.PutUint32(item[copy(item[:], hash):], uint32(at))
+		hashed.add(item[:], levelOf(hash))
 	})
+	e.z.hashed = hashed.finish(&list{})
 }
 
 // setParts are what is to be known of a set before it is written: the lowest TTL of the records and of the RRSIGs, how many
@@ -595,60 +614,62 @@ func (b *Builder) equalSet(first int, set []record) bool {
 }
 
 // fillTargets finds the nodes that RRsets point at.
-func (z *Zone) fillTargets() {
-	shared, order := refAt(z.image, atShared), refAt(z.image, atOrder)
-	for n := range z.nodes() {
+func (e *encoder) fillTargets() {
+	for n := range e.z.nodes() {
 		for i := range n.count() {
-			if r := n.setRefAt(i); r < shared {
-				set := z.set(r)
-				z.fillTarget(&set)
+			if r := n.setRefAt(i); r >= e.afterShared {
+				e.z.fillTarget(r)
 			}
 		}
 	}
-	for r := shared; r < order; {
-		set := z.set(r)
-		z.fillTarget(&set)
-		r += ref(set.extent() / unit)
+	for _, r := range e.apart {
+		e.z.fillTarget(r)
 	}
 }
 
 // nodes yields every node as they lie in memory, which takes a fraction of the time of the canonical order.
 func (z *Zone) nodes() iter.Seq[node] {
 	return func(yield func(node) bool) {
-		part := func(from, to ref) bool {
-			for from < to {
-				size := refAt(z.image, unit*int(from)) >> 8
-				if size > 0 && !yield(z.node(from)) {
-					return false
+		part := func(at ref, octets []byte) bool {
+			for len(octets) >= nodeHead {
+				size := int(refAt(octets, 0) >> 8)
+				if size == 0 || octets[0]&isGone == 0 && !yield(z.node(at)) {
+					return size == 0
 				}
-				from += max(1, size)
+				at += ref(size)
+				octets = octets[min(len(octets), unit*size):]
 			}
 			return true
 		}
-		more := part(z.apexRef, z.apexRef+1)
-		next := z.bucketsAt
-		for i := uint32(0); more && i < z.buckets; i++ {
-			next += ref(z.bucketSize / unit)
-			more = part(next-ref((z.bucketSize-bucketHead)/unit), next)
+		if !yield(z.apex()) {
+			return
 		}
-		if more {
-			part(next, refAt(z.image, atShared))
+		for i := range ref(z.buckets) {
+			at := z.bucketsAt + ref(z.bucketSize/unit)*i
+			bucket := z.from(at)[:z.bucketSize]
+			if !part(at+bucketHead/unit, bucket[bucketHead:]) {
+				return
+			}
+			for run := refAt(bucket, 0); run > 0; run = refAt(z.from(run), 0) {
+				if !part(run+bucketHead/unit, z.from(run)[bucketHead:]) {
+					return
+				}
+			}
 		}
 	}
 }
 
-// fillTarget finds the nodes that one RRset points at.
-func (z *Zone) fillTarget(set *rrset) {
+// fillTarget finds the nodes that an RRset points at, which may be written to.
+func (z *Zone) fillTarget(r ref) {
+	set := z.set(r)
 	if len(set.targets) == 0 {
 		return
 	}
 	var s search
 	targets := set.targets
 	for rdata := range set.records().All() {
-		if host := nameIn(rdata, hostAt(set.typ)); host != nil && s.set(host) && z.holds(&s) {
-			if n, exact := z.locate(&s); exact && (z.has(&n, dns.TypeA) || z.has(&n, dns.TypeAAAA)) {
-				binary.LittleEndian.PutUint32(targets, uint32(n.ref))
-			}
+		if host := nameIn(rdata, hostAt(set.typ)); host != nil {
+			binary.LittleEndian.PutUint32(targets, uint32(z.hostNode(&s, host)))
 		}
 		targets = targets[unit:]
 	}

@@ -1,12 +1,33 @@
 package zone
 
-import "github.com/miekg/dns"
+import (
+	"bytes"
+	"crypto/sha256"
 
-// Image is the image of a zone, without the checksum that a compiled zone has.
-func Image(z *Zone) []byte { return z.image }
+	"github.com/miekg/dns"
+)
 
-// Open makes a zone of an image that need not be as it was made.
-func Open(b []byte) (*Zone, error) { return open(b) }
+// Image is the body of a compiled zone, without the checksum.
+func Image(z *Zone) []byte {
+	var b bytes.Buffer
+	z.writeBody(&b)
+	return b.Bytes()
+}
+
+// Open makes a zone of a body that need not be as it was written.
+func Open(b []byte) (*Zone, error) {
+	return readBody(&imageReader{in: bytes.NewReader(b), sum: sha256.New(), left: int64(len(b))})
+}
+
+// ApplyInPlace is Apply that does not build anew because so much is loose.
+func ApplyInPlace(z *Zone, d *Delta) (*Zone, []Finding) { return z.apply(d, 0) }
+
+// InPlace reports whether Apply makes a zone without building it anew.
+func InPlace(z *Zone, d *Delta) bool {
+	c := &changes{z: z, b: NewBuilder()}
+	c.read(d)
+	return !c.b.findings.errors && c.edit(0) != nil
+}
 
 // Hash is one NSEC3 hash without additional iterations.
 func Hash(name []byte, salt string) [20]byte { return (&nsec3Params{salt: salt}).hash(name) }

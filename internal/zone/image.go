@@ -4,42 +4,44 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"math/bits"
 
 	"github.com/miekg/dns"
 )
 
-// An image is a whole zone in one block of octets without pointers, so that the garbage collector does not walk it and
-// it can be written to a file as it is. Numbers are little-endian. It consists of
+// An image is what a zone has in octets without pointers, so that the garbage collector does not walk it and it can be
+// written to a file as it is. Numbers are little-endian. It lies in pages, see pages.go, and consists of
 //
-//	header     fixed fields, see the offsets below, and the origin in wire format, folded
+//	origin     in wire format, folded
+//	shared     the RRsets that several names have, or that are large
 //	apex       a node
 //	marks      for every bucket, markOf of every node in it: u32…
 //	buckets    the other names that exist, the empty non-terminals among them (RFC 4592 2.2.2), by the hash of their labels
-//	overflow   what finds no room in its bucket
-//	shared     the RRsets that several names have, or that are large
-//	order      every node in canonical order: ref…
-//	hashed     for NSEC3: every hash that owns NSEC3 records, in order, with the ref of its RRset
-//	proofs     the RRsets of hashed
-//	chain      the part of hashed that belongs to the parameters in use, if that is not all of it
-//	links      for every so many hashes that there can be, how many of chain come before them: u32…
+//	runs       of nodes that find no room in their buckets
+//	proofs     the RRsets of NSEC3 records
+//	rest       what was changed since, see Apply: runs, RRsets, and contents of nodes that find no room in these
 //
-// A bucket, the place of which follows from a hash alone, so that there is no index to be read before it. Marks tell of most
-// names that do not exist that they do not, and are few enough to remain in the processor's cache.
+// Beside it there are two lists, see list.go. A bucket, the place of which follows from a hash alone, so that there is no
+// index to be read before it. Marks tell of most names that do not exist that they do not, and are few enough to remain in
+// the processor's cache.
 //
-//	overflow ref, 0 for none · node… · 0 u32 unless it is full; overflow: node… · 0 u32
+//	run ref, 0 for none · node… · 0 u32 unless it is full; run: run ref before this one, 0 for none · node… · 0 u32
 //
 // A node, and behind it those of its RRsets that are nowhere else, so that a name is found in one place of memory:
 //
-//	flags u8, size u24 · parent ref · RRsets u16 · labels u8 · length u8 · label · { type u16 · set ref }… · padding · set…
+//	flags u8, size u24 · parent ref · RRsets u16 · labels u8 · length u8 · label · content
+//	content: { type u16 · set ref }… · padding · set…, or, with the flag isAway, the ref of: units u32 · content
+//
+// A node that came to be stays where it is, since others point at it: what is there no more has the flag isGone.
 //
 // A set, of records and the RRSIG records that cover them, either of which may be none:
 //
 //	type u16 · targets u16 · TTL u32 · octets of records u31, signed u1 · { RRSIG TTL u32 · octets of RRSIGs u32 if signed } ·
 //	{ target ref }… · { length u16, big-endian · RDATA }… · padding
 //
-// If a type points at hosts (RFC 1035 3.3.9, 3.3.11) there is a target for each record: the host's node if that has
-// addresses, otherwise 0.
+// If a type points at hosts (RFC 1035 3.3.9, 3.3.11) there is a target for each record: the host's node, 0 if the host is not in
+// the zone, or unresolved if it had no node when the set was written.
 //
 // Every read checks its bounds and every loop is bounded, so that whatever an image holds no reader panics or hangs;
 // what it finds is then of no use. That an image is as it was made is for its checksum to prove (see FromImage).
@@ -50,42 +52,24 @@ type ref uint32
 // unit is the alignment of nodes and sets, and the measure of their sizes, in octets.
 const unit = 4
 
+// unresolved is a target that has to be looked for by its name. There is no node at the origin's name.
+const unresolved ref = 1
+
 // maxImage is the size that refs can reach.
 const maxImage = unit << 32
 
 // FormatVersion is that of the image. It changes with whatever changes the meaning of an octet.
-const FormatVersion = 2
-
-// Offsets of the header's fields.
-const (
-	atVersion   = 0  // u32
-	atDenial    = 4  // u32
-	atParams    = 8  // u32 which NSEC3PARAM record of the apex is in use
-	atApexLink  = 12 // u32 link of the chain that matches the apex
-	atStarLink  = 16 // u32 link of the chain that covers the wildcard below the apex, or matches it
-	atShared    = 20 // ref
-	atOrder     = 24 // ref, nodes u32
-	atHashed    = 32 // ref, entries u32
-	atChain     = 40 // ref, entries u32
-	atLinks     = 48 // ref, intervals u32, of which there is a number more
-	atRecords   = 56 // u64
-	atApex      = 64 // ref
-	atBuckets   = 68 // ref, buckets u32
-	atSize      = 76 // u32 octets of a bucket
-	atMarks     = 80 // ref
-	atSeed      = 84 // u32
-	atOriginLen = 88 // u8
-	headerSize  = 89
-)
+const FormatVersion = 3
 
 const (
-	bucketHead = 4       // octets of a bucket before its nodes
+	originRoom = 8       // octets that the origin takes at least, so that the first node is not at unresolved
+	bucketHead = 4       // octets of a bucket or run before its nodes
 	nodeHead   = 12      // octets of a node before its label
 	setEntry   = 6       // octets of an RRset in a node
 	setHead    = 12      // octets of a set that is not signed before its targets and data
 	signedHead = 20      // octets of one that is
 	signed     = 1 << 31 // in the octets of records
-	hashedSize = 24      // octets of an entry of hashed: hash, ref
+	hashedSize = 24      // octets of an item of hashed: hash, ref
 )
 
 // Flags of a node.
@@ -96,6 +80,8 @@ const (
 	hasDNAME
 	hasCNAME
 	hasNSEC // an NSEC RRset, and authoritative for it
+	isAway  // its content is elsewhere
+	isGone  // it does not exist
 )
 
 // node is a name that exists in the zone, as read from the image. The zero node has no RRsets.
@@ -119,18 +105,32 @@ func (z *Zone) at(n *node, i int) rrset { return z.set(n.setRefAt(i)) }
 
 // node reads the node at a reference; where there is none, the zero node.
 func (z *Zone) node(r ref) node {
-	at := uint64(r) * unit
-	if at+nodeHead > uint64(len(z.image)) {
+	b := z.from(r)
+	if len(b) < nodeHead {
 		return node{}
 	}
-	b := z.image[at:]
 	labelEnd := nodeHead + int(b[11])
 	end := labelEnd + setEntry*int(binary.LittleEndian.Uint16(b[8:]))
 	if end > len(b) || b[10] > maxLabels {
 		return node{}
 	}
-	return node{ref: r, parent: ref(binary.LittleEndian.Uint32(b[4:])), flags: b[0], labels: b[10],
+	n := node{ref: r, parent: ref(binary.LittleEndian.Uint32(b[4:])), flags: b[0], labels: b[10],
 		label: b[nodeHead:labelEnd:labelEnd], sets: b[labelEnd:end:end]}
+	if n.flags&isAway != 0 {
+		n.sets = z.away(b[labelEnd:], end-labelEnd)
+	}
+	return n
+}
+
+// away is so many octets of the sets of a node that are elsewhere.
+func (z *Zone) away(b []byte, octets int) []byte {
+	if len(b) < unit {
+		return nil
+	}
+	if b = z.from(refAt(b, 0)); len(b) < unit+octets {
+		return nil
+	}
+	return b[unit : unit+octets : unit+octets]
 }
 
 // rrset holds the records of a type and the RRSIG records that cover them. Either may be empty.
@@ -146,33 +146,27 @@ type rrset struct {
 func (s *rrset) records() Rdata { return Rdata(s.data[:s.split:s.split]) }
 func (s *rrset) sigs() Rdata    { return Rdata(s.data[s.split:]) }
 
-// target is the node that the i-th record points at, if it is one that has addresses.
-func (s *rrset) target(i int) (ref, bool) {
+// target is the node that the i-th record points at, or unresolved, or 0.
+func (s *rrset) target(i int) ref {
 	if unit*i+unit > len(s.targets) {
-		return 0, false
+		return 0
 	}
-	r := ref(binary.LittleEndian.Uint32(s.targets[unit*i:]))
-	return r, r > 0
-}
-
-// extent is the octets that a set takes.
-func (s *rrset) extent() int {
-	head := setHead
-	if len(s.data) > int(s.split) {
-		head = signedHead
-	}
-	return align(head + len(s.targets) + len(s.data))
+	return refAt(s.targets, unit*i)
 }
 
 // set reads the set at a reference; where there is none, an empty one.
-func (z *Zone) set(r ref) rrset {
-	at := uint64(r) * unit
-	if at+signedHead > uint64(len(z.image)) {
+func (z *Zone) set(r ref) rrset { return readSet(z.from(r)) }
+
+// readSet reads the set that octets begin with; if it is none, an empty one.
+func readSet(b []byte) rrset {
+	if len(b) < setHead {
 		return rrset{}
 	}
-	b := z.image[at:]
 	split, head, size, sigTTL := binary.LittleEndian.Uint32(b[8:]), uint64(setHead), uint64(0), uint32(0)
 	if split >= signed {
+		if len(b) < signedHead {
+			return rrset{}
+		}
 		split -= signed
 		head, size, sigTTL = signedHead, uint64(binary.LittleEndian.Uint32(b[16:])), binary.LittleEndian.Uint32(b[12:])
 	}
@@ -237,29 +231,39 @@ func markOf(hash uint64) uint32 { return 1 << (hash & 31) }
 
 // child finds the child of a node that has a folded label and, for it, a hash. It is 0 if there is none.
 func (z *Zone) child(parent ref, hash uint64, label []byte) ref {
-	number := uint64(bucketOf(hash, z.buckets))
-	at := unit * (uint64(z.marksAt) + number)
-	if at+unit > uint64(len(z.image)) || binary.LittleEndian.Uint32(z.image[at:])&markOf(hash) == 0 {
+	r, gone := z.everChild(parent, hash, label)
+	if gone {
 		return 0
 	}
-	at = unit*uint64(z.bucketsAt) + uint64(z.bucketSize)*number
-	end := at + uint64(z.bucketSize)
-	if end > uint64(len(z.image)) || at+bucketHead > end {
-		return 0
+	return r
+}
+
+// everChild is child that tells of one that is gone too.
+func (z *Zone) everChild(parent ref, hash uint64, label []byte) (_ ref, gone bool) {
+	number := ref(bucketOf(hash, z.buckets))
+	if marks := z.from(z.marksAt + number); len(marks) < unit || binary.LittleEndian.Uint32(marks)&markOf(hash) == 0 {
+		return 0, false
 	}
-	bucket := z.image[at:end]
-	if i, ok := among(bucket[bucketHead:], parent, label); ok {
-		return ref((at + bucketHead + i) / unit)
+	at := z.bucketsAt + ref(z.bucketSize/unit)*number
+	bucket := z.from(at)
+	if uint32(len(bucket)) < z.bucketSize || z.bucketSize < bucketHead {
+		return 0, false
 	}
-	at = unit * uint64(binary.LittleEndian.Uint32(bucket))
-	if at == 0 || at > uint64(len(z.image)) {
-		return 0
+	nodes := bucket[bucketHead:z.bucketSize]
+	for last := ref(math.MaxUint32); ; { // each run comes before the one that led to it
+		if i, ok := among(nodes, parent, label); ok {
+			return at + bucketHead/unit + ref(i/unit), nodes[i]&isGone != 0
+		}
+		run := refAt(bucket, 0)
+		if run == 0 || run >= last {
+			return 0, false
+		}
+		at, last = run, run
+		if bucket = z.from(at); len(bucket) < bucketHead {
+			return 0, false
+		}
+		nodes = bucket[bucketHead:]
 	}
-	i, ok := among(z.image[at:], parent, label)
-	if !ok {
-		return 0
-	}
-	return ref((at + i) / unit)
 }
 
 // among finds where the node with a parent and a label is in a sequence of nodes.
@@ -336,10 +340,9 @@ type hashed struct {
 	set  ref
 }
 
-// hashedAt reads an entry of hashed or chain.
-func hashedAt(list []byte, i int) hashed {
-	e := list[i*hashedSize : (i+1)*hashedSize]
-	return hashed{hash: e[:20:20], set: ref(binary.LittleEndian.Uint32(e[20:]))}
+// hashedOf reads an item of the list.
+func hashedOf(item []byte) hashed {
+	return hashed{hash: item[:20:20], set: refAt(item, 20)}
 }
 
 // appendHashed appends the owner of a hash in wire format (RFC 5155 3.3).
@@ -352,49 +355,31 @@ var errImage = errors.New("no zone image of this format, or one that would be la
 
 func refAt(b []byte, at int) ref { return ref(binary.LittleEndian.Uint32(b[at:])) }
 
-// section returns the octets that a ref and a count in the header stand for, and so many more.
-func section(b []byte, at int, size, more uint64) ([]byte, bool) {
-	from := unit * uint64(refAt(b, at))
-	end := from + size*uint64(binary.LittleEndian.Uint32(b[at+unit:])) + more
-	if end > uint64(len(b)) {
-		return nil, false
-	}
-	return b[from:end:end], true
-}
-
-// open makes a zone of an image, which it keeps. It looks at the header and the apex only.
-func open(b []byte) (*Zone, error) {
-	if len(b) < headerSize || binary.LittleEndian.Uint32(b[atVersion:]) != FormatVersion ||
-		len(b) < headerSize+int(b[atOriginLen]) {
-		return nil, errImage
-	}
-	z := &Zone{image: b, originLen: b[atOriginLen], seed: binary.LittleEndian.Uint32(b[atSeed:]), apexRef: refAt(b, atApex),
-		bucketsAt: refAt(b, atBuckets), marksAt: refAt(b, atMarks), buckets: binary.LittleEndian.Uint32(b[atBuckets+unit:]),
-		bucketSize: binary.LittleEndian.Uint32(b[atSize:]), denial: denial(binary.LittleEndian.Uint32(b[atDenial:])),
-		details: &details{owner: b[headerSize : headerSize+int(b[atOriginLen])], len: int(binary.LittleEndian.Uint64(b[atRecords:])),
-			apexLink: int(binary.LittleEndian.Uint32(b[atApexLink:])), starLink: int(binary.LittleEndian.Uint32(b[atStarLink:]))}}
-	for _, s := range []struct {
-		to         *[]byte
-		at         int
-		size, more uint64
-	}{{&z.order, atOrder, unit, 0}, {&z.hashed, atHashed, hashedSize, 0}, {&z.chain, atChain, hashedSize, 0}, {&z.links, atLinks, unit, unit}} {
-		var ok bool
-		if *s.to, ok = section(b, s.at, s.size, s.more); !ok {
-			return nil, errImage
-		}
-	}
+// begin reads what the apex says, and makes ready what is known beforehand.
+func (z *Zone) begin() error {
 	apex := z.apex()
-	if !validName(z.owner) || apex.labels != uint8(labels(z.owner)) || z.len < 0 {
-		return nil, errImage
+	if !validName(z.owner) || apex.labels != uint8(labels(z.owner)) {
+		return errImage
 	}
 	z.origin, z.key, z.labels = nameString(z.owner), appendKey(nil, z.owner), apex.labels
 	if soa, ok := z.get(&apex, dns.TypeSOA); ok {
 		z.setSOA(soa)
 	}
-	if z.denial == byHashName && !z.readParams(&apex, int(binary.LittleEndian.Uint32(b[atParams:]))) {
-		return nil, errImage
+	if z.denial != byHashName {
+		return nil
 	}
-	return z, nil
+	if !z.readParams(&apex, int(z.paramsAt)) {
+		return errImage
+	}
+	chain := z.hashed
+	if z.severalChains {
+		chain = z.chainOf(z.params)
+	}
+	if chain.count == 0 {
+		return errImage
+	}
+	z.setChain(chain)
+	return nil
 }
 
 // setSOA keeps the SOA, and what it says.
@@ -417,8 +402,7 @@ func (z *Zone) readParams(apex *node, i int) bool {
 		if i == 0 {
 			var ok bool
 			z.params, _, _, ok = parseNSEC3(rdata)
-			return ok && z.params.iterations <= maxIterations && len(z.links) > unit &&
-				max(z.apexLink, z.starLink) < len(z.chain)/hashedSize
+			return ok && z.params.iterations <= maxIterations
 		}
 		i--
 	}

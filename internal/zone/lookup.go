@@ -366,19 +366,24 @@ func (l *lookup) addAddresses(s *rrset, cut *node) {
 // addTargets adds the addresses of those hosts that are at or below the cut, or of those that are not. What is below a
 // cut serves in no other case than NS records.
 func (l *lookup) addTargets(s *rrset, cut *node, inside bool) {
-	i := 0
+	i := -1
 	for rdata := range s.records().All() {
-		r, ok := s.target(i)
 		i++
-		if !ok {
-			continue
-		}
-		n := l.z.node(r)
-		if !n.authoritative() && s.typ != dns.TypeNS || inside != (cut != nil && l.z.within(&n, cut)) {
+		r := s.target(i)
+		if r == 0 {
 			continue
 		}
 		host := nameIn(rdata, hostAt(s.typ))
 		if host == nil {
+			continue
+		}
+		if r == unresolved {
+			if r = l.z.hostNode(&l.a.room.packet.name, host); r <= unresolved {
+				continue
+			}
+		}
+		n := l.z.node(r)
+		if !n.authoritative() && s.typ != dns.TypeNS || inside != (cut != nil && l.z.within(&n, cut)) {
 			continue
 		}
 		for i := range n.count() {
@@ -390,4 +395,17 @@ func (l *lookup) addTargets(s *rrset, cut *node, inside bool) {
 			}
 		}
 	}
+}
+
+// hostNode is the node of a host's name, 0 if that is not in the zone, unresolved if there is none.
+func (z *Zone) hostNode(s *search, host []byte) ref {
+	r := ref(0)
+	if s.set(host) && z.holds(s) {
+		r = unresolved
+		if n, exact := z.locate(s); exact {
+			r = n.ref
+		}
+	}
+	s.name = nil // which is the zone's
+	return r
 }

@@ -3,7 +3,6 @@ package zone
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"iter"
 	"slices"
 )
@@ -16,17 +15,18 @@ func (z *Zone) RRsets() iter.Seq[RRset] {
 	return func(yield func(RRset) bool) {
 		var sets []rrset
 		var names ownerNames
-		links := z.hashedOwners()
-		for i := range len(z.order) / unit {
-			if i%ahead == 0 {
-				z.fetch(z.order[unit*i : min(unit*(i+ahead), len(z.order))])
+		links := z.hashedOwners(z.hashed.leaves)
+		for at := z.order.first(); z.order.has(at); at = z.order.next(at) {
+			if at.at%ahead == 0 {
+				items := z.order.leaves[at.leaf].items
+				z.fetch(items[unit*at.at : min(unit*(at.at+ahead), len(items))])
 			}
-			n := z.node(z.orderAt(i))
+			n := z.nodeAt(at)
 			sets = sets[:0]
 			for i := range n.count() {
 				sets = append(sets, z.at(&n, i))
 			}
-			for n.labels == z.labels+1 && links.left > 0 {
+			for n.labels == z.labels+1 && links.more {
 				c := bytes.Compare(links.owner[1:33], n.label)
 				if c > 0 {
 					break
@@ -43,7 +43,7 @@ func (z *Zone) RRsets() iter.Seq[RRset] {
 				return
 			}
 		}
-		for ; links.left > 0; links.next() {
+		for ; links.more; links.next() {
 			if !yieldSets(yield, links.owner, []rrset{links.set}) {
 				return
 			}
@@ -61,9 +61,9 @@ const ahead = 32
 //go:noinline
 func (z *Zone) fetch(refs []byte) (sum byte) {
 	for ; len(refs) >= unit; refs = refs[unit:] {
-		at := unit * uint64(binary.LittleEndian.Uint32(refs))
-		for end := at + 2*cacheLine; at < end && at < uint64(len(z.image)); at += cacheLine {
-			sum += z.image[at]
+		b := z.from(refAt(refs, 0))
+		for at := 0; at < 2*cacheLine && at < len(b); at += cacheLine {
+			sum += b[at]
 		}
 	}
 	return sum
@@ -81,25 +81,31 @@ func (o *ownerNames) add(z *Zone, n node) []byte {
 	return o.room[at:len(o.room):len(o.room)]
 }
 
-// hashedOwners goes through the owners of NSEC3 records.
+// hashedOwners goes through the owners of NSEC3 records in some leaves.
 type hashedOwners struct {
-	z     *Zone
-	left  int // this one and those after it
-	owner []byte
-	set   rrset
+	z      *Zone
+	leaves []leaf
+	items  []byte // of the first of them, from the next one on
+	more   bool   // there is one:
+	owner  []byte
+	set    rrset
 }
 
-func (z *Zone) hashedOwners() *hashedOwners {
-	h := &hashedOwners{z: z, left: len(z.hashed)/hashedSize + 1}
+func (z *Zone) hashedOwners(leaves []leaf) *hashedOwners {
+	h := &hashedOwners{z: z, leaves: leaves}
 	h.next()
 	return h
 }
 
 func (h *hashedOwners) next() {
-	if h.left--; h.left > 0 {
-		entry := hashedAt(h.z.hashed, len(h.z.hashed)/hashedSize-h.left)
-		h.owner = h.z.appendHashed(make([]byte, 0, 33+len(h.z.owner)), entry.hash)
-		h.set = h.z.set(entry.set)
+	for len(h.items) == 0 && len(h.leaves) > 0 {
+		h.items, h.leaves = h.leaves[0].items, h.leaves[1:]
+	}
+	if h.more = len(h.items) > 0; h.more {
+		item := hashedOf(h.items)
+		h.items = h.items[hashedSize:]
+		h.owner = h.z.appendHashed(make([]byte, 0, 33+len(h.z.owner)), item.hash)
+		h.set = h.z.set(item.set)
 	}
 }
 

@@ -5,24 +5,26 @@
 // number of goroutines at once. internal/zonefile makes zones from text, plugin/meshsync and plugin/sharedunicast ask them, and cmd/meshctl
 // checks and publishes them.
 //
-// A zone is one image without pointers, see image.go, that can be kept in a file and taken up again by FromImage. RDATA
+// A zone is an image without pointers, see image.go, that can be kept in a file and taken up again by FromImage. Apply makes
+// another one of it and of a change, which shares with it what did not change. RDATA
 // is in wire format there, uncompressed, and an Answer refers to it without copying. LookupInto and Answer.AppendTo make
 // a packet of a question without allocating; Lookup and Answer.Msg are for those that need a dns.Msg.
 package zone
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"iter"
 
 	"github.com/miekg/dns"
 )
 
-// Zone is an immutable zone, made by a Builder, by New or by FromImage. It is what every lookup needs, in one line of the
+// Zone is an immutable zone, made by a Builder, by Apply or by FromImage. It is what every lookup needs, in one line of the
 // processor's cache, so that among very many zones a lookup waits for two places of memory: this one, in the table of
 // Zones, and the image.
 type Zone struct {
-	image []byte
+	first []byte // page of the image
 	*details
 	tag        uint32 // of the origin's hash in Zones
 	seed       uint32
@@ -38,22 +40,26 @@ type Zone struct {
 
 // details are the rest of a Zone.
 type details struct {
-	owner  []byte // of the apex, wire format, folded; a part of the image, as are:
-	order  []byte
-	hashed []byte // every NSEC3 RRset of every chain by owner, for Records
-	chain  []byte // the NSEC3 chain of params by hash
-	links  []byte
+	pages [][]byte // of the image
+	loose uint64   // octets of it that are not where a Builder would have put them, and at times of no use any more
+
+	owner  []byte // of the apex, wire format, folded; a part of the image
+	order  list   // of nodes
+	hashed list   // of every NSEC3 RRset of every chain, for Records
+	chain  list   // the NSEC3 chain of params
+	links  []uint32
 
 	origin string
 	key    []byte // of owner, see appendKey
 	serial uint32
-	len    int
 
 	soa         rrset // as in a positive answer
 	negativeSOA rrset // with the TTL of a negative answer (RFC 2308 5)
 
 	params             nsec3Params
-	apexLink, starLink int // links of the chain: the apex's, and that which proves that no wildcard is below it
+	paramsAt           uint32 // which NSEC3PARAM record they are from
+	severalChains      bool   // hashed has others than chain
+	apexLink, starLink hashed // links of the chain: the apex's, and that which proves that no wildcard is below it
 }
 
 // Rdata is a sequence of RDATA: each two octets of length, big-endian, and so many octets without name compression.
@@ -104,17 +110,29 @@ func (z *Zone) Labels() int { return int(z.labels) }
 func (z *Zone) Serial() uint32 { return z.serial }
 
 // Len is the number of records.
-func (z *Zone) Len() int { return z.len }
+func (z *Zone) Len() int { return int(z.order.records) + int(z.hashed.records) }
 
 // Names counts the names that own records, but for those that own NSEC3 records alone.
-func (z *Zone) Names() int {
-	count := 0
-	for n := range z.nodes() {
-		if n.count() > 0 {
-			count++
+func (z *Zone) Names() int { return int(z.order.names) }
+
+// Expires is when the first signature expires (RFC 4034 3.1.5), false if there is none.
+func (z *Zone) Expires() (uint32, bool) {
+	all := z.order.totals
+	all.add(&z.hashed.totals)
+	return all.expires, all.signatures > 0
+}
+
+// Root is what two zones have in common if and only if they have the same records, TTLs and the case of names in RDATA
+// included: a hash of the hashes of their parts, which list.go defines.
+func (z *Zone) Root() (root [sha256.Size]byte) {
+	b := append([]byte{2}, z.owner...)
+	for _, l := range []*list{&z.order, &z.hashed} {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(l.branches)))
+		for i := range l.branches {
+			b = l.branches[i].appendTo(b)
 		}
 	}
-	return count
+	return sha256.Sum256(b)
 }
 
 // WireRecord is a record of class IN in wire format (RFC 1035 3.2.1).

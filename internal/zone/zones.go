@@ -22,7 +22,7 @@ func NewZones(zones ...*Zone) (*Zones, error) {
 	for _, z := range zones {
 		hash := hashOrigin(z.owner)
 		at := s.slot(hash, z.owner)
-		if at.image != nil {
+		if at.first != nil {
 			return nil, fmt.Errorf("zone %s is there twice", z.origin)
 		}
 		*at = *z
@@ -40,7 +40,7 @@ func hashOrigin(name []byte) uint64 { return hashLabel(uint64(len(name)), name) 
 func (s *Zones) slot(hash uint64, origin []byte) *Zone {
 	for i := hash; ; i++ {
 		at := &s.table[i&uint64(len(s.table)-1)]
-		if at.image == nil || at.tag == uint32(hash>>32) && at.isAt(origin) {
+		if at.first == nil || at.tag == uint32(hash>>32) && at.isAt(origin) {
 			return at
 		}
 	}
@@ -48,7 +48,7 @@ func (s *Zones) slot(hash uint64, origin []byte) *Zone {
 
 // isAt reports whether a folded name is the zone's origin.
 func (z *Zone) isAt(name []byte) bool {
-	return len(name) == int(z.originLen) && bytes.Equal(z.image[headerSize:headerSize+len(name)], name)
+	return len(name) == int(z.originLen) && bytes.Equal(z.first[:len(name)], name)
 }
 
 // All returns the zones in canonical order of their origins. The slice must not be changed.
@@ -66,7 +66,7 @@ func (s *Zones) Get(origin string) *Zone {
 
 // at is the zone of a folded origin, nil if there is none.
 func (s *Zones) at(origin []byte) *Zone {
-	if z := s.slot(hashOrigin(origin), origin); z.image != nil {
+	if z := s.slot(hashOrigin(origin), origin); z.first != nil {
 		return z
 	}
 	return nil

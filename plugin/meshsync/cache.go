@@ -3,7 +3,6 @@ package meshsync
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -35,24 +34,20 @@ func cacheName(text release.Digest) string {
 // load returns the zone that was compiled from a text, nil if it is not there or not as it was written.
 func (c *imageCache) load(text release.Digest) *zone.Zone {
 	path := filepath.Join(c.dir, cacheName(text))
-	b, err := readWhole(path, text)
+	z, err := readImage(path, text)
+	if err == nil {
+		return z
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}
-	if err == nil {
-		var z *zone.Zone
-		if z, err = zone.FromImage(b, text); err == nil {
-			return z
-		}
 	}
 	log.Warningf("%s: %v; the zone is compiled anew", path, err)
 	os.RemoveAll(path) // else it would be in the way of the new one
 	return nil
 }
 
-// readWhole reads a regular file into one piece of memory, if it says itself that it is as long as it is: what a damaged
-// file system says of its length may be more than there is memory.
-func readWhole(path string, text release.Digest) ([]byte, error) {
+// readImage reads a compiled zone from a regular file.
+func readImage(path string, text release.Digest) (*zone.Zone, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return nil, err
@@ -65,16 +60,7 @@ func readWhole(path string, text release.Digest) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	var head [zone.CompiledHead]byte
-	if _, err := f.ReadAt(head[:], 0); err != nil {
-		return nil, err
-	}
-	if size, err := zone.CompiledSize(head[:], text); err != nil || size != info.Size() {
-		return nil, zone.ErrCompiled
-	}
-	b := make([]byte, info.Size())
-	_, err = io.ReadFull(f, b)
-	return b, err
+	return zone.FromImage(f, info.Size(), text)
 }
 
 // update keeps the large zones of a release, and of the others only those that are in use.

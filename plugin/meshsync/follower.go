@@ -74,6 +74,7 @@ type follower struct {
 	assumed   atomic.Bool            // the clock is certified by the operator's word only
 	digest    atomic.Pointer[string] // of the Corefile
 	state     *state
+	lost      *status.Reason // why this process is silent for good; nil: it is not. Only newFollower sets it
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
 	words     chan word // of the sidecar
@@ -100,8 +101,12 @@ type follower struct {
 	stager     stager
 }
 
-// newFollower reads what the node must not have forgotten and begins to follow. An unreadable state is an error: to
-// start without it would be to forget the floor (SYNC-G).
+// StateLost is the code of the silence of a node that cannot read what it must not have forgotten: to answer without it would be to
+// forget the floor (SYNC-G). The process goes on, so that its other server blocks serve, and the status says why this one does not.
+const StateLost = "state-lost"
+
+// newFollower reads what the node must not have forgotten and begins to follow. If that cannot be read, it follows nothing, writes
+// nothing, and is silent until the process starts again.
 func newFollower(c config, clocks clocks) (*follower, error) {
 	s, known, err := openState(filepath.Join(c.dir, "state"), c.root)
 	if err != nil {
@@ -115,7 +120,16 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
 	f.audience.init(ctx, &f.running)
 	f.digest.Store(&c.digest)
-	f.publish(f.node.Decide(clocks.now()))
+	if known.lost != nil {
+		f.lost = &status.Reason{Code: StateLost, Detail: known.lost.Error()}
+		f.faults.add(placeMemory, status.Fault{File: filepath.Base(known.lost.file), Rule: string(release.Torn), Detail: known.lost.err.Error()}, clocks.now().Wall)
+	}
+	f.publish(f.decide())
+	if f.lost != nil {
+		f.writing = true // nothing is written
+		f.running.Go(func() { f.run(ctx, nil, nil, nil) })
+		return f, nil
+	}
 	w := &watcher{repository: c.repository, state: s, durable: known.mem, mem: known.mem, view: known.view}
 	looks := make(chan found, 1)
 	writes := make(chan mesh.Durable, 1)
@@ -337,6 +351,9 @@ func (f *follower) decide() mesh.Decision {
 		began := f.clocks.began()
 		d := f.node.Decide(f.clocks.now())
 		if f.active.CompareAndSwap(held, f.answeringFrom(d.Answering(began))) {
+			if f.lost != nil { // and so there is no view, and nothing to answer from
+				d.Silent = []status.Reason{*f.lost}
+			}
 			return d
 		}
 	}

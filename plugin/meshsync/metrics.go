@@ -39,7 +39,7 @@ var (
 // init has each series there from the start: the increase from nothing to the first event is one that Prometheus does not see.
 func init() {
 	for _, rule := range []release.Rule{release.Missing, release.Unreadable, release.Torn, release.Oversize, release.Length, release.Mismatch, release.Signature,
-		release.Rollback, release.Replay, release.Format, release.NumberReused, release.WrongMesh, mesh.NotDurable, mesh.OldView, mesh.TakenBack} {
+		release.Rollback, release.Replay, release.Format, release.NumberReused, release.NumberTooFar, release.WrongMesh, mesh.NotDurable, mesh.OldView, mesh.TakenBack} {
 		depotFaults.WithLabelValues(string(rule))
 	}
 	for _, kind := range []string{"axfr", "ixfr", "fallback", "current"} {
@@ -65,7 +65,7 @@ func observe(n *status.Node) {
 		bound = n.Clock.Bound.Seconds()
 	}
 	clockBound.Set(bound) // once: what is set in between could be scraped
-	for _, code := range mesh.SilentCodes {
+	for _, code := range append([]string{StateLost}, mesh.SilentCodes...) {
 		held := 0.0
 		if slices.ContainsFunc(n.Silent, func(r status.Reason) bool { return r.Code == code }) {
 			held = 1

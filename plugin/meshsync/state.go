@@ -35,11 +35,23 @@ type remembered struct {
 	durable mesh.Durable
 	mem     release.Memory
 	view    *release.View // what mem says; nil if nothing was verified yet, or the keys have changed since
+	lost    *lostError    // a file cannot be read, and the rest is empty; nil: all is there
+}
+
+// lostError says that a file which a node must not forget is damaged or gone.
+type lostError struct {
+	file string
+	err  error
+}
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("%s: %v: the node does not know which releases it answered from and must not guess; restore the file, "+
+		"or remove the whole directory if no client can remember this node's answers, and restart CoreDNS", e.file, e.err)
 }
 
 // openState reads the directory, or makes it on a node that never ran. root is the mesh's root.json as the operator
-// installed it. A file that cannot be read, or one that is there without the other, is an error and not a fresh start:
-// who forgets the floor may go below it.
+// installed it. A file that cannot be read, or one that is there without the other, is lost, and no fresh start: who forgets
+// the floor may go below it.
 func openState(dir, root string) (*state, remembered, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, remembered{}, err
@@ -50,6 +62,10 @@ func openState(dir, root string) (*state, remembered, error) {
 	}
 	s := &state{dir: dir, lock: lock}
 	known, err := s.read(root)
+	var lost *lostError
+	if errors.As(err, &lost) {
+		return s, remembered{lost: lost}, nil
+	}
 	if err != nil {
 		lock.Unlock()
 		return nil, known, err
@@ -79,7 +95,7 @@ func (s *state) read(root string) (remembered, error) {
 	if err != nil {
 		return remembered{}, s.broken(memoryFile, err)
 	}
-	return remembered{durable, mem, view}, nil
+	return remembered{durable: durable, mem: mem, view: view}, nil
 }
 
 // begin starts a node that never verified anything. That it promised nothing is written first, so that a promise which
@@ -209,8 +225,7 @@ func (s *state) promise(d mesh.Durable) error {
 }
 
 func (s *state) broken(name string, err error) error {
-	return fmt.Errorf("%s: %w: the node does not know which releases it answered from and must not guess; "+
-		"restore the file, or remove the whole directory if no client can remember this node's answers", filepath.Join(s.dir, name), err)
+	return &lostError{filepath.Join(s.dir, name), err}
 }
 
 // remember writes what was verified.

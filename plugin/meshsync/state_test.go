@@ -41,9 +41,9 @@ func TestPromiseOfTheVersionBefore(t *testing.T) {
 	n.waits("what was promised", func(s *status.Node) bool { return s.Promise == want })
 }
 
-// Who does not know what it answered from must not guess (SYNC-G): every damage to the state is an error at start that
-// names the file, and one that a reader can act on.
-func TestDamagedStateIsAnErrorAtStart(t *testing.T) {
+// Who does not know what it answered from must not guess (SYNC-G): with any damage to the state a node is silent, whatever comes, and
+// says by status and metrics which file it is, and what to do. It writes nothing; once the file is right, a start is as any other.
+func TestDamagedStateIsSilence(t *testing.T) {
 	put := func(data string) func(string) error {
 		return func(path string) error { return os.WriteFile(path, []byte(data), 0o640) }
 	}
@@ -85,21 +85,53 @@ func TestDamagedStateIsAnErrorAtStart(t *testing.T) {
 	} {
 		t.Run(c.file+" "+c.name, func(t *testing.T) {
 			t.Parallel()
-			conf, _ := served(t)
-			must(t, c.damage(filepath.Join(conf.dir, "state", c.file)))
-			f, err := newFollower(conf, machine)
-			if err == nil {
-				f.close()
-				t.Fatal("started")
+			conf, h := served(t)
+			dir := filepath.Join(conf.dir, "state")
+			must(t, os.CopyFS(dir+".good", os.DirFS(dir)))
+			must(t, c.damage(filepath.Join(dir, c.file)))
+			before := listing(t, dir)
+			n := startNode(t, conf)
+			lost := func(s *status.Node) bool {
+				return len(s.Silent) == 1 && s.Silent[0].Code == StateLost && strings.Contains(s.Silent[0].Detail, c.file) &&
+					strings.Contains(s.Silent[0].Detail, "restore the file") && s.Depot.LastFault.File == c.file && s.Clock.Known
 			}
-			if !strings.Contains(err.Error(), c.file) || !strings.Contains(err.Error(), "restore the file") {
-				t.Errorf("error %q", err)
+			n.waits("it says what is lost", lost)
+			h.current(7, h.zones(7))
+			for range 20 { // decisions
+				last := n.status()
+				n.waits("another decision", func(s *status.Node) bool { return s != last })
+				if got := n.which(); got != 0 || !lost(n.status()) || n.Ready() {
+					t.Fatalf("answers from %d: %+v", got, n.status())
+				}
 			}
-			if _, err := newFollower(conf, machine); err == nil || strings.Contains(err.Error(), "another process") {
-				t.Errorf("the second try: %v", err) // the lock was let go
+			if _, err := newFollower(conf, machine); err == nil || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+				t.Errorf("a second process: %v", err)
 			}
+			n.close()
+			if after := listing(t, dir); after != before {
+				t.Errorf("something was written:\n%s, before\n%s", after, before)
+			}
+			must(t, os.RemoveAll(dir))
+			must(t, os.Rename(dir+".good", dir))
+			startNode(t, conf).becomes(7)
 		})
 	}
+}
+
+// listing is what lies in a directory: names, and kinds, sizes and times of what is there.
+func listing(t *testing.T, dir string) (text string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range entries {
+		info, err := e.Info()
+		must(t, err)
+		if e.Name() != promiseFile && e.Name() != memoryFile {
+			continue // the lock
+		}
+		text += fmt.Sprintln(e.Name(), info.Mode(), info.Size(), info.ModTime())
+	}
+	return text
 }
 
 // editMemory flips a bit of what is remembered, in the middle of a field, so that it is still JSON and base64.

@@ -360,7 +360,7 @@ func (n *node) waits(what string, holds func(*status.Node) bool) {
 func (n *node) keeps(number uint64, d time.Duration) {
 	n.t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		if got := n.which(); got != number {
+		if got := n.which(); got != number && time.Now().Before(end) {
 			n.t.Fatalf("answers from %d, want %d: %+v", got, number, *n.status())
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +25,8 @@ import (
 // testStall is a plugin that answers nothing until it is let.
 type testStall struct{ next plugin.Handler }
 
-var stalled = make(chan struct{})
+// stalled holds the rest up while it is locked for writing.
+var stalled sync.RWMutex
 
 func setupTestStall(c *caddy.Controller) error {
 	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler { return &testStall{next} })
@@ -38,7 +40,8 @@ func (s *testStall) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.M
 		<-waitingFor
 		return 0, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
 	}
-	<-stalled
+	stalled.RLock()
+	defer stalled.RUnlock()
 	return plugin.NextOrFailure(s.Name(), s.next, ctx, w, r)
 }
 
@@ -82,6 +85,9 @@ func TestOneSlowMessageHoldsUpNone(t *testing.T) {
 func TestFloodIsShed(t *testing.T) {
 	port := freePort(t)
 	start(t, fmt.Sprintf(".:%s {\n sharedunicast 127.0.53.1\n testwire\n teststall\n}", port))
+	stalled.Lock()
+	release := sync.OnceFunc(stalled.Unlock)
+	t.Cleanup(release) // before the server is stopped
 	server := "127.0.53.1:" + port
 	before := runtime.NumGoroutine()
 	conn, err := net.Dial("udp", server)
@@ -102,7 +108,7 @@ func TestFloodIsShed(t *testing.T) {
 	if n := runtime.NumGoroutine() - before; n > (mostWorkers+10)*udpSockets() {
 		t.Errorf("%d goroutines more than before", n)
 	}
-	close(stalled)
+	release()
 	mustAsk(t, "udp", server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
 }
 

@@ -99,7 +99,7 @@ func (e *UnwellError) Error() string { return e.Err.Error() }
 func (e *UnwellError) Unwrap() error { return e.Err }
 
 // ErrOrder is wrapped by what is wrong with an order itself.
-var ErrOrder = errors.New("the order")
+var ErrOrder = errors.New("the order cannot be taken")
 
 // Server is one listener.
 type Server struct{ http *http.Server }

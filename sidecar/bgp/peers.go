@@ -35,8 +35,12 @@ func familyOf(p netip.Prefix) packet.Family {
 	return packet.RF_IPv6_UC
 }
 
+// tables are the families that GoBGP keeps tables of, by its own numbers: unicast of IPv4 and of IPv6. By default it keeps two of each of
+// the 27 that it knows, 10 MiB of them empty.
+var tables = []uint32{0, 1}
+
 func global(cfg Config) *api.Global {
-	g := &api.Global{Asn: cfg.AS, RouterId: cfg.RouterID.String(), ListenPort: -1} // GoBGP takes 0 for 179
+	g := &api.Global{Asn: cfg.AS, RouterId: cfg.RouterID.String(), ListenPort: -1, Families: tables} // GoBGP takes 0 for port 179
 	if len(cfg.Listen) > 0 {
 		g.ListenPort = int32(cfg.Port)
 	}

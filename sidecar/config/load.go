@@ -1,11 +1,13 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
+	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -35,6 +37,9 @@ type reader struct{ fields.Reader }
 // Load reads and checks the file at path. The error is of type Errors when the file could be read.
 func Load(path string) (*Config, error) {
 	data, err := fields.ReadFile(path, maxBytes)
+	if errors.Is(err, syscall.EISDIR) {
+		return nil, fmt.Errorf("%w: give the file in it, which a bundle calls sidecar.yaml", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,8 @@ type members struct {
 	behind   []string               // members with a newer lease than this node's, to mirror from
 	reached  instant.Mono           // when a repository or a member was last reached
 	missed   time.Time              // since when no repository is reached; zero: one is
-	rounds   []time.Duration        // how long the last rounds took in which nothing but metadata came
+	quiet    times                  // of the last rounds that brought nothing
+	newly    times                  // of the last rounds that brought metadata, and nothing but metadata
 	wake     chan struct{}          // that there is a member to mirror from
 }
 
@@ -263,33 +264,78 @@ func (m *Mirror) learnt(v release.View) {
 	m.members.verified, m.members.lease = v.Manifest, v.Versions.Timestamp
 }
 
-// keptRounds is how many rounds Hears looks back upon.
-const keptRounds = 16
+// round is how a round over the repositories went.
+type round struct {
+	took  time.Duration
+	good  bool // one of them was
+	news  bool // something came
+	zones bool // zones came, or were read through, which says nothing of how long metadata takes
+}
 
-// rounded takes in how a round over the repositories went: how long it took, if nothing but metadata came.
-func (m *Mirror) rounded(took time.Duration, good, zones bool) {
+// rounded takes in how a round went.
+func (m *Mirror) rounded(r round) {
 	m.members.mu.Lock()
 	defer m.members.mu.Unlock()
-	if !good {
+	if !r.good {
 		if m.members.missed.IsZero() {
 			m.members.missed = time.Now()
 		}
 		return
 	}
 	m.members.missed, m.members.reached = time.Time{}, sysclock.Now().Mono
-	if !zones {
-		m.members.rounds = append(m.members.rounds[max(0, len(m.members.rounds)+1-keptRounds):], took)
+	switch {
+	case r.zones:
+	case r.news:
+		m.members.newly.add(r.took)
+	default:
+		m.members.quiet.add(r.took)
 	}
 }
 
-// Hears is the longest that this node may take to hear of what is published, by its last rounds.
+// times are how long rounds took, the last one at the end.
+type times []time.Duration
+
+const (
+	keptTimes = 128
+	// A round that takes hung or longer tells of a server or a line that hung. It counts when hungMost of the last hungOf did.
+	hung             = 10 * time.Second
+	hungMost, hungOf = 3, 16
+)
+
+func (t *times) add(took time.Duration) {
+	*t = append((*t)[max(0, len(*t)+1-keptTimes):], took)
+}
+
+// usual is the 99th percentile, but for a round now and then that hung: who waits for it waits in vain, and one that comes too late is
+// no harm, since the switchover is proposed again.
+func (t times) usual() time.Duration {
+	hangs := func(took time.Duration) bool { return took >= hung }
+	lately, often := t[max(0, len(t)-hungOf):], 0
+	for _, took := range lately {
+		if hangs(took) {
+			often++
+		}
+	}
+	all := slices.Clone(t)
+	if often < hungMost {
+		all = slices.DeleteFunc(all, hangs)
+	}
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return all[(len(all)*99+99)/100-1]
+}
+
+// Hears is the longest that this node may take to hear of what is published, by its last rounds, with half as much again to spare: the
+// interval between looks, or, where a request is held, the time until a host answers it.
 func (m *Mirror) Hears() time.Duration {
-	interval := m.every()
+	wait := m.every() + m.every()/10
+	if m.isHeld() {
+		wait = notice + 2*spread*time.Duration(m.Members())
+	}
 	m.members.mu.Lock()
 	defer m.members.mu.Unlock()
-	longest := time.Duration(0)
-	for _, took := range m.members.rounds {
-		longest = max(longest, took)
-	}
-	return interval + interval/10 + longest
+	took := max(m.members.quiet.usual(), m.members.newly.usual())
+	return wait + took + took/2
 }

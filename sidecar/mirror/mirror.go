@@ -41,19 +41,21 @@ type Config struct {
 
 // Mirror is the loop and what it says of itself.
 type Mirror struct {
-	cfg    Config
-	log    *slog.Logger
-	client *http.Client            // of the mesh's servers
-	hosts  *http.Client            // of the same, for questions that must not wait for downloads
-	public map[string]*http.Client // of others, by CA
+	cfg      Config
+	log      *slog.Logger
+	client   *http.Client            // of the mesh's servers
+	listener *http.Client            // of the same, for requests that are held
+	hosts    *http.Client            // of the same, for questions that must not wait for downloads
+	public   map[string]*http.Client // of others, by CA
 
 	repositories []*repository // in the order of the configuration
 	ended        chan struct{} // closed, and made anew, when a look at one has ended
+	news         chan struct{} // that there is something new in one
 
 	memory  *release.Memory // what was verified; nil: not read yet
 	swept   bool
 	pace    *depot.Pace // nil: unbounded
-	taken   int64       // version of the newest timestamp that was taken
+	taken   stamp       // the newest that was taken
 	read    time.Time   // when the zones are to be read through next
 	renewed time.Time   // when a newer certificate was asked for last
 
@@ -62,6 +64,8 @@ type Mirror struct {
 	failures int // looks in a row
 	came     arrived
 	interval time.Duration // from one look to the next
+	known    string        // entity tag of the timestamp that was verified last; "": none was
+	knownNew chan struct{} // closed, and made anew, when that changes
 
 	members members
 
@@ -82,7 +86,10 @@ type coming struct {
 func New(cfg Config, log *slog.Logger) *Mirror {
 	m := &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}),
 		hosts: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
+	m.listener = newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS})
+	m.listener.Transport.(*http.Transport).ResponseHeaderTimeout = 0 // they are held, for as long as listen says
 	m.ended, m.interval = make(chan struct{}), cfg.Interval
+	m.news, m.knownNew = make(chan struct{}, 1), make(chan struct{})
 	m.members.wake = make(chan struct{}, 1)
 	for _, url := range cfg.URLs {
 		m.repositories = append(m.repositories, &repository{url: url})
@@ -105,6 +112,13 @@ const (
 // Run follows the repository until ctx ends. What goes wrong is in the status and in the log, and is tried again.
 func (m *Mirror) Run(ctx context.Context) {
 	m.recall()
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	for _, r := range m.repositories {
+		if m.cfg.CA[r.url] == "" { // a bucket or a CDN holds nothing
+			listening.Go(func() { m.listen(ctx, r) })
+		}
+	}
 	backoff := time.Second
 	for ctx.Err() == nil {
 		interval := m.every()
@@ -142,7 +156,7 @@ func (m *Mirror) rest(ctx context.Context, wait time.Duration) {
 	for {
 		m.mu.Lock()
 		ended := m.ended
-		news := slices.ContainsFunc(m.repositories, func(r *repository) bool { return r.fresh && r.err == nil && r.newest > m.taken })
+		news := slices.ContainsFunc(m.repositories, func(r *repository) bool { return r.fresh && r.err == nil && r.newest.compare(m.taken) > 0 })
 		m.mu.Unlock()
 		if news {
 			return
@@ -153,6 +167,8 @@ func (m *Mirror) rest(ctx context.Context, wait time.Duration) {
 		case <-due:
 			return
 		case <-m.members.wake:
+			return
+		case <-m.news:
 			return
 		case <-ended:
 		}
@@ -183,45 +199,50 @@ func (m *Mirror) round(ctx context.Context) error {
 	}
 	began, before := time.Now(), m.Status().ZoneBytes
 	m.look(ctx, memory)
-	err = m.followAny(ctx, dir)
-	m.rounded(time.Since(began), err == nil || errors.Is(err, depot.ErrUnfinished), m.Status().ZoneBytes != before)
+	now, from, err := m.followAny(ctx, dir)
+	now.took, now.zones = time.Since(began), now.zones || m.Status().ZoneBytes != before
+	m.rounded(now)
+	if now.good {
+		m.renew(ctx, m.renewer(from))
+	}
 	if fault := m.followMembers(ctx, dir); fault != nil {
 		m.log.Warn("newer metadata of a member was of no use", "error", fault)
 	}
 	return err
 }
 
-// followAny brings the depot up to the newest repository that is good.
-func (m *Mirror) followAny(ctx context.Context, dir *depot.Dir) error {
+// followAny brings the depot up to the newest repository that is good, and says which that was.
+func (m *Mirror) followAny(ctx context.Context, dir *depot.Dir) (now round, from string, err error) {
 	defer m.judge()
 	var faults []error
 	for _, r := range m.order() {
-		changed, err := m.follow(ctx, dir, r)
+		changed, deep, err := m.follow(ctx, dir, r)
+		now.zones = now.zones || deep
 		if unfinished := errors.Is(err, depot.ErrUnfinished); err == nil || unfinished {
 			m.good(r, changed)
-			m.renew(ctx, m.renewer(r.url))
-			return err
+			now.good, now.news = true, changed
+			return now, r.url, err
 		}
 		faults = append(faults, fmt.Errorf("%s: %w", r.url, err))
 	}
-	return m.failed(ctx, errors.Join(faults...))
+	return now, "", m.failed(ctx, errors.Join(faults...))
 }
 
 // follow brings the depot up to what was found in one repository. What was learnt is kept before anything else is asked
-// (SYNC-G).
-func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (changed bool, err error) {
+// (SYNC-G). deep: zones were read through, which takes time.
+func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (changed, deep bool, err error) {
 	memory, err := m.remembered()
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	m.mu.Lock()
 	found, err := r.last, r.err
 	m.mu.Unlock()
 	if found == nil {
-		return false, cmp.Or(err, errNotLookedAt)
+		return false, false, cmp.Or(err, errNotLookedAt)
 	}
 	began, before := time.Now(), m.Status().ZoneBytes
-	deep := !began.Before(m.read)
+	deep = !began.Before(m.read)
 	from, came := m.source(r, found.Number()), transfer{first: -1}
 	view, memory, changed, err := found.Take(ctx, depot.Source{Client: from.client, URL: from.url, Note: m.note,
 		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk}, dir, memory)
@@ -238,18 +259,19 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 		m.still()
 	}
 	m.track(coming{view.Manifest.Newest(), began, before, err == nil})
-	return changed, errors.Join(err, m.keep(view, memory))
+	return changed, deep, errors.Join(err, m.keep(view, memory))
 }
 
 // keep makes durable what was learnt, and takes it in.
 func (m *Mirror) keep(view release.View, memory release.Memory) error {
 	err := m.remember(memory)
-	if view.Manifest.Format != 0 && view.Versions.Timestamp > m.taken {
-		m.taken = view.Versions.Timestamp
+	if now := (stamp{view.Versions.Root, view.Versions.Timestamp}); view.Manifest.Format != 0 && now.compare(m.taken) > 0 {
+		m.taken = now
 	}
 	if view.Manifest.Format != 0 { // verified, whatever else went wrong; and durable, or the next process knows less
 		m.learn(view.Manifest.Operators)
 		m.learnt(view)
+		m.knows(depot.TimestampTag(memory.Timestamp))
 	}
 	return err
 }
@@ -331,6 +353,7 @@ func (m *Mirror) recall() {
 	}
 	m.learn(view.Manifest.Operators)
 	m.learnt(view)
+	m.knows(depot.TimestampTag(memory.Timestamp))
 }
 
 func (m *Mirror) learn(operators []release.Operator) {
@@ -428,5 +451,10 @@ const startup = 4
 func (m *Mirror) Status() status.Mirroring {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.state
+	now := m.state
+	now.Repositories = slices.Clone(now.Repositories) // in the order of m.repositories
+	for i := range now.Repositories {
+		now.Repositories[i].Held = m.repositories[i].held
+	}
+	return now
 }

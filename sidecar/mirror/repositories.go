@@ -15,7 +15,8 @@ import (
 
 // Where there are several repositories, all are looked at, each by itself: one that hangs, or lets its heads trickle, keeps
 // nobody waiting. The newest verified timestamp of all wins, so that one which stands still (a CDN that serves what it kept)
-// holds no node until its lease ends (FAIL-4). Zones are the same in all of them, and come from the one that is quickest.
+// holds no node until its lease ends (FAIL-4). A newer root goes before it: under one, timestamps may begin anew, since
+// whoever stole a key had them high. Zones are the same in all of them, and come from the one that is quickest.
 
 const (
 	// patience is how long a round waits for others once one repository is good. What comes later is a round of its own.
@@ -46,15 +47,23 @@ type repository struct {
 	fresh   bool         // what the last look gave was not in a round yet
 	last    *depot.Found // of the last look; nil: none is over
 	err     error        // of the last look
-	newest  int64        // version of the timestamp that was last verified
+	newest  stamp        // that was last verified
 	since   time.Time    // of the look that is under way
 	good    time.Time    // when the last good look ended
 	took    time.Duration
 	behind  time.Time // since when it is older than others; zero: it is not
+	held    bool      // a request is held there until there is something new
 	told    string    // the state that was logged last
 
 	tried uint64  // the release of which zones were fetched from it last
 	speed float64 // bytes a second at that
+}
+
+// stamp says how new what a repository has is: the version of its root, and of its timestamp.
+type stamp struct{ root, timestamp int64 }
+
+func (s stamp) compare(o stamp) int {
+	return cmp.Or(cmp.Compare(s.root, o.root), cmp.Compare(s.timestamp, o.timestamp))
 }
 
 // look begins a look at every repository of which none is under way, and waits for as many as a round is to wait for.
@@ -112,28 +121,32 @@ func (m *Mirror) lookAt(ctx context.Context, r *repository, memory release.Memor
 	r.looking, r.fresh, r.err = false, true, found.Err()
 	r.took = time.Since(r.since)
 	if r.last = found; r.err == nil {
-		r.newest, r.good = found.Timestamp(), time.Now()
+		r.newest, r.good = stamp{found.Root(), found.Timestamp()}, time.Now()
 	}
 	close(m.ended)
 	m.ended = make(chan struct{})
 }
 
 // order is the repositories as they are to be taken: the newest first, as configured between those that are equally new,
-// and last those that are not good.
+// and last those that are not good. One with a newer root goes first even so: its root is taken in, whatever else is wrong with
+// it, and others are then judged by that.
 func (m *Mirror) order() []*repository {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.repositories {
 		r.fresh = false
 	}
-	rank := func(r *repository) int64 {
-		if r.err != nil || r.last == nil {
-			return 0
+	rank := func(r *repository) stamp {
+		switch {
+		case r.last == nil:
+			return stamp{}
+		case r.err != nil:
+			return stamp{root: r.last.Root()}
 		}
 		return r.newest
 	}
 	all := slices.Clone(m.repositories)
-	slices.SortStableFunc(all, func(a, b *repository) int { return cmp.Compare(rank(b), rank(a)) })
+	slices.SortStableFunc(all, func(a, b *repository) int { return rank(b).compare(rank(a)) })
 	return all
 }
 
@@ -167,14 +180,16 @@ func (m *Mirror) measure(r *repository, release uint64, bytes int64, took time.D
 func (m *Mirror) judge() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	newest := int64(0)
+	var newest stamp
 	for _, r := range m.repositories {
-		newest = max(newest, r.newest)
+		if r.newest.compare(newest) > 0 {
+			newest = r.newest
+		}
 	}
 	m.state.Repositories = nil
 	for _, r := range m.repositories {
 		rule, _ := release.RuleOf(r.err)
-		switch old := r.newest < newest && r.last != nil || rule == release.Rollback; {
+		switch old := r.newest.compare(newest) < 0 && r.last != nil || rule == release.Rollback; {
 		case !old:
 			r.behind = time.Time{}
 		case r.behind.IsZero():
@@ -196,7 +211,7 @@ func (m *Mirror) judge() {
 
 // status says how a repository is. mu is held.
 func (r *repository) status(rule release.Rule) status.Repository {
-	one := status.Repository{URL: r.url, State: Good, Timestamp: r.newest, LastGood: r.good.UTC()}
+	one := status.Repository{URL: r.url, State: Good, Timestamp: r.newest.timestamp, LastGood: r.good.UTC()}
 	took := r.took
 	if r.looking {
 		took = max(took, time.Since(r.since))

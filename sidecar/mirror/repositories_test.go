@@ -3,6 +3,7 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
@@ -221,5 +222,64 @@ func TestARepositoryThatLiesHoldsNobody(t *testing.T) {
 	}
 	if s := stateOf(t, m, other.url); s.State != Unusable || s.Detail == "" || s.Timestamp != 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// Whoever has stolen keys, and has one of the repositories serve what he signs, gives his timestamps as high versions as there are.
+// Where another repository has a root that takes the keys away, that wins, also while something else of it is not there yet.
+func TestANewerRootGoesBeforeAHigherTimestamp(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		ca := testca.New(t)
+		h := newHost(t, ca)
+		h.release(1)
+		before := h.mem
+		m := h.mirror(ca, h.copy(ca), h.url)
+		for range 3 {
+			h.renew()
+		}
+		m.cfg.URLs[0] = h.copy(ca) // the thief's
+		m = New(m.cfg, m.log)
+		lab.Must(t, m.round(t.Context()))
+		high := h.timestamp()
+
+		// The mesh's own host, which knows of nothing, replaces the keys.
+		fresh, err := release.GenerateKeys(rand.Reader)
+		lab.Must(t, err)
+		trust, err := release.TrustOf(before.Root)
+		lab.Must(t, err)
+		trust.Release, trust.Lease = fresh.Release.Public().(ed25519.PublicKey), fresh.Lease.Public().(ed25519.PublicKey)
+		root, err := release.DraftRoot(before.Root, trust)
+		lab.Must(t, err)
+		root, err = release.SignRoot(root, h.by.Root)
+		lab.Must(t, err)
+		files, mem, err := release.Rotate(before, root, fresh.Signers(), ends())
+		lab.Must(t, err)
+		if !whole {
+			files = files[:1]
+		}
+		h.publish(files, mem)
+		err = m.round(t.Context())
+		if memory, _ := m.remembered(); !bytes.Equal(memory.Root, root) {
+			t.Errorf("whole %v: the newer root was not taken", whole)
+		}
+		switch {
+		case whole:
+			lab.Must(t, err)
+			if got := lease(t, m, root); got != h.timestamp() || got >= high || m.Status().URL != h.url {
+				t.Errorf("lease %d of %s, want %d, below the thief's %d", got, m.Status().URL, h.timestamp(), high)
+			}
+		case err == nil:
+			t.Error("nothing is signed by the new keys, and a repository was good")
+		}
+		m.judge()
+		if s := stateOf(t, m, h.url); whole && s.State != Good {
+			t.Errorf("%+v", s)
+		}
+		if s := stateOf(t, m, m.cfg.URLs[0]); s.State == Good && whole {
+			lab.Must(t, m.round(t.Context()))
+			if s := stateOf(t, m, m.cfg.URLs[0]); s.State != Unusable {
+				t.Errorf("the thief's: %+v", s)
+			}
+		}
 	}
 }

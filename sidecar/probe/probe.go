@@ -1,8 +1,8 @@
 // Package probe asks the shared addresses real questions, over UDP and TCP, and says what was wrong with the answers.
 //
 // It counts nothing and decides nothing: one call is one round, and gate makes of rounds what they mean. The codes of what
-// it finds are gate's, so that status, log and metrics have the same words. It sends DNS to the addresses it is given and
-// touches nothing else. main calls it.
+// it finds are gate's, so that status, log and metrics have the same words. It sends DNS from and to the addresses it is given,
+// on this machine, and touches nothing else. main calls it.
 package probe
 
 import (
@@ -142,11 +142,16 @@ func (p *Prober) one(ctx context.Context, a *answer, server netip.AddrPort, q Qu
 	m := new(dns.Msg)
 	m.SetQuestion(q.Zone, dns.TypeSOA)
 	m.RecursionDesired = false
-	client := dns.Client{Net: a.probe.Network, Timeout: p.cfg.Timeout}
+	client := dns.Client{Net: a.probe.Network, Timeout: p.cfg.Timeout, Dialer: from(a.probe.Network, server.Addr())}
 	start := time.Now()
 	reply, _, err := client.ExchangeContext(ctx, m, server.String())
 	a.probe.Latency = time.Since(start)
 	where := fmt.Sprintf("%s over %s, %s SOA", a.probe.Address, a.probe.Network, q.Zone)
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		host := netip.PrefixFrom(server.Addr(), server.Addr().BitLen())
+		a.fault = &status.Reason{Code: gate.ProbeDead, Detail: fmt.Sprintf("%s: on no interface of this machine: ip addr add %s dev lo", where, host)}
+		return
+	}
 	if err != nil {
 		a.fault = &status.Reason{Code: codeOf(err), Detail: where + ": " + err.Error()}
 		return
@@ -154,6 +159,16 @@ func (p *Prober) one(ctx context.Context, a *answer, server netip.AddrPort, q Qu
 	if what := wrong(reply, q, a); what != "" {
 		a.fault = &status.Reason{Code: gate.ProbeWrong, Detail: where + ": " + what}
 	}
+}
+
+// from asks from the shared address itself. A question from there to there stays on the machine, and where no interface has the
+// address none is asked. From another one it would take the route to another node of the mesh, whose right answer proves
+// nothing of this one.
+func from(network string, shared netip.Addr) *net.Dialer {
+	if network == "udp" {
+		return &net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(shared, 0))}
+	}
+	return &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(shared, 0))}
 }
 
 // wrong says what in the reply is not as it must be; empty is right.

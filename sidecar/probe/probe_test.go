@@ -104,6 +104,22 @@ func TestNothingListens(t *testing.T) {
 	}
 }
 
+// A shared address that no interface has is asked of nobody: another node of the mesh would answer (TestAnotherNodesAnswerIsNoProof).
+func TestTheAddressIsNotHere(t *testing.T) {
+	for _, address := range []string{"192.0.2.53", "2001:db8:53::53"} {
+		p := New(Config{Addresses: []netip.Addr{netip.MustParseAddr(address)}, Port: 53, Slow: time.Second, Timeout: 5 * time.Second})
+		r := p.Ask(t.Context(), []Question{{Zone: "example.org."}}, func(string, *uint32) bool { return false })
+		if r.Verdict != gate.Bad || len(r.Why) != 2 {
+			t.Fatalf("%v %v, want two faults", r.Verdict, r.Why)
+		}
+		for _, w := range r.Why {
+			if w.Code != gate.ProbeDead || !strings.Contains(w.Detail, "on no interface of this machine: ip addr add "+address+"/") {
+				t.Errorf("%v", w)
+			}
+		}
+	}
+}
+
 func TestNothingToAsk(t *testing.T) {
 	if r := round(t, 1, false); r.Verdict != gate.Bad || r.Why[0].Code != gate.ProbeNoZone {
 		t.Errorf("%v %v", r.Verdict, r.Why)

@@ -190,7 +190,7 @@ anycast-sidecar status /etc/mesh/sidecar.yaml | grep ': announced'
 `
 
 // pagesOfOperation are in an order in which each leaves the mesh as the next one wants it.
-var pagesOfOperation = []string{"silence", "reload", "drain", "checks", "releases", "node-down", "operators", "mesh-page", "sources", "alarms", "alerts", "keys",
+var pagesOfOperation = []string{"silence", "reload", "drain", "checks", "releases", "add-node", "node-down", "operators", "mesh-page", "sources", "alarms", "alerts", "keys",
 	"backup", "hosts", "upgrade"}
 
 // TestOperation follows the pages in docs/operate, in a mesh of two nodes.

@@ -34,7 +34,9 @@ type mesh struct {
 	coredn map[string]*lab.Process
 	side   map[string]*lab.Process
 	chrony map[string]*lab.Process
+	dist   *lab.Process      // meshctl serve
 	bins   map[string]string // where the programs of a host are, if they are not this version's
+	drains int               // how many "member drain" have been given
 }
 
 // newMesh starts the mesh, releases zone data 1 and waits until every node answers from it.
@@ -48,12 +50,9 @@ func newMesh(w *world, nodes ...string) *mesh {
 	for _, node := range nodes {
 		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
 	}
-	w.start("dist", "serve", w.bin+"/meshctl", "--home", w.path("home"), "serve", "--listen", "198.51.100.1:8443", "--renew", "1m")
+	m.startHost()
 	for _, node := range nodes {
-		m.configure(node)
-		m.startClock(node)
-		m.startSidecar(node)
-		m.startCoreDNS(node)
+		m.startNode(node)
 	}
 	m.release()
 	m.schedule()
@@ -61,6 +60,19 @@ func newMesh(w *world, nodes ...string) *mesh {
 		m.awaitServing(node, 1)
 	}
 	return m
+}
+
+// startHost starts the distribution host.
+func (m *mesh) startHost() {
+	m.dist = m.start("dist", "serve", m.bin+"/meshctl", "--home", m.path("home"), "serve", "--listen", "198.51.100.1:8443", "--renew", "1m")
+}
+
+// startNode starts a node that is a member already.
+func (m *mesh) startNode(node string) {
+	m.configure(node)
+	m.startClock(node)
+	m.startSidecar(node)
+	m.startCoreDNS(node)
 }
 
 // admin is a host's administrative address.
@@ -96,7 +108,8 @@ $TTL 60
 ns1     A    %s
 ns1     AAAA %s
 release TXT  "%d"
-`, number, shared4, shared6, number)
+large   TXT  %s
+`, number, shared4, shared6, number, strings.Repeat(`"`+strings.Repeat("x", 240)+`" `, 4)+`"x"`)
 }
 
 // schedule waits until every node has confirmed the newest release, sets its switchover and returns when it is over.

@@ -258,7 +258,7 @@ func TestCertificates(t *testing.T) {
 // TestOperators: somebody far away drains a node with silence, which outlasts the sidecar, and ends it again; when their
 // certificate is revoked nodes know, and still do when the distribution host is gone.
 func TestOperators(t *testing.T) {
-	m, serve := newServedMesh(t, "1h", "10m", "tyo")
+	m, serve := newServedMesh(t, "1h", "10m", "tyo", "osa")
 	m.meshctl("operator", "add", "jane")
 	m.meshctl("operator", "add", "grafana", "--observer")
 	jane, grafana := ptr(m.pair("home", "operators", "jane", "operator")), ptr(m.pair("home", "operators", "grafana", "operator"))
@@ -275,6 +275,7 @@ func TestOperators(t *testing.T) {
 	}
 	says(jane, "200")
 	says(grafana, "200")
+	t.Run("by the page", m.sub(func(*testing.T) { m.testOrdersByThePage(jane, grafana) }))
 	if out, err := order("drain", "grafana"); err == nil || !strings.Contains(out, "gives no orders here") {
 		t.Errorf("an observer drains: %v %s", err, out)
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 )
 
@@ -151,4 +153,34 @@ func askOver(dial func() (net.Conn, error), b []byte) ([]byte, error) {
 		return nil, err
 	}
 	return c.ReadMsgHeader(nil)
+}
+
+// A node that lost its state is silent (SYNC-F, SYNC-G), while CoreDNS's other server blocks serve, and its status says why.
+func TestOtherBlocksServeWhereANodesStateIsLost(t *testing.T) {
+	m := newMesh(t)
+	m.current(1, m.zone("example.org.", zoneText("example.org.")))
+	lab.Must(t, os.Mkdir(m.path("node/state"), 0o755))
+	lab.Must(t, os.WriteFile(m.path("node/state/promise.json"), []byte("{"), 0o644))
+	silent, serves := port(t), port(t)
+	start(t, fmt.Sprintf(".:%d {\n sharedunicast 127.0.0.1\n %s }\n.:%d {\n bind 127.0.0.2\n chaos 9 jane\n}\n", silent, m.block(), serves))
+	var said status.Node
+	lab.Must(t, socket.Read(t.Context(), m.path("s.sock"), &said))
+	if len(said.Silent) != 1 || said.Silent[0].Code != "state-lost" {
+		t.Errorf("%+v", said)
+	}
+	question := new(dns.Msg).SetQuestion("version.bind.", dns.TypeTXT)
+	question.Question[0].Qclass = dns.ClassCHAOS
+	if r, err := dns.Exchange(question, fmt.Sprintf("127.0.0.2:%d", serves)); err != nil || len(r.Answer) != 1 {
+		t.Errorf("the other block: %v, %v", r, err)
+	}
+	for name, wire := range kinds(t) {
+		conn, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", silent))
+		lab.Must(t, err)
+		conn.Write(wire)
+		conn.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
+		if n, err := conn.Read(make([]byte, 512)); err == nil {
+			t.Errorf("%s: %d octets", name, n)
+		}
+		conn.Close()
+	}
 }

@@ -215,6 +215,39 @@ func TestStopDNS(t *testing.T) {
 	w.until(10*time.Second, "no route", w.noRoute)
 }
 
+// TestAnotherNodesAnswerIsNoProof: where the shared address is on no interface of this node, a question to it leaves the node and
+// another one of the mesh answers, rightly. That announces nothing here, since clients that come would get no answer (JP-1).
+func TestAnotherNodesAnswerIsNoProof(t *testing.T) {
+	testenv.Root(t)
+	w := newWorld(t)
+	w.startRouter("BIRD")
+	w.ip("-n", w.router, "addr", "add", shared4+"/32", "dev", "lo")
+	w.ip("-n", w.router, "addr", "add", shared6+"/128", "dev", "lo", "nodad")
+	w.nsdIn(w.router, shared4, shared6)
+	w.ip("-n", w.node, "route", "add", "default", "via", router4)
+	w.ip("-n", w.node, "-6", "route", "add", "default", "via", router6)
+	w.ip("-n", w.node, "addr", "del", shared4+"/32", "dev", "lo")
+	w.ip("-n", w.node, "addr", "del", shared6+"/128", "dev", "lo")
+	w.until(30*time.Second, "the other node answers", func() bool {
+		out, err := exec.Command("ip", "netns", "exec", w.node, "dig", "+short", "+tries=1", "@"+shared4, "example.org", "SOA").Output()
+		return err == nil && strings.Contains(string(out), "ns1.example.org.")
+	})
+	w.sidecar("withdraw", oneSession)
+	w.until(30*time.Second, "the session is established", w.established)
+	for _, address := range []string{shared4 + "/32", shared6 + "/128"} {
+		w.until(10*time.Second, "the status says what is missing", func() bool {
+			return strings.Contains(w.statusText(), "on no interface of this machine: ip addr add "+address+" dev lo")
+		})
+	}
+	if !w.noRoute() || strings.Contains(w.statusText(), `"up": true`) {
+		t.Fatalf("announced by another node's answers:\n%s", w.statusText())
+	}
+	w.ip("-n", w.node, "addr", "add", shared4+"/32", "dev", "lo")
+	w.ip("-n", w.node, "addr", "add", shared6+"/128", "dev", "lo", "nodad")
+	w.nsd()
+	w.until(20*time.Second, "both routes", w.bothRoutes)
+}
+
 // TestRefusesToStart: a bad configuration, or an address of another process, starts nothing.
 func TestRefusesToStart(t *testing.T) {
 	dir := t.TempDir()

@@ -36,6 +36,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/page"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
+	"github.com/coredns-anycast/coredns-anycast/internal/corefiles"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdatatest"

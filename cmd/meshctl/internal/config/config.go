@@ -58,7 +58,7 @@ func Default(file string) *Config {
 	c := &Config{
 		File:     file,
 		Checks:   zonecheck.DefaultConfig(),
-		Releases: Releases{Every: 10 * time.Second, Absent: mesh.Absent{After: mesh.DefaultAbsent}, Retry: 10 * time.Minute},
+		Releases: Releases{Every: 3 * time.Second, Absent: mesh.Absent{After: mesh.DefaultAbsent}, Retry: 10 * time.Minute},
 		Serve:    Serving{Listen: netip.MustParseAddrPort("127.0.0.1:8444"), Renew: time.Hour, Log: eventlog.Logfmt},
 	}
 	c.Checks.Policy.File = file

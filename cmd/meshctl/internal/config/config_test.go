@@ -23,7 +23,7 @@ func TestExampleConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Sources != nil || c.Releases.Every != 10*time.Second || c.Serve.Metrics.Port() != 9155 || c.Releases.Absent.After != 10*time.Minute {
+	if c.Sources != nil || c.Releases.Every != 3*time.Second || c.Serve.Metrics.Port() != 9155 || c.Releases.Absent.After != 10*time.Minute {
 		t.Errorf("got %+v", c)
 	}
 	if d, err := LoadIfThere("/nonexistent/meshctl.yaml"); err != nil || d.Releases.Absent.After != mesh.DefaultAbsent || d.Releases.Lead != 0 {

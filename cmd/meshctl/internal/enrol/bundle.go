@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/rand"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,24 +36,9 @@ const (
 
 // corefileTemplate and sidecarTemplate are what init leaves, with MESH facts filled in at once and NODE facts as
 // actions of text/template, see nodeFacts.
-const corefileTemplate = `# {{.Name}}, a node of the mesh %[1]s. See plugin/sharedunicast/README.md and plugin/meshsync/README.md.
-. {
-    sharedunicast %[2]s {
-        admin {{.AdminAddress}}
-        cookies {{.Etc}}/cookies.key
-    }
-    meshsync {{.State}} {
-        root {{.Etc}}/root.json
-        node {{.Name}}
-        clock sidecar unix://{{.Run}}/sidecar.sock
-        status unix://{{.Run}}/meshsync.sock
-    }
-    nsid {{.Name}}
-    prometheus {{.Prometheus}}
-    reload
-    errors
-}
-`
+//
+//go:embed Corefile.template
+var corefileTemplate string
 
 const sidecarTemplate = `# {{.Name}}, a node of the mesh %[1]s. sidecar.example.yaml has every key; "anycast-sidecar check" reads this one.
 node: {{.Name}}
@@ -67,7 +53,7 @@ admin:
 {{if .AdminIPv6}}%[6]s{{else}}%[5]s{{end}}metrics: 127.0.0.1:9154
 dns_metrics: "{{.Prometheus}}"
 failure: {policy: stop-dns}
-clock: {source: chrony}                      # chronyd must run
+clock: {source: chrony}                      # chrony: chronyd must run here
 mirror: {urls: [%[3]s], depot: {{.State}}/repository, root: {{.Etc}}/root.json}
 {{- if .Routers}}
 bgp:
@@ -214,6 +200,9 @@ func (n NewMember) facts(address string) nodeFacts {
 // makeBundle writes the bundle of a node and returns the pin of its key.
 func makeBundle(h *home.Writer, n NewMember, address string) (release.Digest, error) {
 	dir := h.Path(nodesDir, n.Name)
+	if err := n.fits(h); err != nil {
+		return release.Digest{}, err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return release.Digest{}, err
 	}
@@ -231,6 +220,9 @@ func makeBundle(h *home.Writer, n NewMember, address string) (release.Digest, er
 // fillBundle writes what is in a bundle beside the certificate and its key, and packs it.
 func fillBundle(h *home.Writer, n NewMember) error {
 	address, _, err := net.SplitHostPort(n.Admin)
+	if err == nil {
+		err = n.fits(h)
+	}
 	if err != nil {
 		return err
 	}
@@ -243,12 +235,44 @@ func fillBundle(h *home.Writer, n NewMember) error {
 		depot.WriteFile(dir, "ca.crt", ca, 0o644),
 		depot.WriteFile(dir, "root.json", h.Root(), 0o644),
 		addCookieSeed(h, dir),
+		copyKeys(h.Path(templatesDir), dir),
 		fill(h, corefileName, dir, n.facts(address)),
 		fill(h, sidecarName, dir, n.facts(address)),
 	), packBundle(h, nodesDir, n.Name), writeFacts(h.Path(nodesDir), n.Name+".json", n))
 }
 
-// check refuses what would make a configuration that no process takes.
+// copyKeys puts the files of secrets beside the templates into a bundle: what the Corefile refers to, and is in no release.
+func copyKeys(from, dir string) error {
+	files, err := filepath.Glob(filepath.Join(from, "*.key"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		data, err := depot.ReadFile(from, filepath.Base(file), maxFactsBytes)
+		if err != nil {
+			return err
+		}
+		if err := depot.WriteFile(dir, filepath.Base(file), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fits refuses what would make a configuration that no process takes. A mesh without templates makes none.
+func (n NewMember) fits(h place) error {
+	address, _, err := net.SplitHostPort(n.Admin)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{corefileName, sidecarName} {
+		if _, err := os.Stat(h.Path(templatesDir, name)); err == nil {
+			return n.facts(address).check()
+		}
+	}
+	return nil
+}
+
 func (f nodeFacts) check() error {
 	if _, err := netip.ParseAddr(f.AdminAddress); err != nil {
 		return hint.Errorf("give the administrative address itself", "a node listens on an address, and %q is none", f.AdminAddress)
@@ -258,7 +282,7 @@ func (f nodeFacts) check() error {
 	}
 	for _, router := range f.Routers {
 		if _, err := netip.ParseAddr(router); err != nil {
-			return fmt.Errorf("--router: %w", err)
+			return fmt.Errorf("--router: %q is not an IP address", router)
 		}
 	}
 	if id, err := netip.ParseAddr(f.RouterID); err != nil || !id.Is4() {
@@ -277,9 +301,6 @@ func fill(h place, name, dir string, facts nodeFacts) error {
 		return nil
 	}
 	if err != nil {
-		return err
-	}
-	if err := facts.check(); err != nil {
 		return err
 	}
 	t, err := template.New(name).Option("missingkey=error").Parse(string(text))

@@ -41,6 +41,15 @@ func readFacts[T any](dir, file string) (facts T, err error) {
 	return facts, err
 }
 
+// Served are the URLs at which nodes find the repository, as far as init or set was told.
+func Served(h *home.Home) []string {
+	facts, err := readFacts[meshFacts](h.Path(templatesDir), factsName)
+	if err != nil {
+		return nil
+	}
+	return facts.URLs
+}
+
 func writeFacts(dir, file string, facts any) error {
 	data, err := json.MarshalIndent(facts, "", "  ")
 	if err != nil {

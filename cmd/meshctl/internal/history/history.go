@@ -197,28 +197,25 @@ func Remember(ctx context.Context, w *home.Writer, number uint64, change func(r 
 			_, err = w.Records().Swap(ctx, name, data, tag)
 		}
 		if !errors.Is(err, depot.ErrExists) && !errors.Is(err, depot.ErrChanged) {
-			return errors.Join(err, forget(w, number))
+			return errors.Join(err, forget(w))
 		}
 	}
 	return depot.ErrChanged
 }
 
-// forget removes the records that are older than is worth while.
-func forget(w *home.Writer, number uint64) error {
-	if number <= KeepRecords {
-		return nil
-	}
+// forget removes the records that are older than is worth while. Numbers may have leapt (release.Trust), so records are counted.
+func forget(w *home.Writer) error {
 	entries, err := w.Records().List(historyDir)
 	if err != nil {
 		return err
 	}
-	oldest := recordName(number - KeepRecords)
-	for _, e := range entries {
-		if name := historyDir + "/" + e.Name; name < oldest {
-			if err := w.Records().Remove(name); err != nil {
-				return err
-			}
+	entries = slices.DeleteFunc(entries, func(e depot.Entry) bool { return strings.HasPrefix(e.Name, ".") }) // it is being written
+	slices.SortFunc(entries, func(a, b depot.Entry) int { return strings.Compare(a.Name, b.Name) })
+	for len(entries) > KeepRecords {
+		if err := w.Records().Remove(historyDir + "/" + entries[0].Name); err != nil {
+			return err
 		}
+		entries = entries[1:]
 	}
 	return nil
 }

@@ -3,7 +3,9 @@ package home
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -37,6 +39,12 @@ const (
 
 	stateName = "state.json"
 )
+
+// There reports whether a directory holds a mesh, or is closed to this process, so that nobody knows.
+func There(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, repoDir))
+	return err == nil || errors.Is(err, fs.ErrPermission)
+}
 
 // ConfigName is the configuration in a home. It may be absent.
 const ConfigName = "meshctl.yaml"

@@ -109,5 +109,5 @@ func (s storage) close() error {
 
 // noMesh is the error of a home without a state: one that never held a mesh, or one that has lost it.
 func noMesh(home string) error {
-	return hint.Errorf("make one with: meshctl init --home "+home, "there is no mesh in %s", home)
+	return hint.Errorf("say where it is, with --home or MESHCTL_HOME; to make one: meshctl init --home "+home, "there is no mesh in %s", home)
 }

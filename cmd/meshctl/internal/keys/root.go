@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"slices"
@@ -19,6 +20,8 @@ type RootChange struct {
 	Release   ed25519.PublicKey
 	Lease     ed25519.PublicKey
 	Expires   time.Time
+
+	NumbersFrom uint64 // where release numbers begin
 }
 
 // RootYears is how long the word of a root lasts, unless its draft says otherwise.
@@ -47,6 +50,7 @@ func (c RootChange) Draft(root []byte, now time.Time) ([]byte, error) {
 	if c.Lease != nil {
 		t.Lease = c.Lease
 	}
+	t.NumbersFrom = cmp.Or(c.NumbersFrom, t.NumbersFrom)
 	t.Expires = now.AddDate(RootYears, 0, 0)
 	if !c.Expires.IsZero() {
 		t.Expires = c.Expires

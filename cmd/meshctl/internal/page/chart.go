@@ -144,10 +144,10 @@ func latenessChart(records []history.Record) chart {
 	return c
 }
 
-// latenesses are those of the members that switched, in order.
+// latenesses are those of the members that switched at the instant, in order.
 func latenesses(r *history.Record) (all []time.Duration) {
 	for _, m := range r.Results {
-		if m.Switched {
+		if m.Switched && !m.Joined {
 			all = append(all, m.Lateness)
 		}
 	}

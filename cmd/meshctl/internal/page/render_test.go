@@ -209,6 +209,25 @@ func TestCharts(t *testing.T) {
 	if late.Columns[13].Missed != 1 || len(late.Columns[13].Dots) != 2 || late.Rows[19][3] != "93 µs" || !strings.Contains(late.Summary, "Missed by a member: 1.") {
 		t.Errorf("%+v %v %s", late.Columns[13], late.Rows[19], late.Summary)
 	}
+	// A member that took the release later has no lateness, and not one of 0.
+	joined := newStory(3)
+	for i := range joined.History {
+		joined.History[i].Results[0].Joined, joined.History[i].Results[0].Lateness = true, 0
+	}
+	if c := latenessChart(joined.History); len(c.Columns[19].Dots) != 2 || c.Rows[19][1] == "0 µs" || c.Rows[19][1] == "0 s" {
+		t.Errorf("%v %v", c.Columns[19].Dots, c.Rows[19])
+	}
+	if _, words := outcomeOf(&joined.History[0]); !strings.Contains(words, "late, 1 after it") {
+		t.Error(words)
+	}
+	fates := fatesOf(joined.Status, &joined.History[0])
+	if l := memberLane(axis{}, &joined.History[0], fates[0]); l.Result != "later" {
+		t.Errorf("its lane says %q", l.Result)
+	}
+	joined.History[0].Results = joined.History[0].Results[:1]
+	if _, words := outcomeOf(&joined.History[0]); words != "1 of 1 switched, 1 after it" {
+		t.Error(words)
+	}
 	if many := latenessChart(newStory(200).History); many.Columns[0].Band == nil || len(many.Columns[0].Dots) != 0 {
 		t.Error("of 200 members each has a dot")
 	}

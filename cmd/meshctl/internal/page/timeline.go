@@ -73,6 +73,7 @@ type fate struct {
 	name             string
 	fetched, loaded  *history.Span
 	switched, missed bool
+	joined           bool // it switched, and not at the instant
 	lateness         time.Duration
 	why              string
 	ready            bool
@@ -122,15 +123,15 @@ func fatesOf(s unattended.Status, r *history.Record) []fate {
 			f.heard = true
 			f.fetched, f.loaded = history.SpanOf(c.Mirrored, r.Number), history.SpanOf(c.Compiled, r.Number)
 			f.ready = c.Confirms.Staged >= r.Number
-			if c.Switched != nil && c.Switched.Number == r.Number && c.Switched.At != 0 {
-				f.switched, f.lateness = true, c.Switched.Lateness
+			if late, made := c.Switched.Late(r.Number); made {
+				f.switched, f.lateness = true, late
 			}
 		}
 		if one, ok := results[m.Name]; ok {
 			f.fetched, f.loaded = cmp.Or(one.Mirrored, f.fetched), cmp.Or(one.Compiled, f.loaded)
 			f.ready = f.ready || one.Switched
 			if one.Switched {
-				f.switched, f.lateness = true, one.Lateness
+				f.switched, f.joined, f.lateness = true, one.Joined, one.Lateness
 			} else if !f.switched {
 				f.missed, f.why = true, one.Why
 			}
@@ -206,20 +207,26 @@ func switchStep(s unattended.Status, focus *unattended.ReleaseStatus, fates []fa
 		return step
 	}
 	step.State = "done"
-	switched, missed := 0, 0
+	switched, joined, missed := 0, 0, 0
 	var latest time.Duration
 	for _, f := range fates {
 		if f.switched {
 			switched++
 			latest = max(latest, f.lateness)
 		}
+		if f.joined {
+			joined++
+		}
 		if f.missed {
 			missed++
 		}
 	}
 	step.Value = fmt.Sprintf("%d of %d", switched, len(fates))
-	if switched > 0 {
+	if switched > joined {
 		step.Value += ", at most " + short(latest) + " late"
+	}
+	if joined > 0 {
+		step.Value += fmt.Sprintf(", %d after it", joined)
 	}
 	if switched == 0 && missed == 0 {
 		step.Value = "how it went is not known here"
@@ -358,6 +365,8 @@ func memberLane(a axis, r *history.Record, f fate) lane {
 	switch {
 	case f.missed:
 		l.Tone, l.Result = bad, "missed"
+	case f.joined:
+		l.Result = "later"
 	case f.switched:
 		l.Result = offset(f.lateness)
 	case f.ready:

@@ -528,14 +528,20 @@ func outcomeOf(r *history.Record) (tone, words string) {
 		return idle, "how it went is not known"
 	}
 	var latest time.Duration
-	missed := r.Missed()
+	missed, joined := r.Missed(), 0
 	for _, m := range r.Results {
 		latest = max(latest, m.Lateness)
+		if m.Joined {
+			joined++
+		}
 	}
 	switched := len(r.Results) - len(missed)
 	words = fmt.Sprintf("%d of %d switched", switched, len(r.Results))
-	if switched > 0 {
+	if switched > joined {
 		words += ", the last " + short(latest) + " late"
+	}
+	if joined > 0 {
+		words += fmt.Sprintf(", %d after it", joined)
 	}
 	if len(missed) > 0 {
 		return bad, words

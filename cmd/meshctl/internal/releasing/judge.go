@@ -101,12 +101,25 @@ func answered(ctx context.Context, w *home.Writer, z *zone.Zone, as release.Zone
 	if old := lately.Zone(was.SHA256); old != nil {
 		return old, nil
 	}
-	r, err := depot.OpenBlob(w.Repository(), *was)
+	return readReleased(ctx, w.Repository(), *was)
+}
+
+// Answered is the zone of a name in the current release of a repository; nil if there is none.
+func Answered(ctx context.Context, from depot.Store, current *release.Release, origin string) (*zone.Zone, error) {
+	was := current.Zone(origin)
+	if was == nil {
+		return nil, nil
+	}
+	return readReleased(ctx, from, *was)
+}
+
+func readReleased(ctx context.Context, from depot.Store, was release.Zone) (*zone.Zone, error) {
+	r, err := depot.OpenBlob(from, was)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	old, found := zonefile.Parse(r, zonefile.Options{Progress: until(ctx), Origin: as.Origin, File: as.Origin})
+	old, found := zonefile.Parse(r, zonefile.Options{Progress: until(ctx), Origin: was.Origin, File: was.Origin})
 	if old == nil {
 		return nil, fmt.Errorf("%v", found[0])
 	}

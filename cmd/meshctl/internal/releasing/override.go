@@ -84,5 +84,9 @@ func ReadOverride(file string) (*release.Override, error) {
 }
 
 func readSmall(file string) ([]byte, error) {
-	return depot.ReadFile(filepath.Dir(file), filepath.Base(file), release.MaxOverrideBytes)
+	data, err := depot.ReadFile(filepath.Dir(file), filepath.Base(file), release.MaxOverrideBytes)
+	if err == nil && len(data) == 0 {
+		err = fmt.Errorf("%s is empty", file)
+	}
+	return data, err
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type Driver struct {
 	leaseOnly bool // the last publication failed for want of the release key
 	newest    newest
 	wake      chan struct{}
+	over      chan struct{}
 
 	mu    sync.Mutex
 	state DriverState
@@ -59,7 +61,7 @@ type making struct {
 
 // NewDriver makes a driver.
 func NewDriver(h *home.Home, ask Ask, p mesh.Policy, log *slog.Logger) *Driver {
-	return &Driver{Home: h, Ask: ask, Policy: p, Log: log, wake: make(chan struct{}, 1), made: map[uint64]making{}}
+	return &Driver{Home: h, Ask: ask, Policy: p, Log: log, wake: make(chan struct{}, 1), over: make(chan struct{}, 1), made: map[uint64]making{}}
 }
 
 // State is how it goes.
@@ -79,6 +81,9 @@ func (d *Driver) Made(number uint64, began, published time.Time) {
 	default:
 	}
 }
+
+// Over tells, after each round in which that happened, that a switchover is on record or was withdrawn, so that another release may be made.
+func (d *Driver) Over() <-chan struct{} { return d.over }
 
 // Published is when a release was published by this process; zero if it was not.
 func (d *Driver) Published(number uint64) time.Time {
@@ -252,7 +257,9 @@ func words(answers map[string]Answer) map[string]mesh.Answer {
 }
 
 const (
-	// roundEvery is the pause between two rounds while a release waits for its switchover, and idleEvery while none does.
+	// The pause between two rounds while a release waits for its switchover is as long as the round took, but between roundLeast and
+	// roundEvery: a few members are asked at once again, and a thousand not all the time. It is idleEvery while none waits.
+	roundLeast = 50 * time.Millisecond
 	roundEvery = 250 * time.Millisecond
 	idleEvery  = 2 * time.Second
 )
@@ -261,7 +268,9 @@ const (
 func (d *Driver) Run(ctx context.Context) {
 	said := ""
 	for ctx.Err() == nil {
+		began := time.Now()
 		r, err := d.Round(ctx)
+		took := time.Since(began)
 		if err == nil {
 			err = d.tell(ctx, r)
 		}
@@ -275,7 +284,10 @@ func (d *Driver) Run(ctx context.Context) {
 		}
 		wait := idleEvery
 		if r.View.Manifest.Next != nil {
-			wait = roundEvery
+			wait = min(max(took, roundLeast), roundEvery)
+		}
+		if err != nil {
+			wait = max(wait, roundEvery)
 		}
 		select {
 		case <-ctx.Done():
@@ -331,8 +343,17 @@ func (d *Driver) note(r Round) {
 		d.made[r.Decision.Publish.Next.Number] = m
 	case r.Decision.Event == mesh.EventWithdrawn:
 		d.state.Withdrawn++
+		d.tellOver()
 	case r.Decision.Event == mesh.EventSettled:
 		d.state.Switched++
+		d.tellOver()
+	}
+}
+
+func (d *Driver) tellOver() {
+	select {
+	case d.over <- struct{}{}:
+	default:
 	}
 }
 
@@ -408,6 +429,11 @@ func (e *AgainstError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// paused reports whether an operator wants no switchover.
+func (e *AgainstError) paused() bool {
+	return slices.ContainsFunc(e.Against, func(m mesh.Missing) bool { return m.Why.Code == mesh.Paused })
+}
+
 // Seen is what became of the staged release.
 type Seen struct {
 	Number    uint64
@@ -420,10 +446,12 @@ type Seen struct {
 }
 
 // See sees the staged release through to its switchover, or to its commit if committed is set. Members may take as long as wait
-// until nothing speaks against a proposal; what then does is an *AgainstError. tell is told of each step.
+// until nothing speaks against a proposal; what then does is an *AgainstError, as is an operator's order that withdraws what was
+// proposed. tell is told of each step.
 func (d *Driver) See(ctx context.Context, wait time.Duration, committed bool, tell func(Round)) (Seen, error) {
 	var seen Seen
 	var last *AgainstError
+	proposed := false
 	for end := d.Home.Now().Add(wait); ; {
 		r, err := d.Round(ctx)
 		if err != nil {
@@ -438,9 +466,11 @@ func (d *Driver) See(ctx context.Context, wait time.Duration, committed bool, te
 			if against := r.Decision.Against; len(against) > 0 || last == nil {
 				last = &AgainstError{next.Number, against}
 			}
-			if !d.Home.Now().Before(end) {
+			if !d.Home.Now().Before(end) || proposed && last.paused() {
 				return seen, last
 			}
+		} else if next != nil {
+			proposed = true
 		}
 		if err := home.Pause(ctx, roundEvery); err != nil {
 			return seen, errors.Join(err, orNil(last))

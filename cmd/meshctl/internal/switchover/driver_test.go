@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -149,8 +150,8 @@ func TestHowMembersFareIsKnown(t *testing.T) {
 		c.Switched = &status.Switched{Number: 1, At: 1, Lateness: 42 * time.Microsecond}
 	}
 	w.members["tyo"].lies = func(c *status.Confirmation) {
-		c.Compiled = &status.Step{Number: 1, Done: instant.WallOf(ready)} // of the release before: not this one's
-		c.Switched = &status.Switched{Number: 1}                          // it began with it, and did not switch
+		c.Compiled = &status.Step{Number: 1, Done: instant.WallOf(ready)}                    // of the release before: not this one's
+		c.Switched = &status.Switched{Number: 1, At: 1, Done: instant.Wall(2 * time.Minute)} // it took it later, and did not switch
 	}
 	_, err := w.driver.Round(t.Context())
 	hometest.Check(t, err)
@@ -334,6 +335,37 @@ func TestCancelHolds(t *testing.T) {
 	defer writer.Close()
 	if _, err := writer.Host().Cancel(writer.Instant(), "too late"); err == nil || !strings.Contains(err.Error(), "is committed") {
 		t.Errorf("a commit was taken back: %v", err)
+	}
+}
+
+// TestCancelEndsWhatSeesItThrough: whoever sees a switchover through hears at once that it was cancelled, however long members were
+// given to be ready.
+func TestCancelEndsWhatSeesItThrough(t *testing.T) {
+	w := newWorld(t)
+	w.driver.Policy.Lead = time.Hour
+	proposed, ended := make(chan struct{}), make(chan error, 1)
+	var once sync.Once
+	go func() {
+		_, err := w.driver.See(t.Context(), time.Hour, false, func(r Round) {
+			if next := r.View.Manifest.Next; next != nil && !next.Switchover.IsZero() {
+				once.Do(func() { close(proposed) })
+			}
+		})
+		ended <- err
+	}()
+	<-proposed
+	writer := hometest.Begin(t, w.dir, time.Now)
+	next, err := writer.Host().Cancel(writer.Instant(), "cancelled")
+	hometest.Check(t, err)
+	hometest.Check(t, writer.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: "cancelled"}))
+	writer.Close()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), mesh.Paused) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it goes on")
 	}
 }
 

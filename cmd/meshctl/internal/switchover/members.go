@@ -81,8 +81,10 @@ func (s MemberState) heard(a Answer, n newest) MemberState {
 	if c.Compiled != nil && c.Compiled.Number == n.number && n.number > s.Published && !n.published.IsZero() {
 		s.Published, s.Latency = n.number, max(0, c.Compiled.Done.Time().Sub(n.published))
 	}
-	if c.Switched != nil && c.Switched.Number > s.Switched && c.Switched.At != 0 {
-		s.Switched, s.Lateness = c.Switched.Number, c.Switched.Lateness
+	if c.Switched != nil && c.Switched.Number > s.Switched {
+		if late, made := c.Switched.Late(c.Switched.Number); made {
+			s.Switched, s.Lateness = c.Switched.Number, late
+		}
 	}
 	return s
 }

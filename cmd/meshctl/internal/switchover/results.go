@@ -25,11 +25,8 @@ func resultOf(name string, a Answer, number uint64) history.Result {
 		r.Why = "it gave no answer: " + a.Err.Error()
 	case c.Serving == number:
 		r.Switched = true
-		if s := c.Switched; s != nil && s.Number == number && s.At != 0 {
-			r.Lateness = s.Lateness
-		} else {
-			r.Joined = true
-		}
+		late, made := c.Switched.Late(number)
+		r.Lateness, r.Joined = late, !made
 	case c.Serving == 0:
 		r.Why = "it is silent" + join(c.Silent)
 	default:

@@ -25,6 +25,7 @@ const (
 	AlarmRoleSoon   = "key-ends-soon"   // 7 days before it
 	AlarmSignatures = "signatures-end"  // the lease ends with signatures of a zone
 	AlarmBlocked    = "release-blocked" // zones have errors
+	AlarmFailed     = "release-failed"  // something else keeps releases from being made
 	AlarmHeld       = "zone-held"       // an older version of a zone stays
 	AlarmMembers    = "members-missing" // they keep a release from being switched to
 	AlarmSource     = "source-failed"   // a zone cannot be received
@@ -36,10 +37,11 @@ const (
 )
 
 // AlarmCodes are those of "meshctl serve".
-var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmHeld, AlarmMembers, AlarmSource, AlarmExpired,
+var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmMembers, AlarmSource, AlarmExpired,
 	mesh.MembersAway, mesh.NotDecided, mesh.HostClock, mesh.StateRestored}
 
-// missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm.
+// missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm; so is how long
+// attempts at a release may fail, since another host may be first, or a bucket away for a moment.
 const missingPatience = time.Minute
 
 // MeshAlarms are what the protocol calls for: its own alarms, and who has kept the staged release from being switched to for long.
@@ -110,8 +112,15 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 	if cycle.Blocked {
 		say(AlarmBlocked, "what was received has errors: nothing is released")
 	}
+	if cycle.Failed != "" && now.Sub(cycle.Since) >= missingPatience {
+		say(AlarmFailed, "no release could be made since %s: %s", cycle.Since.UTC().Format(time.RFC3339), cycle.Failed)
+	}
 	for _, z := range cycle.Held {
-		say(AlarmHeld, "%s has errors: its last good data stays", z)
+		why := cycle.Why[z]
+		if why != "" {
+			why = "; " + why
+		}
+		say(AlarmHeld, "%s has errors: its last good data stays%s", z, why)
 	}
 	for _, z := range cycle.Stay {
 		say(AlarmHeld, "%s is gone from its source, and stays, since more zones would go at once than \"checks: withdrawn\" allows", z)

@@ -37,6 +37,7 @@ func TestAlarms(t *testing.T) {
 			v.Manifest.Current.Zones[0].SignedUntil = now.Add(20 * time.Hour)
 		},
 		AlarmBlocked: func(_ *release.View, c *CycleState) { c.Blocked = true },
+		AlarmFailed:  func(_ *release.View, c *CycleState) { c.Failed, c.Since = "no such key", now.Add(-missingPatience) },
 		AlarmHeld:    func(_ *release.View, c *CycleState) { c.Held = []string{"example.org."} },
 		AlarmSource: func(_ *release.View, c *CycleState) {
 			c.Sources = []receive.Status{{Zone: "example.org.", Error: "refused"}}

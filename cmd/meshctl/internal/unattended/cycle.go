@@ -31,6 +31,7 @@ type Cycle struct {
 	Log    *slog.Logger
 
 	lately *releasing.Lately // for the goroutine that makes releases; what it checks, for all
+	tried  time.Time         // when it last made one, or tried to, or began: all that is there then goes out together
 
 	mu       sync.Mutex
 	pending  map[string]arrival // by origin, since it was last released
@@ -61,6 +62,7 @@ func (a arrival) source() releasing.Source {
 type judged struct {
 	content string // digest of a zone, or of all that was to be released
 	at      time.Time
+	why     string // the first error of a zone, by its rule
 }
 
 // withdrawal is the content of a zone that is to go.
@@ -90,7 +92,10 @@ type CycleState struct {
 	Received map[string]uint64 // zones received, by how
 	Released uint64            // releases made here
 	Blocked  bool              // the last attempt at a release was blocked by findings
+	Failed   string            // why attempts end in an error; empty: the last did not
+	Since    time.Time         // the first of them in a row
 	Held     []string          // zones whose last good data stays
+	Why      map[string]string // the first error of each, by its rule
 	Stay     []string          // zones that their source has no more, and that stay: too many would go
 	Sources  []receive.Status
 	Faults   map[receive.Fault]string
@@ -101,7 +106,7 @@ func (c *Cycle) State() CycleState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.state
-	s.Received = maps.Clone(s.Received)
+	s.Received, s.Why = maps.Clone(s.Received), maps.Clone(s.Why)
 	return s
 }
 
@@ -136,32 +141,48 @@ func (c *Cycle) begin() {
 
 // turns goes round until ctx ends.
 func (c *Cycle) turns(ctx context.Context) {
-	for {
+	c.tried = time.Now()
+	for c.sleep(ctx) == nil {
 		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
-			c.say("cycle", err.Error(), "the cycle could not go on; it is tried again")
-		}
-		if c.sleep(ctx) != nil {
-			return
+			c.fail(err)
 		}
 	}
 }
 
-// sleep waits until there is something to release, but at least Every, or until it is time to look at the schedule.
+// fail keeps why an attempt at a release ended in an error, whatever the zones are.
+func (c *Cycle) fail(err error) {
+	c.say("cycle", err.Error(), "the cycle could not go on; it is tried again")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Failed == "" {
+		c.state.Since = c.Home.Now()
+	}
+	c.state.Failed = err.Error()
+}
+
+// sleep waits until there may be something to release: something was received, a switchover is over, or it is time to look; then for what
+// comes along with it, and until Every has passed since a release was made, or tried, last.
 func (c *Cycle) sleep(ctx context.Context) error {
-	if err := home.Pause(ctx, c.Config.Releases.Every); err != nil {
-		return err
+	var over <-chan struct{}
+	if c.Driver != nil {
+		over = c.Driver.Over()
 	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-c.wake:
-	case <-time.After(max(lookEvery-c.Config.Releases.Every, 0)):
+	case <-over:
+	case <-time.After(lookEvery):
 	}
-	return nil
+	return home.Pause(ctx, max(gather, c.Config.Releases.Every-time.Since(c.tried)))
 }
 
-// lookEvery is how often the schedule is looked at though nothing was received.
-const lookEvery = 5 * time.Second
+const (
+	// lookEvery is how often the schedule is looked at though nothing was received.
+	lookEvery = 5 * time.Second
+	// gather is how long a release waits for what is received together with its first zone.
+	gather = 100 * time.Millisecond
+)
 
 // watch keeps how the sources are.
 func (c *Cycle) watch(ctx context.Context, r *receive.Receiver) {
@@ -207,6 +228,9 @@ func (c *Cycle) turn(ctx context.Context) error {
 		return err
 	}
 	c.say("cycle", "", "")
+	c.mu.Lock()
+	c.state.Failed = ""
+	c.mu.Unlock()
 	if made != nil && !made.Current {
 		c.Driver.Made(made.Release.Number, began, c.Home.Now())
 	}
@@ -236,7 +260,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now, retry := c.Home.Now(), c.Config.Releases.Retry
-	t.digests, c.state.Held, c.state.Stay = map[string]string{}, nil, nil
+	t.digests, c.state.Held, c.state.Stay, c.state.Why = map[string]string{}, nil, nil, map[string]string{}
 	for _, origin := range slices.Sorted(maps.Keys(c.pending)) {
 		u := c.pending[origin]
 		has := latest.Zone(origin)
@@ -257,7 +281,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 			}
 		default:
 			if c.judged[origin].content == u.SHA256 {
-				c.state.Held = append(c.state.Held, origin)
+				c.state.Held, c.state.Why[origin] = append(c.state.Held, origin), c.judged[origin].why
 			}
 			if !c.judged[origin].holds(u.SHA256, now, retry) {
 				t.sources = append(t.sources, u.source())
@@ -291,6 +315,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 		}
 		made, found, err = releasing.Make(ctx, w, t.sources, releasing.Options{Keep: true, Unattended: true, Now: m.Current == nil, Withdraw: t.withdrawn,
 			By: "meshctl serve", Config: c.Config.File, Received: t.received, Lately: c.lately})
+		c.tried = time.Now()
 		if made != nil {
 			c.lately.Keep(t.sources, w.View().Manifest)
 		}
@@ -314,7 +339,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 	if made.Request != "" { // it was judged anew
 		c.Log.Error("zones are held back, see the findings above", "held", len(made.Held), "to_sign", made.Request)
 	}
-	c.released(t, made)
+	c.released(t, made, found)
 	if made.Release.Number == 0 {
 		return nil, nil
 	}
@@ -327,11 +352,11 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 func (c *Cycle) stop(t todo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state.Blocked, c.stopped = true, judged{t.content(), c.Home.Now()}
+	c.state.Blocked, c.stopped = true, judged{t.content(), c.Home.Now(), ""}
 }
 
 // released remembers which zones were held back, as they were judged: they may have been received anew meanwhile.
-func (c *Cycle) released(t todo, made *releasing.Made) {
+func (c *Cycle) released(t todo, made *releasing.Made, found []zone.Finding) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped = judged{}
@@ -346,7 +371,8 @@ func (c *Cycle) released(t todo, made *releasing.Made) {
 		if held.Withdrawn {
 			content, list = withdrawal, &c.state.Stay
 		}
-		c.judged[held.Origin] = judged{content, c.Home.Now()}
+		c.judged[held.Origin] = judged{content, c.Home.Now(), firstError(found, held.Origin)}
+		c.state.Why[held.Origin] = c.judged[held.Origin].why
 		if !slices.Contains(*list, held.Origin) {
 			*list = append(*list, held.Origin)
 		}
@@ -354,6 +380,16 @@ func (c *Cycle) released(t todo, made *releasing.Made) {
 	if made.Release.Number != 0 {
 		c.state.Released++
 	}
+}
+
+// firstError is what is wrong with a zone, by its rule; there may be more, which the log has.
+func firstError(found []zone.Finding, origin string) string {
+	for _, f := range found {
+		if f.Zone == origin && f.Severity == zone.Error {
+			return f.Rule + ": " + f.Detail
+		}
+	}
+	return ""
 }
 
 // report logs findings: errors and warnings of zones that are about to go out.

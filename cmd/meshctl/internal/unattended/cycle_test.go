@@ -19,6 +19,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
@@ -100,6 +101,45 @@ func TestTheConfigurationNamedCounts(t *testing.T) {
 	}
 }
 
+// TestAnErrorInTheConfigurationIsAnAlarm: a running "meshctl serve" that can make no release says so, and goes on by itself once the
+// file is right. What fails for a moment only is none.
+func TestAnErrorInTheConfigurationIsAnAlarm(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	c := cycleAt(dir, &now)
+	turn := func() {
+		if err := c.turn(t.Context()); err != nil {
+			c.fail(err)
+		}
+	}
+	alarm := func() string {
+		view, err := c.Home.View(t.Context())
+		hometest.Check(t, err)
+		for _, a := range Alarms(view, time.Hour, c.State(), now) {
+			if a.Code == AlarmFailed {
+				return a.Detail
+			}
+		}
+		return ""
+	}
+	hometest.Configure(t, dir, "checks: {on_error: hold-zone}\nreleases: {evry: 5s}\n")
+	c.receives(t, hometest.NamesZone(t, "a.", 1, 100))
+	turn()
+	if why := alarm(); why != "" {
+		t.Errorf("after the first attempt: %s", why)
+	}
+	now = now.Add(missingPatience)
+	turn()
+	if why := alarm(); !strings.Contains(why, "meshctl.yaml:2") || !strings.Contains(why, "evry") {
+		t.Errorf("the alarm is %q", why)
+	}
+	hometest.Configure(t, dir, "checks: {on_error: hold-zone}\n")
+	turn()
+	if why := alarm(); why != "" || c.State().Released != 1 {
+		t.Errorf("once it is right: %q, %+v", why, c.State())
+	}
+}
+
 // TestAHeldZoneIsSaidUntilItIsRight, costs no release by itself, and is judged again in time.
 func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 	now := hometest.Start
@@ -119,6 +159,9 @@ func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 		if made := c.releases(t); made != nil || highest() != before || !slices.Equal(c.State().Held, []string{"a."}) {
 			t.Fatalf("a release like the one before: %+v, state %+v", made, c.State())
 		}
+		if said := fmt.Sprint(Alarms(release.View{}, time.Hour, c.State(), now)); !strings.Contains(said, "a. has errors: its last good data stays; change-removed: 40 of 10") {
+			t.Errorf("the alarm does not say what is wrong: %s", said)
+		}
 		now = now.Add(c.Config.Releases.Retry)
 	}
 	c.receives(t, hometest.NamesZone(t, "b.", 2, 100))
@@ -129,7 +172,7 @@ func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 	if made := c.releases(t); made == nil || !slices.Equal(made.Changed, []string{"a."}) {
 		t.Fatalf("once it is right: %+v", made)
 	}
-	if c.releases(t); len(c.State().Held) != 0 {
+	if c.releases(t); len(c.State().Held) != 0 || len(c.State().Why) != 0 {
 		t.Errorf("still held: %+v", c.State())
 	}
 }

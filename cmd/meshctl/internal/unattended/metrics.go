@@ -40,6 +40,8 @@ var (
 	releasedDesc  = desc("releases_total", "Releases made here since the start.")
 	switchedDesc  = desc("switchovers_total", "Switchovers seen through since the start.")
 	withdrawnDesc = desc("switchovers_withdrawn_total", "Proposals of a switchover that were withdrawn since the start.")
+	heldDesc      = desc("held_requests", "Requests that are held until there is something new.")
+	notHeldDesc   = desc("held_requests_refused_total", "Requests that were answered at once since too many are held: their members poll.")
 
 	// Of each member, and of its last release: a label for the number would be a new series for each release.
 	memberUpDesc      = desc("member_up", "Whether this member answered when it was asked last.", "member")
@@ -95,6 +97,11 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, code := range AlarmCodes {
 		gauge(alarmDesc, float64(alarms[code]), code)
+	}
+	if h := m.server.holder.Load(); h != nil {
+		held, refused := h.Counts()
+		gauge(heldDesc, float64(held))
+		count(notHeldDesc, refused)
 	}
 	if m.server.Mesh != nil {
 		state := m.server.Mesh()

@@ -44,6 +44,7 @@ type Server struct {
 
 	alarmed map[string]bool // alarms that were logged
 	known   atomic.Pointer[published]
+	holder  atomic.Pointer[depot.Holder]
 }
 
 // Limits of a connection. Blobs are large and lines are slow, so that a whole answer may take long, but not its start.
@@ -53,6 +54,12 @@ const (
 	answerTimeout = time.Hour
 	drainTimeout  = 5 * time.Second
 	maxHeader     = 16 << 10
+)
+
+// While requests are held until there is a newer timestamp, it is looked whether there is one so often: in a directory, and in a bucket.
+const (
+	holdLook       = 50 * time.Millisecond
+	holdLookShared = 500 * time.Millisecond
 )
 
 // places are those of the listener: some thousand members, each with a few connections for blobs and one for questions.
@@ -76,7 +83,13 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	s.known.Store(published)
-	gate := &gate{published: published, next: s.handler(reading, depot.Handler(reader.Repository()), published), log: &identity.Quiet{Log: s.Log}}
+	look := holdLook
+	if reader.IsShared() {
+		look = holdLookShared
+	}
+	holder := depot.NewHolder(ctx, reader.Repository(), look)
+	s.holder.Store(holder)
+	gate := &gate{published: published, next: s.handler(reading, holder, published), log: &identity.Quiet{Log: s.Log}}
 	if s.Page != nil {
 		gate.page = s.Page(published.refusesReader)
 	}

@@ -55,6 +55,8 @@ type served struct {
 	url  string
 	log  *logBuffer
 	stop func() error
+
+	server *Server
 }
 
 func serve(t *testing.T, dir string, clock home.Clock, renew time.Duration) *served {
@@ -71,6 +73,7 @@ func serve(t *testing.T, dir string, clock home.Clock, renew time.Duration) *ser
 	}
 	driver := switchover.NewDriver(home.At(dir, clock), nobody, mesh.Policy{Renew: renew, Absent: mesh.Absent{After: time.Hour}}, s.logger())
 	server := &Server{Home: home.At(dir, clock), Mesh: driver.State, Log: s.logger(), Ask: nobody}
+	s.server = server
 	server.Page = func(refuses func(*x509.Certificate) string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if why := refuses(r.TLS.PeerCertificates[0]); why != "" {

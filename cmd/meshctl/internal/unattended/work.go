@@ -24,9 +24,6 @@ func ServeWork(h *home.Home, work func() []status.Progress, alarms func() []stat
 	if err != nil {
 		return nil, err
 	}
-	if _, err := socket.Path("unix://" + path); err != nil {
-		return nil, err
-	}
 	return socket.Serve(path, func() any { return status.Work{Version: status.Version, Progress: work(), Alarms: alarms()} })
 }
 
@@ -35,7 +32,7 @@ func ReadWork(ctx context.Context, h *home.Home) (*status.Work, error) {
 	var w status.Work
 	err := socket.Read(ctx, h.Path(workSocket), &w)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EINVAL) {
-		return nil, nil // it is not there, has ended, or the path is too long for it to be there
+		return nil, nil // it is not there, has ended, or (but not on Linux) the path is too long for it to be there
 	}
 	if err != nil {
 		return nil, err

@@ -1,0 +1,178 @@
+package mirror
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+)
+
+// holder is another server of the host's repository, which holds requests.
+func (h *host) holder(ca *testca.CA, down *atomic.Bool) string {
+	ctx, end := context.WithCancel(context.Background())
+	url := serve(h.t, ca, depot.NewHolder(ctx, h.dir, 10*time.Millisecond), down)
+	h.t.Cleanup(end)
+	return url
+}
+
+// run runs the mirror until the test ends.
+func run(t *testing.T, m *Mirror) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { m.Run(ctx); close(ended) }()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
+func held(m *Mirror, url string) func() bool {
+	return func() bool {
+		return slices.ContainsFunc(m.Status().Repositories, func(r status.Repository) bool { return r.URL == url && r.Held })
+	}
+}
+
+// TestNewsComeInARoundTrip: where a request is held, what is published is in the depot long before the next look is due, again and
+// again; and the node says that it hears at once, until the host is away.
+func TestNewsComeInARoundTrip(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	down := new(atomic.Bool)
+	url := h.holder(ca, down)
+	m := h.mirror(ca, url) // looks every hour
+	root := h.mem.Root
+	if m.Hears() < time.Hour {
+		t.Errorf("it hears after %v, and no request is held", m.Hears())
+	}
+	run(t, m)
+	lab.WaitFor(t, "a request is held", held(m, url))
+	for n := range uint64(5) {
+		if n%2 == 0 {
+			h.release(n + 1)
+		} else {
+			h.renew()
+		}
+		lab.WaitFor(t, "what was published", func() bool { return lease(t, m, root) == h.timestamp() })
+		if m.Hears() >= time.Minute {
+			t.Fatalf("it hears after %v", m.Hears())
+		}
+	}
+	down.Store(true)
+	h.renew() // which answers the request that is held; the next one fails
+	lab.WaitFor(t, "no request is held", func() bool { return !held(m, url)() && m.Hears() >= time.Hour })
+	down.Store(false)
+	lab.WaitFor(t, "the newest again", func() bool { return held(m, url)() && lease(t, m, root) == h.timestamp() })
+}
+
+// TestAServerThatDoesNotHoldIsAskedSeldom: a static one, one that is broken, and such as say that they hold and answer at once, with
+// nothing new or with what is no news, cannot make a node busy. Nor is a node misled about how soon it hears.
+func TestAServerThatDoesNotHoldIsAskedSeldom(t *testing.T) {
+	applied := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Preference-Applied", r.Header.Get("Prefer"))
+	}
+	for name, answer := range map[string]http.HandlerFunc{
+		"static":   func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNotModified) },
+		"broken":   func(w http.ResponseWriter, r *http.Request) { http.Error(w, "broken", http.StatusBadGateway) },
+		"nothing":  func(w http.ResponseWriter, r *http.Request) { applied(w, r); w.WriteHeader(http.StatusNotModified) },
+		"no news":  func(w http.ResponseWriter, r *http.Request) { applied(w, r); w.Write([]byte("news")) },
+		"cut off":  func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) },
+		"endless":  func(w http.ResponseWriter, r *http.Request) { applied(w, r); w.Write(make([]byte, 1<<20)) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ca := testca.New(t)
+			h := newHost(t, ca)
+			var asked, looked atomic.Int64
+			url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Prefer") != "" {
+					asked.Add(1)
+					answer(w, r)
+					return
+				}
+				if r.URL.Path == "/"+release.TimestampName {
+					looked.Add(1)
+				}
+				h.dir.Handler().ServeHTTP(w, r)
+			}), new(atomic.Bool))
+			m := h.mirror(ca, url)
+			began := time.Now()
+			run(t, m)
+			lab.WaitFor(t, "it is asked", func() bool { return asked.Load() > 0 })
+			time.Sleep(2 * time.Second)
+			seconds := int64(time.Since(began)/time.Second) + 1
+			if n := asked.Load(); n > 2*seconds+2 {
+				t.Errorf("it was asked %d times in %d s", n, seconds)
+			}
+			if n := looked.Load(); n > 2*seconds+2 {
+				t.Errorf("it was looked at %d times in %d s", n, seconds)
+			}
+			lab.WaitFor(t, "it does not count as held", func() bool { return m.Hears() >= time.Hour })
+		})
+	}
+}
+
+// TestADeafServerIsFoundOut: one that holds a request and never answers it does not count as one that tells at once, once news have
+// come another way.
+func TestADeafServerIsFoundOut(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	good := h.holder(ca, new(atomic.Bool))
+	deaf := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if prefer := r.Header.Get("Prefer"); prefer != "" {
+			w.Header().Set("Preference-Applied", prefer)
+			if prefer != "wait=0" {
+				<-r.Context().Done()
+				return
+			}
+		}
+		h.dir.Handler().ServeHTTP(w, r)
+	}), new(atomic.Bool))
+	m := h.mirror(ca, good, deaf)
+	run(t, m)
+	lab.WaitFor(t, "both hold", func() bool { return held(m, good)() && held(m, deaf)() })
+	h.renew()
+	lab.WaitFor(t, "the deaf one is found out", func() bool { return !held(m, deaf)() })
+	if !held(m, good)() || lease(t, m, h.mem.Root) != h.timestamp() {
+		t.Error("the good one is not followed")
+	}
+}
+
+// TestAHungRoundIsNotUsual: how long a node takes to hear is the 99th percentile of its rounds, without one that hung now and then; where they
+// hang often, that is how it is.
+func TestAHungRoundIsNotUsual(t *testing.T) {
+	const quick, slow, hang = 20 * time.Millisecond, time.Second, 50 * time.Second
+	for name, test := range map[string]struct {
+		rounds times
+		want   time.Duration
+	}{
+		"none":               {nil, 0},
+		"one":                {times{quick}, quick},
+		"one that hung":      {times{hang}, 0},
+		"one hung":           {append(slices.Repeat(times{quick}, 20), hang), quick},
+		"two hung":           {append(append(slices.Repeat(times{quick}, 20), hang, hang), quick), quick},
+		"slow now and then":  {append(slices.Repeat(times{quick}, 50), slow), slow},
+		"slow once in 128":   {append(slices.Repeat(times{quick}, 127), slow), quick},
+		"slow twice in 128":  {append(slices.Repeat(times{quick}, 126), slow, slow), slow},
+		"always slow":        {slices.Repeat(times{hang}, 4), hang},
+		"often hung":         {append(slices.Repeat(times{quick}, 20), hang, hang, hang), hang},
+		"long ago often":     {append(slices.Repeat(times{hang}, 20), slices.Repeat(times{quick}, 16)...), quick},
+		"the newest decides": {append(slices.Repeat(times{quick}, 110), slices.Repeat(times{slow}, 5)...), slow},
+	} {
+		if got := test.rounds.usual(); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+	var t128 times
+	for range 1000 {
+		t128.add(quick)
+	}
+	if len(t128) != keptTimes {
+		t.Errorf("%d are kept", len(t128))
+	}
+}
