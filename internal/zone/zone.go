@@ -163,6 +163,11 @@ func (z *Zone) Records() iter.Seq[dns.RR] {
 // RR is the record as the DNS library has it.
 func (r *WireRecord) RR() dns.RR { return unpackRR(nameString(r.Owner), r.Type, r.TTL, r.Data) }
 
+// AppendTo appends the record as it is in RRs.
+func (r *WireRecord) AppendTo(dst []byte) []byte {
+	return appendRest(append(dst, r.Owner...), r.Type, r.TTL, r.Data)
+}
+
 // WireRecords yields all records as Records does. The zone owns what they refer to.
 func (z *Zone) WireRecords() iter.Seq[WireRecord] {
 	return func(yield func(WireRecord) bool) {

@@ -46,6 +46,7 @@ type compiler struct {
 	ctx   context.Context
 	dir   *depot.Dir
 	known map[release.Digest]*zone.Zone
+	last  map[string]*zone.Zone // of the large ones known, the newest by origin
 	cache *imageCache
 	busy  *compiling
 	large sync.Mutex  // one large zone at a time: it keeps all processors busy, and takes memory
@@ -80,7 +81,7 @@ func compile(ctx context.Context, repository string, r release.Release, known ma
 		return c, err
 	}
 	defer dir.Close()
-	w := &compiler{ctx: ctx, dir: dir, known: known, cache: cache, busy: busy}
+	w := &compiler{ctx: ctx, dir: dir, known: known, last: newest(known), cache: cache, busy: busy}
 	zones, err := w.all(r.Zones)
 	for i, z := range zones {
 		if z != nil {
@@ -136,13 +137,30 @@ func (w *compiler) all(signed []release.Zone) ([]*zone.Zone, error) {
 	return zones, cmp.Or(errs...)
 }
 
-// zone is a zone as it was signed: known already, kept compiled, or made of its text.
+// newest is the large zones of those known by origin, of several the one with the highest serial.
+func newest(known map[release.Digest]*zone.Zone) map[string]*zone.Zone {
+	last := map[string]*zone.Zone{}
+	for _, z := range known {
+		if z.ImageSize() < cacheFrom {
+			continue
+		}
+		if other := last[z.Origin()]; other == nil || int32(z.Serial()-other.Serial()) > 0 { // RFC 1982
+			last[z.Origin()] = z
+		}
+	}
+	return last
+}
+
+// zone is a zone as it was signed: known already, kept compiled, or made of its text, and of one known if that differs in a
+// little.
 func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 	z = w.known[signed.SHA256]
 	if z == nil || z.Origin() != signed.Origin {
 		if z = w.cache.load(signed.SHA256); z == nil || z.Origin() != signed.Origin {
-			if z, err = w.compileZone(signed); err != nil {
-				return nil, err
+			if z = w.follow(signed); z == nil {
+				if z, err = w.compileZone(signed); err != nil {
+					return nil, err
+				}
 			}
 		}
 		if z.ImageSize() >= cacheFrom {
@@ -154,6 +172,42 @@ func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 			Detail: fmt.Sprintf("zone %s has serial %d, the release says %d", signed.Origin, z.Serial(), signed.Serial)}
 	}
 	return z, nil
+}
+
+// changedShare is which part of a zone's image may have changed for it to be made of the zone before.
+const changedShare = 8
+
+// follow makes a zone of the newest one known, if there is one, and of the lines of its text that are not of that. Like one that is
+// compiled it counts only once the end of the text was reached and its digest found right, and it is what the text says, since
+// every line was there or was put in. It returns nil if that is for compileZone, which also says what is wrong.
+func (w *compiler) follow(signed release.Zone) *zone.Zone {
+	old := w.last[signed.Origin]
+	if old == nil {
+		return nil
+	}
+	text, err := w.dir.OpenBlob(signed)
+	if err != nil {
+		return nil
+	}
+	defer text.Close()
+	checked := &toEnd{ctx: w.ctx, r: text, all: &w.busy.octets}
+	seen := 0
+	defer func() { w.busy.octets.Add(-checked.n.Load()) }()
+	delta := zonefile.Since(old, checked, old.ImageSize()/changedShare, func(records int) bool {
+		w.busy.records.Add(int64(records - seen))
+		seen = records
+		return w.ctx.Err() == nil
+	})
+	var z *zone.Zone
+	if delta != nil && checked.finish() == nil {
+		z, _ = old.Apply(delta)
+	}
+	if z == nil {
+		w.busy.records.Add(int64(-seen)) // it is begun anew
+		return nil
+	}
+	w.busy.records.Add(int64(z.Len() - seen))
+	return z
 }
 
 // compileZone reads one zone. The text counts only once its end was reached and its digest found right.

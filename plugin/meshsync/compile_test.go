@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // manyRecords is the canonical text of a zone that takes a while.
@@ -92,5 +95,65 @@ func TestTheFirstBadZoneIsTold(t *testing.T) {
 		if len(c.byDigest) < 11 {
 			t.Errorf("only %d zones before the 12th are kept", len(c.byDigest))
 		}
+	}
+}
+
+// TestALargeZoneIsMadeOfTheOneBefore, if it differs in a little: it is the zone of its text all the same, and shares with the
+// one before what did not change. What is not the text that was signed, or no zone, is refused as ever.
+func TestALargeZoneIsMadeOfTheOneBefore(t *testing.T) {
+	_, h := nodeDir(t)
+	first := manyRecords(30_000)
+	second := bytes.Replace(bytes.Replace(first, []byte(" 1 3600"), []byte(" 2 3600"), 1), []byte("d77.example.org."), []byte("new.example.org."), 1)
+	third := bytes.Replace(bytes.Replace(second, []byte(" 2 3600"), []byte(" 3 3600"), 1), []byte("\t300\tIN\tNS\tns5"), []byte("\t600\tIN\tNS\tns5"), -1)
+	releases := []release.Release{}
+	for i, text := range [][]byte{first, second, third} {
+		z, found := zonefile.Parse(bytes.NewReader(text), zonefile.Options{})
+		if z == nil {
+			t.Fatal(found)
+		}
+		var b bytes.Buffer
+		must(t, zonefile.Write(&b, z))
+		text = b.Bytes()
+		releases = append(releases, release.Release{Number: uint64(i + 1), Zones: []release.Zone{h.pack("example.org.", uint32(i+1), text)}})
+	}
+	make := func(r release.Release, known map[release.Digest]*zone.Zone) (*zone.Zone, *compiling) {
+		busy := &compiling{}
+		c, err := compile(t.Context(), h.repo.Path(), r, known, &imageCache{dir: t.TempDir()}, busy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.zones.Get("example.org."), busy
+	}
+	image := func(z *zone.Zone) []byte {
+		var b bytes.Buffer
+		must(t, z.WriteImage(&b, release.Digest{}))
+		return b.Bytes()
+	}
+	known := map[release.Digest]*zone.Zone{}
+	for i, r := range releases {
+		fresh, _ := make(r, nil)
+		z, busy := make(r, known)
+		if z.Root() != fresh.Root() || z.Serial() != fresh.Serial() || z.Len() != fresh.Len() {
+			t.Errorf("release %d: another zone", r.Number)
+		}
+		if built := bytes.Equal(image(z), image(fresh)); built != (i != 1) { // the third one differs by too much
+			t.Errorf("release %d: built anew is %v", r.Number, built)
+		}
+		if n := busy.records.Load(); n != int64(z.Len()) || busy.octets.Load() != r.Zones[0].Length {
+			t.Errorf("release %d: %d records and %d octets are shown", r.Number, n, busy.octets.Load())
+		}
+		known[r.Zones[0].SHA256] = z
+	}
+	for _, wrong := range []string{"other.org.\t300\tIN\tNS\tns.test.\n", "d5.example.org.\t300\tIN\tCNAME\td6.example.org.\n"} {
+		r := release.Release{Number: 9, Zones: []release.Zone{h.pack("example.org.", 3, append(bytes.Clone(third), wrong...))}}
+		if _, err := compile(t.Context(), h.repo.Path(), r, known, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
+			t.Errorf("%q is served", wrong)
+		}
+	}
+	torn := releases[1]
+	torn.Zones = slices.Clone(torn.Zones)
+	torn.Zones[0].SHA256[3]++
+	if _, err := compile(t.Context(), h.repo.Path(), torn, known, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
+		t.Error("a text that is not the one that was signed is served")
 	}
 }
