@@ -1,5 +1,6 @@
 // Package packages_test makes a release as "./build.sh dist" does, and has dpkg install, upgrade, remove and purge its packages in
-// a directory that is a system's root to it. It needs root and dpkg, and nothing of this machine's system changes.
+// a directory that is a system's root to it, and in namespaces where systemd is process 1. It needs root and dpkg, and nothing of this
+// machine's system changes.
 package packages_test
 
 import (
@@ -57,6 +58,7 @@ func TestRelease(t *testing.T) {
 	})
 	t.Run("checksums and SBOM", func(t *testing.T) { testFiles(t, out) })
 	t.Run("installed, upgraded, removed, purged", func(t *testing.T) { testLife(t, out) })
+	t.Run("systemd as process 1", func(t *testing.T) { testSystemd(t, out) })
 }
 
 func testFiles(t *testing.T, out string) {
