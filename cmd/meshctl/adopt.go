@@ -75,7 +75,7 @@ Status 1 if the file has errors, or nothing in it is a zone that a mesh could an
 			case plan.Nothing():
 				return errors.New("there is no zone that a mesh could answer")
 			case !c.json:
-				c.sayNext(plan.File, write, members)
+				c.sayNext(write, members)
 			}
 			return nil
 		}),
@@ -121,10 +121,10 @@ func (c *cli) sayAdopted(p *adopt.Plan, written []adopting.Written) {
 }
 
 // sayNext says how it goes on.
-func (c *cli) sayNext(file string, written bool, members int) {
+func (c *cli) sayNext(written bool, members int) {
 	switch {
 	case !written:
-		c.say("nothing is written; next: meshctl adopt --write %s", file)
+		c.say("nothing is written; next: the same with --write")
 	case members > 0:
 		c.say("next: meshctl member update NAME for each of the %d members, whose Corefiles are made anew; meshctl serve makes the first release", members)
 	default:
