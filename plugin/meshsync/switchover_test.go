@@ -143,7 +143,9 @@ func (n *node) confirmed(h *host) status.Ref {
 		}
 		n.t.Logf("not confirmed within %v", lead)
 		n.becomes(number)
-		h.manifest.Current = h.manifest.Next
+		made := h.manifest.Next.Withdrawn()
+		made.Switchover = to.At.Time().Add(-24 * time.Hour) // as if it were long ago, as that of the first is
+		h.manifest.Current = &made
 	}
 }
 
