@@ -35,6 +35,7 @@ type Driver struct {
 
 	host      *mesh.Host
 	leaseOnly bool // the last publication failed for want of the release key
+	proposed  bool // a switchover was proposed here, by the order if there is one
 	newest    newest
 	wake      chan struct{}
 	over      chan struct{}
@@ -116,7 +117,7 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 	d.begin(state)
 	before := home.MeshOf(state, view)
 	d.host.Read(before)
-	d.host.Ordered(d.Order)
+	d.host.Ordered(d.ordered(before))
 	d.host.LeaseOnly(d.leaseOnly || !d.Home.Keys().Has(state.Published.Root, keys.Release))
 	began := d.now()
 	answers := d.ask(ctx, append(view.Manifest.Members[:len(view.Manifest.Members):len(view.Manifest.Members)], state.Departed...), view.Manifest.Next)
@@ -131,9 +132,18 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 		return r, nil
 	}
 	err = d.publish(ctx, &r, before, tag)
+	d.proposed = d.proposed || r.Done && r.Decision.Event == mesh.EventProposed
 	// A key that cannot be had must not keep the lease from being renewed: the next round does without it, and then it is tried again.
 	d.leaseOnly = errors.Is(err, keys.ErrAway) && !d.leaseOnly
 	return r, err
+}
+
+// ordered is the order that counts: none once an operator has withdrawn what it proposed, else it would be proposed again.
+func (d *Driver) ordered(state mesh.State) mesh.Order {
+	if d.proposed && state.Paused != "" {
+		return mesh.Order{}
+	}
+	return d.Order
 }
 
 // ask asks members. While a switchover is under way one that hangs must not hold up the commit, so it has part of the time only

@@ -339,33 +339,43 @@ func TestCancelHolds(t *testing.T) {
 }
 
 // TestCancelEndsWhatSeesItThrough: whoever sees a switchover through hears at once that it was cancelled, however long members were
-// given to be ready.
+// given to be ready, and does not propose it again, not at an instant that was ordered either.
 func TestCancelEndsWhatSeesItThrough(t *testing.T) {
-	w := newWorld(t)
-	w.driver.Policy.Lead = time.Hour
-	proposed, ended := make(chan struct{}), make(chan error, 1)
-	var once sync.Once
-	go func() {
-		_, err := w.driver.See(t.Context(), time.Hour, false, func(r Round) {
-			if next := r.View.Manifest.Next; next != nil && !next.Switchover.IsZero() {
-				once.Do(func() { close(proposed) })
+	for name, order := range map[string]func(*Driver){
+		"lead":    func(d *Driver) { d.Policy.Lead = time.Hour },
+		"instant": func(d *Driver) { d.Order.At = instant.WallOf(time.Now().Add(time.Hour)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			order(w.driver)
+			proposed, ended := make(chan struct{}), make(chan error, 1)
+			var once sync.Once
+			go func() {
+				_, err := w.driver.See(t.Context(), time.Hour, false, func(r Round) {
+					if next := r.View.Manifest.Next; next != nil && !next.Switchover.IsZero() {
+						once.Do(func() { close(proposed) })
+					}
+				})
+				ended <- err
+			}()
+			<-proposed
+			writer := hometest.Begin(t, w.dir, time.Now)
+			next, err := writer.Host().Cancel(writer.Instant(), "cancelled")
+			hometest.Check(t, err)
+			hometest.Check(t, writer.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: "cancelled"}))
+			writer.Close()
+			select {
+			case err := <-ended:
+				if err == nil || !strings.Contains(err.Error(), mesh.Paused) {
+					t.Errorf("got %v", err)
+				}
+			case <-time.After(time.Minute):
+				t.Error("it goes on")
+			}
+			if !w.view().Manifest.Next.Switchover.IsZero() {
+				t.Error("it is proposed again")
 			}
 		})
-		ended <- err
-	}()
-	<-proposed
-	writer := hometest.Begin(t, w.dir, time.Now)
-	next, err := writer.Host().Cancel(writer.Instant(), "cancelled")
-	hometest.Check(t, err)
-	hometest.Check(t, writer.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: "cancelled"}))
-	writer.Close()
-	select {
-	case err := <-ended:
-		if err == nil || !strings.Contains(err.Error(), mesh.Paused) {
-			t.Errorf("got %v", err)
-		}
-	case <-time.After(time.Minute):
-		t.Error("it goes on")
 	}
 }
 
