@@ -157,7 +157,6 @@ tests() {
 	unformatted=$(gofmt -l cmd internal plugin sidecar test)
 	[ -z "$unformatted" ] || { echo "gofmt these: $unformatted"; exit 1; }
 	go vet ./...
-	(cd test/kubernetes && go vet .) # a module of its own
 	GOOS=darwin go vet ./internal/... ./plugin/... ./cmd/meshctl
 	unreached=$(dead)
 	[ -z "$unreached" ] || { echo "dead code: $unreached"; exit 1; }
@@ -169,8 +168,9 @@ tests() {
 	# shellcheck disable=SC2046
 	run -timeout 15m ${1:+-run "$1"} $(go list ./... | grep -v /test/) || failed=1
 	run -count=1 -timeout 25m -p 2 -parallel 4 ${1:+-run "$1"} ./test/mesh ./test/... || failed=1
+	# Modules of their own, which "go test" vets.
 	(cd test/kubernetes && run -count=1 -timeout 15m ${1:+-run "$1"} .) || failed=1
-	[ -z "${FULL:-}" ] || (cd test/kubernetes/apiserver && go vet . && run -count=1 -timeout 30m ${1:+-run "$1"} .) || failed=1
+	[ -z "${FULL:-}" ] || (cd test/kubernetes/apiserver && run -count=1 -timeout 30m ${1:+-run "$1"} .) || failed=1
 	fuzzed=$(mktemp)
 	made+=("$fuzzed")
 	[ -n "${1:-}" ] || fuzz

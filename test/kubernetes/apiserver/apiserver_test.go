@@ -10,16 +10,24 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	core "k8s.io/api/core/v1"
+	policy "k8s.io/api/policy/v1"
+	failed "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	client "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/scale"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/kubernetes/pkg/controller/daemon"
+	"k8s.io/kubernetes/pkg/controller/disruption"
 	"k8s.io/kubernetes/pkg/controller/job"
 )
 
@@ -90,7 +98,7 @@ func (c *cluster) give(commands string) {
 	}
 }
 
-// connect makes a client of the cluster, and starts the controllers of DaemonSets and Jobs.
+// connect makes a client of the cluster, and starts the controllers of DaemonSets, Jobs and PodDisruptionBudgets.
 func (c *cluster) connect() {
 	c.Helper()
 	var err error
@@ -103,11 +111,16 @@ func (c *cluster) connect() {
 	c.must(err)
 	jobs, err := job.NewController(ctx, c.api, i.Core().V1().Pods(), i.Batch().V1().Jobs(), nil, nil)
 	c.must(err)
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.api.Discovery()))
+	scales := scale.New(c.api.CoreV1().RESTClient(), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(c.api.Discovery()))
+	budgets := disruption.NewDisruptionController(ctx, i.Core().V1().Pods(), i.Policy().V1().PodDisruptionBudgets(), i.Core().V1().ReplicationControllers(),
+		i.Apps().V1().ReplicaSets(), i.Apps().V1().Deployments(), i.Apps().V1().StatefulSets(), c.api, mapper, scales, c.api.Discovery())
 	i.Start(ctx.Done())
-	done := make(chan struct{}, 2)
-	go func() { sets.Run(ctx, 1); done <- struct{}{} }()
-	go func() { jobs.Run(ctx, 1); done <- struct{}{} }()
-	c.Cleanup(func() { cancel(); <-done; <-done })
+	var running sync.WaitGroup
+	running.Go(func() { sets.Run(ctx, 1) })
+	running.Go(func() { jobs.Run(ctx, 1) })
+	running.Go(func() { budgets.Run(ctx, 1) })
+	c.Cleanup(func() { cancel(); running.Wait() })
 }
 
 // everyRendering: the API server takes each overlay, validated strictly, defaulted and admitted, and has nothing to say about it.
@@ -287,8 +300,34 @@ func (c *cluster) update() {
 	c.runs(now[first[0]], first[0])
 	second := c.stopping(now)
 	if len(second) != 1 || second[0] == first[0] {
-		c.Errorf("then %v are updated, after %v", second, first)
+		c.Fatalf("then %v are updated, after %v", second, first)
 	}
+	c.budget(now[first[0]], now[second[0]])
+}
+
+// budget: while one of two nodes is away the other is not evicted, and when both are there, one is.
+func (c *cluster) budget(here, away core.Pod) {
+	c.Helper()
+	evict := func() error {
+		return c.api.CoreV1().Pods("mesh").EvictV1(c.Context(), &policy.Eviction{ObjectMeta: meta.ObjectMeta{Name: here.Name}})
+	}
+	c.eventually("one node is in service, and none may be evicted", func() error {
+		b, err := c.api.PolicyV1().PodDisruptionBudgets("mesh").Get(c.Context(), "node", meta.GetOptions{})
+		if err == nil && (b.Status.CurrentHealthy != 1 || b.Status.DisruptionsAllowed != 0) {
+			err = fmt.Errorf("%+v", b.Status)
+		}
+		return err
+	})
+	if err := evict(); !failed.IsTooManyRequests(err) {
+		c.Fatalf("the last node in service is evicted: %v", err)
+	}
+	node := away.Spec.NodeName
+	c.end(away)
+	c.eventually("the second updated pod", func() error { return c.runsOn("worker-1", "worker-2") })
+	now, err := c.pods()
+	c.must(err)
+	c.runs(now[node], node)
+	c.eventually("one of two is evicted", evict)
 }
 
 // available is an error unless so many pods are in service, by the controller.
