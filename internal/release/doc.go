@@ -8,7 +8,7 @@
 //
 // # Repository
 //
-//	metadata/1.root.json           which keys speak for the mesh; the root key's word
+//	metadata/1.root.json           which keys speak for the mesh, and where release numbers begin; the root key's word
 //	metadata/N.snapshot.json       which targets file is in force; the release key's word
 //	metadata/N.targets.json        which manifest is in force; the release key's word
 //	metadata/timestamp.json        which snapshot is in force, and until when: the lease; the lease key's word
@@ -22,8 +22,9 @@
 //
 // The lease key can lengthen a lease, or let it run out; it cannot name another content: versions that went before
 // are refused, and everything above the timestamp needs the release key. The release key can name any content, but no
-// node goes back to a lower release number, or takes a number twice with different content. Only the root key can
-// replace the others. The override key says that content goes out which the distribution host's checks refuse (Override);
+// node goes back to a lower release number, or takes a number twice with different content, or one that is far above those it has
+// seen (MaxStep). Only the root key can replace the others, and say that numbers begin above those that a thief has used
+// (Trust.NumbersFrom). The override key says that content goes out which the distribution host's checks refuse (Override);
 // nodes do not know it, and it is worth nothing without the release key.
 //
 // # Expiry
