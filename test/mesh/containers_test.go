@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -146,8 +147,13 @@ func (p *podman) run(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// building is held by who makes the programs in bin, or an image of them.
+var building sync.Mutex
+
 func (p *podman) buildImage() {
 	p.t.Helper()
+	building.Lock()
+	defer building.Unlock()
 	cmd := exec.Command("./build.sh", "image")
 	cmd.Dir, cmd.Env = testenv.Top(p.t), p.env
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -21,6 +21,7 @@ import (
 // line. A bundle is put into its place by the Job, the pod is ready when it is in service, and when it is deleted its route goes before
 // its answers; the next pod answers from what the first one left on the host's disk. What an API server thinks of them is test/kubernetes's.
 func TestPods(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	testenv.Need(t, "podman", "runc")
 	d := newDeployed(w, "tyo", "osa")
@@ -62,6 +63,7 @@ func TestPods(t *testing.T) {
 
 // TestPodOfAnIGP runs the pod of overlays/igp: its sidecar brings the address up, with that one privilege, and down before it is stopped.
 func TestPodOfAnIGP(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	testenv.Need(t, "podman", "runc")
 	d := newDeployed(w, "tyo")
@@ -130,6 +132,7 @@ func patched(t *testing.T, name, patch string) podSpec {
 // TestDistributionHostsPod runs the distribution host of deploy/kubernetes in the same way: the first start makes the mesh, zones come from
 // the ConfigMap, the next start goes on with what is there, and members' bundles come through a pipe.
 func TestDistributionHostsPod(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	testenv.Need(t, "podman", "runc")
 	k := kubelet{newPodman(w)}
