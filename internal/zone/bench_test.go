@@ -291,7 +291,7 @@ func BenchmarkApply(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		make func(testing.TB) *zone.Zone
-	}{{"delegations", func(b testing.TB) *zone.Zone { return largeBench(b.(*testing.B)).zone }}, {"nsec3", hashedBench}} {
+	}{{"delegations", func(b testing.TB) *zone.Zone { return largeBench(b.(*testing.B)).zone }}, {"signed", hashedBench}} {
 		b.Run(c.name, func(b *testing.B) {
 			z := c.make(b)
 			deltas := benchDeltas(b, z, 100)

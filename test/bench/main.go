@@ -597,7 +597,7 @@ var benchLine = regexp.MustCompile(`(?m)^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+([\d.]
 
 // lookups runs Go's benchmarks of internal/zone.
 func (b *bench) lookups() error {
-	args := []string{"test", "-run", "^$", "-bench", "^Benchmark(Answer|Denial|ManyZones)$/^(mix|million|hash|10|100000|10-of-100000)$"}
+	args := []string{"test", "-run", "^$", "-bench", "^Benchmark(Answer|Denial|ManyZones|Apply)$/^(mix|million|hash|10|100000|10-of-100000|signed)$"}
 	if b.short {
 		args = append(args, "-short", "-benchtime", "10x")
 	} else {
@@ -621,6 +621,7 @@ func (b *bench) lookups() error {
 	b.row("lookup and packet, mixed queries, 1,000,000 names", "ns", "≤ 400", one(ns.median("Answer/mix")))
 	b.row("its allocations", "", "0", one(allocs.median("Answer/mix")))
 	b.row("NSEC3 denial, not cached, 1,000,000 names", "ns", fmt.Sprintf("≤ %.0f: three hashes and 1 µs", 3*ns.median("Denial/hash")+1000), one(ns.median("Denial/million")))
+	b.row("100 of 1,000,000 names with NSEC3 changed, the next zone is made", "ms", "≤ 10", one(ns.median("Apply/signed")/1e6))
 	b.row("lookup in 10 of 100,000 zones, to that among 10", "", "≤ 1.5", one(ns.median("ManyZones/10-of-100000")/ns.median("ManyZones/10")))
 	b.row("in any of 100,000 zones, none of them in the processor's cache", "", "", one(ns.median("ManyZones/100000")/ns.median("ManyZones/10")))
 	return nil
