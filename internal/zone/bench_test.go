@@ -315,15 +315,16 @@ func benchDeltas(b testing.TB, z *zone.Zone, names int) []*zone.Delta {
 	var owners [][]zone.WireRecord
 	var soa zone.WireRecord
 	every := z.Len() / (names * 40)
-	i := 0
+	var before []byte // owner
 	for w := range z.WireRecords() {
-		if i++; w.Type == dns.TypeSOA {
+		if w.Type == dns.TypeSOA {
 			soa = w
 		} else if last := len(owners) - 1; last >= 0 && bytes.Equal(owners[last][0].Owner, w.Owner) {
 			owners[last] = append(owners[last], w)
-		} else if len(w.Owner) > len(soa.Owner) && r.IntN(max(1, every)) == 0 {
-			owners = append(owners, []zone.WireRecord{w})
+		} else if !bytes.Equal(before, w.Owner) && len(w.Owner) > len(soa.Owner) && r.IntN(max(1, every)) == 0 {
+			owners = append(owners, []zone.WireRecord{w}) // from its first record on, so that sets change as a whole
 		}
+		before = w.Owner
 	}
 	r.Shuffle(len(owners), func(i, j int) { owners[i], owners[j] = owners[j], owners[i] })
 	var deltas []*zone.Delta

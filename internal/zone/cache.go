@@ -114,7 +114,7 @@ func (z *Zone) ImageSize() int {
 }
 
 // leafOctets is what a leaf takes beside its items: its place and key, and its tally.
-const leafOctets = 32 + 8 + 56
+const leafOctets = 40 + 8 + 48
 
 // imageOctets is the number of octets in pages.
 func (z *Zone) imageOctets() int {
@@ -230,7 +230,7 @@ func (l *lister) read(in *imageReader) list {
 	count := in.numbers(1)[0]
 	for range count {
 		n := in.numbers(6)
-		t := &tally{level: n[1], totals: totals{n[2], n[3], n[4], n[5]}}
+		t := &tally{totals: totals{n[2], n[3], n[4], n[5]}}
 		copy(t.sum[:], in.take(sha256.Size))
 		items := in.take(int64(n[0]) * int64(l.size))
 		if n[0] == 0 {
@@ -239,7 +239,7 @@ func (l *lister) read(in *imageReader) list {
 		if in.err != nil {
 			return list{}
 		}
-		l.keep(leaf{items, t})
+		l.keep(leaf{items, t, n[1]}, l.key(items))
 	}
 	return l.finish(&list{})
 }

@@ -34,6 +34,7 @@ type list struct {
 type leaf struct {
 	items []byte
 	*tally
+	level uint32 // of the first item, see levelOf
 }
 
 // branch is a number of leaves.
@@ -44,8 +45,7 @@ type branch struct {
 
 // tally is what is known of the records of a leaf or branch.
 type tally struct {
-	sum   [sha256.Size]byte
-	level uint32 // of the first item, see levelOf
+	sum [sha256.Size]byte
 	totals
 }
 
@@ -202,7 +202,7 @@ func (l *lister) add(item []byte, level uint32) {
 		l.close()
 	} else if last := len(l.leaves) - 1; len(l.open) == 0 && last >= 0 { // what it followed began a leaf and is gone
 		l.level, l.open = l.leaves[last].level, append(l.open, l.leaves[last].items...)
-		l.leaves = l.leaves[:last]
+		l.leaves, l.keys = l.leaves[:last], l.keys[:last]
 	}
 	if len(l.open) == 0 {
 		l.level = level
@@ -210,10 +210,10 @@ func (l *lister) add(item []byte, level uint32) {
 	l.open = append(l.open, item...)
 }
 
-// keep adds a leaf of another list. Its first item begins a leaf, or the list.
-func (l *lister) keep(f leaf) {
+// keep adds a leaf of another list, with its key. Its first item begins a leaf, or the list.
+func (l *lister) keep(f leaf, key uint64) {
 	l.close()
-	l.leaves = append(l.leaves, f)
+	l.leaves, l.keys = append(l.leaves, f), append(l.keys, key)
 }
 
 // close ends the leaf that is being made.
@@ -225,7 +225,8 @@ func (l *lister) close() {
 	for at := 0; at < len(l.open); at += l.size {
 		l.tell(l.open[at:at+l.size], &l.c)
 	}
-	l.leaves = append(l.leaves, leaf{append([]byte(nil), l.open...), &tally{l.c.end(), l.level, l.c.totals}})
+	l.leaves = append(l.leaves, leaf{append([]byte(nil), l.open...), &tally{l.c.end(), l.c.totals}, l.level})
+	l.keys = append(l.keys, l.key(l.open))
 	l.open = l.open[:0]
 }
 
@@ -240,9 +241,7 @@ func (l *lister) finish(old *list) list {
 		known[first], starts[first] = b, at
 		at += b.leaves
 	}
-	l.keys = make([]uint64, len(l.leaves))
 	for i, from := 0, 0; i < len(l.leaves); i++ {
-		l.keys[i] = l.key(l.leaves[i].items[:l.size])
 		l.count += l.itemsOf(i)
 		if i+1 < len(l.leaves) && l.leaves[i+1].level < branchLevel {
 			continue
@@ -278,7 +277,7 @@ func (l *lister) branch(leaves []leaf) branch {
 		l.c.buf = leaves[i].appendTo(l.c.buf)
 		l.c.totals.add(&leaves[i].totals)
 	}
-	return branch{len(leaves), &tally{l.c.end(), leaves[0].level, l.c.totals}}
+	return branch{len(leaves), &tally{l.c.end(), l.c.totals}}
 }
 
 // listEdit is a change of a list: of what an owner has, or that an item goes or comes before a spot.
@@ -297,14 +296,14 @@ const (
 
 // edit makes a list of another one. Edits are in order of spots, an item that comes before others that concern the same spot.
 func (l *lister) edit(old *list, edits []listEdit) list {
-	l.leaves = make([]leaf, 0, len(old.leaves)+len(edits))
+	l.leaves, l.keys = make([]leaf, 0, len(old.leaves)+len(edits)), make([]uint64, 0, len(old.leaves)+len(edits))
 	for i := range old.leaves {
 		n := 0
 		for n < len(edits) && (edits[n].leaf == i || i == len(old.leaves)-1) {
 			n++
 		}
 		if n == 0 {
-			l.keep(old.leaves[i])
+			l.keep(old.leaves[i], old.keys[i])
 			continue
 		}
 		l.editLeaf(old, i, edits[:n])
