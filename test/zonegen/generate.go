@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -169,7 +170,12 @@ func Above(name string) string {
 func (g *generator) add(owner string, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	typ, _, _ := strings.Cut(line, " ")
-	ttl := []int{0, 60, 100, 300, 4000, 2592000}[(len(owner)+len(typ))%6] // BIND's signer gives RRSIGs no more
+	number, known := dns.StringToType[typ]
+	if generic, err := strconv.ParseUint(strings.TrimPrefix(typ, "TYPE"), 10, 16); !known && err == nil {
+		number = uint16(generic)
+	}
+	// One TTL for an RRset, however its records are written (RFC 2181 5.2). BIND's signer gives RRSIGs no more.
+	ttl := []int{0, 60, 100, 300, 4000, 2592000}[(len(canonical(owner))+int(number))%6]
 	g.lines = append(g.lines, fmt.Sprintf("%s %d IN %s", owner, ttl, line))
 }
 
