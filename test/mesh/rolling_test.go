@@ -31,8 +31,8 @@ func TestRollingUpgrade(t *testing.T) {
 	m.bins = map[string]string{}
 	next := m.nextVersion("coredns", "anycast-sidecar")
 
-	// Each command says that it runs, and waits until the test has done what it would do.
-	command := "touch " + m.path("asked") + "-$MEMBER && until [ -e " + m.path("done") + "-$MEMBER ]; do sleep 0.1; done"
+	// Each command says that it runs, and waits until the test has done what it would do, or is gone.
+	command := "touch " + m.path("asked") + "-$MEMBER && while [ -e " + m.path("asked") + "-$MEMBER ] && [ ! -e " + m.path("done") + "-$MEMBER ]; do sleep 0.1; done"
 	roll := m.memberDrain("--all", "--for", "upgrade", "--wait", "1s", "--run", command)
 	for _, node := range slices.Sorted(slices.Values(m.nodes)) {
 		m.eventually(60*time.Second, node+" is to be upgraded", func() (bool, string) {
