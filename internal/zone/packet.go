@@ -171,7 +171,7 @@ func (p *packet) owner(buf, name []byte) []byte {
 }
 
 // rdata writes RDATA, length first, with the names compressed of the types that allow it (RFC 3597 4). To names in SRV,
-// DNAME and NSEC, later ones can point.
+// SVCB, HTTPS, DNAME and NSEC, later ones can point.
 func (p *packet) rdata(buf []byte, typ uint16, data []byte) []byte {
 	fixed, names, compress := 0, 0, true
 	switch typ {
@@ -183,6 +183,8 @@ func (p *packet) rdata(buf []byte, typ uint16, data []byte) []byte {
 		fixed, names = 2, 1
 	case dns.TypeSRV:
 		fixed, names, compress = 6, 1, false
+	case dns.TypeSVCB, dns.TypeHTTPS:
+		fixed, names, compress = 2, 1, false
 	case dns.TypeDNAME, dns.TypeNSEC:
 		names, compress = 1, false
 	}

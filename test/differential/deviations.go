@@ -22,7 +22,7 @@ type deviation struct {
 var deviations = []deviation{
 	{"RFC 6895 3.1: nobody can ask for data of a meta type", metaType},
 	{"RFC 1035 6.2: an answer for all classes cannot be authoritative, and so none leaves (RFC 3258 2.1)", allClasses},
-	{"RFC 2136 2.4: class NONE is for updates, and is refused with the question and EDNS as any other", updateClass},
+	{"RFC 1035 4.1.1: a class that is not served, NONE among them (RFC 2136 2.4), is refused with the question and EDNS as any other", otherClass},
 	{"RFC 1034 4.3.2 step 3a: an alias is followed into any zone that is served", otherZone},
 	{"RFC 4035 2.5: NSEC may stand beside a CNAME, so the alias is not followed for it", besideAlias},
 	{"RFC 4035 3.1.4.1: who has the child, but not its parent, has no data for DS at the child's apex", childOfUnserved},
@@ -30,6 +30,7 @@ var deviations = []deviation{
 	{"RFC 4035 3.1.3.4: that a wildcard lacks the type is proved also where it is an empty non-terminal", emptyWildcard},
 	{"RFC 4034 6.1: the octet 0 in a label sorts before others, so another NSEC record covers the name", zeroOctet},
 	{"RFC 5155 7.2.1: the closest encloser that is provable is proved where that of the name has opted out", provableEncloser},
+	{"RFC 5155 7.2.8: the owner of an NSEC3 record is no name of the zone, so a wildcard above it covers what is below it", belowHash},
 	{"RFC 8482 4.1: ANY is answered with one RRset", oneOfAny},
 	{"RFC 9471 2.1: TC is set when glue is left out", glueLeftOut},
 	{"RFC 2181 9: TC is not set where everything finds room, as it does for us since all names are compressed", moreCompressed},
@@ -90,11 +91,15 @@ func metaType(_ *universe, v *verdict, theirs *dns.Msg) {
 	}
 }
 
-// updateClass: they refuse class NONE, which is for updates (RFC 2136 2.4), each in a way of its own.
-func updateClass(_ *universe, v *verdict, theirs *dns.Msg) {
-	if refused := theirs.Rcode == dns.RcodeRefused || theirs.Rcode == dns.RcodeFormatError; refused && len(theirs.Answer) == 0 &&
-		v.question.msg.Question[0].Qclass == dns.ClassNONE && v.ours.Rcode == dns.RcodeRefused {
-		*theirs = *v.ours.Copy()
+// otherClass: they refuse a class that is not served, each in a way of its own. NSD leaves out the question.
+func otherClass(_ *universe, v *verdict, theirs *dns.Msg) {
+	refused := theirs.Rcode == dns.RcodeRefused || theirs.Rcode == dns.RcodeFormatError
+	switch v.question.msg.Question[0].Qclass {
+	case dns.ClassINET, dns.ClassANY:
+	default:
+		if refused && len(theirs.Answer) == 0 && v.ours.Rcode == dns.RcodeRefused {
+			*theirs = *v.ours.Copy()
+		}
 	}
 }
 
@@ -294,6 +299,17 @@ func (u *universe) reachesEmptyWildcard(nsec *dns.NSEC, names []string) bool {
 		}
 	}
 	return false
+}
+
+// belowHash: they have no name below the owner of an NSEC3 record, where we have a wildcard's records.
+func belowHash(_ *universe, v *verdict, theirs *dns.Msg) {
+	hash := func(label string) bool {
+		return len(label) == 32 && strings.Trim(label, "0123456789abcdefghijklmnopqrstuv") == ""
+	}
+	labels := dns.SplitDomainName(strings.ToLower(v.question.msg.Question[0].Name))
+	if theirs.Rcode == dns.RcodeNameError && v.ours.Rcode == dns.RcodeSuccess && len(labels) > 1 && slices.ContainsFunc(labels[1:], hash) {
+		*theirs = *v.ours.Copy()
+	}
 }
 
 // oneOfAny: each choose another RRset. Ours must be one that the other has too.
