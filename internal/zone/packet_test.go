@@ -124,3 +124,20 @@ func TestAnAnswerIsUsedAgain(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestAnAddressPointsToTheTargetBeforeIt: a long name that an HTTPS, SVCB, SRV or MX record has is not written again for its address,
+// which would find no room in a message of 512 octets then.
+func TestAnAddressPointsToTheTargetBeforeIt(t *testing.T) {
+	target := strings.Repeat("a23456789012345678901234567890.", 7) + "example."
+	for typ, rdata := range map[uint16]string{dns.TypeHTTPS: "HTTPS 0 ", dns.TypeSVCB: "SVCB 1 ", dns.TypeSRV: "SRV 1 2 3 ", dns.TypeMX: "MX 1 "} {
+		z := parse(t, "$TTL 300\nexample. SOA ns mail 1 1 1 1 60\nexample. NS ns\nns A 192.0.2.1\nservice "+rdata+target+"\n"+target+" A 192.0.2.2\n")
+		q := zone.Query{Name: pack(t, "service.example."), Type: typ, Class: dns.ClassINET}
+		a := z.Lookup(q)
+		wire, _ := a.AppendTo(nil, &zone.Request{Query: q}, dns.MinMsgSize)
+		m := new(dns.Msg)
+		if err := m.Unpack(wire); err != nil || len(m.Extra) != 1 || len(wire) > 300 {
+			t.Errorf("%s: %v, %d octets: %v", rdata, err, len(wire), m)
+		}
+		samePacket(t, q, &a, dns.MinMsgSize)
+	}
+}
