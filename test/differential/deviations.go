@@ -301,14 +301,16 @@ func (u *universe) reachesEmptyWildcard(nsec *dns.NSEC, names []string) bool {
 	return false
 }
 
-// belowHash: they have no name below the owner of an NSEC3 record, where we have a wildcard's records.
-func belowHash(_ *universe, v *verdict, theirs *dns.Msg) {
-	hash := func(label string) bool {
-		return len(label) == 32 && strings.Trim(label, "0123456789abcdefghijklmnopqrstuv") == ""
+// belowHash: they have no name below one that owns NSEC3 records alone, where we have the records of the wildcard beside it.
+func belowHash(u *universe, v *verdict, theirs *dns.Msg) {
+	if theirs.Rcode != dns.RcodeNameError || len(theirs.Answer) > 0 || v.ours.Rcode != dns.RcodeSuccess {
+		return
 	}
-	labels := dns.SplitDomainName(strings.ToLower(v.question.msg.Question[0].Name))
-	if theirs.Rcode == dns.RcodeNameError && v.ours.Rcode == dns.RcodeSuccess && len(labels) > 1 && slices.ContainsFunc(labels[1:], hash) {
-		*theirs = *v.ours.Copy()
+	for n := zonegen.Above(strings.ToLower(v.question.msg.Question[0].Name)); n != "."; n = zonegen.Above(n) {
+		if u.hashes[n] && u.owners["*."+zonegen.Above(n)] {
+			*theirs = *v.ours.Copy()
+			return
+		}
 	}
 }
 

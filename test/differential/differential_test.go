@@ -17,13 +17,24 @@ func TestAnswersAsOthersDo(t *testing.T) {
 		need = append(need, p.command)
 	}
 	testenv.Need(t, need...)
-	o := options{seed: 2026, flavours: zonegen.Flavours, zones: 30, queries: 2500, batch: 30, wire: 0.2, shrink: 1,
+	o := options{seed: 2026, flavours: zonegen.Flavours, zones: 30, queries: 2500, batch: 30, wire: 0.2, steps: 3, shrink: 1,
 		bin: testenv.Build(t, "cmd/coredns", "cmd/meshctl")}
 	var out bytes.Buffer
 	failed, err := run(o, &out, io.Discard)
 	t.Logf("\n%s", &out)
 	if err != nil || failed > 0 {
 		t.Fatalf("%d differences that nothing explains, %v", failed, err)
+	}
+}
+
+// A zone whose origin was loaded, and so is in lower case, has its servers still.
+func TestOriginInLowerCaseHasNS(t *testing.T) {
+	s := zonegen.Source{Origin: "g.test.", Lines: []string{"G.test. 60 IN SOA ns mail 1 1 1 1 1", "G.test. 60 IN NS ns.test."}}
+	if !hasNS(s) {
+		t.Error("a zone with servers is said to have none")
+	}
+	if s.Lines[1] = "a.G.test. 60 IN NS ns.test."; hasNS(s) {
+		t.Error("the servers of a delegation are taken for those of the zone")
 	}
 }
 

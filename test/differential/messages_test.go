@@ -31,7 +31,7 @@ func TestOddMessages(t *testing.T) {
 	testenv.Need(t, need...)
 	s := zonegen.Source{Origin: "z.test.", Recipe: zonegen.Recipe{Flavour: "unsigned"}, Lines: []string{"z.test. 300 IN SOA ns.z.test. mail.z.test. 1 3600 600 86400 300",
 		"z.test. 300 IN NS ns.z.test.", "ns.z.test. 300 IN A 192.0.2.1"}}
-	u, err := prepare(t.TempDir(), []zonegen.Source{s})
+	u, err := new(options).prepare(t.TempDir(), []zonegen.Source{s})
 	if err != nil {
 		t.Fatal(err)
 	}

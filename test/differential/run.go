@@ -19,6 +19,7 @@ type options struct {
 	queries  int // of each flavour
 	batch    int
 	wire     float64
+	steps    int // by which zone.Apply makes each zone
 	shrink   int
 	bin      string
 }
@@ -29,6 +30,7 @@ type tally struct {
 	explained                         map[string]int
 	failed                            []failure
 	unexplained                       int
+	steps                             steps
 }
 
 // A failure is a difference that nothing explains, and where it was found.
@@ -76,7 +78,7 @@ func (o *options) flavour(dir, flavour string, progress io.Writer) (*tally, erro
 	go func() {
 		defer close(batches)
 		for i := range count {
-			u, err := prepare(dir, zonegen.Generate(o.seed*1000003+uint64(i), flavour, min(o.batch, o.zones-i*o.batch)))
+			u, err := o.prepare(dir, zonegen.Generate(o.seed*1000003+uint64(i), flavour, min(o.batch, o.zones-i*o.batch)))
 			batches <- prepared{u, err}
 			if err != nil {
 				return
@@ -113,6 +115,7 @@ func (o *options) ask(u *universe, t *tally, queries int, seed uint64) error {
 		return err
 	}
 	t.zones += len(u.zones)
+	t.steps.add(u.steps)
 	const workers = 16
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -182,6 +185,7 @@ func (t *tally) count(u *universe, v *verdict) {
 func (t *tally) report(out io.Writer, flavour string, took time.Duration) {
 	fmt.Fprintf(out, "%-8s %d zones, %d questions (%d to coredns) in %v: the others differ among themselves in %d, with no majority in %d; unexplained: %d\n",
 		flavour, t.zones, t.queries, t.wire, took.Round(time.Second), t.split, t.tied, t.unexplained)
+	fmt.Fprintf(out, "         zone.Apply made them in %d steps that left another image than a Builder makes, and %d that left the same; %d versions that were drawn are no zones\n", t.steps.inPlace, t.steps.anew, t.steps.refused)
 	for _, d := range deviations {
 		if n := t.explained[d.rfc]; n > 0 {
 			fmt.Fprintf(out, "         %7d × %s\n", n, d.rfc)

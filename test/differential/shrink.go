@@ -80,7 +80,7 @@ func (o *options) again(dir string, zones []zonegen.Source, q question) (verdict
 	if len(zones) == 0 || slices.ContainsFunc(zones, func(s zonegen.Source) bool { return !hasNS(s) }) {
 		return verdict{}, errors.New("a zone without servers is none that all would load")
 	}
-	u, err := prepare(dir, zones)
+	u, err := o.prepare(dir, zones)
 	if err != nil {
 		return verdict{}, err
 	}
@@ -100,6 +100,7 @@ func (o *options) again(dir string, zones []zonegen.Source, q question) (verdict
 // hasNS reports whether a zone has NS records at its apex.
 func hasNS(s zonegen.Source) bool {
 	return slices.ContainsFunc(s.Lines, func(line string) bool {
-		return strings.HasPrefix(line, s.Origin+" ") && strings.Contains(line, " IN NS ")
+		owner, rest, _ := strings.Cut(line, " ")
+		return strings.EqualFold(owner, s.Origin) && strings.Contains(rest, " IN NS ") // the origin that was loaded is in lower case
 	})
 }

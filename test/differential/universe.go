@@ -33,18 +33,20 @@ type universe struct {
 	zones   []*zonegen.Zone
 	ours    *zone.Zones
 	owners  map[string]bool // of all records, lower case
+	hashes  map[string]bool // owners of NSEC3 records alone
 	origins map[string]bool
 	servers []*server // the peers, and last our own if it is asked too
 	wire    bool      // whether it is
+	steps   steps     // in which ours came to be
 }
 
-// prepare signs zones, two at a time, and loads them.
-func prepare(dir string, sources []zonegen.Source) (*universe, error) {
+// prepare signs zones, two at a time, loads them, and makes them of earlier versions.
+func (o *options) prepare(dir string, sources []zonegen.Source) (*universe, error) {
 	dir, err := os.MkdirTemp(dir, "universe-")
 	if err != nil {
 		return nil, err
 	}
-	u := &universe{dir: dir, zones: make([]*zonegen.Zone, len(sources)), owners: map[string]bool{}, origins: map[string]bool{}}
+	u := &universe{dir: dir, zones: make([]*zonegen.Zone, len(sources)), owners: map[string]bool{}, hashes: map[string]bool{}, origins: map[string]bool{}}
 	errs := make([]error, len(sources))
 	var wg sync.WaitGroup
 	for worker := range 2 {
@@ -60,10 +62,23 @@ func prepare(dir string, sources []zonegen.Source) (*universe, error) {
 		if errs[i] != nil {
 			return nil, errs[i]
 		}
-		ours = append(ours, z.Image)
+		made, steps, err := stepByStep(z.Image, o.steps, o.seed)
+		if err != nil {
+			return nil, err
+		}
+		u.steps.add(steps)
+		ours = append(ours, made)
 		u.origins[strings.ToLower(z.Origin)] = true
 		for rr := range z.Image.Records() {
 			u.owners[strings.ToLower(rr.Header().Name)] = true
+			if rr.Header().Rrtype == dns.TypeNSEC3 {
+				u.hashes[strings.ToLower(rr.Header().Name)] = true
+			}
+		}
+		for rr := range z.Image.Records() {
+			if t := rr.Header().Rrtype; t != dns.TypeNSEC3 && t != dns.TypeRRSIG {
+				delete(u.hashes, strings.ToLower(rr.Header().Name))
+			}
 		}
 	}
 	u.ours, err = zone.NewZones(ours...)
