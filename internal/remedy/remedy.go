@@ -50,6 +50,7 @@ var table = []Entry{
 	{"zone-expired", alarm, true, "No primary has confirmed the zone for as long as its SOA allows. Mend the primaries, or take the zone out of sources in meshctl.yaml, and restart meshctl serve."},
 	{"members-away", alarm, true, "Start the member again, or give a new one its bundle (docs/operate/add-node.md), or mend the way to its administrative address. If it is lost: meshctl member remove NAME."},
 	{"member-unreachable", alarm, true, "Start the member's sidecar again, or mend the way to its administrative address; if that answers, start its CoreDNS. If it is lost: meshctl member remove NAME."},
+	{"member-unwell", alarm, true, "The member means to answer, and its own probe of the shared address finds otherwise: see what to do about the probe's reason. With policy stop-dns its route stays: drain it meanwhile if clients have no other address, meshctl member drain NAME."},
 	{"member-silent", alarm, true, "The member's reasons are beside its name in meshctl status; each has what to do."},
 	{"host-clock", "alarm, switchover", true, "Nothing is published meanwhile. Set this host's clock right, or start its NTP client: chronyc tracking. If this clock is right, the members' are not."},
 	{"state-restored", "alarm, switchover", true, "Members have verified something newer than this home knows, so nothing is published. Fetch their depots, stop meshctl serve, and run: meshctl recover COPY... (docs/operate/backup.md)."},

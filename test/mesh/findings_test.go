@@ -142,11 +142,13 @@ func (f *findings) promised(nodes ...string) (at time.Time) {
 // Connections are refused here, so that a round of the mirror fails at once: what hangs makes the lead longer for as long as rounds
 // are looked back upon. TestStorm lets packets get lost.
 
-// deaf keeps what the host publishes from a node, until heard is called. The host can still ask it, and so can the other members.
+// deaf keeps what the host publishes from a node, until heard is called: by a request that the host holds, and by what other members
+// have heard, which a node that reaches no host asks for within the second. The host can still ask it, and so can the other members.
 func (f *findings) deaf(node string) (heard func()) {
 	t := f.touches(node)
 	f.mustRun(node, "nft", "add table inet deaf; add chain inet deaf out { type filter hook output priority 0; }; "+
-		"add rule inet deaf out ip daddr 198.51.100.1 tcp dport 8443 reject with tcp reset")
+		"add rule inet deaf out ip daddr 198.51.100.0/24 tcp dport 8443 reject with tcp reset; "+
+		"add chain inet deaf in { type filter hook input priority 0; }; add rule inet deaf in tcp sport 8443 reject with tcp reset")
 	return func() {
 		f.mustRun(node, "nft", "delete table inet deaf")
 		f.healed(t)
@@ -158,7 +160,8 @@ func (f *findings) alone(node string) (joined func()) {
 	t := f.touches(node)
 	f.mustRun(node, "nft", "add table inet alone; add chain inet alone out { type filter hook output priority 0; }; "+
 		"add rule inet alone out ip daddr 198.51.100.0/24 tcp dport 8443 reject with tcp reset; "+
-		"add chain inet alone in { type filter hook input priority 0; }; add rule inet alone in tcp dport 8443 reject with tcp reset")
+		"add chain inet alone in { type filter hook input priority 0; }; add rule inet alone in tcp dport 8443 reject with tcp reset; "+
+		"add rule inet alone in tcp sport 8443 reject with tcp reset")
 	return func() {
 		f.mustRun(node, "nft", "delete table inet alone")
 		f.healed(t)

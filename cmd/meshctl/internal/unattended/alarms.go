@@ -34,6 +34,7 @@ const (
 	// Of who asks members, which "meshctl status" alone does for every one of them:
 	AlarmUnreachable = "member-unreachable" // it gave no word
 	AlarmSilent      = "member-silent"      // it answers no queries, and not since an operator wants that
+	AlarmUnwell      = "member-unwell"      // it means to answer, and its probe gets no right answers
 )
 
 // AlarmCodes are those of "meshctl serve".

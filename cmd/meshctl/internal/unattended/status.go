@@ -160,8 +160,8 @@ func (m MemberStatus) Reasons() []status.Reason {
 	return slices.DeleteFunc(all, func(r status.Reason) bool { return r.Code == codes.Ready })
 }
 
-// memberAlarms are the members that give no word, or are silent though nobody wants them to be; released is whether there is
-// anything to answer from.
+// memberAlarms are the members that give no word, are silent though nobody wants them to be, or mean to answer and do not; released is
+// whether there is anything to answer from.
 func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 	for _, m := range members {
 		switch c := m.Confirmation; {
@@ -169,9 +169,27 @@ func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 			all = append(all, status.Reason{Code: AlarmUnreachable, Detail: m.Name + ": " + m.Error})
 		case c.Serving == 0 && len(c.Silent) > 0 && released && !slices.ContainsFunc(c.Silent, func(r status.Reason) bool { return r.Code == mesh.Drained }):
 			all = append(all, status.Reason{Code: AlarmSilent, Detail: m.Name + ": " + c.Silent[0].String()})
+		case c.Serving > 0:
+			if r, is := unwell(*c); is {
+				all = append(all, status.Reason{Code: AlarmUnwell, Detail: m.Name + ": " + r.String()})
+			}
 		}
 	}
 	return all
+}
+
+// unwell is what a member's probe found in the rounds for which its gate takes the service for bad, or never took it for good.
+func unwell(c status.Confirmation) (status.Reason, bool) {
+	judged := []string{codes.NotReady, codes.RouteStays, codes.ProbeDown, codes.MinAnnouncing, codes.OthersUnknown}
+	if !slices.ContainsFunc(c.Why, func(r status.Reason) bool { return slices.Contains(judged, r.Code) }) {
+		return status.Reason{}, false
+	}
+	found := []string{codes.ProbeWrong, codes.ProbeHanging, codes.ProbeDead, codes.ProbeDown}
+	i := slices.IndexFunc(c.Why, func(r status.Reason) bool { return slices.Contains(found, r.Code) })
+	if i < 0 {
+		return status.Reason{}, false
+	}
+	return c.Why[i], true
 }
 
 func releaseStatus(r *release.Release) *ReleaseStatus {

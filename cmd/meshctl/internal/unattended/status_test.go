@@ -89,3 +89,37 @@ func TestStatusAlarmsWithoutServe(t *testing.T) {
 		t.Errorf("members that are silent as an operator wants are an alarm: %v", s.Alarms)
 	}
 }
+
+// TestAMemberThatIsUnwellIsAnAlarm: one that says that it serves a release, and whose probe of the shared address fails for as long as
+// the gate takes to believe that, with the route there or not. One bad round is none, nor is a start.
+func TestAMemberThatIsUnwellIsAnAlarm(t *testing.T) {
+	reason := func(code string) status.Reason { return status.Reason{Code: code, Detail: "words"} }
+	for _, c := range []struct {
+		why  []string
+		want string
+	}{
+		{[]string{codes.RouteStays, codes.ProbeDead}, "tyo: probe-dead: words"},
+		{[]string{codes.RouteStays, codes.ProbeHanging}, "tyo: probe-hanging: words"},
+		{[]string{codes.ProbeDown, codes.ProbeWrong}, "tyo: probe-down: words"},
+		{[]string{codes.NotReady, codes.ProbeDead}, "tyo: probe-dead: words"},
+		{[]string{codes.MinAnnouncing, codes.ProbeWrong}, "tyo: probe-wrong: words"},
+		{[]string{codes.Ready, codes.ProbeFailing, codes.ProbeDead}, ""},
+		{[]string{codes.NotReady}, ""},
+		{[]string{codes.Ready, codes.ProbeSlow}, ""},
+	} {
+		said := status.Confirmation{Serving: 1}
+		for _, code := range c.why {
+			said.Why = append(said.Why, reason(code))
+		}
+		got := ""
+		for _, r := range memberAlarms([]MemberStatus{{Name: "tyo", Confirmation: &said}}, true) {
+			got += r.Detail
+			if r.Code != AlarmUnwell {
+				t.Errorf("%v: %s", c.why, r)
+			}
+		}
+		if got != c.want {
+			t.Errorf("%v: %q, want %q", c.why, got, c.want)
+		}
+	}
+}
