@@ -110,10 +110,15 @@ func allClasses(_ *universe, v *verdict, theirs *dns.Msg) {
 	}
 }
 
-// otherZone: they stop at an alias that leads out of the zone, and we go on. Of truncated responses the rcode differs.
+// otherZone: they stop at an alias that leads out of the zone, and we go on. Of truncated responses the rcode differs. Theirs can
+// be truncated where ours is not, since it says other things; then another server has to say just what we do.
 func otherZone(u *universe, v *verdict, theirs *dns.Msg) {
 	if v.ours.Truncated && theirs.Truncated && theirs.Rcode == dns.RcodeSuccess && u.leavesZone(v.question.msg) {
 		theirs.Rcode = v.ours.Rcode
+		return
+	}
+	if !v.ours.Truncated && theirs.Truncated && theirs.Rcode == dns.RcodeSuccess && slices.Contains(v.forms, v.mine) && u.leavesZone(v.question.msg) {
+		*theirs = *v.ours.Copy()
 		return
 	}
 	if len(theirs.Answer) == 0 || len(theirs.Answer) > len(v.ours.Answer) || theirs.Rcode != dns.RcodeSuccess || !subset(theirs.Answer, v.ours.Answer) {
