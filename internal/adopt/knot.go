@@ -114,26 +114,7 @@ func (r *knot) include(l line) {
 	if info, err := os.Stat(name); err == nil && info.IsDir() {
 		name = filepath.Join(name, "*")
 	}
-	files, err := filepath.Glob(name)
-	if err != nil || len(files) == 0 {
-		r.fail(l.file, l.at, "include: there is no %s", l.words[0])
-	}
-	for _, file := range files {
-		if slices.Contains(r.opened, file) || len(r.opened) > maxDepth {
-			r.fail(l.file, l.at, "include: %s includes itself, or files are nested more than %d deep", file, maxDepth)
-			continue
-		}
-		if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
-			r.fail(l.file, l.at, "include: %s is no file", file)
-			continue
-		}
-		data, err := fields.ReadFile(file, maxBytes)
-		if err != nil {
-			r.fail(l.file, l.at, "include: %v", err)
-			continue
-		}
-		r.read(file, data)
-	}
+	r.files(l, name, r.opened, r.read)
 }
 
 // values are all values of a key.

@@ -2,10 +2,7 @@ package adopt
 
 import (
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -123,7 +120,7 @@ func (r *nsd) read(path string, data []byte) {
 func (r *nsd) line(l line) {
 	switch {
 	case l.name == "include" && len(l.words) == 1:
-		r.include(l)
+		r.files(l, r.path("", l.words[0]), r.opened, r.read)
 	case len(l.words) == 0:
 		r.sections = append(r.sections, &section{line: l})
 	case len(r.sections) == 0:
@@ -131,30 +128,6 @@ func (r *nsd) line(l line) {
 	default:
 		sec := r.sections[len(r.sections)-1]
 		sec.attrs = append(sec.attrs, l)
-	}
-}
-
-// include reads the files that a pattern names.
-func (r *nsd) include(l line) {
-	files, err := filepath.Glob(r.path("", l.words[0]))
-	if err != nil || len(files) == 0 {
-		r.fail(l.file, l.at, "include: there is no %s", l.words[0])
-	}
-	for _, file := range files {
-		if slices.Contains(r.opened, file) || len(r.opened) > maxDepth {
-			r.fail(l.file, l.at, "include: %s includes itself, or files are nested more than %d deep", file, maxDepth)
-			continue
-		}
-		if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
-			r.fail(l.file, l.at, "include: %s is no file", file)
-			continue
-		}
-		data, err := fields.ReadFile(file, maxBytes)
-		if err != nil {
-			r.fail(l.file, l.at, "include: %v", err)
-			continue
-		}
-		r.read(file, data)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -269,5 +270,29 @@ func (s *server) whole(z *served) {
 		}
 		s.say("zone", z.line, z.zone, Changed, "a copy of %s", z.file)
 		s.plan.Zones = append(s.plan.Zones, taken)
+	}
+}
+
+// files has the files that the pattern of an include names read, but for those of opened, which are being read.
+func (s *server) files(l line, pattern string, opened []string, read func(file string, data []byte)) {
+	all, err := filepath.Glob(pattern)
+	if err != nil || len(all) == 0 {
+		s.fail(l.file, l.at, "include: there is no %s", l.words[0])
+	}
+	for _, file := range all {
+		if slices.Contains(opened, file) || len(opened) > maxDepth {
+			s.fail(l.file, l.at, "include: %s includes itself, or files are nested more than %d deep", file, maxDepth)
+			continue
+		}
+		if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
+			s.fail(l.file, l.at, "include: %s is no file", file)
+			continue
+		}
+		data, err := fields.ReadFile(file, maxBytes)
+		if err != nil {
+			s.fail(l.file, l.at, "include: %v", err)
+			continue
+		}
+		read(file, data)
 	}
 }
