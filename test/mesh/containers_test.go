@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -131,8 +132,26 @@ tmp_dir = %q
 		if err := sweeper.Wait(); err != nil {
 			w.top.Errorf("containers were left: %v\n%s", err, said.String())
 		}
+		// A container's monitor cleans up after it in a process of its own, which may still write to the storage that goes next.
+		lab.Within(w.top, 30*time.Second, "no process has the storage", func() (bool, string) {
+			left := commandsWith(dir + "/")
+			return left == "", left
+		})
 	})
 	return p
+}
+
+// commandsWith returns the command lines of all processes that have a word in them.
+func commandsWith(word string) string {
+	var found []string
+	names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range names {
+		text, _ := os.ReadFile(name) // a process may have ended since
+		if line := strings.ReplaceAll(string(text), "\x00", " "); strings.Contains(line, word) {
+			found = append(found, line)
+		}
+	}
+	return strings.Join(found, "\n")
 }
 
 // run runs podman and returns what it printed.
