@@ -4,7 +4,7 @@
 //
 // It is here because the dns package refuses or alters some of what BIND, Knot and NSD write; of that package it uses the
 // numbers and mnemonics only. It is pure: octets and text in, octets out. internal/zonefile reads with it, internal/zone
-// checks with it, and internal/receive takes records out of messages with it.
+// checks with it, and internal/xfr takes records out of messages with it.
 package rdata
 
 import (

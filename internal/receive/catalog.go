@@ -158,7 +158,7 @@ func texts(s zone.RRset) (list [][]string) {
 // target is the name that a PTR record holds.
 func target(s zone.RRset) string {
 	for rdata := range s.Data.All() {
-		return zone.NameString(lower(rdata))
+		return dns.CanonicalName(zone.NameString(rdata))
 	}
 	return ""
 }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
 )
 
 // catalogs are bodies of a catalog zone, and what they mean: members as ZONE=LABEL, or the rule that is broken.
@@ -26,7 +28,7 @@ var catalogs = []struct{ name, text, members, broken string }{
 
 func TestCatalogs(t *testing.T) {
 	for _, c := range catalogs {
-		z := parsed(t, "catalog.test.", "$ORIGIN catalog.test.\n@ 0 SOA . . 1 1 1 1 1\n@ 0 NS invalid.\n"+c.text)
+		z := primarytest.Parsed(t, "catalog.test.", "$ORIGIN catalog.test.\n@ 0 SOA . . 1 1 1 1 1\n@ 0 NS invalid.\n"+c.text)
 		list, err := members(z)
 		if c.broken != "" {
 			if err == nil || !strings.Contains(err.Error(), c.broken) {
@@ -51,7 +53,7 @@ func TestCatalogs(t *testing.T) {
 
 // A catalog whose own name is "zones" has no members at its apex.
 func TestCatalogNamedZones(t *testing.T) {
-	z := parsed(t, "x.zones.", "$ORIGIN x.zones.\n@ 0 SOA . . 1 1 1 1 1\n@ 0 NS invalid.\n@ 0 PTR a.test.\nversion 0 TXT 2\n")
+	z := primarytest.Parsed(t, "x.zones.", "$ORIGIN x.zones.\n@ 0 SOA . . 1 1 1 1 1\n@ 0 NS invalid.\n@ 0 PTR a.test.\nversion 0 TXT 2\n")
 	if list, err := members(z); err != nil || len(list) != 0 {
 		t.Errorf("%v, %v", list, err)
 	}
@@ -65,7 +67,7 @@ func TestMostMembersOfACatalog(t *testing.T) {
 		for i := range n {
 			fmt.Fprintf(&b, "m%d.zones 0 PTR m%d.test.\n", i, i)
 		}
-		list, err := members(parsed(t, "c.test.", b.String()))
+		list, err := members(primarytest.Parsed(t, "c.test.", b.String()))
 		if (err == nil) != (n <= maxMembers) || err == nil && len(list) != n {
 			t.Errorf("%d: %d members, error %v", n, len(list), err)
 		}

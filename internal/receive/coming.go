@@ -24,12 +24,10 @@ type coming struct {
 	differences atomic.Bool
 }
 
-// tell says how far it is; a nil coming is told nothing.
+// tell says how far it is.
 func (c *coming) tell(records int, differences bool) {
-	if c != nil {
-		c.differences.Store(differences)
-		c.records.Store(int64(records))
-	}
+	c.differences.Store(differences)
+	c.records.Store(int64(records))
 }
 
 // comes begins to keep how far something is, until it came.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
 // TestSaysHowMuchHasCome, while a primary sends: how many records, and how many there were last time. Of differences nobody
@@ -28,23 +30,25 @@ func TestSaysHowMuchHasCome(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			if c.held != "" {
-				old := newFake(t, nil, func(a *answerer) { a.send(true, soa(c.held), second, third, soa(c.held)) })
-				old.serial = c.held
-				round(t, following(netip.AddrPort{}, []Primary{{Address: old.at}}, "example.org."), dir, RefreshOptions{})
+				old := primarytest.NewFake(t, nil, func(a *primarytest.Request) {
+					a.Send(true, primarytest.SOA(c.held), primarytest.Second, primarytest.Third, primarytest.SOA(c.held))
+				})
+				old.Serial = c.held
+				round(t, following(netip.AddrPort{}, []xfr.Primary{{Address: old.At}}, "example.org."), dir, RefreshOptions{})
 			}
 			rest := make(chan bool)
-			f := newFake(t, nil, func(a *answerer) {
+			f := primarytest.NewFake(t, nil, func(a *primarytest.Request) {
 				if c.begin == "" {
-					a.send(true, first, second)
+					a.Send(true, primarytest.First, primarytest.Second)
 					<-rest
-					a.send(true, third, first)
+					a.Send(true, primarytest.Third, primarytest.First)
 					return
 				}
-				a.send(true, first, soa(c.begin), first, rr("n.example.org. 300 IN A 192.0.2.2"))
+				a.Send(true, primarytest.First, primarytest.SOA(c.begin), primarytest.First, primarytest.RR("n.example.org. 300 IN A 192.0.2.2"))
 				<-rest
-				a.send(true, first)
+				a.Send(true, primarytest.First)
 			})
-			r, told, _ := receiver(t, following(netip.AddrPort{}, []Primary{{Address: f.at}}, "example.org."), dir)
+			r, told, _ := receiver(t, following(netip.AddrPort{}, []xfr.Primary{{Address: f.At}}, "example.org."), dir)
 			lab.WaitFor(t, "records come", func() bool { return len(r.Coming()) > 0 })
 			if got := r.Coming(); len(got) != 1 || got[0].What != "example.org." || got[0].Records != c.records || got[0].Expected != c.expected || got[0].Began.IsZero() {
 				t.Errorf("%+v", got)
@@ -66,7 +70,7 @@ func TestSaysHowMuchOfAFileWasRead(t *testing.T) {
 	dir, zones := t.TempDir(), t.TempDir()
 	path := filepath.Join(zones, "example.org.zone")
 	write := func(serial uint32) {
-		if err := os.WriteFile(path, []byte(zoneText("example.org.", serial, 200_000, 0)), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(primarytest.ZoneText("example.org.", serial, 200_000, 0)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,13 +1,9 @@
 package receive
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
 // Config says where zones come from (SYNC-A). sources.example.yaml shows every key.
@@ -26,17 +23,23 @@ type Config struct {
 	Catalogs    []Catalog
 	Directories []Directory
 	Notify      Notify
-	Limits      Limits
+	Limits      xfr.Limits
 	Transfers   int // that run at once
 	Timers      Timers
 
-	keys []*Key
+	secrets []secretFile
+}
+
+// secretFile is where the secret of a key is that is not in the configuration.
+type secretFile struct {
+	key         *xfr.Key
+	path, place string // of the file, and of its name in the configuration
 }
 
 // Group is a list of primaries under a name, tried in order.
 type Group struct {
 	Name       string
-	Servers    []Primary
+	Servers    []xfr.Primary
 	NotifyFrom []netip.Prefix // others that may send NOTIFY without a signature
 }
 
@@ -126,23 +129,24 @@ func FromDirectory(path string) (*Config, error) {
 func defaults() *Config {
 	return &Config{
 		Notify:    Notify{Rate: 1000},
-		Limits:    Limits{Octets: 4 << 30, Records: 50_000_000, Time: time.Hour, Stall: 10 * time.Second},
+		Limits:    xfr.Limits{Octets: 4 << 30, Records: 50_000_000, Time: time.Hour, Stall: 10 * time.Second},
 		Transfers: 10,
 		Timers:    Timers{MinRefresh: 30 * time.Second, MaxRefresh: 24 * time.Hour, MinRetry: 10 * time.Second, MaxRetry: 6 * time.Hour},
 	}
 }
 
-const (
-	maxSecretBytes  = 1 << 14
-	defaultMassGone = 10 // percent
-)
+const defaultMassGone = 10 // percent
 
 // Section reads the section at n. What breaks a rule is in r; the result counts only if nothing does. Files that it names are
 // opened by New.
 func Section(r *fields.Reader, n *yaml.Node) *Config {
-	s := &sections{Reader: r, keys: map[string]*Key{}, groups: map[string]*Group{}, places: map[string]*yaml.Node{}}
+	s := &sections{Reader: r, keys: map[string]*xfr.Key{}, groups: map[string]*Group{}, places: map[string]*yaml.Node{}}
 	c := defaults()
-	s.before(n, "keys", func(n *yaml.Node) { c.keys = append(c.keys, s.key(n)) })
+	s.before(n, "keys", func(n *yaml.Node) {
+		if file := s.key(n); file.path != "" {
+			c.secrets = append(c.secrets, file)
+		}
+	})
 	s.before(n, "primaries", s.group)
 	r.Mapping(n, "sources", s.topKeys(c))
 	if len(c.Zones)+len(c.Catalogs)+len(c.Directories) == 0 && r.Count() == 0 {
@@ -154,7 +158,7 @@ func Section(r *fields.Reader, n *yaml.Node) *Config {
 // sections reads the parts of the section, and keeps what others refer to by name.
 type sections struct {
 	*fields.Reader
-	keys   map[string]*Key
+	keys   map[string]*xfr.Key
 	groups map[string]*Group
 	places map[string]*yaml.Node // of zone names
 }
@@ -211,13 +215,14 @@ func (s *sections) topKeys(c *Config) fields.Keys {
 	}
 }
 
-func (s *sections) key(n *yaml.Node) *Key {
-	k := &Key{Algorithm: dns.HmacSHA256}
+func (s *sections) key(n *yaml.Node) secretFile {
+	k := &xfr.Key{Algorithm: dns.HmacSHA256}
+	file := secretFile{key: k}
 	at := s.Mapping(n, "key", fields.Keys{
 		"name":        fields.Parsed(s.Reader, &k.Name, fields.ZoneName),
-		"algorithm":   fields.Parsed(s.Reader, &k.Algorithm, algorithm),
-		"secret":      fields.Parsed(s.Reader, &k.secret, secret),
-		"secret_file": fields.Parsed(s.Reader, &k.file, fields.Path),
+		"algorithm":   fields.Parsed(s.Reader, &k.Algorithm, xfr.ParseAlgorithm),
+		"secret":      fields.Parsed(s.Reader, &k.Secret, xfr.ParseSecret),
+		"secret_file": fields.Parsed(s.Reader, &file.path, fields.Path),
 	}, "name")
 	if (at["secret"] == nil) == (at["secret_file"] == nil) {
 		s.Fail(n, "key %s: want either secret or secret_file", k.Name)
@@ -226,77 +231,24 @@ func (s *sections) key(n *yaml.Node) *Key {
 		s.Fail(n, "key %s twice", k.Name)
 	}
 	s.keys[k.Name] = k
-	if file := at["secret_file"]; file != nil {
-		k.place = fmt.Sprintf("%s:%d:%d", s.File, file.Line, file.Column)
+	if node := at["secret_file"]; node != nil {
+		file.place = fmt.Sprintf("%s:%d:%d", s.File, node.Line, node.Column)
 	}
-	return k
+	return file
 }
 
 // readSecrets reads the secrets that are in files. The error names all that cannot be had, each with its place in the
 // configuration.
 func (c *Config) readSecrets() error {
 	var errs fields.Errors
-	for _, k := range c.keys {
-		if k.file == "" {
-			continue
-		}
+	for _, f := range c.secrets {
 		var err error
-		if k.secret, err = secretFile(k.file); err != nil {
-			errs = append(errs, fmt.Sprintf("%s: key %s: %v", k.place, k.Name, err))
+		if f.key.Secret, err = xfr.ReadSecret(f.path); err != nil {
+			errs = append(errs, fmt.Sprintf("%s: key %s: %v", f.place, f.key.Name, err))
 		}
 	}
 	if len(errs) > 0 {
 		return errs
-	}
-	return nil
-}
-
-func algorithm(s string) (string, error) {
-	name := dns.CanonicalName(s)
-	if algorithms[name] == nil {
-		return "", fmt.Errorf("%q is no algorithm: hmac-sha256, hmac-sha384 or hmac-sha512; hmac-sha1 where nothing better can be had", s)
-	}
-	return name, nil
-}
-
-// secret takes base64. Errors do not show it.
-func secret(s string) ([]byte, error) {
-	b, err := base64.StdEncoding.DecodeString(s)
-	if err != nil || len(b) == 0 {
-		return nil, errors.New("a secret is base64")
-	}
-	if len(b) < 16 {
-		return nil, fmt.Errorf("a secret of %d octets: want 16 at least, 32 are usual", len(b))
-	}
-	return b, nil
-}
-
-// secretFile reads a secret in base64 from a file that only its owner may read.
-func secretFile(name string) ([]byte, error) {
-	if err := private(name); err != nil {
-		return nil, err
-	}
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	b, err := secret(strings.TrimSpace(string(data)))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return b, nil
-}
-
-// private demands a small regular file that only its owner may read.
-func private(name string) error {
-	info, err := os.Stat(name)
-	switch {
-	case err != nil:
-		return err
-	case !info.Mode().IsRegular() || info.Size() > maxSecretBytes:
-		return fmt.Errorf("%s is not a file of a secret", name)
-	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("%s has mode %04o, and others may read it: chmod 600", name, info.Mode().Perm())
 	}
 	return nil
 }
@@ -337,8 +289,8 @@ func prefixOrAddress(s string) (netip.Prefix, error) {
 	return netip.PrefixFrom(a, a.BitLen()), nil
 }
 
-func (s *sections) server(n *yaml.Node) Primary {
-	var p Primary
+func (s *sections) server(n *yaml.Node) xfr.Primary {
+	var p xfr.Primary
 	var noKey bool
 	at := s.Mapping(n, "server", fields.Keys{
 		"address": func(*yaml.Node) {},
@@ -377,7 +329,7 @@ func server(port uint16) func(string) (netip.AddrPort, error) {
 	}
 }
 
-func (s *sections) keyNamed(name string) (*Key, error) {
+func (s *sections) keyNamed(name string) (*xfr.Key, error) {
 	if k := s.keys[dns.CanonicalName(name)]; k != nil {
 		return k, nil
 	}
@@ -391,12 +343,12 @@ func (s *sections) groupNamed(name string) (*Group, error) {
 	return nil, fmt.Errorf("no primaries named %q", name)
 }
 
-func (s *sections) tls(n *yaml.Node) *TLS {
-	t := &TLS{}
+func (s *sections) tls(n *yaml.Node) *xfr.TLS {
+	t := &xfr.TLS{}
 	at := s.Mapping(n, "tls", fields.Keys{
 		"server_name": fields.Parsed(s.Reader, &t.ServerName, hostName),
 		"ca":          fields.Parsed(s.Reader, &t.CA, fields.Path),
-		"pins":        fields.Each(s.Reader, &t.Pins, pin),
+		"pins":        fields.Each(s.Reader, &t.Pins, xfr.ParsePin),
 		"certificate": fields.Parsed(s.Reader, &t.Certificate, fields.Path),
 		"key":         fields.Parsed(s.Reader, &t.Key, fields.Path),
 	})
@@ -412,14 +364,6 @@ func (s *sections) tls(n *yaml.Node) *TLS {
 func hostName(s string) (string, error) {
 	name, err := fields.ZoneName(s)
 	return strings.TrimSuffix(name, "."), err
-}
-
-func pin(s string) (Pin, error) {
-	b, err := base64.StdEncoding.DecodeString(s)
-	if err != nil || len(b) != sha256.Size {
-		return Pin{}, fmt.Errorf("%q is not a pin: base64 of the SHA-256 digest of a public key", s)
-	}
-	return Pin(b), nil
 }
 
 func (s *sections) zones(n *yaml.Node) Zones {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
 // parseConfig reads the section of a file that has no other.
@@ -161,17 +162,17 @@ func TestSecretFiles(t *testing.T) {
 			t.Errorf("%q, want %q", got[i], want)
 		}
 	}
-	c.keys = c.keys[3:]
-	if _, err := New(c, Options{Zones: t.TempDir(), State: t.TempDir()}); err != nil || base64.StdEncoding.EncodeToString(c.keys[0].secret) != goodSecret {
-		t.Errorf("secret %q, %v", c.keys[0].secret, err)
+	c.secrets = c.secrets[3:]
+	if _, err := New(c, Options{Zones: t.TempDir(), State: t.TempDir()}); err != nil || base64.StdEncoding.EncodeToString(c.secrets[0].key.Secret) != goodSecret {
+		t.Errorf("secret %q, %v", c.secrets[0].key.Secret, err)
 	}
 }
 
 // A key shows its name and nothing else, however it is printed.
 func TestKeysAreNotShown(t *testing.T) {
-	k := newKey("xfr.example.", dns.HmacSHA256, []byte("the secret"))
+	k := &xfr.Key{Name: "xfr.example.", Algorithm: dns.HmacSHA256, Secret: []byte("the secret")}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
-		for _, v := range []any{k, Primary{Key: k}, &Group{Servers: []Primary{{Key: k}}}} {
+		for _, v := range []any{k, xfr.Primary{Key: k}, &Group{Servers: []xfr.Primary{{Key: k}}}} {
 			if s := fmt.Sprintf(verb, v); strings.Contains(s, "the secret") || strings.Contains(s, "116, 104, 101") || strings.Contains(s, "0x74, 0x68") || strings.Contains(s, "116 104 101") {
 				t.Errorf("%s shows %s", verb, s)
 			}

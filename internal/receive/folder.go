@@ -16,6 +16,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
@@ -312,7 +313,7 @@ func (w *folder) parse(ctx context.Context, root *os.Root, name string, coming *
 		return nil, before, 0, errWriting
 	}
 	if z == nil {
-		return nil, before, 0, &refusedError{found, w.path(name)}
+		return nil, before, 0, &xfr.RefusedError{Found: found, File: w.path(name)}
 	}
 	for _, f := range found[:min(len(found), saidFindings)] { // all of them come again where the zone is checked
 		w.r.opt.Log.Info("a zone file is taken, and this was found in it", "zone", z.Origin(), "finding", f.String())
@@ -374,7 +375,7 @@ func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zon
 	}
 	before, loaded := w.r.loaded(origin)
 	rec := record{Origin: origin, Owner: w.owner, From: w.path(name), How: File, Contact: w.r.opt.Now().UTC().Truncate(time.Second)}
-	if loaded && before.Serial != z.Serial() && !newer(z.Serial(), before.Serial) {
+	if loaded && before.Serial != z.Serial() && !xfr.Newer(z.Serial(), before.Serial) {
 		return fmt.Errorf("serial %d is not above %d, which we hold (RFC 1982): not taken", z.Serial(), before.Serial)
 	}
 	was := ""

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
 // zoneDir is a directory of zone files that a Receiver follows.
@@ -67,7 +69,9 @@ func (z *zoneDir) fault(r *Receiver, name string) string {
 	return r.Faults()[Fault{"directory " + z.path, filepath.Join(z.path, name)}]
 }
 
-func small(origin string, serial uint32) string { return zoneText(origin, serial, 2, int(serial)) }
+func small(origin string, serial uint32) string {
+	return primarytest.ZoneText(origin, serial, 2, int(serial))
+}
 
 // Files that come, change and are wrong, while a Receiver runs: each complete one is told of once, and a wrong one leaves
 // what was there before and is named until it is right.
@@ -333,7 +337,7 @@ func TestZoneInTwoPlaces(t *testing.T) {
 	b.put("named.zone", small("named.test.", 2))
 	c := a.config()
 	c.Directories = append(c.Directories, b.d)
-	c.Zones = []Zones{{[]string{"named.test."}, &Group{Servers: []Primary{{Address: testenv.Local(t)}}}}}
+	c.Zones = []Zones{{[]string{"named.test."}, &Group{Servers: []xfr.Primary{{Address: testenv.Local(t)}}}}}
 	r, err := New(c, Options{Zones: filepath.Join(a.dir, "zones"), State: filepath.Join(a.dir, "state")})
 	if err != nil {
 		t.Fatal(err)

@@ -12,7 +12,9 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
 // TestAZoneBelowAnotherSourcesZone that does not delegate it is said, until that does, or it goes. It is followed all the same.
@@ -66,10 +68,10 @@ func TestCatalogsKeepToTheirNames(t *testing.T) {
 		"new.test.": catalog("new.test.", "9.zones PTR moves.example.org."),
 	}
 	for _, origin := range []string{"in.example.org.", "out.example.net.", "moves.example.org."} {
-		zones[origin] = zoneText(origin, 1, 3, 0)
+		zones[origin] = primarytest.ZoneText(origin, 1, 3, 0)
 	}
-	d := newDaemon(t, "named", zones)
-	group := &Group{Name: "hidden", Servers: []Primary{d.primary(key256)}}
+	d := primarytest.NewServer(t, "named", zones)
+	group := &Group{Name: "hidden", Servers: []xfr.Primary{primary(d, key256)}}
 	c := defaults()
 	c.Catalogs = []Catalog{{Name: "old.test.", Primaries: group, Members: group, Limit: 10, Below: []string{"example.org.", "x."}},
 		{Name: "new.test.", Primaries: group, Members: group, Limit: 10}}
@@ -112,10 +114,12 @@ func TestAPrimaryThatRefusesUDP(t *testing.T) {
 			}
 		}
 	}()
-	f := fakeAt(t, l, nil, func(a *answerer) { a.send(false, first, second, third, first) })
-	c := following(f.at, nil, "example.org.")
+	f := primarytest.FakeAt(t, l, nil, func(a *primarytest.Request) {
+		a.Send(false, primarytest.First, primarytest.Second, primarytest.Third, primarytest.First)
+	})
+	c := following(f.At, nil, "example.org.")
 	c.Notify.Listen = nil
-	c.Zones[0].Primaries.Servers = []Primary{{Address: f.at}}
+	c.Zones[0].Primaries.Servers = []xfr.Primary{{Address: f.At}}
 	r, told, _ := receiver(t, c, t.TempDir())
 	if u := told.next(t); u.Serial != 5 || u.Records != 3 {
 		t.Errorf("%+v", u)
@@ -127,7 +131,7 @@ func TestAPrimaryThatRefusesUDP(t *testing.T) {
 
 // TestWeakKeysAreSaid, once each, and taken.
 func TestWeakKeysAreSaid(t *testing.T) {
-	weak := newKey("weak.", dns.HmacSHA1, []byte("a secret of 16 octets"))
+	weak := &xfr.Key{Name: "weak.", Algorithm: dns.HmacSHA1, Secret: []byte("a secret of 16 octets")}
 	c, err := parseConfig("x", []byte("sources:\n  keys: [{name: weak, algorithm: hmac-sha1, secret: "+goodSecret+"}, {name: good, secret: "+goodSecret+"}]\n"+
 		"  primaries: [{name: p, servers: [{address: 192.0.2.1, key: weak}, {address: 192.0.2.2, key: weak}, {address: 192.0.2.3, key: good}]}]\n"+
 		"  zones: [{names: [a], primaries: p}]\n  catalogs: [{name: b, primaries: p, below: [c.d]}]\n"))

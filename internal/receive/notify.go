@@ -2,10 +2,8 @@ package receive
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -14,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
 const (
@@ -26,11 +26,11 @@ const (
 
 // listen takes NOTIFY messages by UDP and TCP (RFC 1996) until ctx ends.
 func (r *Receiver) listen(ctx context.Context, tasks *sync.WaitGroup) (stop func(), err error) {
-	n := &notified{r: r, budget: budget{rate: r.config.Notify.Rate}, keys: map[string]*Key{}}
+	n := &notified{taker: xfr.NotifyTaker{Keys: map[string]*xfr.Key{}, Now: r.opt.Now, Notify: r.notify}, budget: budget{rate: r.config.Notify.Rate}}
 	for _, g := range r.config.groups() {
 		for _, p := range g.Servers {
 			if p.Key != nil {
-				n.keys[p.Key.Name] = p.Key
+				n.taker.Keys[p.Key.Name] = p.Key
 			}
 		}
 	}
@@ -75,10 +75,9 @@ func (c *Config) groups() []*Group {
 	return list
 }
 
-// notified takes NOTIFY messages.
+// notified takes NOTIFY messages from sockets.
 type notified struct {
-	r      *Receiver
-	keys   map[string]*Key
+	taker  xfr.NotifyTaker
 	budget budget
 }
 
@@ -92,7 +91,7 @@ func (n *notified) datagrams(ctx context.Context, conn *net.UDPConn) {
 		if err != nil || !n.budget.take(time.Now()) {
 			continue
 		}
-		if reply := n.message(buf[:size], from.Addr().Unmap()); reply != nil {
+		if reply := n.taker.Answer(buf[:size], from.Addr().Unmap()); reply != nil {
 			conn.WriteToUDPAddrPort(reply, from)
 		}
 	}
@@ -138,7 +137,7 @@ func (n *notified) stream(conn *net.TCPConn) {
 		if _, err := io.ReadFull(conn, buf[:size]); err != nil || !n.budget.take(time.Now()) {
 			return
 		}
-		reply := n.message(buf[:size], from)
+		reply := n.taker.Answer(buf[:size], from)
 		if reply == nil {
 			return
 		}
@@ -148,90 +147,10 @@ func (n *notified) stream(conn *net.TCPConn) {
 	}
 }
 
-// message takes one message, and returns the response; nil if it deserves none.
-func (n *notified) message(raw []byte, from netip.Addr) []byte {
-	if len(raw) < headerSize || raw[2]&0x80 != 0 {
-		return nil // a response is never answered
-	}
-	m := new(dns.Msg)
-	if m.Unpack(raw) != nil {
-		return n.answer(&dns.Msg{MsgHdr: dns.MsgHdr{Id: binary.BigEndian.Uint16(raw), Opcode: int(raw[2] >> 3 & 0xf)}}, dns.RcodeFormatError, nil, nil)
-	}
-	switch {
-	case m.Opcode != dns.OpcodeNotify:
-		return n.answer(m, dns.RcodeRefused, nil, nil) // no queries here
-	case len(m.Question) != 1 || m.Question[0].Qtype != dns.TypeSOA || m.Question[0].Qclass != dns.ClassINET:
-		return n.answer(m, dns.RcodeFormatError, nil, nil)
-	}
-	var key *Key
-	if sig := m.IsTsig(); sig != nil {
-		var code uint16
-		if key, code = n.verify(raw, sig); code != dns.RcodeSuccess {
-			return n.unverified(m, sig, key, code)
-		}
-	}
-	rcode := n.r.notify(dns.CanonicalName(m.Question[0].Name), from, key)
-	return n.answer(m, rcode, key, m.IsTsig())
-}
-
-// verify checks a signature, and returns its key or what is wrong (RFC 8945 5.2).
-func (n *notified) verify(raw []byte, sig *dns.TSIG) (*Key, uint16) {
-	key := n.keys[dns.CanonicalName(sig.Hdr.Name)]
-	if key == nil || dns.CanonicalName(sig.Algorithm) != key.Algorithm {
-		return nil, dns.RcodeBadKey
-	}
-	if _, err := newVerifier(key, nil, n.r.opt.Now).message(raw); errors.Is(err, errTime) {
-		return key, dns.RcodeBadTime
-	} else if err != nil {
-		return nil, dns.RcodeBadSig
-	}
-	return key, dns.RcodeSuccess
-}
-
-// answer makes the response, signed if the request was.
-func (n *notified) answer(m *dns.Msg, rcode int, key *Key, sig *dns.TSIG) []byte {
-	reply := new(dns.Msg)
-	reply.MsgHdr = dns.MsgHdr{Id: m.Id, Response: true, Opcode: m.Opcode, Authoritative: rcode == dns.RcodeSuccess, Rcode: rcode}
-	reply.Question = m.Question
-	var mac []byte
-	if key != nil {
-		mac = macOf(sig)
-	}
-	wire, _, err := key.sign(reply, mac, n.r.opt.Now())
-	if err != nil {
-		return nil
-	}
-	return wire
-}
-
-// unverified is the response to a signature that is wrong: NOTAUTH, and why. It is unsigned, but for the time alone being
-// wrong: then it is signed, and says what time it is here (RFC 8945 5.2.3, 5.3.2).
-func (n *notified) unverified(m *dns.Msg, sig *dns.TSIG, key *Key, code uint16) []byte {
-	reply := new(dns.Msg)
-	reply.MsgHdr = dns.MsgHdr{Id: m.Id, Response: true, Opcode: m.Opcode, Rcode: dns.RcodeNotAuth}
-	reply.Question = m.Question
-	said := &dns.TSIG{Hdr: dns.RR_Header{Name: sig.Hdr.Name, Rrtype: dns.TypeTSIG, Class: dns.ClassANY},
-		Algorithm: sig.Algorithm, TimeSigned: sig.TimeSigned, Fudge: fudge, OrigId: m.Id, Error: code}
-	reply.Extra = []dns.RR{said}
-	if code == dns.RcodeBadTime {
-		said.OtherLen, said.OtherData = 6, fmt.Sprintf("%012x", n.r.opt.Now().Unix())
-		wire, _, err := dns.TsigGenerate(reply, base64.StdEncoding.EncodeToString(key.secret), sig.MAC, false)
-		if err != nil {
-			return nil
-		}
-		return wire
-	}
-	wire, err := reply.Pack()
-	if err != nil {
-		return nil
-	}
-	return wire
-}
-
 // notify has a zone refreshed at once, if whoever says so may: with a key of its primaries, or without any from the
 // address of one of them or one that is named for it. The serial that may come with it is a hint to anybody who can
 // forge one, and ignored.
-func (r *Receiver) notify(origin string, from netip.Addr, key *Key) (rcode int) {
+func (r *Receiver) notify(origin string, from netip.Addr, key *xfr.Key) (rcode int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	sec := r.zones[origin]
@@ -258,11 +177,11 @@ func (r *Receiver) notify(origin string, from netip.Addr, key *Key) (rcode int) 
 }
 
 // trusts reports whether a NOTIFY counts.
-func (g *Group) trusts(from netip.Addr, key *Key) bool {
+func (g *Group) trusts(from netip.Addr, key *xfr.Key) bool {
 	if key != nil {
-		return slices.ContainsFunc(g.Servers, func(p Primary) bool { return p.Key == key })
+		return slices.ContainsFunc(g.Servers, func(p xfr.Primary) bool { return p.Key == key })
 	}
-	return slices.ContainsFunc(g.Servers, func(p Primary) bool { return p.Address.Addr() == from }) ||
+	return slices.ContainsFunc(g.Servers, func(p xfr.Primary) bool { return p.Address.Addr() == from }) ||
 		slices.ContainsFunc(g.NotifyFrom, func(p netip.Prefix) bool { return p.Contains(from) })
 }
 

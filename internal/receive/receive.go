@@ -9,7 +9,7 @@
 //	STATE/NAME.json   where it came from, its digest, when it was last confirmed; or that it was withdrawn
 //	STATE/NAME.zone   a catalog zone
 //
-// It may import packages of internal that read, write and hold zones. cmd/meshctl calls it.
+// It may import packages of internal that transfer, read, write and hold zones. cmd/meshctl calls it.
 package receive
 
 import (

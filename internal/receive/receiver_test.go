@@ -17,12 +17,14 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
 // following is a configuration of zones from one group of primaries.
-func following(notify netip.AddrPort, servers []Primary, names ...string) *Config {
+func following(notify netip.AddrPort, servers []xfr.Primary, names ...string) *Config {
 	c := defaults()
 	c.Zones = []Zones{{names, &Group{Name: "hidden", Servers: servers}}}
 	c.Limits.Stall = 10 * time.Second
@@ -50,8 +52,8 @@ func onDisk(t *testing.T, u Update, want string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	z := parsed(t, u.Origin, string(data))
-	sameZone(t, z, parsed(t, u.Origin, want))
+	z := primarytest.Parsed(t, u.Origin, string(data))
+	primarytest.SameZone(t, z, primarytest.Parsed(t, u.Origin, want))
 	if int64(len(data)) != u.Length || z.Len() != u.Records || z.Serial() != u.Serial {
 		t.Errorf("%d octets, %d records, serial %d; told %+v", len(data), z.Len(), z.Serial(), u)
 	}
@@ -61,17 +63,17 @@ func onDisk(t *testing.T, u Update, want string) {
 // a restart goes on where it was.
 func TestFollowsPrimaries(t *testing.T) {
 	const origin = "example.org."
-	for _, kind := range kinds() {
+	for _, kind := range primarytest.Kinds() {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			text := func(serial uint32) string { return zoneText(origin, serial, 3000, int(serial)) }
+			text := func(serial uint32) string { return primarytest.ZoneText(origin, serial, 3000, int(serial)) }
 			notify := testenv.Local(t)
-			d := newDaemon(t, kind, map[string]string{origin: text(1)}, func(d *daemon) { d.notify = notify })
+			d := primarytest.NewServer(t, kind, map[string]string{origin: text(1)}, func(d *primarytest.Server) { d.Notify = notify })
 			dir := t.TempDir()
-			c := following(notify, []Primary{d.primary(key256)}, origin)
+			c := following(notify, []xfr.Primary{primary(d, key256)}, origin)
 			r, told, stop := receiver(t, c, dir)
 			u := told.next(t)
-			if u.How != AXFR || u.Serial != 1 || u.Source != d.addr.String() || u.Octets == 0 {
+			if u.How != AXFR || u.Serial != 1 || u.Source != d.Addr.String() || u.Octets == 0 {
 				t.Fatalf("%+v", u)
 			}
 			onDisk(t, u, text(1))
@@ -79,13 +81,13 @@ func TestFollowsPrimaries(t *testing.T) {
 				s := r.status(t, origin)
 				return !s.Receiving && s.Error == "" && !s.Expired && time.Until(s.Next) > 40*time.Minute
 			})
-			d.reload(origin, text(2), 2)
+			d.Reload(origin, text(2), 2)
 			if u = told.next(t); u.How != IXFR || u.Serial != 2 {
 				t.Fatalf("%+v", u)
 			}
 			onDisk(t, u, text(2))
 			stop()
-			d.reload(origin, text(3), 3)
+			d.Reload(origin, text(3), 3)
 			_, told, _ = receiver(t, c, dir)
 			if u = told.next(t); u.How != Kept || u.Serial != 2 || u.SHA256 == "" {
 				t.Fatalf("%+v", u)
@@ -98,72 +100,42 @@ func TestFollowsPrimaries(t *testing.T) {
 	}
 }
 
-// A primary that is killed in the middle of a transfer, and one that is not there, cost nothing: the next one in the list
-// is asked, and what was held stays.
-func TestPrimaryIsKilledInTheMiddle(t *testing.T) {
+// A primary that is not there costs nothing: it is said, and asked again.
+func TestPrimaryThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	const origin = "example.org."
-	text := zoneText(origin, 7, 100_000, 0)
-	d := newDaemon(t, "knotd", map[string]string{origin: text})
-	p := d.primary(key256)
-	c := client{testLimits, time.Now, nil}
-	s, err := c.connect(t.Context(), p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.bind(t.Context())
-	s.Conn = &killing{Conn: s.Conn, after: 500_000, kill: func() { d.process.Kill() }}
-	if got, err := c.once(t.Context(), p, s, origin, nil, nil); err == nil {
-		t.Fatalf("%+v", got)
-	} else {
-		t.Log(err)
-	}
+	d := primarytest.NewServer(t, "knotd", map[string]string{origin: primarytest.ZoneText(origin, 7, 100, 0)})
+	d.Process.Kill()
 	dir := t.TempDir()
-	config := following(netip.AddrPort{}, []Primary{p}, origin)
+	config := following(netip.AddrPort{}, []xfr.Primary{primary(d, key256)}, origin)
 	config.Timers.MinRetry, config.Timers.MaxRetry, config.Timers.MinRefresh = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 	r, told, _ := receiver(t, config, dir)
 	lab.WaitFor(t, "it is said that the primary is not there", func() bool { return strings.Contains(r.status(t, origin).Error, "refused") })
-	d.start() // and comes back
+	d.Start() // and comes back
 	if u := told.next(t); u.Serial != 7 {
 		t.Errorf("%+v", u)
 	}
-}
-
-// killing calls kill once so many octets were read.
-type killing struct {
-	net.Conn
-	after int
-	kill  func()
-}
-
-func (k *killing) Read(b []byte) (int, error) {
-	n, err := k.Conn.Read(b)
-	if k.after -= n; k.after <= 0 && k.kill != nil {
-		k.kill()
-		k.kill = nil
-	}
-	return n, err
 }
 
 // A serial that goes backwards is said, and not taken, unless the zone is to begin anew; another primary is asked meanwhile.
 func TestSerialThatGoesBackwards(t *testing.T) {
 	t.Parallel()
 	const origin = "example.org."
-	d := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 10, 10, 0)})
+	d := primarytest.NewServer(t, "nsd", map[string]string{origin: primarytest.ZoneText(origin, 10, 10, 0)})
 	dir := t.TempDir()
-	c := following(netip.AddrPort{}, []Primary{d.primary(key256)}, origin)
+	c := following(netip.AddrPort{}, []xfr.Primary{primary(d, key256)}, origin)
 	if told := round(t, c, dir, RefreshOptions{}); len(told.updates) != 1 || told.updates[0].Serial != 10 {
 		t.Fatalf("%+v", told)
 	}
-	d.process.Stop()
-	d.write(origin, zoneText(origin, 9, 10, 0))
-	d.start()
+	d.Process.Stop()
+	d.Write(origin, primarytest.ZoneText(origin, 9, 10, 0))
+	d.Start()
 	told := round(t, c, dir, RefreshOptions{})
 	if len(told.updates) != 1 || told.updates[0].How != Kept || !strings.Contains(told.zones[0].Error, "serial 9 is not above 10") || *told.zones[0].Serial != 10 {
 		t.Fatalf("%+v", told)
 	}
-	other := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 11, 10, 0)})
-	both := following(netip.AddrPort{}, []Primary{d.primary(key256), other.primary(key256)}, origin)
+	other := primarytest.NewServer(t, "nsd", map[string]string{origin: primarytest.ZoneText(origin, 11, 10, 0)})
+	both := following(netip.AddrPort{}, []xfr.Primary{primary(d, key256), primary(other, key256)}, origin)
 	told = round(t, both, dir, RefreshOptions{})
 	if len(told.updates) != 2 || told.updates[1].Serial != 11 || !strings.Contains(told.zones[0].Warning, "serial 9") || told.zones[0].Error != "" {
 		t.Fatalf("%+v", told)
@@ -211,12 +183,12 @@ func roundAt(t *testing.T, c *Config, dir string, o RefreshOptions, now func() t
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	const origin = "example.org."
-	d := newDaemon(t, "nsd", map[string]string{origin: zoneText(origin, 1, 10, 0)})
+	d := primarytest.NewServer(t, "nsd", map[string]string{origin: primarytest.ZoneText(origin, 1, 10, 0)})
 	dir := t.TempDir()
-	c := following(netip.AddrPort{}, []Primary{{Address: d.addr, Key: key256}}, origin)
+	c := following(netip.AddrPort{}, []xfr.Primary{{Address: d.Addr, Key: key256}}, origin)
 	at := func(later time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(later) } }
 	round(t, c, dir, RefreshOptions{})
-	d.process.Stop()
+	d.Process.Stop()
 	const expire = 1209600 * time.Second
 	if s := roundAt(t, c, dir, RefreshOptions{}, at(expire-time.Minute)).zones[0]; s.Expired || s.Error == "" {
 		t.Errorf("before its time: %+v", s)
@@ -228,7 +200,7 @@ func TestExpiry(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "zones", "example.org.zone")); err != nil {
 		t.Error(err)
 	}
-	d.start()
+	d.Start()
 	if s := round(t, c, dir, RefreshOptions{}).zones[0]; s.Expired || s.Error != "" {
 		t.Errorf("confirmed again: %+v", s)
 	}
@@ -238,7 +210,7 @@ func TestExpiry(t *testing.T) {
 func TestDamagedStore(t *testing.T) {
 	t.Parallel()
 	const origin = "example.org."
-	d := newDaemon(t, "knotd", map[string]string{origin: zoneText(origin, 1, 100, 0)})
+	d := primarytest.NewServer(t, "knotd", map[string]string{origin: primarytest.ZoneText(origin, 1, 100, 0)})
 	for name, damage := range map[string]func(zone, record string) error{
 		"another octet": func(zone, _ string) error { return flip(zone) },
 		"cut":           func(zone, _ string) error { return os.Truncate(zone, 100) },
@@ -250,7 +222,7 @@ func TestDamagedStore(t *testing.T) {
 		},
 	} {
 		dir := t.TempDir()
-		c := following(netip.AddrPort{}, []Primary{d.primary(key256)}, origin)
+		c := following(netip.AddrPort{}, []xfr.Primary{primary(d, key256)}, origin)
 		serial := uint32(0)
 		if err := dnsSerial(d, origin, &serial); err != nil {
 			t.Fatal(err)
@@ -260,7 +232,7 @@ func TestDamagedStore(t *testing.T) {
 		if err := damage(path, filepath.Join(dir, "state", "example.org.json")); err != nil {
 			t.Fatal(err)
 		}
-		d.reload(origin, zoneText(origin, serial+1, 100, int(serial)), serial+1)
+		d.Reload(origin, primarytest.ZoneText(origin, serial+1, 100, int(serial)), serial+1)
 		told := round(t, c, dir, RefreshOptions{})
 		last := told.updates[len(told.updates)-1]
 		if last.Serial != serial+1 || told.zones[0].Error != "" {
@@ -269,7 +241,7 @@ func TestDamagedStore(t *testing.T) {
 		if want := map[bool]How{true: IXFR, false: AXFR}[name == "left by a crash"]; last.How != want {
 			t.Errorf("%s: came by %s, want %s", name, last.How, want)
 		}
-		onDisk(t, last, zoneText(origin, serial+1, 100, int(serial)))
+		onDisk(t, last, primarytest.ZoneText(origin, serial+1, 100, int(serial)))
 		if left, _ := filepath.Glob(filepath.Join(dir, "*", tempPrefix+"*")); len(left) > 0 {
 			t.Errorf("%s: left %v", name, left)
 		}
@@ -286,8 +258,8 @@ func flip(path string) error {
 	return os.WriteFile(path, data, 0o644)
 }
 
-func dnsSerial(d *daemon, origin string, serial *uint32) error {
-	m, err := dns.Exchange(new(dns.Msg).SetQuestion(origin, dns.TypeSOA), d.addr.String())
+func dnsSerial(d *primarytest.Server, origin string, serial *uint32) error {
+	m, err := dns.Exchange(new(dns.Msg).SetQuestion(origin, dns.TypeSOA), d.Addr.String())
 	if err != nil {
 		return err
 	}
@@ -298,7 +270,7 @@ func dnsSerial(d *daemon, origin string, serial *uint32) error {
 // Two Receivers on one store are one too many.
 func TestSecondReceiverIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	c := following(netip.AddrPort{}, []Primary{{Address: testenv.Local(t)}}, "example.org.")
+	c := following(netip.AddrPort{}, []xfr.Primary{{Address: testenv.Local(t)}}, "example.org.")
 	r, _, _ := receiver(t, c, dir)
 	lab.WaitFor(t, "the first one runs", func() bool { return len(r.Zones()) == 1 })
 	second, err := New(c, Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state")})
@@ -332,13 +304,13 @@ func TestCatalogOfBIND(t *testing.T) {
 	}
 	for i := range 12 {
 		origin := fmt.Sprintf("m%d.test.", i)
-		zones[origin] = zoneText(origin, 1, 3, 0)
+		zones[origin] = primarytest.ZoneText(origin, 1, 3, 0)
 	}
 	all := list("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10")
 	zones["catalog.test."] = catalogText(1, "2", all...)
 	notify := testenv.Local(t)
-	d := newDaemon(t, "named", zones, func(d *daemon) { d.notify = notify })
-	group := &Group{Name: "hidden", Servers: []Primary{d.primary(key256)}}
+	d := primarytest.NewServer(t, "named", zones, func(d *primarytest.Server) { d.Notify = notify })
+	group := &Group{Name: "hidden", Servers: []xfr.Primary{primary(d, key256)}}
 	c := defaults()
 	c.Notify.Listen = []netip.AddrPort{notify}
 	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
@@ -362,7 +334,7 @@ func TestCatalogOfBIND(t *testing.T) {
 		}
 	}
 
-	d.reload("catalog.test.", catalogText(2, "2", append(list("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"), list("11")...)...), 2)
+	d.Reload("catalog.test.", catalogText(2, "2", append(list("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"), list("11")...)...), 2)
 	seen := map[string]How{}
 	for range 2 {
 		u := told.next(t)
@@ -376,7 +348,7 @@ func TestCatalogOfBIND(t *testing.T) {
 	}
 	r.Forget("m10.test.")
 
-	d.reload("catalog.test.", catalogText(3, "1", list("0")...), 3)
+	d.Reload("catalog.test.", catalogText(3, "1", list("0")...), 3)
 	lab.WaitFor(t, "the catalog is said to be broken", func() bool {
 		return strings.Contains(r.status(t, "catalog.test.").Error, `broken catalog, not processed: version.catalog.test.: version "1"`)
 	})
@@ -391,7 +363,7 @@ func TestCatalogOfBIND(t *testing.T) {
 			t.Errorf("not followed: %+v", s)
 		}
 	}
-	d.reload("catalog.test.", catalogText(4, "2", list("0", "1")...), 4)
+	d.Reload("catalog.test.", catalogText(4, "2", list("0", "1")...), 4)
 	lab.WaitFor(t, "it is said that too many are gone", func() bool {
 		return strings.Contains(r.Faults()[Fault{"catalog catalog.test.", "members"}], "9 of 11 zones are gone at once")
 	})
@@ -400,7 +372,7 @@ func TestCatalogOfBIND(t *testing.T) {
 	}
 
 	// Another label is another zone, although its serial is the same.
-	d.reload("catalog.test.", catalogText(5, "2", append(list("0", "1", "2", "3", "4", "5", "6", "7", "8", "11"), list("other9")...)...), 5)
+	d.Reload("catalog.test.", catalogText(5, "2", append(list("0", "1", "2", "3", "4", "5", "6", "7", "8", "11"), list("other9")...)...), 5)
 	if u := told.next(t); u.Origin != "m9.test." || !u.Reset || u.How != AXFR {
 		t.Errorf("%+v", u)
 	}
@@ -422,10 +394,10 @@ func TestCatalogOfBIND(t *testing.T) {
 
 func TestCatalogThatKnotMakes(t *testing.T) {
 	t.Parallel()
-	zones := map[string]string{"a.test.": zoneText("a.test.", 1, 3, 0), "b.test.": zoneText("b.test.", 1, 3, 0)}
-	d := newDaemon(t, "knotd", zones, func(d *daemon) { d.generate = "catalog.test." })
-	nowhere := &Group{Name: "nowhere", Servers: []Primary{{Address: testenv.Local(t)}}}
-	group := &Group{Name: "hidden", Servers: []Primary{d.primary(key256)}}
+	zones := map[string]string{"a.test.": primarytest.ZoneText("a.test.", 1, 3, 0), "b.test.": primarytest.ZoneText("b.test.", 1, 3, 0)}
+	d := primarytest.NewServer(t, "knotd", zones, func(d *primarytest.Server) { d.Generate = "catalog.test." })
+	nowhere := &Group{Name: "nowhere", Servers: []xfr.Primary{{Address: testenv.Local(t)}}}
+	group := &Group{Name: "hidden", Servers: []xfr.Primary{primary(d, key256)}}
 	c := defaults()
 	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: nowhere, Groups: map[string]*Group{"some": group}, Limit: 10}}
 	c.Timers.MinRetry = 100 * time.Millisecond // Knot makes the catalog after its start
@@ -444,18 +416,18 @@ func TestCatalogThatKnotMakes(t *testing.T) {
 func TestRunEndsInTheMiddle(t *testing.T) {
 	stuck := make(chan struct{})
 	t.Cleanup(func() { close(stuck) })
-	f := newFake(t, nil, func(a *answerer) { a.send(false, first); <-stuck })
+	f := primarytest.NewFake(t, nil, func(a *primarytest.Request) { a.Send(false, primarytest.First); <-stuck })
 	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and says nothing
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	own := testca.New(t).Identity("x", time.Hour)
-	c := following(testenv.Local(t), []Primary{{Address: f.at}}, "example.org.")
-	c.Zones = append(c.Zones, Zones{[]string{"example.net."}, &Group{Servers: []Primary{{Address: l.Addr().(*net.TCPAddr).AddrPort(), TLS: &TLS{CA: own.CA}}}}})
+	c := following(testenv.Local(t), []xfr.Primary{{Address: f.At}}, "example.org.")
+	c.Zones = append(c.Zones, Zones{[]string{"example.net."}, &Group{Servers: []xfr.Primary{{Address: l.Addr().(*net.TCPAddr).AddrPort(), TLS: &xfr.TLS{CA: own.CA}}}}})
 	c.Limits.Stall = time.Hour
 	z := newZoneDir(t, Directory{})
-	z.put("x.zone", zoneText("x.test.", 1, 100_000, 0))
+	z.put("x.zone", primarytest.ZoneText("x.test.", 1, 100_000, 0))
 	c.Directories = []Directory{z.d}
 	r, _, stop := receiver(t, c, t.TempDir())
 	lab.WaitFor(t, "both are under way", func() bool { return r.status(t, "example.org.").Receiving && r.status(t, "example.net.").Receiving })
@@ -474,14 +446,16 @@ func TestPrimariesThatHangHoldUpOnlyTheirOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		z := Zones{Primaries: &Group{Servers: []Primary{{Address: l.Addr().(*net.TCPAddr).AddrPort()}}}}
+		z := Zones{Primaries: &Group{Servers: []xfr.Primary{{Address: l.Addr().(*net.TCPAddr).AddrPort()}}}}
 		for i := range 100 {
 			z.Names = append(z.Names, fmt.Sprintf("a%d.%d.test.", i, group))
 		}
 		hang = append(hang, z)
 	}
-	f := newFake(t, nil, func(a *answerer) { a.send(false, first, second, third, first) })
-	c := following(netip.AddrPort{}, []Primary{{Address: f.at}}, "example.org.")
+	f := primarytest.NewFake(t, nil, func(a *primarytest.Request) {
+		a.Send(false, primarytest.First, primarytest.Second, primarytest.Third, primarytest.First)
+	})
+	c := following(netip.AddrPort{}, []xfr.Primary{{Address: f.At}}, "example.org.")
 	c.Zones = append(hang, c.Zones...)
 	c.Limits.Stall = time.Hour
 	_, told, _ := receiver(t, c, t.TempDir())
@@ -535,8 +509,8 @@ func TestWithdrawnIsToldUntilForgotten(t *testing.T) {
 func TestConfigurationThatChanges(t *testing.T) {
 	t.Parallel()
 	zones := map[string]string{"a.test.": small("a.test.", 5), "catalog.test.": catalogText(1, "2", "a.zones PTR a.test.")}
-	d := newDaemon(t, "named", zones)
-	group := &Group{Servers: []Primary{d.primary(key256)}}
+	d := primarytest.NewServer(t, "named", zones)
+	group := &Group{Servers: []xfr.Primary{primary(d, key256)}}
 	z := newZoneDir(t, Directory{})
 	for _, name := range []string{"a", "b", "c"} {
 		z.put(name+".zone", small(name+".test.", 5))

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
@@ -23,7 +24,6 @@ type Receiver struct {
 	config *Config
 	opt    Options
 	store  *store
-	client client
 
 	inbox chan func()   // for the goroutine in Run, which calls them with mu held
 	wake  chan struct{} // something is due
@@ -102,7 +102,7 @@ func New(c *Config, o Options) (*Receiver, error) {
 	for _, k := range c.weakKeys() {
 		o.Log.Warn("hmac-sha1 must not be used for new keys (RFC 8945 6): have the primary take hmac-sha256", "key", k)
 	}
-	return &Receiver{config: c, opt: o, store: s, client: client{c.Limits, o.Now, nil}, inbox: make(chan func()), wake: make(chan struct{}, 1),
+	return &Receiver{config: c, opt: o, store: s, inbox: make(chan func()), wake: make(chan struct{}, 1),
 		zones: map[string]*secondary{}, listings: map[string]map[string]member{}, lines: map[*Group]*line{}, faults: map[Fault]string{}, coming: map[*coming]bool{}}, nil
 }
 
@@ -717,17 +717,17 @@ func (ref *refresh) run(ctx context.Context) found {
 			continue
 		}
 		out.good = true
-		if got.zone == nil {
+		if got.Zone == nil {
 			continue // another may be ahead
 		}
 		rec := ref.rec
-		rec.From, rec.How, rec.Contact = p.String(), got.how, ref.r.opt.Now().UTC().Truncate(time.Second)
-		if _, err := ref.r.store.put(&rec, got.zone, ""); err != nil {
+		rec.From, rec.How, rec.Contact = p.String(), howOf(got), ref.r.opt.Now().UTC().Truncate(time.Second)
+		if _, err := ref.r.store.put(&rec, got.Zone, ""); err != nil {
 			out.errs, out.good = append(out.errs, err), false
 			return out
 		}
-		out.rec, out.noted, out.zone = rec, rec.Contact, got.zone
-		out.octets, out.began, out.whole, out.duration, out.odd = got.octets, got.began, got.whole, time.Since(began), got.odd
+		out.rec, out.noted, out.zone = rec, rec.Contact, got.Zone
+		out.octets, out.began, out.whole, out.duration, out.odd = got.Octets, got.Began, got.Whole, time.Since(began), got.Odd
 		return out
 	}
 	if out.good {
@@ -738,6 +738,14 @@ func (ref *refresh) run(ctx context.Context) found {
 		}
 	}
 	return out
+}
+
+// howOf says how a zone was transferred.
+func howOf(got xfr.Transferred) How {
+	if got.Incremental {
+		return IXFR
+	}
+	return AXFR
 }
 
 // note writes down that the zone was confirmed, if what is on disk is so old that it would expire too early for it after a
@@ -751,35 +759,35 @@ func (ref *refresh) note(out *found) error {
 }
 
 // ask asks one primary. A zone comes back if it is newer than what we have.
-func (ref *refresh) ask(ctx context.Context, p Primary, coming *coming) (transferred, error) {
-	c := &client{ref.r.client.limits, ref.r.client.now, coming}
-	soa, s, err := c.querySOA(ctx, p, ref.rec.Origin)
+func (ref *refresh) ask(ctx context.Context, p xfr.Primary, coming *coming) (xfr.Transferred, error) {
+	c := &xfr.Client{Limits: ref.r.config.Limits, Now: ref.r.opt.Now, Coming: coming.tell}
+	soa, s, err := c.SOA(ctx, p, ref.rec.Origin)
 	if err != nil {
-		return transferred{}, cmpErr(ctx.Err(), err)
+		return xfr.Transferred{}, cmp.Or(ctx.Err(), err)
 	}
 	if ref.loaded {
 		if err := ref.forward(soa.Serial); err != nil || soa.Serial == ref.rec.Serial {
 			if s != nil {
 				s.Close()
 			}
-			return transferred{}, err
+			return xfr.Transferred{}, err
 		}
 	}
-	var have *version
+	var have *xfr.Version
 	if ref.loaded {
-		have = &version{ref.rec.Serial, ref.rec.Records}
+		have = &xfr.Version{Serial: ref.rec.Serial, Records: ref.rec.Records}
 	}
-	got, doubt, err := c.transfer(ctx, p, s, ref.rec.Origin, have, ref.before)
+	got, doubt, err := c.Transfer(ctx, p, s, ref.rec.Origin, have, ref.before)
 	if doubt != nil {
 		ref.r.opt.Log.Info("differences could not be had, so the whole zone was asked for", "zone", ref.rec.Origin, "primary", p, "why", doubt)
 	}
-	if err == nil && got.zone != nil && ref.loaded {
-		if err = ref.forward(got.zone.Serial()); got.zone.Serial() == ref.rec.Serial {
-			got.zone = nil
+	if err == nil && got.Zone != nil && ref.loaded {
+		if err = ref.forward(got.Zone.Serial()); got.Zone.Serial() == ref.rec.Serial {
+			got.Zone = nil
 		}
 	}
-	if err == nil && got.zone != nil && ref.rec.Catalog {
-		_, err = members(got.zone)
+	if err == nil && got.Zone != nil && ref.rec.Catalog {
+		_, err = members(got.Zone)
 	}
 	return got, err
 }
@@ -794,7 +802,7 @@ func (ref *refresh) before() (*zone.Zone, error) {
 
 // forward refuses a serial that goes backwards.
 func (ref *refresh) forward(serial uint32) error {
-	if serial == ref.rec.Serial || newer(serial, ref.rec.Serial) {
+	if serial == ref.rec.Serial || xfr.Newer(serial, ref.rec.Serial) {
 		return nil
 	}
 	return fmt.Errorf("serial %d is not above %d, which we hold (RFC 1982): not taken", serial, ref.rec.Serial)

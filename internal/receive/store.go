@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
@@ -198,7 +199,7 @@ func (s *store) load(rec record) (*zone.Zone, error) {
 		return nil, fmt.Errorf("%s is not as it was written", path)
 	}
 	if z == nil {
-		return nil, &refusedError{found, path}
+		return nil, &xfr.RefusedError{Found: found, File: path}
 	}
 	return z, nil
 }

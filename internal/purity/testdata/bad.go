@@ -39,6 +39,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/corefiles"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdatatest"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"

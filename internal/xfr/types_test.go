@@ -1,7 +1,8 @@
-package receive
+package xfr
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdatatest"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -135,7 +137,7 @@ func TestOctetsOfEveryTypePass(t *testing.T) {
 		list.data = append(list.data, []byte("\x03X\xc8.\x00"), []byte("\x01d\x00"), // the rest is what the dns package would alter
 			[]byte("\x00\x00\x00\x01\x00\x03\x00\x02\x40\x00"), []byte{7, 1}, nil, []byte("\x00\x09\xff\x02ab"))
 
-		tr := newTransfer(question{1, "example.org.", dns.TypeAXFR}, version{}, "test", testLimits, newVerifier(nil, nil, time.Now))
+		tr := newTransfer(question{1, "example.org.", dns.TypeAXFR}, Version{}, "test", testLimits, newVerifier(nil, nil, time.Now))
 		done, err := tr.message(list.transferMessage(t))
 		if err != nil || !done {
 			t.Fatal(done, err)
@@ -148,7 +150,7 @@ func TestOctetsOfEveryTypePass(t *testing.T) {
 		if fromFile == nil {
 			t.Fatal(found)
 		}
-		for how, z := range map[string]*zone.Zone{"AXFR": got.zone, "file": fromFile} {
+		for how, z := range map[string]*zone.Zone{"AXFR": got.Zone, "file": fromFile} {
 			var text bytes.Buffer
 			if err := zonefile.Write(&text, z); err != nil {
 				t.Fatal(err)
@@ -211,18 +213,18 @@ func TestPeersWriteEveryType(t *testing.T) {
 		list.read(t, "BIND", filepath.Join(dir, "out"))
 	})
 	zones := map[string]string{"example.org.": list.text()}
-	for _, kind := range kinds() {
+	for _, kind := range primarytest.Kinds() {
 		t.Run(kind+" transfers", func(t *testing.T) {
 			t.Parallel()
-			got, _, _ := newDaemon(t, kind, zones).transfer(t, key256, nil, nil)
-			list.in(t, kind, got.zone)
+			got, _, _ := transferFrom(t, primarytest.NewServer(t, kind, zones), key256, nil, nil)
+			list.in(t, kind, got.Zone)
 		})
 	}
 	t.Run("knotd writes", func(t *testing.T) {
 		t.Parallel()
-		d := newDaemon(t, "knotd", zones)
+		d := primarytest.NewServer(t, "knotd", zones)
 		out := t.TempDir()
-		command := exec.Command(testenv.Need(t, "knotc")[0], "-b", "-s", filepath.Join(d.dir, "knot.sock"), "zone-flush", "-f", "+outdir", out, "example.org.")
+		command := exec.Command(testenv.Need(t, "knotc")[0], "-b", "-s", filepath.Join(d.Dir, "knot.sock"), "zone-flush", "-f", "+outdir", out, "example.org.")
 		if said, err := command.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, said)
 		}
@@ -230,11 +232,11 @@ func TestPeersWriteEveryType(t *testing.T) {
 	})
 	t.Run("nsd writes", func(t *testing.T) {
 		t.Parallel()
-		primary := newDaemon(t, "knotd", zones)
+		primary := primarytest.NewServer(t, "knotd", zones)
 		nsd := lab.NameServer{Kind: "nsd", Dir: t.TempDir(), Listen: []netip.AddrPort{testenv.Local(t)}, Options: "  zonefiles-write: 1\n",
-			Keys: []lab.TSIG{{Name: bare(key256.Name), Algorithm: bare(key256.Algorithm), Secret: keyText(key256)}},
+			Keys: []lab.TSIG{{Name: strings.TrimSuffix(key256.Name, "."), Algorithm: strings.TrimSuffix(key256.Algorithm, "."), Secret: base64.StdEncoding.EncodeToString(key256.Secret)}},
 			Zones: []lab.ServedZone{{Origin: "example.org", File: "written",
-				More: fmt.Sprintf("  request-xfr: AXFR 127.0.0.1@%d %s\n", primary.addr.Port(), bare(key256.Name))}}}
+				More: fmt.Sprintf("  request-xfr: AXFR 127.0.0.1@%d %s\n", primary.Addr.Port(), strings.TrimSuffix(key256.Name, "."))}}}
 		p := lab.Start(t, lab.Command{Argv: nsd.Argv(t, testenv.Need(t, "nsd")[0]), Log: filepath.Join(nsd.Dir, "log")})
 		t.Cleanup(p.Stop)
 		written := filepath.Join(nsd.Dir, "written")
@@ -274,8 +276,8 @@ func TestTextIsReadAsBINDReadsIt(t *testing.T) {
 	if len(list.owners) < len(rdatatest.Forms)-15 {
 		t.Errorf("only %d of %d forms", len(list.owners), len(rdatatest.Forms))
 	}
-	got, _, _ := newDaemon(t, "named", map[string]string{"example.org.": text}).transfer(t, key256, nil, nil)
-	list.in(t, "named", got.zone)
+	got, _, _ := transferFrom(t, primarytest.NewServer(t, "named", map[string]string{"example.org.": text}), key256, nil, nil)
+	list.in(t, "named", got.Zone)
 }
 
 func write(t *testing.T, path, text string) {

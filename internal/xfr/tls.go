@@ -1,4 +1,4 @@
-package receive
+package xfr
 
 import (
 	"context"
@@ -26,6 +26,16 @@ type TLS struct {
 // Pin is the SHA-256 digest of a certificate's SubjectPublicKeyInfo (RFC 7858 4.2).
 type Pin [sha256.Size]byte
 
+// ParsePin reads a Pin in base64.
+func ParsePin(s string) (Pin, error) {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(b) != sha256.Size {
+		return Pin{}, fmt.Errorf("%q is not a pin: base64 of the SHA-256 digest of a public key", s)
+	}
+	return Pin(b), nil
+}
+
+// String is it in base64.
 func (p Pin) String() string { return base64.StdEncoding.EncodeToString(p[:]) }
 
 // handshake puts TLS over a connection, and closes it if that fails. Files are read each time, so that they can be

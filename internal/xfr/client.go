@@ -1,6 +1,7 @@
-package receive
+package xfr
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -34,17 +35,17 @@ func (p Primary) String() string {
 	return p.Address.String()
 }
 
-// client asks primaries.
-type client struct {
-	limits Limits
-	now    func() time.Time
-	coming *coming // is told how far a transfer is; nil: nobody
+// Client asks primaries.
+type Client struct {
+	Limits Limits
+	Now    func() time.Time                    // wall time, for signatures and certificates
+	Coming func(records int, differences bool) // is told after each message how many have come, and of what; nil: nobody
 }
 
-// session is a stream to a primary. Close it.
-type session struct {
+// Session is a stream to a primary. Close it.
+type Session struct {
 	net.Conn
-	client *client
+	client *Client
 	p      Primary
 	end    time.Time // of all of it
 	stop   func() bool
@@ -53,9 +54,9 @@ type session struct {
 }
 
 // connect opens a stream, which ends with ctx.
-func (c *client) connect(ctx context.Context, p Primary) (*session, error) {
-	end := time.Now().Add(c.limits.Time)
-	ctx, cancel := context.WithTimeout(ctx, c.limits.Stall)
+func (c *Client) connect(ctx context.Context, p Primary) (*Session, error) {
+	end := time.Now().Add(c.Limits.Time)
+	ctx, cancel := context.WithTimeout(ctx, c.Limits.Stall)
 	defer cancel()
 	d := net.Dialer{}
 	if p.Source.IsValid() {
@@ -66,19 +67,19 @@ func (c *client) connect(ctx context.Context, p Primary) (*session, error) {
 		return nil, err
 	}
 	if p.TLS != nil {
-		if conn, err = p.TLS.handshake(ctx, conn, p.Address.Addr(), c.now); err != nil {
+		if conn, err = p.TLS.handshake(ctx, conn, p.Address.Addr(), c.Now); err != nil {
 			return nil, err
 		}
 	}
-	return &session{Conn: conn, client: c, p: p, end: end}, nil
+	return &Session{Conn: conn, client: c, p: p, end: end}, nil
 }
 
 // bind closes the session when ctx ends.
-func (s *session) bind(ctx context.Context) {
+func (s *Session) bind(ctx context.Context) {
 	s.stop = context.AfterFunc(ctx, func() { s.Conn.Close() })
 }
 
-func (s *session) Close() error {
+func (s *Session) Close() error {
 	if s.stop != nil {
 		s.stop()
 	}
@@ -86,14 +87,14 @@ func (s *session) Close() error {
 }
 
 // deadline is that of the next message: a stall is not waited for, and neither is the end of a trickle.
-func (s *session) deadline() time.Time {
-	if next := time.Now().Add(s.client.limits.Stall); next.Before(s.end) {
+func (s *Session) deadline() time.Time {
+	if next := time.Now().Add(s.client.Limits.Stall); next.Before(s.end) {
 		return next
 	}
 	return s.end
 }
 
-func (s *session) write(wire []byte) error {
+func (s *Session) write(wire []byte) error {
 	s.SetWriteDeadline(s.deadline())
 	if _, err := s.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(wire))), wire...)); err != nil {
 		return s.broken(err)
@@ -102,7 +103,7 @@ func (s *session) write(wire []byte) error {
 }
 
 // read takes the next message, good until the one after.
-func (s *session) read() ([]byte, error) {
+func (s *Session) read() ([]byte, error) {
 	s.SetReadDeadline(s.deadline())
 	if _, err := io.ReadFull(s, s.buf[:2]); err != nil {
 		return nil, s.broken(err)
@@ -116,7 +117,7 @@ func (s *session) read() ([]byte, error) {
 }
 
 // broken says what the end of a stream means.
-func (s *session) broken(err error) error {
+func (s *Session) broken(err error) error {
 	switch {
 	case !slices.ContainsFunc([]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE}, func(end error) bool { return errors.Is(err, end) }):
 		return err
@@ -135,9 +136,9 @@ func request(name string, typ uint16) (*dns.Msg, question) {
 }
 
 // soa asks for the zone's SOA over the stream (RFC 1034 4.3.5; RFC 9103 6.3.2 for TLS).
-func (s *session) soa(name string) (*dns.SOA, error) {
+func (s *Session) soa(name string) (*dns.SOA, error) {
 	m, q := request(name, dns.TypeSOA)
-	wire, mac, err := s.p.Key.sign(m, nil, s.client.now())
+	wire, mac, err := s.p.Key.sign(m, nil, s.client.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +149,7 @@ func (s *session) soa(name string) (*dns.SOA, error) {
 	if err != nil {
 		return nil, err
 	}
-	return soaIn(raw, q, newVerifier(s.p.Key, mac, s.client.now))
+	return soaIn(raw, q, newVerifier(s.p.Key, mac, s.client.Now))
 }
 
 // soaIn is the SOA in an answer.
@@ -183,7 +184,7 @@ const (
 )
 
 // soaUDP asks for the zone's SOA by UDP.
-func (c *client) soaUDP(ctx context.Context, p Primary, name string) (*dns.SOA, error) {
+func (c *Client) soaUDP(ctx context.Context, p Primary, name string) (*dns.SOA, error) {
 	d := net.Dialer{}
 	if p.Source.IsValid() {
 		d.LocalAddr = &net.UDPAddr{IP: p.Source.AsSlice()}
@@ -208,16 +209,16 @@ func (c *client) soaUDP(ctx context.Context, p Primary, name string) (*dns.SOA, 
 
 // tryUDP asks once. What does not answer the question, or is wrongly signed, is passed over: anybody can send it. It is the
 // reason that is given if nothing better comes.
-func (c *client) tryUDP(conn net.Conn, p Primary, name string) (*dns.SOA, error) {
+func (c *Client) tryUDP(conn net.Conn, p Primary, name string) (*dns.SOA, error) {
 	m, q := request(name, dns.TypeSOA)
-	wire, mac, err := p.Key.sign(m, nil, c.now())
+	wire, mac, err := p.Key.sign(m, nil, c.Now())
 	if err != nil {
 		return nil, err
 	}
 	if _, err := conn.Write(wire); err != nil {
 		return nil, err
 	}
-	conn.SetReadDeadline(time.Now().Add(min(udpWait, c.limits.Stall)))
+	conn.SetReadDeadline(time.Now().Add(min(udpWait, c.Limits.Stall)))
 	buf := make([]byte, 4096)
 	wrong := errNoAnswer
 	for {
@@ -228,7 +229,7 @@ func (c *client) tryUDP(conn net.Conn, p Primary, name string) (*dns.SOA, error)
 		if n < headerSize || binary.BigEndian.Uint16(buf) != q.id {
 			continue
 		}
-		soa, err := soaIn(buf[:n], q, newVerifier(p.Key, mac, c.now))
+		soa, err := soaIn(buf[:n], q, newVerifier(p.Key, mac, c.Now))
 		if err == nil || p.Key == nil {
 			return soa, err
 		}
@@ -238,9 +239,9 @@ func (c *client) tryUDP(conn net.Conn, p Primary, name string) (*dns.SOA, error)
 
 var errNoAnswer = errors.New("no answer by UDP")
 
-// querySOA asks a primary for its SOA: by UDP and, where that fails or is refused, by TCP; by TLS where that is configured, in the session
-// that it returns for the transfer. Close the session if it is not nil.
-func (c *client) querySOA(ctx context.Context, p Primary, name string) (*dns.SOA, *session, error) {
+// SOA asks a primary for the SOA of a zone: by UDP and, where that fails or is refused, by TCP; by TLS where that is configured. The
+// session that it returns is for Transfer; close it if it is not nil.
+func (c *Client) SOA(ctx context.Context, p Primary, name string) (*dns.SOA, *Session, error) {
 	if p.TLS == nil {
 		soa, err := c.soaUDP(ctx, p, name)
 		if err == nil || ctx.Err() != nil {
@@ -260,19 +261,20 @@ func (c *client) querySOA(ctx context.Context, p Primary, name string) (*dns.SOA
 	return soa, s, nil
 }
 
-// transferred is what a transfer gave.
-type transferred struct {
-	zone   *zone.Zone // nil: the primary has nothing newer after all
-	how    How
-	octets int64
-	odd    []string // what was not taken as it came
+// Transferred is what a transfer gave.
+type Transferred struct {
+	Zone        *zone.Zone // nil: the primary has nothing newer after all
+	Incremental bool       // it came as differences
+	Octets      int64      // of its messages
+	Odd         []string   // what was not taken as it came
 
-	began, whole time.Time // when it was asked for, and when the last octet had come
+	Began, Whole time.Time // when it was asked for, and when the last octet had come
 }
 
-// transfer gets the zone: the differences to what we have, or all of it if there is nothing, or they cannot be had or do
-// not fit. before loads what we have. doubt is why it was not the differences. It closes the session.
-func (c *client) transfer(ctx context.Context, p Primary, s *session, name string, have *version, before func() (*zone.Zone, error)) (got transferred, doubt, err error) {
+// Transfer gets a zone: the differences to what we have, or all of it if there is nothing, or they cannot be had or do
+// not fit. before loads what we have. doubt is why it was not the differences. It goes on with the session of SOA, or with one of its
+// own if that is nil, and closes it.
+func (c *Client) Transfer(ctx context.Context, p Primary, s *Session, name string, have *Version, before func() (*zone.Zone, error)) (got Transferred, doubt, err error) {
 	if have != nil {
 		got, doubt = c.once(ctx, p, s, name, have, before)
 		if doubt == nil || ctx.Err() != nil {
@@ -285,11 +287,11 @@ func (c *client) transfer(ctx context.Context, p Primary, s *session, name strin
 }
 
 // once asks for differences, or without have for the whole zone.
-func (c *client) once(ctx context.Context, p Primary, s *session, name string, have *version, before func() (*zone.Zone, error)) (transferred, error) {
+func (c *Client) once(ctx context.Context, p Primary, s *Session, name string, have *Version, before func() (*zone.Zone, error)) (Transferred, error) {
 	if s == nil {
 		var err error
 		if s, err = c.connect(ctx, p); err != nil {
-			return transferred{}, err
+			return Transferred{}, err
 		}
 		s.bind(ctx)
 	}
@@ -297,54 +299,48 @@ func (c *client) once(ctx context.Context, p Primary, s *session, name string, h
 	m, q := request(name, dns.TypeAXFR)
 	if have != nil {
 		id := m.Id
-		m.SetIxfr(name, have.serial, ".", ".")
+		m.SetIxfr(name, have.Serial, ".", ".")
 		m.Id, q.typ = id, dns.TypeIXFR
 	}
-	wire, mac, err := p.Key.sign(m, nil, c.now())
+	wire, mac, err := p.Key.sign(m, nil, c.Now())
 	if err != nil {
-		return transferred{}, err
+		return Transferred{}, err
 	}
 	began := time.Now()
 	if err := s.write(wire); err != nil {
-		return transferred{}, err
+		return Transferred{}, err
 	}
 	if have == nil {
-		have = &version{}
+		have = &Version{}
 	}
-	t := newTransfer(q, *have, p.String(), c.limits, newVerifier(p.Key, mac, c.now))
+	t := newTransfer(q, *have, p.String(), c.Limits, newVerifier(p.Key, mac, c.Now))
 	for done := false; !done; {
 		raw, err := s.read()
 		if err == nil {
 			done, err = t.message(raw)
-			c.coming.tell(t.records, t.changes != nil)
+			if c.Coming != nil {
+				c.Coming(t.records, t.changes != nil)
+			}
 		}
 		if err != nil {
-			return transferred{}, cmpErr(ctx.Err(), err)
+			return Transferred{}, cmp.Or(ctx.Err(), err)
 		}
 	}
 	whole := time.Now()
 	got, err := t.finish(before)
-	got.began, got.whole = began, whole
+	got.Began, got.Whole = began, whole
 	return got, err
 }
 
-func cmpErr(first, second error) error {
-	if first != nil {
-		return first
-	}
-	return second
-}
-
 // finish makes the zone of what came.
-func (t *transfer) finish(before func() (*zone.Zone, error)) (transferred, error) {
-	got := transferred{how: AXFR, octets: t.octets, odd: t.odd.warnings()}
+func (t *transfer) finish(before func() (*zone.Zone, error)) (Transferred, error) {
+	got := Transferred{Octets: t.octets, Odd: t.odd.warnings()}
 	if t.state == current {
-		got.how = ""
 		return got, nil
 	}
 	b := t.builder
 	if t.changes != nil {
-		got.how = IXFR
+		got.Incremental = true
 		old, err := before()
 		if err != nil {
 			return got, err
@@ -355,22 +351,22 @@ func (t *transfer) finish(before func() (*zone.Zone, error)) (transferred, error
 	}
 	z, found := b.Build(t.question.name)
 	if z == nil {
-		return got, &refusedError{found, ""}
+		return got, &RefusedError{Found: found}
 	}
-	got.zone = z
+	got.Zone = z
 	return got, nil
 }
 
-// refusedError is a zone that came whole and cannot be served.
-type refusedError struct {
-	found []zone.Finding
-	file  string // that whoever reads this knows of; "" if none
+// RefusedError is a zone that came whole and cannot be served.
+type RefusedError struct {
+	Found []zone.Finding
+	File  string // that whoever reads this knows of; "" if none
 }
 
-func (e *refusedError) Error() string {
+func (e *RefusedError) Error() string {
 	shown := ""
 	errors := 0
-	for _, f := range e.found {
+	for _, f := range e.Found {
 		if f.Severity != zone.Error {
 			continue
 		}
@@ -378,7 +374,7 @@ func (e *refusedError) Error() string {
 			shown += "; "
 			switch {
 			case f.Line == 0:
-			case f.File == e.file:
+			case f.File == e.File:
 				shown += fmt.Sprintf("line %d: ", f.Line)
 			default:
 				shown += fmt.Sprintf("%s:%d: ", f.File, f.Line)

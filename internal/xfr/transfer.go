@@ -1,4 +1,4 @@
-package receive
+package xfr
 
 import (
 	"bytes"
@@ -21,13 +21,13 @@ type Limits struct {
 	Stall   time.Duration // for a connection, and for each message
 }
 
-// newer reports whether serial a is above b (RFC 1982 3.2). Of two that are 2^31 apart neither is.
-func newer(a, b uint32) bool { return a != b && a-b < 1<<31 }
+// Newer reports whether serial a is above b (RFC 1982 3.2). Of two that are 2^31 apart neither is.
+func Newer(a, b uint32) bool { return a != b && a-b < 1<<31 }
 
-// version is the one of a zone that we have.
-type version struct {
-	serial  uint32
-	records int
+// Version is that of a zone that we have.
+type Version struct {
+	Serial  uint32
+	Records int
 }
 
 // transfer takes the messages that answer an AXFR or IXFR request (RFC 5936, RFC 1995), whatever they are, and makes
@@ -35,7 +35,7 @@ type version struct {
 // builder's business, and whether differences fit is that of changes.
 type transfer struct {
 	question question
-	have     version // what differences are asked from, for IXFR
+	have     Version // what differences are asked from, for IXFR
 	source   string  // whom findings name
 	limits   Limits
 	verify   *verifier
@@ -64,9 +64,9 @@ const (
 	current // IXFR: there is nothing newer
 )
 
-func newTransfer(q question, have version, source string, limits Limits, verify *verifier) *transfer {
+func newTransfer(q question, have Version, source string, limits Limits, verify *verifier) *transfer {
 	origin, _ := rdata.AppendName(nil, q.name, ".")
-	return &transfer{question: q, have: have, at: have.serial, source: source, limits: limits, verify: verify, origin: origin}
+	return &transfer{question: q, have: have, at: have.Serial, source: source, limits: limits, verify: verify, origin: origin}
 }
 
 // oddities are the records of a transfer that were not taken as they came, as BIND, Knot and NSD do it too: one such
@@ -119,7 +119,7 @@ func (t *transfer) message(raw []byte) (done bool, err error) {
 	if t.records == 0 { // later ones may be empty: some servers send such to keep a connection alive
 		return false, errors.New("a first message without a record")
 	}
-	if first && t.state == expectSecond && t.question.typ == dns.TypeIXFR && !newer(t.soa.Serial, t.have.serial) {
+	if first && t.state == expectSecond && t.question.typ == dns.TypeIXFR && !Newer(t.soa.Serial, t.have.Serial) {
 		t.state = current
 	}
 	if t.state != complete && t.state != current {
@@ -187,10 +187,10 @@ func (t *transfer) inZone(owner []byte) bool {
 // second takes the record that tells differences from a whole zone (RFC 1995 4).
 func (t *transfer) second(r *resource, soa *dns.SOA) error {
 	if t.question.typ == dns.TypeIXFR && soa != nil {
-		if soa.Serial != t.have.serial {
-			return fmt.Errorf("differences from serial %d, and they were asked from %d (RFC 1995 4)", soa.Serial, t.have.serial)
+		if soa.Serial != t.have.Serial {
+			return fmt.Errorf("differences from serial %d, and they were asked from %d (RFC 1995 4)", soa.Serial, t.have.Serial)
 		}
-		t.changes = newChanges(max(10_000, 2*t.have.records))
+		t.changes = newChanges(max(10_000, 2*t.have.Records))
 		t.state = deletions
 		return t.changes.delete(r)
 	}
@@ -224,7 +224,7 @@ func (t *transfer) difference(r *resource, soa *dns.SOA) error {
 	case soa == nil:
 		return t.changes.add(r)
 	case t.state == deletions:
-		if !newer(soa.Serial, t.at) {
+		if !Newer(soa.Serial, t.at) {
 			return fmt.Errorf("a difference from serial %d to %d, which is not above it (RFC 1982)", t.at, soa.Serial)
 		}
 		t.at, t.state = soa.Serial, additions

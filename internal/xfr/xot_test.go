@@ -1,4 +1,4 @@
-package receive
+package xfr
 
 import (
 	"crypto/sha256"
@@ -12,22 +12,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 // withTLS lets a server speak DNS over TLS, and trust clients of the CA where it can.
-func withTLS(ca *testca.CA) func(*daemon) {
-	return func(d *daemon) {
-		d.tls = testenv.Local(d.t)
+func withTLS(t *testing.T, ca *testca.CA) func(*primarytest.Server) {
+	return func(d *primarytest.Server) {
+		d.TLS = testenv.Local(t)
 		own := ca.Identity("primary", time.Hour)
 		for name, from := range map[string]string{"server.crt": own.Certificate, "server.key": own.Key, "ca.crt": own.CA} {
 			data, err := os.ReadFile(from)
 			if err != nil {
-				d.t.Fatal(err)
+				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(d.dir, name), data, 0o600); err != nil {
-				d.t.Fatal(err)
+			if err := os.WriteFile(filepath.Join(d.Dir, name), data, 0o600); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
@@ -56,25 +58,23 @@ func TestTransfersOverTLS(t *testing.T) {
 	ours, other := ca.Identity("us", time.Hour), stranger.Identity("us", time.Hour)
 	for _, kind := range []string{"named", "nsd"} { // Knot 3.2 does not listen on TLS
 		t.Run(kind, func(t *testing.T) {
-			text := func(serial uint32) string { return zoneText(origin, serial, 5000, int(serial)) }
-			d := newDaemon(t, kind, map[string]string{origin: text(1)}, withTLS(ca))
-			pin := pinOf(t, filepath.Join(d.dir, "server.crt"))
-			with := func(tls TLS) Primary { return Primary{Address: d.tls, Key: key256, TLS: &tls} }
+			text := func(serial uint32) string { return primarytest.ZoneText(origin, serial, 5000, int(serial)) }
+			d := primarytest.NewServer(t, kind, map[string]string{origin: text(1)}, withTLS(t, ca))
+			pin := pinOf(t, filepath.Join(d.Dir, "server.crt"))
+			with := func(tls TLS) Primary { return Primary{Address: d.TLS, Key: key256, TLS: &tls} }
 			good := TLS{CA: ours.CA, Certificate: ours.Certificate, Key: ours.Key}
 
-			dir := t.TempDir()
-			c := following(testenv.Local(t), []Primary{with(good)}, origin)
-			got := round(t, c, dir, RefreshOptions{})
-			if len(got.updates) != 1 || got.updates[0].How != AXFR || !strings.Contains(got.updates[0].Source, "TLS") {
+			before := primarytest.Parsed(t, origin, text(1))
+			got := inOneSession(t, with(good), nil, nil)
+			if got.Incremental || !strings.Contains(with(good).String(), "TLS") {
 				t.Fatalf("%+v", got)
 			}
-			onDisk(t, got.updates[0], text(1))
-			d.reload(origin, text(2), 2)
-			got = round(t, c, dir, RefreshOptions{})
-			if len(got.updates) != 2 || got.updates[1].How != IXFR {
+			primarytest.SameZone(t, got.Zone, before)
+			d.Reload(origin, text(2), 2)
+			if got = inOneSession(t, with(good), &Version{1, before.Len()}, before); !got.Incremental {
 				t.Fatalf("%+v", got)
 			}
-			onDisk(t, got.updates[1], text(2))
+			primarytest.SameZone(t, got.Zone, primarytest.Parsed(t, origin, text(2)))
 
 			for name, want := range map[string]struct {
 				tls TLS
@@ -97,6 +97,21 @@ func TestTransfersOverTLS(t *testing.T) {
 	}
 }
 
+// inOneSession asks for the SOA of example.org., and transfers it over the same connection (RFC 9103 6.3.2).
+func inOneSession(t *testing.T, p Primary, have *Version, before *zone.Zone) Transferred {
+	t.Helper()
+	c := Client{Limits: testLimits, Now: time.Now}
+	soa, s, err := c.SOA(t.Context(), p, "example.org.")
+	if err != nil || s == nil {
+		t.Fatalf("session %v, error %v", s, err)
+	}
+	got, doubt, err := c.Transfer(t.Context(), p, s, "example.org.", have, func() (*zone.Zone, error) { return before, nil })
+	if doubt != nil || err != nil || got.Zone.Serial() != soa.Serial {
+		t.Fatalf("%+v of serial %d, doubt %v, error %v", got, soa.Serial, doubt, err)
+	}
+	return got
+}
+
 func readable(t *testing.T, key string) string {
 	t.Helper()
 	data, err := os.ReadFile(key)
@@ -112,7 +127,7 @@ func readable(t *testing.T, key string) string {
 
 func checkTLS(t *testing.T, name string, p Primary, want string) {
 	t.Helper()
-	c := client{testLimits, time.Now, nil}
+	c := Client{Limits: testLimits, Now: time.Now}
 	got, err := c.once(t.Context(), p, nil, "example.org.", nil, nil)
 	switch {
 	case want == "" && err != nil:

@@ -1,4 +1,4 @@
-package receive
+package xfr
 
 import (
 	"crypto/hmac"
@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"hash"
 	"log/slog"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -21,9 +23,7 @@ import (
 type Key struct {
 	Name      string // fully qualified, lower case
 	Algorithm string // dns.HmacSHA256, dns.HmacSHA384, dns.HmacSHA512 or dns.HmacSHA1
-	secret    []byte
-
-	file, place string // of the secret, and of that name in the configuration; empty: the secret is there itself
+	Secret    []byte `json:"-" yaml:"-"`
 }
 
 func (k *Key) String() string       { return k.Name }
@@ -33,7 +33,60 @@ func (k *Key) LogValue() slog.Value { return slog.StringValue(k.Name) }
 // algorithms are those that RFC 8945 6 says to use, and HMAC-SHA1, which it says not to: some primaries have no other.
 var algorithms = map[string]func() hash.Hash{dns.HmacSHA1: sha1.New, dns.HmacSHA256: sha256.New, dns.HmacSHA384: sha512.New384, dns.HmacSHA512: sha512.New}
 
-func (k *Key) hash() hash.Hash { return hmac.New(algorithms[k.Algorithm], k.secret) }
+func (k *Key) hash() hash.Hash { return hmac.New(algorithms[k.Algorithm], k.Secret) }
+
+// ParseAlgorithm reads the name of an algorithm of a Key.
+func ParseAlgorithm(s string) (string, error) {
+	name := dns.CanonicalName(s)
+	if algorithms[name] == nil {
+		return "", fmt.Errorf("%q is no algorithm: hmac-sha256, hmac-sha384 or hmac-sha512; hmac-sha1 where nothing better can be had", s)
+	}
+	return name, nil
+}
+
+// ParseSecret reads a secret in base64, of 16 octets at least. Errors do not show it.
+func ParseSecret(s string) ([]byte, error) {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(b) == 0 {
+		return nil, errors.New("a secret is base64")
+	}
+	if len(b) < 16 {
+		return nil, fmt.Errorf("a secret of %d octets: want 16 at least, 32 are usual", len(b))
+	}
+	return b, nil
+}
+
+// ReadSecret reads a secret in base64 from a file that only its owner may read.
+func ReadSecret(name string) ([]byte, error) {
+	if err := private(name); err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := ParseSecret(strings.TrimSpace(string(data)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return b, nil
+}
+
+const maxSecretBytes = 1 << 14
+
+// private demands a small regular file that only its owner may read.
+func private(name string) error {
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular() || info.Size() > maxSecretBytes:
+		return fmt.Errorf("%s is not a file of a secret", name)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s has mode %04o, and others may read it: chmod 600", name, info.Mode().Perm())
+	}
+	return nil
+}
 
 // fudge is how far the clocks of both ends may differ, in seconds (RFC 8945 10).
 const fudge = 300
@@ -45,7 +98,7 @@ func (k *Key) sign(m *dns.Msg, requestMAC []byte, now time.Time) (wire, mac []by
 		return wire, nil, err
 	}
 	m.SetTsig(k.Name, k.Algorithm, fudge, now.Unix())
-	wire, text, err := dns.TsigGenerate(m, base64.StdEncoding.EncodeToString(k.secret), hex.EncodeToString(requestMAC), false)
+	wire, text, err := dns.TsigGenerate(m, base64.StdEncoding.EncodeToString(k.Secret), hex.EncodeToString(requestMAC), false)
 	if err != nil {
 		return nil, nil, err
 	}
