@@ -707,34 +707,62 @@ func (e *editor) fitApexHash() bool {
 	return exact
 }
 
-// fitNSEC reports whether the chain is whole where a node is or was.
+// fitNSEC reports whether the chain is whole where a node is or was. What is below a cut is not in it; the cut is.
 func (e *editor) fitNSEC(n *node) bool {
 	z := e.z
-	if !n.is(isGone) && !n.is(hasNSEC) && n.count() > 0 && !n.is(isBelowCut) {
+	if parent := z.parent(n); n.ref != z.apexRef && !parent.authoritative() {
+		return true
+	}
+	if !n.is(isGone) && !n.is(hasNSEC) && n.count() > 0 {
 		return false
 	}
 	at := e.spotOf(n)
-	before := z.order.prev(at)
-	for z.order.has(before) && !e.hasNSECAt(before) {
-		before = z.order.prev(before)
-	}
+	before := e.nsecBefore(at)
 	return (!z.order.has(before) || e.fitLink(before)) && (!n.is(hasNSEC) || e.fitLink(at))
 }
 
-func (e *editor) hasNSECAt(s spot) bool {
-	n := e.z.nodeAt(s)
-	return n.is(hasNSEC)
+// nsecBefore is the last spot before one where there is a node with an NSEC record. It goes past all that is below a cut at once.
+func (e *editor) nsecBefore(s spot) spot {
+	z := e.z
+	for s = z.order.prev(s); z.order.has(s); s = z.order.prev(s) {
+		n := z.nodeAt(s)
+		if n.is(isBelowCut) {
+			n = z.cutOf(n)
+			s = e.spotOf(&n)
+		}
+		if n.is(hasNSEC) {
+			break
+		}
+	}
+	return s
+}
+
+// nsecAfter is nsecBefore in the other direction.
+func (e *editor) nsecAfter(s spot) spot {
+	z := e.z
+	for z.order.has(s) {
+		if n := z.nodeAt(s); n.is(isCut) {
+			parent := z.parent(&n)
+			s = z.order.next(z.before(&parent, append(bytes.Clone(n.label), 0))) // what follows all that is below it
+		} else {
+			s = z.order.next(s)
+		}
+		if !z.order.has(s) {
+			break
+		}
+		if n := z.nodeAt(s); n.is(hasNSEC) {
+			break
+		}
+	}
+	return s
 }
 
 // fitLink reports whether the NSEC record of the node at a spot names the next one that has one.
 func (e *editor) fitLink(s spot) bool {
 	z := e.z
 	n, following := z.nodeAt(s), z.owner
-	for next := z.order.next(s); z.order.has(next); next = z.order.next(next) {
-		if e.hasNSECAt(next) {
-			following = z.appendOwner(nil, z.nodeAt(next))
-			break
-		}
+	if next := e.nsecAfter(s); z.order.has(next) {
+		following = z.appendOwner(nil, z.nodeAt(next))
 	}
 	set, _ := z.get(&n, dns.TypeNSEC)
 	for rdata := range set.records().All() {

@@ -110,14 +110,18 @@ func (z *Zone) node(r ref) node {
 		return node{}
 	}
 	labelEnd := nodeHead + int(b[11])
-	end := labelEnd + setEntry*int(binary.LittleEndian.Uint16(b[8:]))
-	if end > len(b) || b[10] > maxLabels {
+	octets := setEntry * int(binary.LittleEndian.Uint16(b[8:]))
+	if labelEnd > len(b) || b[10] > maxLabels {
 		return node{}
 	}
-	n := node{ref: r, parent: ref(binary.LittleEndian.Uint32(b[4:])), flags: b[0], labels: b[10],
-		label: b[nodeHead:labelEnd:labelEnd], sets: b[labelEnd:end:end]}
-	if n.flags&isAway != 0 {
-		n.sets = z.away(b[labelEnd:], end-labelEnd)
+	n := node{ref: r, parent: ref(binary.LittleEndian.Uint32(b[4:])), flags: b[0], labels: b[10], label: b[nodeHead:labelEnd:labelEnd]}
+	switch rest := b[labelEnd:]; {
+	case n.flags&isAway != 0:
+		n.sets = z.away(rest, octets)
+	case octets > len(rest):
+		return node{}
+	default:
+		n.sets = rest[:octets:octets]
 	}
 	return n
 }
