@@ -394,6 +394,7 @@ func (s *sidecar) confirms(c *status.Confirmation) {
 	c.Announced, c.Wanted, c.Why = doc.Announced, doc.Wanted, doc.Why
 	c.Sessions, c.IGP = doc.Sessions, doc.IGP
 	c.Drained = doc.Drain != nil && !doc.Wanted
+	c.Warnings = append(slices.Clip(c.Warnings), clockWarnings(s.clock.Status(), s.cfg().Clock.Limit)...)
 	if s.mirror != nil {
 		m := s.mirror.Status()
 		c.MirrorError, c.Mirrored, c.Transferring, c.Hears = m.LastError, m.Mirrored, m.Transferring, s.mirror.Hears()
@@ -402,6 +403,19 @@ func (s *sidecar) confirms(c *status.Confirmation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Remains = s.decision.Remains && doc.Announced
+}
+
+// clockWarnings say that the clock is in holdover, and how long its error stays within the limit if nobody mends it. One that is not
+// known at all, or worse than the limit, is told by the gate.
+func clockWarnings(c status.Clock, limit time.Duration) []status.Reason {
+	if c.State != clock.Holdover {
+		return nil
+	}
+	detail := c.Reason + "; it may be wrong by " + c.Bound.Round(time.Microsecond).String()
+	if left := limit - c.Bound; left > 0 && c.Sample.DriftPPM > 0 {
+		detail += fmt.Sprintf(", and in %s by more than %v, when it confirms no switchover", ago(left/time.Duration(c.Sample.DriftPPM)*1_000_000), limit)
+	}
+	return []status.Reason{{Code: status.ClockHoldover, Detail: detail}}
 }
 
 // repositoryWarnings name the repositories that are not as they should be while others are followed. That none can be is

@@ -30,6 +30,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
@@ -492,6 +493,45 @@ func TestAnyClockSourceCanBeScraped(t *testing.T) {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("%s\n%s", r.Status, text)
+		}
+	}
+}
+
+// fading certifies the clock once.
+type fading struct{ polled atomic.Bool }
+
+func (f *fading) Poll(context.Context) (clock.Reading, error) {
+	if f.polled.Swap(true) {
+		return clock.Reading{}, errors.New("chronyd does not answer")
+	}
+	return clock.Reading{Sample: instant.Sample{At: sysclock.Now(), Bound: time.Millisecond, DriftPPM: 50, Source: "chrony"}}, nil
+}
+
+// TestAClockWithoutItsSourceIsAWarning of the node's word, with how long it is good enough, while the node answers as before.
+func TestAClockWithoutItsSourceIsAWarning(t *testing.T) {
+	n := newNode(t, "withdraw")
+	word := func() status.Confirmation {
+		c, err := n.s.confirmation(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if c := word(); len(c.Warnings) != 0 {
+		t.Errorf("a clock that was not asked yet: %v", c.Warnings)
+	}
+	n.s.clock = clock.NewKeeper(new(fading), 100*time.Millisecond, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go n.s.clock.Run(ctx, time.Millisecond)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		c := word()
+		said := fmt.Sprint(c.Warnings)
+		if strings.Contains(said, "clock-holdover: chronyd does not answer; it may be wrong by 1.") && strings.Contains(said, "and in 32m") && c.Serving != 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no warning, of %+v", c)
 		}
 	}
 }

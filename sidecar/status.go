@@ -20,6 +20,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 )
 
@@ -137,6 +138,9 @@ func sayStatus(w io.Writer, doc status.Sidecar, now time.Time) {
 		say("igp", fmt.Sprintf("%s: %s", doc.IGP.Interface, orNothing(doc.IGP.Announced)))
 	}
 	say("clock", clockLine(doc.Clock))
+	if doc.Clock.State == clock.Holdover {
+		say("", "to do: "+remedy.For(status.ClockHoldover).Do)
+	}
 	say("meshsync", meshsyncLines(doc.Meshsync)...)
 	say("mirror", mirrorLines(doc.Mirror, now)...)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
+	"github.com/coredns-anycast/coredns-anycast/sidecar/clock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/mirror"
 )
 
@@ -138,6 +139,15 @@ func TestStatusInWords(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)
 		}
+	}
+}
+
+// TestHoldoverSaysWhatToDo, beside the clock.
+func TestHoldoverSaysWhatToDo(t *testing.T) {
+	var out bytes.Buffer
+	sayStatus(&out, status.Sidecar{Node: "tyo1", Clock: status.Clock{State: clock.Holdover, Reason: "chronyd does not answer"}}, time.Now())
+	if !strings.Contains(out.String(), "holdover, wrong by 0s at most: chronyd does not answer\n          to do: ") || !strings.Contains(out.String(), "chronyc tracking") {
+		t.Errorf("%s", &out)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/usage"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
@@ -119,6 +120,11 @@ func (c *cli) tryMesh(ctx context.Context, dir string, from []releasing.Source, 
 	}
 	c.sayIgnored(ignore)
 	_, found, err := releasing.Make(ctx, w, from, releasing.Options{})
+	for i, f := range found { // the configuration is in a directory that goes
+		if said, _, set := strings.Cut(f.Detail, " (set by "); set && f.Severity == zone.Error && zonecheck.IsRule(f.Rule) {
+			found[i].Detail = said + fmt.Sprintf(" (--ignore %s has it answered all the same)", f.Rule)
+		}
+	}
 	printFindings(c.log, found)
 	if err != nil {
 		return err

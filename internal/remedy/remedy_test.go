@@ -20,12 +20,12 @@ import (
 )
 
 // declaring are the packages that declare codes, as constants.
-var declaring = []string{"internal/mesh", "internal/gate", "internal/release", "plugin/meshsync", "sidecar", "sidecar/bgp", "sidecar/mirror", "cmd/meshctl/internal/unattended"}
+var declaring = []string{"internal/mesh", "internal/gate", "internal/release", "internal/status", "plugin/meshsync", "sidecar", "sidecar/bgp", "sidecar/mirror", "cmd/meshctl/internal/unattended"}
 
 // others are constants of these packages that look like codes and are none: words of formats, events and states.
 var others = []string{"EventProposed", "EventCommitted", "EventWithdrawn", "EventSettled", "EventRenewed", "EventMarked", "EventPresumed",
 	"Established", "BFDUp", "Unseen", "Good", "Behind", "Slow", "Unusable", "LevelError", "LevelWarning",
-	"placeRepository", "placeMemory", "placePromise", "withdrawal"}
+	"Proposed", "Committed", "Declined", "Void", "Presumed", "placeRepository", "placeMemory", "placePromise", "withdrawal"}
 
 var codelike = regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
 

@@ -295,6 +295,10 @@ type Clock struct {
 	Reached instant.Mono   `json:"reached_ns,omitempty"` // when a distribution host or another member was last reached, by this machine's clock
 }
 
+// ClockHoldover is the code of a warning in a Confirmation: the node's clock is certified no more, or not steadily yet. It answers on,
+// while its error bound grows.
+const ClockHoldover = "clock-holdover"
+
 // Held is what a member holds of a switchover that was proposed, at /v1/promise of its administrative plane.
 type Held struct {
 	Version int     `json:"version"`

@@ -3,6 +3,7 @@ package zone
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -184,9 +185,17 @@ func (b *Builder) checkServers(z *Zone, n *node, ns *rrset) {
 				fmt.Sprintf("no address of %s, without which the delegation cannot be followed", nameString(at.name)))
 		default:
 			b.report(&records[i], Warning, "ns-without-address",
-				fmt.Sprintf("the server %s has no address here", nameString(at.name)))
+				fmt.Sprintf("the server %s has no address here%s", nameString(at.name), z.dotLacks(nameString(at.name))))
 		}
 	}
+}
+
+// dotLacks asks about a name that ends in the origin twice; it is "" for others.
+func (z *Zone) dotLacks(name string) string {
+	if z.Origin() == "." || !strings.HasSuffix(strings.ToLower("."+name), "."+strings.ToLower(z.Origin()+z.Origin())) {
+		return ""
+	}
+	return ": does a dot lack at its end in the zone file?"
 }
 
 // checkExchanges warns of mail exchangers that are aliases (RFC 2181 10.3); the mail gets there all the same.

@@ -57,6 +57,7 @@ type Policy struct {
 	Hold    Hold
 
 	File   string // where it is said, or would be, to be named where something is refused; empty: unknown
+	NoFile bool   // File is not there: all are defaults
 	within string // the key of File that it is in: "checks", or that of a zone
 }
 

@@ -42,7 +42,7 @@ var Rules = []Rule{
 	{"no-ttl", isWarning, "a record without TTL where no $TTL was (RFC 2308 4)"},
 	{"ns-at-cname", isError, "a server that is an alias (RFC 2181 10.3)"},
 	{"ns-count", isWarning, "one server only (RFC 1034 4.1)"},
-	{"ns-without-address", isWarning, "a server in the zone that has no address"},
+	{"ns-without-address", isEither, "a server in the zone that has no address; an error if the NS record is the apex's"},
 	{"nsec-excess", isError, "an NSEC record at a name that is not in the chain (RFC 4035 2.3)"},
 	{"nsec-missing", isError, "a name without NSEC record (RFC 4035 2.3)"},
 	{"nsec-next", isError, "an NSEC record that skips names (RFC 4034 4.1.1)"},
@@ -105,16 +105,21 @@ func (p *Policy) SetRule(name string, level Level) {
 	p.Rules[name] = level
 }
 
-// raised are the rules that internal/zone finds as warnings, since the zone can be served, and that are errors by default: BIND
-// refuses such zones as a primary.
-var raised = map[string]bool{"ns-at-cname": true}
+// raised are the rules that internal/zone finds as warnings, since the zone can be served, and that are errors by default, or are so
+// at the apex: BIND refuses such zones as a primary.
+var raised = map[string]string{"ns-at-cname": isError, "ns-without-address": isEither}
+
+// isRaised reports whether a finding is an error by default though internal/zone warns.
+func isRaised(f zone.Finding) bool {
+	return raised[f.Rule] == isError || raised[f.Rule] == isEither && f.Owner == f.Zone
+}
 
 // Apply reports findings as the policy has their rules: with another severity, or not at all.
 func (p *Policy) Apply(found []zone.Finding) []zone.Finding {
 	kept := make([]zone.Finding, 0, len(found))
 	for _, f := range found {
 		switch level, said := p.Rules[f.Rule]; {
-		case !said && raised[f.Rule]:
+		case !said && isRaised(f):
 			f.Severity = zone.Error
 		case !said:
 		case level == Off:
@@ -147,6 +152,9 @@ func (p *Policy) setBy(rule string) string {
 		return ""
 	case key == "":
 		key = "rules: " + rule
+	}
+	if p.NoFile {
+		return fmt.Sprintf(" (a default; %q in %s, which is not there, would change it)", p.within+": "+key, p.File)
 	}
 	return fmt.Sprintf(" (set by %q in %s)", p.within+": "+key, p.File)
 }

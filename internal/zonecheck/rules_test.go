@@ -502,6 +502,8 @@ func TestARefusalNamesTheKeyAndTheFile(t *testing.T) {
 			t.Errorf("%s: %+v", r.Name, found)
 		}
 	}
+	absent := DefaultPolicy()
+	absent.File, absent.NoFile = "/srv/mesh/meshctl.yaml", true
 	for _, c := range []struct {
 		p    Policy
 		rule string
@@ -511,7 +513,8 @@ func TestARefusalNamesTheKeyAndTheFile(t *testing.T) {
 		{c.For("example."), "command", ` (set by "checks: command" in /srv/mesh/meshctl.yaml)`},
 		{c.For("other."), "ttl-high", ` (set by "checks: zones: other.: ttl" in /srv/mesh/meshctl.yaml)`},
 		{c.For("example."), "cname-and-other-data", ""}, // nothing can be said against it
-		{DefaultPolicy(), "change-removed", ""},         // there is no file
+		{DefaultPolicy(), "change-removed", ""},         // there is no file, nor a place for it
+		{absent, "change-removed", ` (a default; "checks: removed" in /srv/mesh/meshctl.yaml, which is not there, would change it)`},
 	} {
 		if found := c.p.Apply([]zone.Finding{{Rule: c.rule, Severity: zone.Error}}); found[0].Detail != c.want {
 			t.Errorf("%s: %q, want %q", c.rule, found[0].Detail, c.want)

@@ -69,7 +69,9 @@ func Default(file string) *Config {
 func LoadIfThere(file string) (*Config, error) {
 	c, err := Load(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Default(file), nil
+		c = Default(file)
+		c.Checks.Policy.NoFile = true
+		return c, nil
 	}
 	return c, err
 }

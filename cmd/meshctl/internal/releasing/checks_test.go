@@ -72,7 +72,7 @@ func TestZonesThatGoAtOnceTakeASecondPerson(t *testing.T) {
 		if made != nil || blocked == nil || blocked.Request == "" || !hometest.HasError(found, "zone-withdrawn") {
 			t.Fatalf("%s: made %v, blocked %v: %v", name, made, blocked, found)
 		}
-		if detail := found[len(found)-1].Detail; !strings.Contains(detail, `2 of 4 zones withdrawn; the policy allows 10 % (set by "checks: withdrawn" in `+filepath.Join(meshDir, home.ConfigName)) {
+		if detail := found[len(found)-1].Detail; !strings.Contains(detail, `2 of 4 zones withdrawn; the policy allows 10 % (a default; "checks: withdrawn" in `+filepath.Join(meshDir, home.ConfigName)) {
 			t.Errorf("%s: %q", name, detail)
 		}
 	}

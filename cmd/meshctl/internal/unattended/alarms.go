@@ -111,7 +111,11 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 		say(AlarmSignatures, "signatures of %s end at %s, and the lease of all zones with them", z, ends.Format(time.RFC3339))
 	}
 	if cycle.Blocked {
-		say(AlarmBlocked, "what was received has errors: nothing is released")
+		by := cycle.By
+		if by != "" {
+			by = "; " + by
+		}
+		say(AlarmBlocked, "what was received has errors: nothing is released%s", by)
 	}
 	if cycle.Failed != "" && now.Sub(cycle.Since) >= missingPatience {
 		say(AlarmFailed, "no release could be made since %s: %s", cycle.Since.UTC().Format(time.RFC3339), cycle.Failed)
@@ -121,7 +125,11 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 		if why != "" {
 			why = "; " + why
 		}
-		say(AlarmHeld, "%s has errors: its last good data stays%s", z, why)
+		stays := "its last good data stays"
+		if view.Manifest.Latest().Zone(z) == nil {
+			stays = "no data of it was ever good, and it is not answered"
+		}
+		say(AlarmHeld, "%s has errors: %s%s", z, stays, why)
 	}
 	for _, z := range cycle.Stay {
 		say(AlarmHeld, "%s is gone from its source, and stays, since more zones would go at once than \"checks: withdrawn\" allows", z)

@@ -62,7 +62,7 @@ func (a arrival) source() releasing.Source {
 type judged struct {
 	content string // digest of a zone, or of all that was to be released
 	at      time.Time
-	why     string // the first error of a zone, by its rule
+	why     string // the first error, by its rule
 }
 
 // withdrawal is the content of a zone that is to go.
@@ -92,6 +92,7 @@ type CycleState struct {
 	Received map[string]uint64 // zones received, by how
 	Released uint64            // releases made here
 	Blocked  bool              // the last attempt at a release was blocked by findings
+	By       string            // the first of them that is an error, with its zone
 	Failed   string            // why attempts end in an error; empty: the last did not
 	Since    time.Time         // the first of them in a row
 	Held     []string          // zones whose last good data stays
@@ -293,7 +294,9 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 			}
 		}
 	}
-	c.state.Blocked = !t.empty() && c.stopped.content == t.content()
+	if c.state.Blocked, c.state.By = !t.empty() && c.stopped.content == t.content(), ""; c.state.Blocked {
+		c.state.By = c.stopped.why
+	}
 	if c.stopped.holds(t.content(), now, retry) {
 		return todo{}
 	}
@@ -329,7 +332,7 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 			detail += "; a second person may sign " + blocked.Request
 		}
 		c.say("blocked", detail, "nothing is released: zones have errors")
-		c.stop(t)
+		c.stop(t, found)
 		return nil, nil
 	}
 	if err != nil || made == nil {
@@ -349,10 +352,14 @@ func (c *Cycle) release(ctx context.Context) (made *releasing.Made, err error) {
 }
 
 // stop remembers what had errors that held back everything.
-func (c *Cycle) stop(t todo) {
+func (c *Cycle) stop(t todo, found []zone.Finding) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state.Blocked, c.stopped = true, judged{t.content(), c.Home.Now(), ""}
+	why := ""
+	if i := slices.IndexFunc(found, func(f zone.Finding) bool { return f.Severity == zone.Error }); i >= 0 {
+		why = found[i].Zone + " " + firstError(found[i:], found[i].Zone)
+	}
+	c.state.Blocked, c.state.By, c.stopped = true, why, judged{t.content(), c.Home.Now(), why}
 }
 
 // released remembers which zones were held back, as they were judged: they may have been received anew meanwhile.

@@ -19,7 +19,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
-	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
 
@@ -77,6 +76,48 @@ func TestOneBadZoneHoldsBackTheRelease(t *testing.T) {
 	delete(c.pending, "a.")
 	if made := c.releases(t); made != nil || c.State().Blocked {
 		t.Errorf("taken back: %+v, state %+v", made, c.State())
+	}
+}
+
+// TestAServerWithoutItsDotIsInTheAlarm, with the words of the check: of a zone that was never good, of one that keeps its last good
+// data, and of one that blocks the release.
+func TestAServerWithoutItsDotIsInTheAlarm(t *testing.T) {
+	const fault = "ns-without-address: the server ns1.example.org.example.org. has no address here: does a dot lack at its end in the zone file?"
+	file := filepath.Join(t.TempDir(), "example.org.zone")
+	for _, k := range []struct {
+		config string
+		before bool // the zone was good before
+		says   string
+	}{
+		{"", false, AlarmHeld + ": example.org. has errors: no data of it was ever good, and it is not answered; " + fault},
+		{"", true, AlarmHeld + ": example.org. has errors: its last good data stays; " + fault},
+		{"checks: {on_error: hold-release}\n", true, AlarmBlocked + ": what was received has errors: nothing is released; example.org. " + fault},
+	} {
+		now := hometest.Start
+		dir := hometest.New(t, hometest.At(now), "tyo")
+		if k.config != "" {
+			hometest.Configure(t, dir, k.config)
+		}
+		c := cycleAt(dir, &now)
+		serial := 0
+		receives := func(ns string) {
+			serial++
+			hometest.Check(t, os.WriteFile(file, fmt.Appendf(nil, "$ORIGIN example.org.\n$TTL 300\n@ SOA ns1 host %d 7200 3600 1209600 300\n@ NS %s\n@ NS ns.example.net.\nns1 A 192.0.2.53\n", serial, ns), 0o600))
+			c.received(receive.Update{Origin: "example.org.", How: receive.File, Path: file, SHA256: fmt.Sprint(serial)})
+		}
+		c.receives(t, hometest.NamesZone(t, "a.", 1, 1))
+		if k.before {
+			receives("ns1")
+		}
+		c.releases(t)
+		receives("ns1.example.org")
+		c.receives(t, hometest.NamesZone(t, "a.", 2, 2))
+		c.releases(t)
+		view, err := c.Home.View(t.Context())
+		hometest.Check(t, err)
+		if all := fmt.Sprint(Alarms(view, time.Hour, c.State(), now)); !strings.Contains(all, k.says) {
+			t.Errorf("want %s\ngot %s", k.says, all)
+		}
 	}
 }
 
@@ -159,7 +200,9 @@ func TestAHeldZoneIsSaidUntilItIsRight(t *testing.T) {
 		if made := c.releases(t); made != nil || highest() != before || !slices.Equal(c.State().Held, []string{"a."}) {
 			t.Fatalf("a release like the one before: %+v, state %+v", made, c.State())
 		}
-		if said := fmt.Sprint(Alarms(release.View{}, time.Hour, c.State(), now)); !strings.Contains(said, "a. has errors: its last good data stays; change-removed: 40 of 10") {
+		view, err := c.Home.View(t.Context())
+		hometest.Check(t, err)
+		if said := fmt.Sprint(Alarms(view, time.Hour, c.State(), now)); !strings.Contains(said, "a. has errors: its last good data stays; change-removed: 40 of 10") {
 			t.Errorf("the alarm does not say what is wrong: %s", said)
 		}
 		now = now.Add(c.Config.Releases.Retry)

@@ -160,8 +160,8 @@ func (m MemberStatus) Reasons() []status.Reason {
 	return slices.DeleteFunc(all, func(r status.Reason) bool { return r.Code == codes.Ready })
 }
 
-// memberAlarms are the members that give no word, are silent though nobody wants them to be, or mean to answer and do not; released is
-// whether there is anything to answer from.
+// memberAlarms are the members that give no word, are silent though nobody wants them to be, mean to answer and do not, or whose clock
+// nobody certifies; released is whether there is anything to answer from.
 func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 	for _, m := range members {
 		switch c := m.Confirmation; {
@@ -172,6 +172,9 @@ func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 		case c.Serving > 0:
 			if r, is := unwell(*c); is {
 				all = append(all, status.Reason{Code: AlarmUnwell, Detail: m.Name + ": " + r.String()})
+			}
+			if i := slices.IndexFunc(c.Warnings, func(r status.Reason) bool { return r.Code == status.ClockHoldover }); i >= 0 {
+				all = append(all, status.Reason{Code: status.ClockHoldover, Detail: m.Name + ": " + c.Warnings[i].Detail})
 			}
 		}
 	}

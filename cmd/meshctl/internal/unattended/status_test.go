@@ -123,3 +123,15 @@ func TestAMemberThatIsUnwellIsAnAlarm(t *testing.T) {
 		}
 	}
 }
+
+// TestAClockThatNobodyCertifiesIsAWarning: long before the member is silent for it, once, and with what ends it.
+func TestAClockThatNobodyCertifiesIsAWarning(t *testing.T) {
+	said := status.Confirmation{Serving: 1, Warnings: []status.Reason{{Code: status.ClockHoldover, Detail: "chronyd does not answer"}}}
+	all := memberAlarms([]MemberStatus{{Name: "tyo", Confirmation: &said}, {Name: "fra", Confirmation: &status.Confirmation{Serving: 1}}}, true)
+	if len(all) != 1 || all[0] != (status.Reason{Code: status.ClockHoldover, Detail: "tyo: chronyd does not answer"}) {
+		t.Fatalf("got %v", all)
+	}
+	if a := AlarmOf(all[0]); a.Level != LevelWarning || !strings.Contains(a.Do, "chronyc tracking") {
+		t.Errorf("got %+v", a)
+	}
+}
