@@ -14,11 +14,9 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -129,6 +127,9 @@ func runCommand() *cobra.Command {
 		Short: "Run in the foreground until SIGTERM, which drains for a moment and withdraws; a second one ends it at once",
 		Long: `Run in the foreground until SIGTERM, which drains for a moment and withdraws; a second one ends it at once.
 
+SIGQUIT says that a new process follows at once. With bgp.graceful_restart a node that is in service then leaves its routes to the
+routers, which keep them for that time at most (RFC 4724). Without it, or for any other node, SIGQUIT is as SIGTERM.
+
 SIGHUP reads FILE again. What changes without the routes is taken at once; sessions of which only attributes change stay up. If
 anything else has changed, or FILE has errors, nothing is taken, and the log says what is in the way.`,
 		Args: usage.One,
@@ -137,7 +138,7 @@ anything else has changed, or FILE has errors, nothing is taken, and the log say
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
 			return run(ctx, args[0], c, stop)
 		},
@@ -222,6 +223,9 @@ func describeBGP(w io.Writer, c *config.Config) {
 		return
 	}
 	fmt.Fprintf(w, "announces as AS %d, router id %s:\n", c.BGP.AS, c.BGP.RouterID)
+	if t := c.BGP.GracefulRestart; t > 0 {
+		fmt.Fprintf(w, "  routers keep the routes for %v at most when the sidecar restarts or dies (RFC 4724)\n", t)
+	}
 	for _, p := range c.BGP.Prefixes {
 		for _, n := range c.BGP.Neighbors {
 			if !n.Carries(p) {
@@ -269,6 +273,12 @@ func warnings(c *config.Config) []string {
 	if c.BGP != nil {
 		for _, p := range c.BGP.Prefixes {
 			all = append(all, oddPrefix(p, c)...)
+		}
+		for _, n := range c.BGP.Neighbors {
+			if n.Passive && c.BGP.GracefulRestart > 0 {
+				all = append(all, fmt.Sprintf("neighbor %s is passive: it keeps the routes through a restart only if it connects again within %v",
+					n.Address, c.BGP.GracefulRestart))
+			}
 		}
 	}
 	if c.Meshsync != "" && c.Socket == "" {

@@ -142,6 +142,7 @@ func needRestart(old, next *config.Config) (keys []string) {
 		changed("bgp.router_id", a.RouterID, b.RouterID)
 		changed("bgp.listen", a.Listen, b.Listen)
 		changed("bgp.port", a.Port, b.Port)
+		changed("bgp.graceful_restart", a.GracefulRestart, b.GracefulRestart)
 	}
 	if old.Mirror == nil || next.Mirror == nil {
 		changed("mirror", old.Mirror == nil, next.Mirror == nil)

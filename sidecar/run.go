@@ -52,8 +52,26 @@ func (c closers) close() {
 	}
 }
 
+// errRestart is the cause of an end that a new process follows at once.
+var errRestart = errors.New("the process is told to end for a restart")
+
+// untilSignal ends ctx with SIGTERM or SIGINT, and with SIGQUIT, of which the cause is errRestart. After release the next signal
+// ends the process.
+func untilSignal(parent context.Context) (ctx context.Context, release func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	go func() {
+		if <-signals == syscall.SIGQUIT {
+			cancel(errRestart)
+		}
+		cancel(nil)
+	}()
+	return ctx, func() { signal.Stop(signals) }
+}
+
 // run starts everything, of the configuration c that was read at path, and returns when ctx has ended and the routes are
-// withdrawn. stopping is called when the
+// withdrawn, or left to the routers where the cause is errRestart and they keep them. stopping is called when the
 // shutdown begins, so that a second signal ends the process at once.
 func run(ctx context.Context, path string, c *config.Config, stopping func()) error {
 	reloads := make(chan os.Signal, 1)
@@ -98,17 +116,58 @@ func run(ctx context.Context, path string, c *config.Config, stopping func()) er
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
 	go s.obey(signals)
 	go s.reloadOn(background, reloads, path)
+	speaker := s.speaker // which no lock guards that the control loop may hang with
+	hung := func(what string) func() { return func() { endHung(what, speaker) } }
 	watching, unwatch := context.WithCancel(background)
 	defer unwatch()
-	go s.watchdog.watch(watching, func() time.Duration { return longestRound(s.cfg().Probe) }, func() { endHung("the control loop hangs") })
+	go s.watchdog.watch(watching, func() time.Duration { return longestRound(s.cfg().Probe) }, hung("the control loop hangs"))
 	s.control(ctx)
 	stopping()
 	s.watchdog.manager.tell("STOPPING=1")
+	if context.Cause(ctx) == errRestart && s.keepRoutes() {
+		return nil
+	}
 	s.leave()
 	unwatch()
-	late := time.AfterFunc(endWithin, func() { endHung("the withdrawal hangs") })
+	late := time.AfterFunc(endWithin, hung("the withdrawal hangs"))
 	defer late.Stop()
 	return s.withdraw()
+}
+
+// keepRoutes ends the sessions so that routers keep the routes until the next process speaks, and reports whether it did. It does
+// so for a node that is in service now, and for no other.
+func (s *sidecar) keepRoutes() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), longestRound(s.cfg().Probe))
+	defer cancel()
+	s.look(ctx)
+	s.decide()
+	s.mu.Lock()
+	d, applied := s.decision, s.applied
+	s.mu.Unlock()
+	var why error
+	switch bad := slices.IndexFunc(d.Why, func(r status.Reason) bool { return r.Code == gate.ProbeFailing }); {
+	case ctx.Err() != nil:
+		why = errors.New("nobody knows how DNS is")
+	case s.speaker == nil:
+		why = errors.New("nothing is announced by BGP")
+	case !d.Remains || !applied:
+		why = fmt.Errorf("the node is not in service: %s", words(d.Why))
+	case bad >= 0:
+		why = fmt.Errorf("DNS is not good: %s", d.Why[bad])
+	default:
+		ctx, cancel := context.WithTimeout(context.Background(), withdrawWithin)
+		defer cancel()
+		why = s.speaker.Keep(ctx)
+	}
+	if why != nil {
+		s.log.Info("the routes go, though the process ends for a restart", "why", why)
+		return false
+	}
+	if s.announcer != nil {
+		s.set(s.announcer.Set(false))
+	}
+	s.log.Info("sessions closed; routers keep the routes until the next process speaks", "for", s.cfg().BGP.GracefulRestart)
+	return true
 }
 
 func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
@@ -123,6 +182,7 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 		clock:  clock.NewKeeper(source.New(c.Clock.Options), c.Clock.Limit, log),
 		orders: make(chan order),
 		since:  time.Now().UTC(),
+		began:  sysclock.Now().Mono,
 	}
 	s.conf.Store(c)
 	s.watchdog.manager = findManager(log)
@@ -256,7 +316,8 @@ func (s *sidecar) startBGP() error {
 // bgpConfig is the speaker's part of a configuration, with the passwords that its files hold.
 func bgpConfig(c *config.Config) (bgp.Config, error) {
 	b := c.BGP
-	cfg := bgp.Config{AS: b.AS, Origin: b.OriginAS, RouterID: b.RouterID, Listen: b.Listen, Port: b.Port, DrainPrepend: c.Drain.Prepend}
+	cfg := bgp.Config{AS: b.AS, Origin: b.OriginAS, RouterID: b.RouterID, Listen: b.Listen, Port: b.Port, DrainPrepend: c.Drain.Prepend,
+		GracefulRestart: b.GracefulRestart}
 	for _, n := range b.Neighbors {
 		password, err := readPassword(n.PasswordFile)
 		if err != nil {

@@ -38,6 +38,7 @@ type sidecar struct {
 	zones    []probe.Question // what meshsync last said it serves
 	orders   chan order       // for the control loop
 	watchdog watchdog         // of the control loop
+	began    instant.Mono     // the process
 	draining sync.Mutex       // one order to drain or undrain at a time
 	asking   atomic.Bool      // it is being asked how many other nodes remain
 
@@ -211,7 +212,9 @@ func (s *sidecar) decide() <-chan time.Time {
 	s.note(d)
 	var faults []error
 	if s.speaker != nil {
-		faults = append(faults, s.speaker.Set(s.routes(d)))
+		if faults = append(faults, s.speaker.Set(s.routes(d))); !d.Pending || now.Mono.Sub(s.began) >= s.cfg().BGP.GracefulRestart {
+			s.speaker.Connect()
+		}
 	}
 	if s.announcer != nil { // an IGP knows no draining; what is on its way is answered, since lo has the address
 		faults = append(faults, s.announcer.Set(d.Announce && !d.Draining))

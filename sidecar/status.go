@@ -199,7 +199,10 @@ func sessionLine(s status.Session) string {
 	if s.Down.Code != "" {
 		return line + ": " + s.Down.String()
 	}
-	return line + ", told " + orNothing(s.Announced)
+	if line += ", told " + orNothing(s.Announced); s.KeptSeconds > 0 {
+		line += fmt.Sprintf(", kept for %d s through a restart", s.KeptSeconds)
+	}
+	return line
 }
 
 func orNothing(all []string) string {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/sidecar/bgp"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 )
 
@@ -74,17 +75,31 @@ func (w *watchdog) watch(ctx context.Context, longest func() time.Duration, hung
 	}
 }
 
-// endHung ends the process, which cannot be trusted to do anything else.
-func endHung(what string) {
-	said := make(chan struct{})
+// endHung ends the process, which cannot be trusted to do anything else. Routers that would keep its routes (RFC 4724) are told
+// not to, where what hangs is not that too.
+func endHung(what string, speaker *bgp.Speaker) {
+	said, told := make(chan struct{}), make(chan struct{})
+	go func() {
+		if speaker != nil {
+			speaker.Abandon()
+		}
+		close(told)
+	}()
 	go func() {
 		stacks := make([]byte, maxStacks)
 		fmt.Fprintf(os.Stderr, "%s: ending the process, which ends its sessions and their routes\n%s\n", what, stacks[:runtime.Stack(stacks, true)])
 		close(said)
 	}()
-	select {
-	case <-said:
-	case <-time.After(lastWords):
+	late := time.After(lastWords)
+	for range 2 {
+		select {
+		case <-said:
+			said = nil
+		case <-told:
+			told = nil
+		case <-late:
+			os.Exit(exitHung)
+		}
 	}
 	os.Exit(exitHung)
 }

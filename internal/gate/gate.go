@@ -142,6 +142,7 @@ type Decision struct {
 	Draining bool // announced, but as the worst of ways (RFC 8326)
 	Degraded bool // announced, but as a worse way than those of nodes that are well
 	Remains  bool // other nodes may count on this one: it is announced, not as draining, and its service is good
+	Pending  bool // not announced, and nothing speaks against it: the probe is to be good for longer
 	Ask      bool // ask how many others remain, once this decision can be read by those who ask, and tell Others
 	Why      []status.Reason
 	Wake     instant.Mono // when to ask again though nothing happens; zero is never
@@ -373,6 +374,7 @@ func (g *Gate) judged(now instant.Mono) Decision {
 	case !g.everGood:
 		d := no(NotReady, "the service has not been good since the sidecar started, or came back from a drain")
 		d.Why = append(d.Why, g.faults()...)
+		d.Pending = g.mesh != Silent && g.probeLast != Bad
 		return d
 	case g.isGood:
 		return g.announceGood(now)

@@ -387,6 +387,9 @@ type Session struct {
 	Announced []string `json:"announced,omitempty"`
 	Down      Reason   `json:"down,omitzero"` // why it is not established
 
+	// KeptSeconds is how long the router keeps what it was told when the session ends without a word (RFC 4724); 0: not at all.
+	KeptSeconds int `json:"kept_seconds,omitempty"`
+
 	// Of NOTIFICATION messages (RFC 4271 4.5), since the start of the sidecar:
 	NotificationsSent     uint64 `json:"notifications_sent,omitempty"`
 	NotificationsReceived uint64 `json:"notifications_received,omitempty"`

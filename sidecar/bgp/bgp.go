@@ -4,8 +4,8 @@
 // It is the only package that imports GoBGP, and its API does not show it. main calls it.
 //
 // What is fixed here, because a wrong choice takes a network down: nothing that a router sends is imported, nothing but
-// our own prefixes is exported (RFC 8212), graceful restart is off, so that the route of a dead node goes with its
-// session, a session without a hold time is refused, and what protects a session (a password, GTSM, BFD) works or nothing
+// our own prefixes is exported (RFC 8212), the route of a dead node goes with its session unless graceful restart (RFC 4724) was
+// asked for, and then after its time, a session without a hold time is refused, and what protects a session (a password, GTSM, BFD) works or nothing
 // starts.
 package bgp
 
@@ -32,7 +32,9 @@ type Config struct {
 	Listen       []netip.Addr // addresses on which neighbours may connect; empty: none may
 	Port         uint16       // for Listen
 	DrainPrepend uint8        // how often AS is prepended while draining, in external sessions
-	Neighbors    []Neighbor
+	// GracefulRestart is how long routers keep the routes of a process that ends without a word (RFC 4724), whole seconds. 0: not at all
+	GracefulRestart time.Duration
+	Neighbors       []Neighbor
 
 	Prefixes map[netip.Prefix]Attributes // of those that have attributes of their own
 	Degraded Attributes                  // of every route while it is the worse of ways, beside its others
@@ -92,11 +94,12 @@ type Speaker struct {
 	generation int                 // of the policy
 	set        State               // what is announced
 	stopped    bool
+	connected  bool                     // GoBGP has the neighbours
 	muted      map[netip.Addr]bool      // who gets no route, until its hold time is seen to be right
 	inquired   map[netip.Addr]time.Time // when a router was asked why it turns this side down
 }
 
-// Start brings the sessions up and announces nothing. A Speaker that failed to start is of no further use, nor is the
+// Start brings the sessions up and announces nothing. With graceful restart that waits for Connect. A Speaker that failed to start is of no further use, nor is the
 // process: GoBGP keeps state that a second try would meet, so let the supervisor start afresh.
 func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	if err := protectionWorks(cfg); err != nil {
@@ -116,9 +119,9 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	if err := s.watchSessions(ctx); err != nil {
 		return nil, fmt.Errorf("watching BGP sessions: %w", err)
 	}
-	for _, n := range cfg.Neighbors {
-		if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer(n)}); err != nil {
-			return nil, fmt.Errorf("neighbor %s: %w", n.Address, err)
+	if cfg.GracefulRestart == 0 {
+		if err := s.connect(ctx); err != nil {
+			return nil, err
 		}
 	}
 	s.guardBFD()

@@ -50,7 +50,7 @@ func global(cfg Config) *api.Global {
 	return g
 }
 
-func peer(n Neighbor) *api.Peer {
+func (s *Speaker) peer(n Neighbor) *api.Peer {
 	p := &api.Peer{
 		Conf: &api.PeerConf{NeighborAddress: n.Address.String(), PeerAsn: n.AS, AuthPassword: n.Password},
 		Timers: &api.Timers{Config: &api.TimersConfig{
@@ -60,7 +60,7 @@ func peer(n Neighbor) *api.Peer {
 			IdleHoldTimeAfterReset: uint64(retry / time.Second),
 		}},
 		Transport:       &api.Transport{RemotePort: uint32(n.Port), PassiveMode: n.Passive},
-		GracefulRestart: &api.GracefulRestart{Enabled: false},
+		GracefulRestart: s.gracefulRestart(),
 	}
 	if n.Source.IsValid() {
 		p.Transport.LocalAddress = n.Source.String()
@@ -79,7 +79,8 @@ func peer(n Neighbor) *api.Peer {
 	for _, f := range families {
 		if n.carries(f) {
 			p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: apiFamily(f), Enabled: true},
-				PrefixLimits: &api.PrefixLimit{Family: apiFamily(f), MaxPrefixes: n.MaxPrefixes}})
+				PrefixLimits:      &api.PrefixLimit{Family: apiFamily(f), MaxPrefixes: n.MaxPrefixes},
+				MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: s.cfg.GracefulRestart > 0}}})
 		}
 	}
 	return p

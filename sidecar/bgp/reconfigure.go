@@ -25,6 +25,9 @@ func (s *Speaker) Reconfigure(next Config) error {
 	if old.AS != next.AS || old.RouterID != next.RouterID || old.Origin != next.Origin || old.Port != next.Port || !slices.Equal(old.Listen, next.Listen) {
 		return errors.New("the AS, the origin, the router id and listeners take a restart")
 	}
+	if old.GracefulRestart != next.GracefulRestart {
+		return errors.New("graceful restart takes a restart")
+	}
 	if reflect.DeepEqual(old, next) {
 		return nil
 	}
@@ -36,7 +39,7 @@ func (s *Speaker) Reconfigure(next Config) error {
 	}
 	ctx := context.Background()
 	for _, n := range append(slices.Clone(gone), anew...) {
-		if s.neighbor(n.Address) != nil {
+		if s.connected && s.neighbor(n.Address) != nil {
 			must(n.Address, s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: n.Address.String()}))
 		}
 	}
@@ -46,7 +49,9 @@ func (s *Speaker) Reconfigure(next Config) error {
 	}
 	for _, n := range anew {
 		s.troubles.begin(n)
-		must(n.Address, s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer(n)}))
+		if s.connected {
+			must(n.Address, s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: s.peer(n)}))
+		}
 	}
 	if !reflect.DeepEqual(old.Prefixes, next.Prefixes) { // a route that is there already is replaced
 		var again []*apiutil.Path
@@ -65,8 +70,11 @@ func (s *Speaker) Reconfigure(next Config) error {
 	return nil
 }
 
-// sendAgain has a neighbour sent its routes as the policies are now, within its session.
+// sendAgain has a neighbour sent its routes as the policies are now, within its session. mu is held.
 func (s *Speaker) sendAgain(ctx context.Context, address netip.Addr) {
+	if !s.connected {
+		return
+	}
 	must(address, s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}))
 }
 

@@ -25,6 +25,7 @@ type session struct {
 	advertised map[packet.Family]bool // families in which the router has routes of ours
 	bfd        string                 // empty without BFD
 	hold       time.Duration          // that was negotiated, of a session that is up
+	restarts   bool                   // the router has said that it knows graceful restart
 }
 
 func (s *Speaker) sessions() []session {
@@ -37,6 +38,7 @@ func (s *Speaker) sessions() []session {
 			one.bfd = bfdNames[p.GetState().GetBfdState().GetSessionState()]
 		}
 		one.hold = time.Duration(p.GetTimers().GetState().GetNegotiatedHoldTime()) * time.Second
+		one.restarts = slices.ContainsFunc(p.GetState().GetRemoteCap(), func(c *api.Capability) bool { return c.GetGracefulRestart() != nil })
 		one.address, _ = netip.ParseAddr(p.GetConf().GetNeighborAddress())
 		for _, a := range p.GetAfiSafis() {
 			f := a.GetState().GetFamily()
@@ -84,12 +86,21 @@ func (s *Speaker) Sessions() []status.Session {
 		if out.NotificationsSent, out.NotificationsReceived = count.Sent, count.Received; !one.up {
 			out.Down = why
 		}
+		if one.up && one.restarts {
+			out.KeptSeconds = int(s.cfg.GracefulRestart / time.Second)
+		}
 		for _, p := range s.set.Prefixes {
 			if one.up && one.advertised[familyOf(p)] {
 				out.Announced = append(out.Announced, p.String())
 			}
 		}
 		all = append(all, out)
+	}
+	if !s.connected {
+		for _, n := range s.cfg.Neighbors {
+			all = append(all, status.Session{Neighbor: n.Address.String(), State: stateNames[api.PeerState_SESSION_STATE_IDLE],
+				Down: status.Reason{Code: Connecting, Detail: "it begins when it is known whether the node is to be announced"}})
+		}
 	}
 	return all
 }
@@ -109,22 +120,31 @@ func (s *Speaker) Stop(ctx context.Context) error {
 	if err == nil {
 		err = s.waitSent(ctx, need)
 	}
+	return errors.Join(err, s.close(ctx, false)) // says goodbye with a CEASE, which withdraws as well
+}
+
+// close ends all sessions, with a CEASE, or without a word where the router then keeps the routes. mu is held.
+func (s *Speaker) close(ctx context.Context, keep bool) error {
 	s.stopped = true
 	s.troubles.end()
 	if s.unguard != nil {
 		s.unguard()
 	}
-	closed := make(chan struct{})
+	closed := make(chan error, 1)
 	go func() {
-		s.server.Stop() // says goodbye with a CEASE, which withdraws as well
-		close(closed)
+		if keep {
+			closed <- s.server.StopBgp(context.Background(), &api.StopBgpRequest{AllowGracefulRestart: true})
+			return
+		}
+		s.server.Stop()
+		closed <- nil
 	}()
 	select {
-	case <-closed:
+	case err := <-closed:
+		return err
 	case <-ctx.Done():
-		err = errors.Join(err, errors.New("the sessions were not closed in time; the end of the process closes them"))
+		return errors.New("the sessions were not closed in time; the end of the process closes them")
 	}
-	return err
 }
 
 // waitSent returns when every session of need is at its count and has been quiet for one look, or is gone.
@@ -186,7 +206,7 @@ func (s *Speaker) renew(ctx context.Context, address netip.Addr) {
 	}
 	err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: address.String()})
 	if err == nil {
-		err = s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer(*n)})
+		err = s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: s.peer(*n)})
 	}
 	if err != nil { // nothing but a fault of the program; without this neighbour the node would be half announced for ever
 		panic(fmt.Sprintf("neighbor %s: a lost session could not be made anew: %v", address, err))

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
@@ -49,6 +50,8 @@ type troubles struct {
 	log     *slog.Logger
 	refused func(netip.Addr) // the router answers with a NOTIFICATION that GoBGP does not tell; must return at once
 	limited func(netip.Addr) // the router sent more prefixes than it may; must return at once
+
+	abandoned atomic.Bool // nothing is heard nor said any more
 
 	mu     sync.Mutex
 	of     map[netip.Addr]*trouble
@@ -199,6 +202,9 @@ func (l *listener) WithGroup(name string) slog.Handler {
 
 // Handle implements slog.Handler.
 func (l *listener) Handle(ctx context.Context, r slog.Record) error {
+	if l.t.abandoned.Load() {
+		return nil
+	}
 	if l.neighbor.IsValid() && l.t.hear(l.neighbor, r) || !l.Handler.Enabled(ctx, r.Level) {
 		return nil
 	}
@@ -308,7 +314,7 @@ func (t *troubles) count(n netip.Addr, received bool) {
 // broke takes GoBGP's reason of a change of state. Most are told of elsewhere, with more words.
 func (t *troubles) broke(n netip.Addr, reason string) {
 	switch reason {
-	case "read-failed", "write-failed":
+	case "read-failed", "write-failed", "graceful-restart":
 		t.down(n, Closed, "the router closed the connection, or it broke: %s", reason)
 	}
 }

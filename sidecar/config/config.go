@@ -98,6 +98,8 @@ type BGP struct {
 	Port      uint16       // for Listen
 	Prefixes  []netip.Prefix
 	Neighbors []Neighbor
+	// GracefulRestart is how long routers keep the routes of a process that ends without a word (RFC 4724), whole seconds; 0: not at all
+	GracefulRestart time.Duration
 
 	Attributes map[netip.Prefix]PrefixAttributes // of those of Prefixes that have some
 

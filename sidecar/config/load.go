@@ -25,6 +25,13 @@ const maxBytes = 1 << 20
 // maxList bounds every list of the file.
 const maxList = 64
 
+// maxGracefulRestart bounds how long routers may keep the routes of a node whose sidecar is gone, and restartMargin is what of it a new
+// process has for all but the rounds of its probe.
+const (
+	maxGracefulRestart = 2 * time.Minute
+	restartMargin      = 5 * time.Second
+)
+
 // MaxDrainWait bounds how long a drained node may stay announced.
 const MaxDrainWait = time.Hour
 
@@ -304,12 +311,16 @@ func (r *reader) bgp(n *yaml.Node) *BGP {
 				b.Neighbors = append(b.Neighbors, r.neighbor(e))
 			})
 		},
+		"graceful_restart": fields.Parsed(&r.Reader, &b.GracefulRestart, fields.DurationIn(restartMargin, maxGracefulRestart)),
 	}, "as", "router_id", "prefixes", "neighbors")
 	if at["router_id"] != nil && b.RouterID.IsValid() && !b.RouterID.Is4() {
 		r.Fail(at["router_id"], "bgp: router_id %s: want the form of an IPv4 address, also on an IPv6-only node", b.RouterID)
 	}
 	if at["port"] != nil && len(b.Listen) == 0 {
 		r.Fail(at["port"], "bgp: %q goes with %q; a neighbour has a port of its own", "port", "listen")
+	}
+	if b.GracefulRestart%time.Second != 0 {
+		r.Fail(at["graceful_restart"], "bgp: graceful_restart %v: BGP counts whole seconds", b.GracefulRestart)
 	}
 	b.prefixesWhole = whole(at["prefixes"], len(b.Prefixes))
 	r.neighborsFit(b, neighbors)
@@ -373,6 +384,9 @@ func (r *reader) neighborsFit(b *BGP, nodes []*yaml.Node) {
 		}
 		if n.Multihop > 0 && n.AS == b.AS {
 			r.Fail(nodes[i], "neighbor %s: a session inside one AS needs no multihop", n.Address)
+		}
+		if n.BFD > 0 && b.GracefulRestart > 0 {
+			r.Fail(nodes[i], "neighbor %s: bfd takes the route away as soon as the sidecar ends, and graceful_restart is to keep it: give one", n.Address)
 		}
 		if n.Passive && len(b.Listen) == 0 {
 			r.Fail(nodes[i], "neighbor %s: passive needs bgp.listen, an address for it to connect to", n.Address)
@@ -514,6 +528,10 @@ func (r *reader) crossCheck(c *Config, root *yaml.Node, at map[string]*yaml.Node
 	}
 	if least := 3 * c.Probe.Interval; c.IGP != nil && c.IGP.Lifetime < least {
 		r.Fail(at["igp"], "igp: lifetime %v is below %v, three intervals of the probe: one slow round would take the address down", c.IGP.Lifetime, least)
+	}
+	if least := time.Duration(c.Probe.Rise)*c.Probe.Interval + restartMargin; c.BGP != nil && c.BGP.GracefulRestart > 0 && c.BGP.GracefulRestart < least {
+		r.Fail(at["bgp"], "bgp: graceful_restart %v is below %v: routers would not keep the route until a new process has seen %d good rounds of the probe",
+			c.BGP.GracefulRestart, least, c.Probe.Rise)
 	}
 	if c.BGP != nil {
 		if whole(at["shared"], len(c.Shared)) && c.BGP.prefixesWhole {
