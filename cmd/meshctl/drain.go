@@ -58,7 +58,9 @@ With --for upgrade each is brought back before the next one goes: it is drained;
 upgrades it by hand meanwhile; when both of its programs are of another version and it answers from the current release it is
 brought back into service; and when it is announced as it was before, and counts as in service, it is the next one's turn. --for
 restart is the same for a change that leaves the version as it is, and needs COMMAND. COMMAND is run by /bin/sh on this host, with
-$MEMBER and $ADMIN, the member's name and the address and port of its administrative plane.
+$MEMBER and $ADMIN, the member's name and the address and port of its administrative plane. A drained member has no route, so routers
+that keep routes through a restart (bgp.graceful_restart) keep none of it: its clients are at other nodes. A sidecar alone can be
+restarted without a drain then.
 
 No member is drained, and one that was is brought back, when fewer than --remain others are in service. At the first member that
 does not come back in time this ends with status 1, and says what is left to do. Ctrl-C brings a member back as long as its routes

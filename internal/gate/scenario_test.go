@@ -175,6 +175,9 @@ func line(now instant.Mono, what string, d Decision) string {
 	if d.Ask {
 		l += "  (ask others)"
 	}
+	if d.Pending {
+		l += "  (pending)"
+	}
 	if d.Wake != 0 {
 		l += fmt.Sprintf("  (ask again at %v)", time.Duration(d.Wake))
 	}

@@ -28,7 +28,9 @@ var (
 type router struct {
 	t        *testing.T
 	as       uint32
-	hold     byte // that it proposes, in seconds
+	hold     byte   // that it proposes, in seconds
+	caps     []byte // capabilities that it has besides
+	opened   []byte // the OPEN that it was sent
 	listener net.Listener
 	conn     net.Conn
 	routes   map[netip.Prefix]netip.Addr // what it was told, with the next hop
@@ -71,7 +73,8 @@ func (r *router) accept() {
 	r.conn, r.routes = conn, map[netip.Prefix]netip.Addr{}
 	r.t.Cleanup(func() { conn.Close() })
 	r.send(r.open())
-	if kind, _ := r.read(10 * time.Second); kind != 1 {
+	kind, body := r.read(10 * time.Second)
+	if r.opened = body; kind != 1 {
 		r.t.Fatalf("message %d, want OPEN", kind)
 	}
 	r.send(message(4, nil))
@@ -83,7 +86,7 @@ func (r *router) accept() {
 // open is its OPEN message.
 func (r *router) open() []byte {
 	caps := []byte{1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 65, 4} // IPv4, IPv6, and the AS in 4 octets
-	caps = binary.BigEndian.AppendUint32(caps, r.as)
+	caps = append(binary.BigEndian.AppendUint32(caps, r.as), r.caps...)
 	short := binary.BigEndian.AppendUint16(nil, uint16(min(r.as, 23456))) // AS_TRANS (RFC 6793)
 	if r.as < 1<<16 {
 		short = binary.BigEndian.AppendUint16(nil, uint16(r.as))

@@ -255,6 +255,11 @@ func TestErrors(t *testing.T) {
 			"    communities: ['65535:0', '65536:1', '1:65536', 'rt:65536:65536', 'rt:1:2:3', '1:2:4294967296', '01:2', 'no-such', '-1:2', '1:2', '1:2']\n",
 			[]string{"x.yaml:11:19: 65535:0 is GRACEFUL_SHUTDOWN", `x.yaml:11:30: "65536:1" is not`, `x.yaml:11:41: "1:65536" is not`, `x.yaml:11:52: "rt:65536:65536"`,
 				`x.yaml:11:70: "rt:1:2:3"`, `x.yaml:11:82: "1:2:4294967296"`, `x.yaml:11:100: "01:2"`, `x.yaml:11:108: "no-such"`, `x.yaml:11:119: "-1:2"`, "x.yaml:11:134: {0 1:2} twice"}},
+		{"graceful restart out of bounds", small + "bgp:\n  as: 1\n  graceful_restart: 121s\n" + bgpTail, []string{"x.yaml:6:21: 2m1s is out of range: 5s to 2m0s"}},
+		{"graceful restart", "node: a\nshared: [192.0.2.53]\nprobe: {zones: [a], interval: 10s}\nbgp:\n  as: 1\n  graceful_restart: 20500ms\n  router_id: 198.51.100.7\n  prefixes: [192.0.2.0/24]\n" +
+			"  neighbors: [{address: 198.51.100.1, as: 2, bfd: 300ms}]\n",
+			[]string{"x.yaml:5:3: bgp: graceful_restart 20.5s is below 35s", "x.yaml:6:21: bgp: graceful_restart 20.5s: BGP counts whole seconds",
+				"x.yaml:9:15: neighbor 198.51.100.1: bfd takes the route away as soon as the sidecar ends"}},
 		{"IGP", small + "igp: {interface: lo, lifetime: 2500ms}\n", []string{"x.yaml:4:32: igp: lifetime 2.5s: the kernel counts",
 			"x.yaml:4:6: igp: lifetime 2.5s is below 3s"}},
 		{"IGP's interface", small + "igp: {interface: 'a/b'}\n", []string{`x.yaml:4:18: "a/b" is not an interface's name`}},

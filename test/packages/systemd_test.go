@@ -165,6 +165,9 @@ func testSystemd(t *testing.T, out string) {
 	floor := b.must("cd /var/lib/mesh/state && cat *")
 	b.must("anycast-sidecar drain /etc/mesh/sidecar.yaml --wait 0s --why upgrade && systemctl restart coredns anycast-sidecar && anycast-sidecar undrain /etc/mesh/sidecar.yaml")
 	b.await(announced, "tyo1: announced")
+	if said := b.must("journalctl --no-pager -u anycast-sidecar"); !strings.Contains(said, "ends for a restart") {
+		t.Errorf("the sidecar was not told that it is restarted (RestartKillSignal=):\n%s", said)
+	}
 	if now := b.must("cd /var/lib/mesh/state && cat *"); now != floor || floor == "" {
 		t.Errorf("the state was %q and is %q", floor, now)
 	}

@@ -118,7 +118,7 @@ func TestDrainSurvivesKilling(t *testing.T) {
 
 // TestSignals: whichever signal ends a daemon ends this one in order.
 func TestSignals(t *testing.T) {
-	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
+	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT} {
 		cmd := newLone(t).run()
 		if err := cmd.Process.Signal(s); err != nil {
 			t.Fatal(err)
