@@ -24,16 +24,18 @@ trap 'rm -f "${made[@]}"' EXIT
 
 version() { git describe --tags --always --dirty 2>/dev/null || echo dev; }
 
-build() { # NAME PACKAGE
-	local v=${VERSION:-$(version)}
-	go build -buildvcs=false -o "${into:-bin}/$1" -ldflags "-s -w -X main.version=$v \
+build() { # NAME PACKAGE [TAG…]
+	local v=${VERSION:-$(version)} tags=grpcnotrace${3:+,$3}
+	go build -buildvcs=false -tags "$tags" -o "${into:-bin}/$1" -ldflags "-s -w -X main.version=$v \
 		-X github.com/coredns-anycast/coredns-anycast/plugin/meshsync.Version=$v" "$2"
 }
 
+# nethttpomithttp2: these two speak HTTP/1.1 to each other, to browsers and to S3, so the HTTP/2 of net/http, half a megabyte of each,
+# never runs in them. DNS over HTTPS of coredns wants it.
 binaries() {
 	build coredns ./cmd/coredns
-	build anycast-sidecar ./sidecar
-	build meshctl ./cmd/meshctl
+	build anycast-sidecar ./sidecar nethttpomithttp2
+	build meshctl ./cmd/meshctl nethttpomithttp2
 }
 
 demo() {
@@ -138,7 +140,7 @@ dead() {
 # fuzz has each fuzz target make inputs of its own, some seconds' worth: those of what reads zones and clocks. They are
 # counted, since go test at times fails for nothing when a time it was given is over.
 fuzz() {
-	for package in ./internal/query ./internal/rdata ./internal/zone ./internal/zonefile ./sidecar/clock; do
+	for package in ./internal/query ./internal/rdata ./internal/template ./internal/zone ./internal/zonefile ./sidecar/clock; do
 		for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz'); do
 			go test -run '^$' -fuzz "^$target\$" -fuzztime 10000x -fuzzminimizetime 1x "$package" >"$fuzzed" 2>&1 || { cat "$fuzzed"; failed=1; }
 		done

@@ -131,6 +131,20 @@ func TestASeenCertificateIsNoPass(t *testing.T) {
 	}
 }
 
+// The mesh speaks HTTP/1.1 only: ./build.sh leaves the HTTP/2 of net/http out of the programs that speak to each other.
+func TestNoHTTP2IsOffered(t *testing.T) {
+	ca := testca.New(t)
+	address, _ := server(t, ca, identity.Places{Strangers: 64, Known: 8, OfOne: 4, Handshake: 20 * time.Second})
+	config := client(t, ca, "good").Clone()
+	config.NextProtos = []string{"h2", "http/1.1"}
+	conn := tls.Client(from(t, "127.0.0.1", address), config)
+	defer conn.Close()
+	lab.Must(t, ask(conn))
+	if p := conn.ConnectionState().NegotiatedProtocol; p != "" {
+		t.Errorf("%s was agreed upon", p)
+	}
+}
+
 // distant is a connection over a long line: each thing that is said takes a while until it is there.
 type distant struct {
 	net.Conn

@@ -6,6 +6,7 @@ package packages_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,9 +57,36 @@ func TestRelease(t *testing.T) {
 			t.Errorf("they differ:\n%s\n%s", sums, other)
 		}
 	})
+	t.Run("the programs are small", func(t *testing.T) { testSizes(t, out) })
 	t.Run("checksums and SBOM", func(t *testing.T) { testFiles(t, out) })
 	t.Run("installed, upgraded, removed, purged", func(t *testing.T) { testLife(t, out) })
 	t.Run("systemd as process 1", func(t *testing.T) { testSystemd(t, out) })
+}
+
+// maxPrograms is what the three programs of an architecture may have together: 60 MiB.
+const maxPrograms = 60 << 20
+
+func testSizes(t *testing.T, out string) {
+	archives, err := filepath.Glob(filepath.Join(out, "*.tar.gz"))
+	lab.Must(t, err)
+	for _, file := range archives {
+		dir := t.TempDir()
+		lab.Run(t, dir, "tar", "-xf", file, "--strip-components=1")
+		var sizes []string
+		var all int64
+		for _, name := range []string{"coredns", "anycast-sidecar", "meshctl"} {
+			info, err := os.Stat(filepath.Join(dir, "bin", name))
+			lab.Must(t, err)
+			sizes, all = append(sizes, fmt.Sprintf("%s %d", name, info.Size())), all+info.Size()
+		}
+		t.Logf("%s: %s; together %.2f MiB", filepath.Base(file), strings.Join(sizes, ", "), float64(all)/(1<<20))
+		if all > maxPrograms {
+			t.Errorf("%d octets, at most %d: docs/measurements.md says what is large", all, maxPrograms)
+		}
+	}
+	if len(archives) == 0 {
+		t.Error("no archive")
+	}
 }
 
 func testFiles(t *testing.T, out string) {

@@ -16,13 +16,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/template"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/template"
 )
 
 // A bundle is what a node needs to join: its certificate and key, the authority's certificate, the mesh's root, the seed of its
@@ -303,15 +303,15 @@ func fill(h place, name, dir string, facts nodeFacts) error {
 	if err != nil {
 		return err
 	}
-	t, err := template.New(name).Option("missingkey=error").Parse(string(text))
+	t, err := template.Parse(name, string(text), nil, nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", h.Path(templatesDir), err)
 	}
-	var b bytes.Buffer
-	if err := t.Execute(&b, facts); err != nil {
+	filled, err := t.Execute(name, facts)
+	if err != nil {
 		return fmt.Errorf("%s: %w", h.Path(templatesDir), err)
 	}
-	return depot.WriteFile(dir, name, b.Bytes(), 0o644)
+	return depot.WriteFile(dir, name, []byte(filled), 0o644)
 }
 
 // packBundle writes a bundle as NAME.tar beside it, whose files are to be unpacked where its owner keeps them.

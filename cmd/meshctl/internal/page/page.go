@@ -3,7 +3,7 @@
 //
 //	Document ──► view ──► sections, each with an id ──► the page, or what has changed of it
 //
-// What members say is data: html/template escapes all of it. It imports packages history, home, switchover and unattended of its
+// What members say is data: each value is escaped, and stands in text or in a quoted attribute. It imports packages history, home, switchover and unattended of its
 // neighbours; cmd/meshctl calls it.
 package page
 
@@ -11,11 +11,14 @@ import (
 	"bytes"
 	"embed"
 	"fmt"
-	"html/template"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
+	"github.com/coredns-anycast/coredns-anycast/internal/template"
 )
 
 //go:embed page.html page.css page.js icon.svg
@@ -37,13 +40,14 @@ func (r Reader) operates() bool { return r.Role == identity.Operator }
 // section is a part of the page that changes as a whole. Rows are parts of it that may change alone while its Shape is the same.
 type section struct {
 	ID    string
-	HTML  template.HTML
+	HTML  string
 	Shape string
 	Rows  []section
 }
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"clock": clockTime, "full": fullTime, "machine": machineTime,
+// functions are those of page.html.
+var functions = map[string]any{
+	"clock": clockTime, "full": fullTime, "machine": machineTime, "known": func(t time.Time) bool { return !t.IsZero() },
 	"add":  func(a, b int) int { return a + b },
 	"down": func(a float64, b int) float64 { return round(a + float64(b)) },
 	"table": func(caption string, rows []memberView) any {
@@ -58,7 +62,19 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 			Chart       chart
 		}{id, caption, c}
 	},
-}).ParseFS(files, "page.html"))
+}
+
+// escape makes of a value what means that value in HTML, in text and in a quoted attribute.
+var escape = strings.NewReplacer("\x00", "\uFFFD", `"`, "&#34;", "&", "&amp;", "'", "&#39;", "+", "&#43;", "<", "&lt;", ">", "&gt;").Replace
+
+// templates are parsed once somebody looks.
+var templates = sync.OnceValues(func() (*template.Template, error) {
+	text, err := files.ReadFile("page.html")
+	if err != nil {
+		return nil, err
+	}
+	return template.Parse("page.html", string(text), functions, escape)
+})
 
 // sectionNames are the templates of the sections, in order.
 var sectionNames = []string{"verdict", "alarms", "release", "members", "charts", "history", "drift"}
@@ -108,10 +124,12 @@ func shapeOf(m membersView) string {
 	return b.String()
 }
 
-func render(name string, data any) (template.HTML, error) {
-	var b bytes.Buffer
-	err := templates.ExecuteTemplate(&b, name, data)
-	return template.HTML(b.String()), err
+func render(name string, data any) (string, error) {
+	t, err := templates()
+	if err != nil {
+		return "", err
+	}
+	return t.Execute(name, data)
 }
 
 // Render renders the whole page.
@@ -121,11 +139,20 @@ func Render(d Document) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	html, err := render("page", struct {
-		Title    string
-		View     view
-		Reader   Reader
-		Sections []section
-	}{v.Verdict + " – " + v.Mesh, v, d.Reader, sections})
-	return []byte(html), err
+	top, err := render("top", struct {
+		Title  string
+		View   view
+		Reader Reader
+	}{v.Verdict + " – " + v.Mesh, v, d.Reader})
+	if err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	b.WriteString(top)
+	for _, s := range sections {
+		b.WriteString(s.HTML + "\n")
+	}
+	bottom, err := render("bottom", nil)
+	b.WriteString(bottom)
+	return []byte(b.String()), err
 }
