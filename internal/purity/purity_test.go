@@ -23,7 +23,7 @@ const host = "cmd/meshctl/internal"
 
 // pure are the packages that decide. The same code runs in a table test, in a simulation of a thousand nodes, and in the
 // processes; so whatever it knows comes in as an argument.
-var pure = []string{"internal/zone", "internal/rdata", "internal/release", "internal/mesh", "internal/gate", "internal/remedy", "internal/status", "internal/instant", "internal/query", "internal/rssac"}
+var pure = []string{"internal/zone", "internal/rdata", "internal/release", "internal/mesh", "internal/gate", "internal/refresh", "internal/remedy", "internal/status", "internal/instant", "internal/query", "internal/rssac"}
 
 // importRule forbids imports. A path stands for itself and all below it; those with module's prefix are this project's.
 type importRule struct {

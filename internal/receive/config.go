@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+	"github.com/coredns-anycast/coredns-anycast/internal/refresh"
 	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
@@ -25,7 +26,7 @@ type Config struct {
 	Notify      Notify
 	Limits      xfr.Limits
 	Transfers   int // that run at once
-	Timers      Timers
+	Timers      refresh.Timers
 
 	secrets []secretFile
 }
@@ -59,21 +60,6 @@ type Catalog struct {
 	Below     []string          // names that members must be at or below; none: they may be any
 }
 
-// holds reports whether a catalog may list a zone.
-func (c *Catalog) holds(name string) bool {
-	return len(c.Below) == 0 || slices.ContainsFunc(c.Below, func(of string) bool { return dns.IsSubDomain(of, name) })
-}
-
-// within is a listing without the members that the catalog may not list.
-func (c *Catalog) within(listed map[string]member) map[string]member {
-	if len(c.Below) == 0 {
-		return listed
-	}
-	within := maps.Clone(listed)
-	maps.DeleteFunc(within, func(name string, _ member) bool { return !c.holds(name) })
-	return within
-}
-
 // Directory is a directory of zone files.
 type Directory struct {
 	Path     string
@@ -89,9 +75,35 @@ type Notify struct {
 	Rate   int              // messages a second that are looked at
 }
 
-// Timers bound what the SOA of a zone says of when to ask again.
-type Timers struct {
-	MinRefresh, MaxRefresh, MinRetry, MaxRetry time.Duration
+// deciding is what of the configuration internal/refresh decides by, and whom its groups stand for.
+func (c *Config) deciding() (refresh.Config, map[*refresh.Group]*Group) {
+	d := refresh.Config{Timers: c.Timers, Transfers: c.Transfers}
+	of, stands := map[*Group]*refresh.Group{}, map[*refresh.Group]*Group{}
+	group := func(g *Group) *refresh.Group {
+		if of[g] == nil {
+			of[g] = &refresh.Group{}
+			for _, p := range g.Servers {
+				of[g].Servers = append(of[g].Servers, p.String())
+			}
+			stands[of[g]] = g
+		}
+		return of[g]
+	}
+	for _, z := range c.Zones {
+		d.Zones = append(d.Zones, refresh.Zones{Names: z.Names, Primaries: group(z.Primaries)})
+	}
+	for _, catalog := range c.Catalogs {
+		groups := map[string]*refresh.Group{}
+		for name, g := range catalog.Groups {
+			groups[name] = group(g)
+		}
+		d.Catalogs = append(d.Catalogs, refresh.Catalog{Name: catalog.Name, Primaries: group(catalog.Primaries), Members: group(catalog.Members), Groups: groups,
+			Limit: catalog.Limit, Below: catalog.Below})
+	}
+	for _, dir := range c.Directories {
+		d.Directories = append(d.Directories, refresh.Directory{Path: dir.Path, Withdraw: dir.Withdraw, Limit: dir.Limit})
+	}
+	return d, stands
 }
 
 // weakKeys are the names of keys with an algorithm that must not be used for new ones.
@@ -131,7 +143,7 @@ func defaults() *Config {
 		Notify:    Notify{Rate: 1000},
 		Limits:    xfr.Limits{Octets: 4 << 30, Records: 50_000_000, Time: time.Hour, Stall: 10 * time.Second},
 		Transfers: 10,
-		Timers:    Timers{MinRefresh: 30 * time.Second, MaxRefresh: 24 * time.Hour, MinRetry: 10 * time.Second, MaxRetry: 6 * time.Hour},
+		Timers:    refresh.Timers{MinRefresh: 30 * time.Second, MaxRefresh: 24 * time.Hour, MinRetry: 10 * time.Second, MaxRetry: 6 * time.Hour},
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/refresh"
 	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
@@ -26,8 +28,6 @@ const (
 	settle = 200 * time.Millisecond
 	// folderPoll is how often a directory is scanned without an event: events get lost, and links swapped far away.
 	folderPoll = 5 * time.Second
-	// goneFor is how long the files that are gone must be the same ones: removing many takes a while.
-	goneFor = 5 * time.Second
 	// patience is how long a Refresh waits for files to be written.
 	patience = 30 * time.Second
 )
@@ -39,10 +39,8 @@ type folder struct {
 	d       Directory
 	owner   string
 	files   map[string]*zoneFile
-	gone    []string // zones without a file
-	others  []string // files whose names do not fit the pattern, at the last scan
-	named   []string // and those of them that were told of
-	goneAt  time.Time
+	others  []string          // files whose names do not fit the pattern, at the last scan
+	named   []string          // and those of them that were told of
 	watcher *fsnotify.Watcher // nil where the system has none to give: then there is the poll
 }
 
@@ -79,13 +77,13 @@ func printsOf(root *os.Root, names ...string) prints {
 }
 
 func newFolder(r *Receiver, d Directory) *folder {
-	return &folder{r: r, d: d, owner: directoryOwner(d.Path), files: map[string]*zoneFile{}}
+	return &folder{r: r, d: d, owner: refresh.DirectoryOwner(d.Path), files: map[string]*zoneFile{}}
 }
 
 // watch scans until ctx ends, or, in a Refresh, until there is nothing to wait for. It calls done when it has read what is
 // there for the first time.
 func (w *folder) watch(ctx context.Context, done func()) {
-	if !w.r.once {
+	if !w.r.decide.Once {
 		w.watcher, _ = fsnotify.NewWatcher()
 	}
 	if w.watcher != nil {
@@ -96,10 +94,10 @@ func (w *folder) watch(ctx context.Context, done func()) {
 		w.attend()
 		settled := w.scan(ctx)
 		switch {
-		case w.r.once && settled:
+		case w.r.decide.Once && settled:
 			done()
 			return
-		case w.r.once && time.Since(began) > patience:
+		case w.r.decide.Once && time.Since(began) > patience:
 			w.giveUp()
 			done()
 			return
@@ -184,7 +182,7 @@ func (w *folder) scan(ctx context.Context) bool {
 		}
 		settled = w.file(ctx, root, name) && settled
 	}
-	return settled && w.missing(ctx)
+	return settled && w.missing()
 }
 
 func (w *folder) list() (*os.Root, []string, error) {
@@ -217,7 +215,7 @@ func (w *folder) name(others []string) {
 	lasting := slices.DeleteFunc(slices.Clone(others), func(name string) bool { return !in(w.others, name) })
 	news := slices.DeleteFunc(slices.Clone(lasting), func(name string) bool { return in(w.named, name) })
 	if len(news) > 0 {
-		w.r.opt.Log.Info("files are not taken, since their names do not fit", "directory", w.d.Path, "pattern", w.d.Pattern, "files", some(news))
+		w.r.opt.Log.Info("files are not taken, since their names do not fit", "directory", w.d.Path, "pattern", w.d.Pattern, "files", refresh.Some(news))
 	}
 	w.others, w.named = others, lasting
 }
@@ -245,8 +243,11 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 		return false
 	}
 	began := time.Now()
-	have, _ := w.r.loaded(f.origin)
-	coming := w.r.comes(w.path(name), have.Records)
+	expected := 0
+	if held := w.r.held(f.origin); held != nil {
+		expected = held.Records
+	}
+	coming := w.r.comes(w.path(name), expected)
 	defer w.r.came(coming)
 	z, read, octets, err := w.parse(ctx, root, name, coming)
 	if errors.Is(err, errWriting) {
@@ -256,7 +257,7 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	}
 	f.read = read
 	if err == nil {
-		err = w.take(ctx, f, name, z, octets, began)
+		err = w.take(f, name, z, octets, began)
 	}
 	if err != nil {
 		w.fault(w.path(name), err.Error())
@@ -366,23 +367,23 @@ func (r *recorder) Open(name string) (fs.File, error) {
 }
 
 // take keeps a zone that was read, and tells of it.
-func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zone, octets int64, began time.Time) error {
+func (w *folder) take(f *zoneFile, name string, z *zone.Zone, octets int64, began time.Time) error {
 	origin := z.Origin()
 	f.origin = origin
 	err := w.free(origin, name)
 	if f.blocked = err != nil; f.blocked {
 		return err
 	}
-	before, loaded := w.r.loaded(origin)
+	held := w.r.held(origin)
 	rec := record{Origin: origin, Owner: w.owner, From: w.path(name), How: File, Contact: w.r.opt.Now().UTC().Truncate(time.Second)}
-	if loaded && before.Serial != z.Serial() && !xfr.Newer(z.Serial(), before.Serial) {
-		return fmt.Errorf("serial %d is not above %d, which we hold (RFC 1982): not taken", z.Serial(), before.Serial)
+	if err := refresh.Forward(held, z.Serial()); err != nil {
+		return err
 	}
 	was := ""
-	if loaded {
-		was = before.SHA256
+	if held != nil {
+		was = held.SHA256
 	}
-	if loaded && before.Serial == z.Serial() {
+	if held != nil && held.Serial == z.Serial() {
 		same, err := sameText(z, was)
 		if err != nil || !same {
 			return cmp.Or(err, fmt.Errorf("it has changed, and serial %d has not: not taken", z.Serial()))
@@ -392,14 +393,10 @@ func (w *folder) take(ctx context.Context, f *zoneFile, name string, z *zone.Zon
 	if err != nil {
 		return err
 	}
-	out := found{good: true, rec: rec, noted: rec.Contact, octets: octets, began: began, whole: began, duration: time.Since(began)}
-	if changed {
-		out.zone = z
-	}
-	w.r.hand(ctx, func() {
-		if sec := w.r.zones[origin]; sec != nil {
-			out.reset = sec.reset
-			w.r.judge(sec, out)
+	found := refresh.Found{Good: true, New: changed, Record: rec, Noted: rec.Contact}
+	w.r.do(func(now instant.Instant) {
+		if received, reset := w.r.set.Filed(now, found); received {
+			w.r.took(found, arrival{zone: z, octets: octets, began: began, whole: began, duration: time.Since(began), reset: reset})
 		}
 	})
 	return nil
@@ -412,12 +409,13 @@ func (w *folder) free(origin, name string) error {
 			return fmt.Errorf("zone %s is in %s too", origin, other)
 		}
 	}
-	return w.r.claim(origin, w.owner)
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	return w.r.set.Claim(origin, w.owner)
 }
 
-// missing withdraws zones whose files are gone, if that is wanted and not too many. It reports whether there is nothing to
-// wait for.
-func (w *folder) missing(ctx context.Context) bool {
+// missing says what is there, so that zones whose files are gone are withdrawn. It reports whether there is nothing to wait for.
+func (w *folder) missing() (settled bool) {
 	there := map[string]bool{} // origins, and paths: a file that has an error now still is its zone's
 	for name, f := range w.files {
 		there[w.path(name)] = true
@@ -425,98 +423,22 @@ func (w *folder) missing(ctx context.Context) bool {
 			there[f.origin] = true
 		}
 	}
-	gone, had := w.r.without(w.owner, there)
-	if !slices.Equal(gone, w.gone) {
-		w.gone, w.goneAt = gone, time.Now()
-	}
-	why := ""
-	switch {
-	case len(gone) == 0:
-	case w.r.force:
-	case !w.d.Withdraw:
-		why = fmt.Sprintf("files are gone, and their zones are kept (deleted: keep): %s", some(gone))
-	default:
-		why = tooMany(len(gone), had, w.d.Limit)
-	}
-	w.fault(w.d.Path, why)
-	if len(gone) == 0 || why != "" {
-		return true
-	}
-	if !w.r.once && time.Since(w.goneAt) < goneFor {
-		return false
-	}
-	w.r.hand(ctx, func() {
-		for _, origin := range gone {
-			if sec := w.r.zones[origin]; sec != nil && sec.owner == w.owner {
-				w.r.opt.Log.Warn("withdrawn: its file is gone", "zone", origin, "file", sec.rec.From)
-				w.r.withdraw(sec)
-			}
-		}
-	})
-	return true
-}
-
-func some(names []string) string {
-	if len(names) > 5 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:5], " "), len(names)-5)
-	}
-	return strings.Join(names, " ")
+	w.r.do(func(now instant.Instant) { settled = w.r.set.Scanned(now, w.owner, there) })
+	return settled
 }
 
 // fault says what is wrong with the directory or a file; empty: nothing any more.
 func (w *folder) fault(what, why string) {
-	w.r.mu.Lock()
-	defer w.r.mu.Unlock()
-	place := Fault{w.owner, what}
-	if why == "" {
-		delete(w.r.faults, place)
-		return
-	}
-	if w.r.faults[place] != why {
-		w.r.opt.Log.Error("a directory of zones", "file", what, "error", why)
-	}
-	w.r.faults[place] = why
+	w.r.do(func(instant.Instant) { w.r.set.Fault(Fault{Source: w.owner, What: what}, why) })
 }
 
-// claim begins to follow a zone for a section, unless it comes from another.
-func (r *Receiver) claim(origin, owner string) error {
+// held is what there is of a zone, nil if there is nothing.
+func (r *Receiver) held(origin string) *record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	sec := r.zones[origin]
-	if sec == nil {
-		sec = r.addSecondary(origin, owner, nil)
+	rec, ok := r.set.Held(origin)
+	if !ok {
+		return nil
 	}
-	if sec.owner == orphan {
-		sec.owner, r.nesting.changed = owner, true
-	}
-	if sec.owner != owner {
-		return fmt.Errorf("zone %s comes from %s already", origin, sec.owner)
-	}
-	return nil
-}
-
-// loaded is what there is of a zone.
-func (r *Receiver) loaded(origin string) (record, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	sec := r.zones[origin]
-	if sec == nil {
-		return record{}, false
-	}
-	return sec.rec, sec.loaded
-}
-
-// without lists the zones of a section, in order, that are not there, nor are their files, and counts all of them.
-func (r *Receiver) without(owner string, there map[string]bool) (gone []string, had int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, sec := range r.sorted() {
-		if sec.owner != owner || !sec.loaded {
-			continue
-		}
-		if had++; !there[sec.origin] && !there[sec.rec.From] {
-			gone = append(gone, sec.origin)
-		}
-	}
-	return gone, had
+	return &rec
 }

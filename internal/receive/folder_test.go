@@ -66,7 +66,7 @@ func (z *zoneDir) remove(names ...string) {
 }
 
 func (z *zoneDir) fault(r *Receiver, name string) string {
-	return r.Faults()[Fault{"directory " + z.path, filepath.Join(z.path, name)}]
+	return r.Faults()[Fault{Source: "directory " + z.path, What: filepath.Join(z.path, name)}]
 }
 
 func small(origin string, serial uint32) string {
@@ -116,7 +116,9 @@ func TestFollowsDirectory(t *testing.T) {
 
 	// Deleted, and kept.
 	z.remove("b.zone")
-	lab.WaitFor(t, "it is said that a file is gone", func() bool { return strings.Contains(r.Faults()[Fault{"directory " + z.path, z.path}], "b.test.") })
+	lab.WaitFor(t, "it is said that a file is gone", func() bool {
+		return strings.Contains(r.Faults()[Fault{Source: "directory " + z.path, What: z.path}], "b.test.")
+	})
 	stop()
 	_, told, _ = receiver(t, z.config(), z.dir)
 	for _, origin := range []string{"a.test.", "b.test."} {
@@ -219,7 +221,9 @@ func TestDirectoryThatIsSwapped(t *testing.T) {
 	lab.WaitFor(t, "it is seen that the included file has changed", func() bool { return strings.Contains(z.fault(r, "b.zone"), "serial 2 has not") })
 
 	os.Remove(z.path)
-	lab.WaitFor(t, "it is said that the directory is gone", func() bool { return strings.Contains(r.Faults()[Fault{"directory " + z.path, z.path}], "no such file") })
+	lab.WaitFor(t, "it is said that the directory is gone", func() bool {
+		return strings.Contains(r.Faults()[Fault{Source: "directory " + z.path, What: z.path}], "no such file")
+	})
 	for _, s := range r.Zones() {
 		if s.Serial == nil || *s.Serial != 2 {
 			t.Errorf("%+v", s)

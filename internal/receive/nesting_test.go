@@ -85,7 +85,7 @@ func TestCatalogsKeepToTheirNames(t *testing.T) {
 		t.Errorf("received %v", got)
 	}
 	lab.WaitFor(t, "the member has moved", func() bool { return r.status(t, "moves.example.org.").Source == "catalog new.test." })
-	want := map[Fault]string{{"catalog old.test.", "out.example.net."}: "the catalog lists a zone that is not below example.org. or x."}
+	want := map[Fault]string{{Source: "catalog old.test.", What: "out.example.net."}: "the catalog lists a zone that is not below example.org. or x."}
 	if faults := r.Faults(); !maps.Equal(faults, want) {
 		t.Errorf("%v", faults)
 	}

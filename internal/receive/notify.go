@@ -13,12 +13,11 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 )
 
 const (
-	// notifySpacing is the least time between two refreshes of a zone that NOTIFY messages make: a storm of them is one refresh.
-	notifySpacing = time.Second
 	notifyStreams = 32              // TCP connections at once
 	notifyStall   = 5 * time.Second // for a message over TCP
 	notifyPerConn = 100             // messages over one connection
@@ -148,32 +147,21 @@ func (n *notified) stream(conn *net.TCPConn) {
 }
 
 // notify has a zone refreshed at once, if whoever says so may: with a key of its primaries, or without any from the
-// address of one of them or one that is named for it. The serial that may come with it is a hint to anybody who can
-// forge one, and ignored.
+// address of one of them or one that is named for it.
 func (r *Receiver) notify(origin string, from netip.Addr, key *xfr.Key) (rcode int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	sec := r.zones[origin]
-	if sec == nil || sec.group == nil {
-		return dns.RcodeRefused
-	}
-	if !sec.group.trusts(from, key) {
-		r.opt.Log.Warn("NOTIFY refused: neither signed with a key of the zone's primaries nor from one of them", "zone", origin, "from", from)
-		return dns.RcodeRefused
-	}
-	switch next := sec.began.Add(notifySpacing); {
-	case sec.cancel != nil:
-		sec.again = true
-	case time.Now().Before(next):
-		r.plan(sec, next)
-	default:
-		r.plan(sec, time.Now())
-	}
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-	return dns.RcodeSuccess
+	rcode = dns.RcodeRefused
+	r.do(func(now instant.Instant) {
+		group := r.groups[r.set.Group(origin)]
+		switch {
+		case group == nil:
+		case !group.trusts(from, key):
+			r.opt.Log.Warn("NOTIFY refused: neither signed with a key of the zone's primaries nor from one of them", "zone", origin, "from", from)
+		default:
+			r.set.Notified(now, origin)
+			rcode = dns.RcodeSuccess
+		}
+	})
+	return rcode
 }
 
 // trusts reports whether a NOTIFY counts.

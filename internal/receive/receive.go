@@ -1,7 +1,8 @@
 // Package receive takes zones in (RFC 3258 2.3 a, SYNC-A): from directories of zone files, from primaries by AXFR and
 // IXFR over TCP or TLS, asked by the SOA's timers and on NOTIFY, and from those that catalog zones list (RFC 9432).
 //
-// What it received it keeps as canonical text, so that it goes on after a restart where it was; whoever runs a Receiver is
+// Whom to ask for what, and what becomes of what came, internal/refresh decides: here are the loop, the tasks, the files and the sockets
+// around that. What it received it keeps as canonical text, so that it goes on after a restart where it was; whoever runs a Receiver is
 // told of each zone that has new content. It judges whether a zone came whole and can be served; whether it should be
 // is for whoever is told. A source that fails costs nothing that is there: the last good zone stays.
 //
@@ -16,18 +17,25 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/refresh"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-// How says how a zone came.
-type How string
+// How says how a zone came, and Status how it is; Fault is something wrong with a source. See package refresh.
+type (
+	How    = refresh.How
+	Status = refresh.Status
+	Fault  = refresh.Fault
+)
 
+// How a zone came. That one was withdrawn is told until it is forgotten: see Receiver.Forget. The other members of its Update are as it last
+// was.
 const (
-	AXFR      How = "axfr"
-	IXFR      How = "ixfr"
-	File      How = "file"
-	Kept      How = "kept"      // it was received before this start
-	Withdrawn How = "withdrawn" // its source has it no more: the other members of the Update are as it last was. See Forget
+	AXFR      = refresh.AXFR
+	IXFR      = refresh.IXFR
+	File      = refresh.File
+	Kept      = refresh.Kept
+	Withdrawn = refresh.Withdrawn
 )
 
 // Update says that a zone has new content, or that a Receiver that starts has it. That one was withdrawn is told at each
@@ -57,22 +65,4 @@ type Options struct {
 	Updated      func(Update)     // called by one goroutine, one call after the other; it must not wait for long
 	Log          *slog.Logger     // nil: none
 	Now          func() time.Time // wall time; nil: that of the system
-}
-
-// Status is how one zone is.
-type Status struct {
-	Zone      string    `json:"zone"`
-	Source    string    `json:"source"`            // section of the configuration: zones, catalog NAME, directory PATH
-	From      string    `json:"from,omitempty"`    // primary or file it came from last
-	Serial    *uint32   `json:"serial,omitempty"`  // nil: nothing was received yet
-	Records   int       `json:"records,omitempty"` // of the zone
-	Checked   time.Time `json:"checked,omitzero"`  // when it was last refreshed
-	Contact   time.Time `json:"contact,omitzero"`  // when a primary last confirmed what we have
-	Next      time.Time `json:"next,omitzero"`     // when it is refreshed next
-	Expires   time.Time `json:"expires,omitzero"`  // when it is too old to be released anew, without contact
-	Expired   bool      `json:"expired,omitempty"`
-	Receiving bool      `json:"receiving,omitempty"`
-	Catalog   bool      `json:"catalog,omitempty"`
-	Error     string    `json:"error,omitempty"`   // of the last refresh, which nobody answered
-	Warning   string    `json:"warning,omitempty"` // of primaries that failed, while another did not
 }

@@ -365,7 +365,7 @@ func TestCatalogOfBIND(t *testing.T) {
 	}
 	d.Reload("catalog.test.", catalogText(4, "2", list("0", "1")...), 4)
 	lab.WaitFor(t, "it is said that too many are gone", func() bool {
-		return strings.Contains(r.Faults()[Fault{"catalog catalog.test.", "members"}], "9 of 11 zones are gone at once")
+		return strings.Contains(r.Faults()[Fault{Source: "catalog catalog.test.", What: "members"}], "9 of 11 zones are gone at once")
 	})
 	if !had(11)() {
 		t.Errorf("%+v", r.Zones())

@@ -12,9 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"github.com/miekg/dns"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/refresh"
 	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
@@ -27,26 +29,8 @@ type store struct {
 	zones, state string
 }
 
-// record is what is known of a zone that was received. Times are wall time.
-type record struct {
-	Version int       `json:"version"`
-	Origin  string    `json:"zone"`
-	Owner   string    `json:"source"` // the section of the configuration that it came by
-	Unique  string    `json:"member,omitempty"`
-	From    string    `json:"from"` // primary or file
-	How     How       `json:"how"`
-	Serial  uint32    `json:"serial"`
-	Records int       `json:"records"`
-	SHA256  string    `json:"sha256"` // of the canonical text
-	Length  int64     `json:"length"` // of that text, in octets
-	Refresh uint32    `json:"refresh_seconds"`
-	Retry   uint32    `json:"retry_seconds"`
-	Expire  uint32    `json:"expire_seconds"`
-	Contact time.Time `json:"contact"` // when a primary last confirmed it, or the file was read
-	Catalog bool      `json:"catalog,omitempty"`
-
-	Withdrawn bool `json:"withdrawn,omitempty"` // it is followed no more, and there is no text; to be told until it is forgotten
-}
+// record is what is known of a zone that was received.
+type record = refresh.Record
 
 const (
 	recordVersion  = 1
@@ -135,6 +119,17 @@ func timers(rec *record, z *zone.Zone) {
 	soa := soaOf(z)
 	rec.Serial, rec.Records = z.Serial(), z.Len()
 	rec.Refresh, rec.Retry, rec.Expire = soa.Refresh, soa.Retry, soa.Expire
+}
+
+// soaOf is the zone's SOA.
+func soaOf(z *zone.Zone) *dns.SOA {
+	for rr := range z.Records() {
+		if soa, ok := rr.(*dns.SOA); ok {
+			return soa
+		}
+		break
+	}
+	return &dns.SOA{}
 }
 
 // note makes a record durable.

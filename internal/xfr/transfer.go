@@ -21,9 +21,6 @@ type Limits struct {
 	Stall   time.Duration // for a connection, and for each message
 }
 
-// Newer reports whether serial a is above b (RFC 1982 3.2). Of two that are 2^31 apart neither is.
-func Newer(a, b uint32) bool { return a != b && a-b < 1<<31 }
-
 // Version is that of a zone that we have.
 type Version struct {
 	Serial  uint32
@@ -119,7 +116,7 @@ func (t *transfer) message(raw []byte) (done bool, err error) {
 	if t.records == 0 { // later ones may be empty: some servers send such to keep a connection alive
 		return false, errors.New("a first message without a record")
 	}
-	if first && t.state == expectSecond && t.question.typ == dns.TypeIXFR && !Newer(t.soa.Serial, t.have.Serial) {
+	if first && t.state == expectSecond && t.question.typ == dns.TypeIXFR && !zone.Newer(t.soa.Serial, t.have.Serial) {
 		t.state = current
 	}
 	if t.state != complete && t.state != current {
@@ -224,7 +221,7 @@ func (t *transfer) difference(r *resource, soa *dns.SOA) error {
 	case soa == nil:
 		return t.changes.add(r)
 	case t.state == deletions:
-		if !Newer(soa.Serial, t.at) {
+		if !zone.Newer(soa.Serial, t.at) {
 			return fmt.Errorf("a difference from serial %d to %d, which is not above it (RFC 1982)", t.at, soa.Serial)
 		}
 		t.at, t.state = soa.Serial, additions

@@ -1,4 +1,4 @@
-package receive
+package refresh
 
 import (
 	"fmt"
@@ -13,8 +13,8 @@ import (
 // maxMembers bounds what one catalog can make us follow.
 const maxMembers = 100_000
 
-// member is a zone that a catalog lists (RFC 9432 4.1).
-type member struct {
+// Member is a zone that a catalog lists (RFC 9432 4.1).
+type Member struct {
 	unique string   // the label that identifies it: another one means that the zone begins anew (RFC 9432 5.4)
 	groups []string // group property (RFC 9432 4.4.2), in the catalog's order
 	coo    string   // the catalog that it is on its way to (RFC 9432 4.4.1), or empty
@@ -27,10 +27,10 @@ func (e *brokenError) Error() string {
 	return fmt.Sprintf("broken catalog, not processed: %s: %s (RFC 9432)", e.owner, e.rule)
 }
 
-// members reads a catalog zone of version 2 (RFC 9432 4). What it does not know it passes over; what is broken breaks all
+// Members reads a catalog zone of version 2 (RFC 9432 4). What it does not know it passes over; what is broken breaks all
 // of it.
-func members(z *zone.Zone) (map[string]member, error) {
-	c := catalogReader{origin: z.Origin(), unique: map[string]string{}, props: map[string]member{}}
+func Members(z *zone.Zone) (map[string]Member, error) {
+	c := catalogReader{origin: z.Origin(), unique: map[string]string{}, props: map[string]Member{}}
 	for s := range z.RRsets() {
 		if s.Data.Len() == 0 {
 			continue
@@ -46,7 +46,7 @@ type catalogReader struct {
 	origin  string
 	version bool
 	unique  map[string]string // label to zone
-	props   map[string]member // by the same label
+	props   map[string]Member // by the same label
 }
 
 func (c *catalogReader) set(s zone.RRset) error {
@@ -123,11 +123,11 @@ func (c *catalogReader) property(owner, property, unique string, s zone.RRset) e
 	return nil
 }
 
-func (c *catalogReader) finish() (map[string]member, error) {
+func (c *catalogReader) finish() (map[string]Member, error) {
 	if !c.version {
 		return nil, &brokenError{"version." + strings.TrimPrefix(c.below(), "."), "no version (4.3)"}
 	}
-	list := make(map[string]member, len(c.unique))
+	list := make(map[string]Member, len(c.unique))
 	for unique, name := range c.unique {
 		if other, twice := list[name]; twice {
 			both := []string{unique, other.unique}
@@ -166,14 +166,14 @@ func target(s zone.RRset) string {
 // listing is a catalog's name and what it lists.
 type listing struct {
 	catalog string
-	members map[string]member
+	members map[string]Member
 }
 
 // assign says which catalog each member is followed by, of listings in the order of the configuration. One that has a
 // member keeps it while it lists it, unless its coo property hands it to another that lists it as well (RFC 9432 4.4.1,
 // 5.3); what nobody has goes to the first that lists it. owners is the catalog that has a zone now.
 func assign(listings []listing, owners map[string]string) map[string]string {
-	byName := map[string]map[string]member{}
+	byName := map[string]map[string]Member{}
 	for _, l := range listings {
 		byName[l.catalog] = l.members
 	}
@@ -196,15 +196,4 @@ func assign(listings []listing, owners map[string]string) map[string]string {
 		}
 	}
 	return next
-}
-
-// soaOf is the zone's SOA.
-func soaOf(z *zone.Zone) *dns.SOA {
-	for rr := range z.Records() {
-		if soa, ok := rr.(*dns.SOA); ok {
-			return soa
-		}
-		break
-	}
-	return &dns.SOA{}
 }

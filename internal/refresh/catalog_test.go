@@ -1,4 +1,4 @@
-package receive
+package refresh
 
 import (
 	"fmt"
@@ -29,19 +29,19 @@ var catalogs = []struct{ name, text, members, broken string }{
 func TestCatalogs(t *testing.T) {
 	for _, c := range catalogs {
 		z := primarytest.Parsed(t, "catalog.test.", "$ORIGIN catalog.test.\n@ 0 SOA . . 1 1 1 1 1\n@ 0 NS invalid.\n"+c.text)
-		list, err := members(z)
+		list, err := Members(z)
 		if c.broken != "" {
 			if err == nil || !strings.Contains(err.Error(), c.broken) {
 				t.Errorf("%s: %v, error %v; want %q", c.name, list, err, c.broken)
 			}
 			continue
 		}
-		want := map[string]member{}
+		want := map[string]Member{}
 		for _, f := range strings.Fields(c.members) {
 			name, rest, _ := strings.Cut(f, "=")
 			rest, coo, _ := strings.Cut(rest, ">")
 			labels := strings.Split(rest, ",")
-			m := member{unique: labels[0], coo: coo}
+			m := Member{unique: labels[0], coo: coo}
 			m.groups = append(m.groups, labels[1:]...)
 			want[name] = m
 		}
@@ -54,7 +54,7 @@ func TestCatalogs(t *testing.T) {
 // A catalog whose own name is "zones" has no members at its apex.
 func TestCatalogNamedZones(t *testing.T) {
 	z := primarytest.Parsed(t, "x.zones.", "$ORIGIN x.zones.\n@ 0 SOA . . 1 1 1 1 1\n@ 0 NS invalid.\n@ 0 PTR a.test.\nversion 0 TXT 2\n")
-	if list, err := members(z); err != nil || len(list) != 0 {
+	if list, err := Members(z); err != nil || len(list) != 0 {
 		t.Errorf("%v, %v", list, err)
 	}
 }
@@ -67,7 +67,7 @@ func TestMostMembersOfACatalog(t *testing.T) {
 		for i := range n {
 			fmt.Fprintf(&b, "m%d.zones 0 PTR m%d.test.\n", i, i)
 		}
-		list, err := members(primarytest.Parsed(t, "c.test.", b.String()))
+		list, err := Members(primarytest.Parsed(t, "c.test.", b.String()))
 		if (err == nil) != (n <= maxMembers) || err == nil && len(list) != n {
 			t.Errorf("%d: %d members, error %v", n, len(list), err)
 		}
@@ -76,17 +76,17 @@ func TestMostMembersOfACatalog(t *testing.T) {
 
 // Who follows a zone that several catalogs list (RFC 9432 4.4.1, 5.3).
 func TestChangeOfOwnership(t *testing.T) {
-	in := func(names ...string) map[string]member {
-		list := map[string]member{}
+	in := func(names ...string) map[string]Member {
+		list := map[string]Member{}
 		for _, n := range names {
 			name, coo, _ := strings.Cut(n, ">")
-			list[name] = member{unique: "u", coo: coo}
+			list[name] = Member{unique: "u", coo: coo}
 		}
 		return list
 	}
 	for _, c := range []struct {
 		name         string
-		a, b         map[string]member
+		a, b         map[string]Member
 		owners, want map[string]string
 	}{
 		{"new, in both", in("z."), in("z."), nil, map[string]string{"z.": "a."}},

@@ -1,4 +1,4 @@
-package receive
+package refresh
 
 import (
 	"strings"
@@ -20,7 +20,7 @@ func FuzzCatalog(f *testing.F) {
 		if z == nil {
 			return
 		}
-		list, err := members(z)
+		list, err := Members(z)
 		if (list == nil) == (err == nil) {
 			t.Fatalf("%v with error %v", list, err)
 		}
