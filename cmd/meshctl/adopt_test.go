@@ -93,6 +93,46 @@ func TestAdoptHiddenPrimaries(t *testing.T) {
 	}
 }
 
+// TestAdoptReplacesNothing: a secret that somebody wrote is not replaced by another one, two keys have two files, and a meshctl.yaml that
+// only its owner may read stays so.
+func TestAdoptReplacesNothing(t *testing.T) {
+	dir := t.TempDir()
+	home, conf := filepath.Join(dir, "mesh"), filepath.Join(dir, "knot.conf")
+	meshctl := func(want int, args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		if code := run(append([]string{"--home", home}, args...), &out, &out); code != want {
+			t.Fatalf("meshctl %s: %d\n%s", strings.Join(args, " "), code, out.String())
+		}
+		return out.String()
+	}
+	text := "server:\n  listen: 192.0.2.1\nkey:\n"
+	for _, id := range []string{"a/b", "a_b"} {
+		text += fmt.Sprintf("  - id: %s\n    algorithm: hmac-sha256\n    secret: %s\n", id, hiddenSecret)
+	}
+	text += "acl:\n  - id: one\n    action: transfer\n    key: a/b\n  - id: two\n    action: transfer\n    key: a_b\n" +
+		"zone:\n  - domain: example.org\n    acl: one\n  - domain: example.net\n    acl: two\n"
+	lab.Must(t, os.WriteFile(conf, []byte(text), 0o644))
+	meshctl(exitDone, "init")
+	config, key := filepath.Join(home, "meshctl.yaml"), filepath.Join(home, "tsig", "a_b.key")
+	lab.Must(t, os.WriteFile(config, []byte("serve: {listen: '127.0.0.1:8444'}\n"), 0o600))
+	lab.Must(t, os.MkdirAll(filepath.Dir(key), 0o700))
+	lab.Must(t, os.WriteFile(key, []byte("c29tZWJvZHkgZWxzZSdzIHNlY3JldCwgbG9uZw==\n"), 0o600))
+	if said := meshctl(exitRefused, "adopt", "--write", conf); !strings.Contains(said, "a_b.key is there, and is not what") {
+		t.Error(said)
+	}
+	if got := lab.Read(t, config); strings.Contains(got, "sources") {
+		t.Errorf("adopted by half:\n%s", got)
+	}
+	lab.Must(t, os.Remove(key))
+	meshctl(exitDone, "adopt", "--write", conf)
+	for _, name := range []string{"meshctl.yaml", "tsig/a_b.key", "tsig/a%2fb.key"} {
+		if info, err := os.Stat(filepath.Join(home, name)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+}
+
 // canonical is a zone file's zone.
 func canonical(t *testing.T, file string) string {
 	t.Helper()

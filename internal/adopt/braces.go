@@ -70,14 +70,15 @@ const (
 
 // braces reads named.conf's syntax, as of BIND 9: words, quoted strings, blocks and three kinds of comment.
 type braces struct {
-	include func(string) (path string, data []byte, err error) // nil: nothing is included
-	opened  []string                                           // files that are being read
+	include func(dir, pattern string) (files []string, err error) // nil: nothing is included
+	dir     string                                                // of options, as far as it is read
+	opened  []string                                              // files that are being read
 	count   int
 	errs    fields.Errors
 }
 
-// parseBraces reads a file. include finds and reads what an include statement names. The error is of type fields.Errors.
-func parseBraces(file string, data []byte, include func(string) (string, []byte, error)) ([]*statement, error) {
+// parseBraces reads a file. include finds what an include statement names, where dir is the directory of options. The error is of type fields.Errors.
+func parseBraces(file string, data []byte, include func(dir, pattern string) ([]string, error)) ([]*statement, error) {
 	p := &braces{include: include}
 	all := p.file(file, data)
 	if len(p.errs) > 0 {
@@ -129,6 +130,9 @@ func (p *braces) statements(s *bracesScanner, depth int) (all []*statement) {
 		case aSemicolon:
 			if now != nil {
 				all = append(all, p.included(now)...)
+				if depth == 1 && strings.EqualFold(now.word(0), "directory") { // which options alone have
+					p.dir = now.word(1)
+				}
 			}
 			now = nil
 		default: // the end of the block, or of the file
@@ -151,16 +155,24 @@ func (p *braces) included(s *statement) []*statement {
 	if p.include == nil || !strings.EqualFold(s.word(0), "include") || len(s.parts) != 2 {
 		return []*statement{s}
 	}
-	name, data, err := p.include(s.word(1))
-	switch {
-	case err != nil:
+	files, err := p.include(p.dir, s.word(1))
+	if err != nil {
 		p.fail(s.file, s.line, "include: %v", err)
-	case len(p.opened) > maxDepth || slices.Contains(p.opened, name):
-		p.fail(s.file, s.line, "include: %s includes itself, or files are nested more than %d deep", name, maxDepth)
-	default:
-		return p.file(name, data)
 	}
-	return nil
+	var all []*statement
+	for _, name := range files {
+		if len(p.opened) > maxDepth || slices.Contains(p.opened, name) {
+			p.fail(s.file, s.line, "include: %s includes itself, or files are nested more than %d deep", name, maxDepth)
+			continue
+		}
+		data, err := fields.ReadFile(name, maxBytes)
+		if err != nil {
+			p.fail(s.file, s.line, "include: %v", err)
+			continue
+		}
+		all = append(all, p.file(name, data)...)
+	}
+	return all
 }
 
 // tokenKind is what a scanner found.

@@ -108,14 +108,21 @@ func (r *knot) line(l line, words []word, indented bool) {
 	}
 }
 
-// include reads a file, or the files of a directory or a pattern.
+// include reads a file, or the files of a directory or a pattern. A relative name starts where the file is that has it; Dir is for the others.
 func (r *knot) include(l line) {
-	name := r.path("", l.words[0])
+	in := ""
+	if len(r.opened) > 1 {
+		in = filepath.Dir(l.file)
+	}
+	name := r.path(in, l.words[0])
 	if info, err := os.Stat(name); err == nil && info.IsDir() {
 		name = filepath.Join(name, "*")
 	}
 	r.files(l, name, r.opened, r.read)
 }
+
+// on is whether a value says so (Knot takes both words).
+func on(value string) bool { return strings.EqualFold(value, "on") || strings.EqualFold(value, "true") }
 
 // values are all values of a key.
 func (s *section) values(name string) (all []string) {
@@ -172,7 +179,7 @@ func (r *knot) zone(item *section) {
 		z.fault = "its zone file is " + file + ": of such signs only %s is known here"
 	}
 	z.file = r.path(one("storage", "/var/lib/knot"), file)
-	z.signs = one("dnssec-signing", "off") == "on" || len(get("module")) > 0
+	z.signs = on(one("dnssec-signing", "off")) || len(get("module")) > 0 || len(get("reverse-generate")) > 0
 	if role := one("catalog-role", "none"); role != "none" && role != "member" {
 		z.fault = "it is a catalog: list it under sources: catalogs by hand"
 	}
@@ -202,7 +209,7 @@ func (r *knot) master(z *served, item *section, id string, depth int) {
 		r.fail(item.file, item.at, "zone %s: there is no remote %s", z.zone, id)
 		return
 	}
-	if remote.value("quic") == "on" || remote.value("tls") == "on" {
+	if on(remote.value("quic")) || on(remote.value("tls")) {
 		z.fault = "it comes over TLS or QUIC: list it under sources by hand"
 	}
 	for _, address := range remote.values("address") {
@@ -222,7 +229,13 @@ func (r *knot) acl(z *served, item *section, id string) {
 		r.fail(item.file, item.at, "zone %s: there is no acl %s", z.zone, id)
 		return
 	}
-	if !slices.Contains(acl.values("action"), "transfer") || acl.value("deny") == "on" {
+	if on(acl.value("deny")) {
+		return
+	}
+	if slices.Contains(acl.values("action"), "update") {
+		z.signs = true
+	}
+	if !slices.Contains(acl.values("action"), "transfer") {
 		return
 	}
 	keys, addresses := acl.values("key"), acl.values("address")

@@ -3,7 +3,9 @@ package adopt
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +19,24 @@ type named struct {
 	acls  map[string][]*statement
 	lists map[string]*statement // of primaries
 	dir   string
-	allow *statement // allow-transfer of options
+	given inherited // by options
+}
+
+// inherited are the statements that a zone has from its view or from options, by their names.
+type inherited map[string]*statement
+
+// passedOn are the names of those that are looked at.
+var passedOn = []string{"allow-transfer", "allow-update", "dnssec-policy", "auto-dnssec"}
+
+// and is what i and a block pass on.
+func (i inherited) and(block []*statement) inherited {
+	all := maps.Clone(i)
+	for _, st := range block {
+		if name := strings.ToLower(st.word(0)); slices.Contains(passedOn, name) {
+			all[name] = st
+		}
+	}
+	return all
 }
 
 // Named reads a named.conf, as of BIND 9.18. The error is of type fields.Errors if the file could be read.
@@ -34,20 +53,27 @@ func parseNamed(path string, data []byte, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &named{server: s, acls: map[string][]*statement{}, lists: map[string]*statement{}}
-	all, err := parseBraces(path, data, func(file string) (string, []byte, error) {
-		file = r.path("", file)
-		data, err := fields.ReadFile(file, maxBytes)
-		return file, data, err
-	})
+	r := &named{server: s, acls: map[string][]*statement{}, lists: map[string]*statement{}, given: inherited{}}
+	all, err := parseBraces(path, data, r.includes)
 	if err != nil {
 		return nil, err
 	}
 	r.first(all)
 	for _, st := range all {
-		r.statement(st, "", r.allow)
+		r.statement(st, "", r.given)
 	}
 	return r.finish()
+}
+
+// includes are the files that an include statement names, which may be a pattern. A relative name is one in the directory of options, if
+// that was said before, as BIND changes there at once.
+func (r *named) includes(in, pattern string) (files []string, err error) {
+	pattern = r.path(in, pattern)
+	files, err = filepath.Glob(pattern)
+	if err == nil && len(files) == 0 {
+		err = fmt.Errorf("there is no %s", pattern)
+	}
+	return files, err
 }
 
 // at is where a statement is.
@@ -82,6 +108,7 @@ func (r *named) keyStatement(st *statement) {
 
 // options reads the statement options.
 func (r *named) options(st *statement) {
+	r.given = r.given.and(st.block())
 	for _, o := range st.block() {
 		switch strings.ToLower(o.word(0)) {
 		case "directory":
@@ -102,28 +129,24 @@ func (r *named) options(st *statement) {
 					r.listen = append(r.listen, netip.AddrPortFrom(a, uint16(port)))
 				}
 			}
-		case "allow-transfer":
-			r.allow = o
 		}
 		r.other("options", o.at(), o.word(0))
 	}
 }
 
 // statement reads one of the file, or of a view.
-func (r *named) statement(st *statement, view string, allow *statement) {
+func (r *named) statement(st *statement, view string, given inherited) {
 	switch name := strings.ToLower(st.word(0)); name {
 	case "key", "options": // were read
 	case "acl", "primaries", "masters", "remote-servers":
 		r.say(name, st.at(), st.word(1), Changed, "what it says is said of each zone that names it")
 	case "zone":
-		r.zone(st, view, allow)
+		r.zone(st, view, given)
 	case "view":
 		r.say("view", st.at(), st.word(1), Changed, "a mesh gives everybody the same answers; its zones follow")
-		if own := find(st.block(), "allow-transfer"); own != nil {
-			allow = own
-		}
+		given = given.and(st.block())
 		for _, inner := range st.block() {
-			r.statement(inner, st.word(1), allow)
+			r.statement(inner, st.word(1), given)
 		}
 	default:
 		r.other(cmp.Or(view, "named.conf"), st.at(), st.word(0))
@@ -142,7 +165,7 @@ var types = map[string]string{
 }
 
 // zone reads zone NAME [CLASS] { … }.
-func (r *named) zone(st *statement, view string, allow *statement) {
+func (r *named) zone(st *statement, view string, given inherited) {
 	name, err := fields.ZoneName(st.word(1))
 	if err != nil {
 		r.fail(st.file, st.line, "zone: %v", err)
@@ -165,9 +188,12 @@ func (r *named) zone(st *statement, view string, allow *statement) {
 	if !slices.Contains([]string{"primary", "master", "secondary", "slave"}, kind) {
 		z.fault = fmt.Sprintf("type %q of a zone is not known here", kind)
 	}
+	given = given.and(st.block())
 	for _, o := range st.block() {
-		r.zoneOption(z, o, kind, &allow)
+		r.zoneOption(z, o, kind)
 	}
+	z.signs = changes(st.block(), given, kind)
+	allow := given["allow-transfer"]
 	if allow == nil {
 		z.open = true // the default of BIND 9.18
 	} else {
@@ -177,8 +203,8 @@ func (r *named) zone(st *statement, view string, allow *statement) {
 }
 
 // zoneOption reads one statement of a zone.
-func (r *named) zoneOption(z *served, o *statement, kind string, allow **statement) {
-	switch name := strings.ToLower(o.word(0)); name {
+func (r *named) zoneOption(z *served, o *statement, kind string) {
+	switch strings.ToLower(o.word(0)) {
 	case "type":
 		return
 	case "file":
@@ -188,17 +214,29 @@ func (r *named) zoneOption(z *served, o *statement, kind string, allow **stateme
 		if kind == "secondary" || kind == "slave" {
 			r.servers(z, o, 0)
 		}
-	case "allow-transfer":
-		*allow = o
-	case "dnssec-policy", "inline-signing", "auto-dnssec", "update-policy", "allow-update":
-		if w := o.word(1); w != "no" && w != "none" && w != "off" {
-			z.signs = true
-		}
-		if block := o.block(); name == "allow-update" && len(block) == 1 && block[0].word(0) == "none" {
-			z.signs = false
-		}
 	}
 	r.other("zone", o.at(), o.word(0))
+}
+
+// changes reports whether BIND signs a zone, or lets clients change it: then its file is not what it answers. Of a secondary zone that is so only
+// where it says itself that it is signed in line.
+func changes(own []*statement, given inherited, kind string) bool {
+	on := func(st *statement) bool {
+		if st == nil {
+			return false
+		}
+		if block := st.block(); len(block) > 0 {
+			return len(block) > 1 || block[0].word(0) != "none"
+		}
+		return !slices.Contains([]string{"", "no", "false", "0", "none", "off"}, strings.ToLower(st.word(1)))
+	}
+	if on(find(own, "inline-signing")) {
+		return true
+	}
+	if kind != "primary" && kind != "master" {
+		return false
+	}
+	return on(find(own, "update-policy")) || on(given["allow-update"]) || on(given["dnssec-policy"]) || on(given["auto-dnssec"])
 }
 
 // servers reads a list of primaries.

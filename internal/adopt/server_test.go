@@ -1,6 +1,7 @@
 package adopt
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -201,6 +202,78 @@ func TestServersSpeakOfEverything(t *testing.T) {
 	}
 }
 
+// TestWhatIsNotTheFileIsNotCopied: a server that signs a zone, or changes it, does so also where options, a view, a template or an access list
+// say it, in any of the words that it takes for yes. The file of such a zone is not what clients are answered, and is not copied.
+func TestWhatIsNotTheFileIsNotCopied(t *testing.T) {
+	const zone = "zone \"example.org\" { type primary; file \"DIR/example.org.db\"; %s };"
+	for _, c := range []struct {
+		name, text string
+		copied     bool
+	}{
+		{"named.conf", zone, true},
+		{"named.conf", "options { dnssec-policy default; };" + zone, false},
+		{"named.conf", "options { dnssec-policy default; }; " + strings.ReplaceAll(zone, "%s", "dnssec-policy none;"), true},
+		{"named.conf", "options { allow-update { key k; }; };" + zone, false},
+		{"named.conf", "options { allow-update { none; }; };" + zone, true},
+		{"named.conf", "view v { dnssec-policy \"default\"; " + zone + " };", false},
+		{"named.conf", "options { dnssec-policy default; }; view v { dnssec-policy none; " + zone + " };", true},
+		{"named.conf", strings.ReplaceAll(zone, "%s", "update-policy local;"), false},
+		{"named.conf", strings.ReplaceAll(zone, "%s", "inline-signing yes;"), false},
+		{"named.conf", strings.ReplaceAll(zone, "%s", "inline-signing false;"), true},
+		{"knot.conf", "zone:\n  - domain: example.org\n    file: DIR/example.org.db\n", true},
+		{"knot.conf", "zone:\n  - domain: example.org\n    file: DIR/example.org.db\n    dnssec-signing: true\n", false},
+		{"knot.conf", "template:\n  - id: default\n    dnssec-signing: on\nzone:\n  - domain: example.org\n    file: DIR/example.org.db\n", false},
+		{"knot.conf", "acl:\n  - id: u\n    action: [transfer, update]\nzone:\n  - domain: example.org\n    file: DIR/example.org.db\n    acl: u\n", false},
+		{"knot.conf", "acl:\n  - id: u\n    action: update\n    deny: true\nzone:\n  - domain: example.org\n    file: DIR/example.org.db\n    acl: u\n", true},
+	} {
+		f, _ := FormatOf(c.name)
+		plan, err := f.Read(put(t, c.name, strings.ReplaceAll(c.text, "%s", "")), Options{Whole: true})
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if c.copied != (len(plan.Zones) == 1) {
+			t.Errorf("%s\ncopied: %v, want %v: %+v", c.text, len(plan.Zones) == 1, c.copied, plan.Parts)
+		}
+		if !c.copied {
+			saidOf(t, c.name, plan, "example.org.", Refused, "signs or changes it")
+		}
+	}
+}
+
+// TestIncludes: a file is found where the server would find it, and a pattern names all that match.
+func TestIncludes(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(strings.ReplaceAll(text, "DIR", dir)), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("zones/a.conf", "zone a.example { type primary; file \"a\"; };")
+	write("zones/b.conf", "zone b.example { type primary; file \"b\"; };")
+	write("knot/main.conf", "include: list.conf\n")
+	write("knot/list.conf", "zone:\n  - domain: a.example\n  - domain: b.example\n")
+	for name, text := range map[string]string{
+		"named.conf":    "include \"DIR/zones/*.conf\";",
+		"named.conf.2":  "options { directory \"DIR/zones\"; }; include \"a.conf\"; include \"b.conf\";",
+		"named.conf.3":  "options { directory \"zones\"; }; view v { include \"*.conf\"; };",
+		"knot.conf":     "include: knot/main.conf\n",
+		"knot.conf.all": "include: \"DIR/knot/[l]*.conf\"\n",
+	} {
+		f, _ := FormatOf(name)
+		plan, err := f.Read(write(name, text), Options{Primary: netip.MustParseAddr("192.0.2.1")})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := len(plan.Names()) + plan.Count(Refused); got != 2 {
+			t.Errorf("%s: %+v", name, plan.Parts)
+		}
+	}
+}
+
 // TestServersErrors: everything that is wrong is said at once, with its place.
 func TestServersErrors(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
@@ -212,7 +285,7 @@ func TestServersErrors(t *testing.T) {
 		{"named.conf", "options {\n directory \"x\"\n", ":3: a statement without its semicolon"},
 		{"named.conf", "options { /* x", ":1: a comment without its end"},
 		{"named.conf", "};", ":1: a } without its {"},
-		{"named.conf", "include \"gone\";", ":1: include: open "},
+		{"named.conf", "include \"gone\";", ":1: include: there is no "},
 	} {
 		f, _ := FormatOf(c.name)
 		path := put(t, c.name, c.text)

@@ -14,15 +14,17 @@ type Places struct {
 	Keys  string // directory of secrets
 }
 
-// KeyFile is the name of the file of a key's secret.
+// KeyFile is the name of the file of a key's secret, another one for each key.
 func (k Key) KeyFile() string {
-	plain := func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.' {
-			return r
+	var b strings.Builder
+	for _, c := range []byte(strings.TrimSuffix(k.Name, ".")) {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02x", c)
 		}
-		return '_'
 	}
-	return strings.Map(plain, strings.TrimSuffix(k.Name, ".")) + ".key"
+	return b.String() + ".key"
 }
 
 // Sources is the section "sources" of meshctl.yaml, without the secrets of keys.

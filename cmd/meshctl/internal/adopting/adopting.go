@@ -56,6 +56,7 @@ func Write(h *home.Home, p *adopt.Plan) (done []Written, err error) {
 	}
 	w.zones(p, at.Zones)
 	for _, k := range p.Keys {
+		w.mine(filepath.Join(at.Keys, k.KeyFile()), []byte(k.Secret+"\n"), p.File)
 		w.write(at.Keys, k.KeyFile(), []byte(k.Secret+"\n"), 0o600, "the secret of TSIG key "+k.Name)
 	}
 	if p.Transfer != nil && nodes != "" {
@@ -158,10 +159,23 @@ func (w *writer) write(dir, name string, data []byte, mode fs.FileMode, says str
 	if w.err != nil {
 		return
 	}
+	if there, err := os.Stat(filepath.Join(dir, name)); err == nil { // who may not read it now may not read it then
+		mode &= there.Mode().Perm()
+	}
 	if w.err = os.MkdirAll(dir, mode|mode>>2&0o111); w.err == nil { // who may read files may look for them
 		w.err = depot.WriteFile(dir, name, data, mode)
 	}
 	w.done = append(w.done, Written{filepath.Join(dir, name), says})
+}
+
+// mine makes sure that a file is not there, or is as it would be written. One that differs is somebody's work.
+func (w *writer) mine(path string, text []byte, from string) {
+	if w.err != nil {
+		return
+	}
+	if there, err := os.ReadFile(path); err == nil && !bytes.Equal(there, text) {
+		w.err = hint.Errorf("remove it to have it written anew", "%s is there, and is not what %s says", path, from)
+	}
 }
 
 // zones copies zone files. A copy that differs by now is somebody's work.
