@@ -112,17 +112,20 @@ func TestFloodIsShed(t *testing.T) {
 	mustAsk(t, "udp", server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
 }
 
+// heap is what is in use.
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC() // what pools keep goes with the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
 // Connections that announce a long message, and send little of it, cost little.
 func TestAnnouncedLengthCostsNothing(t *testing.T) {
 	port := freePort(t)
 	start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1\n testwire\n}", port))
 	const connections = 300
-	heap := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
 	before := heap()
 	for range connections {
 		conn, err := net.Dial("tcp", "127.0.53.1:"+port)
@@ -229,6 +232,26 @@ func TestCrowdOfOnePrefix(t *testing.T) {
 	}
 	if c.conns.Len() != 80 {
 		t.Errorf("%d connections", c.conns.Len())
+	}
+}
+
+// A crowd lags while as many as it may have were told to end and are still there.
+func TestCrowdThatLags(t *testing.T) {
+	c := crowd{most: 4}
+	var guests []*guest
+	for i := range 8 {
+		if c.lags() {
+			t.Errorf("it lags after %d", i)
+		}
+		guests = append(guests, c.enter(netip.MustParseAddr("192.0.2.1"), new(guestConn)))
+	}
+	if !c.lags() {
+		t.Error("it does not lag, with four that were told to end")
+	}
+	c.leave(guests[0])
+	c.leave(guests[0]) // as who closes twice
+	if c.lags() || c.ending != 3 {
+		t.Errorf("it lags where one has gone: %d", c.ending)
 	}
 }
 

@@ -26,6 +26,7 @@ type tapper struct {
 	dropped          prometheus.Counter
 
 	seen    atomic.Uint32
+	waiting atomic.Int64 // octets in the queue
 	queue   chan *tapped
 	spare   sync.Pool // of *tapped
 	stop    chan struct{}
@@ -42,7 +43,9 @@ type tapped struct {
 }
 
 const (
-	tapQueue   = 8192            // exchanges that wait to be sent
+	tapQueue   = 8192            // exchanges that wait to be sent,
+	tapOctets  = 16 << 20        // and octets of them
+	tapKept    = 4096            // octets of an exchange for which memory is kept
 	tapFlush   = time.Second     // after which what was written is sent
 	tapRetry   = time.Second     // after which a collector that was not there is tried again
 	tapTimeout = 5 * time.Second // for the collector to take something
@@ -67,6 +70,12 @@ func (t *tapper) tell(client, server netip.AddrPort, stream bool, asked time.Tim
 	if t.sample > 1 && t.seen.Add(1)%t.sample != 0 {
 		return
 	}
+	size := int64(len(query) + len(response))
+	if t.waiting.Add(size) > tapOctets {
+		t.waiting.Add(-size)
+		t.dropped.Inc()
+		return
+	}
 	e := t.spare.Get().(*tapped)
 	e.client, e.server, e.stream, e.asked, e.answered = client, server, stream, asked, time.Now()
 	e.query, e.response = append(e.query[:0], query...), append(e.response[:0], response...)
@@ -74,6 +83,14 @@ func (t *tapper) tell(client, server netip.AddrPort, stream bool, asked time.Tim
 	case t.queue <- e:
 	default:
 		t.dropped.Inc()
+		t.release(e)
+	}
+}
+
+// release is for what is not in the queue any more.
+func (t *tapper) release(e *tapped) {
+	t.waiting.Add(-int64(len(e.query) + len(e.response)))
+	if cap(e.query)+cap(e.response) <= tapKept {
 		t.spare.Put(e)
 	}
 }
@@ -156,7 +173,7 @@ func (t *tapper) send(conn net.Conn) error {
 
 // write writes the messages of an exchange.
 func (t *tapper) write(enc *framestream.Encoder, e *tapped) error {
-	defer t.spare.Put(e)
+	defer t.release(e)
 	query := t.message(e, tap.Message_AUTH_QUERY)
 	query.QueryMessage = e.query
 	if err := t.frame(enc, query); err != nil || len(e.response) == 0 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"testing"
 	"time"
@@ -14,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // collect is a dnstap collector on a unix socket; its messages come by the channel.
@@ -135,6 +138,31 @@ func TestCollectorThatHangs(t *testing.T) {
 			t.Errorf("%s: %v of %d were counted as dropped", path, dropped, 2*tapQueue)
 		}
 		tapper.close()
+	}
+}
+
+// What waits for a collector that is away is bounded in octets, however long the messages are.
+func TestCollectorThatIsAwayCostsNoMemory(t *testing.T) {
+	s := defaults
+	lab.Must(t, s.parseTap([]string{"unix://" + filepath.Join(t.TempDir(), "away.sock")}))
+	tapper := newTapper(s, "away")
+	defer tapper.close()
+	addr := netip.MustParseAddrPort("127.0.0.1:53")
+	long, dropped, before := make([]byte, dns.MaxMsgSize), counted(t, tapper.dropped), heap()
+	for range tapQueue / 2 {
+		tapper.tell(addr, addr, true, time.Now(), long, []byte("response"))
+	}
+	if got := heap() - before; got > 2*tapOctets {
+		t.Errorf("%d octets are in use", got)
+	}
+	if queued, dropped := len(tapper.queue), int(counted(t, tapper.dropped)-dropped); queued+dropped != tapQueue/2 || queued < tapOctets/dns.MaxMsgSize-1 {
+		t.Errorf("%d wait, %d were dropped", queued, dropped)
+	}
+	for len(tapper.queue) > 0 {
+		tapper.release(<-tapper.queue)
+	}
+	if n := tapper.waiting.Load(); n != 0 {
+		t.Errorf("%d octets are said to wait where nothing does", n)
 	}
 }
 
