@@ -19,6 +19,12 @@ const shareOfPrefix = 8
 // connected are the connections of the process.
 var connected = crowd{most: min(mostConnections, descriptors()/2)}
 
+// laden are those that take more memory than a few kilobytes: what has come of a long message, or responses that the client has not yet
+// made room for. Each takes up to 200 kB, so all connections at once would take 2 GB.
+var laden = crowd{most: mostLaden}
+
+const mostLaden = 500
+
 // crowd is a bounded number of connections: the oldest ends where there is no room for the newest, so that a client gets
 // its turn among others who only hold theirs. Who opens many, from one /24 or /56, then ends its own.
 type crowd struct {
@@ -26,6 +32,7 @@ type crowd struct {
 
 	mu     sync.Mutex
 	conns  list.List // of *guest, the oldest first
+	ending int       // those that were told to end and have not left
 	having map[netip.Prefix]*list.List
 }
 
@@ -37,6 +44,7 @@ type guest struct {
 	conn       ender
 	prefix     netip.Prefix
 	place, own *list.Element // among all, and among those of its prefix
+	ended      bool          // told to
 }
 
 // enter lets a connection in, and returns what leave wants.
@@ -54,6 +62,8 @@ func (c *crowd) enter(client netip.Addr, conn ender) *guest {
 		}
 		oldest := goes.Value.(*guest)
 		c.remove(oldest)
+		oldest.ended = true
+		c.ending++
 		oldest.conn.end()
 	}
 	same := c.having[g.prefix]
@@ -79,6 +89,17 @@ func (c *crowd) leave(g *guest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.remove(g)
+	if g.ended {
+		g.ended = false
+		c.ending--
+	}
+}
+
+// lags says whether as many as may be here were told to end, and have not yet done so.
+func (c *crowd) lags() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ending >= c.most
 }
 
 // remove is leave for who holds mu.

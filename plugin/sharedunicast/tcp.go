@@ -63,8 +63,9 @@ func (s *server) accept() error {
 const acceptPause = 5 * time.Millisecond
 
 const (
-	firstRead   = 2048    // octets of a connection's queries that there is room for, until one is longer
-	mostWritten = 1 << 16 // octets of responses that are collected
+	firstRead   = 2048                           // octets of a connection's queries that there is room for, until one is longer
+	mostRead    = 2 + dns.MaxMsgSize + firstRead // octets of a message, and of the next ones
+	mostWritten = 1 << 16                        // octets of responses that are collected
 )
 
 // conversation is a connection and what was read from it.
@@ -72,10 +73,12 @@ type conversation struct {
 	net.Conn
 	server  *server
 	query   query.Query
-	fast    *fast  // from its first query on
+	fast    *fast // from its first query on
+	room    *[firstRead]byte
 	unread  []byte // what came and was not yet taken
 	buffer  []byte // where it lies
 	pending []byte // responses that were not yet sent
+	load    *guest // among those that are laden, nil if it is not
 	err     error  // of sending
 }
 
@@ -85,6 +88,7 @@ type conversationBegun struct {
 	unread  []byte        // what came and was not yet taken
 	pending []byte        // responses that were not yet sent
 	timeout time.Duration // of the next message
+	load    *guest        // where there is much of these
 }
 
 // converse answers what comes by one connection, in the order in which it came, until either side has had enough.
@@ -93,7 +97,8 @@ func (s *server) converse(conn net.Conn, begun conversationBegun) {
 	core := s.core()
 	room := spareRoom.Get().(*[firstRead]byte)
 	defer spareRoom.Put(room)
-	c := &conversation{Conn: conn, server: s, buffer: room[:], unread: begun.unread, pending: begun.pending}
+	c := &conversation{Conn: conn, server: s, room: room, buffer: room[:], unread: begun.unread, pending: begun.pending}
+	c.load = begun.load
 	timeout := begun.timeout
 	for n := begun.queries; n < core.MaxTCPQueries || core.MaxTCPQueries < 0; n++ {
 		message, ok := c.next(timeout)
@@ -103,9 +108,50 @@ func (s *server) converse(conn net.Conn, begun conversationBegun) {
 		timeout = core.IdleTimeout
 	}
 	c.flush()
+	c.leaveLaden()
 	if c.fast != nil {
 		spareFast.Put(c.fast)
 	}
+}
+
+// burden takes a place among those that are laden, which whoever was there first may lose by it. It reports whether it could.
+func (c *conversation) burden() bool {
+	if c.load == nil && !laden.lags() {
+		c.load = laden.enter(hostOf(c.RemoteAddr()), plainConn(c.Conn))
+	}
+	return c.load != nil
+}
+
+// unburden gives memory and place back, if nothing is pending, and of what was read there is little.
+func (c *conversation) unburden() {
+	if len(c.unread) > firstRead {
+		return
+	}
+	c.unread = c.room[:copy(c.room[:], c.unread)]
+	c.buffer = c.room[:]
+	if c.load == nil {
+		return
+	}
+	c.pending, c.query = nil, query.Query{} // which refers to the buffer
+	if c.fast != nil {
+		*c.fast = fast{asked: c.fast.asked} // as this does
+	}
+	c.leaveLaden()
+}
+
+func (c *conversation) leaveLaden() {
+	if c.load != nil {
+		laden.leave(c.load)
+		c.load = nil
+	}
+}
+
+// plainConn is a connection without TLS, which to end nobody waits for.
+func plainConn(conn net.Conn) ender {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	return conn.(*drainConn)
 }
 
 var spareRoom = sync.Pool{New: func() any { return new([firstRead]byte) }}
@@ -201,6 +247,7 @@ func (c *conversation) next(timeout time.Duration) (message []byte, ok bool) {
 			if !c.flush() || c.SetReadDeadline(time.Now().Add(timeout)) != nil {
 				return nil, false
 			}
+			c.unburden()
 		}
 		if !c.read() {
 			return nil, false
@@ -215,7 +262,12 @@ func (c *conversation) read() bool {
 	}
 	have := copy(c.buffer, c.unread)
 	if have == len(c.buffer) {
-		c.buffer = append(c.buffer[:have:have], make([]byte, have)...)
+		if !c.burden() {
+			return false
+		}
+		grown := make([]byte, min(2*have, mostRead))
+		copy(grown, c.buffer)
+		c.buffer = grown
 	}
 	n, err := c.Read(c.buffer[have:])
 	c.unread = c.buffer[:have+n]
@@ -237,6 +289,10 @@ func (c *conversation) Write(b []byte) (int, error) {
 // flush sends what is pending, and reports whether the connection is good for more.
 func (c *conversation) flush() bool {
 	if len(c.pending) > 0 && c.err == nil {
+		if len(c.pending) > firstRead && !c.burden() {
+			c.err = errors.New("too many clients do not read")
+			return false
+		}
 		_, c.err = c.Conn.Write(c.pending)
 		c.pending = c.pending[:0]
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -75,6 +76,7 @@ type stream struct {
 	fd       int
 	slot     int32
 	watched  bool // by epoll
+	ended    bool // by who needed its place
 	client   netip.AddrPort
 	place    *guest
 	queries  int
@@ -87,7 +89,18 @@ type stream struct {
 }
 
 // end implements ender. The loop finds the connection closed, and closes it.
-func (c *stream) end() { unix.Shutdown(c.fd, unix.SHUT_RDWR) }
+func (c *stream) end() {
+	c.ended = true
+	ending.Add(1)
+	unix.Shutdown(c.fd, unix.SHUT_RDWR)
+}
+
+// ending are the connections whose place was given to another one, and which a loop has not yet closed.
+var ending atomic.Int32
+
+// mostEnding is how many of them there may be before no more are taken. Each has a descriptor, and a loop that is kept busy by others
+// closes fewer than it could take.
+var mostEnding = int32(max(1, min(acceptBatch, connected.most/8)))
 
 // streamList are connections in the order of their deadlines, since each list has one time that is allowed.
 type streamList struct{ first, last *stream }
@@ -300,6 +313,10 @@ func (l *streamLoop) closeAll() {
 // accept takes connections, and answers what they have asked already.
 func (l *streamLoop) accept() {
 	for range acceptBatch {
+		if ending.Load() >= mostEnding {
+			l.pause()
+			return
+		}
 		l.nameSize = unix.SizeofSockaddrInet6
 		fd, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(l.listener.socket.fd), uintptr(unsafe.Pointer(&l.name)), uintptr(unsafe.Pointer(&l.nameSize)),
 			unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
@@ -310,11 +327,16 @@ func (l *streamLoop) accept() {
 			return
 		case unix.EINTR, unix.ECONNABORTED:
 		default: // no descriptor is left, say
-			l.ignoreListener()
-			l.resume = l.now.Add(acceptPause)
+			l.pause()
 			return
 		}
 	}
+}
+
+// pause takes no connections for a while.
+func (l *streamLoop) pause() {
+	l.ignoreListener()
+	l.resume = l.now.Add(acceptPause)
 }
 
 // admit begins with the connection that was taken.
@@ -339,6 +361,9 @@ func (l *streamLoop) admit(fd int) {
 
 // forget gives free what the loop has of a connection, but for its descriptor and its place.
 func (l *streamLoop) forget(c *stream) {
+	if c.ended {
+		ending.Add(-1)
+	}
 	if c.room != nil {
 		spareRoom.Put(c.room)
 	}
@@ -526,23 +551,35 @@ func (l *streamLoop) flush(c *stream) turn {
 // handOn makes a conversation of a connection.
 func (l *streamLoop) handOn(c *stream, unread []byte) {
 	if c.watched {
-		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, c.fd, &unix.EpollEvent{}) // another descriptor of it stays open
+		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, c.fd, &unix.EpollEvent{}) // the descriptor stays open
 	}
-	file := os.NewFile(uintptr(c.fd), "")
-	conn, err := net.FileConn(file)
-	if err != nil { // no descriptor is left, say
-		connected.leave(c.place)
-		file.Close()
-		l.forget(c)
-		return
-	}
-	d := l.listener.adopt(conn, c.place)
-	file.Close()
-	begun := conversationBegun{queries: c.queries, unread: bytes.Clone(unread), pending: bytes.Clone(l.out), timeout: c.deadline.Sub(l.now)}
+	d := l.listener.adopt(&handedConn{os.NewFile(uintptr(c.fd), "tcp"), l.listener.Addr(), net.TCPAddrFromAddrPort(c.client)}, c.place)
+	begun := conversationBegun{queries: c.queries, timeout: c.deadline.Sub(l.now)}
 	l.forget(c)
+	if max(len(unread), len(l.out)) > firstRead {
+		if laden.lags() {
+			d.Close()
+			return
+		}
+		begun.load = laden.enter(hostOf(d.RemoteAddr()), d)
+	}
+	begun.unread, begun.pending = bytes.Clone(unread), bytes.Clone(l.out)
 	s := l.server
 	s.open.Go(func() {
 		defer d.Close()
 		s.converse(d, begun)
 	})
 }
+
+// handedConn is a connection that a loop has handed on. Package net would want a descriptor of its own, which may not be there, and ask
+// for the addresses once more.
+type handedConn struct {
+	*os.File      // not blocking, so it has deadlines
+	local, remote net.Addr
+}
+
+// LocalAddr implements net.Conn.
+func (c *handedConn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr implements net.Conn.
+func (c *handedConn) RemoteAddr() net.Addr { return c.remote }
