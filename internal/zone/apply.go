@@ -508,7 +508,7 @@ func (e *editor) hasChild(n *node) bool {
 		return true
 	}
 	order := &e.old.order
-	for s := order.next(e.spotOf(n)); order.has(s); s = order.next(s) {
+	for s := order.next(e.z.spotOf(n)); order.has(s); s = order.next(s) {
 		if below := e.z.node(refAt(order.item(s), 0)); below.labels <= n.labels {
 			return false
 		} else if !below.is(isGone) {
@@ -522,14 +522,6 @@ func (e *editor) hasChild(n *node) bool {
 func (e *editor) before(n *node) spot {
 	parent := e.z.parent(n)
 	return e.z.before(&parent, n.label)
-}
-
-// spotOf is where a node is in order, or the one that follows where it would be.
-func (e *editor) spotOf(n *node) spot {
-	if n.ref == e.z.apexRef {
-		return spot{}
-	}
-	return e.z.order.next(e.before(n))
 }
 
 // putHashed gives an owner of NSEC3 records those that it has now.
@@ -590,7 +582,7 @@ func (e *editor) editLists() {
 	var edits []listEdit
 	for _, t := range e.inOrder() {
 		n := e.z.node(t.ref)
-		edit := listEdit{spot: e.spotOf(&n), op: t.op}
+		edit := listEdit{spot: e.z.spotOf(&n), op: t.op}
 		if t.op == enter { // behind the one before it, and so in the same leaf
 			edit.spot = e.before(&n)
 			edit.at++
@@ -617,7 +609,7 @@ func (e *editor) setFlags() {
 			continue
 		}
 		order := &e.z.order
-		for s := order.next(e.spotOf(&n)); order.has(s); s = order.next(s) {
+		for s := order.next(e.z.spotOf(&n)); order.has(s); s = order.next(s) {
 			below := e.z.nodeAt(s)
 			if below.labels <= n.labels {
 				break
@@ -716,7 +708,7 @@ func (e *editor) fitNSEC(n *node) bool {
 	if !n.is(isGone) && !n.is(hasNSEC) && n.count() > 0 {
 		return false
 	}
-	at := e.spotOf(n)
+	at := e.z.spotOf(n)
 	before := e.nsecBefore(at)
 	return (!z.order.has(before) || e.fitLink(before)) && (!n.is(hasNSEC) || e.fitLink(at))
 }
@@ -728,7 +720,7 @@ func (e *editor) nsecBefore(s spot) spot {
 		n := z.nodeAt(s)
 		if n.is(isBelowCut) {
 			n = z.cutOf(n)
-			s = e.spotOf(&n)
+			s = e.z.spotOf(&n)
 		}
 		if n.is(hasNSEC) {
 			break
@@ -742,8 +734,7 @@ func (e *editor) nsecAfter(s spot) spot {
 	z := e.z
 	for z.order.has(s) {
 		if n := z.nodeAt(s); n.is(isCut) {
-			parent := z.parent(&n)
-			s = z.order.next(z.before(&parent, append(bytes.Clone(n.label), 0))) // what follows all that is below it
+			s = z.afterAll(&n)
 		} else {
 			s = z.order.next(s)
 		}
@@ -802,7 +793,7 @@ func (e *editor) fitNode(n *node) bool {
 		return true
 	}
 	if n.is(hasDNAME) {
-		if below := z.order.next(e.spotOf(n)); belowApex && z.has(n, dns.TypeNS) || n.authoritative() && z.order.has(below) && z.nodeAt(below).labels > n.labels {
+		if below := z.order.next(e.z.spotOf(n)); belowApex && z.has(n, dns.TypeNS) || n.authoritative() && z.order.has(below) && z.nodeAt(below).labels > n.labels {
 			return false
 		}
 	}

@@ -114,6 +114,9 @@ func (l *list) has(s spot) bool {
 }
 
 func (l *list) next(s spot) spot {
+	if s.leaf < 0 {
+		return l.first()
+	}
 	if s.at++; s.leaf < len(l.leaves) && s.at >= l.itemsOf(s.leaf) {
 		return spot{s.leaf + 1, 0}
 	}

@@ -69,7 +69,7 @@ func (c *Config) Withdraw(origins []string, others, of int) []zone.Finding {
 	if why == "" {
 		return nil
 	}
-	r := &report{counts: map[string]int{}}
+	r := &report{counts: map[sort]int{}}
 	for _, origin := range origins {
 		r.origin = origin
 		r.fault(nil, "zone-withdrawn", "%d of %d zones withdrawn; %s", others+len(origins), of, why)

@@ -27,42 +27,98 @@
 package zonecheck
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-func check(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
-	digest, change := newReport(z), newReport(z)
-	var others sync.WaitGroup
-	others.Go(func() { checkDigest(old, z, p.ZONEMD, digest) })
-	others.Go(func() { checkChange(old, z, p, change) })
-
-	content, sense := newReport(z), newReport(z)
-	checkContent(memo, old, z, p, now, lease, content, sense)
-	others.Wait()
-
-	var found []zone.Finding
-	for _, r := range []*report{digest, content, change, sense} {
-		found = append(found, r.all()...)
-	}
-	return p.Apply(found)
+// whole checks all of a zone.
+func whole(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) *judged {
+	j := &judged{zone: z, policy: p, now: now, whole: now, lease: lease}
+	j.check(memo, old, func(r, sense *report) { j.checkContent(memo, old, r, sense) })
+	return j
 }
 
-// maxPerRule bounds the findings of one rule that are reported for a zone.
-const maxPerRule = 10
+// check makes all findings: those of the digest and of what changed, and what content finds.
+func (j *judged) check(memo *Memo, old *zone.Zone, content func(r, sense *report)) {
+	digest, change := newReport(j.zone), newReport(j.zone)
+	var others sync.WaitGroup
+	others.Go(func() { checkDigest(old, j.zone, j.policy.ZONEMD, digest) })
+	others.Go(func() { checkChange(old, j.zone, j.policy, change) })
+	found, sense := newReport(j.zone), newReport(j.zone)
+	content(found, sense)
+	others.Wait()
+	digest.list, change.list = placed(digest.list, inDigest), placed(change.list, inChange)
+	for _, r := range []*report{digest, change, sense} {
+		found.take(r)
+	}
+	found.order()
+	j.found = found
+}
 
-// report collects findings about a zone. What is beyond maxPerRule of a rule is counted only.
+// Findings come in the order of these sections, and within one in order of their keys, which are those of owners, or hashes.
+const (
+	inDigest = iota
+	inKeys
+	inOwners
+	inLinks
+	inChains // four for each chain: duplicates, links, names, links of no name
+	inChange = inChains + 4*maxChains + iota
+	inSense
+	inAll
+)
+
+// place is where a finding belongs.
+type place struct {
+	section int
+	key     string
+}
+
+func (p place) compare(other place) int {
+	return cmp.Or(cmp.Compare(p.section, other.section), strings.Compare(p.key, other.key))
+}
+
+// entry is a finding and its place. The name is the owner in wire format, nil if it is about the zone.
+type entry struct {
+	place
+	name []byte
+	zone.Finding
+}
+
+func placed(list []entry, section int) []entry {
+	for i := range list {
+		list[i].place = place{section: section}
+	}
+	return list
+}
+
+// maxPerRule bounds the findings of one rule that are reported for a zone, and maxKept those that are remembered.
+const maxPerRule, maxKept = 10, 1000
+
+// report collects findings about a zone. What is beyond maxKept of a rule is counted only, errors apart from warnings: behind many of
+// these there may be one of those.
 type report struct {
 	origin string
-	list   []zone.Finding
-	counts map[string]int
+	at     place // of what is found next
+	list   []entry
+	counts map[sort]int
 }
 
+// sort is what findings are counted by.
+type sort struct {
+	rule     string
+	severity zone.Severity
+}
+
+func (e *entry) sort() sort { return sort{e.Rule, e.Severity} }
+
 func newReport(z *zone.Zone) *report {
-	return &report{origin: z.Origin(), counts: map[string]int{}}
+	return &report{origin: z.Origin(), counts: map[sort]int{}}
 }
 
 // fault and warn report about an owner in wire format, or about the zone as a whole if that is nil.
@@ -75,47 +131,59 @@ func (r *report) warn(owner []byte, rule, format string, args ...any) {
 }
 
 func (r *report) add(severity zone.Severity, owner []byte, rule, format string, args ...any) {
-	f := zone.Finding{Zone: r.origin, Owner: r.origin, Rule: rule, Severity: severity}
-	if r.full(rule) {
-		r.put(f)
+	if s := (sort{rule, severity}); r.counts[s] >= maxKept {
+		r.counts[s]++
 		return
 	}
-	f.Detail = fmt.Sprintf(format, args...)
+	f := zone.Finding{Zone: r.origin, Owner: r.origin, Rule: rule, Severity: severity, Detail: fmt.Sprintf(format, args...)}
 	if owner != nil {
 		f.Owner = zone.NameString(owner)
 	}
-	r.put(f)
+	r.put(entry{r.at, owner, f})
 }
 
-// full reports whether findings of a rule are only counted from here on.
-func (r *report) full(rule string) bool { return r.counts[rule] >= maxPerRule }
-
-func (r *report) put(f zone.Finding) {
-	if !r.full(f.Rule) {
-		r.list = append(r.list, f)
+func (r *report) put(e entry) {
+	if r.counts[e.sort()] < maxKept {
+		r.list = append(r.list, e)
 	}
-	r.counts[f.Rule]++
+	r.counts[e.sort()]++
 }
 
 // take adds the findings of a part of the work.
 func (r *report) take(part *report) {
-	for _, f := range part.list {
-		r.put(f)
+	for _, e := range part.list {
+		r.put(e)
 	}
-	for rule, count := range part.counts {
-		r.counts[rule] += max(0, count-maxPerRule)
+	for s, count := range part.counts {
+		r.counts[s] += max(0, count-maxKept)
 	}
 }
 
-// all is what was reported, and for each rule beyond maxPerRule how much more there is.
-func (r *report) all() []zone.Finding {
-	list := r.list
-	said := map[string]bool{}
-	for _, f := range r.list {
-		if more := r.counts[f.Rule] - maxPerRule; more > 0 && !said[f.Rule] {
-			said[f.Rule] = true
-			list = append(list, zone.Finding{Zone: f.Zone, Rule: f.Rule, Severity: f.Severity, Detail: fmt.Sprintf("and %d more", more)})
+// order puts the findings in order. Those of one place stay in that in which they were found.
+func (r *report) order() {
+	slices.SortStableFunc(r.list, func(x, y entry) int { return x.compare(y.place) })
+}
+
+// dropped reports whether there were findings that are counted only.
+func (r *report) dropped() bool {
+	for _, count := range r.counts {
+		if count > maxKept {
+			return true
 		}
 	}
-	return list
+	return false
+}
+
+// all is what was reported: of a rule at most maxPerRule errors and as many warnings, and then how much more there is.
+func (r *report) all() []zone.Finding {
+	var list, rest []zone.Finding
+	said := map[sort]int{}
+	for _, e := range r.list {
+		if said[e.sort()]++; said[e.sort()] <= maxPerRule {
+			list = append(list, e.Finding)
+		} else if said[e.sort()] == maxPerRule+1 {
+			rest = append(rest, zone.Finding{Zone: e.Zone, Rule: e.Rule, Severity: e.Severity, Detail: fmt.Sprintf("and %d more", r.counts[e.sort()]-maxPerRule)})
+		}
+	}
+	return append(list, rest...)
 }

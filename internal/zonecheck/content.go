@@ -2,10 +2,10 @@ package zonecheck
 
 import (
 	"bytes"
+	"encoding/binary"
 	"iter"
 	"runtime"
 	"sync"
-	"time"
 
 	"github.com/miekg/dns"
 
@@ -127,6 +127,14 @@ func (r *room) key(name []byte) []byte {
 	return r.keys[at:len(r.keys):len(r.keys)]
 }
 
+// member reports whether a chain of NSEC or NSEC3 records has to have an owner, but for what opt-out leaves out.
+func (o *owner) member() bool {
+	return (o.kind == authoritative || o.kind == delegation) && o.hasData()
+}
+
+// optional reports whether opt-out may leave out a member: an insecure delegation (RFC 5155 6).
+func (o *owner) optional() bool { return o.kind == delegation && o.get(dns.TypeDS) == nil }
+
 // split takes NSEC3 records away from an owner's others. Either part may be nil.
 func split(o *owner) (plain, links *owner) {
 	for i := range o.sets {
@@ -153,44 +161,69 @@ type batch struct {
 	done   chan struct{}
 }
 
-// checkContent walks the zone once. What is cheap is checked on the way; signatures and hashes are computed by a worker
-// for each processor, and their findings taken in the order of the zone.
-func checkContent(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration, r, sense *report) {
-	s := newSense(z, p, sense)
-	d := newSigned(old, z, p, now, lease, r)
-	d.memo = memo
+// content is what is on its way through the owners of a zone.
+type content struct {
+	j    *judged
+	memo *Memo
+	d    *signed
+	s    *sense
+	r    *report
+}
+
+func (j *judged) newContent(memo *Memo, old *zone.Zone, r, sense *report, owners iter.Seq[*owner]) *content {
+	r.at.section = inKeys
+	c := &content{j: j, memo: memo, r: r, s: newSense(j.zone, j.policy, sense)}
+	c.d = newSigned(old, j.zone, j.policy, j.now, j.lease, r, owners)
+	c.d.memo = memo
+	return c
+}
+
+// checkContent walks the zone once.
+func (j *judged) checkContent(memo *Memo, old *zone.Zone, r, sense *report) {
+	c := j.newContent(memo, old, r, sense, owners(j.zone))
 	var nsec nsecChain
+	chains := c.d.newChains(j.zone.Names())
+	c.run(func(take func(*batch)) { walk(j.zone, len(c.d.params) > 0, take) }, func(o *owner, r *report) { nsec.look(c.d, o, r) }, chains.collect)
+	nsec.finish(c.d, r)
+	chains.finish(r)
+	c.finish()
+	j.spans = chains.spans
+}
+
+// run takes batches of owners. What is cheap is checked at once, and each owner given to look; signatures and hashes are computed by a
+// worker for each processor, and what they find is taken, as the batches are by collect, in the order of the zone.
+func (c *content) run(batches func(take func(*batch)), look func(*owner, *report), collect func(*batch)) {
 	work, order := make(chan *batch, runtime.GOMAXPROCS(0)), make(chan *batch, 4*runtime.GOMAXPROCS(0))
-	var workers sync.WaitGroup
+	var workers, collected sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for b := range work {
-				d.verify(b)
-				memo.did(b)
+				c.d.verify(b)
+				c.memo.did(b)
 				close(b.done)
 			}
 		})
 	}
-	var collected sync.WaitGroup
-	chains := d.newChains(z.Names())
 	collected.Go(func() {
 		for b := range order {
 			<-b.done
-			r.take(b.report)
-			chains.collect(b)
+			c.r.take(b.report)
+			collect(b)
 		}
 	})
-	walk(z, len(d.params) > 0, func(b *batch) {
-		if memo.stops() {
+	batches(func(b *batch) {
+		if c.memo.stops() {
 			return
 		}
-		b.report, b.done = newReport(z), make(chan struct{})
+		b.report, b.done = newReport(c.j.zone), make(chan struct{})
 		for _, o := range b.owners {
-			s.look(o)
-			nsec.look(d, o, b.report)
+			c.note(o)
+			c.s.look(o)
+			b.report.at = place{inOwners, string(o.key)}
+			look(o, b.report)
 		}
-		if !d.active {
-			memo.did(b)
+		if !c.d.active {
+			c.memo.did(b)
 			return
 		}
 		order <- b
@@ -200,9 +233,29 @@ func checkContent(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease 
 	close(order)
 	workers.Wait()
 	collected.Wait()
-	nsec.finish(d, r)
-	chains.finish(r)
-	s.finish()
+}
+
+// note keeps what the next check has to know of an owner, be it judged or not.
+func (c *content) note(o *owner) {
+	for i := range o.sets {
+		set := &o.sets[i]
+		c.j.stray = c.j.stray || ofSigners(set)
+		for sig := range set.Sigs.All() {
+			if left := int32(binary.BigEndian.Uint32(sig[8:]) - c.d.now); left > farAway || left < -farAway {
+				c.j.far = true
+			}
+		}
+	}
+}
+
+// ofSigners reports whether an RRset is what only a signer makes.
+func ofSigners(s *zone.RRset) bool {
+	return len(s.Sigs) > 0 || s.Type == dns.TypeNSEC || s.Type == dns.TypeNSEC3
+}
+
+func (c *content) finish() {
+	c.s.finish()
+	c.j.names, c.j.twice, c.j.watch = c.s.names, c.s.twice, c.s.watch
 }
 
 // walk hands out the zone in batches, with the names that an NSEC3 chain has to have if it has one.

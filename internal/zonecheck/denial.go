@@ -78,45 +78,59 @@ func bitmapString(b []byte) string {
 // nsecChain follows the NSEC records through the zone: each name that the zone answers for has one, and it names the
 // next (RFC 4035 2.3).
 type nsecChain struct {
-	last, next []byte // owner of the last NSEC record, and the next name in it
+	last *owner // of the last NSEC record
 }
 
 func (c *nsecChain) look(d *signed, o *owner, r *report) {
-	if !d.active {
+	if !d.lookNSEC(o, r) {
 		return
+	}
+	if c.last != nil {
+		checkNext(c.last, o.name, r)
+	}
+	c.last = o
+}
+
+func (c *nsecChain) finish(d *signed, r *report) {
+	if c.last != nil && d.hasNSEC {
+		checkNext(c.last, d.origin, r)
+	}
+}
+
+// lookNSEC checks that an owner has an NSEC record with its types if it has to have one, and otherwise none. It reports whether the
+// owner is a link of the chain.
+func (d *signed) lookNSEC(o *owner, r *report) bool {
+	if !d.active {
+		return false
 	}
 	set := o.get(dns.TypeNSEC)
-	member := d.hasNSEC && (o.kind == authoritative || o.kind == delegation) && o.hasData()
+	member := d.hasNSEC && o.member()
 	switch {
 	case set == nil && !member:
-		return
+		return false
 	case set == nil:
 		r.fault(o.name, "nsec-missing", "no NSEC record, in a zone that has them (RFC 4035 2.3)")
-		return
+		return false
 	case !member:
 		r.fault(o.name, "nsec-excess", "an NSEC record at a name that is not in the chain (RFC 4035 2.3)")
-		return
+		return false
 	}
-	c.follow(o.name, r)
 	for rdata := range set.Data.All() {
 		end := nameEnd(rdata)
-		c.last, c.next = o.name, zone.Canonical(dns.TypeNS, rdata[:end])
 		if want := o.types(); !bytes.Equal(rdata[end:], want) {
 			r.fault(o.name, "nsec-types", "the NSEC record says that there is %s; there is %s", bitmapString(rdata[end:]), bitmapString(want))
 		}
 	}
+	return true
 }
 
-// follow demands that the last NSEC record name this as the next.
-func (c *nsecChain) follow(name []byte, r *report) {
-	if c.last != nil && !bytes.Equal(c.next, name) {
-		r.fault(c.last, "nsec-next", "the NSEC record says that the next name is %s; it is %s (RFC 4034 4.1.1)", zone.NameString(c.next), zone.NameString(name))
-	}
-}
-
-func (c *nsecChain) finish(d *signed, r *report) {
-	if d.active && d.hasNSEC {
-		c.follow(d.origin, r)
+// checkNext demands that a link of the chain name the next one.
+func checkNext(o *owner, name []byte, r *report) {
+	r.at = place{inOwners, string(o.key)}
+	for rdata := range o.get(dns.TypeNSEC).Data.All() {
+		if next := zone.Canonical(dns.TypeNS, rdata[:nameEnd(rdata)]); !bytes.Equal(next, name) {
+			r.fault(o.name, "nsec-next", "the NSEC record says that the next name is %s; it is %s (RFC 4034 4.1.1)", zone.NameString(next), zone.NameString(name))
+		}
 	}
 }
 
@@ -166,7 +180,7 @@ type ancestor struct {
 
 // enter adds an owner's name, and the empty non-terminals that it proves to be complete.
 func (t *tree) enter(names []name, o *owner) []name {
-	if o.kind != authoritative && o.kind != delegation || !o.hasData() {
+	if !o.member() {
 		return names
 	}
 	names = t.leave(names, o.name)
@@ -174,7 +188,7 @@ func (t *tree) enter(names []name, o *owner) []name {
 	for l := t.labels + len(t.path); l < depth; l++ {
 		t.path = append(t.path, ancestor{wire: suffix(o.name, depth-l), empty: true})
 	}
-	n := name{wire: o.name, types: o.types(), optional: o.kind == delegation && o.get(dns.TypeDS) == nil}
+	n := name{wire: o.name, types: o.types(), optional: o.optional()}
 	if !n.optional {
 		for i := range t.path {
 			t.path[i].required = true
@@ -265,6 +279,18 @@ type chains struct {
 	params []nsec3Params
 	names  []name
 	links  []link // in canonical order, which is that of the hashes
+	spans  []span
+}
+
+// span counts the links of a chain with opt-out, and those without.
+type span struct{ optOut, other int }
+
+func (s *span) add(l *link, count int) {
+	if l.flags&optOut != 0 {
+		s.optOut += count
+	} else {
+		s.other += count
+	}
 }
 
 // newChains has room for so many names, and more.
@@ -279,55 +305,85 @@ func (d *signed) newChains(names int) *chains {
 func (c *chains) collect(b *batch) {
 	c.names = append(c.names, b.names...)
 	for _, o := range b.owners {
-		if o.kind != hashed {
-			continue
-		}
-		hash, _ := base32hex.DecodeString(string(o.name[1 : 1+int(o.name[0])])) // internal/zone refuses other owners
-		for rdata := range o.sets[0].Data.All() {
-			if l, ok := parseLink(rdata); ok {
-				l.owner, l.hash = o.name, hash
-				c.links = append(c.links, l)
-			}
+		if o.kind == hashed {
+			c.links = append(c.links, linksOf(o.name, &o.sets[0])...)
 		}
 	}
 }
 
-func (c *chains) finish(r *report) {
-	for i := range c.links {
-		if l := &c.links[i]; !slices.Contains(c.params, l.params) {
-			r.warn(l.owner, "nsec3-without-param", "an NSEC3 record of parameters that no NSEC3PARAM record has (RFC 5155 4)")
+// linksOf are the NSEC3 records of an owner.
+func linksOf(name []byte, set *zone.RRset) (links []link) {
+	hash, _ := base32hex.DecodeString(string(name[1 : 1+int(name[0])])) // internal/zone refuses other owners
+	for rdata := range set.Data.All() {
+		if l, ok := parseLink(rdata); ok {
+			l.owner, l.hash = name, hash
+			links = append(links, l)
 		}
 	}
+	return links
+}
+
+func (c *chains) finish(r *report) {
+	for i := range c.links {
+		checkParams(c.params, &c.links[i], r)
+	}
+	c.spans = make([]span, len(c.params))
 	for i, p := range c.params {
 		var links []link
 		for _, l := range c.links {
 			switch {
 			case l.params != p:
 			case len(links) > 0 && bytes.Equal(links[len(links)-1].hash, l.hash):
-				r.fault(l.owner, "nsec3-duplicate", "two NSEC3 records of the same parameters: a chain has one for each hash (RFC 5155 7.1)")
+				reportDuplicate(i, &l, r)
 			default:
 				links = append(links, l)
+				c.spans[i].add(&l, 1)
 			}
 		}
-		checkLinks(links, r)
+		for k := range links {
+			checkLink(i, &links[k], &links[(k+1)%len(links)], r)
+		}
 		compareNames(c.names, byHash(c.names, i), links, i, r)
 	}
 }
 
-// place is the number of a name and the first octets of one of its hashes. To sort these and leave names where they are
+// inChain is a section of a chain, see inChains.
+func inChain(i, section int, hash []byte) place {
+	return place{inChains + 4*i + section, string(hash)}
+}
+
+const (
+	ofDuplicates = iota
+	ofLinks
+	ofNames
+	ofExcess
+)
+
+func checkParams(params []nsec3Params, l *link, r *report) {
+	if r.at = (place{inLinks, string(l.hash)}); !slices.Contains(params, l.params) {
+		r.warn(l.owner, "nsec3-without-param", "an NSEC3 record of parameters that no NSEC3PARAM record has (RFC 5155 4)")
+	}
+}
+
+func reportDuplicate(i int, l *link, r *report) {
+	r.at = inChain(i, ofDuplicates, l.hash)
+	r.fault(l.owner, "nsec3-duplicate", "two NSEC3 records of the same parameters: a chain has one for each hash (RFC 5155 7.1)")
+}
+
+// numbered is the number of a name and the first octets of one of its hashes. To sort these and leave names where they are
 // takes a tenth of the time.
-type place struct {
+type numbered struct {
 	head uint64
 	name uint32
 }
 
 // byHash are the names in order of their i-th hash.
-func byHash(names []name, i int) []place {
-	order := make([]place, len(names))
+func byHash(names []name, i int) []numbered {
+	order := make([]numbered, len(names))
 	for k := range names {
-		order[k] = place{binary.BigEndian.Uint64(names[k].hashes[i][:]), uint32(k)}
+		order[k] = numbered{binary.BigEndian.Uint64(names[k].hashes[i][:]), uint32(k)}
 	}
-	slices.SortFunc(order, func(a, b place) int {
+	slices.SortFunc(order, func(a, b numbered) int {
 		if a.head != b.head {
 			return cmp.Compare(a.head, b.head)
 		}
@@ -336,52 +392,68 @@ func byHash(names []name, i int) []place {
 	return order
 }
 
-// checkLinks checks each record of a chain against the next.
-func checkLinks(links []link, r *report) {
-	for i := range links {
-		l := &links[i]
-		if next := links[(i+1)%len(links)].hash; !bytes.Equal(l.next, next) {
-			r.fault(l.owner, "nsec3-next", "the NSEC3 record says that the next hash is %s; it is %s (RFC 5155 3.1.7)",
-				base32hex.EncodeToString(l.next), base32hex.EncodeToString(next))
-		}
-		if l.flags&^optOut != 0 {
-			r.fault(l.owner, "nsec3-flags", "NSEC3 flags %d; only 1 is known, which is opt-out (RFC 5155 3.1.2)", l.flags)
-		}
+// checkLink checks a record of the i-th chain against the next.
+func checkLink(i int, l, next *link, r *report) {
+	r.at = inChain(i, ofLinks, l.hash)
+	if !bytes.Equal(l.next, next.hash) {
+		r.fault(l.owner, "nsec3-next", "the NSEC3 record says that the next hash is %s; it is %s (RFC 5155 3.1.7)",
+			base32hex.EncodeToString(l.next), base32hex.EncodeToString(next.hash))
+	}
+	if l.flags&^optOut != 0 {
+		r.fault(l.owner, "nsec3-flags", "NSEC3 flags %d; only 1 is known, which is opt-out (RFC 5155 3.1.2)", l.flags)
 	}
 }
 
 // compareNames checks that a chain has a record for each name that needs one, with its types, and no other. Both the order
 // of the names and the links are that of the i-th hash.
-func compareNames(names []name, order []place, links []link, i int, r *report) {
+func compareNames(names []name, order []numbered, links []link, i int, r *report) {
 	at := 0 // the first link whose hash is not before the name's
-	for _, place := range order {
-		n := &names[place.name]
+	for _, number := range order {
+		n := &names[number.name]
 		hash := n.hashes[i][:]
 		for at < len(links) && bytes.Compare(links[at].hash, hash) < 0 {
 			at++
 		}
 		if at < len(links) && bytes.Equal(links[at].hash, hash) {
-			l := &links[at]
-			l.used = true
-			if !bytes.Equal(l.types, n.types) {
-				r.fault(n.wire, "nsec3-types", "the NSEC3 record %s says that there is %s; there is %s",
-					zone.NameString(l.owner), bitmapString(l.types), bitmapString(n.types))
-			}
+			links[at].used = true
+			checkTypes(n, &links[at], i, r)
 			continue
 		}
-		why := missing(n, links, at)
+		var cover *link
+		if len(links) > 0 {
+			cover = &links[(at+len(links)-1)%len(links)]
+		}
+		why := missing(n, cover)
 		if why == "" && n.empty {
-			why = linkedBelow(names[:place.name], n.wire, links, i)
+			why = linkedBelow(names[:number.name], n.wire, links, i)
 		}
-		if why != "" {
-			r.fault(n.wire, "nsec3-missing", "no NSEC3 record for its hash %s%s", base32hex.EncodeToString(hash), why)
-		}
+		reportMissing(n, why, i, r)
 	}
 	for k := range links {
 		if l := &links[k]; !l.used {
-			r.fault(l.owner, "nsec3-excess", "an NSEC3 record for no name of the zone (RFC 5155 7.1)")
+			reportExcess(l, i, r)
 		}
 	}
+}
+
+// checkTypes compares a name with its link.
+func checkTypes(n *name, l *link, i int, r *report) {
+	if r.at = inChain(i, ofNames, l.hash); !bytes.Equal(l.types, n.types) {
+		r.fault(n.wire, "nsec3-types", "the NSEC3 record %s says that there is %s; there is %s",
+			zone.NameString(l.owner), bitmapString(l.types), bitmapString(n.types))
+	}
+}
+
+// reportMissing says that a name has no link, and why it must have one, if it must.
+func reportMissing(n *name, why string, i int, r *report) {
+	if r.at = inChain(i, ofNames, n.hashes[i][:]); why != "" {
+		r.fault(n.wire, "nsec3-missing", "no NSEC3 record for its hash %s%s", base32hex.EncodeToString(n.hashes[i][:]), why)
+	}
+}
+
+func reportExcess(l *link, i int, r *report) {
+	r.at = inChain(i, ofExcess, l.hash)
+	r.fault(l.owner, "nsec3-excess", "an NSEC3 record for no name of the zone (RFC 5155 7.1)")
 }
 
 // linkedBelow says why an empty non-terminal of insecure delegations must have a record although it lies in an opt-out span: one
@@ -396,21 +468,22 @@ func linkedBelow(names []name, ent []byte, links []link, i int) string {
 		hash := n.hashes[i][:]
 		_, linked := slices.BinarySearchFunc(links, hash, func(l link, h []byte) int { return bytes.Compare(l.hash, h) })
 		if linked && !n.empty {
-			return fmt.Sprintf(", and %s below it has one, so opt-out does not cover both (RFC 5155 7.1)", zone.NameString(n.wire))
+			return whyLinkedBelow(n.wire)
 		}
 	}
 	return ""
 }
 
-// missing says why a name must have a record, "" if it need not. Its hash lies before the link at an index.
-func missing(n *name, links []link, at int) string {
-	if !n.optional {
+func whyLinkedBelow(name []byte) string {
+	return fmt.Sprintf(", and %s below it has one, so opt-out does not cover both (RFC 5155 7.1)", zone.NameString(name))
+}
+
+// missing says why a name must have a record, "" if it need not. Its hash lies behind that of a link, nil if the chain has none.
+func missing(n *name, cover *link) string {
+	switch {
+	case !n.optional:
 		return " (RFC 5155 7.1)"
-	}
-	if len(links) == 0 {
-		return ""
-	}
-	if cover := &links[(at+len(links)-1)%len(links)]; cover.flags&optOut == 0 {
+	case cover != nil && cover.flags&optOut == 0:
 		return fmt.Sprintf(", and the span of %s that it lies in is no opt-out (RFC 5155 6)", zone.NameString(cover.owner))
 	}
 	return ""

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/miekg/dns"
@@ -33,8 +34,8 @@ type keyID struct {
 	algorithm uint8
 }
 
-// newSigned reads the apex, and reports what is wrong with its keys.
-func newSigned(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration, r *report) *signed {
+// newSigned reads the apex, and reports what is wrong with its keys. Of a zone without keys it looks into owners for what signers make.
+func newSigned(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration, r *report, owners iter.Seq[*owner]) *signed {
 	d := &signed{now: uint32(now.Unix()), lease: lease, least: lease + p.Margin, keys: map[keyID][]*key{}}
 	apex := apexOf(z)
 	d.origin, d.labels = apex.name, labels(z)
@@ -43,7 +44,7 @@ func newSigned(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration, 
 	}
 	set := apex.get(dns.TypeDNSKEY)
 	if set == nil {
-		d.reportUnsigned(old, z, p, r)
+		d.reportUnsigned(old, owners, p, r)
 		return d
 	}
 	d.active = true
@@ -69,7 +70,7 @@ func apexOf(z *zone.Zone) *owner {
 }
 
 // reportUnsigned says what is wrong with a zone that has no DNSKEY records.
-func (d *signed) reportUnsigned(old, z *zone.Zone, p Policy, r *report) {
+func (d *signed) reportUnsigned(old *zone.Zone, owners iter.Seq[*owner], p Policy, r *report) {
 	if p.DNSSEC == Require {
 		r.fault(nil, "dnssec-missing", "no DNSKEY records: the policy requires that the zone be signed")
 		return
@@ -82,10 +83,12 @@ func (d *signed) reportUnsigned(old, z *zone.Zone, p Policy, r *report) {
 		r.fault(nil, "dnssec-gone", "the zone answered now is signed and this one is not; with a DS record at the parent, validators would refuse all of it")
 		return
 	}
-	for s := range z.RRsets() {
-		if len(s.Sigs) > 0 || s.Type == dns.TypeNSEC || s.Type == dns.TypeNSEC3 {
-			r.fault(s.Owner, "dnskey-missing", "signatures or denial of existence, and no DNSKEY records at the origin")
-			return
+	for o := range owners {
+		for i := range o.sets {
+			if ofSigners(&o.sets[i]) {
+				r.fault(o.name, "dnskey-missing", "signatures or denial of existence, and no DNSKEY records at the origin")
+				return
+			}
 		}
 	}
 }
@@ -141,6 +144,7 @@ func (d *signed) readKeys(set *zone.RRset, r *report) {
 func (d *signed) verify(b *batch) {
 	v := verifier{d: d, r: b.report}
 	for _, o := range b.owners {
+		b.report.at = place{inOwners, string(o.key)}
 		for i := range o.sets {
 			v.check(o, &o.sets[i])
 		}

@@ -3,6 +3,7 @@ package zonecheck
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,12 +11,14 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-// Memo remembers which signatures verified when a zone was checked last, so that the next version is checked in proportion
-// to what was signed anew. Whether a signature verifies hangs on the key, the signed octets and the signature alone, and
-// these are what is remembered, by their SHA-256: everything else about a signature, its times above all, is judged each
-// time. It is of one zone, lives no longer than the process, and takes some 100 octets a signature. It serves one check
-// at a time.
+// Memo remembers what was found when a zone was checked last, so that the next version is checked in proportion to what changed.
+// What a change can have an effect on is judged anew, and what hangs on the time; the findings are those of the whole check. All of a zone
+// is judged once a day, after a change of its keys, of how it denies existence, or of a good part of it. For then it is remembered too
+// which signatures verified: whether one does hangs on the key, the signed octets and the signature alone, of which it has the SHA-256. A
+// Memo is of one zone, lives no longer than the process, and takes some 100 octets a signature. It serves one check at a time.
 type Memo struct {
+	judged *judged // last; nil: nothing, or it was not judged to its end
+
 	mu   sync.Mutex
 	last map[proof]struct{} // of the last check
 	now  map[proof]struct{} // of the check that runs
@@ -42,9 +45,21 @@ type proof [sha256.Size]byte
 // at most maxPerRule of each rule and then how many more there are. What the last check has shown of signatures is known.
 func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
 	m.records.Store(0)
-	m.now = make(map[proof]struct{}, len(m.last))
-	defer func() { m.last, m.now = m.now, nil }()
-	return check(m, old, z, p, now, lease)
+	m.now = map[proof]struct{}{}
+	j := m.judged.again(m, old, z, p, now, lease)
+	if m.judged = nil; j != nil {
+		maps.Copy(m.last, m.now)
+		m.records.Store(int64(z.Len()))
+	} else {
+		m.records.Store(0)
+		m.now = make(map[proof]struct{}, len(m.last))
+		j = whole(m, old, z, p, now, lease)
+		m.last = m.now
+	}
+	if m.now = nil; !m.stops() {
+		m.judged = j
+	}
+	return p.Apply(j.found.all())
 }
 
 // did counts the records of a batch.

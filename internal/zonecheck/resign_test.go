@@ -177,7 +177,7 @@ func TestWorkOfAHostileZone(t *testing.T) {
 		}
 	}
 	text := signedZone(t, nsec3)
-	d := newSigned(nil, parse(t, resigned(t, text, published, []testKey{k})), strict(), time.Now(), lease, newReport(parse(t, text)))
+	d := newSigned(nil, parse(t, resigned(t, text, published, []testKey{k})), strict(), time.Now(), lease, newReport(parse(t, text)), nil)
 	for id, same := range d.keys {
 		if len(same) > maxSameTag {
 			t.Errorf("%d keys of tag %d are tried", len(same), id.tag)
@@ -191,7 +191,7 @@ func TestWorkOfAHostileZone(t *testing.T) {
 		fmt.Fprintf(&chains, "example. 0 IN NSEC3PARAM 1 0 500 %04x\n", i)
 	}
 	z := parse(t, resigned(t, text+chains.String(), []testKey{k}, []testKey{k}))
-	if d := newSigned(nil, z, strict(), time.Now(), lease, newReport(z)); len(d.params) != maxChains {
+	if d := newSigned(nil, z, strict(), time.Now(), lease, newReport(z), nil); len(d.params) != maxChains {
 		t.Errorf("%d chains are hashed", len(d.params))
 	}
 	if got := rulesOf(new(Memo).Check(nil, z, strict(), time.Now(), lease), zone.Error); !slices.Contains(got, "nsec3-chains") {

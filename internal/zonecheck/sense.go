@@ -17,10 +17,11 @@ type sense struct {
 	z       *zone.Zone
 	p       Policy
 	r       *report
-	doubled []byte // the origin twice, lower-case; nil for the root
-	names   int    // in owners and RDATA
-	twice   int    // that end in doubled
-	example []byte // one of them
+	doubled []byte   // the origin twice, lower-case; nil for the root
+	names   int      // in owners and RDATA
+	twice   int      // that end in doubled
+	example []byte   // one of them
+	watch   [][]byte // owners that have one, or are one
 	servers []server
 	room    [][]byte
 }
@@ -45,6 +46,8 @@ func (s *sense) look(o *owner) {
 		return
 	}
 	apex := len(s.servers) == 0 && zone.NameString(o.name) == s.z.Origin()
+	s.r.at = place{inSense, string(o.key)}
+	before := s.twice
 	s.count(o.name)
 	for i := range o.sets {
 		set := &o.sets[i]
@@ -60,10 +63,29 @@ func (s *sense) look(o *owner) {
 			}
 		}
 	}
+	if s.twice > before && len(s.watch) <= maxKept {
+		s.watch = append(s.watch, o.name)
+	}
 	if apex {
 		s.lookAtApex(o)
 	}
 	s.findAddresses(o)
+}
+
+// tally counts the names of an owner, as look does, by a sign.
+func (s *sense) tally(o *owner, sign int) {
+	was := *s
+	s.names, s.twice = 0, 0
+	s.count(o.name)
+	for i := range o.sets {
+		for rdata := range o.sets[i].Data.All() {
+			s.room = zone.RdataNames(s.room[:0], o.sets[i].Type, rdata)
+			for _, name := range s.room {
+				s.count(name)
+			}
+		}
+	}
+	s.names, s.twice, s.example = was.names+sign*s.names, was.twice+sign*s.twice, was.example
 }
 
 // count counts a name, and reports whether it ends in the origin twice.
@@ -227,6 +249,7 @@ const manyTwice, manyPart = 20, 10
 
 // finish judges what the whole zone shows.
 func (s *sense) finish() {
+	s.r.at = place{section: inAll}
 	if s.twice > 1 && 100*s.twice > s.names {
 		report := s.r.warn
 		if s.twice >= manyTwice && manyPart*s.twice > s.names {

@@ -37,7 +37,7 @@ func checkDigest(old, z *zone.Zone, mode Mode, r *report) {
 	}
 	hashes := usable(z, list, r)
 	if len(hashes) == 0 {
-		if mode == Require && !zone.HasErrors(r.list) {
+		if mode == Require && !zone.HasErrors(r.all()) {
 			r.fault(nil, "zonemd-missing", "no ZONEMD record of a scheme and hash that is known here, and the policy requires one")
 		}
 		return

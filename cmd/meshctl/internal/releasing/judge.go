@@ -3,7 +3,6 @@ package releasing
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -74,19 +73,11 @@ func addDeltas(w *home.Writer, c *candidate, difference *zone.Delta) []zone.Find
 // signaturesEnd is when the first signature of a zone ends; zero if it has none. Its 32 bits are read as the instant that is
 // closest to now (RFC 4034 3.1.5).
 func signaturesEnd(z *zone.Zone, now time.Time) time.Time {
-	var first time.Time
-	for set := range z.RRsets() {
-		for rdata := range set.Sigs.All() {
-			if len(rdata) < 12 {
-				continue
-			}
-			ends := now.Add(time.Duration(int32(binary.BigEndian.Uint32(rdata[8:])-uint32(now.Unix()))) * time.Second)
-			if first.IsZero() || ends.Before(first) {
-				first = ends
-			}
-		}
+	first, signed := z.Expires()
+	if !signed {
+		return time.Time{}
 	}
-	return first.UTC().Truncate(time.Second)
+	return now.Add(time.Duration(int32(first-uint32(now.Unix()))) * time.Second).UTC().Truncate(time.Second)
 }
 
 // answered is the zone that is answered now where z is to be: z itself if it is the same, nil if none is.
