@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"os/user"
 	"slices"
 	"strings"
@@ -143,6 +144,15 @@ func (c *cli) drainMembers(ctx context.Context, names []string, f drainFlags) er
 	if err != nil {
 		return err
 	}
+	if f.purpose != "" {
+		release, err := c.onlyRoll()
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGPIPE) // nobody hears what is said: as after Ctrl-C
+	defer stop()
 	if !f.remainSet {
 		f.remain = max(1, (len(all)+1)/2)
 	}
@@ -154,6 +164,24 @@ func (c *cli) drainMembers(ctx context.Context, names []string, f drainFlags) er
 		return &hint.Error{Err: err, Hint: f.next(stopped)}
 	}
 	return err
+}
+
+// onlyRoll keeps two rolls of one home apart, which could change one member at a time. It is over with the process, whatever ends that.
+func (c *cli) onlyRoll() (release func(), err error) {
+	dir, err := os.Open(c.home().Path())
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return func() { dir.Close() }, nil
+	}
+	dir.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, hint.Errorf("wait for it, or end it; members that are to be out of service at once: without --for",
+			"another \"meshctl member drain --for\" runs on this host")
+	}
+	return nil, err
 }
 
 // next is what to do after a roll has stopped.
@@ -218,18 +246,22 @@ func (c *cli) rollOf(own *identity.Identity, f drainFlags) rolling.Mesh {
 	return m
 }
 
-// changeEnds is how long the command has to end after Ctrl-C.
+// changeEnds is how long the command has to end after Ctrl-C, and what it has left running to end too.
 const changeEnds = 10 * time.Second
 
-// change runs the operator's command for a member. What it says is shown.
+// change runs the operator's command for a member. What it says is shown. It has no terminal, so that what would ask there fails and does not
+// wait; what it leaves running, such as the master of ssh's ControlPersist, is not waited for.
 func (c *cli) change(ctx context.Context, command string, m release.Member) error {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 	cmd.Env = append(os.Environ(), "MEMBER="+m.Name, "ADMIN="+strings.TrimPrefix(m.Admin, "https://"))
 	cmd.Stdout, cmd.Stderr = terminal.Writer{Writer: c.log}, terminal.Writer{Writer: c.log}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is handed on once, below
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is handed on once, below
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = changeEnds
-	return cmd.Run()
+	if err := cmd.Run(); !errors.Is(err, exec.ErrWaitDelay) {
+		return err
+	}
+	return ctx.Err()
 }
 
 // orderer is who gives an order here, behind sudo as well.
