@@ -54,7 +54,7 @@ var (
 	mServerDistance = gauge("anycast_ntp_server_distance_seconds", "By how much this NTP server may be wrong: its root distance.", "server")
 	mMeshsync       = gauge("anycast_meshsync_up", "Whether the plugin meshsync says how it is.")
 	mMirrorUp       = gauge("anycast_mirror_up", "Whether the last look at the repository went well.")
-	mMirrorZones    = counter("anycast_mirror_zones_total", "Zones that were fetched, by how: made of a delta, or whole; and deltas that failed.", "how")
+	mMirrorZones    = counter("anycast_mirror_zones_total", "Zones that were fetched, by how: made of a delta or of packs, or whole; and those that failed.", "how")
 	mMirrorBytes    = counter("anycast_mirror_zone_bytes_total", "Bytes of the files that zones were made of.")
 	mRepository     = gauge("anycast_mirror_repository_state", "1 for the state that a repository is in.", "url", "state")
 	mRepositoryTime = gauge("anycast_mirror_repository_timestamp_version", "Version of the timestamp that was last verified of a repository.", "url")

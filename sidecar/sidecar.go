@@ -142,6 +142,16 @@ func (s *sidecar) readMeshsync(ctx context.Context) (*status.Node, gate.Meshsync
 	return &node, gate.Serving, nil
 }
 
+// refused are the releases that meshsync refuses, as far as is known.
+func (s *sidecar) refused() []status.Refused {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.node == nil {
+		return nil
+	}
+	return s.node.Refused
+}
+
 // probe asks for the zones that are known. A node that is silent on purpose is not asked: it would not answer, and that
 // would say nothing new.
 func (s *sidecar) probe(ctx context.Context, node *status.Node, state gate.Meshsync) probe.Round {

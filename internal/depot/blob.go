@@ -85,9 +85,15 @@ func (d *Dir) CheckBlob(b release.Blob) error {
 	return checkPacked(f, b)
 }
 
-// hasZone reports whether the text of a zone is there: as the blob that was published, or made of a delta. What is in it is
-// read through when deep is set; what is damaged is removed.
+// hasZone reports whether a zone is there: its text, or a way to it. What is in it is read through when deep is set; what is damaged
+// is removed.
 func (d *Dir) hasZone(z release.Zone, deep bool) (bool, error) {
+	there, err := d.hasText(z, deep)
+	return there || err == nil && d.hasWay(z, deep), err
+}
+
+// hasText is hasZone of a text: as the blob that was published, or made of a delta.
+func (d *Dir) hasText(z release.Zone, deep bool) (bool, error) {
 	if d.HasBlob(z.Blob) {
 		if !deep || d.CheckBlob(z.Blob) == nil {
 			return true, nil

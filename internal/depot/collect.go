@@ -39,6 +39,11 @@ func Collect(s Store, view release.View) error {
 		keep["metadata/"+strconv.FormatInt(view.Versions.Snapshot-v, 10)+".snapshot.json"] = true
 		keep["metadata/"+strconv.FormatInt(view.Versions.Targets-v, 10)+".targets.json"] = true
 	}
+	for _, e := range lists[blobDir] {
+		if name := path.Join(blobDir, e.Name); strings.HasPrefix(e.Name, wayPrefix) && keep[name] {
+			keepWay(keep, s, name)
+		}
+	}
 	c := collector{s, view.Versions, time.Now()}
 	var faults []error
 	for dir, entries := range lists {
@@ -97,9 +102,12 @@ func keepRelease(keep map[string]bool, r *release.Release) {
 	}
 	for _, z := range r.Zones {
 		keepBlob(keep, z.Blob)
-		keep[textName(z.SHA256)] = true
+		keep[textName(z.SHA256)], keep[wayName(z.Root)] = true, true
 		for _, delta := range z.Deltas {
 			keepBlob(keep, delta.Blob)
+		}
+		for _, pack := range z.Packs {
+			keepBlob(keep, pack.Blob)
 		}
 	}
 }

@@ -31,6 +31,7 @@ type Source struct {
 	Room   int64         // bytes that the zones' files may take in all; 0: unbounded
 
 	Metadata bool // zones are left out: who serves it has no files for others
+	Texts    bool // zones that are there as packs beside an older text are fetched whole: who reads them could not make them of that
 }
 
 // ErrUnfinished says that the budget of time ended before all zones had come, and that something came. The next one
@@ -154,9 +155,14 @@ type getter struct {
 	Source
 	dir      *Dir
 	manifest release.Manifest
-	until    time.Time                       // downloads end then; zero: when they are done
-	left     int64                           // bytes to come for the zones after the one that is being got
-	older    map[release.Digest]release.Zone // by text, those that may lie in the depot; nil: not looked up yet
+	until    time.Time // downloads end then; zero: when they are done
+	left     int64     // bytes to come for the zones after the one that is being got
+	older    *older    // zones that may lie in the depot; nil: not looked up yet
+}
+
+// older are zones by text and by root.
+type older struct {
+	texts, roots map[release.Digest]release.Zone
 }
 
 // missing gets the zones that the depot lacks, up to the first that cannot be had; the current release's come first. Those
@@ -165,7 +171,7 @@ func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 	fetched, counted := false, false
 	zones := zonesOf(g.manifest)
 	for i, z := range zones {
-		there, err := g.dir.hasZone(z, deep)
+		there, err := g.has(z, deep)
 		if err != nil {
 			return fetched, err
 		}
@@ -175,13 +181,21 @@ func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 		if !counted {
 			g.left, counted = g.toCome(zones[i:]), true
 		}
-		g.left = max(0, g.left-g.way(z).Length)
+		g.left = max(0, g.left-g.ahead(z))
 		if err := g.get(ctx, z); err != nil {
 			return fetched, err
 		}
 		fetched = true
 	}
 	return fetched, nil
+}
+
+// has reports whether a zone is there, and need not be got.
+func (g *getter) has(z release.Zone, deep bool) (bool, error) {
+	if g.Texts {
+		return g.dir.hasText(z, deep)
+	}
+	return g.dir.hasZone(z, deep)
 }
 
 // toCome counts the bytes that are to be fetched for the zones that are not there. A zone that is found damaged later on is
@@ -191,25 +205,34 @@ func (g *getter) toCome(zones []release.Zone) (bytes int64) {
 		return 0
 	}
 	for _, z := range zones {
-		if there, err := g.dir.hasZone(z, false); !there && err == nil {
-			bytes += g.way(z).Length
+		if there, err := g.has(z, false); !there && err == nil {
+			bytes += g.ahead(z)
 		}
 	}
 	return bytes
 }
 
-// way is what is fetched first for a zone: a delta if there is one from what lies here, or all of it.
-func (g *getter) way(z release.Zone) release.Blob {
+// ahead is how much is fetched first for a zone: packs or a delta if there are any from what lies here, or all of it.
+func (g *getter) ahead(z release.Zone) int64 {
+	if _, packs, found := g.wayTo(z); found {
+		return octets(packs)
+	}
 	for _, delta := range z.Deltas {
 		if _, there := g.olderText(delta.From); there {
-			return delta.Blob
+			return delta.Blob.Length
 		}
 	}
-	return z.Blob
+	return z.Blob.Length
 }
 
-// get has a zone made of a delta if that can be, and takes it whole otherwise.
+// get has a zone by packs, or made of a delta, if that can be, and takes it whole otherwise.
 func (g *getter) get(ctx context.Context, z release.Zone) error {
+	if way, packs, found := g.wayTo(z); found {
+		err := g.take(ctx, z, way, packs)
+		if done, err := g.noted(ctx, Note{z.Origin, true, octets(packs)}, err); done {
+			return err
+		}
+	}
 	for _, delta := range z.Deltas {
 		from, there := g.olderText(delta.From)
 		if !there {
@@ -222,15 +245,8 @@ func (g *getter) get(ctx context.Context, z release.Zone) error {
 		if err == nil {
 			err = g.dir.patch(ctx, z, from, delta.Blob)
 		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if errors.Is(err, ErrUnfinished) || errors.Is(err, errSlow) { // the whole zone would come no sooner
+		if done, err := g.noted(ctx, Note{z.Origin, true, delta.Blob.Length}, err); done {
 			return err
-		}
-		g.note(Note{z.Origin, true, delta.Blob.Length}, err)
-		if err == nil {
-			return nil
 		}
 	}
 	if err := g.fetch(ctx, z.Origin, z.Blob); err != nil {
@@ -238,6 +254,18 @@ func (g *getter) get(ctx context.Context, z release.Zone) error {
 	}
 	g.note(Note{z.Origin, false, z.Blob.Length}, nil)
 	return nil
+}
+
+// noted tells how a shorter way than the whole zone came out, and whether that is the end of it.
+func (g *getter) noted(ctx context.Context, n Note, err error) (done bool, _ error) {
+	if ctx.Err() != nil {
+		return true, context.Cause(ctx)
+	}
+	if errors.Is(err, ErrUnfinished) || errors.Is(err, errSlow) { // the whole zone would come no sooner
+		return true, err
+	}
+	g.note(n, err)
+	return err == nil, nil
 }
 
 func (g *getter) note(n Note, err error) {
@@ -249,21 +277,29 @@ func (g *getter) note(n Note, err error) {
 // olderText is a zone in the depot that has this text. What manifests say of that need not be trusted: patch compares what
 // comes of it with what was signed.
 func (g *getter) olderText(text release.Digest) (release.Zone, bool) {
-	if g.older == nil {
-		g.older = map[release.Digest]release.Zone{}
-		entries, _ := g.dir.List("targets") // without it, zones are taken whole
-		for _, m := range append(slices.Collect(maps.Values(manifests(g.dir, entries, math.MaxUint64))), g.manifest) {
-			for _, z := range zonesOf(m) {
-				g.older[z.SHA256] = z
-			}
-		}
-	}
-	z, known := g.older[text]
+	z, known := g.olderZones().texts[text]
 	if !known {
 		return z, false
 	}
-	there, err := g.dir.hasZone(z, false)
+	there, err := g.dir.hasText(z, false)
 	return z, there && err == nil
+}
+
+// olderZones are those of the manifests in the depot.
+func (g *getter) olderZones() *older {
+	if g.older != nil {
+		return g.older
+	}
+	g.older = &older{map[release.Digest]release.Zone{}, map[release.Digest]release.Zone{}}
+	entries, _ := g.dir.List("targets") // without it, zones are taken whole
+	for _, m := range append(slices.Collect(maps.Values(manifests(g.dir, entries, math.MaxUint64))), g.manifest) {
+		for _, z := range zonesOf(m) {
+			if g.older.texts[z.SHA256] = z; z.Root != (release.Digest{}) {
+				g.older.roots[z.Root] = z
+			}
+		}
+	}
+	return g.older
 }
 
 // fetch fetches a blob of a zone that is not there yet.

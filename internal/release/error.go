@@ -22,6 +22,7 @@ const (
 	NumberReused Rule = "number-reused"  // a release number seen before, with other content
 	NumberTooFar Rule = "number-too-far" // a release number further above those that were seen than any release is, see MaxStep
 	WrongMesh    Rule = "wrong-mesh"     // the manifest of another mesh
+	Packs        Rule = "packs"          // records out and in do not make the zone that was signed; its text is taken then
 )
 
 // advice is what an operator does about each rule.
@@ -39,6 +40,7 @@ var advice = map[Rule]string{
 	NumberReused: "releases never change: publish the new content under a higher number",
 	NumberTooFar: "no release is so far above the one before: if the release key was stolen, meshctl keys rotate release --numbers-from",
 	WrongMesh:    "the node is pointed at the repository of another mesh: correct its configuration",
+	Packs:        "nothing, if the next round of the sidecar's mirror brings the whole zone; otherwise see whether the repository has it",
 }
 
 // Advice is what an operator does about the rule; "" for what is none.

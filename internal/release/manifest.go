@@ -13,10 +13,12 @@ import (
 	"time"
 )
 
-// Formats of a manifest. A reader takes both. In OldFormat a switchover that is set is made, unless a later manifest moves it;
-// in ManifestFormat it is proposed until it is committed, and then made.
+// Formats of a manifest. A reader takes all. In OldFormat a switchover that is set is made, unless a later manifest moves it; in later
+// ones it is proposed until it is committed, and then made. In ManifestFormat zones have roots, and packs. A host goes on to a
+// format when it knows that all members read it, and never back.
 const (
-	ManifestFormat = 2
+	ManifestFormat = 3
+	ProposalFormat = 2
 	OldFormat      = 1
 )
 
@@ -25,8 +27,10 @@ const (
 	MaxZones     = 100_000
 	MaxMembers   = 100_000
 	MaxOperators = 1_000
-	MaxDeltas    = 4 // of a zone
-	MaxKeys      = 2 // of a member: one that is replaced, and the one that replaces it
+	MaxDeltas    = 4        // of a zone
+	MaxPacks     = 32       // of a zone
+	MaxPackBytes = 64 << 20 // of a pack that is unpacked
+	MaxKeys      = 2        // of a member: one that is replaced, and the one that replaces it
 	MinEpsilonMS = 1
 	MaxEpsilonMS = 10_000
 	// DefaultEpsilonMS is the clock error that members must keep when nothing else is said.
@@ -36,17 +40,18 @@ const (
 // Manifest is what the mesh as a whole is to answer from, and who the mesh is: the one signed statement of a
 // repository. Its encoding is canonical: one line of JSON, keys in the order below, no blanks, a final newline.
 //
-//	{"format":2,"mesh":"jp","epsilon_ms":100,
+//	{"format":3,"mesh":"jp","epsilon_ms":100,
 //	 "current":{"number":7,"switchover":"2026-11-22T10:00:00Z","zones":[
 //	   {"origin":"example.org.","serial":2026112201,"sha256":"9f86…","length":48213,
-//	    "blob":{"sha256":"60303a…","length":11876}}]},
+//	    "blob":{"sha256":"60303a…","length":11876},"root":"1b2c…",
+//	    "packs":[{"from":"77aa…","length":812,"blob":{"sha256":"0f9d…","length":402}}]}]},
 //	 "next":{"number":8,"switchover":"2026-11-22T11:00:00Z","decide":"2026-11-22T10:59:55Z","committed":true,"zones":[…]},
 //	 "members":[{"name":"fra","admin":"https://198.51.100.7:8443","keys":["5d41…"]}]}
 //
 // (broken into lines here only). current is absent until a first release became current; next is absent when nothing is
 // staged. A manifest whose encoding is not exactly this is refused.
 type Manifest struct {
-	Format    int      `json:"format"`            // ManifestFormat, or OldFormat
+	Format    int      `json:"format"`            // ManifestFormat, or one before
 	Mesh      string   `json:"mesh"`              // name of the mesh: letters, digits, "-", at most 63
 	EpsilonMS int      `json:"epsilon_ms"`        // ε, the clock error in milliseconds that members must keep
 	Current   *Release `json:"current,omitempty"` // what is answered from until Next's switchover
@@ -83,8 +88,22 @@ type Zone struct {
 	// SignedUntil is when the first of the zone's signatures ends: UTC, whole seconds; zero if it has none that count. No
 	// lease goes beyond it.
 	SignedUntil time.Time `json:"signed_until,omitzero"`
-	// Deltas are shorter ways to the text for who has an older one. Whoever takes none of them misses nothing.
+	// Deltas are shorter ways to the text for who has an older one. Whoever takes none of them misses nothing. Hosts make none any
+	// more in ManifestFormat, where there are packs.
 	Deltas []Delta `json:"deltas,omitempty"`
+	// Root is the zone's, as zone.Zone has it: who has made the zone of an older one compares with that, and need not have the text.
+	// It is zero before ManifestFormat.
+	Root Digest `json:"root,omitzero"`
+	// Packs lead from older zones to this one, the oldest first: each makes of its From that of the next, and the last one makes Root.
+	// Whoever takes none of them misses nothing.
+	Packs []Pack `json:"packs,omitempty"`
+}
+
+// Pack is a file of the records by which a zone differs from an older one, as zone.Pack has them.
+type Pack struct {
+	From   Digest `json:"from"`   // root of the older zone
+	Length int64  `json:"length"` // of what is packed, in bytes
+	Blob   Blob   `json:"blob"`
 }
 
 // Delta is a file that makes a zone's text of an older one of the same zone. Package depot has its format.
@@ -238,8 +257,8 @@ func decodeStrict(data []byte, into any) error {
 
 // Validate says which rule of the format m breaks, the first it finds.
 func (m Manifest) Validate() error {
-	if m.Format != ManifestFormat && m.Format != OldFormat {
-		return fmt.Errorf("format %d, this version reads %d and %d", m.Format, OldFormat, ManifestFormat)
+	if m.Format < OldFormat || m.Format > ManifestFormat {
+		return fmt.Errorf("format %d, this version reads %d to %d", m.Format, OldFormat, ManifestFormat)
 	}
 	if !ValidName(m.Mesh) {
 		return fmt.Errorf("mesh %q: a name is 1 to 63 lower-case letters, digits and \"-\"", m.Mesh)
@@ -263,6 +282,9 @@ func (m Manifest) Validate() error {
 		return err
 	}
 	if err := m.validOrder(); err != nil {
+		return err
+	}
+	if err := m.validRoots(); err != nil {
 		return err
 	}
 	return m.validProposal()
@@ -294,6 +316,21 @@ func (m Manifest) validProposal() error {
 		}
 		if _, member := slices.BinarySearchFunc(m.Members, name, func(m Member, name string) int { return strings.Compare(m.Name, name) }); !member {
 			return fmt.Errorf("next: without: %s is no member", name)
+		}
+	}
+	return nil
+}
+
+// validRoots refuses what readers of a format before do not know.
+func (m Manifest) validRoots() error {
+	if m.Format >= ManifestFormat {
+		return nil
+	}
+	for r := range m.Releases() {
+		for i := range r.Zones {
+			if z := &r.Zones[i]; z.Root != (Digest{}) || len(z.Packs) > 0 {
+				return fmt.Errorf("release %d: zone %q: root and packs are of format %d", r.Number, z.Origin, ManifestFormat)
+			}
 		}
 	}
 	return nil
@@ -398,7 +435,31 @@ func (z Zone) validate() error {
 	if z.Blob.Length < 1 || z.Blob.Length > MaxZoneBytes {
 		return fmt.Errorf("blob length %d must be 1 to %d", z.Blob.Length, int64(MaxZoneBytes))
 	}
-	return z.validateDeltas()
+	if err := z.validateDeltas(); err != nil {
+		return err
+	}
+	return z.validatePacks()
+}
+
+func (z Zone) validatePacks() error {
+	if len(z.Packs) > MaxPacks {
+		return fmt.Errorf("%d packs, more than %d", len(z.Packs), MaxPacks)
+	}
+	for i, p := range z.Packs {
+		switch {
+		case z.Root == (Digest{}):
+			return errors.New("packs that lead to no root")
+		case p.From == z.Root || p.From == Digest{}:
+			return errors.New("a pack from the zone itself, or from none")
+		case slices.ContainsFunc(z.Packs[:i], func(other Pack) bool { return other.From == p.From }):
+			return fmt.Errorf("two packs from %s", p.From)
+		case p.Length < 1 || p.Length > MaxPackBytes:
+			return fmt.Errorf("a pack's length %d must be 1 to %d", p.Length, MaxPackBytes)
+		case p.Blob.Length < 1 || p.Blob.Length >= z.Blob.Length:
+			return fmt.Errorf("the length %d of a pack's blob must be 1 or more, and less than the zone's %d", p.Blob.Length, z.Blob.Length)
+		}
+	}
+	return nil
 }
 
 func (z Zone) validateDeltas() error {

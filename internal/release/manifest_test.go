@@ -2,6 +2,8 @@ package release
 
 import (
 	"bytes"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,14 +23,31 @@ func TestManifestEncodingIsCanonical(t *testing.T) {
 	if again, _ := got.Encode(); !bytes.Equal(again, data) {
 		t.Fatalf("%s\n%s", data, again)
 	}
-	want := `{"format":2,"mesh":"jp","epsilon_ms":100,"current":{"number":7,"switchover":"2026-11-22T10:00:00Z","zones":[{"origin":"example.net.","serial":7,"sha256":"`
+	want := `{"format":3,"mesh":"jp","epsilon_ms":100,"current":{"number":7,"switchover":"2026-11-22T10:00:00Z","zones":[{"origin":"example.net.","serial":7,"sha256":"`
 	if !strings.HasPrefix(string(data), want) {
 		t.Fatalf("got %s", data)
 	}
 }
 
-// The format before is still read: nodes are upgraded before their distribution host.
-func TestOldFormatIsRead(t *testing.T) {
+// The formats before are still read, as the versions before wrote them: nodes are upgraded before their distribution host. What was
+// read is written as it was.
+func TestFormatsBeforeAreRead(t *testing.T) {
+	for format := OldFormat; format < ManifestFormat; format++ {
+		data, err := os.ReadFile(fmt.Sprintf("testdata/manifest-%d.json", format))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := ParseManifest(data)
+		if err != nil {
+			t.Fatal(format, err)
+		}
+		if z := m.Next.Zones[0]; m.Format != format || z.Blob.Length != 11876 || z.Deltas[0].Blob.Length != 402 || z.Root != (Digest{}) {
+			t.Errorf("format %d: %+v", format, m)
+		}
+		if again, err := m.Encode(); err != nil || !bytes.Equal(again, data) {
+			t.Errorf("format %d: %v, %s", format, err, again)
+		}
+	}
 	m := testManifest(testRelease(7, testNow), testRelease(8, testNow.Add(time.Hour)))
 	m.Format = OldFormat
 	data, err := m.Encode()
@@ -60,8 +79,8 @@ func TestParseManifestRefusesOtherEncodings(t *testing.T) {
 	for name, text := range map[string]string{
 		"no final newline":     strings.TrimSpace(string(data)),
 		"empty list":           replace(`}},`, `},"deltas":[]},`),
-		"a blank":              replace(`:2,`, `: 2,`),
-		"another order":        replace(`{"format":2,"mesh":"jp",`, `{"mesh":"jp","format":2,`),
+		"a blank":              replace(`:3,`, `: 3,`),
+		"another order":        replace(`{"format":3,"mesh":"jp",`, `{"mesh":"jp","format":3,`),
 		"a key twice":          replace(`"mesh":"jp",`, `"mesh":"jp","mesh":"jp",`),
 		"upper-case key":       replace(`"mesh"`, `"Mesh"`),
 		"unknown field":        replace(`"mesh"`, `"more":1,"mesh"`),
@@ -90,7 +109,31 @@ func TestValidateNamesTheRule(t *testing.T) {
 		change func(*Manifest)
 		want   string
 	}{
-		"format":                    {func(m *Manifest) { m.Format = 3 }, "format 3"},
+		"format":                  {func(m *Manifest) { m.Format = 4 }, "format 4, this version reads 1 to 3"},
+		"format 0":                {func(m *Manifest) { m.Format = 0 }, "format 0"},
+		"root in a format before": {func(m *Manifest) { m.Format = 2; m.Next.Zones[1].Root = Digest{1} }, `release 8: zone "example.org.": root and packs are of format 3`},
+		"packs without a root":    {func(m *Manifest) { m.Next.Zones[1].Packs = []Pack{{}} }, "no root"},
+		"packs from the zone itself": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.Packs = Digest{1}, []Pack{{Digest{1}, 1, Blob{Length: 1}}}
+		}, "from the zone itself"},
+		"packs from nothing": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.Packs = Digest{1}, []Pack{{Digest{}, 1, Blob{Length: 1}}}
+		}, "or from none"},
+		"packs in a circle": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.Packs = Digest{1}, []Pack{{Digest{2}, 1, Blob{Length: 1}}, {Digest{2}, 1, Blob{Length: 1}}}
+		}, "two packs from 02"},
+		"a pack that bursts": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.Packs = Digest{1}, []Pack{{Digest{2}, MaxPackBytes + 1, Blob{Length: 1}}}
+		}, "a pack's length 67108865"},
+		"a pack as long as the zone": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.Packs = Digest{1}, []Pack{{Digest{2}, 1, Blob{Length: z.Blob.Length}}}
+		}, "less than the zone's 7"},
+		"too many packs":            {func(m *Manifest) { m.Next.Zones[1].Packs = make([]Pack, MaxPacks+1) }, "33 packs, more than 32"},
 		"mesh":                      {func(m *Manifest) { m.Mesh = "J P" }, "mesh"},
 		"epsilon":                   {func(m *Manifest) { m.EpsilonMS = 0 }, "epsilon_ms 0"},
 		"number 0":                  {func(m *Manifest) { m.Current.Number = 0 }, "1 or more"},

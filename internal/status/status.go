@@ -413,7 +413,7 @@ type Mirroring struct {
 	Transferring *Progress `json:"transferring,omitempty"` // the zones of a release that are coming
 
 	// Since the start of the sidecar:
-	Deltas       int64 `json:"deltas,omitempty"`        // zones that were made of a delta
+	Deltas       int64 `json:"deltas,omitempty"`        // zones that were made of a delta, or of packs
 	DeltasFailed int64 `json:"deltas_failed,omitempty"` // deltas that were of no use
 	Wholes       int64 `json:"wholes,omitempty"`        // zones that were fetched whole
 	ZoneBytes    int64 `json:"zone_bytes,omitempty"`    // of both

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/assemble"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -51,6 +52,9 @@ type compiler struct {
 	busy  *compiling
 	large sync.Mutex  // one large zone at a time: it keeps all processors busy, and takes memory
 	freed atomic.Bool // there is memory to give back
+
+	once    sync.Once               // for
+	origins map[string][]*zone.Zone // those known
 }
 
 // processors is how many the work may take: all of them, or half while there are queries to be answered, since a goroutine
@@ -151,20 +155,35 @@ func newest(known map[release.Digest]*zone.Zone) map[string]*zone.Zone {
 	return last
 }
 
+// rootsOf are the zones of an origin that are known, by root.
+func (w *compiler) rootsOf(origin string) map[release.Digest]*zone.Zone {
+	w.once.Do(func() {
+		w.origins = map[string][]*zone.Zone{}
+		for _, z := range w.known {
+			w.origins[z.Origin()] = append(w.origins[z.Origin()], z)
+		}
+	})
+	roots := map[release.Digest]*zone.Zone{}
+	for _, z := range w.origins[origin] {
+		roots[z.Root()] = z
+	}
+	return roots
+}
+
 // zone is a zone as it was signed: known already, kept compiled, or made of its text, and of one known if that differs in a
 // little.
 func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 	z = w.known[signed.SHA256]
 	if z == nil || z.Origin() != signed.Origin {
 		if z = w.cache.load(signed.SHA256); z == nil || z.Origin() != signed.Origin {
-			if z = w.follow(signed); z == nil {
-				if z, err = w.compileZone(signed); err != nil {
-					return nil, err
-				}
+			if z, err = w.make(signed); err != nil {
+				return nil, err
 			}
 		}
-		if z.ImageSize() >= cacheFrom {
-			w.freed.Store(true)
+		// Others may make it of packs, and must come to the same (SYNC-H).
+		if root := z.Root(); signed.Root != (release.Digest{}) && root != signed.Root {
+			return nil, &release.Error{File: release.BlobName(signed.Blob.SHA256), Rule: release.Format,
+				Detail: fmt.Sprintf("zone %s has root %x, the release says %s", signed.Origin, root, signed.Root)}
 		}
 	}
 	if z.Serial() != signed.Serial {
@@ -172,6 +191,50 @@ func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 			Detail: fmt.Sprintf("zone %s has serial %d, the release says %d", signed.Origin, z.Serial(), signed.Serial)}
 	}
 	return z, nil
+}
+
+// make makes a zone: by the packs that lead to it, or of its text.
+func (w *compiler) make(signed release.Zone) (*zone.Zone, error) {
+	z, err := w.assemble(signed)
+	if err == nil {
+		return z, nil
+	}
+	if z = w.follow(signed); z != nil {
+		return z, nil
+	}
+	z, noText := w.compileZone(signed)
+	if why, _ := release.RuleOf(err); why != release.Missing {
+		if rule, _ := release.RuleOf(noText); rule == release.Missing {
+			return nil, err
+		}
+		log.Warningf("the text of zone %s is read: %v", signed.Origin, err)
+	}
+	return z, noText
+}
+
+// assemble makes a zone of one that is known, or else of the older text that is here in place of its own, and of packs.
+func (w *compiler) assemble(signed release.Zone) (*zone.Zone, error) {
+	if signed.Root == (release.Digest{}) {
+		return assemble.Zone(w.dir, signed, assemble.Start{})
+	}
+	roots, counted := w.rootsOf(signed.Origin), 0
+	z, err := assemble.Zone(w.dir, signed, assemble.Start{
+		Zone: func(root release.Digest) *zone.Zone { return roots[root] },
+		Base: func(text release.Zone) (*zone.Zone, error) {
+			z, err := w.compileZone(text)
+			if err == nil {
+				counted = z.Len()
+			}
+			return z, err
+		},
+		Step: func(int, int) bool { return w.ctx.Err() == nil },
+	})
+	if err == nil {
+		w.busy.records.Add(int64(z.Len() - counted))
+	} else {
+		w.busy.records.Add(int64(-counted)) // it is begun anew
+	}
+	return z, err
 }
 
 // changedShare is which part of a zone's image may have changed for it to be made of the zone before.
@@ -207,6 +270,7 @@ func (w *compiler) follow(signed release.Zone) *zone.Zone {
 		return nil
 	}
 	w.busy.records.Add(int64(z.Len() - seen))
+	w.freed.Store(true)
 	return z
 }
 
@@ -241,6 +305,9 @@ func (w *compiler) compileZone(signed release.Zone) (*zone.Zone, error) {
 		}
 	}
 	w.busy.records.Add(int64(z.Len() - seen))
+	if z.ImageSize() >= cacheFrom {
+		w.freed.Store(true)
+	}
 	return z, nil
 }
 

@@ -39,7 +39,7 @@ var (
 // init has each series there from the start: the increase from nothing to the first event is one that Prometheus does not see.
 func init() {
 	for _, rule := range []release.Rule{release.Missing, release.Unreadable, release.Torn, release.Oversize, release.Length, release.Mismatch, release.Signature,
-		release.Rollback, release.Replay, release.Format, release.NumberReused, release.NumberTooFar, release.WrongMesh, mesh.NotDurable, mesh.OldView, mesh.TakenBack} {
+		release.Rollback, release.Replay, release.Format, release.NumberReused, release.NumberTooFar, release.WrongMesh, release.Packs, mesh.NotDurable, mesh.OldView, mesh.TakenBack} {
 		depotFaults.WithLabelValues(string(rule))
 	}
 	for _, kind := range []string{"axfr", "ixfr", "fallback", "current"} {

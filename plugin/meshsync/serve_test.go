@@ -287,7 +287,7 @@ func TestStatusDocument(t *testing.T) {
 		`"switched":{"number":1,"at_ns":0,"done_ns":0,"lateness_ns":0},"staged":2,` +
 		`"compiled":{"number":2,"began_ns":0,"done_ns":0},"promise":{"number":2,"at_ns":0,"state":"committed"},"floor":1,"lease_expires_ns":0,"clock":{"known":true,"bound_ns":0,"source":"assumed","assumed":true},` +
 		`"depot":{"lease":4,"last_fault":{"file":"metadata/timestamp.json","rule":"torn","detail":"","at_ns":0},` +
-		`"faults":{"torn":1}},"format":2,"confirms":{"staged":2,"scheduled":{"number":2,"at_ns":0}}}`
+		`"faults":{"torn":1}},"format":3,"confirms":{"staged":2,"scheduled":{"number":2,"at_ns":0}}}`
 	if string(data) != want {
 		t.Errorf("got  %s\nwant %s", data, want)
 	}

@@ -37,6 +37,8 @@ type Config struct {
 	Disk      int64 // bytes that the zones' files may take; 0: unbounded
 
 	Identity *identity.Identity // this node as a client, and whom it trusts
+
+	Refused func() []status.Refused // releases that meshsync refuses; nil: nobody knows
 }
 
 // Mirror is the loop and what it says of itself.
@@ -245,7 +247,7 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	deep = !began.Before(m.read)
 	from, came := m.source(r, found.Number()), transfer{first: -1}
 	view, memory, changed, err := found.Take(ctx, depot.Source{Client: from.client, URL: from.url, Note: m.note,
-		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk}, dir, memory)
+		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk, Texts: m.wantsTexts()}, dir, memory)
 	if came.first >= 0 {
 		m.measure(from, found.Number(), came.last-came.first, time.Since(began))
 	}
@@ -260,6 +262,11 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	}
 	m.track(coming{view.Manifest.Newest(), began, before, err == nil})
 	return changed, deep, errors.Join(err, m.keep(view, memory))
+}
+
+// wantsTexts reports whether meshsync could not make a zone of the packs that are here, and so needs its text.
+func (m *Mirror) wantsTexts() bool {
+	return m.cfg.Refused != nil && slices.ContainsFunc(m.cfg.Refused(), func(r status.Refused) bool { return r.Reason.Code == string(release.Packs) })
 }
 
 // keep makes durable what was learnt, and takes it in.

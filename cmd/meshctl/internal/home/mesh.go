@@ -124,7 +124,7 @@ func manifestOf(m release.Manifest, next mesh.State, change func(m *release.Mani
 		change(&m)
 	}
 	if next.Next.Decide != 0 { // only a proposal is what members of the version before cannot read
-		m.Format = release.ManifestFormat
+		m.Format = max(m.Format, release.ProposalFormat)
 	}
 	known := map[uint64]release.Release{}
 	for r := range m.Releases() {

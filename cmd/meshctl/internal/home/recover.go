@@ -12,10 +12,13 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
+	"github.com/coredns-anycast/coredns-anycast/internal/assemble"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // Recovered is what a home that was restored from a backup has learnt.
@@ -202,18 +205,43 @@ func (w *Writer) takeOver(f found) error {
 	return nil
 }
 
+// textOf writes the text of a zone in a copy: as it lies there, or of an older text and packs.
+func textOf(from *depot.Dir, z release.Zone) (write func(io.Writer) error, done func() error, err error) {
+	text, err := from.OpenBlob(z)
+	if err == nil {
+		return func(w io.Writer) error { _, err := io.Copy(w, text); return err }, text.Close, nil
+	}
+	none := func(release.Digest) *zone.Zone { return nil }
+	made, why := assemble.Zone(from, z, assemble.Start{Zone: none, Base: func(base release.Zone) (*zone.Zone, error) {
+		text, err := from.OpenBlob(base)
+		if err != nil {
+			return nil, err
+		}
+		defer text.Close()
+		z, found := zonefile.Parse(text, zonefile.Options{Origin: base.Origin, File: base.Origin})
+		if z == nil {
+			return nil, fmt.Errorf("%v", found[0])
+		}
+		return z, nil
+	}})
+	if rule, _ := release.RuleOf(why); rule == release.Missing {
+		return nil, nil, err
+	}
+	return func(w io.Writer) error { return zonefile.Write(w, made) }, func() error { return nil }, why
+}
+
 // takeZone stores a zone's text, unless it is there. A node may hold it packed its own way, so it is packed anew, which
 // gives the file that was signed.
 func (w *Writer) takeZone(from *depot.Dir, z release.Zone) error {
 	if there, err := depot.OpenBlob(w.repo, z); err == nil {
 		return there.Close()
 	}
-	text, err := from.OpenBlob(z)
+	write, done, err := textOf(from, z)
 	if err != nil {
 		return err
 	}
-	defer text.Close()
-	c, err := w.repo.PutBlob(func(w io.Writer) error { _, err := io.Copy(w, text); return err })
+	defer done()
+	c, err := w.repo.PutBlob(write)
 	if err == nil && c.Blob != z.Blob {
 		err = fmt.Errorf("zone %s cannot be packed as it was when it was signed: take a copy that has %s", z.Origin, release.BlobName(z.Blob.SHA256))
 	}

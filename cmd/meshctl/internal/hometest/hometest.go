@@ -144,6 +144,19 @@ func Configure(t testing.TB, dir, text string) {
 	Check(t, os.WriteFile(filepath.Join(dir, home.ConfigName), []byte(text), 0o600))
 }
 
+// InFormat has a mesh without releases publish in a format of manifests before, as one does whose members are not known to read another.
+func InFormat(t testing.TB, dir string, clock home.Clock, format int) {
+	t.Helper()
+	w := Begin(t, dir, clock)
+	defer w.Close()
+	m := w.View().Manifest
+	if m.Format == format {
+		return
+	}
+	m.Format, m.EpsilonMS = format, m.EpsilonMS+1 // something must change
+	Check(t, w.Publish(t.Context(), m, home.Event{Event: "changed"}))
+}
+
 // MustRelease makes a release of the zone that ZoneFile writes.
 func MustRelease(t testing.TB, dir string, clock home.Clock, serial uint32, o releasing.Options) *releasing.Made {
 	t.Helper()

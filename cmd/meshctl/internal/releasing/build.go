@@ -88,7 +88,7 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	if err != nil || v.stop {
 		return nil, found, cmp.Or[error](err, &BlockedError{request})
 	}
-	boundDeltas(v.zones)
+	bound(v.zones)
 	made := &Made{Release: release.Release{Number: w.State().Highest + 1, Zones: v.zones}, Held: v.held, Request: request}
 	made.overridden(v, o.Override)
 	switch same := made.compare(m.Latest()); {
@@ -244,7 +244,7 @@ func storeAndJudge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zo
 		took.lap(late)
 		c.zone.SHA256 = stored.SHA256
 	}
-	found, difference := judge(ctx, w, c, z, lately, took)
+	found, old, difference := judge(ctx, w, c, z, lately, took)
 	if err := storing.Wait(); err != nil {
 		return nil, err
 	}
@@ -252,7 +252,10 @@ func storeAndJudge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zo
 		took.lap(late)
 	}
 	c.zone.SHA256, c.zone.Length, c.zone.Blob = stored.SHA256, stored.Length, stored.Blob
-	found = append(found, addDeltas(w, c, difference)...)
+	if w.View().Manifest.Format >= release.ManifestFormat {
+		c.zone.Root = z.Root()
+	}
+	found = append(found, addDeltas(w, c, old, z, difference)...)
 	took.lap("delta made")
 	return found, nil
 }

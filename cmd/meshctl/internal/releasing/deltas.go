@@ -1,7 +1,10 @@
 package releasing
 
 import (
+	"cmp"
+	"fmt"
 	"io"
+	"slices"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -13,7 +16,8 @@ import (
 const (
 	// minDeltaBlob is below what a blob is asked for rather than a delta, in bytes: the request costs more.
 	minDeltaBlob = 4 << 10
-	// maxDeltaZones bounds how many zones of a release have deltas, so that a manifest of many zones stays readable.
+	// maxDeltaZones bounds how many zones of a release have deltas, and how many packs they have in all, so that a manifest of many
+	// zones stays readable.
 	maxDeltaZones = 10_000
 )
 
@@ -22,7 +26,7 @@ const (
 func deltas(w *home.Writer, z release.Zone, difference *zone.Delta) ([]release.Delta, error) {
 	was := w.View().Manifest.Current.Zone(z.Origin)
 	switch {
-	case was == nil || z.Blob.Length < minDeltaBlob:
+	case was == nil || z.Blob.Length < minDeltaBlob || z.Root != (release.Digest{}):
 		return nil, nil
 	case was.Blob == z.Blob:
 		return was.Deltas, nil
@@ -71,15 +75,64 @@ func linesOf(records zone.RRs) []string {
 	return lines
 }
 
-// boundDeltas takes the deltas off all but the first zones.
-func boundDeltas(zones []release.Zone) {
-	n := 0
+// packShare is which part of a zone's image a pack may be of: what differs by more is made of the text in less time.
+const packShare = 8
+
+// packs are the ways to a zone from those before: that from the one that is answered now, after those to that. Each is tried before it
+// is published.
+func packs(w *home.Writer, z release.Zone, old, is *zone.Zone, difference *zone.Delta) ([]release.Pack, error) {
+	was := w.View().Manifest.Current.Zone(z.Origin)
+	switch {
+	case was == nil || was.Root == (release.Digest{}) || z.Blob.Length < minDeltaBlob:
+		return nil, nil
+	case was.Root == z.Root:
+		return was.Packs, nil
+	case difference == nil || difference.Size() > min(is.ImageSize()/packShare, release.MaxPackBytes-packHead):
+		return nil, nil
+	}
+	pack := zone.PackOf(old, is, difference)
+	if _, err := old.Follow(pack); err != nil || pack.From != was.Root {
+		return nil, cmp.Or(err, fmt.Errorf("the zone that is answered now has root %x, and was signed with %s", pack.From, was.Root))
+	}
+	c, err := w.Repository().PutBlob(func(w io.Writer) error { _, err := w.Write(pack.Append(nil)); return err })
+	if err != nil || c.Blob.Length > z.Blob.Length/2 {
+		return nil, err
+	}
+	return append(before(was.Packs, was.Root, z.Root), release.Pack{From: was.Root, Length: c.Length, Blob: c.Blob}), nil
+}
+
+// packHead is more than what a pack has beside its records.
+const packHead = 1 << 10
+
+// before is as much of the packs that lead to a zone as is of use for the way from there to another: without what leads in a circle.
+func before(packs []release.Pack, was, is release.Digest) []release.Pack {
+	from := func(root release.Digest) int {
+		return slices.IndexFunc(packs, func(p release.Pack) bool { return p.From == root })
+	}
+	if i := from(was); i >= 0 {
+		packs = packs[:i]
+	}
+	packs = packs[from(is)+1:]
+	return slices.Clone(packs[max(0, len(packs)-(release.MaxPacks-1)):])
+}
+
+// bound takes the deltas off all but the first zones, and the oldest packs off all zones alike, where there are many.
+func bound(zones []release.Zone) {
+	n, withPacks, left := 0, 0, maxDeltaZones
 	for i := range zones {
-		if len(zones[i].Deltas) == 0 {
+		withPacks += min(1, len(zones[i].Packs))
+	}
+	for i := range zones {
+		z := &zones[i]
+		if packs := min(len(z.Packs), max(1, maxDeltaZones/max(1, withPacks)), left); packs < len(z.Packs) {
+			z.Packs = z.Packs[len(z.Packs)-packs:]
+		}
+		left -= len(z.Packs)
+		if len(z.Deltas) == 0 {
 			continue
 		}
 		if n++; n > maxDeltaZones {
-			zones[i].Deltas = nil
+			z.Deltas = nil
 		}
 	}
 }

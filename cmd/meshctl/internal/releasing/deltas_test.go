@@ -2,20 +2,32 @@ package releasing_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http/httptest"
+	"slices"
 	"testing"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/assemble"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
-// TestAReleaseComesWithDeltas: a node that has one release takes the next by a delta, of under 1 % of the zone's bytes when
-// 0.5 % changed; and one that was made of a delta takes a third by the next.
+// TestAReleaseComesWithDeltas while members read a format before, and with packs when they do not: a node that has one release takes
+// the next by less than 1 % of the zone's bytes when 0.5 % changed; and one that took that takes a third by the next.
 func TestAReleaseComesWithDeltas(t *testing.T) {
+	for _, format := range []int{release.ProposalFormat, release.ManifestFormat} {
+		t.Run(fmt.Sprint("format ", format), func(t *testing.T) { comesInLittle(t, format) })
+	}
+}
+
+func comesInLittle(t *testing.T, format int) {
 	meshDir := hometest.New(t, hometest.At(hometest.Start))
+	hometest.InFormat(t, meshDir, hometest.At(hometest.Start), format)
 	dir, err := depot.Create(t.TempDir())
 	hometest.Check(t, err)
 	defer dir.Close()
@@ -33,8 +45,15 @@ func TestAReleaseComesWithDeltas(t *testing.T) {
 			mem, err = release.NewMemory(root)
 			hometest.Check(t, err)
 		}
-		if want := serial > 2; (len(z.Deltas) == 1) != want {
-			t.Fatalf("release %d has %d deltas", serial, len(z.Deltas))
+		packs, deltas := 0, 0
+		switch {
+		case serial > 2 && format == release.ManifestFormat:
+			packs = 1
+		case serial > 2:
+			deltas = 1
+		}
+		if len(z.Deltas) != deltas || len(z.Packs) != packs || (z.Root == release.Digest{}) != (format < release.ManifestFormat) {
+			t.Fatalf("release %d has %d deltas, %d packs, and root %s", serial, len(z.Deltas), len(z.Packs), z.Root)
 		}
 		server := httptest.NewServer(depot.Handler(h.Repository()))
 		var notes []depot.Note
@@ -54,10 +73,80 @@ func TestAReleaseComesWithDeltas(t *testing.T) {
 				t.Error("1 % or more")
 			}
 		}
-		text, err := dir.OpenBlob(z)
-		hometest.Check(t, err)
-		_, err = io.Copy(io.Discard, text)
-		hometest.Check(t, err)
-		text.Close()
+		if packs > 0 {
+			got, err := assemble.Zone(dir, z, assemble.Start{Zone: func(release.Digest) *zone.Zone { return nil }, Base: func(z release.Zone) (*zone.Zone, error) { return zoneOf(t, dir, z), nil }})
+			if err != nil || got.Root() != z.Root || got.Serial() != z.Serial {
+				t.Fatalf("release %d: %v", serial, err)
+			}
+		} else if got := zoneOf(t, dir, z); got.Serial() != z.Serial {
+			t.Fatalf("release %d: serial %d", serial, got.Serial())
+		}
+	}
+}
+
+// zoneOf reads the text of a zone to its end.
+func zoneOf(t *testing.T, dir *depot.Dir, z release.Zone) *zone.Zone {
+	t.Helper()
+	text, err := dir.OpenBlob(z)
+	hometest.Check(t, err)
+	defer text.Close()
+	got, found := zonefile.Parse(text, zonefile.Options{})
+	_, err = io.Copy(io.Discard, text)
+	hometest.Check(t, err)
+	if got == nil {
+		t.Fatal(found)
+	}
+	return got
+}
+
+// TestPacksLeadFromEachReleaseBefore to the one that is made: from the one that is answered, after those to that.
+func TestPacksLeadFromEachReleaseBefore(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start))
+	var roots []release.Digest
+	for serial := uint32(1); serial <= 4; serial++ {
+		h := hometest.Begin(t, meshDir, hometest.At(hometest.Start))
+		made, found, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.ManyNames(t, serial, 2000)}, releasing.Options{})
+		h.Close()
+		if err != nil {
+			t.Fatal(err, found)
+		}
+		z := made.Release.Zones[0]
+		if len(z.Packs) != len(roots) {
+			t.Fatalf("release %d: %d packs", serial, len(z.Packs))
+		}
+		for n, p := range z.Packs {
+			if p.From != roots[n] {
+				t.Fatalf("release %d: pack %d is from %s", serial, n, p.From)
+			}
+		}
+		roots = append(roots, z.Root)
+	}
+}
+
+// TestPacksLeadNotInACircle where a zone is again what it was.
+func TestPacksLeadNotInACircle(t *testing.T) {
+	of := func(names string) (packs []release.Pack) {
+		for _, name := range []byte(names) {
+			packs = append(packs, release.Pack{From: release.Digest{name}})
+		}
+		return packs
+	}
+	long := ""
+	for n := range release.MaxPacks {
+		long += string(rune('0' + n))
+	}
+	for _, test := range []struct{ packs, was, is, want string }{
+		{"", "a", "b", ""},
+		{"ab", "c", "d", "ab"},
+		{"ab", "c", "a", "b"},      // a, b, c, a
+		{"abc", "b", "d", "a"},     // a, b, c, b, d
+		{"abc", "b", "a", ""},      // a, b, c, b, a
+		{"abcd", "c", "a", "b"},    // a, b, c, d, c, a
+		{long, "y", "z", long[1:]}, // one more is added
+	} {
+		got := releasing.Before(of(test.packs), release.Digest{test.was[0]}, release.Digest{test.is[0]})
+		if !slices.Equal(got, of(test.want)) {
+			t.Errorf("%+v: %v", test, got)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 var (
 	RunCommand = runCommand
 	Store      = store
+	Before     = before
 )
 
 const MaxCommandOutput = maxCommandOutput

@@ -3,6 +3,7 @@ package releasing
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -26,11 +27,11 @@ type candidate struct {
 	change  history.ZoneChange
 }
 
-// judge checks a zone against the one that is answered now, and says how they differ: nil if that is not worth having.
-func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, lately *Lately, took *laps) ([]zone.Finding, *zone.Delta) {
+// judge checks a zone against the one that is answered now, which it returns, nil if there is none; and says how they differ: nil if
+// that is not worth having.
+func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, lately *Lately, took *laps) (found []zone.Finding, old *zone.Zone, difference *zone.Delta) {
 	old, err := answered(ctx, w, z, c.zone, lately)
 	took.lap("zones before read")
-	var difference *zone.Delta
 	c.change, difference = changeOf(old, z)
 	took.lap("compared")
 	if c.policy.SignaturesCount() {
@@ -38,13 +39,13 @@ func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, late
 	}
 	memo := lately.memo(z)
 	lately.checks(&checking{z.Origin(), z.Len(), c.nth, c.of, memo, time.Now()})
-	found := checkWith(ctx, memo, old, z, c.policy, w.Now(), w.State().Lease())
+	found = checkWith(ctx, memo, old, z, c.policy, w.Now(), w.State().Lease())
 	took.lap("checked")
 	if err != nil { // no reason to be stuck with it, nor to let anything replace it
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,
 			Detail: fmt.Sprintf("the zone that is answered now cannot be read to compare with: %v", err)})
 	}
-	return found, difference
+	return found, old, difference
 }
 
 // take notes which rules a zone breaks.
@@ -60,10 +61,14 @@ func (c *candidate) take(found []zone.Finding) []zone.Finding {
 	return found
 }
 
-// addDeltas stores the ways to a zone's text. They are a convenience: without, nodes take the whole zone.
-func addDeltas(w *home.Writer, c *candidate, difference *zone.Delta) []zone.Finding {
-	var err error
-	if c.zone.Deltas, err = deltas(w, c.zone, difference); err == nil {
+// addDeltas stores the ways to a zone, and to its text. They are a convenience: without, nodes take the whole zone.
+func addDeltas(w *home.Writer, c *candidate, old, z *zone.Zone, difference *zone.Delta) []zone.Finding {
+	var err, noPacks error
+	c.zone.Deltas, err = deltas(w, c.zone, difference)
+	if c.zone.Root != (release.Digest{}) {
+		c.zone.Packs, noPacks = packs(w, c.zone, old, z, difference)
+	}
+	if err = errors.Join(err, noPacks); err == nil {
 		return nil
 	}
 	return []zone.Finding{{File: c.source.File, Zone: c.zone.Origin, Owner: c.zone.Origin, Rule: "delta", Severity: zone.Warning,

@@ -222,11 +222,25 @@ func (d *Driver) publish(ctx context.Context, r *Round, before mesh.State, tag d
 	case mesh.EventMarked:
 		event = home.Event{Event: r.Decision.Event, Detail: awayNames(next)}
 	}
-	if err := w.Carry(ctx, next, r.Decision.By.Time(), nil, event); err != nil {
+	format := func(m *release.Manifest) { m.Format = formatFor(m.Format, m.Members, r.Answers) }
+	if err := w.Carry(ctx, next, r.Decision.By.Time(), format, event); err != nil {
 		return unlessTurn(err)
 	}
 	r.Done, r.View = true, w.View()
 	return nil
+}
+
+// formatFor is the format of the next manifest: the newest if all members have just said that they read it, or else the one that there is.
+func formatFor(format int, members []release.Member, answers map[string]Answer) int {
+	for _, m := range members {
+		if a, asked := answers[m.Name]; !asked || a.Err != nil || a.Confirmation.Format < release.ManifestFormat {
+			return format
+		}
+	}
+	if len(members) == 0 {
+		return format
+	}
+	return release.ManifestFormat
 }
 
 // onlyRenewed reports whether nothing has changed from one state to the next but the lease, and who is known to be away.

@@ -41,8 +41,12 @@ type member struct {
 }
 
 // newWorld has release 1 current, 2 staged, and members fra and tyo.
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldIn(t, release.ManifestFormat) }
+
+// newWorldIn is newWorld in a format of manifests.
+func newWorldIn(t *testing.T, format int) *world {
 	w := &world{t: t, dir: hometest.New(t, time.Now, "fra", "tyo"), members: map[string]*member{}}
+	hometest.InFormat(t, w.dir, time.Now, format)
 	hometest.MustRelease(t, w.dir, time.Now, 1, releasing.Options{Now: true})
 	hometest.MustRelease(t, w.dir, time.Now, 2, releasing.Options{})
 	for _, name := range []string{"fra", "tyo"} {
@@ -139,6 +143,27 @@ func TestASwitchoverThatAllPromiseIsCommittedAndSeenThrough(t *testing.T) {
 	if !strings.HasSuffix(all, "proposed, committed, settled") {
 		t.Errorf("events: %s", all)
 	}
+}
+
+// TestTheFormatIsOneThatAllMembersRead: it goes on when all say that they read the newer one, with what is published next, and zones
+// have roots from the release after that on.
+func TestTheFormatIsOneThatAllMembersRead(t *testing.T) {
+	w := newWorldIn(t, release.ProposalFormat)
+	w.members["fra"].lies = func(c *status.Confirmation) { c.Format = release.ProposalFormat }
+	switchesIn := func(serial uint32, format int, root bool) {
+		t.Helper()
+		_, err := w.driver.See(t.Context(), 10*time.Second, false, ignore)
+		hometest.Check(t, err)
+		if m := w.view().Manifest; m.Format != format || m.Current.Number != uint64(serial) || (m.Current.Zones[0].Root != release.Digest{}) != root {
+			t.Fatalf("release %d in format %d, want %d in %d; root %s", m.Current.Number, m.Format, serial, format, m.Current.Zones[0].Root)
+		}
+		hometest.MustRelease(t, w.dir, time.Now, serial+1, releasing.Options{})
+	}
+	switchesIn(2, release.ProposalFormat, false)
+	w.members["fra"].lies = nil
+	switchesIn(3, release.ManifestFormat, false)
+	w.members["fra"].lies = func(c *status.Confirmation) { c.Format = release.ProposalFormat } // there is no going back
+	switchesIn(4, release.ManifestFormat, true)
 }
 
 // How long each member took to have a release ready, and to switch, is known of the last release, whoever published it.

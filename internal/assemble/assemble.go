@@ -1,0 +1,92 @@
+// Package assemble makes a zone of one that is at hand and of the packs that a depot has, without the zone's text. What it makes has the
+// root that was signed, or is refused. It imports depot, release and zone; meshsync calls it, and meshctl where a home is recovered.
+package assemble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// Start is where a way may begin.
+type Start struct {
+	Zone func(root release.Digest) *zone.Zone        // one that is at hand; nil: there is none with this root
+	Base func(text release.Zone) (*zone.Zone, error) // reads one whose text is in the depot; nil: none is read
+	Step func(done, of int) (goOn bool)              // is told before each pack; nil: nobody
+}
+
+// Zone makes a zone by its packs: from the newest one at hand on the way, or from the text that the way begins with. It takes time and
+// memory for what changed since. Errors are *release.Error: with the rule Missing there is no way here, or it was given up, and with the
+// rule Packs there is one and it does not lead to the zone that was signed.
+func Zone(dir *depot.Dir, signed release.Zone, from Start) (*zone.Zone, error) {
+	if signed.Root == (release.Digest{}) {
+		return nil, missing(signed)
+	}
+	z, err := made(dir, signed, from)
+	if rule, ok := release.RuleOf(err); err == nil || ok && rule == release.Missing || errors.Is(err, context.Canceled) {
+		return z, err
+	}
+	return nil, &release.Error{File: release.BlobName(signed.Blob.SHA256), Rule: release.Packs, Detail: fmt.Sprintf("zone %s: %v", signed.Origin, err)}
+}
+
+func made(dir *depot.Dir, signed release.Zone, from Start) (*zone.Zone, error) {
+	z, packs, err := begin(dir.Way(signed), signed, from)
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range packs {
+		if from.Step != nil && !from.Step(i, len(packs)) {
+			return nil, missing(signed)
+		}
+		to := signed.Root
+		if i+1 < len(packs) {
+			to = packs[i+1].From
+		}
+		if z, err = step(dir, z, p, to); err != nil {
+			return nil, err
+		}
+	}
+	return z, nil
+}
+
+func missing(z release.Zone) error {
+	return &release.Error{File: release.BlobName(z.Blob.SHA256), Rule: release.Missing, Detail: "no such file, and no packs, for zone " + z.Origin}
+}
+
+// begin is where to begin, and what is to be applied from there on.
+func begin(way depot.Way, signed release.Zone, from Start) (*zone.Zone, []release.Pack, error) {
+	if z := from.Zone(signed.Root); z != nil {
+		return z, nil, nil
+	}
+	for i, p := range slices.Backward(way.Packs) {
+		if z := from.Zone(p.From); z != nil {
+			return z, way.Packs[i:], nil
+		}
+	}
+	if way.Base.Origin == "" || from.Base == nil {
+		return nil, nil, missing(signed)
+	}
+	z, err := from.Base(way.Base)
+	return z, way.Packs, err
+}
+
+// step applies a pack that is to make a zone with a root.
+func step(dir *depot.Dir, z *zone.Zone, p release.Pack, to release.Digest) (*zone.Zone, error) {
+	data, err := dir.ReadPack(p)
+	if err != nil {
+		return nil, err
+	}
+	pack, err := zone.ParsePack(data)
+	if err != nil {
+		return nil, err
+	}
+	if pack.To != to {
+		return nil, fmt.Errorf("%w: the pack makes root %x, and %s was signed", zone.ErrPack, pack.To, to)
+	}
+	return z.Follow(pack)
+}

@@ -1,0 +1,71 @@
+package mirror
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/testca"
+)
+
+// put publishes a release of one zone with a root, and a pack from the one before if there is one.
+func (h *host) put(n uint64, before *release.Zone) release.Zone {
+	h.t.Helper()
+	store := func(text string) (release.Digest, int64, release.Blob) {
+		c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, text); return err })
+		lab.Must(h.t, err)
+		return c.SHA256, c.Length, c.Blob
+	}
+	z := release.Zone{Origin: "example.org.", Serial: uint32(n), Root: release.DigestOf([]byte{byte(n)})}
+	var text strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&text, "%d %x\n", i, release.DigestOf(fmt.Append(nil, n, i)))
+	}
+	z.SHA256, z.Length, z.Blob = store(text.String())
+	if before != nil {
+		p := release.Pack{From: before.Root}
+		_, p.Length, p.Blob = store(fmt.Sprint("what is new in ", n))
+		z.Packs = []release.Pack{p}
+	}
+	m := release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100,
+		Current: &release.Release{Number: n, Switchover: time.Now().UTC().Truncate(time.Microsecond), Zones: []release.Zone{z}}}
+	files, mem, err := release.Publish(h.mem, m, h.by, ends())
+	lab.Must(h.t, err)
+	h.publish(files, mem)
+	return z
+}
+
+// TestTheTextComesWhereMeshsyncCanMakeNothingOfPacks, once it says so by the code for that; packs do otherwise.
+func TestTheTextComesWhereMeshsyncCanMakeNothingOfPacks(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	var refused []status.Refused
+	m.cfg.Refused = func() []status.Refused { return refused }
+	has := func(z release.Zone) bool {
+		found, err := filepath.Glob(filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256)))
+		lab.Must(t, err)
+		return len(found) == 1
+	}
+	first := h.put(1, nil)
+	lab.Must(t, m.round(t.Context()))
+	second := h.put(2, &first)
+	for _, code := range []string{"", "format", string(release.Packs)} {
+		if code != "" {
+			refused = []status.Refused{{Number: 2, Reason: status.Reason{Code: code}}}
+		}
+		lab.Must(t, m.round(t.Context()))
+		if got := has(second); got != (code == string(release.Packs)) {
+			t.Fatalf("refused for %q: the text is here: %v", code, got)
+		}
+	}
+	if s := m.Status(); s.Wholes != 2 || s.Deltas != 1 {
+		t.Errorf("%d texts and %d by packs", s.Wholes, s.Deltas)
+	}
+}
