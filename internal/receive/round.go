@@ -175,7 +175,7 @@ func (p *peer) unchanged() refresh.Found {
 
 // howOf says how a zone was transferred.
 func howOf(got xfr.Transferred) How {
-	if got.Incremental {
+	if got.Delta != nil {
 		return IXFR
 	}
 	return AXFR

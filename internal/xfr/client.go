@@ -263,10 +263,10 @@ func (c *Client) SOA(ctx context.Context, p Primary, name string) (*dns.SOA, *Se
 
 // Transferred is what a transfer gave.
 type Transferred struct {
-	Zone        *zone.Zone // nil: the primary has nothing newer after all
-	Incremental bool       // it came as differences
-	Octets      int64      // of its messages
-	Odd         []string   // what was not taken as it came
+	Zone   *zone.Zone  // nil: the primary has nothing newer after all
+	Delta  *zone.Delta // what it was made with of the zone that we had; nil: it came whole
+	Octets int64       // of its messages
+	Odd    []string    // what was not taken as it came
 
 	Began, Whole time.Time // when it was asked for, and when the last octet had come
 }
@@ -338,18 +338,19 @@ func (t *transfer) finish(before func() (*zone.Zone, error)) (Transferred, error
 	if t.state == current {
 		return got, nil
 	}
-	b := t.builder
-	if t.changes != nil {
-		got.Incremental = true
+	z, found := (*zone.Zone)(nil), []zone.Finding(nil)
+	if t.changes == nil {
+		z, found = t.builder.Build(t.question.name)
+	} else {
 		old, err := before()
 		if err != nil {
 			return got, err
 		}
-		if b, err = t.changes.apply(old, t.source); err != nil {
+		if got.Delta, err = t.changes.delta(old, t.soa.Serial); err != nil {
 			return got, err
 		}
+		z, found = old.Apply(got.Delta)
 	}
-	z, found := b.Build(t.question.name)
 	if z == nil {
 		return got, &RefusedError{Found: found}
 	}

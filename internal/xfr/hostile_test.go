@@ -364,12 +364,12 @@ func TestDifferences(t *testing.T) {
 						t.Errorf("%+v", got)
 					}
 				case c.want == "whole":
-					if got.Incremental || got.Zone.Len() != 3 {
+					if got.Delta != nil || got.Zone.Len() != 3 {
 						t.Errorf("%+v", got)
 					}
 				default:
 					text := strings.Replace(differencesBase[:strings.Index(differencesBase, "old")], "host 5", "host "+strings.Fields(c.rrs[0].String())[6], 1) + c.want
-					if !got.Incremental {
+					if got.Delta == nil {
 						t.Errorf("not as differences")
 					}
 					primarytest.SameZone(t, got.Zone, primarytest.Parsed(t, "example.org.", text))

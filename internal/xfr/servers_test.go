@@ -43,7 +43,7 @@ func TestTransfersFromRealServers(t *testing.T) {
 			d := primarytest.NewServer(t, kind, map[string]string{origin: old})
 			for algorithm, k := range testKeys {
 				got, messages, signed := transferFrom(t, d, k, nil, nil)
-				if got.Incremental || got.Zone == nil {
+				if got.Delta != nil || got.Zone == nil {
 					t.Fatalf("%s: %+v", algorithm, got)
 				}
 				primarytest.SameZone(t, got.Zone, before)
@@ -55,7 +55,7 @@ func TestTransfersFromRealServers(t *testing.T) {
 			d.Reload(origin, next, 2)
 			for algorithm, k := range testKeys {
 				got, messages, signed := transferFrom(t, d, k, &Version{1, before.Len()}, before)
-				if !got.Incremental || got.Zone == nil {
+				if got.Delta == nil || got.Zone == nil {
 					t.Fatalf("%s: %+v", algorithm, got)
 				}
 				primarytest.SameZone(t, got.Zone, after)
@@ -87,8 +87,8 @@ func TestDoubtfulDifferences(t *testing.T) {
 			ours := primarytest.Parsed(t, origin, strings.Replace(text(1), "host-1007 A", "host-1007x A", 1)) // which is to change
 			c := Client{Limits: testLimits, Now: time.Now}
 			got, doubt, err := c.Transfer(t.Context(), primary(d, key256), nil, origin, &Version{1, ours.Len()}, func() (*zone.Zone, error) { return ours, nil })
-			if err != nil || !errors.Is(doubt, errDoubt) || got.Incremental {
-				t.Fatalf("differences %v, doubt %v, error %v", got.Incremental, doubt, err)
+			if err != nil || !errors.Is(doubt, errDoubt) || got.Delta != nil {
+				t.Fatalf("differences %v, doubt %v, error %v", got.Delta != nil, doubt, err)
 			}
 			primarytest.SameZone(t, got.Zone, primarytest.Parsed(t, origin, text(2)))
 		})

@@ -66,12 +66,12 @@ func TestTransfersOverTLS(t *testing.T) {
 
 			before := primarytest.Parsed(t, origin, text(1))
 			got := inOneSession(t, with(good), nil, nil)
-			if got.Incremental || !strings.Contains(with(good).String(), "TLS") {
+			if got.Delta != nil || !strings.Contains(with(good).String(), "TLS") {
 				t.Fatalf("%+v", got)
 			}
 			primarytest.SameZone(t, got.Zone, before)
 			d.Reload(origin, text(2), 2)
-			if got = inOneSession(t, with(good), &Version{1, before.Len()}, before); !got.Incremental {
+			if got = inOneSession(t, with(good), &Version{1, before.Len()}, before); got.Delta == nil {
 				t.Fatalf("%+v", got)
 			}
 			primarytest.SameZone(t, got.Zone, primarytest.Parsed(t, origin, text(2)))
