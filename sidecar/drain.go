@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -56,10 +58,46 @@ func (s *sidecar) tell(do func()) error {
 	}
 }
 
-// drain takes the node out of service, whatever the service does: the route is announced as the worst of ways, and
+// drain takes the order, and then looks whether others are in service; the order does not wait for that, nor depend on it.
+func (s *sidecar) drain(ctx context.Context, o status.DrainOrder) (status.Drained, error) {
+	d, err := s.takeDrain(o)
+	if err == nil {
+		if d.Alone = s.alone(ctx); d.Alone != "" {
+			s.log.Warn("drained, and perhaps the last one", "why", d.Alone)
+		}
+	}
+	return d, err
+}
+
+// aloneTimeout is how long distribution hosts have to say who else is in service. Each gives a member that does not answer two seconds.
+const aloneTimeout = 3 * time.Second
+
+// alone says that no other member is in service, or that nobody knows; empty if there is one.
+func (s *sidecar) alone(ctx context.Context) string {
+	if s.mirror == nil {
+		return aloneWords(s.cfg().Node, nil, errors.New("the configuration has no mirror"))
+	}
+	ctx, cancel := context.WithTimeout(ctx, aloneTimeout)
+	defer cancel()
+	members, err := s.mirror.Remaining(ctx)
+	return aloneWords(s.cfg().Node, members, err)
+}
+
+// aloneWords puts in words what was heard of the members that remain in service.
+func aloneWords(node string, members []string, err error) string {
+	switch {
+	case err != nil:
+		return "whether another node is in service is not known here (" + strings.ReplaceAll(err.Error(), "\n", "; ") + `): see "meshctl status" on a distribution host, or the router's routes`
+	case !slices.ContainsFunc(members, func(name string) bool { return name != node }):
+		return `no other member is in service: nobody answers on the shared address once this route is gone. "undrain" brings this node back`
+	}
+	return ""
+}
+
+// takeDrain takes the node out of service, whatever the service does: the route is announced as the worst of ways, and
 // withdrawn after a while. The DNS service goes on, for queries that are still on their way, unless silence is asked for.
 // It takes effect before it is durable, since that is what the operator waits for.
-func (s *sidecar) drain(_ context.Context, o status.DrainOrder) (status.Drained, error) {
+func (s *sidecar) takeDrain(o status.DrainOrder) (status.Drained, error) {
 	wait := s.cfg().Drain.Wait
 	if o.Wait != "" {
 		var err error

@@ -113,6 +113,35 @@ func TestDrainSurvivesARestart(t *testing.T) {
 	n.until("the route", announced)
 }
 
+// TestADrainSaysWhetherOthersAreInService, as far as the node can know: of no other, and of who is not to be asked, there is a warning.
+func TestADrainSaysWhetherOthersAreInService(t *testing.T) {
+	for _, c := range []struct {
+		members []string
+		err     error
+		want    string
+	}{
+		{[]string{"fra1", "tyo1"}, nil, ""},
+		{[]string{"fra1"}, nil, ""},
+		{[]string{"tyo1"}, nil, "no other member is in service: nobody answers on the shared address"},
+		{nil, nil, "no other member is in service"},
+		{nil, errors.New("no distribution host answers"), `is not known here (no distribution host answers): see "meshctl status"`},
+	} {
+		if said := aloneWords("tyo1", c.members, c.err); !strings.Contains(said, c.want) || (said == "") != (c.want == "") {
+			t.Errorf("%q, %v: %q", c.members, c.err, said)
+		}
+	}
+	n := newNode(t, "stop-dns")
+	n.runs()
+	n.until("the route", announced)
+	var out bytes.Buffer
+	if err := n.plane().drain(t.Context(), &out, status.DrainOrder{Wait: "0s"}); err != nil || !strings.Contains(out.String(), "tyo1: warning: whether another node is in service is not known here (the configuration has no mirror)") {
+		t.Errorf("%v, said %q", err, &out)
+	}
+	if !strings.Contains(n.log.String(), "perhaps the last one") {
+		t.Error("the log does not say so")
+	}
+}
+
 // A file that says nothing sure leaves the node out of service, says so, and is got rid of by undrain.
 func TestDamagedDrainFile(t *testing.T) {
 	good, _ := encodeDrain(status.Drain{Who: "jane", Since: time.Unix(1e9, 0).UTC(), Silence: true})

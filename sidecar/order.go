@@ -49,7 +49,7 @@ FILE, or that of another node over mutual TLS, as an operator whose bundle ("mes
 
 The route is announced as the worst of ways (GRACEFUL_SHUTDOWN, RFC 8326) until the wait is over, and then withdrawn. DNS
 goes on, or with --silence ceases after that. The node stays out of service, also after a restart, until "undrain". Ctrl-C
-ends the command and not the drain. Said again, the command may shorten the wait, or change its mind about the silence.
+ends the command and not the drain. A warning says if no other member of the mesh is in service, or if nobody could be asked. Said again, the command may shorten the wait, or change its mind about the silence.
 The exit code is 0 if the route is withdrawn, durably, and 1 otherwise.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -194,6 +194,9 @@ func (p *plane) drain(ctx context.Context, w io.Writer, o status.DrainOrder) err
 		return err
 	}
 	warning, said := d.Warning, ""
+	if d.Alone != "" {
+		fmt.Fprintf(w, "%s: warning: %s\n", d.Node, d.Alone)
+	}
 	late := time.Now().Add(time.Duration(d.LeftSeconds*float64(time.Second)) + overdue)
 	for {
 		if now := progress(d); now != said {

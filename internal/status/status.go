@@ -346,6 +346,7 @@ type Drained struct {
 	Why       []Reason `json:"why"`             // why the route is as it is
 	Silent    bool     `json:"silent"`          // meshsync says that it is silent
 	Warning   string   `json:"warning,omitempty"`
+	Alone     string   `json:"alone,omitempty"` // in the answer to an order: that no other member is in service, or that nobody knows
 
 	LeftSeconds float64 `json:"left_seconds,omitempty"` // until the route is withdrawn
 }

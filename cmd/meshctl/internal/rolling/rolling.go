@@ -82,6 +82,7 @@ type one struct {
 	before  status.Sidecar // it, as it was
 	counted bool           // it remained in service
 	drained bool
+	warned  bool // that it is the last one
 }
 
 func (r *one) roll(ctx context.Context) error {
@@ -154,10 +155,15 @@ func (r *one) enough(ctx context.Context) (itself bool, err error) {
 			others = append(others, name)
 		}
 	}
+	const alone = "no other member remains in service"
 	if len(others) >= r.order.Remain {
+		if len(others) == 0 && !r.warned {
+			r.Say("%s: warning: %s: nobody answers on the shared address once its routes are gone", r.member.Name, alone)
+			r.warned = true
+		}
 		return itself, nil
 	}
-	said := "no other member remains in service"
+	said := alone
 	if len(others) > 0 {
 		said = "only " + strings.Join(others, ", ") + " would remain in service"
 	}

@@ -135,6 +135,24 @@ func TestOneAfterTheOther(t *testing.T) {
 	})
 }
 
+// TestTheLastOneIsDrainedByAWordOnly: by --remain 0, and then with a warning; where another remains there is none.
+func TestTheLastOneIsDrainedByAWordOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const warning = "tyo: warning: no other member remains in service: nobody answers"
+		drain := Order{Leave: true, Remain: 1, Withdraw: time.Minute, Every: time.Second}
+		l := newLab("tyo")
+		l.stops(t, t.Context(), l.mesh(), drain, "tyo", "no other member remains in service, and there must be 1 (--remain)", false, "tyo")
+		drain.Remain = 0
+		if err := Roll(t.Context(), l.mesh(), drain, l.members()); err != nil || strings.Count(strings.Join(l.said, "\n"), warning) != 1 {
+			t.Errorf("%v, said %q", err, l.said)
+		}
+		l = newLab("tyo", "osa")
+		if err := Roll(t.Context(), l.mesh(), drain, l.members()[:1]); err != nil || strings.Contains(strings.Join(l.said, "\n"), "warning") {
+			t.Errorf("%v, said %q", err, l.said)
+		}
+	})
+}
+
 // TestByHand: nobody is told when the upgrade is done; both programs being another version, and answering, is the sign.
 func TestByHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
