@@ -180,7 +180,7 @@ tests() {
 }
 
 case "${1:-}" in
-"") binaries ;;
+"") binaries && echo "made $(version) in $PWD/bin: coredns, anycast-sidecar, meshctl" ;;
 demo) shift; demo "$@" ;;
 test) shift; tests "$@" ;;
 bench) shift; bench "$@" ;;

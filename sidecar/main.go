@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/manpage"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 	"github.com/coredns-anycast/coredns-anycast/internal/usage"
@@ -163,7 +166,7 @@ func describe(w io.Writer, c *config.Config) {
 	if d := c.Failure.Degraded; d != nil {
 		fmt.Fprintf(w, "while it is not well, a route that is there carries%s\n", strings.TrimPrefix(attributes(d.Communities, d.MED, d.Prepend), ","))
 	}
-	for _, warning := range append(warnings(c), missing(c)...) {
+	for _, warning := range slices.Concat(warnings(c), missing(c), foreign(c), absent(c)) {
 		fmt.Fprintln(w, "warning:", warning)
 	}
 }
@@ -196,6 +199,66 @@ func missing(c *config.Config) []string {
 			all = append(all, fmt.Sprintf("%s: %v", key, err))
 		} else {
 			f.Close()
+		}
+	}
+	return all
+}
+
+// foreign says what of the node's certificate is another's: of another node, role, address or mesh than the configuration is for. What
+// cannot be read is among missing.
+func foreign(c *config.Config) (all []string) {
+	if !hasBundle(c) {
+		return nil
+	}
+	own, err := identity.Load(identity.Files{Certificate: c.Identity.Certificate, Key: c.Identity.Key, CA: c.Identity.CA}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	leaf := own.Certificate()
+	if err := own.Vouched(); err != nil {
+		all = append(all, fmt.Sprintf("identity.certificate is not of the mesh of identity.ca, so no member will take it: %v", err))
+	}
+	if role := identity.RoleOf(leaf); role != identity.Node {
+		all = append(all, fmt.Sprintf("identity.certificate is that of %s, whose role is %q: a node needs the one in its own bundle", leaf.Subject.CommonName, role))
+	} else if leaf.Subject.CommonName != c.Node {
+		all = append(all, fmt.Sprintf("identity.certificate is that of %s, and node is %s: is this another node's bundle?", leaf.Subject.CommonName, c.Node))
+	} else if c.Admin != nil && !c.Admin.Listen.Addr().IsUnspecified() && leaf.VerifyHostname(c.Admin.Listen.Addr().Unmap().String()) != nil {
+		all = append(all, fmt.Sprintf("identity.certificate is not for the address of admin.listen, %s: members will not connect; meshctl member update %s --admin %s makes another", c.Admin.Listen.Addr(), c.Node, c.Admin.Listen))
+	}
+	return all
+}
+
+// hasBundle reports whether the certificate that a configuration names, with key and authority, can be read here.
+func hasBundle(c *config.Config) bool {
+	if c.Identity == nil {
+		return false
+	}
+	for _, file := range []string{c.Identity.Certificate, c.Identity.Key, c.Identity.CA} {
+		f, err := os.Open(file)
+		if err != nil {
+			return false
+		}
+		f.Close()
+	}
+	return true
+}
+
+// absent are the shared addresses that no interface here has. On a machine without the node's bundle they are not missed.
+func absent(c *config.Config) (all []string) {
+	if c.Identity != nil && !hasBundle(c) {
+		return nil
+	}
+	here, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range c.Shared {
+		has := a.Is4() && a.IsLoopback() || slices.ContainsFunc(here, func(at net.Addr) bool {
+			p, err := netip.ParsePrefix(at.String())
+			return err == nil && p.Addr().Unmap() == a.Unmap()
+		})
+		if !has {
+			all = append(all, fmt.Sprintf("no interface here has the shared address %s: ip addr add %s dev lo", a, netip.PrefixFrom(a, a.BitLen())))
 		}
 	}
 	return all

@@ -65,7 +65,12 @@ func reloadCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.ask(cmd.Context(), http.MethodPost, "/v1/reload", nil, new(status.Drained))
+			var d status.Drained
+			if err := p.ask(cmd.Context(), http.MethodPost, "/v1/reload", nil, &d); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s taken; %s\n", d.Node, args[0], progress(d))
+			return nil
 		},
 	}
 }

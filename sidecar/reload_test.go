@@ -134,4 +134,11 @@ func TestReloadCommand(t *testing.T) {
 	if code != exitRefused || !strings.Contains(said, "in-force.yaml:2:21: ") || !strings.Contains(said, "in-force.yaml:3:15: ") {
 		t.Errorf("status %d: %s", code, said)
 	}
+	if err := os.WriteFile(n.s.path, []byte(n.text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out string
+	if code, out, said = commandLine("reload", file); code != exitDone || out != "tyo1: "+file+" taken; in service, announced\n" || said != "" {
+		t.Errorf("one that is taken: status %d: %q %q", code, out, said)
+	}
 }

@@ -47,6 +47,7 @@ type node struct {
 	mute   atomic.Bool                 // the name server hangs
 	refuse atomic.Bool                 // it serves no such zone
 	leave  func()                      // meshsync ends
+	text   string                      // of the configuration
 	log    bytes.Buffer
 }
 
@@ -55,16 +56,17 @@ func newNode(t *testing.T, policy string) *node {
 	dir := t.TempDir()
 	n := &node{t: t}
 	port := n.nameServer()
-	c, err := config.Parse("test", []byte(`node: tyo1
+	n.text = `node: tyo1
 shared: [127.0.0.1]
-socket: unix://`+dir+`/sidecar.sock
-control: unix://`+dir+`/control.sock
-state: `+dir+`/state
-meshsync: unix://`+dir+`/meshsync.sock
-failure: {policy: `+policy+`, readvertise_delay: 0s}
+socket: unix://` + dir + `/sidecar.sock
+control: unix://` + dir + `/control.sock
+state: ` + dir + `/state
+meshsync: unix://` + dir + `/meshsync.sock
+failure: {policy: ` + policy + `, readvertise_delay: 0s}
 clock: {source: assumed, bound: 1ms}
-probe: {interval: 100ms, timeout: 100ms, rise: 1, fall: 2, port: `+strconv.Itoa(int(port))+`}
-`))
+probe: {interval: 100ms, timeout: 100ms, rise: 1, fall: 2, port: ` + strconv.Itoa(int(port)) + `}
+`
+	c, err := config.Parse("test", []byte(n.text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -239,15 +239,20 @@ func printFindings(w io.Writer, found []zone.Finding) {
 	}
 }
 
-// findingLine is FILE:LINE: ZONE: OWNER: RULE: DETAIL. Only a warning says what it is; "-" stands for what is unknown.
+// findingLine is FILE:LINE: ZONE: OWNER: RULE: DETAIL. Only a warning says what it is. The place is left out where it is none in a file,
+// and zone and owner where there is neither; "-" stands for one of these.
 func findingLine(f zone.Finding) string {
-	known := func(s string) string {
-		if s == "" {
-			return "-"
-		}
-		return s
+	line := ""
+	switch {
+	case f.File != "" && (f.Line > 0 || f.Zone != ""):
+		line = fmt.Sprintf("%s:%d: ", f.File, f.Line)
+	case f.File != "":
+		line = f.File + ": "
 	}
-	line := fmt.Sprintf("%s:%d: %s: %s: %s: %s", f.File, f.Line, known(f.Zone), known(f.Owner), f.Rule, f.Detail)
+	if f.Zone != "" || f.Owner != "" {
+		line += fmt.Sprintf("%s: %s: ", cmp.Or(f.Zone, "-"), cmp.Or(f.Owner, "-"))
+	}
+	line += f.Rule + ": " + f.Detail
 	if f.Severity != zone.Error {
 		line += " (warning)"
 	}

@@ -37,6 +37,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"os/user"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -176,13 +178,36 @@ func (c *cli) withJSON(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// warnRoot warns root in the home of another user, before it makes files there that are root's: meshctl serve of that user could
+// neither read nor replace some of them.
+func (c *cli) warnRoot() {
+	info, err := os.Stat(c.dir)
+	if err != nil || os.Geteuid() != 0 {
+		return
+	}
+	of, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || of.Uid == 0 {
+		return
+	}
+	name := strconv.FormatUint(uint64(of.Uid), 10)
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	fmt.Fprintf(c.log, "warning: %s belongs to %[2]s, and files that root makes in it are root's: meshctl serve of %[2]s may fail on them. Give commands as runuser -u %[2]s -- meshctl; "+
+		"afterwards chown -R --from=root %[2]s: %[1]s\n", c.dir, name)
+}
+
 // writing runs do with the home open for writing; it says nothing before it has published.
 func (c *cli) writing(ctx context.Context, do func(w *home.Writer) error) error {
+	c.warnRoot()
 	return c.home().Write(ctx, do)
 }
 
 // ordering is writing for what publishes something by an operator's order: members are asked first, since what they say may forbid it.
 func (c *cli) ordering(ctx context.Context, do func(w *home.Writer) error) error {
+	if _, err := c.home().View(ctx); err != nil {
+		return err
+	}
 	own, err := enrol.Identity(c.home(), c.logger())
 	if err != nil {
 		c.progress("members cannot be asked whether this host's state and clock are right: %v", err)

@@ -133,6 +133,10 @@ node NAME, and to nobody else.`,
 			if err := notATerminal(cmd.OutOrStdout()); err != nil {
 				return err
 			}
+			if !home.There(c.dir) {
+				_, err := c.home().View(cmd.Context())
+				return err
+			}
 			bundle, err := enrol.Bundle(c.home(), args[0])
 			if err != nil {
 				return err

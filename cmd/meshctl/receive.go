@@ -101,6 +101,7 @@ func (c *cli) receive(ctx context.Context, file, zones string, o receive.Refresh
 	if err != nil {
 		return err
 	}
+	c.warnRoot()
 	sources, err := sourcesOf(file, zones)
 	if err != nil {
 		return err

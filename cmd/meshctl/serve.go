@@ -23,6 +23,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 )
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -41,6 +42,10 @@ A browser with the certificate of an operator or observer ("meshctl operator add
 Several of them may run, on one bucket: they take turns, and over.`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			if _, err := c.home().View(cmd.Context()); err != nil { // before all that needs one
+				return err
+			}
+			c.warnRoot()
 			config, err := c.config(file)
 			if err != nil {
 				return err
@@ -91,15 +96,12 @@ func endpoint(listen string) (netip.AddrPort, error) {
 const shownReleases = 20
 
 func (c *cli) serve(ctx context.Context, config *config.Config) error {
-	if _, err := c.home().View(ctx); err != nil {
-		return err
-	}
 	log := eventlog.New(c.log, config.Serve.Log)
 	own, err := enrol.Identity(c.home(), log)
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", config.Serve.Listen.String())
+	listener, err := socket.ListenTCP(config.Serve.Listen)
 	if err != nil {
 		return err
 	}

@@ -105,6 +105,12 @@ func askNode(ctx context.Context, network, address, zone string) nodeAnswer {
 	soa.SetEdns0(1232, false)
 	soa.IsEdns0().Option = append(soa.IsEdns0().Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID})
 	r, rtt, err := client.ExchangeContext(ctx, soa, address)
+	if failed := new(net.OpError); errors.As(err, &failed) { // it names the addresses, which are said anyway
+		err = failed.Err
+		if failed.Timeout() {
+			err = fmt.Errorf("no answer within %v", whichTimeout)
+		}
+	}
 	if err != nil {
 		a.Error = err.Error()
 		return a

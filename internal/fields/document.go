@@ -13,7 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// ReadFile takes a configuration file of at most max octets.
+// ReadFile takes a configuration file of at most max octets, without the byte order mark that some editors put before UTF-8.
 func ReadFile(path string, max int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -24,7 +24,7 @@ func ReadFile(path string, max int64) ([]byte, error) {
 	if err == nil && int64(len(data)) > max {
 		err = Errors{fmt.Sprintf("%s:1:1: longer than %d bytes", path, max)}
 	}
-	return data, err
+	return bytes.TrimPrefix(data, []byte("\uFEFF")), err
 }
 
 // Document is the root of the one document in data. The error is of type Errors.

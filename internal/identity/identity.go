@@ -220,6 +220,12 @@ func (i *Identity) Renew(certificate []byte) (bool, error) {
 	return true, depot.WriteFile(filepath.Dir(i.files.Certificate), filepath.Base(i.files.Certificate), certificate, 0o644)
 }
 
+// Vouched says why the certificate is none that the mesh's authority vouches for now; nil if it does.
+func (i *Identity) Vouched() error {
+	c := i.Config()
+	return verify(chainOf(c.Certificates[0]), c.ClientCAs)
+}
+
 // verify says why a certificate, which comes first in its chain, is none of a client that the authorities vouch for.
 func verify(chain []*x509.Certificate, roots *x509.CertPool) error {
 	between := x509.NewCertPool()

@@ -407,6 +407,9 @@ func (h *Host) alarms(now instant.Instant, d *HostDecision) {
 	if h.policy.Absent.Lapse {
 		goes = "publication goes on without it when its lease has surely ended"
 	}
+	if all, away := len(h.state.Members), len(h.state.Away); all-away < away { // see excused
+		goes = fmt.Sprintf("publication does not go on without it, since fewer than half of the members (%d of %d at most) can switch: bring one back, or remove those that are lost", all-away, all)
+	}
 	for _, a := range h.state.Away {
 		d.Alarms = append(d.Alarms, status.Reason{Code: MembersAway, Detail: fmt.Sprintf("%s was not heard from since %v: %s", a.Member, a.Since, goes)})
 	}

@@ -3,6 +3,7 @@ package mesh
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,5 +67,39 @@ func TestAnswersOfWhoIsNoMember(t *testing.T) {
 	h.Asked(map[string]Answer{"c": {Word: &Word{Mesh: "m", At: epoch, Lease: 1, Struck: true}}}, now, now)
 	if d := h.Decide(now); d.Publish == nil || len(d.Publish.Leaving) != 0 {
 		t.Errorf("%+v", d)
+	}
+}
+
+// TestAnAlarmSaysWhetherPublicationGoesOn without the members that are away: not where fewer than half would be left.
+func TestAnAlarmSaysWhetherPublicationGoesOn(t *testing.T) {
+	now := instant.Instant{Wall: epoch, Mono: 1}
+	for _, c := range []struct {
+		members, away []string
+		want          string
+	}{
+		{[]string{"a"}, []string{"a"}, "publication does not go on without it, since fewer than half of the members (0 of 1 at most) can switch: bring one back"},
+		{[]string{"a", "b", "c"}, []string{"a", "b"}, "does not go on without it, since fewer than half of the members (1 of 3 at most)"},
+		{[]string{"a", "b"}, []string{"a"}, "publication goes on without it after 10m0s"},
+	} {
+		s := State{Mesh: "m", Members: c.members, Epsilon: smallEpsilon}.Granted(epoch, time.Hour)
+		answers := map[string]Answer{}
+		for _, name := range c.members {
+			answers[name] = Answer{Word: &Word{Mesh: "m", At: epoch, Lease: s.Version}}
+		}
+		for _, name := range c.away {
+			s.Away, answers[name] = append(s.Away, Away{Member: name, Since: epoch}), Answer{}
+		}
+		h := NewHost(Policy{Lease: time.Hour, Absent: Absent{After: DefaultAbsent}})
+		h.Read(s)
+		h.Asked(answers, now, now)
+		d := h.Decide(now)
+		if len(d.Alarms) != len(c.away) {
+			t.Fatalf("%v: %v", c.away, d.Alarms)
+		}
+		for _, a := range d.Alarms {
+			if a.Code != MembersAway || !strings.Contains(a.Detail, c.want) {
+				t.Errorf("%v of %v: %s", c.away, c.members, a)
+			}
+		}
 	}
 }

@@ -3,6 +3,7 @@ package zonefile
 import (
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
@@ -71,6 +72,23 @@ func TestWithoutTTL(t *testing.T) {
 		}
 		if z == nil || said != want {
 			t.Errorf("%q: %v", text, found)
+		}
+	}
+}
+
+// TestAByteOrderMarkIsNoName: an editor may put one before a zone file, or before one that is included. It was the first octets of a
+// name, so that another zone was served.
+func TestAByteOrderMarkIsNoName(t *testing.T) {
+	const origin = "$ORIGIN example.org.\n"
+	absolute := strings.Replace(relative, "@ IN SOA", "example.org. IN SOA", 1)
+	for _, text := range []string{origin + relative, absolute, "$INCLUDE sub\n" + origin + relative} {
+		opts := Options{File: "f", Name: "db.example.org", Parallel: 1, Include: fstest.MapFS{"sub": {Data: []byte(mark + "sub.example.org. 300 IN A 192.0.2.9\n")}}}
+		want := outcome(t, strings.NewReader(text), opts)
+		for _, opts.Parallel = range []int{1, 3} {
+			opts.chunk = 16
+			if got := outcome(t, strings.NewReader(mark+text), opts); got != want || !strings.Contains(got, "example.org.\t300\tIN\tSOA") || strings.Contains(got, "239") {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
 		}
 	}
 }

@@ -140,6 +140,7 @@ type file struct {
 func (p *parser) readTop(r io.Reader, f *file) {
 	s := newScanner(r, p.opts.MaxEntry)
 	defer s.close()
+	s.skipMark()
 	if _, err := s.r.Peek(min(p.opts.chunk, bufferSize)); err != nil || p.opts.Parallel == 1 {
 		p.read(s, nil, f) // it is short
 		return
@@ -315,6 +316,7 @@ func (p *parser) include(f *file, args []token) error {
 	defer r.Close()
 	s := newScanner(r, p.opts.MaxEntry)
 	defer s.close()
+	s.skipMark()
 	p.read(s, nil, &sub)
 	p.included += s.octets
 	return nil

@@ -49,6 +49,15 @@ func newScanner(r io.Reader, limit int) *scanner {
 	return s
 }
 
+// skipMark skips the byte order mark that some editors put at the beginning of a file of UTF-8.
+func (s *scanner) skipMark() {
+	if first, _ := s.r.Peek(len(mark)); string(first) == mark {
+		s.r.Discard(len(mark))
+	}
+}
+
+const mark = "\uFEFF"
+
 func (s *scanner) close() {
 	s.r.Reset(nil)
 	buffers.Put(s.r)

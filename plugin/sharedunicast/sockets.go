@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 )
 
 // The sockets of the shared addresses belong to the process. A server holds a descriptor of its own; that of the next
@@ -134,7 +136,10 @@ func listen(network string, addr netip.AddrPort, reusePort bool) (descriptor, er
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%w: stop what holds it, or, if that was this process with other directives before a reload, restart", err)
 	}
-	return d, err
+	if err != nil {
+		return nil, socket.Explain(err, addr)
+	}
+	return d, nil
 }
 
 // bound binds a socket, and listens for connections.

@@ -109,9 +109,9 @@ func Serve(address netip.AddrPort, shared []netip.Addr, access func() identity.A
 	if err := own(address.Addr(), shared); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", address.String())
+	l, err := socket.ListenTCP(address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("admin.listen: %w", err)
 	}
 	g := &guard{node: node, refuses: s.Refuses, member: s.Member, log: &identity.Quiet{Log: log}}
 	mux := http.NewServeMux()
@@ -150,9 +150,9 @@ func ServeMetrics(address netip.AddrPort, metrics http.Handler, log *slog.Logger
 	if !address.Addr().IsLoopback() {
 		return nil, fmt.Errorf("%s is not a loopback address: metrics leave the machine over mutual TLS only", address)
 	}
-	l, err := net.Listen("tcp", address.String())
+	l, err := socket.ListenTCP(address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("metrics: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)

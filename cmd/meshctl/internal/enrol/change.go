@@ -109,6 +109,9 @@ func (n NewMember) check(shared []string, members []release.Member) (address str
 			errs = append(errs, fmt.Errorf("--admin: %s is that of %s", n.Admin, m.Name))
 		}
 	}
+	if len(n.Routers) == 0 && (n.AS != 0 || n.RouterAS != 0 || n.RouterID != "") {
+		errs = append(errs, hint.Errorf("for example --router 198.51.100.1; or leave these flags out", "--as, --router-as and --router-id are for sessions with routers, and --router names none: nothing would be announced"))
+	}
 	if n.At != "" {
 		if _, err := fields.Path(n.At); err != nil {
 			errs = append(errs, fmt.Errorf("--at: %w: processes start anywhere", err))
