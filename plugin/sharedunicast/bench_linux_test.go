@@ -79,10 +79,17 @@ func BenchmarkUDP(b *testing.B) {
 	}
 }
 
-// BenchmarkConnections is what a query by a TCP connection of its own takes of the server's processor time, with 8 connections open.
+// BenchmarkConnections is what a query by a TCP connection of its own takes of the server's processor time, with 8 connections open: answered
+// by a loop, or handed on to the chain.
 func BenchmarkConnections(b *testing.B) {
+	for name, qtype := range map[string]uint16{"loop": dns.TypeA, "handed-on": dns.TypeAXFR} {
+		b.Run(name, func(b *testing.B) { benchConnections(b, qtype) })
+	}
+}
+
+func benchConnections(b *testing.B, qtype uint16) {
 	addr := benchServer(b, "", "testwire")
-	wire, err := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA).SetEdns0(1232, false).Pack()
+	wire, err := new(dns.Msg).SetQuestion("www.example.org.", qtype).SetEdns0(1232, false).Pack()
 	lab.Must(b, err)
 	wire = append(binary.BigEndian.AppendUint16(nil, uint16(len(wire))), wire...)
 	to := &unix.SockaddrInet4{Port: addr.Port, Addr: [4]byte(addr.IP.To4())}
