@@ -8,12 +8,15 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/coredns/caddy"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
@@ -323,4 +326,122 @@ func TestMemoryOfConnections(t *testing.T) {
 			end(conns)
 		})
 	}
+}
+
+// used is what a process has of what a reload could leak.
+type used struct{ goroutines, threads, descriptors int }
+
+func usedNow(t *testing.T) used {
+	t.Helper()
+	threads, err := os.ReadDir("/proc/self/task")
+	lab.Must(t, err)
+	open, err := os.ReadDir("/proc/self/fd")
+	lab.Must(t, err)
+	return used{runtime.NumGoroutine(), len(threads), len(open)}
+}
+
+// Reloads leave behind no goroutine, thread, descriptor or connection, with all that can be on, and connections of each kind open.
+// RELOADS=1000 by hand.
+func TestReloadsLeaveNothing(t *testing.T) {
+	reloads := 60
+	if n, err := strconv.Atoi(os.Getenv("RELOADS")); err == nil {
+		reloads = n
+	}
+	port, dir := freePort(t), t.TempDir()
+	tap, _ := collect(t)
+	secrets := filepath.Join(dir, "cookies.key")
+	lab.Must(t, os.WriteFile(secrets, []byte(strings.Repeat("00", 16)+"\n"), 0o600))
+	corefile := fmt.Sprintf(".:%s {\n sharedunicast 127.0.53.1 127.0.53.2 ::1 {\n rrl 1000\n cookies %s\n dnstap unix://%s\n stats %s a.example\n }\n testwire\n}",
+		port, secrets, tap, filepath.Join(dir, "stats"))
+	server := "127.0.53.1:" + port
+	reload := start(t, corefile)
+	round := func(connections bool) {
+		if connections {
+			for i, qtype := range []uint16{dns.TypeA, dns.TypeAXFR} {
+				conn := dialStream(t, server)
+				defer conn.Close()
+				conn.Write(framed(t, i, "www.example.org.", qtype))
+				mustHear(t, conn, i, []int{dns.RcodeSuccess, dns.RcodeRefused}[i])
+			}
+			conn := dialStream(t, server) // has half a message
+			defer conn.Close()
+			conn.Write(framed(t, 3, "www.example.org.", dns.TypeA)[:9])
+		}
+		lab.Must(t, reload(corefile))
+		mustAsk(t, "udp", server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+		mustAsk(t, "tcp", server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+	}
+	for i := range 10 {
+		round(i%5 == 0)
+	}
+	lab.WaitFor(t, "no connection has a place", func() bool { return connected.size() == 0 && laden.size() == 0 })
+	before := usedNow(t)
+	for i := range reloads {
+		round(i%20 == 0)
+	}
+	var now used
+	lab.WaitFor(t, "no more is in use than before the reloads", func() bool {
+		now = usedNow(t)
+		return now.goroutines <= before.goroutines+3 && now.threads <= before.threads+8 && now.descriptors <= before.descriptors+3 && connected.size() == 0
+	})
+	t.Logf("before %d reloads %+v, after %+v", reloads, before, now)
+}
+
+// A connection has its time, however little comes by it, and however often: from its last answer to the whole of the next query.
+func TestTimeOfAConnection(t *testing.T) {
+	for how, properties := range map[string]string{"loops": "", "goroutines": "fastpath off"} {
+		t.Run(how, func(t *testing.T) {
+			port := freePort(t)
+			start(t, fmt.Sprintf("example.org:%s {\n sharedunicast 127.0.53.1 {\n %s\n }\n timeouts {\n read 1s\n idle 1s\n }\n testwire\n}", port, properties))
+			query := framed(t, 1, "www.example.org.", dns.TypeA)
+			for what, answers := range map[string]int{"no query": 0, "two queries": 2} {
+				conn := dialStream(t, "127.0.53.1:"+port)
+				for range answers {
+					conn.Write(query)
+					mustHear(t, conn, 1, dns.RcodeSuccess)
+				}
+				gone := make(chan error, 1)
+				go func() {
+					_, err := conn.Read(make([]byte, 1))
+					gone <- err
+				}()
+				octets := 0
+				for ended := false; !ended; {
+					select {
+					case err := <-gone:
+						ended = true
+						if errors.Is(err, os.ErrDeadlineExceeded) {
+							t.Errorf("after %s, octets that come one by one keep a connection open", what)
+						}
+					case <-time.After(100 * time.Millisecond):
+						if octets < len(query)-1 {
+							conn.Write(query[octets : octets+1])
+							octets++
+						}
+					}
+				}
+				if octets == len(query)-1 {
+					t.Errorf("after %s, a connection had more than %d octets' time", what, octets)
+				}
+			}
+		})
+	}
+}
+
+// Where a loop cannot start it says so, and leaves nothing behind: connections have goroutines then.
+func TestConnectionsWhereLoopsCannotStart(t *testing.T) {
+	port := freePort(t)
+	start(t, fmt.Sprintf(".:%s {\n sharedunicast 127.0.53.1\n testwire\n}", port))
+	all := caddy.Instances()
+	s := all[len(all)-1].Storage[instanceKey{}].(*instance).servers[0]
+	before := usedNow(t)
+	other := &server{coreServer: s.coreServer, instance: s.instance, group: s.group, front: s.front, packets: s.packets, listener: s.listener,
+		stop: &waker{fd: -1}} // which epoll does not take, as an older kernel does not take all that it is asked for
+	if other.serveLoops() {
+		t.Fatal("the loops could start")
+	}
+	if now := usedNow(t); now.descriptors > before.descriptors {
+		t.Errorf("%d descriptors, %d before", now.descriptors, before.descriptors)
+	}
+	mustAsk(t, "tcp", "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
 }
