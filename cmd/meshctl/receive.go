@@ -27,6 +27,7 @@ type receivedJSON struct {
 	Received []updateJSON     `json:"received"`
 	Zones    []receive.Status `json:"zones"`
 	Faults   []faultJSON      `json:"faults"`
+	Unfit    []receive.Unfit  `json:"unfit,omitempty"` // files that are not taken for their names
 }
 
 type updateJSON struct {
@@ -133,7 +134,7 @@ func (c *cli) receive(ctx context.Context, file, zones string, o receive.Refresh
 	if err != nil {
 		return err
 	}
-	facts.Zones = r.Zones()
+	facts.Zones, facts.Unfit = r.Zones(), r.Unfit()
 	for place, why := range r.Faults() {
 		facts.Faults = append(facts.Faults, faultJSON{place, why})
 	}
@@ -179,6 +180,9 @@ func (c *cli) sayReceived(facts receivedJSON) {
 	}
 	for _, f := range facts.Faults {
 		c.say("error: %s: %s: %s", f.Source, f.What, f.Error)
+	}
+	for _, u := range facts.Unfit {
+		c.say("warning: %s", u)
 	}
 	c.say("%d zones, %d changed", len(facts.Zones), len(facts.Received))
 }

@@ -211,6 +211,7 @@ func (w *folder) list() (*os.Root, []string, error) {
 
 // name tells of files whose names do not fit, once they were there at two scans: editors leave others for a moment.
 func (w *folder) name(others []string) {
+	w.r.setUnfit(Unfit{w.d.Path, w.d.Pattern, others})
 	in := func(sorted []string, name string) bool { _, ok := slices.BinarySearch(sorted, name); return ok } // as the directory is read
 	lasting := slices.DeleteFunc(slices.Clone(others), func(name string) bool { return !in(w.others, name) })
 	news := slices.DeleteFunc(slices.Clone(lasting), func(name string) bool { return in(w.named, name) })
@@ -218,6 +219,35 @@ func (w *folder) name(others []string) {
 		w.r.opt.Log.Info("files are not taken, since their names do not fit", "directory", w.d.Path, "pattern", w.d.Pattern, "files", refresh.Some(news))
 	}
 	w.others, w.named = others, lasting
+}
+
+// Unfit are files of a directory that are not taken in, since their names do not fit its pattern.
+type Unfit struct {
+	Directory string   `json:"directory"`
+	Pattern   string   `json:"pattern"`
+	Files     []string `json:"files"`
+}
+
+func (u Unfit) String() string {
+	return fmt.Sprintf("not taken, since their names do not fit %s: %s", filepath.Join(u.Directory, u.Pattern), refresh.Some(u.Files))
+}
+
+func (r *Receiver) setUnfit(u Unfit) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unfit[u.Directory] = u
+}
+
+// Unfit returns, for each directory that has such files, those that were there at its last scan.
+func (r *Receiver) Unfit() (all []Unfit) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range r.config.Directories {
+		if u := r.unfit[d.Path]; len(u.Files) > 0 {
+			all = append(all, u)
+		}
+	}
+	return all
 }
 
 func (w *folder) path(name string) string { return filepath.Join(w.d.Path, name) }

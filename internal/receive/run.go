@@ -34,6 +34,7 @@ type Receiver struct {
 	stops  map[string]context.CancelFunc // of rounds
 	tell   []Update                      // to be handed on when mu is not held
 	coming map[*coming]bool              // zones that are coming
+	unfit  map[string]Unfit              // by directory
 }
 
 // New makes a Receiver of a configuration.
@@ -57,7 +58,7 @@ func New(c *Config, o Options) (*Receiver, error) {
 	for _, k := range c.weakKeys() {
 		o.Log.Warn("hmac-sha1 must not be used for new keys (RFC 8945 6): have the primary take hmac-sha256", "key", k)
 	}
-	r := &Receiver{config: c, opt: o, store: s, wake: make(chan struct{}, 1), images: map[string]*zone.Zone{}, stops: map[string]context.CancelFunc{},
+	r := &Receiver{config: c, opt: o, store: s, unfit: map[string]Unfit{}, wake: make(chan struct{}, 1), images: map[string]*zone.Zone{}, stops: map[string]context.CancelFunc{},
 		coming: map[*coming]bool{}}
 	r.decide, r.groups = c.deciding()
 	r.decide.Spread = 1 + rand.Uint64N(math.MaxUint64)

@@ -11,6 +11,17 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
+// goingBack says how older data is answered again. A signature covers the serial, so that of a signed zone cannot be raised by hand.
+func goingBack(old, z *zone.Zone) string {
+	switch {
+	case z.Serial() == old.Serial():
+		return ""
+	case apexOf(z).get(dns.TypeDNSKEY) != nil:
+		return fmt.Sprintf(": to go back to older data, give it a serial above %d before it is signed, and have the signer sign it again", old.Serial())
+	}
+	return fmt.Sprintf(": to go back to older data, give it a serial above %d", old.Serial())
+}
+
 // checkChange compares a zone with the one answered now: what changed needs a higher serial, and not too many names may
 // have changed at once.
 func checkChange(old, z *zone.Zone, p Policy, r *report) {
@@ -22,7 +33,7 @@ func checkChange(old, z *zone.Zone, p Policy, r *report) {
 		return
 	}
 	if int32(z.Serial()-old.Serial()) <= 0 {
-		r.fault(nil, "serial", "serial %d must be above %d, which is answered now with other content (RFC 1982)", z.Serial(), old.Serial())
+		r.fault(nil, "serial", "serial %d must be above %d, which is answered now with other content (RFC 1982)%s", z.Serial(), old.Serial(), goingBack(old, z))
 	}
 	for _, k := range []struct {
 		rule  string

@@ -648,3 +648,22 @@ func TestFindingsAreBoundedAndInOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestOlderDataNeedsAHigherSerial, and that of a signed zone a new signature, as the refusal says.
+func TestOlderDataNeedsAHigherSerial(t *testing.T) {
+	key := "@ DNSKEY 257 3 13 mdsswUyr3DPW132mOi8V9xESWE8jTo0dxCjjnopKl+GqJxpVXckHAeF+KkxLbxILfDLUT0rAK9iUzy1L53eKGQ==\n"
+	for _, c := range []struct {
+		before, after uint32
+		more, want    string
+	}{
+		{7, 6, "", "answered now with other content (RFC 1982): to go back to older data, give it a serial above 7"},
+		{7, 6, key, "give it a serial above 7 before it is signed, and have the signer sign it again"},
+		{7, 7, key, "answered now with other content (RFC 1982)"},
+	} {
+		found := against(t, fmt.Sprintf(tiny, c.before), fmt.Sprintf(tiny, c.after)+"www A 192.0.2.80\n"+c.more, DefaultPolicy())
+		i := slices.IndexFunc(found, func(f zone.Finding) bool { return f.Rule == "serial" })
+		if i < 0 || !strings.HasSuffix(found[i].Detail, c.want) {
+			t.Errorf("%d to %d: %v, want %s", c.before, c.after, found, c.want)
+		}
+	}
+}
