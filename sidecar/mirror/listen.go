@@ -63,10 +63,11 @@ func (m *Mirror) listen(ctx context.Context, r *repository) {
 	}
 }
 
-// unheld says that no request is held at a repository, and waits.
+// unheld says that no request is held at a repository, and waits for half of d to one and a half of it: a host that is started again lets go of all
+// members in one moment, and they must not all come back in one.
 func (m *Mirror) unheld(ctx context.Context, r *repository, d time.Duration) error {
 	m.holding(r, false)
-	return sleep(ctx, d+rand.N(d/10))
+	return sleep(ctx, d/2+rand.N(d))
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -1,9 +1,14 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -141,6 +146,67 @@ func TestADeafServerIsFoundOut(t *testing.T) {
 	if !held(m, good)() || lease(t, m, h.mem.Root) != h.timestamp() {
 		t.Error("the good one is not followed")
 	}
+}
+
+// TestAHostStartsAgain: it lets go of all members at once, who come back, each to one request that is held, and hear again; what was begun
+// for them ends with them.
+func TestAHostStartsAgain(t *testing.T) {
+	const members = 50
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	var now atomic.Pointer[depot.Holder]
+	begin := func() (end context.CancelFunc) {
+		ctx, end := context.WithCancel(context.Background())
+		now.Store(depot.NewHolder(ctx, h.dir, 10*time.Millisecond))
+		return end
+	}
+	end := begin()
+	url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { now.Load().ServeHTTP(w, r) }), new(atomic.Bool))
+	tag := func() string {
+		data, _, err := h.dir.Read(release.TimestampName, release.MaxBytes(release.TimestampName))
+		lab.Must(t, err)
+		return depot.TimestampTag(data)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	var all []*Mirror
+	for i := range members {
+		m := New(Config{URLs: []string{url}, Interval: time.Second, Identity: ca.Identity(fmt.Sprintf("node%d", i), time.Hour).Load(t)}, slog.New(slog.DiscardHandler))
+		all = append(all, m)
+		m.knows(tag())
+		running.Go(func() { m.listen(ctx, m.repositories[0]) })
+		running.Go(func() { // in the place of looks
+			for ctx.Err() == nil {
+				select {
+				case <-ctx.Done():
+				case <-m.news:
+					m.knows(tag())
+				}
+			}
+		})
+	}
+	for range 2 {
+		lab.WaitFor(t, "a request of each is held", func() bool { held, _ := now.Load().Counts(); return held == members })
+		h.renew()
+		lab.WaitFor(t, "all have heard", func() bool {
+			return !slices.ContainsFunc(all, func(m *Mirror) bool { return m.knownTag() != tag() })
+		})
+		end()
+		end = begin()
+	}
+	lab.WaitFor(t, "a request of each is held again", func() bool { held, _ := now.Load().Counts(); return held == members })
+	if _, refused := now.Load().Counts(); refused > 0 {
+		t.Errorf("%d were refused: a member has more than one", refused)
+	}
+	cancel()
+	running.Wait()
+	lab.WaitFor(t, "no request is held", func() bool { held, _ := now.Load().Counts(); return held == 0 })
+	lab.WaitFor(t, "what was begun has ended", func() bool {
+		stacks := make([]byte, 4<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return !bytes.Contains(stacks, []byte("mirror.(*Mirror).")) && !bytes.Contains(stacks, []byte("depot.(*Holder)."))
+	})
+	end()
 }
 
 // TestAHungRoundIsNotUsual: how long a node takes to hear is the 99th percentile of its rounds, without one that hung now and then; where they
