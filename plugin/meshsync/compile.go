@@ -50,8 +50,9 @@ type compiler struct {
 	last  map[string]*zone.Zone // of the large ones known, the newest by origin
 	cache *imageCache
 	busy  *compiling
-	large sync.Mutex  // one large zone at a time: it keeps all processors busy, and takes memory
-	freed atomic.Bool // there is memory to give back
+	large sync.Mutex      // one large zone at a time: it keeps all processors busy, and takes memory
+	freed atomic.Bool     // there is memory to give back
+	kept  map[string]bool // files of the cache
 
 	once    sync.Once               // for
 	origins map[string][]*zone.Zone // those known
@@ -85,7 +86,7 @@ func compile(ctx context.Context, repository string, r release.Release, known ma
 		return c, err
 	}
 	defer dir.Close()
-	w := &compiler{ctx: ctx, dir: dir, known: known, last: newest(known), cache: cache, busy: busy}
+	w := &compiler{ctx: ctx, dir: dir, known: known, last: newest(known), cache: cache, kept: cache.files(), busy: busy}
 	zones, err := w.all(r.Zones)
 	for i, z := range zones {
 		if z != nil {
@@ -175,7 +176,7 @@ func (w *compiler) rootsOf(origin string) map[release.Digest]*zone.Zone {
 func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 	z = w.known[signed.SHA256]
 	if z == nil || z.Origin() != signed.Origin {
-		if z = w.cache.load(signed.SHA256); z == nil || z.Origin() != signed.Origin {
+		if z = w.load(signed.Root, signed.SHA256); z == nil || z.Origin() != signed.Origin {
 			if z, err = w.make(signed); err != nil {
 				return nil, err
 			}
@@ -191,6 +192,22 @@ func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 			Detail: fmt.Sprintf("zone %s has serial %d, the release says %d", signed.Origin, z.Serial(), signed.Serial)}
 	}
 	return z, nil
+}
+
+// load is a zone that was kept compiled, by the first of its root and its text that there is a file of; nil if there is none.
+func (w *compiler) load(of ...release.Digest) *zone.Zone {
+	for _, d := range of {
+		if !w.kept[cacheName(d)] {
+			continue
+		}
+		if z := w.cache.load(d); z != nil {
+			if z.ImageSize() >= cacheFrom {
+				w.freed.Store(true)
+			}
+			return z
+		}
+	}
+	return nil
 }
 
 // make makes a zone: by the packs that lead to it, or of its text.
@@ -219,7 +236,12 @@ func (w *compiler) assemble(signed release.Zone) (*zone.Zone, error) {
 	}
 	roots, counted := w.rootsOf(signed.Origin), 0
 	z, err := assemble.Zone(w.dir, signed, assemble.Start{
-		Zone: func(root release.Digest) *zone.Zone { return roots[root] },
+		Zone: func(root release.Digest) *zone.Zone {
+			if z := roots[root]; z != nil {
+				return z
+			}
+			return w.load(root)
+		},
 		Base: func(text release.Zone) (*zone.Zone, error) {
 			z, err := w.compileZone(text)
 			if err == nil {

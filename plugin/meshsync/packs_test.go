@@ -2,13 +2,20 @@ package meshsync
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
@@ -155,5 +162,194 @@ func TestSignedPacksThatLeadElsewhereAreRefused(t *testing.T) {
 	}
 	if _, _, err := p.compile(wrong, p.known(1)); ruleOf(err) != release.Packs {
 		t.Errorf("a root that packs do not make: %v", err)
+	}
+}
+
+// images are the files of a node's cache.
+func images(t *testing.T, c config) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(c.dir, "cache"))
+	must(t, err)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// TestTheCacheIsAnImageAndPacks: it is written anew only when there are many packs since, and a node that starts again needs no text.
+func TestTheCacheIsAnImageAndPacks(t *testing.T) {
+	dir, h := nodeDir(t)
+	c := newConfig(dir, h)
+	c.cacheFrom = 1
+	const releases = 2*maxLog + 3
+	p := newPacked(h, "example.org.", releases, 4000)
+	h.current(1, p.signed[:1])
+	n := startNode(t, c)
+	n.becomes(1)
+	n = n.restart()
+	n.becomes(1)
+	p.without(p.signed...)
+	of := func(i int) string { return cacheName(p.signed[i].Root) }
+	written := 0
+	for i := 1; i < releases; i++ {
+		signed := p.signed[i]
+		signed.Packs = signed.Packs[max(0, len(signed.Packs)-release.MaxPacks):]
+		h.current(uint64(i+1), []release.Zone{signed})
+		n.becomes(uint64(i + 1))
+		if i%3 != 0 {
+			continue
+		}
+		n = n.restart() // which waits until the cache is written
+		n.becomes(uint64(i + 1))
+		n.close()
+		if names := images(t, c); !slices.Contains(names, of(written)) || len(names) > 2 {
+			written = slices.IndexFunc(p.signed, func(z release.Zone) bool { return slices.Contains(names, cacheName(z.Root)) })
+			if written < 0 || i-written > maxLog {
+				t.Fatalf("release %d: the cache has %v", i+1, names)
+			}
+		}
+		n = startNode(t, c)
+		n.becomes(uint64(i + 1))
+	}
+	if written < 2 {
+		t.Errorf("the image is still that of release %d", written+1)
+	}
+}
+
+// TestADamagedImageOrPackIsFound before its first use, and the text is read; then all is as before.
+func TestADamagedImageOrPackIsFound(t *testing.T) {
+	for name, damage := range map[string]func(image, pack string) error{
+		"no image":   func(image, _ string) error { return os.Remove(image) },
+		"torn image": func(image, _ string) error { return os.Truncate(image, 1000) },
+		"image":      func(image, _ string) error { return flip(image, 5000) },
+		"no pack":    func(_, pack string) error { return os.Remove(pack) },
+		"torn pack":  func(_, pack string) error { return os.Truncate(pack, 10) },
+		"pack":       func(_, pack string) error { return flip(pack, 50) },
+		"half written": func(image, _ string) error {
+			return os.WriteFile(filepath.Join(filepath.Dir(image), ".new-1"), []byte("half"), 0o600)
+		},
+		"both": func(image, pack string) error {
+			return firstError(os.Truncate(image, 0), os.Truncate(pack, 0))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, h := nodeDir(t)
+			c := newConfig(dir, h)
+			c.cacheFrom = 1
+			p := newPacked(h, "example.org.", 3, 4000)
+			h.current(1, p.signed[:1])
+			n := startNode(t, c)
+			n.becomes(1)
+			n = n.restart()
+			h.current(3, p.signed[2:])
+			n.becomes(3)
+			n.close()
+			image := filepath.Join(c.dir, "cache", cacheName(p.signed[0].Root))
+			must(t, damage(image, h.path(release.BlobName(p.signed[2].Packs[1].Blob.SHA256))))
+			n = startNode(t, c)
+			n.becomes(3)
+			if z := n.answering().zones.Get("example.org."); z.Root() != p.signed[2].Root {
+				t.Error("another zone")
+			}
+			n = n.restart() // the text is kept compiled
+			n.becomes(3)
+			n.close()
+			p.without(p.signed[2])
+			startNode(t, c).becomes(3)
+		})
+	}
+}
+
+// cacheChild makes the test binary write the cache of a node's directory anew, and kill itself at the step that is said.
+const cacheChild = "MESHSYNC_TEST_CACHE"
+
+// writeCache is what that process does.
+func writeCache(dir, step string) {
+	left, err := strconv.Atoi(step)
+	if err == nil {
+		cacheStep = func() {
+			if left--; left == 0 {
+				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
+		}
+		err = cacheLatest(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// cacheLatest makes the current release of a node's repository of its cache and packs, and keeps that.
+func cacheLatest(dir string) error {
+	repository := filepath.Join(dir, "repository")
+	root, err := os.ReadFile(filepath.Join(dir, "root.json"))
+	if err != nil {
+		return err
+	}
+	mem, err := release.NewMemory(root)
+	if err != nil {
+		return err
+	}
+	view, _, err := release.Verify(os.DirFS(repository), mem)
+	if err != nil {
+		return err
+	}
+	repo, err := depot.Open(repository)
+	if err != nil {
+		return err
+	}
+	defer repo.Close()
+	cache := &imageCache{dir: filepath.Join(dir, "cache"), from: 1}
+	current := *view.Manifest.Current
+	c, err := compile(context.Background(), repository, current, nil, cache, &compiling{})
+	if err != nil {
+		return err
+	}
+	if z := c.zones.All()[0]; z.Root() != current.Zones[0].Root {
+		return errors.New("another zone")
+	}
+	cache.update(repo, current.Zones, c.byDigest, nil)
+	return nil
+}
+
+// TestTheCacheKilledAtAnyStepIsOfUse: the process dies at each step of replacing an image; what is left makes the zone all the same,
+// without its text.
+func TestTheCacheKilledAtAnyStepIsOfUse(t *testing.T) {
+	top := t.TempDir()
+	h := newHost(t, top)
+	p := newPacked(h, "example.org.", maxLog+3, 2000)
+	h.current(1, p.signed[:1])
+	must(t, cacheLatest(top))
+	p.without(p.signed...)
+	last := p.signed[maxLog+2:]
+	h.current(maxLog+3, last)
+	images := filepath.Join(top, "cache")
+	old := filepath.Join(t.TempDir(), "old")
+	must(t, os.CopyFS(old, os.DirFS(images)))
+	for step := 1; ; step++ {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), cacheChild+"="+top, cacheChild+"_STEP="+strconv.Itoa(step))
+		out, err := cmd.CombinedOutput()
+		killed := new(exec.ExitError)
+		if err != nil && (!errors.As(err, &killed) || killed.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
+			t.Fatalf("step %d: %v: %s", step, err, out)
+		}
+		must(t, cacheLatest(top)) // of what was left
+		entries, err := os.ReadDir(images)
+		must(t, err)
+		if len(entries) != 1 || entries[0].Name() != cacheName(last[0].Root) {
+			t.Fatalf("step %d: %v", step, entries)
+		}
+		if killed.ProcessState == nil {
+			if step < 7 { // create, write, sync, rename, sync, remove
+				t.Errorf("done in %d steps", step)
+			}
+			return
+		}
+		must(t, os.RemoveAll(images))
+		must(t, os.CopyFS(images, os.DirFS(old)))
 	}
 }

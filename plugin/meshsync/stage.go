@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
@@ -79,11 +80,21 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 			}
 			s.results <- staged{number: number, compiled: c, took: time.Since(now), err: err}
 			if err == nil {
-				s.cache.update(c.byDigest, known)
+				s.keep(f.config.repository, r.Zones, c.byDigest, known)
 			}
 		})
 		return
 	}
+}
+
+// keep keeps the large zones of a release for the next start.
+func (s *stager) keep(repository string, signed []release.Zone, zones, known map[release.Digest]*zone.Zone) {
+	dir, err := depot.Open(repository)
+	if err != nil {
+		return // it is kept with the next release
+	}
+	defer dir.Close()
+	s.cache.update(dir, signed, zones, known)
 }
 
 // done ends the work that gave r.

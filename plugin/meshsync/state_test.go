@@ -270,6 +270,9 @@ func TestMain(m *testing.M) {
 	if top := os.Getenv(crashChild); top != "" {
 		beNode(top)
 	}
+	if dir := os.Getenv(cacheChild); dir != "" {
+		writeCache(dir, os.Getenv(cacheChild+"_STEP"))
+	}
 	os.Exit(m.Run())
 }
 
