@@ -75,6 +75,9 @@ func (f *Found) Timestamp() int64 { return f.view.Versions.Timestamp }
 
 // Root is the version of the newest root that was verified, by which it was judged, whatever came of that.
 func (f *Found) Root() int64 {
+	if f.err == nil {
+		return f.view.Versions.Root
+	}
 	t, err := release.TrustOf(f.next.Root)
 	if err != nil {
 		return 0

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ type Memory struct {
 	Current uint64  `json:"current,omitempty"` // highest number seen as current
 	Known   []Known `json:"known,omitempty"`   // releases seen, by number
 
-	parsed *parsed // a manifest that was read before; nil: none. It spares reading, and is believed for its digest only
+	chain *chain // what was verified last; nil: nothing. It spares work, and is believed for its own octets only
 }
 
 // Known is a release that was seen.
@@ -99,6 +100,14 @@ func (m Memory) Files(v Versions) []File {
 	}
 }
 
+// root is the root that m trusts.
+func (m Memory) root() (*root, error) {
+	if m.chain != nil && bytes.Equal(m.chain.root.data, m.Root) {
+		return m.chain.root, nil
+	}
+	return parseRoot("memory", m.Root)
+}
+
 // read hands out the remembered files under the names that the chain asks for.
 func (m Memory) read(name string, max int64) ([]byte, error) {
 	data := map[string][]byte{
@@ -128,13 +137,14 @@ func (m Memory) remember(c *chain) (Memory, error) {
 	if m.Mesh != "" && manifest.Mesh != m.Mesh {
 		return m, refuse(name, WrongMesh, "mesh %q, this node belongs to %q", manifest.Mesh, m.Mesh)
 	}
-	if m.parsed != c.parsed { // otherwise it was learnt before
+	if m.chain == nil || m.chain.parsed != c.parsed { // otherwise it was learnt before
 		known, err := m.learn(name, manifest, c.root.numbersFrom)
 		if err != nil {
 			return m, err
 		}
-		m.Known, m.parsed = known, c.parsed
+		m.Known = known
 	}
+	m.chain = c
 	if r := manifest.Current; r != nil {
 		m.Current = r.Number
 	}

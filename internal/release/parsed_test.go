@@ -12,8 +12,8 @@ func TestWhatWasReadBeforeIsNotAnotherManifest(t *testing.T) {
 	w := newWorld(t)
 	w.publish(testManifest(testRelease(1, testNow), nil))
 	view, mem, err := Verify(w.repo, w.node)
-	if err != nil || mem.parsed == nil {
-		t.Fatalf("%v, and the manifest is brought along: %v", err, mem.parsed != nil)
+	if err != nil || mem.chain == nil {
+		t.Fatalf("%v, and the manifest is brought along: %v", err, mem.chain != nil)
 	}
 	view.Manifest.Current.Switchover, view.Manifest.Current.Number = time.Time{}, 9
 	again, mem, err := Restore(mem)
@@ -28,5 +28,42 @@ func TestWhatWasReadBeforeIsNotAnotherManifest(t *testing.T) {
 	next.Manifest = bytes.Replace(next.Manifest, []byte(`"number":1`), []byte(`"number":7`), 1)
 	if rule, _ := RuleOf(third(Restore(next))); rule != Mismatch {
 		t.Fatalf("other octets were believed, since the manifest was read before: %q", rule)
+	}
+}
+
+// TestAnUnchangedRepositoryIsVerifiedOnce: files that are the same to the octet under the same root are read and not judged again. One
+// other octet in any of them is judged, and so is all of it under another root.
+func TestAnUnchangedRepositoryIsVerifiedOnce(t *testing.T) {
+	w := newWorld(t)
+	w.publish(testManifest(testRelease(1, testNow), nil))
+	_, mem, err := Verify(w.repo, w.node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	view, next, err := Verify(w.repo, mem)
+	if err != nil || next.chain != mem.chain || view.Manifest.Current.Number != 1 {
+		t.Fatalf("what had not changed was verified anew: %v, %v", err, view)
+	}
+	for _, f := range mem.Files(view.Versions)[1:] { // the root is not looked at again
+		name, file := f.Name, w.repo[f.Name]
+		for _, at := range []int{0, len(file.Data) / 2, len(file.Data) - 2} {
+			kept := file.Data
+			file.Data = bytes.Clone(kept)
+			file.Data[at] ^= 1
+			if _, _, err := Verify(w.repo, mem); err == nil && !bytes.Equal(file.Data, kept) {
+				t.Errorf("%s with another octet at %d of %d was believed", name, at, len(kept))
+			}
+			file.Data = kept
+		}
+		file.Data = append(file.Data, ' ')
+		if _, after, err := Verify(w.repo, mem); err == nil && after.chain == mem.chain {
+			t.Errorf("%s with one octet more is the same", name)
+		}
+		file.Data = file.Data[:len(file.Data)-1]
+	}
+	other := mem
+	other.Root = append(bytes.Clone(mem.Root), '\n')
+	if _, after, err := Verify(w.repo, other); err == nil && after.chain == mem.chain {
+		t.Error("under a root of other octets it was not verified anew")
 	}
 }

@@ -101,16 +101,16 @@ func (w *world) publish(m Manifest) {
 	w.put(files, mem, err)
 }
 
-// verify is the node's look at the repository; what it remembers is kept as a node must, encoded and decoded. A node that has
-// read its manifest before comes to the same.
+// verify is the node's look at the repository; what it remembers is kept as a node must, encoded and decoded. A node that
+// knows what it has verified comes to the same.
 func (w *world) verify() (View, error) {
 	w.t.Helper()
 	view, mem, err := Verify(w.repo, w.node)
 	if _, warm, fault := Restore(w.node); fault == nil {
 		again, next, other := Verify(w.repo, warm)
-		next.parsed, mem.parsed = nil, nil
+		next.chain, mem.chain = nil, nil
 		if fmt.Sprint(err) != fmt.Sprint(other) || !reflect.DeepEqual(view, again) || !reflect.DeepEqual(mem, next) {
-			w.t.Fatalf("%v, %v, but with a manifest that was read before %v, %v", view, err, again, other)
+			w.t.Fatalf("%v, %v, but with a memory that knows what it has verified %v, %v", view, err, again, other)
 		}
 	}
 	data, encodeErr := mem.Encode()

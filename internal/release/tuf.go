@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -136,15 +137,25 @@ func (p *parsed) manifest() Manifest {
 }
 
 // chain verifies from the timestamp down to the manifest. Nothing is parsed further before the signature or the digest
-// above it was checked. A manifest with the digest of before, which may be nil, is not read again: it has millions of
-// octets where there are many zones.
-func (r *root) chain(read readFile, before *parsed) (*chain, error) {
+// above it was checked.
+//
+// What was verified before, which may be nil, spares work. Files that are the same to the octet, under the same root, were judged
+// already: they are read, and compared. And a manifest with the digest of before is not parsed again: it has millions of octets where
+// there are many zones.
+func (r *root) chain(read readFile, before *chain) (*chain, error) {
+	var manifest *parsed
+	if before != nil {
+		manifest = before.parsed
+		if read = once(read); bytes.Equal(before.root.data, r.data) && before.isOf(read) {
+			return before, nil
+		}
+	}
 	trusted, err := trustedmetadata.New(r.data)
 	if err != nil {
 		return nil, refuseTUF("root", err)
 	}
 	trusted.RefTime = time.Time{} // nothing has expired yet at the zero time: expiry is not judged here
-	c := &chain{root: r, parsed: before}
+	c := &chain{root: r, parsed: manifest}
 	for _, step := range []func(*trustedmetadata.TrustedMetadata, readFile) error{
 		c.readTimestamp, c.readSnapshot, c.readTargets, c.readManifest,
 	} {
@@ -153,6 +164,42 @@ func (r *root) chain(read readFile, before *parsed) (*chain, error) {
 		}
 	}
 	return c, nil
+}
+
+// isOf reports whether a repository has the files of c, octet by octet.
+func (c *chain) isOf(read readFile) bool {
+	for _, f := range []struct {
+		name string
+		max  int64
+		data []byte
+	}{
+		{TimestampName, maxTimestampBytes, c.timestamp.data},
+		{snapshotName(c.snapshot.version), maxSnapshotBytes, c.snapshot.data},
+		{targetsName(c.targets.version), maxTargetsBytes, c.targets.data},
+		{ManifestName(c.parsed.digest), MaxManifestBytes, c.manifestData},
+	} {
+		if data, err := read(f.name, f.max); err != nil || !bytes.Equal(data, f.data) {
+			return false
+		}
+	}
+	return true
+}
+
+// once reads each file once, for all who ask for it.
+func once(read readFile) readFile {
+	type outcome struct {
+		data []byte
+		err  error
+	}
+	have := map[string]outcome{}
+	return func(name string, max int64) ([]byte, error) {
+		o, ok := have[name]
+		if !ok {
+			o.data, o.err = read(name, max)
+			have[name] = o
+		}
+		return o.data, o.err
+	}
 }
 
 // TimestampVersion is the version of a timestamp that m's root trusts, and 0 of anything else. Whoever writes a repository

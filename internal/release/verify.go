@@ -64,9 +64,9 @@ func accept(trusted *root, mem Memory, read readFile) (*chain, Memory, error) {
 		return nil, mem, err
 	}
 	if seen != nil {
-		mem.parsed = seen.parsed
+		mem.chain = seen
 	}
-	c, err := trusted.chain(read, mem.parsed)
+	c, err := trusted.chain(read, mem.chain)
 	if err != nil {
 		return nil, mem, err
 	}
@@ -88,17 +88,17 @@ func Restore(mem Memory) (View, Memory, error) {
 	if !mem.Verified() {
 		return View{}, mem, refuse("memory", Missing, "nothing was verified yet")
 	}
-	c, err := trusted.chain(mem.read, mem.parsed)
+	c, err := trusted.chain(mem.read, mem.chain)
 	if err != nil {
 		return View{}, mem, inMemory(err)
 	}
-	mem.parsed = c.parsed
+	mem.chain = c
 	return c.view(), mem, nil
 }
 
 // walkRoots takes every newer root there is, each signed by the one before.
 func walkRoots(repo fs.FS, mem Memory) (*root, Memory, error) {
-	trusted, err := parseRoot("memory", mem.Root)
+	trusted, err := mem.root()
 	if err != nil {
 		return nil, mem, err
 	}
@@ -125,7 +125,7 @@ func recall(trusted *root, mem Memory) (*chain, error) {
 	if !mem.Verified() {
 		return nil, nil
 	}
-	c, err := trusted.chain(mem.read, mem.parsed)
+	c, err := trusted.chain(mem.read, mem.chain)
 	if rule, ok := RuleOf(err); ok && rule == Signature {
 		return nil, nil
 	}
