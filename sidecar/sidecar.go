@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,6 +57,8 @@ type sidecar struct {
 	failures   map[string]uint64 // of the probe, by code
 	probes     []status.Probe
 	node       *status.Node // as last read; nil when it does not come
+	noted      uint64       // changes of the decision or of the fault, and orders: what makes a status untrue that was made before
+	shown      shown        // on the socket
 }
 
 // cfg is the configuration in force, which reload replaces as a whole.
@@ -96,6 +99,9 @@ func (s *sidecar) keep(ctx context.Context, due <-chan time.Time) {
 		case o := <-s.orders:
 			o.do()
 			wake = s.decide()
+			s.mu.Lock()
+			s.noted++
+			s.mu.Unlock()
 			close(o.done)
 		}
 	}
@@ -254,6 +260,9 @@ func (s *sidecar) set(err error) {
 	default:
 		s.log.Error("the routes are not as decided; trying again", "error", fault)
 	}
+	if fault != s.fault {
+		s.noted++
+	}
 	s.applied, s.fault = err == nil, fault
 }
 
@@ -285,6 +294,7 @@ func (s *sidecar) note(d gate.Decision) {
 	last := s.decision
 	s.decision, s.applied = d, s.applied && d.Announce == last.Announce
 	if d.Announce != last.Announce {
+		s.noted++
 		s.since = time.Now().UTC()
 		if s.changes == nil {
 			s.changes = map[bool]uint64{}
@@ -292,6 +302,7 @@ func (s *sidecar) note(d gate.Decision) {
 		s.changes[d.Announce]++
 		s.log.Log(context.Background(), weight(d, last), map[bool]string{true: "announcing", false: "withdrawing"}[d.Announce], "why", d.Why)
 	} else if !slices.EqualFunc(d.Why, last.Why, func(a, b status.Reason) bool { return a.Code == b.Code }) {
+		s.noted++
 		level := weight(d, last)
 		if starting := d.Why[0].Code == gate.NotReady && time.Since(s.since) < startGrace; starting {
 			level = min(level, slog.LevelInfo)
@@ -334,17 +345,27 @@ func weight(d, last gate.Decision) slog.Level {
 func (s *sidecar) status() status.Sidecar {
 	s.mu.Lock()
 	doc := status.Sidecar{Version: status.Version, Node: s.cfg().Node, Software: "anycast-sidecar " + version, Probes: s.probes, Meshsync: s.node}
-	silence := s.silence()
 	s.mu.Unlock()
 	s.announced(&doc)
-	doc.Clock = s.clock.Status()
-	doc.Clock.Silence = silence
+	doc.Clock = s.word()
 	if s.mirror != nil {
-		doc.Clock.Members, doc.Clock.Reached = s.mirror.Held()
 		m := s.mirror.Status()
 		doc.Mirror = &m
 	}
 	return doc
+}
+
+// word is what meshsync hears of this process.
+func (s *sidecar) word() status.Clock {
+	s.mu.Lock()
+	silence := s.silence()
+	s.mu.Unlock()
+	c := s.clock.Status()
+	c.Silence = silence
+	if s.mirror != nil {
+		c.Members, c.Reached = s.mirror.Held()
+	}
+	return c
 }
 
 // Codes of why the route is not where the gate has decided that it is to be.
@@ -462,14 +483,36 @@ func (s *sidecar) asks() bool {
 }
 
 // socketDocument is what the unix socket gives: the clock, as meshsync reads it, and beside it the sidecar's status,
-// which the status command reads. meshsync reads it often, so what meshsync itself said is left out.
-type socketDocument struct {
+// which the status command reads.
+type socketDocument[T status.Sidecar | json.RawMessage] struct {
 	status.Clock
-	Sidecar status.Sidecar `json:"sidecar"`
+	Sidecar T `json:"sidecar"`
 }
 
-func (s *sidecar) socketDocument() socketDocument {
-	doc := s.status()
-	doc.Meshsync = nil
-	return socketDocument{Clock: doc.Clock, Sidecar: doc}
+// statusAge is how old the status on the socket may be while nothing is decided. meshsync reads the socket four times a second for what is
+// beside it, and GoBGP takes its time to say how its sessions are.
+const statusAge = time.Second
+
+// shown is a status that was given, and how many decisions had been noted before it was made.
+type shown struct {
+	at    time.Time
+	noted uint64
+	text  json.RawMessage
+}
+
+// socketDocument leaves out what meshsync itself said: it is read often.
+func (s *sidecar) socketDocument() socketDocument[json.RawMessage] {
+	s.mu.Lock()
+	last, noted := s.shown, s.noted
+	s.mu.Unlock()
+	if last.noted != noted || time.Since(last.at) >= statusAge {
+		last = shown{at: time.Now(), noted: noted}
+		doc := s.status()
+		doc.Meshsync = nil
+		last.text, _ = json.Marshal(doc) // of strings, numbers and times, none of which fails
+		s.mu.Lock()
+		s.shown = last
+		s.mu.Unlock()
+	}
+	return socketDocument[json.RawMessage]{Clock: s.word(), Sidecar: last.text}
 }

@@ -315,6 +315,11 @@ func TestSocketDocument(t *testing.T) {
 	if strings.Contains(string(raw), `"meshsync"`) {
 		t.Error("meshsync reads its own words back with every sample of the clock")
 	}
+	n.leave()
+	n.step(true, gate.Ready)
+	if err := socket.Read(t.Context(), n.s.cfg().Socket, &raw); err != nil || !strings.Contains(string(raw), gate.MeshsyncUnknown) { // though the status before is young
+		t.Errorf("%v, and after another decision the socket says\n%s", err, raw)
+	}
 }
 
 // What fails by itself is a warning, a route that goes for it an error, and nothing that an operator asked for is either. A

@@ -82,7 +82,7 @@ func (o *orders) status(ctx context.Context, args []string) (doc status.Sidecar,
 	if c.Socket == "" {
 		return doc, errors.New("the configuration names no socket, so its sidecar cannot be asked: add socket: unix:///run/mesh/sidecar.sock")
 	}
-	var said socketDocument
+	var said socketDocument[status.Sidecar]
 	if err := socket.Read(ctx, c.Socket, &said); err != nil {
 		return doc, unheard(err)
 	}
