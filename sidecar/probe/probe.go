@@ -7,11 +7,13 @@ package probe
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -64,15 +66,18 @@ func (p *Prober) Ask(ctx context.Context, zones []Question, recheck func(zone st
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
+	chosen := p.choose(zones)
 	var answers []*answer
 	var wait sync.WaitGroup
-	for _, q := range p.choose(zones) {
-		for _, address := range p.cfg.Addresses {
-			for _, network := range []string{"udp", "tcp"} {
-				a := &answer{probe: status.Probe{Address: address.String(), Network: network, Zone: q.Zone}}
-				answers = append(answers, a)
-				wait.Go(func() { p.one(ctx, a, netip.AddrPortFrom(address, p.cfg.Port), q) })
+	for _, address := range p.cfg.Addresses {
+		for _, network := range []string{"udp", "tcp"} {
+			first := dns.Id()
+			var some []*answer
+			for i, q := range chosen {
+				some = append(some, &answer{probe: status.Probe{Address: address.String(), Network: network, Zone: q.Zone}, question: q, id: first + uint16(i)})
 			}
+			answers = append(answers, some...)
+			wait.Go(func() { p.all(ctx, some, network, netip.AddrPortFrom(address, p.cfg.Port)) })
 		}
 	}
 	wait.Wait()
@@ -95,9 +100,12 @@ func (p *Prober) choose(zones []Question) []Question {
 
 // answer is one question's fate.
 type answer struct {
-	probe  status.Probe
-	fault  *status.Reason
-	serial *uint32 // the only fault is this serial
+	question Question
+	id       uint16 // of its message
+	came     bool   // or there is a fault, and nothing more to wait for
+	probe    status.Probe
+	fault    *status.Reason
+	serial   *uint32 // the only fault is this serial
 }
 
 func (a *answer) server() [2]string { return [2]string{a.probe.Address, a.probe.Network} }
@@ -138,27 +146,108 @@ func (p *Prober) judge(a *answer, answering bool) (gate.Verdict, *status.Reason)
 	return gate.Good, nil
 }
 
-func (p *Prober) one(ctx context.Context, a *answer, server netip.AddrPort, q Question) {
-	m := new(dns.Msg)
-	m.SetQuestion(q.Zone, dns.TypeSOA)
-	m.RecursionDesired = false
-	client := dns.Client{Net: a.probe.Network, Timeout: p.cfg.Timeout, Dialer: from(a.probe.Network, server.Addr())}
+// all asks a server all questions at once, by one socket, and over TCP by one connection, as a client does (RFC 7766 6.2.1). A socket for
+// each costs an idle node more than all else that it does. A server that ends a connection after some answers is asked the rest
+// by another.
+func (p *Prober) all(ctx context.Context, answers []*answer, network string, server netip.AddrPort) {
+	for open := answers; len(open) > 0; {
+		err := p.ask(ctx, open, network, server)
+		rest := slices.DeleteFunc(slices.Clone(open), func(a *answer) bool { return a.came })
+		if err != nil && (network == "udp" || len(rest) == len(open) || ctx.Err() != nil) {
+			for _, a := range rest {
+				a.fail(err, server)
+			}
+			return
+		}
+		open = rest
+	}
+}
+
+// ask sends the questions, and takes what comes until each has its answer.
+func (p *Prober) ask(ctx context.Context, open []*answer, network string, server netip.AddrPort) error {
 	start := time.Now()
-	reply, _, err := client.ExchangeContext(ctx, m, server.String())
-	a.probe.Latency = time.Since(start)
-	where := fmt.Sprintf("%s over %s, %s SOA", a.probe.Address, a.probe.Network, q.Zone)
+	client := dns.Client{Net: network, Timeout: p.cfg.Timeout, Dialer: from(network, server.Addr())}
+	conn, err := client.DialContext(ctx, server.String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if end, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(end)
+	}
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	if err := send(conn, open); err != nil {
+		return err
+	}
+	for waiting := len(open); waiting > 0; {
+		var head dns.Header
+		data, err := conn.ReadMsgHeader(&head)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(open, func(a *answer) bool { return a.id == head.Id && !a.came })
+		if i < 0 {
+			continue // it answers nothing that was asked
+		}
+		open[i].take(data, time.Since(start), server)
+		waiting--
+	}
+	return nil
+}
+
+// send sends the questions, over TCP as one.
+func send(conn *dns.Conn, open []*answer) error {
+	var stream []byte
+	_, udp := conn.Conn.(net.PacketConn)
+	for _, a := range open {
+		m := new(dns.Msg).SetQuestion(a.question.Zone, dns.TypeSOA)
+		m.RecursionDesired, m.Id = false, a.id
+		data, err := m.Pack()
+		if err != nil {
+			return err
+		}
+		if udp {
+			if _, err := conn.Conn.Write(data); err != nil {
+				return err
+			}
+			continue
+		}
+		stream = append(binary.BigEndian.AppendUint16(stream, uint16(len(data))), data...)
+	}
+	if udp {
+		return nil
+	}
+	_, err := conn.Conn.Write(stream)
+	return err
+}
+
+// where is what was asked of whom, in words.
+func (a *answer) where(server netip.AddrPort) string {
+	return fmt.Sprintf("%s over %s, %s SOA", server.Addr(), a.probe.Network, a.question.Zone)
+}
+
+// take judges a message that answers the question.
+func (a *answer) take(data []byte, latency time.Duration, server netip.AddrPort) {
+	a.came, a.probe.Latency = true, latency
+	reply := new(dns.Msg)
+	if err := reply.Unpack(data); err != nil {
+		a.fault = &status.Reason{Code: gate.ProbeWrong, Detail: a.where(server) + ": " + err.Error()}
+		return
+	}
+	if what := wrong(reply, a.question, a); what != "" {
+		a.fault = &status.Reason{Code: gate.ProbeWrong, Detail: a.where(server) + ": " + what}
+	}
+}
+
+// fail is what becomes of a question without an answer.
+func (a *answer) fail(err error, server netip.AddrPort) {
+	a.came = true
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {
 		host := netip.PrefixFrom(server.Addr(), server.Addr().BitLen())
-		a.fault = &status.Reason{Code: gate.ProbeDead, Detail: fmt.Sprintf("%s: on no interface of this machine: ip addr add %s dev lo", where, host)}
+		a.fault = &status.Reason{Code: gate.ProbeDead, Detail: fmt.Sprintf("%s: on no interface of this machine: ip addr add %s dev lo", a.where(server), host)}
 		return
 	}
-	if err != nil {
-		a.fault = &status.Reason{Code: codeOf(err), Detail: where + ": " + err.Error()}
-		return
-	}
-	if what := wrong(reply, q, a); what != "" {
-		a.fault = &status.Reason{Code: gate.ProbeWrong, Detail: where + ": " + what}
-	}
+	a.fault = &status.Reason{Code: codeOf(err), Detail: a.where(server) + ": " + err.Error()}
 }
 
 // from asks from the shared address itself. A question from there to there stays on the machine, and where no interface has the

@@ -179,6 +179,42 @@ func TestBothFamiliesAndTransports(t *testing.T) {
 	}
 }
 
+// A server that takes two questions a connection, and ends it, is asked the rest by others. One that ends them without an answer is wrong.
+func TestAServerMayEndConnections(t *testing.T) {
+	var zones []Question
+	for i := range 7 {
+		zones = append(zones, Question{Zone: fmt.Sprintf("z%d.", i)})
+	}
+	for each, verdict := range map[int]gate.Verdict{2: gate.Good, 0: gate.Bad} {
+		l, pc := testenv.ListenBoth(t)
+		var connections atomic.Int64
+		udp := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(soa(q, 7)) })}
+		go udp.ActivateAndServe()
+		t.Cleanup(func() { pc.Close(); l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				connections.Add(1)
+				for range each {
+					q, err := (&dns.Conn{Conn: conn}).ReadMsg()
+					if err != nil {
+						break
+					}
+					(&dns.Conn{Conn: conn}).WriteMsg(soa(q, 7))
+				}
+				conn.Close()
+			}
+		}()
+		r := round(t, uint16(l.Addr().(*net.TCPAddr).Port), false, zones...)
+		if want := map[int]int64{2: 4, 0: 1}[each]; r.Verdict != verdict || connections.Load() != want {
+			t.Errorf("%d a connection: %v %v, by %d connections, want %v by %d", each, r.Verdict, r.Why, connections.Load(), verdict, want)
+		}
+	}
+}
+
 // 100,000 zones take no more questions a round than nine.
 func TestARoundIsBounded(t *testing.T) {
 	zones := make([]Question, 100_000)
