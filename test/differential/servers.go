@@ -45,7 +45,7 @@ var peers = []launcher{{"nsd", "nsd", nsd}, {"knot", "knotd", knot}, {"bind", "n
 // coredns is our own server, from a directory of binaries.
 func coredns(bin string) launcher {
 	return launcher{"coredns", filepath.Join(bin, "meshctl"), func(_, port string, zones []*zonegen.Zone) ([]string, error) {
-		args := []string{"try", "--listen", "127.0.0.1:" + port}
+		args := []string{"try", "--ignore", "ns-without-address", "--listen", "127.0.0.1:" + port} // as check-integrity no for BIND
 		for _, z := range zones {
 			args = append(args, z.Path)
 		}
