@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,11 +60,14 @@ func parseCorefile(path, dir string, data []byte) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	r := &corefile{reader: base}
+	if r.environment(data); len(r.errs) > 0 {
+		return nil, r.errs
+	}
 	parsed, err := caddyfile.Parse(path, bytes.NewReader(data), nil)
 	if err != nil {
 		return nil, fields.Errors{said.ReplaceAllString(err.Error(), "$1: $2")}
 	}
-	r := &corefile{reader: base}
 	for _, sb := range parsed {
 		r.block(sb)
 	}
@@ -77,6 +81,28 @@ func parseCorefile(path, dir string, data []byte) (*Plan, error) {
 	})
 	return r.done()
 }
+
+// variable is how a Corefile names a variable of the environment.
+var variable = regexp.MustCompile(`\{\$([^{}]+)\}|\{%([^{}]+)%\}`)
+
+// environment says which variables of the environment a file names that are not set here. The parser takes such a one for nothing, and leaves
+// out a block whose key it is.
+func (r *corefile) environment(data []byte) {
+	for i, text := range strings.Split(string(data), "\n") {
+		if at := comment.FindStringIndex(text); at != nil {
+			text = text[:at[0]]
+		}
+		for _, m := range variable.FindAllStringSubmatch(text, -1) {
+			name := cmp.Or(m[1], m[2])
+			if _, set := os.LookupEnv(name); !set {
+				r.fail(r.plan.File, i+1, "the environment variable %q is not set here: set it as the server has it, be it to nothing", name)
+			}
+		}
+	}
+}
+
+// comment is where one begins.
+var comment = regexp.MustCompile(`(^|\s)#`)
 
 // order is the number of the block that a part is in.
 func (r *corefile) order(p Part) int {

@@ -68,6 +68,21 @@ func lines(p *Plan) (text string) {
 	return text
 }
 
+// TestCorefileEnvironment: a variable that is not set here is an error, since its block would be left out without a word.
+func TestCorefileEnvironment(t *testing.T) {
+	const text = "{$ADOPT_ZONE} {\n  file example.org.db # {$ADOPT_NO}\n  root {%ADOPT_ROOT%}\n}\n"
+	path := put(t, "Corefile", text)
+	_, err := Corefile(path, "")
+	if err == nil || !strings.Contains(err.Error(), `:1: the environment variable "ADOPT_ZONE" is not set here`) || !strings.Contains(err.Error(), `:3: the environment variable "ADOPT_ROOT"`) || strings.Contains(err.Error(), "ADOPT_NO") {
+		t.Errorf("got %v", err)
+	}
+	t.Setenv("ADOPT_ZONE", "example.org")
+	t.Setenv("ADOPT_ROOT", filepath.Dir(path))
+	if plan, err := Corefile(path, ""); err != nil || len(plan.Zones) != 1 {
+		t.Errorf("got %+v, %v", plan, err)
+	}
+}
+
 // TestCorefileDirectories: a directory of auto is followed where a pattern gives the same zones; otherwise its files are copied.
 func TestCorefileDirectories(t *testing.T) {
 	for _, c := range []struct {
