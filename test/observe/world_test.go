@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { binaries.Main(m) }
 //
 //	dist 127.77.0.1    tyo1 127.77.0.7, answers at 127.77.1.7    osa1 127.77.0.8, answers at 127.77.1.8
 //
-// Nothing answers BGP: that a session is down is a metric as well.
+// Nothing answers BGP, but where a picture is made: that a session is down is a metric as well.
 type world struct {
 	*testing.T
 	dir, bin   string
@@ -39,13 +39,15 @@ type world struct {
 	metrics    int // port of its metrics
 	admin, dns int // ports of the nodes
 	prometheus int
+	bgp        int // port at which both nodes look for a router
+	servers    map[string]*lab.Process
 }
 
 var nodes = map[string]string{"tyo1": "7", "osa1": "8"}
 
 // newWorld starts a mesh that answers from release 1.
 func newWorld(t *testing.T) *world {
-	w := &world{T: t, dir: t.TempDir(), bin: binaries.Dir(t), host: testenv.Port(t), metrics: testenv.Port(t), admin: testenv.Port(t), dns: testenv.Port(t)}
+	w := &world{T: t, dir: t.TempDir(), bin: binaries.Dir(t), host: testenv.Port(t), metrics: testenv.Port(t), admin: testenv.Port(t), dns: testenv.Port(t), bgp: testenv.Port(t), servers: map[string]*lab.Process{}}
 	w.zones(1, "example.org", "example.net")
 	w.meshctl("init", "--mesh", "observe", "--san", "127.77.0.1", "--shared", "127.77.1.7,127.77.1.8", "--url", fmt.Sprintf("https://127.77.0.1:%d/", w.host))
 	w.meshctl("operator", "add", "prometheus", "--observer")
@@ -57,10 +59,15 @@ func newWorld(t *testing.T) *world {
 	w.start("meshctl", "--home", w.path("home"), "serve", "--zones", w.path("zones"))
 	for name := range nodes {
 		w.start("anycast-sidecar", "run", w.path(name, "sidecar.yaml"))
-		w.start("coredns", "-conf", w.path(name, "Corefile"))
+		w.serve(name)
 	}
 	w.awaitRelease(1)
 	return w
+}
+
+// serve starts a node's server.
+func (w *world) serve(name string) {
+	w.servers[name] = w.start("coredns", "-conf", w.path(name, "Corefile"))
 }
 
 func (w *world) path(elements ...string) string {
@@ -98,7 +105,7 @@ func (w *world) configure(name, last string) {
 }
 `))
 	lab.Write(w, filepath.Join(dir, "sidecar.yaml"), strings.NewReplacer("DIR", dir, "BUNDLE", bundle, "NAME", name, "LAST", last,
-		"ADMIN", fmt.Sprint(w.admin), "DNS", fmt.Sprint(w.dns), "HOST", fmt.Sprint(w.host), "PEER", fmt.Sprint(testenv.Port(w))).Replace(`node: NAME
+		"ADMIN", fmt.Sprint(w.admin), "DNS", fmt.Sprint(w.dns), "HOST", fmt.Sprint(w.host), "PEER", fmt.Sprint(w.bgp)).Replace(`node: NAME
 shared: [127.77.1.LAST]
 socket: unix://DIR/sidecar.sock
 meshsync: unix://DIR/meshsync.sock
@@ -125,9 +132,9 @@ func (w *world) meshctl(args ...string) {
 }
 
 // start starts one of the mesh's programs; its log is named after it and its last argument's directory.
-func (w *world) start(program string, args ...string) {
+func (w *world) start(program string, args ...string) *lab.Process {
 	w.Helper()
-	lab.Start(w, lab.Command{Argv: append([]string{filepath.Join(w.bin, program)}, args...), Log: w.log(program, args[len(args)-1])})
+	return lab.Start(w, lab.Command{Argv: append([]string{filepath.Join(w.bin, program)}, args...), Log: w.log(program, args[len(args)-1])})
 }
 
 func (w *world) log(program, file string) string {

@@ -2,19 +2,14 @@ package page
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"image"
 	"image/color"
-	"image/draw"
 	"image/png"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,67 +107,10 @@ func looksLike(t *testing.T, name string, data []byte, look browser.Look) {
 	}
 }
 
-// keep writes a picture for the documents, in few colours, if that is asked for; one must be there in any case.
+// keep writes a picture for the documents, if that is asked for; one must be there in any case.
 func keep(t *testing.T, name string, data []byte) {
 	t.Helper()
-	file := filepath.Join(testenv.Top(t), "docs/operate/mesh-page", name)
-	if !*rewrite {
-		if _, err := os.Stat(file); err != nil {
-			t.Errorf("%v: go test -run TestInABrowser -rewrite makes it", err)
-		}
-		return
-	}
-	img, err := png.Decode(bytes.NewReader(data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	few := reduced(img)
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, few); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// reduced is a picture in 256 colours: of those that are much alike, the most frequent one.
-func reduced(img image.Image) image.Image {
-	counts := map[color.RGBA]int{}
-	size := img.Bounds()
-	for y := size.Min.Y; y < size.Max.Y; y++ {
-		for x := size.Min.X; x < size.Max.X; x++ {
-			counts[color.RGBAModel.Convert(img.At(x, y)).(color.RGBA)]++
-		}
-	}
-	alike := map[color.RGBA]color.RGBA{}
-	for c, n := range counts {
-		key := color.RGBA{c.R >> 5, c.G >> 5, c.B >> 5, 0}
-		if have, ok := alike[key]; !ok || n > counts[have] {
-			alike[key] = c
-		}
-	}
-	few := color.Palette{}
-	kept := map[color.RGBA]bool{}
-	for _, c := range alike {
-		few, kept[c] = append(few, c), true
-	}
-	frequent := slices.SortedFunc(maps.Keys(counts), func(a, b color.RGBA) int { return counts[b] - counts[a] })
-	for _, c := range frequent {
-		if len(few) < 256 && !kept[c] {
-			few = append(few, c)
-		}
-	}
-	slices.SortFunc(few, func(a, b color.Color) int {
-		x, y := a.(color.RGBA), b.(color.RGBA)
-		return cmp.Or(cmp.Compare(x.R, y.R), cmp.Compare(x.G, y.G), cmp.Compare(x.B, y.B))
-	})
-	out := image.NewPaletted(size, few[:min(len(few), 256)])
-	draw.Draw(out, size, img, size.Min, draw.Src)
-	return out
+	browser.Keep(t, filepath.Join(testenv.Top(t), "docs/operate/mesh-page", name), data, *rewrite)
 }
 
 // axe is axe-core, whose rules say what keeps people from reading a page; empty where npm is not.
