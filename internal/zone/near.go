@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"iter"
+
+	"github.com/miekg/dns"
 )
 
 // Owner is what a zone has at a name, but for NSEC3 records.
@@ -25,6 +27,16 @@ func (z *Zone) Owner(name []byte) Owner {
 		}
 	}
 	return Owner{Name: appendLower(nil, name)}
+}
+
+// Exists reports whether the zone has a name, or names below it (RFC 4592 2.2.2).
+func (z *Zone) Exists(name []byte) bool {
+	var s search
+	if !s.set(name) || !z.holds(&s) {
+		return false
+	}
+	_, exact := z.locate(&s)
+	return exact
 }
 
 func (z *Zone) ownerAt(n node) Owner {
@@ -185,6 +197,66 @@ func expiresBefore(sigs Rdata, at uint32) bool {
 	for sig := range sigs.All() {
 		if len(sig) >= 12 && int32(binary.BigEndian.Uint32(sig[8:])-at) < 0 {
 			return true
+		}
+	}
+	return false
+}
+
+// Warnings returns what a Builder says of a name in wire format and nothing else, but for several TTLs of an RRset, which a zone does
+// not have any more: of servers and exchanges that are aliases or have no address, signatures that cover nothing, a DNAME at a wildcard.
+func (z *Zone) Warnings(name []byte) []Finding {
+	var s search
+	n, exists := z.exactly(&s, name)
+	if !exists {
+		return nil
+	}
+	b := NewBuilder()
+	owner := z.appendOwner(nil, n)
+	for i := range n.count() {
+		set := z.at(&n, i)
+		for rdata := range set.records().All() {
+			b.AddWire(owner, set.typ, set.ttl, rdata, "", 0)
+		}
+		for rdata := range set.sigs().All() {
+			b.AddWire(owner, dns.TypeRRSIG, set.sigTTL, rdata, "", 0)
+		}
+	}
+	b.sort()
+	b.checkNode(z, &n)
+	found := b.findings.all()
+	for i := range found {
+		found[i].Zone = z.origin
+	}
+	return found
+}
+
+// PointingAt yields the owners of NS and MX records, in no particular order, that name a host of the zone which is one of some. It
+// goes over the whole zone.
+func (z *Zone) PointingAt(hosts func(name []byte) bool) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		var s search
+		for n := range z.nodes() {
+			if z.pointsAt(&n, &s, hosts) && !yield(z.appendOwner(nil, n)) {
+				return
+			}
+		}
+	}
+}
+
+func (z *Zone) pointsAt(n *node, s *search, hosts func(name []byte) bool) bool {
+	for i := range n.count() {
+		if typ := n.typeAt(i); typ != dns.TypeNS && typ != dns.TypeMX {
+			continue
+		}
+		set := z.at(n, i)
+		k := -1
+		for rdata := range set.records().All() {
+			if k++; len(set.targets) > 0 && set.target(k) == 0 {
+				continue // it is not in the zone
+			}
+			if s.set(nameIn(rdata, hostAt(set.typ))) && z.holds(s) && hosts(s.folded[:len(s.name)]) {
+				return true
+			}
 		}
 	}
 	return false

@@ -30,6 +30,7 @@ type judged struct {
 	stray        bool     // it has, or had, what only signers make
 	far          bool     // a signature ends so far away that not all times can be compared with each other
 	spans        []span   // of each chain of NSEC3 records
+	warns        bool     // it has the warnings of a Builder too
 }
 
 const (
@@ -45,10 +46,10 @@ const (
 // is nil if that is what is needed: much changed, or what everything hangs on.
 func (j *judged) again(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) *judged {
 	if j == nil || j.found.dropped() || j.far || len(j.watch) > maxKept || j.zone.Origin() != z.Origin() || j.lease != lease ||
-		now.Before(j.now) || now.Sub(j.whole) > wholeAfter || !reflect.DeepEqual(j.policy, p) || !sameSigning(apexOf(j.zone), apexOf(z)) {
+		j.warns != memo.warns || now.Before(j.now) || now.Sub(j.whole) > wholeAfter || !reflect.DeepEqual(j.policy, p) || !sameSigning(apexOf(j.zone), apexOf(z)) {
 		return nil
 	}
-	next := &judged{zone: z, policy: p, lease: lease, now: now, whole: j.whole, stray: j.stray}
+	next := &judged{zone: z, policy: p, lease: lease, now: now, whole: j.whole, stray: j.stray, warns: j.warns}
 	a := newAffected(j, next)
 	if !a.gather() || j.stray && apexOf(z).get(dns.TypeDNSKEY) == nil {
 		return nil
@@ -60,6 +61,9 @@ func (j *judged) again(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, l
 	}
 	return next
 }
+
+// ofOwners are the sections of which the keys are those of owners.
+var ofOwners = []int{inOwners, inNext, inSense, inHosts}
 
 // sameSigning reports whether two versions of a zone have the same keys and ways to deny existence.
 func sameSigning(was, is *owner) bool {
@@ -94,11 +98,14 @@ func (a *affected) tooMany() bool { return len(a.owners) > a.most }
 // gather finds the owners, but for those that signing makes depend on each other. It reports whether there are not too many.
 func (a *affected) gather() bool {
 	a.add(apexOf(a.is.zone).name)
+	lost := &lost{was: a.was.zone, is: a.is.zone, exactly: map[string]bool{}, below: map[string]bool{}}
 	for change := range zone.Changes(a.was.zone, a.is.zone) {
-		a.add(change.Owner)
-		if ofNSEC3(change.Was) || ofNSEC3(change.Is) {
+		if a.add(change.Owner); ofNSEC3(change.Was) || ofNSEC3(change.Is) {
 			a.links[string(hashOf(change.Owner))] = change.Owner
-		} else if x, y := a.was.zone.Owner(change.Owner), a.is.zone.Owner(change.Owner); x.Cut != y.Cut {
+			continue
+		}
+		x, y := a.was.zone.Owner(change.Owner), a.is.zone.Owner(change.Owner)
+		if lost.look(change, &x, &y); x.Cut != y.Cut {
 			for _, z := range []*zone.Zone{a.was.zone, a.is.zone} { // whose what is below it is changed
 				for o := range z.OwnersFrom(change.Owner, true) {
 					if !below(o.Name, change.Owner) || a.tooMany() {
@@ -112,13 +119,20 @@ func (a *affected) gather() bool {
 			return false
 		}
 	}
+	if a.was.warns && lost.any() {
+		for name := range a.is.zone.PointingAt(lost.has) {
+			if a.add(name); a.tooMany() {
+				return false
+			}
+		}
+	}
 	for _, name := range a.was.watch {
 		a.add(name)
 	}
 	for _, e := range a.was.found.list {
 		switch {
 		case e.name == nil:
-		case e.section == inOwners || e.section == inSense:
+		case slices.Contains(ofOwners, e.section):
 			a.add(e.name)
 		case e.Rule == "nsec3-missing": // which says why, and that may hang on others
 			a.names[string(zone.AppendKey(nil, e.name))] = e.name
@@ -186,13 +200,15 @@ func (a *affected) judge(memo *Memo, old *zone.Zone, r, sense *report) bool {
 	c.finish()
 	forget := map[place]bool{}
 	for key := range a.owners {
-		forget[place{inOwners, key}], forget[place{inSense, key}] = true, true
+		for _, section := range ofOwners {
+			forget[place{section, key}] = true
+		}
 	}
 	fits := a.judgeChains(r, forget)
 	for _, e := range a.was.found.list {
 		if e.section >= inOwners && e.section < inChange && !forget[e.place] {
 			r.put(e)
-		} else if e.section == inSense && !forget[e.place] {
+		} else if (e.section == inSense || e.section == inHosts) && !forget[e.place] {
 			sense.put(e)
 		}
 	}

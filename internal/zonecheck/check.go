@@ -39,7 +39,7 @@ import (
 
 // whole checks all of a zone.
 func whole(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) *judged {
-	j := &judged{zone: z, policy: p, now: now, whole: now, lease: lease}
+	j := &judged{zone: z, policy: p, now: now, whole: now, lease: lease, warns: memo.warns}
 	j.check(memo, old, func(r, sense *report) { j.checkContent(memo, old, r, sense) })
 	return j
 }
@@ -66,11 +66,13 @@ const (
 	inDigest = iota
 	inKeys
 	inOwners
+	inNext // of links of the chain of NSEC records: found with the next one
 	inLinks
 	inChains // four for each chain: duplicates, links, names, links of no name
 	inChange = inChains + 4*maxChains + iota
 	inSense
 	inAll
+	inHosts
 )
 
 // place is where a finding belongs.

@@ -219,6 +219,7 @@ func (c *content) run(batches func(take func(*batch)), look func(*owner, *report
 		for _, o := range b.owners {
 			c.note(o)
 			c.s.look(o)
+			c.warn(o)
 			b.report.at = place{inOwners, string(o.key)}
 			look(o, b.report)
 		}

@@ -126,7 +126,7 @@ func (d *signed) lookNSEC(o *owner, r *report) bool {
 
 // checkNext demands that a link of the chain name the next one.
 func checkNext(o *owner, name []byte, r *report) {
-	r.at = place{inOwners, string(o.key)}
+	r.at = place{inNext, string(o.key)}
 	for rdata := range o.get(dns.TypeNSEC).Data.All() {
 		if next := zone.Canonical(dns.TypeNS, rdata[:nameEnd(rdata)]); !bytes.Equal(next, name) {
 			r.fault(o.name, "nsec-next", "the NSEC record says that the next name is %s; it is %s (RFC 4034 4.1.1)", zone.NameString(next), zone.NameString(name))

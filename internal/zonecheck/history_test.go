@@ -46,7 +46,7 @@ func newStory(t testing.TB, seed uint64) *story {
 		serial: 1, began: time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)}
 	s.key = fixedKey()
 	s.flavour = denials[s.IntN(len(denials))]
-	s.names = []string{"", "ns.", "ns2.", "a.", "b.", "*.b.", "x.y.b.", "y.b.", "z.a.", "ns.a.", "ns.z.a.", "c.", "w.c.", "u.v.w.c.", "v.w.c.", "\\000.", "\\255.", "t.example."}
+	s.names = []string{"", "ns.", "ns2.", "a.", "b.", "*.b.", "x.y.b.", "y.b.", "*.", "*.c.", "q.b.", "z.a.", "ns.a.", "ns.z.a.", "c.", "w.c.", "u.v.w.c.", "v.w.c.", "\\000.", "\\255.", "t.example."}
 	for i := range []int{0, 20, 200}[s.IntN(3)] {
 		s.names = append(s.names, fmt.Sprintf("h%d.%s", i, []string{"", "", "a.", "d.d."}[s.IntN(4)]))
 	}
@@ -71,7 +71,9 @@ func (s *story) owner() string { return s.names[s.IntN(len(s.names))] + "example
 // change changes one RRset, or what is wrong with it.
 func (s *story) change() {
 	owner := s.owner()
-	host := func() string { return []string{"ns.example.", s.owner(), "t.example.example.", "ns.test."}[s.IntN(4)] }
+	host := func() string {
+		return []string{"ns.example.", s.owner(), "t.example.example.", "ns.test.", "q.b.example.", "q.y.b.example.", "r.q.b.example.", "q.c.example.", "q.a.example."}[s.IntN(9)]
+	}
 	clear := func(types ...string) {
 		for key := range s.sets {
 			if f := strings.Fields(key); f[0] == owner && (len(types) == 0 || slices.Contains(types, f[1])) {
@@ -88,7 +90,19 @@ func (s *story) change() {
 		slices.Sort(rdata)
 		s.sets[owner+" "+typ] = slices.Compact(rdata)
 	}
-	switch s.IntN(16) {
+	switch s.IntN(18) {
+	case 16:
+		put("RRSIG", "TXT 15 2 60 20270101000000 20260101000000 1 example. AAAA")
+	case 17:
+		if owner != "example." {
+			for key := range s.sets {
+				if strings.HasSuffix(strings.Fields(key)[0], "."+owner) {
+					delete(s.sets, key)
+				}
+			}
+			clear("NS")
+			put("DNAME", host())
+		}
 	case 0, 1, 2:
 		clear()
 	case 3, 4:
@@ -115,7 +129,7 @@ func (s *story) change() {
 			s.wrong[owner] = s.IntN(8)
 		}
 		for _, typ := range []string{"A", "NS", "DS", "NSEC", "NSEC3", "SOA"} {
-			if s.wrong[owner+" "+typ] = 0; s.IntN(6) == 0 {
+			if s.wrong[owner+" "+typ] = 0; s.IntN(4) == 0 {
 				s.wrong[owner+" "+typ] = s.IntN(9)
 			}
 		}
@@ -238,7 +252,7 @@ func (s *story) chain(sets map[string][]string, types map[string][]string, salt 
 		}
 		links = append(links, link{by, owner})
 	}
-	if nth == 1 && salt != "" && s.wrong["c.example."] > 2 {
+	if nth == 1 && salt != "" && slices.Max([]int{s.wrong["a.example."], s.wrong["b.example."], s.wrong["c.example."]}) > 2 {
 		links = append(links, link{dns.HashName("no.such.example.", dns.SHA1, 0, salt), "c.example."})
 	}
 	slices.SortFunc(links, func(a, b link) int { return strings.Compare(a.by, b.by) })
@@ -286,7 +300,7 @@ func (s *story) signature(key, lines string, sets map[string][]string) string {
 	at := cut(owner, sets)
 	wrong := s.wrong[key]
 	own := at == "" || at == owner && (typ == "DS" || typ == "NSEC")
-	if s.flavour == "" && wrong != 1 || !own && wrong != 2 || own && wrong == 3 {
+	if typ == "RRSIG" || s.flavour == "" && wrong != 1 || !own && wrong != 2 || own && wrong == 3 {
 		return ""
 	}
 	id := fmt.Sprint(wrong, lines)
@@ -344,6 +358,7 @@ func TestACheckOfWhatChangedIsTheWholeCheck(t *testing.T) {
 	for seed := range histories() {
 		s := newStory(t, uint64(seed))
 		var memo Memo
+		memo.Warn(s.IntN(4) > 0)
 		var versions []*zone.Zone
 		p, now := DefaultPolicy(), s.began
 		for range 20 {
@@ -357,9 +372,9 @@ func TestACheckOfWhatChangedIsTheWholeCheck(t *testing.T) {
 			}
 			z := s.zone()
 			if z == nil {
-				for range 3 {
-					s.change()
-				}
+				maps.DeleteFunc(s.sets, func(key string, _ []string) bool {
+					return strings.HasSuffix(key, " DNAME") || strings.HasSuffix(key, " CNAME")
+				})
 				continue
 			}
 			versions = append(versions, z)
@@ -367,7 +382,12 @@ func TestACheckOfWhatChangedIsTheWholeCheck(t *testing.T) {
 			if s.IntN(3) > 0 {
 				old = versions[s.IntN(len(versions))]
 			}
-			want := new(Memo).Check(old, z, p, now, lease)
+			if s.IntN(20) == 0 {
+				memo.Warn(!memo.warns)
+			}
+			whole := new(Memo)
+			whole.Warn(memo.warns)
+			want := whole.Check(old, z, p, now, lease)
 			got := memo.Check(old, z, p, now, lease)
 			if checks++; !memo.judged.whole.Equal(now) {
 				partly++
@@ -386,7 +406,7 @@ func TestACheckOfWhatChangedIsTheWholeCheck(t *testing.T) {
 	}
 	for _, r := range []string{"nsec-next", "nsec-types", "nsec3-types", "nsec3-missing", "nsec3-excess", "nsec3-next", "rrsig-missing", "rrsig-excess", "rrsig-ends",
 		"rrsig-expired", "rrsig-inception", "rrsig-original-ttl", "rrsig-without-key", "dnskey-missing", "trailing-dot", "trailing-dots", "ds-digest", "ttl-low",
-		"ttl-high", "servers-outside", "serial", "change-removed"} {
+		"ttl-high", "servers-outside", "ns-at-cname", "mx-at-cname", "ns-without-address", "missing-glue", "rrsig-covers-nothing", "serial", "change-removed"} {
 		if rules[r] == 0 && !testing.Short() {
 			t.Errorf("%s was never found", r)
 		}
@@ -400,7 +420,10 @@ func (s *story) policy() Policy {
 		p.MinTTL, p.MaxTTL = time.Minute, time.Hour
 	}
 	if s.IntN(2) == 0 {
-		p.Meshes = []Mesh{{Name: "m", Names: []string{"ns.example."}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}}}
+		p.Meshes = []Mesh{{Name: "m", Names: []string{"ns.example."}}}
+		for i := range 6 {
+			p.Meshes[0].Addresses = append(p.Meshes[0].Addresses, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
+		}
 	}
 	if s.IntN(3) == 0 {
 		p.Rules = map[string]Level{"ttl-low": Off, "rrsig-ends": Warn}
@@ -471,10 +494,9 @@ func TestAnErrorBehindManyWarningsOfItsRule(t *testing.T) {
 
 // TestAllIsJudgedOnceADay: what is remembered is a day old at most.
 func TestAllIsJudgedOnceADay(t *testing.T) {
-	s := newStory(t, 1)
-	z := s.zone()
+	z := parse(t, hosts(30))
 	var memo Memo
-	now, whole := s.began, 0
+	now, whole := time.Now(), 0
 	for range 100 {
 		memo.Check(nil, z, DefaultPolicy(), now, lease)
 		if memo.judged.whole.Equal(now) {
@@ -484,5 +506,115 @@ func TestAllIsJudgedOnceADay(t *testing.T) {
 	}
 	if whole != 4 {
 		t.Errorf("%d times in 100 hours", whole)
+	}
+}
+
+// TestWhatHangsOnAnotherName: a name is judged anew that did not change, since another one did.
+func TestWhatHangsOnAnotherName(t *testing.T) {
+	const common = "$ORIGIN example.\n$TTL 3600\n@ SOA ns1 hostmaster 1 7200 3600 1209600 3600\n@ NS ns1\n@ NS ns.test.\nns1 A 192.0.2.53\n"
+	for _, c := range []struct{ what, both, before, after, rule string }{
+		{"a cut goes above a DS record", "z.a DS 1 13 2 00\n", "a NS ns.test.\n", "", "ds-digest"},
+		{"a host goes", "x NS h\n", "h A 192.0.2.1\n", "", "ns-without-address"},
+		{"a host keeps an address of the other family", "x NS h\n", "h A 192.0.2.1\n", "h AAAA 2001:db8::1\n", ""},
+		{"glue goes", "x NS ns.x\n", "ns.x A 192.0.2.1\n", "", "missing-glue"},
+		{"a host becomes an alias", "x NS h\n", "h A 192.0.2.1\n", "h CNAME t.test.\n", "ns-at-cname"},
+		{"an exchange becomes an alias", "x MX 1 h\n", "h A 192.0.2.1\n", "h CNAME t.test.\n", "mx-at-cname"},
+		{"an exchange comes, as an alias", "x MX 1 h\n", "", "h CNAME t.test.\n", "mx-at-cname"},
+		{"a wildcard goes", "x NS h.w\nw TXT w\n", "*.w A 192.0.2.1\n", "", "ns-without-address"},
+		{"a wildcard becomes an alias", "x MX 1 h.w\nw TXT w\n", "*.w A 192.0.2.1\n", "*.w CNAME t.test.\n", "mx-at-cname"},
+		{"a name comes where a wildcard stood", "x NS h.q.w\n*.w A 192.0.2.1\n", "", "q.w TXT q\n", "ns-without-address"},
+		{"a name comes below one where a wildcard stood", "x NS h.q.w\n*.w A 192.0.2.1\n", "", "b.a.q.w TXT b\n", "ns-without-address"},
+		{"a DNAME goes", "x NS h.d\n", "d DNAME d.test.\n", "d TXT d\n", "ns-without-address"},
+		{"a cut comes above a wildcard", "x NS h.a\n*.a A 192.0.2.1\n", "", "a NS ns.test.\n", "ns-without-address"},
+		{"a cut comes above a DNAME", "x NS h.d.a\nd.a DNAME d.test.\n", "", "a NS ns.test.\n", "ns-without-address"},
+		{"a name that ends in the origin twice goes", "x MX 1 h.example.example.\n", "h.example A 192.0.2.1\n", "", "trailing-dot"},
+	} {
+		was, is := parse(t, common+c.both+c.before), parse(t, strings.Replace(common, "master 1", "master 2", 1)+c.both+c.after)
+		var memo, all Memo
+		memo.Warn(true)
+		all.Warn(true)
+		began := time.Now()
+		if found := rulesOf(memo.Check(nil, was, DefaultPolicy(), began, lease), zone.Warning); c.rule != "" && slices.Contains(found, c.rule) {
+			t.Errorf("%s: %s was found before", c.what, c.rule)
+		}
+		got, want := memo.Check(was, is, DefaultPolicy(), began.Add(time.Minute), lease), all.Check(was, is, DefaultPolicy(), began.Add(time.Minute), lease)
+		if !memo.judged.whole.Equal(began) {
+			t.Errorf("%s: all was judged", c.what)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n%s\nnot\n%s", c.what, listed(got), listed(want))
+		}
+		if rules := append(rulesOf(want, zone.Warning), rulesOf(want, zone.Error)...); c.rule != "" && !slices.Contains(rules, c.rule) {
+			t.Errorf("%s: %s", c.what, rules)
+		}
+	}
+}
+
+// TestWhyARecordIsMissingMayChange: which span lies around a name changes when others come and go.
+func TestWhyARecordIsMissingMayChange(t *testing.T) {
+	s := newStory(t, 0)
+	s.flavour = twoChains
+	s.sets, s.wrong = map[string][]string{"a.example. NS": {"60 IN NS ns.test."}}, map[string]int{"a.example.": 3}
+	var memo Memo
+	whys := map[string]bool{}
+	for i := range 40 {
+		s.serial++
+		s.sets[fmt.Sprintf("h%d.example. A", i)] = []string{"60 IN A 192.0.2.1"}
+		z := s.zone()
+		if z == nil {
+			t.Fatal("no zone")
+		}
+		got, want := memo.Check(nil, z, DefaultPolicy(), s.began, lease), new(Memo).Check(nil, z, DefaultPolicy(), s.began, lease)
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("%d:\n%s\nnot\n%s", i, listed(got), listed(want))
+		}
+		for _, f := range want {
+			if f.Rule == "nsec3-missing" {
+				whys[f.Detail] = true
+			}
+		}
+	}
+	if len(whys) < 3 {
+		t.Errorf("%v", whys)
+	}
+}
+
+// TestWarningsAreThoseOfABuilder: of zones that were not read from text, the same is found as of those that were.
+func TestWarningsAreThoseOfABuilder(t *testing.T) {
+	all := 0
+	for seed := range histories() {
+		s := newStory(t, uint64(seed))
+		s.step()
+		z := s.zone()
+		if z == nil {
+			continue
+		}
+		var b strings.Builder
+		if err := zonefile.Write(&b, z); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]int{}
+		_, found := zonefile.Parse(strings.NewReader(b.String()), zonefile.Options{Origin: "example."})
+		for _, f := range found {
+			if f.Rule != "nsec3-without-param" && !strings.HasSuffix(f.Detail, "more") {
+				want[f.Owner+" "+f.Rule+" "+f.Detail]++
+				all++
+			}
+		}
+		memo := &Memo{}
+		memo.Warn(true)
+		memo.Check(nil, z, DefaultPolicy(), s.began, lease)
+		got := map[string]int{}
+		for _, e := range memo.judged.found.list {
+			if e.section == inHosts {
+				got[e.Owner+" "+e.Rule+" "+e.Detail]++
+			}
+		}
+		if len(found) < zone.MaxFindings && !reflect.DeepEqual(got, want) {
+			t.Errorf("seed %d:\n%v\nnot\n%v", seed, got, want)
+		}
+	}
+	if all < 100 {
+		t.Errorf("%d warnings", all)
 	}
 }

@@ -23,6 +23,7 @@ type Memo struct {
 	last map[proof]struct{} // of the last check
 	now  map[proof]struct{} // of the check that runs
 
+	warns   bool         // see Warn
 	stop    func() bool  // see StopIf; nil: never
 	records atomic.Int64 // whose content the check that runs has seen
 }
@@ -34,6 +35,10 @@ func (m *Memo) Records() int { return int(m.records.Load()) }
 // StopIf has the checks of m end early once stop says so: what they found then is not all, and counts for nothing. It is asked
 // by one goroutine.
 func (m *Memo) StopIf(stop func() bool) { m.stop = stop }
+
+// Warn has the checks of m find, or not, what a Builder warns of too (zone.Zone.Warnings): for zones that were not read from text, with
+// which that was found.
+func (m *Memo) Warn(warn bool) { m.warns = warn }
 
 func (m *Memo) stops() bool { return m != nil && m.stop != nil && m.stop() }
 

@@ -366,3 +366,25 @@ func TestAReleaseThatIsInterruptedHoldsNothingBack(t *testing.T) {
 		t.Errorf("published: %+v", m.Next)
 	}
 }
+
+// TestAZoneThatWasReceivedIsJudgedAsAFileIs: what reading a file finds, and a policy makes an error of, is found of a zone that is not
+// read again too.
+func TestAZoneThatWasReceivedIsJudgedAsAFileIs(t *testing.T) {
+	meshDir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	z, found := zonefile.Parse(strings.NewReader("$ORIGIN a.\n$TTL 300\n@ SOA ns1 host 1 7200 3600 1209600 300\n@ NS alias\n@ NS ns.example.net.\nalias CNAME t.\nd NS ns.d\n"),
+		zonefile.Options{})
+	if z == nil {
+		t.Fatal(found)
+	}
+	var text strings.Builder
+	hometest.Check(t, zonefile.Write(&text, z))
+	file := filepath.Join(t.TempDir(), "a.zone")
+	hometest.Check(t, os.WriteFile(file, []byte(text.String()), 0o600))
+	for how, s := range map[string]releasing.Source{"file": {File: file}, "received": {File: file, Zone: z, Text: release.DigestOf([]byte(text.String()))}} {
+		_, found, blocked := releases(t, meshDir, releasing.Options{Now: true}, s)
+		said := fmt.Sprint(found)
+		if blocked == nil || !hometest.HasError(found, "ns-at-cname") || !strings.Contains(said, "missing-glue") {
+			t.Errorf("%s: %v", how, found)
+		}
+	}
+}

@@ -38,6 +38,7 @@ func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, late
 		c.zone.SignedUntil = signaturesEnd(z, w.Now())
 	}
 	memo := lately.memo(z)
+	memo.Warn(c.source.Zone != nil) // what was read from text was warned of then
 	lately.checks(&checking{z.Origin(), z.Len(), c.nth, c.of, memo, time.Now()})
 	found = checkWith(ctx, memo, old, z, c.policy, w.Now(), w.State().Lease())
 	took.lap("checked")
