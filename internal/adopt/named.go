@@ -198,6 +198,9 @@ func (r *named) zone(st *statement, view string, given inherited) {
 		z.open = true // the default of BIND 9.18
 	} else {
 		r.matches(z, allow.block(), 0)
+		if i := slices.IndexFunc(allow.parts, func(p part) bool { return p.word == "transport" }); i >= 0 && allow.word(i+1) != "tcp" && !r.o.Whole {
+			z.fault = "it may be transferred over TLS only: list it under sources by hand"
+		}
 	}
 	r.zones = append(r.zones, z)
 }

@@ -241,6 +241,18 @@ func TestWhatIsNotTheFileIsNotCopied(t *testing.T) {
 	}
 }
 
+// TestTransferOverTLSOnly: who may have a zone over TLS alone does not get it as the others are got.
+func TestTransferOverTLSOnly(t *testing.T) {
+	for transport, fate := range map[string]Fate{"transport tls": Refused, "port 5353 transport tcp": Changed, "": Changed} {
+		text := "options { listen-on { 192.0.2.1; }; };\nzone a.example { type primary; file a; allow-transfer " + transport + " { any; }; };"
+		plan, err := Named(put(t, "named.conf", text), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		saidOf(t, "named.conf", plan, "a.example.", fate, map[Fate]string{Refused: "over TLS only", Changed: "without a key"}[fate])
+	}
+}
+
 // TestIncludes: a file is found where the server would find it, and a pattern names all that match.
 func TestIncludes(t *testing.T) {
 	dir := t.TempDir()
