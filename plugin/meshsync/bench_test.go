@@ -1,0 +1,111 @@
+package meshsync
+
+import (
+	"bytes"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
+)
+
+// spent is the time of processors that this process has taken.
+func spent(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// benchReleases are a zone of a million delegations with DS and one in which 100 of them change, over and over.
+func benchReleases(b *testing.B, h *host, count int) *packed {
+	b.Helper()
+	p := &packed{h: h}
+	for i := range count {
+		var z *zone.Zone
+		if i == 0 {
+			text := manyRecords(1_000_000)
+			for n := range 500_000 {
+				text = fmt.Appendf(text, "d%d.example.org.\t300\tIN\tDS\t%d 13 2 %s\n", n, n%65536, release.DigestOf(fmt.Append(nil, n)))
+			}
+			var found []zone.Finding
+			if z, found = zonefile.Parse(bytes.NewReader(text), zonefile.Options{Origin: "example.org."}); z == nil {
+				b.Fatal(found)
+			}
+		} else {
+			old := p.zones[i-1]
+			d := &zone.Delta{From: old.Serial(), To: old.Serial() + 1}
+			n := 0
+			for r := range old.WireRecords() {
+				if n++; n == 1 {
+					d.Removed = r.AppendTo(d.Removed)
+					soa := bytes.Clone(r.Data)
+					soa[len(soa)-17]++
+					r.Data = soa
+					d.Added = r.AppendTo(d.Added)
+				} else if n%15000 == i && n > 10 {
+					d.Removed = r.AppendTo(d.Removed)
+				}
+			}
+			var found []zone.Finding
+			if z, found = old.Apply(d); z == nil {
+				b.Fatal(found)
+			}
+		}
+		var text bytes.Buffer
+		must(b, zonefile.Write(&text, z))
+		signed := h.pack("example.org.", z.Serial(), text.Bytes())
+		signed.Root = z.Root()
+		if i > 0 {
+			signed.Packs = append(p.signed[i-1].Packs[:i-1:i-1], p.lead(p.zones[i-1], z))
+		}
+		p.zones, p.signed = append(p.zones, z), append(p.signed, signed)
+	}
+	return p
+}
+
+// BenchmarkALargeRelease makes a release ready of which 100 of a million names changed: by its packs, and by its text as with the
+// formats before; and starts from an image and packs.
+func BenchmarkALargeRelease(b *testing.B) {
+	_, h := nodeDir(b)
+	p := benchReleases(b, h, 12)
+	cache := &imageCache{dir: b.TempDir(), from: cacheFrom}
+	make := func(signed release.Zone, known map[release.Digest]*zone.Zone) map[release.Digest]*zone.Zone {
+		c, err := compile(b.Context(), h.repo.Path(), release.Release{Number: 1, Zones: []release.Zone{signed}}, known, cache, &compiling{beside: known != nil})
+		must(b, err)
+		cache.update(h.repo, []release.Zone{signed}, c.byDigest, known)
+		return c.byDigest
+	}
+	for _, way := range []string{"packs", "text"} {
+		b.Run(way, func(b *testing.B) {
+			known := make(p.signed[0], nil)
+			began := spent(b)
+			i := 0
+			for b.Loop() {
+				if i++; i == len(p.signed) {
+					b.StopTimer()
+					at := spent(b)
+					known = make(p.signed[0], nil)
+					began += spent(b) - at
+					i = 1
+					b.StartTimer()
+				}
+				signed := p.signed[i]
+				if way == "text" {
+					signed.Root, signed.Packs = release.Digest{}, nil
+				}
+				known = make(signed, known)
+			}
+			b.ReportMetric(float64((spent(b)-began).Milliseconds())/float64(b.N), "cpu-ms/op")
+		})
+	}
+	b.Run("start", func(b *testing.B) {
+		known := make(p.signed[0], nil)
+		make(p.signed[len(p.signed)-1], known)
+		for b.Loop() {
+			make(p.signed[len(p.signed)-1], nil)
+		}
+	})
+}
