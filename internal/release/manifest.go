@@ -92,7 +92,7 @@ type Zone struct {
 	// more in ManifestFormat, where there are packs.
 	Deltas []Delta `json:"deltas,omitempty"`
 	// Root is the zone's, as zone.Zone has it: who has made the zone of an older one compares with that, and need not have the text.
-	// It is zero before ManifestFormat.
+	// It is zero before ManifestFormat, and where it is of no use: the text is as small as a pack.
 	Root Digest `json:"root,omitzero"`
 	// Packs lead from older zones to this one, the oldest first: each makes of its From that of the next, and the last one makes Root.
 	// Whoever takes none of them misses nothing.

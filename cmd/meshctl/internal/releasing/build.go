@@ -88,6 +88,7 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	if err != nil || v.stop {
 		return nil, found, cmp.Or[error](err, &BlockedError{request})
 	}
+	boundRoots(v.zones, maxRoots)
 	bound(v.zones)
 	made := &Made{Release: release.Release{Number: w.State().Highest + 1, Zones: v.zones}, Held: v.held, Request: request}
 	made.overridden(v, o.Override)
@@ -252,7 +253,7 @@ func storeAndJudge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zo
 		took.lap(late)
 	}
 	c.zone.SHA256, c.zone.Length, c.zone.Blob = stored.SHA256, stored.Length, stored.Blob
-	if w.View().Manifest.Format >= release.ManifestFormat {
+	if w.View().Manifest.Format >= release.ManifestFormat && c.zone.Blob.Length >= minDeltaBlob {
 		c.zone.Root = z.Root()
 	}
 	found = append(found, addDeltas(w, c, old, z, difference)...)

@@ -19,6 +19,8 @@ const (
 	// maxDeltaZones bounds how many zones of a release have deltas, and how many packs they have in all, so that a manifest of many
 	// zones stays readable.
 	maxDeltaZones = 10_000
+	// maxRoots bounds how many zones of a release have a root, with as much in mind. Those of the smallest texts have none.
+	maxRoots = 50_000
 )
 
 // deltas are the ways to a zone's text from the one that is answered now, which every node holds. Those to a text that did
@@ -83,7 +85,7 @@ const packShare = 8
 func packs(w *home.Writer, z release.Zone, old, is *zone.Zone, difference *zone.Delta) ([]release.Pack, error) {
 	was := w.View().Manifest.Current.Zone(z.Origin)
 	switch {
-	case was == nil || was.Root == (release.Digest{}) || z.Blob.Length < minDeltaBlob:
+	case was == nil || was.Root == (release.Digest{}):
 		return nil, nil
 	case was.Root == z.Root:
 		return was.Packs, nil
@@ -114,6 +116,27 @@ func before(packs []release.Pack, was, is release.Digest) []release.Pack {
 	}
 	packs = packs[from(is)+1:]
 	return slices.Clone(packs[max(0, len(packs)-(release.MaxPacks-1)):])
+}
+
+// boundRoots takes the roots off the zones of the smallest texts, and what leads to them, where more than most have one.
+func boundRoots(zones []release.Zone, most int) {
+	with := func(least int64) (n int) {
+		for i := range zones {
+			if zones[i].Root != (release.Digest{}) && zones[i].Blob.Length >= least {
+				n++
+			}
+		}
+		return n
+	}
+	least := int64(minDeltaBlob)
+	for with(least) > most {
+		least *= 2
+	}
+	for i := range zones {
+		if zones[i].Blob.Length < least {
+			zones[i].Root, zones[i].Packs = release.Digest{}, nil
+		}
+	}
 }
 
 // bound takes the deltas off all but the first zones, and the oldest packs off all zones alike, where there are many.

@@ -150,3 +150,21 @@ func TestPacksLeadNotInACircle(t *testing.T) {
 		}
 	}
 }
+
+// TestRootsAreOfTheLargestZones where a manifest has no room for all.
+func TestRootsAreOfTheLargestZones(t *testing.T) {
+	var zones []release.Zone
+	for i := range 100 {
+		zones = append(zones, release.Zone{Root: release.Digest{1}, Blob: release.Blob{Length: int64(i) << 10}, Packs: []release.Pack{{}}})
+	}
+	releasing.BoundRoots(zones, 100)
+	for most, least := range map[int]int{100: 4, 96: 4, 95: 8, 68: 32, 36: 64, 10: 128} { // KiB
+		zones := slices.Clone(zones)
+		releasing.BoundRoots(zones, most)
+		for i, z := range zones {
+			if want := i >= least; (z.Root != release.Digest{}) != want || (len(z.Packs) > 0) != want {
+				t.Errorf("%d of 100: the zone of %d KiB has root %s", most, i, z.Root)
+			}
+		}
+	}
+}

@@ -10,6 +10,7 @@ var (
 	RunCommand = runCommand
 	Store      = store
 	Before     = before
+	BoundRoots = boundRoots
 )
 
 const MaxCommandOutput = maxCommandOutput

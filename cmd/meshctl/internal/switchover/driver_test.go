@@ -41,19 +41,28 @@ type member struct {
 }
 
 // newWorld has release 1 current, 2 staged, and members fra and tyo.
-func newWorld(t *testing.T) *world { return newWorldIn(t, release.ManifestFormat) }
+func newWorld(t *testing.T) *world { return newWorldIn(t, release.ManifestFormat, hometest.ZoneFile) }
 
-// newWorldIn is newWorld in a format of manifests.
-func newWorldIn(t *testing.T, format int) *world {
+// newWorldIn is newWorld in a format of manifests, and with a zone.
+func newWorldIn(t *testing.T, format int, zone func(t testing.TB, serial uint32) releasing.Source) *world {
 	w := &world{t: t, dir: hometest.New(t, time.Now, "fra", "tyo"), members: map[string]*member{}}
 	hometest.InFormat(t, w.dir, time.Now, format)
-	hometest.MustRelease(t, w.dir, time.Now, 1, releasing.Options{Now: true})
-	hometest.MustRelease(t, w.dir, time.Now, 2, releasing.Options{})
+	w.release(zone(t, 1), releasing.Options{Now: true})
+	w.release(zone(t, 2), releasing.Options{})
 	for _, name := range []string{"fra", "tyo"} {
 		w.members[name] = &member{name: name, node: mesh.NewNode(mesh.Durable{})}
 	}
 	w.driver = w.newDriver(mesh.Policy{Renew: time.Hour, Absent: mesh.Absent{After: mesh.DefaultAbsent}})
 	return w
+}
+
+func (w *world) release(zone releasing.Source, o releasing.Options) {
+	w.t.Helper()
+	h := hometest.Begin(w.t, w.dir, time.Now)
+	defer h.Close()
+	if _, found, err := releasing.Make(w.t.Context(), h, []releasing.Source{zone}, o); err != nil {
+		w.t.Fatal(err, found)
+	}
 }
 
 func (w *world) newDriver(p mesh.Policy) *Driver {
@@ -148,7 +157,8 @@ func TestASwitchoverThatAllPromiseIsCommittedAndSeenThrough(t *testing.T) {
 // TestTheFormatIsOneThatAllMembersRead: it goes on when all say that they read the newer one, with what is published next, and zones
 // have roots from the release after that on.
 func TestTheFormatIsOneThatAllMembersRead(t *testing.T) {
-	w := newWorldIn(t, release.ProposalFormat)
+	zone := func(t testing.TB, serial uint32) releasing.Source { return hometest.ManyNames(t, serial, 2000) }
+	w := newWorldIn(t, release.ProposalFormat, zone)
 	w.members["fra"].lies = func(c *status.Confirmation) { c.Format = release.ProposalFormat }
 	switchesIn := func(serial uint32, format int, root bool) {
 		t.Helper()
@@ -157,7 +167,7 @@ func TestTheFormatIsOneThatAllMembersRead(t *testing.T) {
 		if m := w.view().Manifest; m.Format != format || m.Current.Number != uint64(serial) || (m.Current.Zones[0].Root != release.Digest{}) != root {
 			t.Fatalf("release %d in format %d, want %d in %d; root %s", m.Current.Number, m.Format, serial, format, m.Current.Zones[0].Root)
 		}
-		hometest.MustRelease(t, w.dir, time.Now, serial+1, releasing.Options{})
+		w.release(zone(t, serial+1), releasing.Options{})
 	}
 	switchesIn(2, release.ProposalFormat, false)
 	w.members["fra"].lies = nil
