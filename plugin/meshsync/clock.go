@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
@@ -29,8 +30,9 @@ func (c clockConfig) String() string {
 }
 
 // certifyEvery is how often a newer sample is fetched. Between two the last one ages by itself, and goes on doing so
-// when the sidecar is gone (FAIL-4).
-const certifyEvery = 250 * time.Millisecond
+// when the sidecar is gone (FAIL-4). While there is nothing to hear, no switchover to come and no silence, certifyCalm will do: each look
+// wakes both processes, which is most of what an idle node does.
+const certifyEvery, certifyCalm = 250 * time.Millisecond, time.Second
 
 // word is what is known of the sidecar's word: the last certified sample, whether an operator wants silence, and what it
 // heard of others.
@@ -46,10 +48,11 @@ func (w word) equal(v word) bool {
 	return w.sample == v.sample && w.drained == v.drained && w.told == v.told && w.reached == v.reached && slices.Equal(w.members, v.members)
 }
 
-// certify sends what is new until ctx ends. now reads the machine's clocks.
-func (c clockConfig) certify(ctx context.Context, now func() instant.Instant, words chan<- word) {
-	ticker := time.NewTicker(certifyEvery)
-	defer ticker.Stop()
+// certify sends what is new until ctx ends. now reads the machine's clocks; pace says whether more is to be heard soon.
+func (c clockConfig) certify(ctx context.Context, now func() instant.Instant, words chan<- word, pace *pace) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
 	var last word
 	for {
 		if w := c.ask(ctx, now, last); !w.equal(last) {
@@ -59,11 +62,36 @@ func (c clockConfig) certify(ctx context.Context, now func() instant.Instant, wo
 			case <-ctx.Done():
 			}
 		}
+		wait := certifyEvery
+		if last.calm() && !pace.quick.Load() && !c.assumed() {
+			wait = certifyCalm
+		}
+		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
+		case <-pace.quickened:
 		}
+	}
+}
+
+// calm reports whether the sidecar has said all that it has to say, and nothing that is to be taken back soon.
+func (w word) calm() bool { return w.sample.Source != "" && w.told && w.drained == "" }
+
+// pace is whether the follower waits for what the sidecar hears.
+type pace struct {
+	quick     atomic.Bool
+	quickened chan struct{} // of room for one
+}
+
+func (p *pace) set(quick bool) {
+	if p.quick.Swap(quick) || !quick {
+		return
+	}
+	select {
+	case p.quickened <- struct{}{}:
+	default:
 	}
 }
 

@@ -78,6 +78,7 @@ type follower struct {
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
 	words     chan word // of the sidecar
+	pace      pace      // of asking for them
 	audience  audience
 	transfers atomic.Bool // zones may be transferred, so differences are wanted
 
@@ -116,6 +117,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, words: make(chan word, 1), began: time.Now(),
 		node: mesh.NewNode(known.durable), durable: known.durable, compiled: map[uint64]*compiled{}}
 	f.node.Hold(c.hold)
+	f.pace.quickened = make(chan struct{}, 1)
 	f.stager.results = make(chan staged, 1)
 	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
 	f.audience.init(ctx, &f.running)
@@ -361,6 +363,7 @@ func (f *follower) decide() mesh.Decision {
 
 // act carries out the rest of a decision, the swap having waited for nothing.
 func (f *follower) act(ctx context.Context, d mesh.Decision, writes chan<- mesh.Durable) {
+	f.pace.set(d.Ask || d.Holds != (status.Promise{}))
 	f.tell(d)
 	if !f.writing && !time.Now().Before(f.writeAfter) {
 		if want := f.toWrite(d); want != nil {

@@ -110,7 +110,7 @@ func (h *held) apply(s setup) error {
 func (f *follower) followClock(c clockConfig) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
-	done.Go(func() { c.certify(ctx, f.clocks.now, f.words) })
+	done.Go(func() { c.certify(ctx, f.clocks.now, f.words, &f.pace) })
 	f.assumed.Store(c.assumed())
 	if c.assumed() {
 		log.Warningf("the clock is %s", c)

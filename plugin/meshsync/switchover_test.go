@@ -1,6 +1,7 @@
 package meshsync
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"sync"
@@ -508,6 +509,38 @@ func TestHoldover(t *testing.T) {
 	}
 }
 
+// While there is nothing to hear the sidecar is asked once a second, which is most of what an idle node does; at once, and more often, as soon
+// as a switchover is promised.
+func TestTheSidecarIsAskedSeldomWhileAllIsCalm(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sidecar.sock")
+	var asked atomic.Int64
+	sidecar, err := socket.Serve(path, func() any {
+		asked.Add(1)
+		return status.Clock{Version: status.Version, State: "synchronised", Silence: &status.Silence{}, Sample: instant.Sample{At: machine.now(), Bound: time.Millisecond, DriftPPM: 50, Source: "chrony"}}
+	})
+	must(t, err)
+	defer sidecar.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	words, p := make(chan word, 1000), &pace{quickened: make(chan struct{}, 1)}
+	var done sync.WaitGroup
+	done.Go(func() { clockConfig{socket: path}.certify(ctx, machine.now, words, p) })
+	defer done.Wait()
+	defer stop()
+	<-words
+	time.Sleep(3*certifyCalm + certifyCalm/2)
+	if n := asked.Load(); n > 5 {
+		t.Errorf("asked %d times in %v", n, 7*certifyCalm/2)
+	}
+	before, began := asked.Load(), time.Now()
+	p.set(true)
+	for asked.Load() < before+8 && time.Since(began) < 20*time.Second {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if p.set(true); asked.Load() < before+8 {
+		t.Error("it is asked no more often while a switchover is promised")
+	}
+}
+
 // An operator drains the node with silence: it ceases to answer and stays ready, a sidecar that goes away or does not know
 // changes nothing, in neither direction, and its undrain ends it (SYNC-F).
 func TestDrainedWithSilence(t *testing.T) {
@@ -535,10 +568,10 @@ func TestDrainedWithSilence(t *testing.T) {
 	n.keeps(0, time.Until(to.At.Time())+100*time.Millisecond)
 	say(off)
 	n.becomes(to.Number)
-	n.keeps(to.Number, 3*certifyEvery)
+	n.keeps(to.Number, 2*certifyCalm)
 
 	must(t, sidecar.Close())
-	n.keeps(to.Number, 3*certifyEvery)
+	n.keeps(to.Number, 2*certifyCalm)
 	say(on)
 	sidecar = serve()
 	n.silentFor(mesh.Drained)
@@ -546,13 +579,13 @@ func TestDrainedWithSilence(t *testing.T) {
 		t.Errorf("silent: %s", why)
 	}
 	must(t, sidecar.Close())
-	n.keeps(0, 3*certifyEvery)
+	n.keeps(0, 2*certifyCalm)
 	say(nil) // a sidecar that does not know
 	sidecar = serve()
-	n.keeps(0, 3*certifyEvery)
+	n.keeps(0, 2*certifyCalm)
 	n.stop() // as a reload does
 	n.stop = n.f.followClock(clockConfig{socket: path})
-	n.keeps(0, 3*certifyEvery)
+	n.keeps(0, 2*certifyCalm)
 	say(off)
 	n.becomes(to.Number)
 	must(t, sidecar.Close())
