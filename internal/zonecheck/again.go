@@ -46,7 +46,7 @@ const (
 // is nil if that is what is needed: much changed, or what everything hangs on.
 func (j *judged) again(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) *judged {
 	if j == nil || j.found.dropped() || j.far || len(j.watch) > maxKept || j.zone.Origin() != z.Origin() || j.lease != lease ||
-		j.warns != memo.warns || now.Before(j.now) || now.Sub(j.whole) > wholeAfter || !reflect.DeepEqual(j.policy, p) || !sameSigning(apexOf(j.zone), apexOf(z)) {
+		j.warns != memo.warns || now.Before(j.now) || !reflect.DeepEqual(j.policy, p) || !sameSigning(apexOf(j.zone), apexOf(z)) {
 		return nil
 	}
 	next := &judged{zone: z, policy: p, lease: lease, now: now, whole: j.whole, stray: j.stray, warns: j.warns}
@@ -60,6 +60,18 @@ func (j *judged) again(memo *Memo, old, z *zone.Zone, p Policy, now time.Time, l
 		return nil
 	}
 	return next
+}
+
+// compare warns if what was found in all of a zone is not what was found in what changed of it, nil if that was not looked for.
+func (j *judged) compare(partly *judged, memo *Memo) {
+	if partly == nil || memo.stops() {
+		return
+	}
+	x, y := j.found.all(), partly.found.all()
+	if !slices.Equal(x, y) {
+		j.found.at = place{section: inAll}
+		j.found.warn(nil, "checks-differ", "in all of the zone %d findings, and %d in what changed day by day: these count, and those were wrong; please report it as a fault", len(x), len(y))
+	}
 }
 
 // ofOwners are the sections of which the keys are those of owners.

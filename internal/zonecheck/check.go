@@ -17,6 +17,7 @@
 //	ds-digest     RFC 4034 5.1.4: not as long as its type has it
 //	serial        RFC 1982: what changed needs a higher one
 //	change-…      removed, added, changed: more names than the policy allows
+//	checks-differ a fault of this package
 //	zone-withdrawn more zones go than the policy allows
 //	servers-…     outside (ROUTE-4), one-mesh (ROUTE-5)
 //	ttl-…, soa-…, ns-count, trailing-dots, trailing-dot

@@ -618,3 +618,22 @@ func TestWarningsAreThoseOfABuilder(t *testing.T) {
 		t.Errorf("%d warnings", all)
 	}
 }
+
+// TestTheDailyCheckFindsWhatWasMissed: what was remembered wrongly is found when all is judged, which says so once.
+func TestTheDailyCheckFindsWhatWasMissed(t *testing.T) {
+	z := parse(t, hosts(30)+"\nlow 0 A 192.0.2.1\n")
+	var memo Memo
+	now := time.Now()
+	check := func() string { return listed(memo.Check(nil, z, DefaultPolicy(), now, lease)) }
+	good := check()
+	memo.judged.found.list = nil
+	if now = now.Add(time.Hour); check() == good {
+		t.Error("nothing is remembered")
+	}
+	if now = now.Add(wholeAfter); !strings.Contains(check(), "checks-differ") {
+		t.Error("it is not said")
+	}
+	if now = now.Add(time.Hour); check() != good {
+		t.Error(check())
+	}
+}

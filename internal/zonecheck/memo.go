@@ -52,15 +52,19 @@ func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Dura
 	m.records.Store(0)
 	m.now = map[proof]struct{}{}
 	j := m.judged.again(m, old, z, p, now, lease)
-	if m.judged = nil; j != nil {
+	if j != nil {
 		maps.Copy(m.last, m.now)
 		m.records.Store(int64(z.Len()))
-	} else {
+	}
+	if j == nil || now.Sub(j.whole) > wholeAfter {
+		partly := j
 		m.records.Store(0)
 		m.now = make(map[proof]struct{}, len(m.last))
 		j = whole(m, old, z, p, now, lease)
 		m.last = m.now
+		j.compare(partly, m)
 	}
+	m.judged = nil
 	if m.now = nil; !m.stops() {
 		m.judged = j
 	}

@@ -26,6 +26,7 @@ var Rules = []Rule{
 	{"change-added", isError, "more names came than the policy allows"},
 	{"change-changed", isError, "more names changed than the policy allows"},
 	{"change-removed", isError, "more names went than the policy allows"},
+	{"checks-differ", isWarning, "the daily check of all of a large zone found something else than those of what changed"},
 	{"denial-missing", isError, "a signed zone without NSEC or NSEC3PARAM (RFC 4035 2.3)"},
 	{"dnskey-anchor", isError, "no key that a trust anchor stands for signs the keys (RFC 4035 2.2)"},
 	{"dnskey-deprecated", isWarning, "an algorithm that must not sign any more (RFC 8624 3.1)"},
