@@ -2,10 +2,12 @@ package zone_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -400,4 +402,84 @@ func TestACutComesAndGoesAboveVeryManyNames(t *testing.T) {
 		}
 		from = made
 	}
+}
+
+// TestThousandsOfSteps changes a zone again and again, with readers of every version: it stays what a Builder makes of its records,
+// and takes little more room than that.
+func TestThousandsOfSteps(t *testing.T) {
+	const names, steps = 3000, 3000
+	r := rand.New(rand.NewPCG(3, 5))
+	has := map[int][]byte{} // RDATA by number of the name
+	owner := func(i int) []byte { return pack(t, fmt.Sprintf("n%d.%d.example.", i, i%7)) }
+	soa := func(serial uint32) []byte {
+		return slices.Concat(pack(t, "ns.test."), pack(t, "m.test."), binary.BigEndian.AppendUint32(nil, serial), make([]byte, 16))
+	}
+	build := func(serial uint32) *zone.Zone {
+		b := zone.NewBuilder()
+		b.AddWire(pack(t, "example."), dns.TypeSOA, 60, soa(serial), "", 0)
+		b.AddWire(pack(t, "example."), dns.TypeNS, 60, pack(t, "ns.test."), "", 0)
+		for i, rdata := range has {
+			b.AddWire(owner(i), dns.TypeTXT, 60, rdata, "", 0)
+		}
+		z, found := b.Build("example.")
+		if z == nil {
+			t.Fatal(found)
+		}
+		return z
+	}
+	for i := range names {
+		has[i] = []byte("\x01a")
+	}
+	z := build(0)
+	var readers sync.WaitGroup
+	for serial := range uint32(steps) {
+		d := &zone.Delta{From: serial, To: serial + 1}
+		put := func(to *zone.RRs, owner []byte, typ uint16, rdata []byte) {
+			w := zone.WireRecord{Owner: owner, Type: typ, TTL: 60, Data: rdata}
+			*to = w.AppendTo(*to)
+		}
+		put(&d.Removed, pack(t, "example."), dns.TypeSOA, soa(serial))
+		put(&d.Added, pack(t, "example."), dns.TypeSOA, soa(serial+1))
+		changed := map[int]bool{}
+		for range 1 + r.IntN(20) {
+			i := r.IntN(2 * names)
+			if changed[i] {
+				continue
+			}
+			changed[i] = true
+			if rdata := has[i]; rdata != nil {
+				put(&d.Removed, owner(i), dns.TypeTXT, rdata)
+			}
+			if delete(has, i); r.IntN(2) == 0 {
+				length := 1 + r.IntN(200)
+				has[i] = append([]byte{byte(length)}, bytes.Repeat([]byte{byte(r.IntN(256))}, length)...)
+				put(&d.Added, owner(i), dns.TypeTXT, has[i])
+			}
+		}
+		before := z
+		readers.Go(func() {
+			var a zone.Answer
+			for i := range 20 {
+				before.LookupInto(&zone.Query{Name: owner(i), Type: dns.TypeTXT, Class: dns.ClassINET}, &a)
+			}
+			if before.Serial() != serial {
+				t.Errorf("a version of serial %d has %d", serial, before.Serial())
+			}
+		})
+		made, found := z.Apply(d)
+		if made == nil {
+			t.Fatal(found)
+		}
+		z = made
+		if serial%500 == 0 || serial == steps-1 {
+			want := build(serial + 1)
+			if z.Root() != want.Root() || text(z) != text(want) {
+				t.Fatalf("after %d steps it is not what a Builder makes", serial+1)
+			}
+			if z.ImageSize() > 2*want.ImageSize() {
+				t.Errorf("after %d steps it takes %d octets, and %d if built", serial+1, z.ImageSize(), want.ImageSize())
+			}
+		}
+	}
+	readers.Wait()
 }
