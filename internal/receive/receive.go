@@ -7,6 +7,7 @@
 // is for whoever is told. A source that fails costs nothing that is there: the last good zone stays.
 //
 //	ZONES/NAME.zone   a zone's canonical text
+//	STATE/NAME.journal what became of a large zone since its text was written
 //	STATE/NAME.json   where it came from, its digest, when it was last confirmed; or that it was withdrawn
 //	STATE/NAME.zone   a catalog zone
 //
@@ -46,8 +47,8 @@ type Update struct {
 	How     How
 	Source  string // address of the primary, or the file
 	Path    string // the canonical text
-	SHA256  string // of that text, in hexadecimal
-	Length  int64  // of that text, in octets
+	SHA256  string // of that text, in hexadecimal; "": the text is not written yet, what is there is an older one. Zone is what came
+	Length  int64  // of that text, in octets; 0 without SHA256
 	Records int
 	Reset   bool // the zone began anew: its serial says nothing about the one before (RFC 9432 5.4)
 

@@ -37,6 +37,9 @@ func (r *Receiver) round(ctx context.Context, round *refresh.Round, image *zone.
 		if r.set.Finished(now, round, found) {
 			r.took(found, got)
 		}
+		if found.Good && found.Record.Journal.Steps == 0 {
+			delete(r.whole, origin)
+		}
 	})
 }
 
@@ -148,7 +151,7 @@ func (p *peer) before() (*zone.Zone, error) {
 func (p *peer) keep(from xfr.Primary, got xfr.Transferred, members map[string]refresh.Member, began time.Time) (refresh.Found, arrival) {
 	rec := p.round.Record
 	rec.From, rec.How, rec.Contact = from.String(), howOf(got), p.r.opt.Now().UTC().Truncate(time.Second)
-	if _, err := p.r.store.put(&rec, got.Zone, ""); err != nil {
+	if err := p.write(&rec, got); err != nil {
 		p.round.NotKept(err)
 		return refresh.Found{Problems: p.round.Problems()}, arrival{}
 	}
@@ -157,20 +160,50 @@ func (p *peer) keep(from xfr.Primary, got xfr.Transferred, members map[string]re
 		arrival{zone: got.Zone, octets: got.Octets, began: got.Began, whole: got.Whole, duration: time.Since(began), reset: p.round.Reset}
 }
 
+// write makes durable what came: as a step of the journal if it is a small change of a large zone, or else as a whole. An operator who
+// receives once is to find the text.
+func (p *peer) write(rec *record, got xfr.Transferred) error {
+	if got.Delta != nil && !p.r.decide.Once && !rec.Catalog && !p.r.wantsText(rec.Origin) && got.Zone.ImageSize() >= LargeImage && roomFor(rec, got.Delta) {
+		return p.r.store.add(rec, got.Zone, got.Delta)
+	}
+	_, err := p.r.store.put(rec, got.Zone, "")
+	return err
+}
+
 // unchanged is what a round found that brought nothing new. That a primary confirmed the zone is written down from time to time.
 func (p *peer) unchanged() refresh.Found {
 	found := refresh.Found{Good: p.round.Good(), Record: p.round.Record, Noted: p.round.Noted}
 	if found.Good {
 		found.Record.Contact = p.r.opt.Now().UTC().Truncate(time.Second)
 	}
-	if found.Good && p.round.Stale(found.Record.Contact) {
-		if err := p.r.store.note(found.Record); err != nil {
-			p.round.NotNoted(err)
-		}
+	var err error
+	switch {
+	case !found.Good:
+	case found.Record.Journal.Steps > 0 && p.r.wantsText(found.Record.Origin):
+		err = p.rewrite(&found)
+	case p.round.Stale(found.Record.Contact):
+		err = p.r.store.note(found.Record)
 		found.Noted = found.Record.Contact
+	}
+	if err != nil {
+		p.round.NotNoted(err)
 	}
 	found.Problems = p.round.Problems()
 	return found
+}
+
+// rewrite writes the text of what is held, and ends its journal.
+func (p *peer) rewrite(found *refresh.Found) error {
+	z, err := p.before()
+	if err != nil {
+		return err
+	}
+	rec := found.Record // what fails leaves it as it is
+	if _, err := p.r.store.put(&rec, z, ""); err != nil {
+		return err
+	}
+	found.Record, found.Noted = rec, rec.Contact
+	return nil
 }
 
 // howOf says how a zone was transferred.

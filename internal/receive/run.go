@@ -32,6 +32,7 @@ type Receiver struct {
 	set    *refresh.Secondary            // nil before run
 	images map[string]*zone.Zone         // of what is held, those that are large and were received since the start
 	stops  map[string]context.CancelFunc // of rounds
+	whole  map[string]bool               // zones whose text is wanted: see WriteText
 	tell   []Update                      // to be handed on when mu is not held
 	coming map[*coming]bool              // zones that are coming
 	unfit  map[string]Unfit              // by directory
@@ -58,7 +59,8 @@ func New(c *Config, o Options) (*Receiver, error) {
 	for _, k := range c.weakKeys() {
 		o.Log.Warn("hmac-sha1 must not be used for new keys (RFC 8945 6): have the primary take hmac-sha256", "key", k)
 	}
-	r := &Receiver{config: c, opt: o, store: s, unfit: map[string]Unfit{}, wake: make(chan struct{}, 1), images: map[string]*zone.Zone{}, stops: map[string]context.CancelFunc{},
+	r := &Receiver{config: c, opt: o, store: s, wake: make(chan struct{}, 1), images: map[string]*zone.Zone{}, stops: map[string]context.CancelFunc{},
+		whole: map[string]bool{}, unfit: map[string]Unfit{},
 		coming: map[*coming]bool{}}
 	r.decide, r.groups = c.deciding()
 	r.decide.Spread = 1 + rand.Uint64N(math.MaxUint64)
@@ -130,7 +132,20 @@ func (r *Receiver) restore() error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.set = refresh.New(r.decide, records)
+	held := records[:0]
+	for _, rec := range records {
+		z, whole, err := r.store.recover(&rec)
+		if err != nil {
+			return err
+		}
+		if z != nil {
+			r.images[rec.Origin] = z
+		}
+		if whole {
+			held = append(held, rec)
+		}
+	}
+	r.set = refresh.New(r.decide, held)
 	for _, rec := range r.set.Catalogs() {
 		z, err := r.store.load(rec)
 		var members map[string]refresh.Member
@@ -203,6 +218,7 @@ func (r *Receiver) carryOut(now instant.Instant) refresh.Decision {
 			r.tell = append(r.tell, r.update(a.Record, a.How))
 		case refresh.Withdraw:
 			delete(r.images, a.Origin)
+			delete(r.whole, a.Origin)
 			r.complain(a.Origin, r.store.withdraw(a.Record))
 		case refresh.Remove:
 			r.complain(a.Origin, r.store.remove(a.Record))
@@ -232,6 +248,30 @@ func (r *Receiver) judgeNesting(ctx context.Context, a refresh.Action, z *zone.Z
 	r.do(func(instant.Instant) { r.set.Judged(verdicts) })
 }
 
+// WriteText has the text of a zone written, if it is not (Update.SHA256), so that somebody may look at it: at once, or when a primary
+// answers for the zone.
+func (r *Receiver) WriteText(origin string) {
+	r.mu.Lock()
+	runs := r.set != nil
+	r.mu.Unlock()
+	if !runs {
+		return
+	}
+	r.do(func(now instant.Instant) {
+		if rec, held := r.set.Held(origin); held && rec.Journal.Steps > 0 && !r.whole[origin] {
+			r.whole[origin] = true
+			r.set.Notified(now, origin)
+		}
+	})
+}
+
+// wantsText reports whether the text of a zone is wanted.
+func (r *Receiver) wantsText(origin string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.whole[origin]
+}
+
 // Forget ends that a zone is told of as withdrawn at each start: no release has it any more. It may be called from Updated.
 func (r *Receiver) Forget(origin string) {
 	r.mu.Lock()
@@ -251,8 +291,12 @@ func (r *Receiver) complain(origin string, err error) {
 
 // update is what is to be told of a zone.
 func (r *Receiver) update(rec record, how How) Update {
-	return Update{Origin: rec.Origin, Serial: rec.Serial, How: how, Source: rec.From, Path: r.store.path(rec.Origin, false),
+	u := Update{Origin: rec.Origin, Serial: rec.Serial, How: how, Source: rec.From, Path: r.store.path(rec.Origin, false),
 		SHA256: rec.SHA256, Length: rec.Length, Records: rec.Records}
+	if rec.Journal.Steps > 0 {
+		u.SHA256, u.Length = "", 0
+	}
+	return u
 }
 
 // Zones is how each zone is, in order of their names.

@@ -23,7 +23,7 @@ import (
 )
 
 // store keeps what was received: zones as canonical text, NAME.zone, and beside it in another directory what must
-// outlive a restart, NAME.json. The text is durable before the record that names its digest, so a crash between the two
+// outlive a restart, NAME.json, and what became of a large one since its text was written, NAME.journal. The text is durable before the record that names its digest, so a crash between the two
 // leaves a record that does not fit, and the zone is received anew.
 type store struct {
 	zones, state string
@@ -34,6 +34,7 @@ type record = refresh.Record
 
 const (
 	recordVersion  = 1
+	stepsVersion   = 2 // of a record that tells of steps of a journal: who knows of none receives the zone anew
 	maxRecordBytes = 1 << 16
 	zoneSuffix     = ".zone"
 	recordSuffix   = ".json"
@@ -97,6 +98,10 @@ func (s *store) path(origin string, catalog bool) string {
 // put keeps a zone, and fills in what the record says of it. It reports whether the text is another than before.
 func (s *store) put(rec *record, z *zone.Zone, before string) (changed bool, err error) {
 	timers(rec, z)
+	journaled := rec.Journal.Name != ""
+	if rec.Journal = (refresh.Journal{}); rec.How != File && !rec.Catalog && z.ImageSize() >= LargeImage {
+		rec.Journal = newJournal()
+	}
 	path := s.path(rec.Origin, rec.Catalog)
 	written, err := writeZone(filepath.Dir(path), z)
 	if err != nil {
@@ -111,7 +116,10 @@ func (s *store) put(rec *record, z *zone.Zone, before string) (changed bool, err
 	if err != nil {
 		return false, err
 	}
-	return changed, s.note(*rec)
+	if err = s.note(*rec); err == nil && journaled {
+		err = s.dropJournal(rec.Origin)
+	}
+	return changed, err
 }
 
 // timers takes over what the SOA says.
@@ -135,6 +143,9 @@ func soaOf(z *zone.Zone) *dns.SOA {
 // note makes a record durable.
 func (s *store) note(rec record) error {
 	rec.Version = recordVersion
+	if rec.Journal.Steps > 0 {
+		rec.Version = stepsVersion
+	}
 	data, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {
 		return err
@@ -152,7 +163,7 @@ func (s *store) withdraw(rec record) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return errors.Join(s.dropJournal(rec.Origin), syncDir(filepath.Dir(path)))
 }
 
 // forget removes the record of a zone that was withdrawn, if that is what there is.
@@ -169,7 +180,7 @@ func (s *store) forget(origin string) error {
 
 // remove forgets a zone: its record first, so that a text without one is left at worst.
 func (s *store) remove(rec record) error {
-	for _, path := range []string{filepath.Join(s.state, fileName(rec.Origin)+recordSuffix), s.path(rec.Origin, rec.Catalog)} {
+	for _, path := range []string{filepath.Join(s.state, fileName(rec.Origin)+recordSuffix), s.path(rec.Origin, rec.Catalog), s.journal(rec.Origin)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -182,6 +193,47 @@ func (s *store) remove(rec record) error {
 
 // load reads a zone back, if it is what the record says.
 func (s *store) load(rec record) (*zone.Zone, error) {
+	z, err := s.loadText(rec)
+	if err != nil || rec.Journal.Steps == 0 {
+		return z, err
+	}
+	is, z, err := s.follow(rec, z, rec.Journal.Steps)
+	if err == nil && is.Journal != rec.Journal {
+		err = fmt.Errorf("%s is not as it was written", s.journal(rec.Origin))
+	}
+	return z, err
+}
+
+// recover brings a record, and the text, to what the journal says: nothing is left in that then. The zone is nil if nothing was in it. It is
+// false if less is there than the record tells of.
+func (s *store) recover(rec *record) (*zone.Zone, bool, error) {
+	if rec.Journal.Name == "" || rec.Withdrawn {
+		return nil, true, nil
+	}
+	text := *rec
+	text.Journal = refresh.Journal{Name: rec.Journal.Name}
+	if rest, err := s.readJournal(rec.Origin); err == nil && rec.Journal.Steps == 0 {
+		if _, _, err := nextStep(text, rest); err != nil {
+			return nil, true, nil // as after each text
+		}
+	}
+	z, err := s.loadText(text)
+	if err != nil {
+		return nil, false, nil
+	}
+	is, z, err := s.follow(text, z, 0)
+	if err != nil || is.Journal.Steps < rec.Journal.Steps {
+		return nil, false, nil
+	}
+	if is.Journal != rec.Journal {
+		*rec = is // the record was not written since, and else says when it was confirmed
+	}
+	_, err = s.put(rec, z, "")
+	return z, true, err
+}
+
+// loadText reads the text of a zone back, if it is what the record says.
+func (s *store) loadText(rec record) (*zone.Zone, error) {
 	path := s.path(rec.Origin, rec.Catalog)
 	f, err := os.Open(path)
 	if err != nil {
@@ -229,7 +281,7 @@ func (s *store) records() ([]record, error) {
 // record reads one record.
 func (s *store) record(name string) (rec record, ok bool) {
 	data, err := depot.ReadFile(s.state, name, maxRecordBytes)
-	ok = err == nil && json.Unmarshal(data, &rec) == nil && rec.Version == recordVersion && fileName(rec.Origin)+recordSuffix == name
+	ok = err == nil && json.Unmarshal(data, &rec) == nil && (rec.Version == recordVersion || rec.Version == stepsVersion) && fileName(rec.Origin)+recordSuffix == name
 	return rec, ok
 }
 

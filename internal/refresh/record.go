@@ -23,7 +23,7 @@ type Record struct {
 	How     How       `json:"how"`
 	Serial  uint32    `json:"serial"`
 	Records int       `json:"records"`
-	SHA256  string    `json:"sha256"` // of the canonical text
+	SHA256  string    `json:"sha256"` // of the canonical text that is on disk
 	Length  int64     `json:"length"` // of that text, in octets
 	Refresh uint32    `json:"refresh_seconds"`
 	Retry   uint32    `json:"retry_seconds"`
@@ -31,7 +31,17 @@ type Record struct {
 	Contact time.Time `json:"contact"` // when a primary last confirmed it, or the file was read
 	Catalog bool      `json:"catalog,omitempty"`
 
+	Journal Journal `json:"journal,omitzero"` // steps that lead from that text to what is held
+
 	Withdrawn bool `json:"withdrawn,omitempty"` // it is followed no more, and there is no text; to be told until it is forgotten
+}
+
+// Journal is how far a zone is from its text: the steps that are in a file beside it.
+type Journal struct {
+	Name   string `json:"name"`             // another one for each text
+	Steps  int    `json:"steps,omitempty"`  // 0: the text is what is held
+	Octets int64  `json:"octets,omitempty"` // of them
+	Link   string `json:"link,omitempty"`   // digest of the last one and all before, in hexadecimal
 }
 
 // expire is how long a zone may go without a primary that confirms it (RFC 1035 3.3.13).

@@ -208,6 +208,7 @@ func build(ctx context.Context, w *home.Writer, sources []Source, policy *zonech
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}
 			findings = c.take(append(c.policy.Apply(findings), judged...))
+			sources[i].Text = c.zone.SHA256
 		}
 		if ctx.Err() != nil { // what was found then is not the zones' fault
 			return nil, nil, context.Cause(ctx)
@@ -266,7 +267,7 @@ var errOtherText = errors.New("it has changed since it was read")
 
 // store packs a zone's canonical text into the repository: the file that has it, or else as it is written anew.
 func store(ctx context.Context, w *home.Writer, s Source, z *zone.Zone) (depot.Content, error) {
-	if s.Zone != nil {
+	if s.Zone != nil && s.Text != (release.Digest{}) {
 		c, err := w.Repository().PutBlob(func(w io.Writer) error { return copyText(&writer{ctx, w}, s) })
 		if !errors.Is(err, errOtherText) {
 			return c, err

@@ -17,7 +17,7 @@ type Source struct {
 	Origin, File string
 
 	Zone *zone.Zone     // what was read from it already, nil if nothing was
-	Text release.Digest // of the zone's canonical text, which the file has unless it was replaced since
+	Text release.Digest // of the zone's canonical text, which the file has unless it was replaced since; zero: the file has another. Make says it
 }
 
 // ParseSource reads FILE or NAME=FILE.

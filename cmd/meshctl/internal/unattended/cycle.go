@@ -52,10 +52,30 @@ type arrival struct {
 // source is where to read it.
 func (a arrival) source() releasing.Source {
 	s := releasing.Source{Origin: a.Origin, File: a.Path}
-	if err := s.Text.UnmarshalText([]byte(a.SHA256)); err == nil {
+	if err := s.Text.UnmarshalText([]byte(a.SHA256)); err == nil || a.SHA256 == "" {
 		s.Zone = a.Zone
 	}
 	return s
+}
+
+// content tells what arrived from other content: by the digest of the text, or by the zone's root where the text is not written yet.
+func (a arrival) content() string {
+	if a.SHA256 == "" && a.Zone != nil {
+		return "root " + release.Digest(a.Zone.Root()).String()
+	}
+	return a.SHA256
+}
+
+// is reports whether a release has what arrived.
+func (a arrival) is(has *release.Zone, lately *releasing.Lately) bool {
+	if a.SHA256 != "" || a.Zone == nil {
+		return has.SHA256.String() == a.SHA256
+	}
+	if has.Root == (release.Digest{}) { // of a format before: the zone is known from its release
+		released := lately.Zone(has.SHA256)
+		return released != nil && released.Root() == a.Zone.Root()
+	}
+	return has.Root == release.Digest(a.Zone.Root())
 }
 
 // judged is content that had errors, which is not judged again for a while.
@@ -271,7 +291,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 			if c.receiver != nil {
 				c.receiver.Forget(origin)
 			}
-		case u.How != receive.Withdrawn && has != nil && has.SHA256.String() == u.SHA256:
+		case u.How != receive.Withdrawn && has != nil && u.is(has, c.lately):
 			delete(c.pending, origin)
 		case u.How == receive.Withdrawn:
 			if c.judged[origin].content == withdrawal {
@@ -281,12 +301,12 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 				t.withdrawn = append(t.withdrawn, origin)
 			}
 		default:
-			if c.judged[origin].content == u.SHA256 {
+			if c.judged[origin].content == u.content() {
 				c.state.Held, c.state.Why[origin] = append(c.state.Held, origin), c.judged[origin].why
 			}
-			if !c.judged[origin].holds(u.SHA256, now, retry) {
+			if !c.judged[origin].holds(u.content(), now, retry) {
 				t.sources = append(t.sources, u.source())
-				t.digests[origin] = u.SHA256
+				t.digests[origin] = u.content()
 				if !u.Whole.IsZero() {
 					t.received = append(t.received, history.Receipt{Zone: origin, How: u.How, From: u.Source, Octets: u.Octets,
 						Began: u.Began.UTC(), Whole: u.Whole.UTC(), Kept: u.at.UTC()})
@@ -399,12 +419,16 @@ func firstError(found []zone.Finding, origin string) string {
 	return ""
 }
 
-// report logs findings: errors and warnings of zones that are about to go out.
+// report logs findings: errors and warnings of zones that are about to go out. Of those with errors an operator may want to look at the
+// text.
 func (c *Cycle) report(ctx context.Context, found []zone.Finding) {
 	for _, f := range found {
 		level := slog.LevelWarn
 		if f.Severity == zone.Error {
 			level = slog.LevelError
+			if c.receiver != nil {
+				c.receiver.WriteText(f.Zone)
+			}
 		}
 		c.Log.Log(ctx, level, "finding", "zone", f.Zone, "owner", f.Owner, "rule", f.Rule, "detail", f.Detail)
 	}

@@ -1,0 +1,287 @@
+package receive
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
+	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
+	"github.com/coredns-anycast/coredns-anycast/internal/refresh"
+	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
+	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+)
+
+// versions are zones, each of serial one above the one before.
+func versions(t testing.TB, n int) (list []*zone.Zone) {
+	for serial := range uint32(n) {
+		list = append(list, primarytest.Parsed(t, "example.org.", primarytest.ZoneText("example.org.", serial+1, 300, int(serial))))
+	}
+	return list
+}
+
+// journaled is a store that holds the last of some versions, of which it has the text of the first, and the records after each.
+func journaled(t testing.TB, list []*zone.Zone) (*store, []record) {
+	dir := t.TempDir()
+	s, err := openStore(filepath.Join(dir, "zones"), filepath.Join(dir, "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := record{Origin: "example.org.", Owner: "zones", From: "192.0.2.1:53", How: AXFR, Contact: time.Unix(1e9, 0).UTC()}
+	if _, err := s.put(&rec, list[0], ""); err != nil {
+		t.Fatal(err)
+	}
+	rec.Journal = newJournal() // as if it were large
+	if err := s.note(rec); err != nil {
+		t.Fatal(err)
+	}
+	after := []record{rec}
+	for i, z := range list[1:] {
+		d := zone.Difference(list[i], z, 1<<20)
+		rec.How, rec.Contact = IXFR, rec.Contact.Add(time.Hour)
+		if err := s.add(&rec, z, d); err != nil {
+			t.Fatal(err)
+		}
+		after = append(after, rec)
+	}
+	return s, after
+}
+
+// recovered is what a store holds after a start: nil if nothing.
+func recovered(t *testing.T, s *store) (*zone.Zone, record) {
+	t.Helper()
+	list, err := s.records()
+	if err != nil || len(list) > 1 {
+		t.Fatal(list, err)
+	}
+	if len(list) == 0 {
+		return nil, record{}
+	}
+	rec := list[0]
+	_, whole, err := s.recover(&rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !whole {
+		return nil, record{}
+	}
+	if rec.Journal.Steps > 0 {
+		t.Errorf("steps are left: %+v", rec.Journal)
+	}
+	z, err := s.load(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z, rec
+}
+
+// TestAJournalIsWhatBecameOfAText: what is held is the zone after its steps, in the run and after a start.
+func TestAJournalIsWhatBecameOfAText(t *testing.T) {
+	t.Parallel()
+	list := versions(t, 4)
+	s, after := journaled(t, list)
+	for i, rec := range after {
+		z, err := s.load(rec)
+		if err != nil || rec.Serial != uint32(i+1) {
+			t.Fatal(rec, err)
+		}
+		primarytest.SameZone(t, z, list[i])
+	}
+	z, rec := recovered(t, s)
+	primarytest.SameZone(t, z, list[3])
+	if rec.Serial != 4 || !rec.Contact.Equal(after[3].Contact) || rec.SHA256 == after[0].SHA256 || rec.How != IXFR {
+		t.Errorf("%+v", rec)
+	}
+}
+
+// TestAJournalThatIsTornOrDamaged: cut anywhere, or with another octet, it counts up to the last step that is whole; and if the record says
+// that there were more, nothing counts.
+func TestAJournalThatIsTornOrDamaged(t *testing.T) {
+	t.Parallel()
+	list := versions(t, 3)
+	s, after := journaled(t, list)
+	whole, err := os.ReadFile(s.journal("example.org."))
+	if err != nil || int64(len(whole)) != after[2].Journal.Octets {
+		t.Fatal(len(whole), after[2].Journal, err)
+	}
+	first := int(after[1].Journal.Octets)
+	for _, at := range []int{0, 1, 3, 4, stepHead - 1, stepHead, stepHead + 1, first / 2, first - 1, first, first + 1, first + 4, first + stepHead, (first + len(whole)) / 2, len(whole) - 1} {
+		want := 0
+		if at >= first {
+			want = 1
+		}
+		flipped := bytes.Clone(whole)
+		flipped[at] ^= 1
+		for how, octets := range map[string][]byte{"cut": whole[:at], "another octet": flipped, "cut, and filled with zeros": append(bytes.Clone(whole[:at]), make([]byte, len(whole)-at)...)} {
+			for noted, held := range map[int]bool{0: true, want: true, want + 1: false} {
+				rec := after[0]
+				put := func() error {
+					if _, err := s.put(&rec, list[0], ""); err != nil {
+						return err
+					}
+					rec.Journal.Name = after[0].Journal.Name // the text as it was, again
+					if noted > 0 {
+						rec = after[noted]
+					}
+					return s.note(rec)
+				}
+				if err := put(); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(s.journal("example.org."), octets, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				z, _ := recovered(t, s)
+				if (z != nil) != held {
+					t.Errorf("%s at %d, with %d steps on record: held %v", how, at, noted, z != nil)
+				} else if z != nil {
+					primarytest.SameZone(t, z, list[want])
+				}
+			}
+		}
+	}
+}
+
+// TestAStepAfterATornOne is written over it.
+func TestAStepAfterATornOne(t *testing.T) {
+	t.Parallel()
+	list := versions(t, 3)
+	s, after := journaled(t, list[:2])
+	rec := after[1]
+	f, err := os.OpenFile(s.journal(rec.Origin), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(f, strings.Repeat("torn", 100_000))
+	f.Close()
+	if err := s.add(&rec, list[2], zone.Difference(list[1], list[2], 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	z, _ := recovered(t, s)
+	primarytest.SameZone(t, z, list[2])
+}
+
+// TestKilledBetweenTextAndRecord: a text is written anew over a journal in three steps: text, record, and the journal goes. After each
+// of them what is held is the old zone, the new one, or nothing, which is received anew: never the new text with the old steps.
+func TestKilledBetweenTextAndRecord(t *testing.T) {
+	t.Parallel()
+	list := versions(t, 3)
+	s, after := journaled(t, list[:2])
+	old := after[1]
+	journal, err := os.ReadFile(s.journal(old.Origin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := old
+	if _, err := s.put(&rec, list[2], ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.journal(old.Origin), journal, 0o644); err != nil { // it is there yet
+		t.Fatal(err)
+	}
+	z, _ := recovered(t, s)
+	primarytest.SameZone(t, z, list[2])
+
+	for _, held := range []record{after[0], old} { // the record is the old one, as it was written with the text, or since
+		if err := os.WriteFile(s.journal(old.Origin), journal, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.note(held); err != nil {
+			t.Fatal(err)
+		}
+		if z, _ := recovered(t, s); z != nil {
+			t.Errorf("serial %d is held, of a text that is not on record", z.Serial())
+		}
+	}
+
+	rec = after[0] // the very same text again has another name: the steps from then count for nothing
+	if _, err := s.put(&rec, list[0], ""); err != nil {
+		t.Fatal(err)
+	}
+	rec.Journal = newJournal()
+	if err := errors.Join(s.note(rec), os.WriteFile(s.journal(old.Origin), journal, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	z, _ = recovered(t, s)
+	primarytest.SameZone(t, z, list[0])
+}
+
+// TestASmallChangeOfALargeZoneIsAStep: a Receiver writes no text for it, tells of the zone all the same, and of the text at its next start; an
+// operator who receives once finds the text.
+func TestASmallChangeOfALargeZoneIsAStep(t *testing.T) {
+	t.Parallel()
+	const origin = "example.org."
+	text := func(serial uint32) string { return primarytest.ZoneText(origin, serial, 30_000, int(serial)) }
+	d := primarytest.NewServer(t, "knotd", map[string]string{origin: text(1)})
+	dir := t.TempDir()
+	c := following(netip.AddrPort{}, []xfr.Primary{primary(d, key256)}, origin)
+	c.Timers = refresh.Timers{MinRefresh: 100 * time.Millisecond, MaxRefresh: 100 * time.Millisecond, MinRetry: 100 * time.Millisecond, MaxRetry: 100 * time.Millisecond}
+	r, told, stop := receiver(t, c, dir)
+	u := told.next(t)
+	onDisk(t, u, text(1))
+	for serial := uint32(2); serial <= 4; serial++ {
+		d.Reload(origin, text(serial), serial)
+		if u = told.next(t); u.How != IXFR || u.Serial != serial || u.SHA256 != "" || u.Length != 0 {
+			t.Fatalf("%+v", u)
+		}
+		primarytest.SameZone(t, u.Zone, primarytest.Parsed(t, origin, text(serial)))
+		lab.WaitFor(t, "the status has it", func() bool { s := r.status(t, origin); return s.Serial != nil && *s.Serial == serial })
+	}
+	if data, err := os.ReadFile(u.Path); err != nil || !strings.Contains(string(data), " 1 3600 900 ") {
+		t.Errorf("the text was written: %.200s, %v", data, err)
+	}
+	stop()
+	r, told, stop = receiver(t, c, dir)
+	if u = told.next(t); u.How != Kept || u.Serial != 4 {
+		t.Fatalf("%+v", u)
+	}
+	onDisk(t, u, text(4))
+	d.Reload(origin, text(5), 5)
+	if u = told.next(t); u.How != IXFR || u.Serial != 5 || u.SHA256 != "" {
+		t.Fatalf("%+v", u)
+	}
+	r.WriteText(origin) // an operator wants to look at it
+	lab.WaitFor(t, "the text is written", func() bool {
+		data, err := os.ReadFile(u.Path)
+		return err == nil && strings.Contains(string(data), " 5 3600 900 ")
+	})
+	stop()
+	d.Reload(origin, text(6), 6)
+	got := round(t, c, dir, RefreshOptions{})
+	last := got.updates[len(got.updates)-1]
+	if len(got.updates) != 2 || last.How != IXFR || last.Serial != 6 {
+		t.Fatalf("%+v", got.updates)
+	}
+	onDisk(t, last, text(6))
+}
+
+// FuzzJournal: whatever is in a journal, a step of it is one that was linked to the record before.
+func FuzzJournal(f *testing.F) {
+	rec := record{Origin: "example.org.", SHA256: "text", Journal: refresh.Journal{Name: "name"}}
+	list := []string{`{"zone":"example.org.","serial":2,"journal":{"name":"name","steps":1}}` + "\n\x00\x00\x00\x01ab", "\n", ""}
+	for _, payload := range list {
+		f.Add([]byte(payload), true)
+		f.Add([]byte(payload), false)
+	}
+	f.Fuzz(func(t *testing.T, payload []byte, linked bool) {
+		step := packStep(&rec, payload)
+		if !linked {
+			other := rec
+			other.SHA256 = "another text"
+			step = packStep(&other, payload)
+		}
+		next, d, err := nextStep(rec, step)
+		if err != nil {
+			return
+		}
+		if !linked || next.Journal.Steps != 1 || next.Origin != rec.Origin || d.Size() > len(payload) || next.Journal.Octets != int64(stepHead+len(payload)) {
+			t.Fatalf("%+v, %d octets, linked %v", next, d.Size(), linked)
+		}
+	})
+}
