@@ -51,6 +51,9 @@ func made(dir *depot.Dir, signed release.Zone, from Start) (*zone.Zone, error) {
 			return nil, err
 		}
 	}
+	if root := z.Root(); root != signed.Root { // there were no packs
+		return nil, fmt.Errorf("the text of the way is of a zone with root %x, and %s was signed", root, signed.Root)
+	}
 	return z, nil
 }
 
@@ -71,9 +74,19 @@ func begin(way depot.Way, signed release.Zone, from Start) (*zone.Zone, []releas
 	if way.Base.Origin == "" || from.Base == nil {
 		return nil, nil, missing(signed)
 	}
+	if way.Base.Length > signed.Length*baseShare+baseLeast {
+		return nil, nil, fmt.Errorf("the text that the packs begin with has %d octets, and that of the zone has %d", way.Base.Length, signed.Length)
+	}
 	z, err := from.Base(way.Base)
 	return z, way.Packs, err
 }
+
+// Bounds of the text that a way begins with, of which nobody signed the length: so many times that of the zone, and so many octets.
+// Packs that take more out of a text weigh more than what is left, and are not taken.
+const (
+	baseShare = 8
+	baseLeast = 1 << 20
+)
 
 // step applies a pack that is to make a zone with a root.
 func step(dir *depot.Dir, z *zone.Zone, p release.Pack, to release.Digest) (*zone.Zone, error) {

@@ -62,7 +62,7 @@ func readWay(s Store, name string) (w Way, err error) {
 // memory than the pack's length.
 func (d *Dir) ReadPack(p release.Pack) ([]byte, error) {
 	name := release.BlobName(p.Blob.SHA256)
-	packed, err := readAll(d.root, name, p.Blob.Length)
+	packed, err := readAll(d.root, name, min(p.Blob.Length, release.MaxPackBytes))
 	if err != nil {
 		return nil, &release.Error{File: name, Rule: release.Missing, Detail: err.Error()}
 	}

@@ -69,6 +69,40 @@ func TestAPackMakesTheZoneThatItSays(t *testing.T) {
 	}
 }
 
+// TestTheRootIsPartOfTheFormat: hosts sign it and nodes of other versions compare it. Who changes it changes the format of manifests.
+func TestTheRootIsPartOfTheFormat(t *testing.T) {
+	zones, _ := packed(t)
+	for i, want := range []string{
+		"667a8951268050238c778c94e1cbfd8446d2bb02e1d4dd4b89e6187b46f6dbe0",
+		"b3c61fe768ca85539ac43d293c0dd57977e90a40ba2d670b990aeff95289cac8",
+		"5c831bcc369f081e696a30539afaf23c31bd3883d6c694b0217ce0cad68529a8",
+	} {
+		if got := fmt.Sprintf("%x", zones[i].Root()); got != want {
+			t.Errorf("zone %d: root %s", i, got)
+		}
+	}
+	b := NewBuilder()
+	apex, ns := dns.HashName("example.", dns.SHA1, 0, ""), dns.HashName("ns.example.", dns.SHA1, 0, "")
+	for _, text := range []string{
+		"example. 60 IN SOA ns.example. host.example. 1 1 1 1 60", "example. 60 IN NS ns.example.", "ns.example. 60 IN A 192.0.2.1",
+		"example. 0 IN NSEC3PARAM 1 0 0 -",
+		apex + ".example. 60 IN NSEC3 1 0 0 - " + ns + " NS SOA NSEC3PARAM", ns + ".example. 60 IN NSEC3 1 0 0 - " + apex + " A",
+	} {
+		rr, err := dns.NewRR(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Add(rr, "", 0)
+	}
+	z, found := b.Build("example.")
+	if z == nil {
+		t.Fatal(found)
+	}
+	if got := fmt.Sprintf("%x", z.Root()); got != "ae8bd32a8cb66b7a2cf71fcf142cea1ec54e51df1758f5ef93dd5bd7c769cabd" {
+		t.Errorf("with NSEC3: root %s", got)
+	}
+}
+
 // TestADamagedPackMakesNoOtherZone, whichever octet it is.
 func TestADamagedPackMakesNoOtherZone(t *testing.T) {
 	zones, packs := packed(t)
