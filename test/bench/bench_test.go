@@ -62,3 +62,24 @@ func TestEveryRowIsPrinted(t *testing.T) {
 		}
 	}
 }
+
+// A soak says what was answered and lost, and what became of memory, threads and descriptors.
+func TestSoak(t *testing.T) {
+	testenv.Need(t, "dnsperf", "taskset", "go")
+	bin := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, "coredns"), "../../cmd/coredns").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var out, log bytes.Buffer
+	b := &bench{names: 2000, part: "soak", soakQueries: 1, soakSteps: 2, bin: bin, out: &out, log: &log} // each step asks the file once
+	if err := b.run(); err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	t.Log("\n" + log.String() + out.String())
+	for _, want := range []string{`queries answered in the soak +0\.42\d* million`, `queries lost in it +0 `, `memory after the first part of it \(PSS\) +[\d.]+ MiB`,
+		`memory at the end, to that +[\d.]+ `, `threads at the end, beside those then +-?\d+ `, `descriptors at the end, beside those then +-?\d+ `} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("no line like %q in\n%s", want, out.String())
+		}
+	}
+}
