@@ -15,8 +15,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
-// cpu is the processor time that the process, or this thread, has taken.
-func cpu(b *testing.B, who int) time.Duration {
+// processorTime is the processor time that the process, or this thread, has taken.
+func processorTime(b *testing.B, who int) time.Duration {
 	var u unix.Rusage
 	lab.Must(b, unix.Getrusage(who, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
@@ -26,12 +26,12 @@ func cpu(b *testing.B, who int) time.Duration {
 func serverTime(b *testing.B, ask func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	all, own, n := cpu(b, unix.RUSAGE_SELF), cpu(b, unix.RUSAGE_THREAD), 0
+	all, own, n := processorTime(b, unix.RUSAGE_SELF), processorTime(b, unix.RUSAGE_THREAD), 0
 	for b.Loop() {
 		ask()
 		n++
 	}
-	took := cpu(b, unix.RUSAGE_SELF) - all - (cpu(b, unix.RUSAGE_THREAD) - own)
+	took := processorTime(b, unix.RUSAGE_SELF) - all - (processorTime(b, unix.RUSAGE_THREAD) - own)
 	b.ReportMetric(float64(took.Nanoseconds())/float64(n), "server-ns/op")
 }
 

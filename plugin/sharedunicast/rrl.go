@@ -11,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/cpu"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
@@ -85,13 +86,15 @@ type limiter struct {
 	began    time.Time
 	seed     maphash.Seed
 	mix      uint64 // secret as well
-	limited  atomic.Uint32
-	prefixes [limitPrefixes]atomic.Uint32
-	sets     [limitSets][limitWays]atomic.Uint64
 
 	dropped, truncated [kinds]prometheus.Counter
-	said               atomic.Int64 // when the log last told of it, in seconds
-	since              atomic.Uint64
+
+	_        cpu.CacheLinePad // between what threads read and what they write
+	prefixes [limitPrefixes]atomic.Uint32
+	sets     [limitSets][limitWays]atomic.Uint64
+	limited  atomic.Uint32
+	said     atomic.Int64 // when the log last told of it, in seconds
+	since    atomic.Uint64
 }
 
 func newLimiter(s settings, address string) *limiter {

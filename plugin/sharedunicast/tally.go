@@ -17,6 +17,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/sys/cpu"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
 )
@@ -32,6 +33,7 @@ type ledger struct {
 	mu      sync.Mutex // held for a batch, and for a look at one metric
 	tallies map[tallyKey]*tally
 	zones   zoneTally
+	_       cpu.CacheLinePad // that of another thread is beside it
 }
 
 // tallyKey is for whom a tally counts.

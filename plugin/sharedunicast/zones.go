@@ -8,6 +8,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/cpu"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
@@ -61,7 +62,10 @@ func (t *zoneTally) of(name string) *zoneCounts {
 		if t.counts == nil {
 			t.counts = map[string]*zoneCounts{}
 		}
-		c = new(zoneCounts)
+		c = &new(struct {
+			zoneCounts
+			_ cpu.CacheLinePad // another thread counts beside it
+		}).zoneCounts
 		t.counts[name] = c
 	}
 	return c

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/cpu"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
@@ -42,5 +44,33 @@ func TestZoneTallyIsBounded(t *testing.T) {
 	}
 	if allocated := testing.AllocsPerRun(100, func() { tally.count(zones[0], 0); tally.count(zones[9], 0) }); allocated > 0 {
 		t.Errorf("%v allocations", allocated)
+	}
+}
+
+// What a loop writes for each query lies in lines of the processor's cache that no other loop writes, and what all loops read of a limiter
+// in none that they write.
+func TestLoopsWriteApart(t *testing.T) {
+	const line = unsafe.Sizeof(cpu.CacheLinePad{})
+	z, found := zonefile.Parse(strings.NewReader("@ 60 SOA a b 1 2 3 4 5\n@ 60 NS a.example.\n"), zonefile.Options{Origin: "apart.example."})
+	if z == nil {
+		t.Fatal(found)
+	}
+	near := func(a, b unsafe.Pointer, size uintptr) bool {
+		return uintptr(a)/line <= (uintptr(b)+size-1)/line && uintptr(b)/line <= (uintptr(a)+size-1)/line
+	}
+	var all []*ledger
+	for i := range 32 {
+		l := &ledger{tallies: map[tallyKey]*tally{}}
+		l.zones.count(z, dns.RcodeSuccess)
+		for j, other := range all {
+			if near(unsafe.Pointer(l), unsafe.Pointer(other), unsafe.Sizeof(*l)-line) || near(unsafe.Pointer(l.zones.lastsOwn), unsafe.Pointer(other.zones.lastsOwn), unsafe.Sizeof(zoneCounts{})) {
+				t.Fatalf("sockets %d and %d are counted in one line", i, j)
+			}
+		}
+		all = append(all, l)
+	}
+	var l limiter
+	if read := unsafe.Offsetof(l.truncated) + unsafe.Sizeof(l.truncated); unsafe.Offsetof(l.prefixes) < read+line || unsafe.Offsetof(l.limited) < unsafe.Offsetof(l.sets) {
+		t.Error("what is read of a limiter ends where it is written")
 	}
 }
