@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -106,12 +108,45 @@ func (l *loaded) dnsperf() *lab.Process {
 	return lab.Start(l.t, lab.Command{Argv: []string{"dnsperf", "-s", "127.0.0.1", "-p", strconv.Itoa(l.port), "-d", l.path("data"), "-q", "200", "-c", "8", "-t", fmt.Sprint(lostAfter.Seconds()), "-l", "600"}, Log: l.path("dnsperf.log")})
 }
 
-// Under as many queries as a node can answer none is lost by a switchover, a reload, a change between the loop and the chain, a
+// byTCP asks by TCP as well, by a connection for each query and one after the other, until what it returns is called, which says how many
+// were answered. The test fails for one that was not.
+func (l *loaded) byTCP() (stop func() int) {
+	var asking sync.WaitGroup
+	var answered atomic.Int64
+	var lost sync.Map
+	done := make(chan struct{})
+	for range 4 {
+		asking.Go(func() {
+			client := dns.Client{Net: "tcp", Timeout: lostAfter}
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				r, _, err := client.Exchange(new(dns.Msg).SetQuestion("which.example.org.", dns.TypeTXT), fmt.Sprintf("127.0.0.1:%d", l.port))
+				if err != nil || len(r.Answer) != 1 {
+					lost.Store(fmt.Sprintf("%v, %v", err, r), nil)
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	return func() int {
+		l.t.Helper()
+		close(done)
+		asking.Wait()
+		lost.Range(func(what, _ any) bool { l.t.Errorf("by TCP: %v", what); return true })
+		return int(answered.Load())
+	}
+}
+
+// Under as many queries as a node can answer, by UDP and TCP, none is lost by a switchover, a reload, a change between the loop and the chain, a
 // drain, or the end of the sidecar, which is killed; not even by a switchover while it is away.
 func TestNothingIsLostUnderFullLoad(t *testing.T) {
 	testenv.Need(t, "dnsperf")
 	l := newLoaded(t)
-	asking := l.dnsperf()
+	asking, stopTCP := l.dnsperf(), l.byTCP()
 	n := uint64(1)
 	switchOver := func() {
 		t.Helper()
@@ -135,6 +170,9 @@ func TestNothingIsLostUnderFullLoad(t *testing.T) {
 
 	time.Sleep(lostAfter + time.Second) // what was lost by then is counted as that, and not as interrupted
 	lab.Must(t, asking.End(t, syscall.SIGINT))
+	if n := stopTCP(); n < 100 {
+		t.Errorf("%d queries by TCP", n)
+	}
 	out, err := os.ReadFile(asking.Log)
 	lab.Must(t, err)
 	number := func(what string) int {
