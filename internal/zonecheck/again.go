@@ -36,10 +36,11 @@ type judged struct {
 const (
 	// farAway is how far from now all signatures must end so that the earliest of them can be told (RFC 4034 3.1.5), in seconds.
 	farAway = 1 << 30
-	// wholeAfter is how long it is remembered what was judged: a zone that is checked again and again is checked whole once a day.
-	wholeAfter = 24 * time.Hour
+	// wholeAfter is how long it is remembered what was judged: a zone that is checked again and again is checked whole once a day. Who can do
+	// so beside does before, see Daily.
+	wholeAfter, dailyAfter = 24 * time.Hour, 20 * time.Hour
 	// fewOwners may always be judged anew, and of a larger zone this part of the names. Beyond that all of it costs less.
-	fewOwners, partOwners = 1000, 8
+	fewOwners, partOwners = 1000, 32
 )
 
 // again checks what may be found otherwise than in the version that was checked before. The findings are those of the whole check. It
@@ -111,7 +112,13 @@ func (a *affected) tooMany() bool { return len(a.owners) > a.most }
 func (a *affected) gather() bool {
 	a.add(apexOf(a.is.zone).name)
 	lost := &lost{was: a.was.zone, is: a.is.zone, exactly: map[string]bool{}, below: map[string]bool{}}
+	var changes []zone.Change
 	for change := range zone.Changes(a.was.zone, a.is.zone) {
+		if changes = append(changes, change); len(changes) > a.most {
+			return false
+		}
+	}
+	for _, change := range changes {
 		if a.add(change.Owner); ofNSEC3(change.Was) || ofNSEC3(change.Is) {
 			a.links[string(hashOf(change.Owner))] = change.Owner
 			continue

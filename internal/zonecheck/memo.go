@@ -49,6 +49,34 @@ type proof [sha256.Size]byte
 // how long a node may go on answering from z once it has it: signatures must outlast it. Findings come in a fixed order,
 // at most maxPerRule of each rule and then how many more there are. What the last check has shown of signatures is known.
 func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Duration) []zone.Finding {
+	return m.check(old, z, p, now, lease, wholeAfter)
+}
+
+// Whole is when all of the zone was judged last; zero if it never was, or not to its end.
+func (m *Memo) Whole() time.Time {
+	if m.judged == nil {
+		return time.Time{}
+	}
+	return m.judged.whole
+}
+
+// Daily returns what judges all of the zone that was checked last once more, for now, without m, which may check other versions meanwhile;
+// nil if there is no such zone, or that was done less than 20 hours ago. It gives the findings, and a Memo to go on with: so no check
+// that somebody waits for takes the time for all. No signature is remembered. If stop says so, it ends early, and all it gives counts for nothing.
+func (m *Memo) Daily(now time.Time) func(stop func() bool) (*Memo, []zone.Finding) {
+	last := m.judged
+	if last == nil || now.Sub(last.whole) < dailyAfter {
+		return nil
+	}
+	return func(stop func() bool) (*Memo, []zone.Finding) {
+		next := &Memo{judged: last, warns: last.warns, stop: stop, last: map[proof]struct{}{}}
+		found := next.check(nil, last.zone, last.policy, now, last.lease, 0)
+		return next, found
+	}
+}
+
+// check is Check that judges all if that was done longer ago than so.
+func (m *Memo) check(old, z *zone.Zone, p Policy, now time.Time, lease, after time.Duration) []zone.Finding {
 	m.records.Store(0)
 	m.now = map[proof]struct{}{}
 	j := m.judged.again(m, old, z, p, now, lease)
@@ -56,7 +84,7 @@ func (m *Memo) Check(old, z *zone.Zone, p Policy, now time.Time, lease time.Dura
 		maps.Copy(m.last, m.now)
 		m.records.Store(int64(z.Len()))
 	}
-	if j == nil || now.Sub(j.whole) > wholeAfter {
+	if j == nil || now.Sub(j.whole) > after {
 		partly := j
 		m.records.Store(0)
 		m.now = make(map[proof]struct{}, len(m.last))

@@ -1,6 +1,7 @@
 package releasing
 
 import (
+	"context"
 	"maps"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,15 @@ type Lately struct {
 	memos map[string]*zonecheck.Memo    // by origin
 
 	checking atomic.Pointer[checking] // what is being checked; may be asked for at any time
+
+	daily bool                  // all of a zone is being judged beside
+	done  atomic.Pointer[daily] // what came of it
+}
+
+// daily is a zone of which all was judged beside.
+type daily struct {
+	origin string
+	memo   *zonecheck.Memo
 }
 
 // checking is a zone that is being checked: the nth of so many.
@@ -57,10 +67,47 @@ func (l *Lately) memo(z *zone.Zone) *zonecheck.Memo {
 	if l == nil || z.ImageSize() < receive.LargeImage {
 		return &zonecheck.Memo{}
 	}
+	l.take()
 	if l.memos[z.Origin()] == nil {
 		l.memos[z.Origin()] = &zonecheck.Memo{}
 	}
 	return l.memos[z.Origin()]
+}
+
+// Daily has all of a large zone judged again if that was done last most of a day ago, one zone at a time: by a goroutine that run is to
+// start, so that no release takes the time for it. What is found is told there, if ctx does not end before. It is called by the goroutine
+// that makes releases.
+func (l *Lately) Daily(ctx context.Context, now time.Time, run func(func()), tell func([]zone.Finding)) {
+	if l.take(); l.daily {
+		return
+	}
+	for origin, m := range l.memos {
+		judge := m.Daily(now)
+		if judge == nil {
+			continue
+		}
+		l.daily = true
+		run(func() {
+			memo, found := judge(func() bool { return ctx.Err() != nil })
+			if ctx.Err() == nil {
+				tell(found)
+			}
+			l.done.Store(&daily{origin, memo})
+		})
+		return
+	}
+}
+
+// take takes in what was judged beside, unless all was judged by a release meanwhile.
+func (l *Lately) take() {
+	d := l.done.Swap(nil)
+	if d == nil {
+		return
+	}
+	l.daily = false
+	if m := l.memos[d.origin]; m != nil && m.Whole().Before(d.memo.Whole()) {
+		l.memos[d.origin] = d.memo
+	}
 }
 
 // Keep takes in the large zones of what was just made, and lets go of those that no release has any more.

@@ -163,10 +163,13 @@ func (c *Cycle) begin() {
 // turns goes round until ctx ends.
 func (c *Cycle) turns(ctx context.Context) {
 	c.tried = time.Now()
+	var daily sync.WaitGroup
+	defer daily.Wait()
 	for c.sleep(ctx) == nil {
 		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
 			c.fail(err)
 		}
+		c.lately.Daily(ctx, c.Home.Now(), daily.Go, func(found []zone.Finding) { c.report(ctx, found) })
 	}
 }
 
