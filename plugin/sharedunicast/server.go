@@ -256,8 +256,9 @@ type drainConn struct {
 	place    *guest // among all that are connected
 }
 
-// end implements ender. Whoever reads the connection finds that out, and closes it again.
-func (c *drainConn) end() { c.Conn.Close() }
+// end implements ender. Whoever reads or writes the connection finds that out, and closes it again. Close waits until it has, for which
+// the crowd must not be held up.
+func (c *drainConn) end() { go c.Conn.Close() }
 
 // SetReadDeadline implements net.Conn. A server sets it before each read.
 func (c *drainConn) SetReadDeadline(t time.Time) error {
