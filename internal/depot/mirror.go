@@ -422,7 +422,7 @@ func (r *remoteFS) get(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
+	defer Finish(response)
 	if absent(name, response.StatusCode) {
 		return nil, fs.ErrNotExist
 	}
@@ -431,6 +431,13 @@ func (r *remoteFS) get(name string) ([]byte, error) {
 	}
 	// One byte more than any file may have is enough for release to see that this one is too long.
 	return io.ReadAll(io.LimitReader(response.Body, release.MaxBytes(name)+1))
+}
+
+// Finish closes a response, of which it reads what is left if that is little: otherwise its connection is closed, and the next request takes
+// another handshake. That there is no newer root is such a response, to each look of each node.
+func Finish(response *http.Response) {
+	io.Copy(io.Discard, io.LimitReader(response.Body, 4<<10)) // after an error it is closed
+	response.Body.Close()
 }
 
 // absent reports whether a server's status says that it has no such file. A bucket that may not be listed says 403 of

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -75,6 +76,27 @@ func TestMirrorFollowsAndSaysWhenNothingChanged(t *testing.T) {
 		n.mustMirror(false)
 		h.renew()
 		n.mustMirror(true)
+	}
+}
+
+// A look ends a walk of roots by a 404. The connection is kept all the same: else each look of each node would take a handshake.
+func TestLooksTakeOneConnection(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	var connections atomic.Int64
+	server := httptest.NewUnstartedServer(h.dir.Handler())
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.StartTLS()
+	defer server.Close()
+	for range 5 {
+		check(t, Look(t.Context(), server.Client(), server.URL, h.root()).Err())
+	}
+	if got := connections.Load(); got != 1 {
+		t.Errorf("five looks took %d connections", got)
 	}
 }
 

@@ -166,7 +166,7 @@ func askMember(ctx context.Context, client *http.Client, member release.Member, 
 	if err != nil {
 		return held, err
 	}
-	defer response.Body.Close()
+	defer depot.Finish(response)
 	certificate := response.TLS.PeerCertificates[0]
 	if !isMember(member, certificate.Subject.CommonName, identity.PinOf(certificate)) {
 		return held, fmt.Errorf("%s has the certificate of %q", member.Admin, certificate.Subject.CommonName)

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 )
 
 const (
@@ -42,7 +44,7 @@ func (m *Mirror) newCertificate(ctx context.Context, url string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer response.Body.Close()
+	defer depot.Finish(response)
 	switch response.StatusCode {
 	case http.StatusOK:
 	case http.StatusNotFound, http.StatusForbidden:
