@@ -307,7 +307,7 @@ func TestADamagedWayIsHealed(t *testing.T) {
 			"empty": func(path string) error { return os.Truncate(path, 0) },
 			"other": func(path string) error {
 				data, err := os.ReadFile(path)
-				if err != nil {
+				if err != nil || len(data) == 0 { // it was emptied before, and a text came in its place
 					return err
 				}
 				data[len(data)/2] ^= 0x10
