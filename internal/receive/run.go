@@ -130,21 +130,12 @@ func (r *Receiver) restore() error {
 	if err != nil {
 		return err
 	}
+	held, err := r.recover(records)
+	if err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	held := records[:0]
-	for _, rec := range records {
-		z, whole, err := r.store.recover(&rec)
-		if err != nil {
-			return err
-		}
-		if z != nil {
-			r.images[rec.Origin] = z
-		}
-		if whole {
-			held = append(held, rec)
-		}
-	}
 	r.set = refresh.New(r.decide, held)
 	for _, rec := range r.set.Catalogs() {
 		z, err := r.store.load(rec)
@@ -156,6 +147,23 @@ func (r *Receiver) restore() error {
 	}
 	r.set.Begin(r.now())
 	return nil
+}
+
+// recover is those of some records of which all is there, as their journals say. Nobody else looks at images yet.
+func (r *Receiver) recover(records []record) (held []record, err error) {
+	for _, rec := range records {
+		z, whole, err := r.store.recover(&rec)
+		if err != nil {
+			return nil, err
+		}
+		if z != nil {
+			r.images[rec.Origin] = z
+		}
+		if whole {
+			held = append(held, rec)
+		}
+	}
+	return held, nil
 }
 
 // now is the time on both clocks.

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
@@ -15,16 +17,30 @@ import (
 // might otherwise take over a part of somebody else's, since a server answers from the zone that is closest to a name.
 type nesting struct {
 	changed  bool                // the zones that are followed are others than children was made of
+	found    instant.Mono        // when that was made; 0: never
 	children map[string][]string // by the zone that they lie below
 	due      []string            // zones whose children are to be judged, each once
 	busy     bool                // one is being judged
 }
 
-// judgeNesting has the children of one zone judged, if any are due and no others are being judged.
-func (s *Secondary) judgeNesting() {
+// nestingSpacing is the least time between two looks at all zones: they may come one by one, and be a hundred thousand.
+const nestingSpacing = time.Second
+
+// judgeNesting has the children of one zone judged, if any are due and no others are being judged. It says how long it is until all zones
+// are to be looked at again, 0 if they are not.
+func (s *Secondary) judgeNesting(now instant.Mono) (wait time.Duration) {
 	if s.nesting.changed {
-		s.findChildren()
+		if wait = nestingSpacing - now.Sub(s.nesting.found); s.nesting.found == 0 || wait <= 0 {
+			s.findChildren()
+			s.nesting.found, wait = now, 0
+		}
 	}
+	s.judgeNext()
+	return wait
+}
+
+// judgeNext has the children of the next zone judged.
+func (s *Secondary) judgeNext() {
 	if s.nesting.busy {
 		return
 	}

@@ -281,9 +281,12 @@ type Decision struct {
 func (s *Secondary) Decide(now instant.Instant) Decision {
 	s.dropOrphans()
 	s.tellGone()
-	s.judgeNesting()
+	nesting := s.judgeNesting(now.Mono)
 	d := Decision{Wait: s.start(now)}
-	d.Idle = s.config.Once && s.running == 0 && s.waiting() == 0 && s.reading() == 0 && !s.nesting.busy && len(s.nesting.due) == 0
+	if nesting > 0 {
+		d.Wait = min(d.Wait, nesting)
+	}
+	d.Idle = s.config.Once && s.running == 0 && s.waiting() == 0 && s.reading() == 0 && !s.nesting.changed && !s.nesting.busy && len(s.nesting.due) == 0
 	d.Actions, s.actions = s.actions, nil
 	return d
 }
