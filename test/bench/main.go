@@ -2,7 +2,7 @@
 // prints a table. What counts are the ratios: absolute figures change with the machine. The server has CPU 0 to itself and
 // the client CPU 1, but for the last figure, for which the node has both. It needs Linux and root.
 //
-//	bench [-names 1000000] [-rounds 3] [-seconds 5] [-part serving|signed|compiling|zones|lookups|soak] [-queries 500] -bin DIR
+//	bench [-names 1000000] [-rounds 3] [-seconds 5] [-part serving|signed|compiling|zones|lookups|releases|soak] [-queries 500] -bin DIR
 //
 // The soak, some 50 minutes, is only done when it is asked for.
 //
@@ -42,7 +42,7 @@ func main() {
 	flag.Var(number.Int(&b.seconds, 1, 3600), "seconds", "how long queries are asked in a round")
 	flag.Var(number.Int(&b.rate, 1, 10_000_000), "rate", "queries a second while latency is measured")
 	flag.Var(number.Int(&millions, 1, 1_000_000), "queries", "queries of the soak, in millions")
-	flag.StringVar(&b.part, "part", "", "only this: serving, signed, compiling, zones or lookups; or soak, which is no part of all")
+	flag.StringVar(&b.part, "part", "", "only this: serving, signed, compiling, zones, lookups or releases; or soak, which is no part of all")
 	flag.StringVar(&b.bin, "bin", "bin", "directory of coredns and stock")
 	flag.Parse()
 	b.soakQueries = millions * 1_000_000
@@ -116,7 +116,7 @@ func (b *bench) run() (err error) {
 	for _, p := range []struct {
 		name    string
 		measure func() error
-	}{{"serving", b.serving}, {"signed", b.signed}, {"compiling", b.compiling}, {"zones", b.manyZones}, {"lookups", b.lookups}, {"soak", b.soak}} {
+	}{{"serving", b.serving}, {"signed", b.signed}, {"compiling", b.compiling}, {"zones", b.manyZones}, {"lookups", b.lookups}, {"releases", b.releases}, {"soak", b.soak}} {
 		if b.part == p.name || b.part == "" && p.name != "soak" {
 			if err := p.measure(); err != nil {
 				return err
@@ -630,6 +630,37 @@ func (b *bench) lookups() error {
 	b.row("100 of 1,000,000 names with NSEC3 changed, the next zone is made", "ms", "≤ 10", one(ns.median("Apply/signed")/1e6))
 	b.row("lookup in 10 of 100,000 zones, to that among 10", "", "≤ 1.5", one(ns.median("ManyZones/10-of-100000")/ns.median("ManyZones/10")))
 	b.row("in any of 100,000 zones, none of them in the processor's cache", "", "", one(ns.median("ManyZones/100000")/ns.median("ManyZones/10")))
+	return nil
+}
+
+// releaseLine is a line of BenchmarkALargeRelease.
+var releaseLine = regexp.MustCompile(`(?m)^BenchmarkALargeRelease/([a-z]+)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op(?:\s+([\d.]+) cpu-ms/op)?`)
+
+// releases runs Go's benchmark of meshsync that makes releases ready.
+func (b *bench) releases() error {
+	args := []string{"test", "-run", "^$", "-bench", "^BenchmarkALargeRelease$", "-benchtime", "10x"}
+	if b.short {
+		args = append(args, "-short")
+	}
+	fmt.Fprintln(b.log, "go test -bench in plugin/meshsync")
+	out, err := exec.Command("go", append(args, "github.com/coredns-anycast/coredns-anycast/plugin/meshsync")...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go test -bench: %w\n%s", err, out)
+	}
+	found := map[string]float64{}
+	for _, f := range releaseLine.FindAllSubmatch(out, -1) {
+		name, figure := string(f[1]), f[3]
+		if name == "start" {
+			figure = f[2]
+		}
+		if found[name], err = strconv.ParseFloat(string(figure), 64); err != nil {
+			return fmt.Errorf("%s: %w", f[0], err)
+		}
+	}
+	one := func(name string, scale float64) figures { return figures{"ours": {found[name] * scale}} }
+	b.row("100 of 1,000,000 names changed: processor of a node, by packs", "ms", "≤ 100", one("packs", 1))
+	b.row("by the text, as with the formats before", "ms", "", one("text", 1))
+	b.row("a start from the compiled cache and the packs since", "s", "≤ 0.3", one("start", 1e-9))
 	return nil
 }
 
