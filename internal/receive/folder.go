@@ -41,6 +41,7 @@ type folder struct {
 	files   map[string]*zoneFile
 	others  []string          // files whose names do not fit the pattern, at the last scan
 	named   []string          // and those of them that were told of
+	ordered chan struct{}     // an order wants a scan
 	watcher *fsnotify.Watcher // nil where the system has none to give: then there is the poll
 }
 
@@ -77,7 +78,7 @@ func printsOf(root *os.Root, names ...string) prints {
 }
 
 func newFolder(r *Receiver, d Directory) *folder {
-	return &folder{r: r, d: d, owner: refresh.DirectoryOwner(d.Path), files: map[string]*zoneFile{}}
+	return &folder{r: r, d: d, owner: refresh.DirectoryOwner(d.Path), files: map[string]*zoneFile{}, ordered: make(chan struct{}, 1)}
 }
 
 // watch scans until ctx ends, or, in a Refresh, until there is nothing to wait for. It calls done when it has read what is
@@ -129,7 +130,7 @@ func (w *folder) attend() {
 	w.watcher.Add(filepath.Dir(w.d.Path))
 }
 
-// wait waits for an event about the directory, or its link in the one above.
+// wait waits for an event about the directory, or its link in the one above, or an order.
 func (w *folder) wait(ctx context.Context, most time.Duration) {
 	end := time.NewTimer(most)
 	defer end.Stop()
@@ -145,6 +146,8 @@ func (w *folder) wait(ctx context.Context, most time.Duration) {
 		case <-end.C:
 			return
 		case <-lost:
+			return
+		case <-w.ordered:
 			return
 		case e := <-events:
 			if e.Name == w.d.Path || filepath.Dir(e.Name) == w.d.Path {

@@ -10,6 +10,7 @@
 //	STATE/NAME.journal what became of a large zone since its text was written
 //	STATE/NAME.json   where it came from, its digest, when it was last confirmed; or that it was withdrawn
 //	STATE/NAME.zone   a catalog zone
+//	STATE/orders/     orders of operators, and what became of them
 //
 // It may import packages of internal that transfer, read, write and hold zones. cmd/meshctl calls it.
 package receive

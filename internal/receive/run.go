@@ -28,14 +28,17 @@ type Receiver struct {
 	spawn func(task func(context.Context)) (stop context.CancelFunc) // begins a task; set by run
 	ended func() bool                                                // Run is to end; set by run
 
-	mu     sync.Mutex
-	set    *refresh.Secondary            // nil before run
-	images map[string]*zone.Zone         // of what is held, those that are large and were received since the start
-	stops  map[string]context.CancelFunc // of rounds
-	whole  map[string]bool               // zones whose text is wanted: see WriteText
-	tell   []Update                      // to be handed on when mu is not held
-	coming map[*coming]bool              // zones that are coming
-	unfit  map[string]Unfit              // by directory
+	mu        sync.Mutex
+	set       *refresh.Secondary            // nil before run
+	images    map[string]*zone.Zone         // of what is held, those that are large and were received since the start
+	stops     map[string]context.CancelFunc // of rounds
+	whole     map[string]bool               // zones whose text is wanted: see WriteText
+	tell      []Update                      // to be handed on when mu is not held
+	coming    map[*coming]bool              // zones that are coming
+	unfit     map[string]Unfit              // by directory
+	orders    map[string]bool               // that were taken and are not answered, by ID
+	badOrders map[string]bool               // that were complained of
+	left      map[string]error              // zones that were withdrawn, and could not be removed
 }
 
 // New makes a Receiver of a configuration.
@@ -60,8 +63,8 @@ func New(c *Config, o Options) (*Receiver, error) {
 		o.Log.Warn("hmac-sha1 must not be used for new keys (RFC 8945 6): have the primary take hmac-sha256", "key", k)
 	}
 	r := &Receiver{config: c, opt: o, store: s, wake: make(chan struct{}, 1), images: map[string]*zone.Zone{}, stops: map[string]context.CancelFunc{},
-		whole: map[string]bool{}, unfit: map[string]Unfit{},
-		coming: map[*coming]bool{}}
+		whole: map[string]bool{}, unfit: map[string]Unfit{}, coming: map[*coming]bool{},
+		orders: map[string]bool{}, badOrders: map[string]bool{}, left: map[string]error{}}
 	r.decide, r.groups = c.deciding()
 	r.decide.Spread = 1 + rand.Uint64N(math.MaxUint64)
 	return r, nil
@@ -114,12 +117,16 @@ func (r *Receiver) run(ctx context.Context) error {
 		}
 		defer stop()
 	}
+	r.takeOrders()
+	var folders []*folder
 	for _, d := range r.config.Directories {
 		w := newFolder(r, d)
+		folders = append(folders, w)
 		tasks.Go(func() {
 			w.watch(ctx, sync.OnceFunc(func() { r.do(func(instant.Instant) { r.set.DirectoryRead(w.owner) }) }))
 		})
 	}
+	tasks.Go(func() { r.followOrders(ctx, folders) })
 	r.loop(ctx)
 	return nil
 }
@@ -227,9 +234,15 @@ func (r *Receiver) carryOut(now instant.Instant) refresh.Decision {
 		case refresh.Withdraw:
 			delete(r.images, a.Origin)
 			delete(r.whole, a.Origin)
-			r.complain(a.Origin, r.store.withdraw(a.Record))
+			delete(r.left, a.Origin)
+			if err := r.store.withdraw(a.Record); err != nil {
+				r.left[a.Origin] = err
+				r.complain(a.Origin, err)
+			}
 		case refresh.Remove:
 			r.complain(a.Origin, r.store.remove(a.Record))
+		case refresh.Answer:
+			r.answer(a.ID, a.Fates)
 		case refresh.Judge:
 			image := r.images[a.Origin]
 			r.spawn(func(ctx context.Context) { r.judgeNesting(ctx, a, image) })

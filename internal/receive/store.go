@@ -43,7 +43,7 @@ const (
 
 // openStore makes the directories.
 func openStore(zones, state string) (*store, error) {
-	for _, dir := range []string{zones, state} {
+	for _, dir := range []string{zones, state, filepath.Join(state, ordersDir)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}

@@ -16,6 +16,7 @@ const goneFor = 5 * time.Second
 type folder struct {
 	Directory
 	unread int          // readers that have not read yet all that was there at the start
+	scans  int          // that have ended
 	gone   []string     // zones without a file
 	at     instant.Mono // since when
 }
@@ -67,10 +68,13 @@ func (s *Secondary) Filed(now instant.Instant, f Found) (received, reset bool) {
 }
 
 // Scanned says which zones, or files of them, are in a directory now. What is gone is withdrawn, if that is wanted, once the same zones
-// have been gone for a while, unless they are too many. It reports whether there is nothing to wait for.
+// have been gone for a while, unless they are too many; or is ordered. It reports whether there is nothing to wait for.
 func (s *Secondary) Scanned(now instant.Instant, owner string, there map[string]bool) (settled bool) {
 	f := s.folders[owner]
-	gone, had := s.without(owner, there)
+	f.scans++
+	missing, had := s.without(owner, there)
+	gone, ordered := s.obey(now, owner, missing)
+	had -= len(missing) - len(gone)
 	if !slices.Equal(gone, f.gone) {
 		f.gone, f.at = gone, now.Mono
 	}
@@ -84,7 +88,7 @@ func (s *Secondary) Scanned(now instant.Instant, owner string, there map[string]
 	}
 	s.Fault(Fault{owner, f.Path}, why)
 	if len(gone) == 0 || why != "" {
-		return true
+		return !ordered
 	}
 	if !s.config.Once && now.Mono.Sub(f.at) < goneFor {
 		return false
@@ -94,7 +98,7 @@ func (s *Secondary) Scanned(now instant.Instant, owner string, there map[string]
 		s.say(Warn, "withdrawn: its file is gone", "zone", origin, "file", z.rec.From)
 		s.withdraw(z)
 	}
-	return true
+	return !ordered
 }
 
 // without lists the zones of a section, in order, that are not there, nor are their files, and counts all of them.

@@ -4,7 +4,8 @@
 //	what is on disk   ─► New, Listed, Begin ─┐
 //	a round ended     ─► Finished            ├─► Secondary ─► Decide ─► begin rounds, tell, withdraw, …; when to ask again
 //	NOTIFY            ─► Notified            │
-//	directories       ─► Claim, Filed, Scanned ─┘
+//	directories       ─► Claim, Filed, Scanned ─┤
+//	an operator       ─► Ordered               ─┘
 //
 // It is pure: facts come in with the time at which they were seen, and actions go out, in the order in which they are to be carried
 // out. It may import instant and zone, and no network, disk, clock, lock, log or goroutine. internal/receive calls it, holding one
@@ -23,7 +24,8 @@
 //   - A serial that is not above what is held is not taken, unless the zone begins anew: by an operator's word, or because its
 //     catalog has it under another label (RFC 9432 5.4).
 //   - A source that fails, or that lost much at once, withdraws nothing (FAIL-4): not a catalog that is broken, nor a directory
-//     that cannot be read, nor one that lost more of its zones than the limit.
+//     that cannot be read, nor one that lost more of its zones than the limit. An operator may order that zones go which are
+//     gone; one that is there again when its source is looked at after that stays, and so do others that are gone.
 //   - A zone that expired is said to be, and stays: a release is not undone because a primary is away. How long no primary has
 //     confirmed it is measured by the clock that does not step, except over a restart.
 //   - One group whose primaries hang keeps the zones of others from being asked for.

@@ -36,6 +36,7 @@ import (
 //	read PATH                  all that was in a directory at the start was read
 //	fault PATH WHY | fault PATH   it cannot be read | it can again
 //	step D                     the wall clock steps
+//	order ID D: ZONE …         an operator orders that zones go which are gone, within D; or, without a zone, asks which are
 //	forget ZONE                no release has it any more
 //	wait                       time passes
 //	status                     prints how each zone is
@@ -226,6 +227,8 @@ func (w *world) event(event string) {
 		w.s.Fault(Fault{DirectoryOwner(arg(1)), arg(1)}, strings.Join(words[2:], " "))
 	case "step":
 		w.now.Wall = w.now.Wall.Add(w.duration(arg(1)))
+	case "order":
+		w.s.Ordered(Order{arg(1), list, w.now.Wall.Add(w.duration(arg(2)))})
 	case "forget":
 		delete(w.disk, arg(1))
 	case "wait":
@@ -376,6 +379,11 @@ func (w *world) action(a Action) {
 	case Judge:
 		fmt.Fprintf(&w.said, "  does %s delegate %s?\n", a.Origin, strings.Join(a.Children, " "))
 		w.s.Judged(map[string]string{})
+	case Answer:
+		fmt.Fprintf(&w.said, "  answer %s\n", a.ID)
+		for _, f := range a.Fates {
+			fmt.Fprintf(&w.said, "    %s withdrawn %v %s\n", f.Zone, f.Withdrawn, f.Why)
+		}
 	case Say:
 		level := map[Level]string{Info: "info", Warn: "warn", Error: "error"}[a.Level]
 		fmt.Fprintf(&w.said, "  %s: %s%s\n", level, a.Text, pairs(a.Args))

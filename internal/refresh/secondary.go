@@ -46,18 +46,20 @@ type Config struct {
 
 // Secondary is a secondary server for many zones.
 type Secondary struct {
-	config   Config
-	zones    map[string]*followed
-	listings map[string]map[string]Member // of catalogs, as last received and not broken
-	faults   map[Fault]string             // what is wrong with sources, as far as it is no zone's own
-	lines    []*line                      // in the order in which their groups were first waited for
-	lineOf   map[*Group]*line
-	nesting  nesting
-	folders  map[string]*folder // by owner
-	running  int                // rounds
-	orphans  int                // zones that were received before from what is not configured any more
-	gone     []Record           // zones that were withdrawn before this start and not forgotten; nil once that is told
-	actions  []Action
+	config    Config
+	zones     map[string]*followed
+	listings  map[string]map[string]Member // of catalogs, as last received and not broken
+	faults    map[Fault]string             // what is wrong with sources, as far as it is no zone's own
+	lines     []*line                      // in the order in which their groups were first waited for
+	lineOf    map[*Group]*line
+	nesting   nesting
+	folders   map[string]*folder // by owner
+	running   int                // rounds
+	orphans   int                // zones that were received before from what is not configured any more
+	gone      []Record           // zones that were withdrawn before this start and not forgotten; nil once that is told
+	orders    []*order           // that are not answered
+	withdrawn map[string]bool    // zones that are followed no more, since this start or at it
+	actions   []Action
 }
 
 // Fault is something wrong with a source that is not a single zone's, such as a file or a broken catalog.
@@ -110,7 +112,7 @@ const orphan = "nothing that is configured"
 // New is a Secondary that holds what records tell of. Of each catalog of which there is a record, Listed must follow, and then Begin.
 func New(c Config, records []Record) *Secondary {
 	s := &Secondary{config: c, zones: map[string]*followed{}, listings: map[string]map[string]Member{}, faults: map[Fault]string{},
-		lineOf: map[*Group]*line{}, folders: map[string]*folder{}}
+		lineOf: map[*Group]*line{}, folders: map[string]*folder{}, withdrawn: map[string]bool{}}
 	for _, z := range c.Zones {
 		for _, name := range z.Names {
 			s.follow(name, zonesOwner, z.Primaries)
@@ -138,13 +140,14 @@ func New(c Config, records []Record) *Secondary {
 func (s *Secondary) follow(origin, owner string, group *Group) *followed {
 	z := &followed{origin: origin, owner: owner, group: group}
 	s.zones[origin], s.nesting.changed = z, true
+	delete(s.withdrawn, origin)
 	return z
 }
 
 // restore takes up a record.
 func (s *Secondary) restore(rec Record) {
 	if rec.Withdrawn {
-		s.gone = append(s.gone, rec)
+		s.gone, s.withdrawn[rec.Origin] = append(s.gone, rec), true
 		return
 	}
 	z := s.zones[rec.Origin]
@@ -236,6 +239,7 @@ const (
 	Withdraw           // drop the text of Record, and note that it is withdrawn until it is forgotten
 	Remove             // drop all that is kept of Record
 	Judge              // look which of Children Origin does not delegate (Undelegated), and call Judged
+	Answer             // say durably what became of the order ID; Withdraw of its zones comes before
 	Say                // log
 )
 
@@ -249,6 +253,9 @@ type Action struct {
 
 	Owner    string   // of Judge: that of Origin
 	Children []string // of Judge
+
+	ID    string // of Answer
+	Fates []Fate
 
 	Level Level // of Say
 	Text  string
@@ -281,12 +288,19 @@ type Decision struct {
 func (s *Secondary) Decide(now instant.Instant) Decision {
 	s.dropOrphans()
 	s.tellGone()
+	s.answer(now, false)
 	nesting := s.judgeNesting(now.Mono)
 	d := Decision{Wait: s.start(now)}
 	if nesting > 0 {
 		d.Wait = min(d.Wait, nesting)
 	}
 	d.Idle = s.config.Once && s.running == 0 && s.waiting() == 0 && s.reading() == 0 && !s.nesting.changed && !s.nesting.busy && len(s.nesting.due) == 0
+	if d.Idle {
+		s.answer(now, true)
+	}
+	for _, o := range s.orders {
+		d.Wait = min(d.Wait, max(0, o.Until.Sub(now.Wall))+time.Millisecond)
+	}
 	d.Actions, s.actions = s.actions, nil
 	return d
 }
@@ -337,6 +351,7 @@ func (s *Secondary) withdraw(z *followed) {
 	s.nesting.changed = true
 	z.leave()
 	if z.rec.Origin != "" { // it was received, though it may be about to begin anew
+		s.withdrawn[z.origin] = true
 		s.act(Action{Do: Withdraw, Origin: z.origin, Record: z.rec})
 		s.act(Action{Do: Tell, Origin: z.origin, Record: z.rec, How: Withdrawn})
 	}
