@@ -70,7 +70,7 @@ func (j *judged) compare(partly *judged, memo *Memo) {
 	}
 	x, y := j.found.all(), partly.found.all()
 	if !slices.Equal(x, y) {
-		j.found.at = place{section: inAll}
+		j.found.at = spot{section: inAll}
 		j.found.warn(nil, "checks-differ", "in all of the zone %d findings, and %d in what changed day by day: these count, and those were wrong; please report it as a fault", len(x), len(y))
 	}
 }
@@ -407,12 +407,12 @@ func (c *chainChange) before(hash []byte) *link {
 }
 
 func (c *chainChange) forgetLink(hash []byte) {
-	c.forget[inChain(c.i, ofDuplicates, hash)], c.forget[inChain(c.i, ofLinks, hash)] = true, true
+	c.forget[inChain(c.i, ofDuplicates, hash).place()], c.forget[inChain(c.i, ofLinks, hash).place()] = true, true
 }
 
 // judgeLink checks a link by itself and against the next one.
 func (c *chainChange) judgeLink(l *link) {
-	if c.forget[inChain(c.i, ofLinks, l.hash)] {
+	if c.forget[inChain(c.i, ofLinks, l.hash).place()] {
 		return
 	}
 	c.forgetLink(l.hash)
@@ -444,7 +444,7 @@ func (c *chainChange) judgeName(wire []byte) {
 		return
 	}
 	c.known[string(hash)] = true
-	c.forget[inChain(c.i, ofNames, hash)], c.forget[inChain(c.i, ofExcess, hash)] = true, true
+	c.forget[inChain(c.i, ofNames, hash).place()], c.forget[inChain(c.i, ofExcess, hash).place()] = true, true
 	l := c.linkOf(c.is.zone, hash)
 	switch exists := c.describe(n, l != nil); {
 	case exists && l != nil:

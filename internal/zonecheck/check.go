@@ -82,6 +82,14 @@ type place struct {
 	key     string
 }
 
+// spot is a place that costs nothing to make.
+type spot struct {
+	section int
+	key     []byte
+}
+
+func (s spot) place() place { return place{s.section, string(s.key)} }
+
 func (p place) compare(other place) int {
 	return cmp.Or(cmp.Compare(p.section, other.section), strings.Compare(p.key, other.key))
 }
@@ -107,7 +115,7 @@ const maxPerRule, maxKept = 10, 1000
 // these there may be one of those.
 type report struct {
 	origin string
-	at     place // of what is found next
+	at     spot // of what is found next
 	list   []entry
 	counts map[sort]int
 }
@@ -142,7 +150,7 @@ func (r *report) add(severity zone.Severity, owner []byte, rule, format string, 
 	if owner != nil {
 		f.Owner = zone.NameString(owner)
 	}
-	r.put(entry{r.at, owner, f})
+	r.put(entry{r.at.place(), owner, f})
 }
 
 func (r *report) put(e entry) {

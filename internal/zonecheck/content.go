@@ -220,7 +220,7 @@ func (c *content) run(batches func(take func(*batch)), look func(*owner, *report
 			c.note(o)
 			c.s.look(o)
 			c.warn(o)
-			b.report.at = place{inOwners, string(o.key)}
+			b.report.at = spot{inOwners, o.key}
 			look(o, b.report)
 		}
 		if !c.d.active {

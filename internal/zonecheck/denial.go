@@ -126,7 +126,7 @@ func (d *signed) lookNSEC(o *owner, r *report) bool {
 
 // checkNext demands that a link of the chain name the next one.
 func checkNext(o *owner, name []byte, r *report) {
-	r.at = place{inNext, string(o.key)}
+	r.at = spot{inNext, o.key}
 	for rdata := range o.get(dns.TypeNSEC).Data.All() {
 		if next := zone.Canonical(dns.TypeNS, rdata[:nameEnd(rdata)]); !bytes.Equal(next, name) {
 			r.fault(o.name, "nsec-next", "the NSEC record says that the next name is %s; it is %s (RFC 4034 4.1.1)", zone.NameString(next), zone.NameString(name))
@@ -348,8 +348,8 @@ func (c *chains) finish(r *report) {
 }
 
 // inChain is a section of a chain, see inChains.
-func inChain(i, section int, hash []byte) place {
-	return place{inChains + 4*i + section, string(hash)}
+func inChain(i, section int, hash []byte) spot {
+	return spot{inChains + 4*i + section, hash}
 }
 
 const (
@@ -360,7 +360,7 @@ const (
 )
 
 func checkParams(params []nsec3Params, l *link, r *report) {
-	if r.at = (place{inLinks, string(l.hash)}); !slices.Contains(params, l.params) {
+	if r.at = (spot{inLinks, l.hash}); !slices.Contains(params, l.params) {
 		r.warn(l.owner, "nsec3-without-param", "an NSEC3 record of parameters that no NSEC3PARAM record has (RFC 5155 4)")
 	}
 }

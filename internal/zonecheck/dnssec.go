@@ -144,7 +144,7 @@ func (d *signed) readKeys(set *zone.RRset, r *report) {
 func (d *signed) verify(b *batch) {
 	v := verifier{d: d, r: b.report}
 	for _, o := range b.owners {
-		b.report.at = place{inOwners, string(o.key)}
+		b.report.at = spot{inOwners, o.key}
 		for i := range o.sets {
 			v.check(o, &o.sets[i])
 		}

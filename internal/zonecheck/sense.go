@@ -46,7 +46,7 @@ func (s *sense) look(o *owner) {
 		return
 	}
 	apex := len(s.servers) == 0 && zone.NameString(o.name) == s.z.Origin()
-	s.r.at = place{inSense, string(o.key)}
+	s.r.at = spot{inSense, o.key}
 	before := s.twice
 	s.count(o.name)
 	for i := range o.sets {
@@ -249,7 +249,7 @@ const manyTwice, manyPart = 20, 10
 
 // finish judges what the whole zone shows.
 func (s *sense) finish() {
-	s.r.at = place{section: inAll}
+	s.r.at = spot{section: inAll}
 	if s.twice > 1 && 100*s.twice > s.names {
 		report := s.r.warn
 		if s.twice >= manyTwice && manyPart*s.twice > s.names {
