@@ -250,15 +250,16 @@ func (z *Zone) any(n *node) (rrset, bool) {
 	return z.get(n, dns.TypeNSEC)
 }
 
-// addSignatures adds the RRSIG records of a node, for each RRset on its own.
+// addSignatures adds the RRSIG records of one RRset of a node, the first in order of type that has any: all of them would be as much as
+// all for ANY, for whose address they are sent to (RFC 8482 7).
 func (l *lookup) addSignatures(n *node) bool {
-	before := len(l.a.Answer)
 	for i := range n.count() {
 		if s := l.z.at(n, i); len(s.sigs()) > 0 {
 			l.a.Answer = append(l.a.Answer, RRset{Owner: l.search.name, Type: dns.TypeRRSIG, TTL: s.sigTTL, Data: s.sigs()})
+			return true
 		}
 	}
-	return len(l.a.Answer) > before
+	return false
 }
 
 // follow adds a CNAME and makes its target the name to search, unless that would be going in a circle.

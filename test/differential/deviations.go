@@ -32,7 +32,7 @@ var deviations = []deviation{
 	{"RFC 5155 7.2.1: the closest encloser that is provable is proved where that of the name has opted out", provableEncloser},
 	{"RFC 5155 7.2.8: the owner of an NSEC3 record is no name of the zone, so a wildcard above it covers what is below it", belowHash},
 	{"RFC 6672 3.2: a DNAME is followed whatever is asked for, ANY too, until a name is too long", dnameOfAny},
-	{"RFC 8482 4.1: ANY is answered with one RRset", oneOfAny},
+	{"RFC 8482 4.1 and 7: ANY is answered with one RRset, RRSIG with the signatures of one", oneOfAny},
 	{"RFC 9471 2.1: TC is set when glue is left out", glueLeftOut},
 	{"RFC 2181 9: TC is not set where everything finds room, as it does for us since all names are compressed", moreCompressed},
 	{"RFC 1035 4.1.4: compression is optional; we leave some of it out, and estimate the length", lessCompressed},
@@ -330,7 +330,7 @@ func dnameOfAny(_ *universe, v *verdict, theirs *dns.Msg) {
 
 // oneOfAny: each choose another RRset. Ours must be one that the other has too.
 func oneOfAny(_ *universe, v *verdict, theirs *dns.Msg) {
-	if v.question.msg.Question[0].Qtype != dns.TypeANY || len(v.ours.Answer) == 0 || theirs.Rcode != dns.RcodeSuccess {
+	if qtype := v.question.msg.Question[0].Qtype; qtype != dns.TypeANY && qtype != dns.TypeRRSIG || len(v.ours.Answer) == 0 || theirs.Rcode != dns.RcodeSuccess {
 		return
 	}
 	if theirs.Truncated && !v.ours.Truncated {

@@ -268,6 +268,7 @@ func writeMessage(network string, conn net.Conn, b []byte) error {
 type world struct {
 	names []string
 	types []uint16
+	zones map[string]string // their text by origin
 }
 
 // bigWorld publishes zones that have all that an answer can be made of.
@@ -315,12 +316,16 @@ ns     3600 IN A   192.0.2.54
 www    3600 IN A   192.0.2.90
 `
 	child := "$ORIGIN child.example.net.\n@ 60 IN SOA ns.example.net. host 1 3600 600 864000 60\n@ 60 IN NS ns.example.net.\n"
-	zones := []release.Zone{m.zone("example.org.", text), m.zone("example.net.", net), m.zone("child.example.net.", child)}
+	texts := map[string]string{"example.org.": text, "example.net.": net, "child.example.net.": child}
 	for origin, options := range map[string][]string{"nsec.test.": nil, "nsec3.test.": {"-n", "-p", "-t", "0"}} {
-		zones = append(zones, m.zone(origin, signed(t, origin, strings.ReplaceAll(text, "example.org.", origin), options...)))
+		texts[origin] = signed(t, origin, strings.ReplaceAll(text, "example.org.", origin), options...)
+	}
+	var zones []release.Zone
+	for origin, text := range texts {
+		zones = append(zones, m.zone(origin, text))
 	}
 	m.current(1, zones...)
-	w := &world{types: []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypeMX, dns.TypeTXT, dns.TypeSOA, dns.TypeCNAME, dns.TypeDS,
+	w := &world{zones: texts, types: []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypeMX, dns.TypeTXT, dns.TypeSOA, dns.TypeCNAME, dns.TypeDS,
 		dns.TypeANY, dns.TypeSRV, dns.TypeHTTPS, dns.TypeRRSIG, dns.TypeNSEC, dns.TypeDNSKEY, dns.TypeAXFR, dns.TypeIXFR, dns.TypeOPT, dns.TypeMAILB, 65280, 0}}
 	for _, n := range strings.Fields(`. org. example.org. ns ns2 mail www wild x.wild x.y.wild c b.c a.b.c x.c alias alias2 outside gone loop
 		dname x.dname y.dname srv svcb sub x.sub ns.sub large many glue x.glue mx1 nothing x.nothing id.server. version.bind. hostname.bind.
