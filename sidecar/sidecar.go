@@ -14,6 +14,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
@@ -426,6 +427,7 @@ func (s *sidecar) confirms(c *status.Confirmation) {
 	var doc status.Sidecar
 	s.announced(&doc)
 	c.Announced, c.Wanted, c.Why = doc.Announced, doc.Wanted, doc.Why
+	c.MirrorFormat = release.ManifestFormat
 	c.Sessions, c.IGP = doc.Sessions, doc.IGP
 	c.Drained = doc.Drain != nil && !doc.Wanted
 	c.Warnings = append(slices.Clip(c.Warnings), clockWarnings(s.clock.Status(), s.cfg().Clock.Limit)...)

@@ -240,13 +240,14 @@ type Confirmation struct {
 	Compiled     *Step         `json:"compiled,omitempty"`     // the release that was made ready last
 	Floor        uint64        `json:"floor"`
 	Clock        ClockState    `json:"clock"`
-	Leap         bool          `json:"leap,omitempty"`     // the clock's source expects a leap second at the end of this month
-	Promise      Promise       `json:"promise,omitzero"`   // of the switchover that is durable here, confirmed or not
-	Holds        *Ref          `json:"holds,omitempty"`    // the same, for distribution hosts of the version before
-	Lease        int64         `json:"lease,omitempty"`    // version of the newest lease verified
-	Hears        time.Duration `json:"hears_ns,omitempty"` // the longest that the node took lately to hear of what is published
-	Format       int           `json:"format,omitempty"`   // the newest format of manifests that the node reads; 0 is 1
-	Drained      bool          `json:"drained,omitempty"`  // an operator took it out of service, and its route is withdrawn
+	Leap         bool          `json:"leap,omitempty"`          // the clock's source expects a leap second at the end of this month
+	Promise      Promise       `json:"promise,omitzero"`        // of the switchover that is durable here, confirmed or not
+	Holds        *Ref          `json:"holds,omitempty"`         // the same, for distribution hosts of the version before
+	Lease        int64         `json:"lease,omitempty"`         // version of the newest lease verified
+	Hears        time.Duration `json:"hears_ns,omitempty"`      // the longest that the node took lately to hear of what is published
+	Format       int           `json:"format,omitempty"`        // the newest format of manifests that the node reads; 0 is 1
+	MirrorFormat int           `json:"mirror_format,omitempty"` // the newest that its sidecar reads; 0 is 2 at most
+	Drained      bool          `json:"drained,omitempty"`       // an operator took it out of service, and its route is withdrawn
 	LeaseExpires instant.Wall  `json:"lease_expires_ns,omitempty"`
 	Refused      []Refused     `json:"refused,omitempty"`
 	LastFault    *Fault        `json:"last_fault,omitempty"`

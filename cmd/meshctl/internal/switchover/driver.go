@@ -230,10 +230,11 @@ func (d *Driver) publish(ctx context.Context, r *Round, before mesh.State, tag d
 	return nil
 }
 
-// formatFor is the format of the next manifest: the newest if all members have just said that they read it, or else the one that there is.
+// formatFor is the format of the next manifest: the newest if all members have just said that they read it, both of each, CoreDNS and its
+// sidecar, which may not be of one version; or else the one that there is.
 func formatFor(format int, members []release.Member, answers map[string]Answer) int {
 	for _, m := range members {
-		if a, asked := answers[m.Name]; !asked || a.Err != nil || a.Confirmation.Format < release.ManifestFormat {
+		if a, asked := answers[m.Name]; !asked || a.Err != nil || min(a.Confirmation.Format, a.Confirmation.MirrorFormat) < release.ManifestFormat {
 			return format
 		}
 	}

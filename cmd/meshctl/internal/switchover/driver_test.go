@@ -113,7 +113,7 @@ func (m *member) answer(v release.View) Answer {
 		d = m.node.Decide(now)
 	}
 	c := status.Confirmation{Node: m.name, Mesh: manifest.Mesh, At: now.Wall, Confirms: d.Confirms, Serving: d.Serve, Silent: d.Silent, Floor: d.Floor,
-		Clock: d.Clock, Promise: d.Holds, Lease: v.Versions.Timestamp, Hears: hears, Format: release.ManifestFormat,
+		Clock: d.Clock, Promise: d.Holds, Lease: v.Versions.Timestamp, Hears: hears, Format: release.ManifestFormat, MirrorFormat: release.ManifestFormat,
 		Switched: &status.Switched{Number: d.Serve, At: 1, Lateness: 42 * time.Microsecond}}
 	if m.lies != nil {
 		m.lies(&c)
@@ -170,10 +170,12 @@ func TestTheFormatIsOneThatAllMembersRead(t *testing.T) {
 		w.release(zone(t, serial+1), releasing.Options{})
 	}
 	switchesIn(2, release.ProposalFormat, false)
+	w.members["fra"].lies = func(c *status.Confirmation) { c.MirrorFormat = 0 } // CoreDNS was upgraded before its sidecar
+	switchesIn(3, release.ProposalFormat, false)
 	w.members["fra"].lies = nil
-	switchesIn(3, release.ManifestFormat, false)
+	switchesIn(4, release.ManifestFormat, false)
 	w.members["fra"].lies = func(c *status.Confirmation) { c.Format = release.ProposalFormat } // there is no going back
-	switchesIn(4, release.ManifestFormat, true)
+	switchesIn(5, release.ManifestFormat, true)
 }
 
 // How long each member took to have a release ready, and to switch, is known of the last release, whoever published it.
