@@ -53,6 +53,7 @@ type sidecar struct {
 	drainOf    *status.Drain // nil: not drained
 	drainFault error         // why nobody knows what drain is in force
 	since      time.Time     // of the route's last change
+	untold     instant.Mono  // since when the route is to be announced and no router has been told; 0: it is not so
 	late       bool          // it was said that the service is not good so long after the start
 	changes    map[bool]uint64
 	failures   map[string]uint64 // of the probe, by code
@@ -76,6 +77,7 @@ func (s *sidecar) control(ctx context.Context) {
 			tick.Reset(every)
 		}
 		s.look(ctx)
+		s.timeUntold(sysclock.Now().Mono)
 		s.watchdog.round()
 		if ctx.Err() != nil {
 			return
@@ -105,6 +107,19 @@ func (s *sidecar) keep(ctx context.Context, due <-chan time.Time) {
 			s.mu.Unlock()
 			close(o.done)
 		}
+	}
+}
+
+// timeUntold notes since when the route is to be announced and no router has been told: a session that is down for a moment is no alarm.
+func (s *sidecar) timeUntold(now instant.Mono) {
+	var doc status.Sidecar
+	s.announced(&doc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if told := !doc.Wanted || doc.Announced; told {
+		s.untold = 0
+	} else if s.untold == 0 {
+		s.untold = now
 	}
 }
 
@@ -439,6 +454,9 @@ func (s *sidecar) confirms(c *status.Confirmation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Remains = s.decision.Remains && doc.Announced
+	if doc.Wanted && !doc.Announced && s.untold != 0 {
+		c.Untold = sysclock.Now().Mono.Sub(s.untold)
+	}
 }
 
 // clockWarnings say that the clock is in holdover, and how long its error stays within the limit if nobody mends it. One that is not

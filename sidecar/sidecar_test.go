@@ -237,7 +237,17 @@ func TestConfirmation(t *testing.T) {
 	if doc := n.s.status(); doc.Announced || !doc.Wanted || !has(doc.Why, NotTold) {
 		t.Errorf("status %+v of a route that no router has been told", doc)
 	}
+	now := sysclock.Now().Mono
+	n.s.timeUntold(now.Add(-time.Hour))
+	n.s.timeUntold(now)
+	if c, err := n.s.confirmation(t.Context()); err != nil || c.Untold < time.Hour {
+		t.Errorf("confirmation %+v, %v: no router was told for an hour", c, err)
+	}
 	n.s.cfg().BGP = nil
+	n.s.timeUntold(now)
+	if c, err := n.s.confirmation(t.Context()); err != nil || c.Untold != 0 || n.s.untold != 0 {
+		t.Errorf("confirmation %+v, %v: it is announced", c, err)
+	}
 	n.say(0, 0)
 	if c, err := n.s.confirmation(t.Context()); err != nil || c.Serving != 0 || c.Remains || c.Silent[0].Code != "lease-expired" {
 		t.Errorf("confirmation of a silent node %+v, %v: want its silence, at once", c, err)

@@ -254,12 +254,13 @@ type Confirmation struct {
 	MirrorError  string        `json:"mirror_error,omitempty"` // why the repository cannot be fetched
 	Software     string        `json:"software"`
 	ConfigDigest string        `json:"config_digest"`
-	Announced    bool          `json:"announced"`          // a router has been told of the route, in a session that is up
-	Wanted       bool          `json:"wanted"`             // it is to be announced
-	Remains      bool          `json:"remains"`            // others may count on it: announced, known to a router, good, and not about to go (FAIL-4)
-	Why          []Reason      `json:"why,omitempty"`      // why the route is as it is
-	Sessions     []Session     `json:"sessions,omitempty"` // to whom it is really announced, by BGP
-	IGP          *IGP          `json:"igp,omitempty"`      // and by an IGP
+	Announced    bool          `json:"announced"`           // a router has been told of the route, in a session that is up
+	Wanted       bool          `json:"wanted"`              // it is to be announced
+	Untold       time.Duration `json:"untold_ns,omitempty"` // for how long it is to be announced and no router has been told
+	Remains      bool          `json:"remains"`             // others may count on it: announced, known to a router, good, and not about to go (FAIL-4)
+	Why          []Reason      `json:"why,omitempty"`       // why the route is as it is
+	Sessions     []Session     `json:"sessions,omitempty"`  // to whom it is really announced, by BGP
+	IGP          *IGP          `json:"igp,omitempty"`       // and by an IGP
 }
 
 // Remaining is what a distribution host says at /v1/remaining: the members that remain by their own word, each of which was

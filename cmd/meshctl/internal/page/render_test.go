@@ -41,16 +41,17 @@ func plain(html string) string {
 // The verdict is one sentence, and the worst things come first.
 func TestVerdict(t *testing.T) {
 	for want, s := range map[string]*story{
-		"All 3 members answer from release 42":                newStory(3),
-		"The one member answers from release 42":              newStory(1),
-		"osa is silent":                                       newStory(3).silent(1),
-		"osa is silent, tyo is not heard from":                newStory(3).gone(2).silent(1),
-		"fra and tyo are not heard from":                      newStory(3).gone(0).gone(2),
-		"4 of 12 members are not heard from":                  newStory(12).gone(0).gone(2).gone(4).gone(5),
-		"Release 43 takes over from release 42 in 5.0 s":      newStory(3).staged(5*time.Second, true),
-		"2 of 3 members answer from release 42, 1 is drained": newStory(3).drained(0),
-		"The lease has ended: all members are silent":         newStory(3).leaseEnded(),
-		"osa is behind":                                       newStory(3).behind(1),
+		"All 3 members answer from release 42":                         newStory(3),
+		"The one member answers from release 42":                       newStory(1),
+		"osa is silent":                                                newStory(3).silent(1),
+		"osa is silent, tyo is not heard from":                         newStory(3).gone(2).silent(1),
+		"fra and tyo are not heard from":                               newStory(3).gone(0).gone(2),
+		"4 of 12 members are not heard from":                           newStory(12).gone(0).gone(2).gone(4).gone(5),
+		"Release 43 takes over from release 42 in 5.0 s":               newStory(3).staged(5*time.Second, true),
+		"2 of 3 members answer from release 42, 1 is drained":          newStory(3).drained(0),
+		"The lease has ended: all members are silent":                  newStory(3).leaseEnded(),
+		"osa is behind":                                                newStory(3).behind(1),
+		"No member is announced: no client reaches the shared address": newStory(3).alarm(unattended.AlarmNoRoute, "osa"),
 	} {
 		if v := viewOf(s.Document); v.Verdict != want {
 			t.Errorf("the verdict is %q, want %q", v.Verdict, want)

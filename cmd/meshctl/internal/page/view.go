@@ -164,6 +164,8 @@ func verdictOf(s unattended.Status, m membersView) (tone, text string) {
 		return note, "This mesh has no members yet"
 	case s.Current == nil && s.Next == nil:
 		return note, "Nothing is released yet"
+	case slices.ContainsFunc(s.Alarms, func(a unattended.Alarm) bool { return a.Code == unattended.AlarmNoRoute }):
+		return bad, "No member is announced: no client reaches the shared address"
 	}
 	var troubles []string
 	for _, state := range []string{stateSilent, stateBehind, stateAway, stateUnrouted} {

@@ -33,6 +33,9 @@ const (
 
 	// Of who asks members, which "meshctl status" alone does for every one of them:
 	AlarmUnreachable = "member-unreachable" // it gave no word
+	AlarmNoServer    = "no-dns-server"      // its sidecar answers, and has no word of its DNS server
+	AlarmUnrouted    = "member-unrouted"    // it means to be announced, and no router has been told
+	AlarmNoRoute     = "mesh-unrouted"      // and no router has been told of any member's route
 	AlarmSilent      = "member-silent"      // it answers no queries, and not since an operator wants that
 	AlarmUnwell      = "member-unwell"      // it means to answer, and its probe gets no right answers
 )
@@ -44,6 +47,10 @@ var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, Alar
 // missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm; so is how long
 // attempts at a release may fail, since another host may be first, or a bucket away for a moment.
 const missingPatience = time.Minute
+
+// untoldPatience is how long no router may have been told of a route that is to be announced before that is an alarm: a session comes
+// up in seconds after a start, and again after a short flap.
+const untoldPatience = 30 * time.Second
 
 // MeshAlarms are what the protocol calls for: its own alarms, and who has kept the staged release from being switched to for long.
 func MeshAlarms(s switchover.DriverState, now time.Time) []status.Reason {

@@ -1,6 +1,7 @@
 package unattended
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -160,11 +161,13 @@ func (m MemberStatus) Reasons() []status.Reason {
 	return slices.DeleteFunc(all, func(r status.Reason) bool { return r.Code == codes.Ready })
 }
 
-// memberAlarms are the members that give no word, are silent though nobody wants them to be, mean to answer and do not, or whose clock
-// nobody certifies; released is whether there is anything to answer from.
+// memberAlarms are the members that give no word, are silent though nobody wants them to be, mean to answer and do not, whose clock
+// nobody certifies, or whose route no router knows; released is whether there is anything to answer from.
 func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 	for _, m := range members {
 		switch c := m.Confirmation; {
+		case c == nil && m.Why != nil:
+			all = append(all, status.Reason{Code: AlarmNoServer, Detail: m.Name + ": " + m.Error})
 		case c == nil:
 			all = append(all, status.Reason{Code: AlarmUnreachable, Detail: m.Name + ": " + m.Error})
 		case c.Serving == 0 && len(c.Silent) > 0 && released && !slices.ContainsFunc(c.Silent, func(r status.Reason) bool { return r.Code == mesh.Drained }):
@@ -178,7 +181,36 @@ func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 			}
 		}
 	}
-	return all
+	return append(all, routeAlarms(members)...)
+}
+
+// routeAlarms are the members that mean to be announced, and for long could tell no router; one alarm for all of them if no member that
+// answers is announced, since no client reaches the shared address then. A drain that is under way is none.
+func routeAlarms(members []MemberStatus) (all []status.Reason) {
+	var details []string
+	for _, m := range members {
+		c := m.Confirmation
+		if c == nil || c.Announced || !c.Wanted || c.Untold < untoldPatience || hasCode(c.Why, codes.Draining) {
+			continue
+		}
+		detail, why := m.Name, []string(nil)
+		for _, s := range c.Sessions {
+			why = append(why, s.Neighbor+" is "+cmp.Or(s.Down.Code, s.State))
+		}
+		if why != nil {
+			detail += " (" + strings.Join(why, ", ") + ")"
+		}
+		details = append(details, detail)
+		all = append(all, status.Reason{Code: AlarmUnrouted, Detail: "no router has been told of the route of " + detail})
+	}
+	if len(all) == 0 || slices.ContainsFunc(members, func(m MemberStatus) bool { return m.Announced }) {
+		return all
+	}
+	return []status.Reason{{Code: AlarmNoRoute, Detail: "no member that answers is announced, and no router has been told of the route of " + strings.Join(details, "; ")}}
+}
+
+func hasCode(all []status.Reason, code string) bool {
+	return slices.ContainsFunc(all, func(r status.Reason) bool { return r.Code == code })
 }
 
 // unwell is what a member's probe found in the rounds for which its gate takes the service for bad, or never took it for good.

@@ -67,7 +67,7 @@ func TestStatusAlarmsWithoutServe(t *testing.T) {
 		return seen, s
 	}
 	seen, s := look()
-	if !slices.Equal(seen, []string{AlarmUnreachable, AlarmUnreachable}) || !strings.Contains(s.Alarms[0].Detail, "dead: it has no word of its DNS server; probe-dead: connection refused") {
+	if !slices.Equal(seen, []string{AlarmNoServer, AlarmUnreachable}) || !strings.HasPrefix(s.Alarms[0].Do, "Start the member's CoreDNS") || !strings.Contains(s.Alarms[0].Detail, "dead: it has no word of its DNS server; probe-dead: connection refused") {
 		t.Errorf("alarms %v", s.Alarms)
 	}
 	if !s.Members[0].Announced || s.Remedies[codes.ProbeDead] == "" {
@@ -121,6 +121,54 @@ func TestAMemberThatIsUnwellIsAnAlarm(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%v: %q, want %q", c.why, got, c.want)
 		}
+	}
+}
+
+// TestARouteThatNoRouterKnowsIsAnAlarm: a warning of the member that means to be announced, and one error of all of them where no member
+// that answers is announced; after a while, since a session starts, and may flap.
+func TestARouteThatNoRouterKnowsIsAnAlarm(t *testing.T) {
+	member := func(name string, change func(*status.Confirmation)) MemberStatus {
+		c := status.Confirmation{Serving: 1, Wanted: true, Why: []status.Reason{{Code: codes.Ready}}}
+		change(&c)
+		return MemberStatus{Name: name, Announced: c.Announced, Confirmation: &c}
+	}
+	told := func(c *status.Confirmation) { c.Announced = true }
+	untold := func(after time.Duration) func(*status.Confirmation) {
+		return func(c *status.Confirmation) {
+			c.Untold = after
+			c.Sessions = []status.Session{{Neighbor: "192.0.2.1", State: "active", Down: status.Reason{Code: "connection-refused", Detail: "words"}}}
+		}
+	}
+	drained := func(c *status.Confirmation) { c.Wanted, c.Drained = false, true }
+	going := func(c *status.Confirmation) {
+		untold(time.Hour)(c)
+		c.Why = append(c.Why, status.Reason{Code: codes.Draining})
+	}
+	down := " is connection-refused)"
+	for name, c := range map[string]struct {
+		fra, tyo     func(*status.Confirmation)
+		level, wants string
+	}{
+		"one of two":           {told, untold(untoldPatience), LevelWarning, "member-unrouted: no router has been told of the route of tyo (192.0.2.1" + down},
+		"both":                 {untold(time.Hour), untold(time.Minute), LevelError, "mesh-unrouted: no member that answers is announced, and no router has been told of the route of fra (192.0.2.1" + down + "; tyo (192.0.2.1" + down},
+		"the other is drained": {drained, untold(time.Hour), LevelError, "mesh-unrouted: no member that answers is announced, and no router has been told of the route of tyo (192.0.2.1" + down},
+		"a start, or a flap":   {untold(untoldPatience - 1), untold(time.Second), "", ""},
+		"all is well":          {told, told, "", ""},
+		"both are drained":     {drained, drained, "", ""},
+		"a drain has begun":    {going, going, "", ""},
+	} {
+		all := memberAlarms([]MemberStatus{member("fra", c.fra), member("tyo", c.tyo)}, true)
+		if c.wants == "" && len(all) == 0 {
+			continue
+		}
+		if len(all) != 1 || all[0].String() != c.wants || AlarmOf(all[0]).Level != c.level || AlarmOf(all[0]).Do == "" {
+			t.Errorf("%s: %v, want %s %q", name, all, c.level, c.wants)
+		}
+	}
+	away := MemberStatus{Name: "fra", Error: "no route to host"}
+	all := memberAlarms([]MemberStatus{away, member("tyo", untold(time.Hour))}, true)
+	if len(all) != 2 || all[0].Code != AlarmUnreachable || all[1].Code != AlarmNoRoute {
+		t.Errorf("one away, and one not told: %v", all)
 	}
 }
 
