@@ -121,9 +121,6 @@ func TestCheckComparesWithTheCorefile(t *testing.T) {
 	if code, says := check(plain.Replace(corefile), sidecar); code != exitDone {
 		t.Errorf("bind instead of sharedunicast: %d\n%s", code, says)
 	}
-	if code, says := check("example.org:5300 {\n unheardof x {\n  y\n }\n whoami\n}\n"+corefile, sidecar); code != exitDone {
-		t.Errorf("a plugin of somebody else's: %d\n%s", code, says)
-	}
 	all := corefile
 	var wants []string
 	for _, c := range []struct{ from, to, want string }{
@@ -161,5 +158,50 @@ func TestCheckComparesWithTheCorefile(t *testing.T) {
 	}
 	if code, says := check(". {\n sharedunicast x\n", sidecar); code != exitRefused || !strings.Contains(says, "Corefile:") {
 		t.Errorf("broken: %d\n%s", code, says)
+	}
+}
+
+// TestCheckFindsWhatCoreDNSRefuses: a directive that coredns does not have, or refuses beside sharedunicast, is an error with its place,
+// and the real coredns refuses that Corefile as well. Another program is asked for what it has.
+func TestCheckFindsWhatCoreDNSRefuses(t *testing.T) {
+	corefile, sidecar := bundle(t)
+	coredns := filepath.Join(testenv.Build(t, "cmd/coredns"), "coredns")
+	t.Chdir(t.TempDir())
+	lab.Must(t, os.WriteFile("sidecar.yaml", []byte(sidecar), 0o644))
+	check := func(text string, more ...string) (int, string) {
+		t.Helper()
+		lab.Must(t, os.WriteFile("Corefile", []byte(text), 0o644))
+		var out bytes.Buffer
+		return execute(append([]string{"check", "sidecar.yaml", "--corefile", "Corefile"}, more...), &out, &out), out.String()
+	}
+	if code, says := check(corefile, "--coredns", coredns); code != exitDone {
+		t.Fatalf("the bundle as made: %d\n%s", code, says)
+	}
+	const other = "example.org:5300 {\n    bind 127.0.0.1\n    unheardof x {\n  y\n }\n    whoami\n}\n"
+	for _, c := range []struct{ text, want, by string }{
+		{strings.Replace(corefile, "    errors\n", "    errors\n    cache 30\n", 1), "has no plugin cache, and starts by no Corefile that names one: a cached answer outlives a switchover", "Unknown directive 'cache'"},
+		{strings.Replace(corefile, "    errors\n", "    errors\n    minimal\n", 1), "minimal cannot be in a server block with sharedunicast: it takes", "minimal cannot be in a server block with sharedunicast"},
+		{other + corefile, "Corefile:3: coredns, as this project builds it, has no plugin unheardof", "Unknown directive 'unheardof'"},
+		{"example.net:5300 {\n    forward . 192.0.2.1\n}\n(gone) {\n    rewrite x y\n}\n" + corefile, "Corefile:2: coredns, as this project builds it, has no plugin forward", "Unknown directive 'forward'"},
+	} {
+		code, says := check(c.text)
+		if code != exitRefused || !strings.Contains(says, c.want) || !strings.Contains(says, "Corefile:") || strings.Contains(says, "rewrite") || strings.Contains(says, "plugin y") {
+			t.Errorf("%d\n%swant %s", code, says, c.want)
+		}
+		if code, says := check(c.text, "--coredns", coredns); code != exitRefused || strings.Contains(says, "this project") {
+			t.Errorf("asked itself: %d\n%s", code, says)
+		}
+		if out, err := exec.Command(coredns, "-conf", "Corefile").CombinedOutput(); err == nil || !strings.Contains(string(out), c.by) {
+			t.Errorf("coredns: %v\n%swant %s", err, out, c.by)
+		}
+	}
+	lab.Must(t, os.WriteFile("own", []byte("#!/bin/sh\necho dns.unheardof\nexec "+coredns+" \"$@\"\n"), 0o755))
+	if code, says := check(other+corefile, "--coredns", "./own"); code != exitDone {
+		t.Errorf("a plugin of somebody else's: %d\n%s", code, says)
+	}
+	for _, program := range []string{"/bin/false", "/bin/true", "/none"} {
+		if code, says := check(corefile, "--coredns", program); code != exitRefused || !strings.Contains(says, "--coredns: "+program) {
+			t.Errorf("%s: %d\n%s", program, code, says)
+		}
 	}
 }

@@ -8,6 +8,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,12 +17,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/directives"
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/manpage"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
@@ -86,15 +90,17 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.`,
 }
 
 func checkCommand() *cobra.Command {
-	var other string
+	var other, program string
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Validate a configuration and say what it would announce to whom",
 		Long: `Validate a configuration and say what it would announce to whom.
 
 With --corefile it is also compared with the node's Corefile: shared addresses and the probed port, the node's name, the depot
-and the root, the sockets of meshsync and of the clock, and addresses of metrics that collide or lead nowhere. Relative paths
-of the Corefile are taken from the directory in which this command runs.`,
+and the root, the sockets of meshsync and of the clock, and addresses of metrics that collide or lead nowhere. Plugins that this
+project's coredns does not have, or refuses beside sharedunicast, are errors; with --coredns, another program is asked for those
+that it has. Relative paths of the Corefile are taken from the directory in which this command runs. What arguments a plugin
+takes only coredns itself knows.`,
 		Args: usage.One,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.Load(args[0])
@@ -106,7 +112,11 @@ of the Corefile are taken from the directory in which this command runs.`,
 				if err != nil {
 					return err
 				}
-				if err := corefile.Compare(other, c, places); err != nil {
+				by, err := readBy(cmd.Context(), program)
+				if err != nil {
+					return err
+				}
+				if err := corefile.Compare(other, c, places, by); err != nil {
 					return err
 				}
 			}
@@ -121,7 +131,29 @@ of the Corefile are taken from the directory in which this command runs.`,
 		},
 	}
 	cmd.Flags().StringVar(&other, "corefile", "", "`FILE` of the node's DNS server that has to agree")
+	cmd.Flags().StringVar(&program, "coredns", "", "`FILE` of a coredns of your own, which has other plugins")
 	return cmd
+}
+
+// waitPlugins bounds how long a program is waited for that is to list its plugins.
+const waitPlugins = 10 * time.Second
+
+// readBy is the program that a Corefile is for: this project's, or one that is asked for its plugins.
+func readBy(ctx context.Context, program string) (corefile.Program, error) {
+	if program == "" {
+		return corefile.Program{Name: "coredns, as this project builds it,", Directives: directives.Shipped}, nil
+	}
+	ctx, stop := context.WithTimeout(ctx, waitPlugins)
+	defer stop()
+	out, err := exec.CommandContext(ctx, program, "-plugins").Output()
+	if err != nil {
+		return corefile.Program{}, fmt.Errorf("--coredns: %s -plugins: %w", program, err)
+	}
+	names := strings.Fields(strings.ReplaceAll(string(out), "dns.", ""))
+	if !slices.Contains(names, "file") && !slices.Contains(names, "bind") {
+		return corefile.Program{}, fmt.Errorf("--coredns: %s -plugins lists neither bind nor file: it is no CoreDNS", program)
+	}
+	return corefile.Program{Name: program, Directives: names}, nil
 }
 
 func runCommand() *cobra.Command {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/adopt"
 	"github.com/coredns-anycast/coredns-anycast/internal/corefiles"
+	"github.com/coredns-anycast/coredns-anycast/internal/directives"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
@@ -24,7 +25,7 @@ import (
 // over is one that this program starts by.
 func TestAdoptedCorefilesStart(t *testing.T) {
 	caddy.Quiet, dnsserver.Quiet = true, true
-	lab.Must(t, dnsserver.SetDirectives(directives))
+	lab.Must(t, dnsserver.SetDirectives(directives.Shipped))
 	usual := dnsserver.Port
 	t.Cleanup(func() { dnsserver.Port = usual })
 	base := lab.Read(t, filepath.Join(testenv.Top(t), "cmd/meshctl/internal/enrol/Corefile.template"))
@@ -33,7 +34,7 @@ func TestAdoptedCorefilesStart(t *testing.T) {
 	dir, started := t.TempDir(), []string{}
 	makeRoot(t, filepath.Join(dir, "root.json"))
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "cookies.key"), []byte(strings.Repeat("0", 64)+"\n"), 0o600))
-	all := corefiles.All(t, func(name string) bool { return slices.Contains(directives, name) })
+	all := corefiles.All(t, func(name string) bool { return slices.Contains(directives.Shipped, name) })
 	all = append(all, corefiles.Example{From: "own", Text: ownCorefile})
 	for _, e := range all {
 		if e.Good { // what documents show of a plugin is tried beside a zone

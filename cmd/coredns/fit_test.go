@@ -16,6 +16,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/directives"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/testca"
@@ -101,7 +102,7 @@ var fitQuestions = []string{"example.org. SOA", "www.example.org. A", "www.examp
 // are the very same as without.
 func TestEveryPluginFits(t *testing.T) {
 	caddy.Quiet, dnsserver.Quiet = true, true
-	lab.Must(t, dnsserver.SetDirectives(directives))
+	lab.Must(t, dnsserver.SetDirectives(directives.Shipped))
 	dir := t.TempDir()
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "db.example.org"), []byte(fitZone), 0o644))
 	lab.Must(t, os.MkdirAll(filepath.Join(dir, "mesh"), 0o755))
@@ -110,7 +111,7 @@ func TestEveryPluginFits(t *testing.T) {
 	own := testca.New(t).Identity("tyo1", time.Hour)
 	put := strings.NewReplacer("/DIR", dir, "DIR", dir, "ROOT", root, "CERT", own.Certificate, "KEY", own.Key)
 	base := answers(t, put, fit{})
-	for _, name := range directives {
+	for _, name := range directives.Shipped {
 		t.Run(name, func(t *testing.T) {
 			f, known := fits[name]
 			if !known {

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/coremain"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/directives"
 	_ "github.com/coredns-anycast/coredns-anycast/plugin/meshsync"
 	_ "github.com/coredns-anycast/coredns-anycast/plugin/sharedunicast"
 	_ "github.com/coredns/coredns/plugin/acl"
@@ -59,47 +60,8 @@ var version = "dev"
 // more often than by Go's default of 100 costs little, and half the zones' size in memory is saved.
 const gcPercent = 50
 
-// directives are the plugins in the order in which a query passes them, which is that of CoreDNS's plugin.cfg.
-var directives = []string{
-	"root",
-	"metadata",
-	"cancel",
-	"timeouts",
-	"multisocket",
-	"reload",
-	"nsid",
-	"bufsize",
-	"bind",
-	"debug",
-	"ready",
-	"health",
-	"pprof",
-	"shed",
-	"sharedunicast", // before all that answers, and before prometheus, like shed
-	"prometheus",
-	"errors",
-	"log",
-	"dnstap",
-	"local",
-	"any",
-	"chaos",
-	"loadbalance",
-	"tsig",
-	"acl",
-	"header",
-	"tls",
-	"minimal",
-	"transfer",
-	"meshsync", // just before file
-	"file",
-	"auto",
-	"secondary",
-	"whoami",
-	"view",
-}
-
 func main() {
-	if err := dnsserver.SetDirectives(directives); err != nil {
+	if err := dnsserver.SetDirectives(directives.Shipped); err != nil {
 		log.Fatal(err)
 	}
 	if os.Getenv("GOGC") == "" {

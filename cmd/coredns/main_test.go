@@ -11,6 +11,7 @@ import (
 
 	"github.com/coredns/caddy"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/directives"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
@@ -19,7 +20,7 @@ import (
 // the order never be called.
 func TestDirectivesAreThePluginsCompiledIn(t *testing.T) {
 	var want []string
-	for _, d := range directives {
+	for _, d := range directives.Shipped {
 		want = append(want, "dns."+d)
 	}
 	slices.Sort(want)
@@ -31,7 +32,7 @@ func TestDirectivesAreThePluginsCompiledIn(t *testing.T) {
 
 // Where our plugins stand decides what they see, and what sees them.
 func TestPlaceOfOurPlugins(t *testing.T) {
-	at := func(name string) int { return slices.Index(directives, name) }
+	at := func(name string) int { return slices.Index(directives.Shipped, name) }
 	if at("sharedunicast") != at("shed")+1 || at("prometheus") != at("sharedunicast")+1 {
 		t.Error("sharedunicast is not between shed and prometheus")
 	}
@@ -44,7 +45,7 @@ func TestPlaceOfOurPlugins(t *testing.T) {
 func TestDocumentNamesThePlugins(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(testenv.Top(t), "docs/deploy/own-coredns.md"))
 	lab.Must(t, err)
-	if want := "`" + strings.Join(directives, "`, `") + "`."; !strings.Contains(strings.Join(strings.Fields(string(page)), " "), want) {
+	if want := "`" + strings.Join(directives.Shipped, "`, `") + "`."; !strings.Contains(strings.Join(strings.Fields(string(page)), " "), want) {
 		t.Errorf("docs/deploy/own-coredns.md does not say %s", want)
 	}
 }
@@ -64,7 +65,7 @@ func TestBinary(t *testing.T) {
 		t.Errorf("-version says %s", out)
 	}
 	listed := strings.Fields(run(binary, "-plugins"))
-	for _, name := range directives {
+	for _, name := range directives.Shipped {
 		if !slices.Contains(listed, "dns."+name) && !slices.Contains(listed, name) {
 			t.Errorf("-plugins does not list %s", name)
 		}

@@ -14,38 +14,9 @@ import (
 	"github.com/coredns/coredns/plugin"
 	pkgparse "github.com/coredns/coredns/plugin/pkg/parse"
 	"github.com/coredns/coredns/plugin/pkg/transport"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/directives"
 )
-
-// unfit names the directives that can be neither in a server block with sharedunicast nor in a transfer-only block, since
-// what they answer, or make of an answer, is not what the zone says; and why. A test walks all plugins of cmd/coredns.
-var unfit = map[string]string{
-	"forward":   "a resolver has no place on such an address",
-	"grpc":      "a proxy has no place on such an address",
-	"proxy":     "a proxy has no place on such an address",
-	"fanout":    "a proxy has no place on such an address",
-	"alternate": "a proxy has no place on such an address",
-	"unbound":   "a resolver has no place on such an address",
-	"recursor":  "a resolver has no place on such an address",
-	"autopath":  "it answers for names of other zones",
-	"dns64":     "it makes up answers from what a resolver says",
-	"siit":      "it makes up answers from what a resolver says",
-	"cache":     "a cached answer outlives a switchover",
-	"dynupdate": "an update would change the zone on one node of the mesh only",
-	"minimal":   "it takes the NSEC records out of answers by a wildcard, which validators then refuse, and cuts transfers short",
-	"any":       "its answer to a query for ANY is not authoritative, so it would leave as REFUSED",
-	"whoami":    "it answers for every name, whatever the zone says",
-	"local":     "it answers for names that begin or end in localhost without authority, so they would leave as REFUSED",
-	"header":    "it changes the flags by which an authoritative answer is known",
-	"erratic":   "it delays, drops and truncates answers",
-	"rewrite":   "it changes names and data of answers, whose signatures are wrong after that",
-}
-
-// unfitShared names the directives that cannot be in a server block with sharedunicast, and why.
-var unfitShared = map[string]string{
-	"transfer":   "zone transfer is refused on a shared-unicast address; put it into a block bound to the administrative address",
-	"bind":       "the shared addresses are what the block listens on",
-	"proxyproto": "it has no effect on the sockets of a shared-unicast address",
-}
 
 // block is one server block of the Corefile, as far as the rules on addresses need it.
 type block struct {
@@ -128,7 +99,7 @@ func (f *corefile) check() error {
 
 // checkShared judges a block with sharedunicast: what else it holds, its transports, its addresses.
 func (f *corefile) checkShared(b *block) error {
-	for _, table := range []map[string]string{unfit, unfitShared} {
+	for _, table := range []map[string]string{directives.Unfit, directives.UnfitShared} {
 		if err := b.without(table, "a server block with "+pluginName); err != nil {
 			return err
 		}
@@ -156,7 +127,7 @@ func (f *corefile) checkOther(b *block) error {
 		if addr, ok := covered(host, f.admin); ok && (isWildcard(host) || !b.isTransferOnly()) {
 			return fmt.Errorf("%s: server block %s would answer DNS on the administrative address %s: %s", b.place(), b.name(), addr, remedy(host))
 		} else if ok {
-			if err := b.without(unfit, "a transfer-only block"); err != nil {
+			if err := b.without(directives.Unfit, "a transfer-only block"); err != nil {
 				return err
 			}
 		}

@@ -2,12 +2,15 @@
 // and directories, and that check each its own file. `anycast-sidecar check --corefile` calls it.
 //
 // It reads the Corefile with the parser that CoreDNS has for it, and the root files that both name. It may import the
-// sidecar's configuration, and no plugin: of a Corefile it knows the few directives that concern the sidecar.
+// sidecar's configuration, and no plugin: of a Corefile it knows the few directives that concern the sidecar, and the names of those
+// that CoreDNS refuses.
 package corefile
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/coredns/caddy/caddyfile"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/directives"
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/config"
 )
@@ -42,6 +46,12 @@ type node struct {
 	errs      fields.Errors
 }
 
+// Program is the DNS server that is to read the Corefile: its name in errors, and the directives that it knows.
+type Program struct {
+	Name       string
+	Directives []string
+}
+
 // meshsync is one directive of this name. What is not said and has no default has no value.
 type meshsync struct{ pos, node, root, repository, status, clock said }
 
@@ -55,8 +65,9 @@ type listener struct {
 var listening = map[string]string{"prometheus": "localhost:9153", "health": ":8080", "ready": ":8181", "pprof": "localhost:6053"}
 
 // Compare reads the Corefile at path. The error is of type config.Errors when it could be read, and has every difference from
-// c as file:line: rule. places has where c says what, as config.Places returns it.
-func Compare(path string, c *config.Config, places map[string]string) error {
+// c as file:line: rule, and every directive that p does not know or that is refused where it is. places has where c says what, as
+// config.Places returns it.
+func Compare(path string, c *config.Config, places map[string]string, p Program) error {
 	data, err := fields.ReadFile(path, maxBytes)
 	if err != nil {
 		return err
@@ -68,6 +79,7 @@ func Compare(path string, c *config.Config, places map[string]string) error {
 	n := new(node)
 	for _, sb := range parsed {
 		n.read(path, sb)
+		n.refused(path, sb, p)
 	}
 	d := &differences{node: n, path: path, config: c, places: places, Errors: n.errs}
 	d.addresses()
@@ -109,6 +121,36 @@ func (n *node) read(path string, sb caddyfile.ServerBlock) {
 			n.listeners = append(n.listeners, listener{args[0], plugin})
 		}, nil)
 	}
+}
+
+// refused notes the directives of a server block by which p does not start.
+func (n *node) refused(path string, sb caddyfile.ServerBlock, p Program) {
+	shared := len(sb.Tokens["sharedunicast"]) > 0
+	names := slices.SortedFunc(maps.Keys(sb.Tokens), func(a, b string) int {
+		return cmp.Or(cmp.Compare(sb.Tokens[a][0].Line, sb.Tokens[b][0].Line), strings.Compare(a, b))
+	})
+	for _, name := range names {
+		why := directives.Unfit[name]
+		if !slices.Contains(p.Directives, name) {
+			text := fmt.Sprintf("%s has no plugin %s, and starts by no Corefile that names one", p.Name, name)
+			if why != "" && shared {
+				text += ": " + why
+			}
+			n.refuse(path, sb, name, text)
+			continue
+		}
+		if why == "" {
+			why = directives.UnfitShared[name]
+		}
+		if shared && why != "" {
+			n.refuse(path, sb, name, fmt.Sprintf("%s cannot be in a server block with sharedunicast: %s", name, why))
+		}
+	}
+}
+
+// refuse notes what is wrong with each line of a block that begins with the directive name.
+func (n *node) refuse(path string, sb caddyfile.ServerBlock, name, text string) {
+	n.each(path, sb, name, func(at said, _ []said) { n.errs = append(n.errs, at.pos+": "+text) }, nil)
 }
 
 // readMeshsync reads the directives of this name; relative paths are below the directory of plugin root.
