@@ -76,14 +76,20 @@ func (c *cli) status(ctx context.Context, ask switchover.Ask) (unattended.Status
 	if err != nil {
 		c.logger().Warn("meshctl serve does not say how far it is", "error", err)
 	}
-	policy, unjudged := mesh.Policy{Absent: mesh.Absent{After: mesh.DefaultAbsent}}, ""
+	policy, unjudged, sources := mesh.Policy{Absent: mesh.Absent{After: mesh.DefaultAbsent}}, "", false
 	if config, err := c.config(""); err != nil {
 		c.logger().Warn("no release can be made", "error", err)
 	} else {
+		sources = config.Sources != nil
 		policy.Absent, unjudged = config.Releases.Absent, config.Checks.Unjudged()
 	}
 	s := unattended.StatusOf(ctx, state, view, policy, work, ask, c.clock)
 	s.Unjudged = unjudged
+	if work == nil && err == nil {
+		if r, is := unattended.NotServing(c.home(), sources); is {
+			s.Alarms = slices.Insert(s.Alarms, 0, unattended.AlarmOf(r))
+		}
+	}
 	return s, c.print(s, func() { c.sayStatus(s) })
 }
 

@@ -13,6 +13,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -420,17 +421,55 @@ func (r *remoteFS) get(name string) ([]byte, error) {
 	}
 	response, err := r.client.Do(request)
 	if err != nil {
-		return nil, err
+		return nil, unreached(err)
 	}
 	defer Finish(response)
 	if absent(name, response.StatusCode) {
 		return nil, fs.ErrNotExist
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the server said %s", response.Status)
+		return nil, refusalOf(response)
 	}
 	// One byte more than any file may have is enough for release to see that this one is too long.
-	return io.ReadAll(io.LimitReader(response.Body, release.MaxBytes(name)+1))
+	data, err := io.ReadAll(io.LimitReader(response.Body, release.MaxBytes(name)+1))
+	if err != nil {
+		return nil, unreached(err)
+	}
+	return data, nil
+}
+
+// fetchError is why a file did not come, with what to do about that.
+type fetchError struct {
+	error
+	do string
+}
+
+func (e *fetchError) Unwrap() error { return e.error }
+
+// Advice says what to do about it, in place of what is advised about files on a disk.
+func (e *fetchError) Advice() string { return e.do }
+
+// unreached is an error of the way to a repository.
+func unreached(err error) error {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return &fetchError{err, "nothing listens there: start meshctl serve, or the server of this repository, and compare the URL"}
+	}
+	return &fetchError{err, "mend the way to this repository, or what is in the way of TLS"}
+}
+
+// refusalOf is the error of an answer that brings no file, with the words of a distribution host, which are one line of plain text.
+func refusalOf(response *http.Response) error {
+	said := "the server said " + response.Status
+	if words, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";"); words == "text/plain" {
+		body, _ := io.ReadAll(io.LimitReader(response.Body, 200)) // whatever came of it
+		line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+		said += ": " + line
+	}
+	switch response.StatusCode {
+	case http.StatusForbidden, http.StatusUnauthorized:
+		return &fetchError{errors.New(said), "this node may not read there: see meshctl member list; if it was removed, stop it, and if its certificate was revoked, give it its new bundle; a bucket may forbid it by its policy"}
+	}
+	return &fetchError{errors.New(said), "see the log of that server"}
 }
 
 // Finish closes a response, of which it reads what is left if that is little: otherwise its connection is closed, and the next request takes

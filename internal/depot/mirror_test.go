@@ -494,3 +494,34 @@ func (h *host) rotate() {
 func mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
 	return Look(ctx, from.Client, from.URL, mem).Take(ctx, from, d, mem)
 }
+
+// TestAMirrorSaysWhatIsInTheWay: a repository that refuses the connection, or this node, is no matter of a disk and its permissions.
+func TestAMirrorSaysWhatIsInTheWay(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 1000)
+	n := newNode(t, h)
+	n.meddle = func(w http.ResponseWriter, r *http.Request, serve http.Handler) {
+		if strings.HasSuffix(r.URL.Path, ".root.json") {
+			serve.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, `"tyo1": not a member of this mesh`, http.StatusForbidden)
+	}
+	expect := func(what string, wants ...string) {
+		t.Helper()
+		_, err := n.mirror()
+		if rule, _ := release.RuleOf(err); rule != release.Unreadable || strings.Contains(err.Error(), "disk") {
+			t.Errorf("%s: %v", what, err)
+		}
+		for _, want := range wants {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", what, err, want)
+			}
+		}
+	}
+	expect("one that refuses the node", `the server said 403 Forbidden: "tyo1": not a member of this mesh (this node may not read there`)
+	n.meddle = func(w http.ResponseWriter, r *http.Request, _ http.Handler) { w.WriteHeader(http.StatusBadGateway) }
+	expect("one that is broken", "502 Bad Gateway (see the log of that server)")
+	n.server.Close()
+	expect("one that has ended", "connection refused (nothing listens there: start meshctl serve")
+}

@@ -1,6 +1,8 @@
 package release
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 )
 
@@ -51,13 +53,24 @@ type Error struct {
 	File   string // path within the repository, or "memory" for what the node itself remembered
 	Rule   Rule
 	Detail string
+	Do     string // what to do about this one; "": what the rule advises
 }
 
 // Error reads "FILE: RULE: what was seen (what to do)".
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s: %s: %s (%s)", e.File, e.Rule, e.Detail, advice[e.Rule])
+	return fmt.Sprintf("%s: %s: %s (%s)", e.File, e.Rule, e.Detail, cmp.Or(e.Do, advice[e.Rule]))
 }
 
 func refuse(file string, rule Rule, format string, args ...any) *Error {
 	return &Error{File: file, Rule: rule, Detail: fmt.Sprintf(format, args...)}
+}
+
+// unreadable refuses a file that could not be read. An error that knows what to do about it has a method Advice.
+func unreadable(name string, err error) *Error {
+	e := refuse(name, Unreadable, "%v", err)
+	var advised interface{ Advice() string }
+	if errors.As(err, &advised) {
+		e.Do = advised.Advice()
+	}
+	return e
 }

@@ -165,12 +165,12 @@ func read(repo fs.FS, name string, max int64) ([]byte, error) {
 		return nil, refuse(name, Missing, "no such file")
 	}
 	if err != nil {
-		return nil, refuse(name, Unreadable, "%v", err)
+		return nil, unreadable(name, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, max+1))
 	if err != nil {
-		return nil, refuse(name, Unreadable, "%v", err)
+		return nil, unreadable(name, err)
 	}
 	if int64(len(data)) > max {
 		return nil, refuse(name, Oversize, "more than %d bytes", max)

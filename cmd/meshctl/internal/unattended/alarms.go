@@ -35,6 +35,8 @@ const (
 	AlarmUnreachable = "member-unreachable" // it gave no word
 	AlarmNoServer    = "no-dns-server"      // its sidecar answers, and has no word of its DNS server
 	AlarmUnrouted    = "member-unrouted"    // it means to be announced, and no router has been told
+	AlarmServeEnded  = "serve-ended"        // "meshctl serve" was killed
+	AlarmNoServe     = "serve-not-running"  // it was stopped, or never started, and sources are configured
 	AlarmNoRoute     = "mesh-unrouted"      // and no router has been told of any member's route
 	AlarmSilent      = "member-silent"      // it answers no queries, and not since an operator wants that
 	AlarmUnwell      = "member-unwell"      // it means to answer, and its probe gets no right answers

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -38,6 +39,18 @@ func ReadWork(ctx context.Context, h *home.Home) (*status.Work, error) {
 		return nil, err
 	}
 	return &w, nil
+}
+
+// NotServing says that no "meshctl serve" runs on this home, for which ReadWork has found none, if the home is meant for one: it was killed, and
+// has left its socket, or sources are configured.
+func NotServing(h *home.Home, sources bool) (status.Reason, bool) {
+	if info, err := os.Lstat(h.Path(workSocket)); err == nil && info.Mode()&fs.ModeSocket != 0 {
+		return status.Reason{Code: AlarmServeEnded, Detail: "no meshctl serve runs on this home: the one that ran here has ended without stopping, and left " + workSocket}, true
+	}
+	if sources {
+		return status.Reason{Code: AlarmNoServe, Detail: "no meshctl serve runs on this home, whose meshctl.yaml has sources"}, true
+	}
+	return status.Reason{}, false
 }
 
 // Work is how far the cycle is with zones that are coming and with the one that is being checked.

@@ -2,6 +2,7 @@ package unattended
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -73,5 +74,50 @@ func TestStatusReadsHowFarServeIs(t *testing.T) {
 	}
 	if work := read(); len(work) != 0 {
 		t.Errorf("it is done: %+v", work)
+	}
+}
+
+// TestAServeThatIsGoneIsSaid: one that was killed leaves its socket, on which nobody answers. One that stopped leaves nothing, and is missed
+// only where sources are configured.
+func TestAServeThatIsGoneIsSaid(t *testing.T) {
+	h := home.At(hometest.New(t, time.Now, "tyo"), time.Now)
+	gone := func(sources bool) string {
+		t.Helper()
+		work, err := ReadWork(t.Context(), h)
+		hometest.Check(t, err)
+		if work != nil {
+			t.Fatalf("nothing runs: %+v", work)
+		}
+		r, is := NotServing(h, sources)
+		if is != (r.Code != "") || is && AlarmOf(r).Do == "" {
+			t.Errorf("%v, %+v", is, AlarmOf(r))
+		}
+		return r.Code
+	}
+	expect := func(what string, manual, sources string) {
+		t.Helper()
+		if got := gone(false); got != manual {
+			t.Errorf("%s: %q, want %q", what, got, manual)
+		}
+		if got := gone(true); got != sources {
+			t.Errorf("%s, with sources: %q, want %q", what, got, sources)
+		}
+	}
+	expect("none ran", "", AlarmNoServe)
+	s, err := ServeWork(h, func() []status.Progress { return nil }, func() []status.Reason { return nil })
+	hometest.Check(t, err)
+	if work, err := ReadWork(t.Context(), h); err != nil || work == nil {
+		t.Fatalf("one runs: %v, %v", work, err)
+	}
+	s.Close()
+	expect("it was stopped", "", AlarmNoServe)
+	t.Chdir(h.Path()) // the path of a unix socket is short
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: workSocket, Net: "unix"})
+	hometest.Check(t, err)
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	expect("it was killed", AlarmServeEnded, AlarmServeEnded)
+	if AlarmOf(status.Reason{Code: AlarmServeEnded}).Level != LevelError {
+		t.Error("a killed serve is no error")
 	}
 }
