@@ -44,7 +44,8 @@ alias DNAME example.org.
 `
 
 // old are the machines that there are before the migration: the network, the router, CoreDNS on one and three other servers on
-// another; and clocks that chronyd keeps.
+// another; and clocks that chronyd keeps. Namespaces have no sshd and no systemd: ssh and scp go from one to another, and systemctl
+// starts what a unit of deploy/systemd starts.
 const old = `
 ./build.sh
 export PATH=/run/top/bin:$PATH
@@ -66,9 +67,38 @@ for d in zebra bgpd; do
 done
 mkdir -p /run/etc && mount -t tmpfs none /run/etc && mkdir /run/etc/upper /run/etc/work
 mount -t overlay none -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work /etc
-mount -t tmpfs none /srv && mount -t tmpfs none /var/lib && mkdir -p /etc/mesh /var/lib/mesh /run/mesh /etc/coredns/zones /etc/knot /etc/nsd /etc/bind /srv/primary
-cp cmd/demo/example.org.zone /etc/coredns/zones/db.example.org
+mount -t tmpfs none /srv && mount -t tmpfs none /var/lib && mkdir -p /etc/mesh /var/lib/mesh /run/mesh /etc/coredns /etc/knot /etc/nsd /etc/bind /srv/primary
 cp cmd/demo/example.org.zone /srv/primary/example.org.zone
+id=64990
+for u in meshctl coredns anycast-sidecar; do
+  getent passwd $u >/dev/null || echo $u:x:$id:$id::/:/bin/false >>/etc/passwd
+  getent group $u >/dev/null || echo $u:x:$id: >>/etc/group
+  id=$((id+1))
+done
+getent group mesh >/dev/null || echo mesh:x:64999: >>/etc/group
+mkdir /run/remote
+cat >/run/remote/ssh <<'END'
+#!/bin/sh -e
+machine=${1#root@}; shift
+exec nsenter --net --mount --target "$(cat /run/remote/$machine)" sh -c "$*"
+END
+cat >/run/remote/scp <<'END'
+#!/bin/bash -e
+set -o pipefail
+[ "$1" = -r ]
+dir=${2#*:}
+/run/remote/ssh "${2%%:*}" tar -C "$(dirname "$dir")" -c "$(basename "$dir")" | tar -C "$3" -x
+END
+cat >/run/remote/systemctl <<'END'
+#!/bin/sh -e
+[ "$1 $2" = "enable --now" ]; shift 2
+for unit; do
+  command=$(sed -n 's:^ExecStart=/usr/local/bin/::p' /run/top/deploy/systemd/$unit.service)
+  [ -n "$command" ]
+  setsid $command </dev/null >/tmp/$unit-$MACHINE.log 2>&1 &
+done
+END
+chmod 755 /run/remote/*
 `
 
 // clock keeps that of a machine: by nobody's word on the distribution host, and by that one's on nodes. No clock is set.
@@ -111,15 +141,18 @@ func TestMigration(t *testing.T) {
 	countCommands(t)
 	all := privateShell(t)
 	all.must(old)
-	all.must(fmt.Sprintf("cat >/etc/coredns/Corefile <<'END'\n%s\nEND\ncat >/etc/coredns/zones/net.txt <<'END'\n%s\nEND", oldCorefile, oldNet))
-	all.must("ip netns exec old coredns -conf /etc/coredns/Corefile >/tmp/old.log 2>&1 &")
 	hidden(all)
 	shells := map[string]*shell{"": all}
-	for _, name := range []string{"host", "tyo1", "fra1", "router"} {
+	for _, name := range []string{"old", "host", "tyo1", "fra1", "router"} {
 		s := startShell(t, "nsenter", "--net", "--mount", "--pid", "--target", all.inner(), "ip", "netns", "exec", name, "unshare", "--mount", "bash")
-		s.must("export MESHCTL_HOME=/srv/mesh PATH=/run/top/bin:$PATH; cd /srv")
+		s.must("export MACHINE=" + name + " PATH=/run/remote:/run/top/bin:$PATH; cd /\nfor a in $(ip -4 -o addr show dev eth0 2>/dev/null | sed 's:.* inet \\([^/]*\\)/.*:\\1:'); do echo $$ >/run/remote/$a; done")
 		source := "server 198.51.100.1 iburst minpoll 0 maxpoll 0"
 		switch name {
+		case "old":
+			s.must("mount -t tmpfs none /etc/coredns; mkdir /etc/coredns/zones; cp /run/top/cmd/demo/example.org.zone /etc/coredns/zones/db.example.org")
+			s.must(fmt.Sprintf("cat >/etc/coredns/Corefile <<'END'\n%s\nEND\ncat >/etc/coredns/zones/net.txt <<'END'\n%s\nEND", oldCorefile, oldNet))
+			s.must("coredns -conf /etc/coredns/Corefile >/tmp/old.log 2>&1 &")
+			continue
 		case "host":
 			source = "local stratum 8\nallow"
 		case "tyo1", "fra1":
@@ -133,6 +166,9 @@ func TestMigration(t *testing.T) {
 	follow(t, "docs/migrate.md", shells)
 	for _, node := range []string{"tyo1", "fra1"} {
 		sameAnswers(t, shells[node])
+		if got, want := shells[node].must("stat -c '%U:%G %a' /etc/mesh/node.key /etc/mesh/node.crt /etc/mesh/cookies.key /etc/mesh/root.json"), "anycast-sidecar:mesh 600\nanycast-sidecar:mesh 644\ncoredns:mesh 600\nroot:mesh 644"; strings.TrimSpace(got) != want {
+			t.Errorf("%s: the bundle's files are of\n%s\nwant\n%s", node, got, want)
+		}
 	}
 }
 

@@ -314,6 +314,21 @@ func fill(h place, name, dir string, facts nodeFacts) error {
 	return depot.WriteFile(dir, name, []byte(filled), 0o644)
 }
 
+// sidecarFiles are the files of a bundle that are the sidecar's. The other secrets are for CoreDNS.
+var sidecarFiles = []string{"node.key", "node.crt", "bgp-secret"}
+
+// owner is the user whose a file of a bundle is, by the names of deploy/systemd/sysusers.conf, when root unpacks it. Where there is no such
+// user it is root's.
+func owner(file string) string {
+	switch {
+	case slices.Contains(sidecarFiles, file):
+		return "anycast-sidecar"
+	case filepath.Ext(file) == ".key":
+		return "coredns"
+	}
+	return "root"
+}
+
 // packBundle writes a bundle as NAME.tar beside it, whose files are to be unpacked where its owner keeps them.
 func packBundle(h place, in, name string) error {
 	dir := h.Path(in, name)
@@ -335,7 +350,7 @@ func packBundle(h place, in, name string) error {
 		if filepath.Ext(e.Name()) == ".key" {
 			mode = 0o600
 		}
-		head := &tar.Header{Name: e.Name(), Mode: mode, Size: int64(len(data)), ModTime: h.Now(), Format: tar.FormatPAX}
+		head := &tar.Header{Name: e.Name(), Mode: mode, Size: int64(len(data)), ModTime: h.Now(), Format: tar.FormatPAX, Uname: owner(e.Name()), Gname: "mesh"}
 		if err := w.WriteHeader(head); err != nil {
 			return err
 		}
