@@ -41,7 +41,8 @@ Nothing is written without --write. With it, the home has then copies of the zon
 in files of mode 0600, what was kept in HOME/templates/Corefile, and in HOME/meshctl.yaml where zones come from. A home that
 has sources already is left as it is. "meshctl serve" makes the first release of that.
 
-Status 1 if the file has errors, or nothing in it is a zone that a mesh could answer.`,
+Status 1 if the file has errors, if nothing in it is a zone that a mesh could answer, or if --write left something out as "not adopted",
+which is said again at the end.`,
 		Args: usage.One,
 		RunE: c.runs(func(cmd *cobra.Command, args []string) error {
 			f, err := formatOf(args[0], format)
@@ -77,6 +78,9 @@ Status 1 if the file has errors, or nothing in it is a zone that a mesh could an
 			case !c.json:
 				c.sayNext(write, members)
 			}
+			if n := plan.Count(adopt.Refused); write && n > 0 {
+				return c.leftBehind(plan, n)
+			}
 			return nil
 		}),
 	})
@@ -86,6 +90,29 @@ Status 1 if the file has errors, or nothing in it is a zone that a mesh could an
 	cmd.Flags().StringVar(&o.Dir, "dir", "", "where relative paths in it start: the server's working directory (default: where the file is)")
 	cmd.Flags().BoolVar(&write, "write", false, "write what is taken over into the home")
 	return cmd
+}
+
+// leftBehind says what is not adopted, last, so that nobody takes down a server that alone answers for it.
+func (c *cli) leftBehind(p *adopt.Plan, n int) error {
+	what := "1 part is not adopted:"
+	if n > 1 {
+		what = fmt.Sprintf("%d parts are not adopted:", n)
+	}
+	for _, part := range p.Parts {
+		if part.Fate == adopt.Refused {
+			what += "\n" + partLine(part)
+		}
+	}
+	return hint.Errorf("do what the lines say, and adopt again; until then the mesh answers for no zone in them", "what could be is written; %s", what)
+}
+
+// partLine is the line of a part.
+func partLine(part adopt.Part) string {
+	line := fmt.Sprintf("%s:%d: %s: %s: %s", part.File, part.Line, part.Block, part.What, part.Fate)
+	if part.Says != "" {
+		line += ": " + part.Says
+	}
+	return line
 }
 
 // formatOf is the format that is named, or else that of the file's name.
@@ -107,11 +134,7 @@ func formatOf(path, name string) (adopt.Format, error) {
 // sayAdopted prints a line for each part, how many there are of each fate, and what was written.
 func (c *cli) sayAdopted(p *adopt.Plan, written []adopting.Written) {
 	for _, part := range p.Parts {
-		line := fmt.Sprintf("%s:%d: %s: %s: %s", part.File, part.Line, part.Block, part.What, part.Fate)
-		if part.Says != "" {
-			line += ": " + part.Says
-		}
-		c.say("%s", line)
+		c.say("%s", partLine(part))
 	}
 	c.say("%d parts: %d kept, %d changed, %d without counterpart, %d not adopted; %d zones", len(p.Parts),
 		p.Count(adopt.Kept), p.Count(adopt.Changed), p.Count(adopt.Absent), p.Count(adopt.Refused), len(p.Names()))
