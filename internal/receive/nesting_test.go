@@ -90,7 +90,13 @@ func TestCatalogsKeepToTheirNames(t *testing.T) {
 		t.Errorf("%v", faults)
 	}
 	stop()
-	c.Catalogs[0].Below = []string{"elsewhere."} // what it may not list any more is withdrawn, as if it did not
+	c.Catalogs[0].Below = []string{"elsewhere."} // what it may not list any more goes, as if it did not: the last one by an operator's word
+	r, _, stop = receiver(t, c, dir)
+	lab.WaitFor(t, "the last zone of a catalog is kept", func() bool {
+		return strings.Contains(r.Faults()[Fault{Source: "catalog old.test.", What: "members"}], "1 of 1 zones are gone at once, so nothing is left there")
+	})
+	stop()
+	c.Catalogs[0].Limit = 100
 	r, told, _ = receiver(t, c, dir)
 	for u := told.next(t); u.How != Withdrawn || u.Origin != "in.example.org."; u = told.next(t) {
 	}

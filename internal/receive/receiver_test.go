@@ -505,7 +505,7 @@ func TestWithdrawnIsToldUntilForgotten(t *testing.T) {
 }
 
 // A zone whose section is gone from the configuration goes to the one that has it now, with its serial; one that no section
-// has is withdrawn.
+// has stays until an operator says that it goes: the configuration may be another one by mistake (FAIL-4).
 func TestConfigurationThatChanges(t *testing.T) {
 	t.Parallel()
 	zones := map[string]string{"a.test.": small("a.test.", 5), "catalog.test.": catalogText(1, "2", "a.zones PTR a.test.")}
@@ -522,9 +522,9 @@ func TestConfigurationThatChanges(t *testing.T) {
 	moved.put("b.zone", small("b.test.", 4))
 	c := moved.config()
 	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
-	tell := func(want string) rounded {
+	tell := func(want string, withdraw ...bool) rounded {
 		t.Helper()
-		got := round(t, c, z.dir, RefreshOptions{})
+		got := round(t, c, z.dir, RefreshOptions{Withdraw: len(withdraw) > 0})
 		var told []string
 		for _, u := range got.updates {
 			told = append(told, string(u.How)+" "+u.Origin)
@@ -534,12 +534,16 @@ func TestConfigurationThatChanges(t *testing.T) {
 		}
 		return got
 	}
-	got := tell("kept a.test., kept b.test., kept c.test.") // as long as something is wrong, it might have them
-	if faults := fmt.Sprint(got.faults); len(got.faults) != 1 || !strings.Contains(faults, "serial 4 is not above 5") {
+	got := tell("kept a.test., kept b.test., kept c.test.", true) // as long as something is wrong, it might have them
+	if faults := fmt.Sprint(got.faults); len(got.faults) != 2 || !strings.Contains(faults, "not configured any more") || !strings.Contains(faults, "serial 4 is not above 5") {
 		t.Error(faults)
 	}
 	moved.put("b.zone", small("b.test.", 6))
-	got = tell("kept a.test., kept b.test., kept c.test., file b.test., withdrawn c.test.")
+	got = tell("kept a.test., kept b.test., kept c.test., file b.test.")
+	if want := "its zones are kept, and meshctl receive --withdraw withdraws them: c.test."; got.faults[Fault{Source: "directory " + z.d.Path, What: "not configured any more"}] != want {
+		t.Errorf("%v, want %q", got.faults, want)
+	}
+	got = tell("kept a.test., kept b.test., kept c.test., withdrawn c.test.", true)
 	for _, s := range got.zones {
 		if s.Zone == "a.test." && (s.Source != "catalog catalog.test." || s.Error != "") {
 			t.Errorf("%+v", s)
@@ -548,7 +552,8 @@ func TestConfigurationThatChanges(t *testing.T) {
 
 	// What was a catalog is one no more, and the other way round.
 	c = following(netip.AddrPort{}, group.Servers, "catalog.test.")
-	tell("kept a.test., kept b.test., withdrawn a.test., withdrawn b.test., axfr catalog.test.")
+	tell("kept a.test., kept b.test., axfr catalog.test.")
+	tell("kept a.test., kept b.test., kept catalog.test., withdrawn a.test., withdrawn b.test.", true)
 	c = defaults()
 	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
 	tell("withdrawn catalog.test., axfr a.test.")

@@ -40,6 +40,7 @@ func (s *Secondary) Claim(origin, owner string) error {
 	}
 	if z.owner == orphan {
 		z.owner, s.nesting.changed = owner, true
+		delete(s.orphans, origin)
 	}
 	if z.owner != owner {
 		return fmt.Errorf("zone %s comes from %s already", origin, z.owner)

@@ -130,9 +130,11 @@ func (s *Secondary) fate(now instant.Instant, o *order, name string) {
 	case z.catalog != nil:
 		o.decided(name, false, "it is a catalog zone: take it out of \"sources: catalogs\", and restart meshctl serve")
 	case z.owner == zonesOwner:
-		o.decided(name, false, "it comes from a primary: take its name out of \"sources: zones\", and restart meshctl serve")
-	case z.owner == orphan && s.reading() == 0:
-		o.decided(name, false, "its source is configured no more: it goes by itself once all others were read without a fault")
+		o.decided(name, false, "it comes from a primary: take its name out of \"sources: zones\" first, and restart meshctl serve")
+	case z.owner == orphan && s.looked(true):
+		s.say(Warn, "withdrawn by an operator's order: its source is configured no more", "zone", name, "source", z.rec.Owner)
+		s.withdraw(z)
+		o.decided(name, true, "")
 	case s.folders[z.owner] != nil && !z.loaded:
 		o.decided(name, false, "nothing was received of it yet")
 	case s.catalogOf(z.owner) != nil:
@@ -184,6 +186,9 @@ func (s *Secondary) read(o *order) bool {
 // missing is what is gone from its source, in order of names.
 func (s *Secondary) missing() (gone []Fate) {
 	for _, z := range s.sorted() {
+		if z.owner == orphan && s.looked(true) {
+			gone = append(gone, Fate{Zone: z.origin, Why: z.rec.Owner + " is not configured any more"})
+		}
 		if f := s.folders[z.owner]; f != nil && slices.Contains(f.gone, z.origin) {
 			gone = append(gone, Fate{Zone: z.origin, Why: "its file is gone from " + z.owner})
 		}

@@ -86,6 +86,7 @@ func (s *Secondary) adopt(now instant.Instant, c *Catalog, listed map[string]Mem
 		z := s.zones[name]
 		if z != nil && z.owner == orphan {
 			z.owner, z.unique, s.nesting.changed = owner, m.unique, true
+			delete(s.orphans, name)
 		}
 		if why := s.unfit(c, z, name, m, next[name]); why != "" {
 			s.faults[Fault{owner, name}] = why
@@ -155,9 +156,13 @@ func (s *Secondary) release(c *Catalog, owners, next map[string]string) {
 	}
 }
 
-// tooMany says why so many zones are not withdrawn at once (FAIL-4); empty if they may be. One always may.
+// tooMany says why so many zones of a source are not withdrawn at once (FAIL-4); empty if they may be. One always may, but not the
+// last, unless the limit is 100 %: a directory that is not mounted, and a catalog that was made anew, look as if all had been taken out.
 func tooMany(gone, had, percent int) string {
-	if gone <= 1 || gone*100 <= had*percent {
+	switch {
+	case gone > 0 && gone == had && percent < 100:
+		return fmt.Sprintf("%d of %d zones are gone at once, so nothing is left there: none is withdrawn, which meshctl receive --withdraw does", gone, had)
+	case gone <= 1 || gone*100 <= had*percent:
 		return ""
 	}
 	return fmt.Sprintf("%d of %d zones are gone at once, and the limit is %d %%: none is withdrawn, which meshctl receive --withdraw does", gone, had, percent)

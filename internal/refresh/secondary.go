@@ -53,12 +53,13 @@ type Secondary struct {
 	lines     []*line                      // in the order in which their groups were first waited for
 	lineOf    map[*Group]*line
 	nesting   nesting
-	folders   map[string]*folder // by owner
-	running   int                // rounds
-	orphans   int                // zones that were received before from what is not configured any more
-	gone      []Record           // zones that were withdrawn before this start and not forgotten; nil once that is told
-	orders    []*order           // that are not answered
-	withdrawn map[string]bool    // zones that are followed no more, since this start or at it
+	folders   map[string]*folder   // by owner
+	running   int                  // rounds
+	orphans   map[string]*followed // zones that were received before from what is not configured any more
+	lost      map[Fault]string     // what keeps these
+	gone      []Record             // zones that were withdrawn before this start and not forgotten; nil once that is told
+	orders    []*order             // that are not answered
+	withdrawn map[string]bool      // zones that are followed no more, since this start or at it
 	actions   []Action
 }
 
@@ -112,7 +113,7 @@ const orphan = "nothing that is configured"
 // New is a Secondary that holds what records tell of. Of each catalog of which there is a record, Listed must follow, and then Begin.
 func New(c Config, records []Record) *Secondary {
 	s := &Secondary{config: c, zones: map[string]*followed{}, listings: map[string]map[string]Member{}, faults: map[Fault]string{},
-		lineOf: map[*Group]*line{}, folders: map[string]*folder{}, withdrawn: map[string]bool{}}
+		lineOf: map[*Group]*line{}, folders: map[string]*folder{}, orphans: map[string]*followed{}, lost: map[Fault]string{}, withdrawn: map[string]bool{}}
 	for _, z := range c.Zones {
 		for _, name := range z.Names {
 			s.follow(name, zonesOwner, z.Primaries)
@@ -163,7 +164,7 @@ func (s *Secondary) restore(rec Record) {
 		z.unique = rec.Unique
 		if !s.configured(rec.Owner) {
 			z.owner = orphan
-			s.orphans++
+			s.orphans[z.origin] = z
 		}
 	}
 	z.rec, z.loaded, z.noted = rec, true, rec.Contact
@@ -305,23 +306,46 @@ func (s *Secondary) Decide(now instant.Instant) Decision {
 	return d
 }
 
-// dropOrphans withdraws what nobody has taken.
+// dropOrphans sees to what nobody has taken. That a source is not configured any more, or is another, is as easily a mistake, and says
+// nothing of its zones (FAIL-4): they stay until an operator says that they go.
 func (s *Secondary) dropOrphans() {
-	if s.orphans == 0 || s.reading() > 0 || len(s.faults) > 0 {
+	if len(s.orphans) == 0 && len(s.lost) == 0 || !s.looked(false) {
 		return
 	}
-	for _, c := range s.config.Catalogs {
-		if z := s.zones[c.Name]; z.began == (instant.Instant{}) || z.running || z.err != "" {
-			return
-		}
-	}
-	s.orphans = 0
-	for _, z := range s.sorted() {
-		if z.owner == orphan {
-			s.say(Warn, "withdrawn: no source is configured for it any more", "zone", z.origin, "source", z.rec.Owner)
+	drop := s.config.Force && len(s.faults) == 0 && s.looked(true)
+	kept := map[Fault][]string{}
+	for _, name := range slices.Sorted(maps.Keys(s.orphans)) {
+		z := s.orphans[name]
+		if drop {
+			s.say(Warn, "withdrawn: no source is configured for it any more", "zone", name, "source", z.rec.Owner)
 			s.withdraw(z)
+			continue
+		}
+		place := Fault{z.rec.Owner, "not configured any more"}
+		kept[place] = append(kept[place], name)
+	}
+	was := s.lost
+	s.lost = map[Fault]string{}
+	for _, place := range slices.SortedFunc(maps.Keys(kept), func(a, b Fault) int { return cmp.Compare(a.Source, b.Source) }) {
+		zones := kept[place]
+		s.lost[place] = "its zones are kept, and meshctl receive --withdraw withdraws them: " + Some(zones)
+		if was[place] != s.lost[place] {
+			s.say(Error, "a source is not configured any more: its zones are kept", "source", place.Source, "zones", Some(zones))
 		}
 	}
+}
+
+// looked reports whether all that is configured was looked for zones; good: and every catalog could be received.
+func (s *Secondary) looked(good bool) bool {
+	if s.reading() > 0 {
+		return false
+	}
+	for _, c := range s.config.Catalogs {
+		if z := s.zones[c.Name]; z.began == (instant.Instant{}) || z.running || good && z.err != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // tellGone tells once more of what was withdrawn and not forgotten, unless a source has it again.
@@ -348,6 +372,7 @@ func (s *Secondary) withdraw(z *followed) {
 		return
 	}
 	delete(s.zones, z.origin)
+	delete(s.orphans, z.origin)
 	s.nesting.changed = true
 	z.leave()
 	if z.rec.Origin != "" { // it was received, though it may be about to begin anew

@@ -48,4 +48,8 @@ func (s *Secondary) Status(now instant.Instant) []Status {
 }
 
 // Faults is what is wrong with sources, beside what Status says of single zones.
-func (s *Secondary) Faults() map[Fault]string { return maps.Clone(s.faults) }
+func (s *Secondary) Faults() map[Fault]string {
+	all := maps.Clone(s.faults)
+	maps.Copy(all, s.lost)
+	return all
+}

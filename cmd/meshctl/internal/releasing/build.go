@@ -133,7 +133,11 @@ func judgeRelease(candidates []candidate, m release.Manifest, policy *zonecheck.
 		v.zones = keepOthers(v.zones, m.Latest())
 	}
 	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return slices.Contains(o.Withdraw, z.Origin) })
-	return v, v.withdraw(m, policy, o.Override, o.Unattended && policy.Policy.Hold == zonecheck.HoldZone)
+	hold := o.Unattended && policy.Policy.Hold == zonecheck.HoldZone
+	if found := v.withdraw(m, policy, o.Override, hold); zone.HasErrors(found) || !o.Unattended || len(v.zones) > 0 {
+		return v, found
+	}
+	return v, v.keepLast(m.Latest(), hold)
 }
 
 // overridden notes by whose word the release is as it is. It is in the manifest too, for all to see, but where it lets zones go: what

@@ -97,6 +97,21 @@ func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *rele
 	return found
 }
 
+// keepLast keeps the zones of the latest release, since none would be left (FAIL-4), whatever the policy allows: nobody would be
+// answered. Only an operator makes such a release, by name.
+func (v *verdict) keepLast(latest *release.Release, hold bool) (found []zone.Finding) {
+	if latest == nil {
+		return nil
+	}
+	for _, z := range latest.Zones {
+		v.zones, v.held = append(v.zones, z), append(v.held, history.Held{Origin: z.Origin, Serial: z.Serial, Withdrawn: true})
+		found = append(found, zone.Finding{Zone: z.Origin, Owner: z.Origin, Rule: zonecheck.WithdrawnRule, Severity: zone.Error,
+			Detail: "no zone would be left: meshctl serve makes no such release, and if it is meant: meshctl release --withdraw " + z.Origin})
+	}
+	v.stop = v.stop || !hold && len(found) > 0
+	return found
+}
+
 // String says for the record what is unusual.
 func (v verdict) String() string {
 	var parts []string

@@ -12,6 +12,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/refresh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/remedy"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -27,6 +28,7 @@ const (
 	AlarmBlocked    = "release-blocked" // zones have errors
 	AlarmFailed     = "release-failed"  // something else keeps releases from being made
 	AlarmHeld       = "zone-held"       // an older version of a zone stays
+	AlarmStays      = "zones-stay"      // zones that are gone from their sources stay
 	AlarmMembers    = "members-missing" // they keep a release from being switched to
 	AlarmSource     = "source-failed"   // a zone cannot be received
 	AlarmExpired    = "zone-expired"    // and no primary has confirmed it for as long as its SOA allows
@@ -43,7 +45,7 @@ const (
 )
 
 // AlarmCodes are those of "meshctl serve".
-var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmMembers, AlarmSource, AlarmExpired,
+var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmStays, AlarmMembers, AlarmSource, AlarmExpired,
 	mesh.MembersAway, mesh.NotDecided, mesh.HostClock, mesh.StateRestored}
 
 // missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm; so is how long
@@ -140,8 +142,8 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 		}
 		say(AlarmHeld, "%s has errors: %s%s", z, stays, why)
 	}
-	for _, z := range cycle.Stay {
-		say(AlarmHeld, "%s is gone from its source, and stays, since more zones would go at once than \"checks: withdrawn\" allows", z)
+	if len(cycle.Stay) > 0 {
+		say(AlarmStays, "gone from the source, and kept in the releases: %s; %s", refresh.Some(cycle.Stay), cycle.Why[cycle.Stay[0]])
 	}
 	for _, s := range cycle.Sources {
 		if s.Expired {

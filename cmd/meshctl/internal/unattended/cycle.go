@@ -298,7 +298,7 @@ func (c *Cycle) todo(latest *release.Release) (t todo) {
 			delete(c.pending, origin)
 		case u.How == receive.Withdrawn:
 			if c.judged[origin].content == withdrawal {
-				c.state.Stay = append(c.state.Stay, origin)
+				c.state.Stay, c.state.Why[origin] = append(c.state.Stay, origin), c.judged[origin].why
 			}
 			if !c.judged[origin].holds(withdrawal, now, retry) {
 				t.withdrawn = append(t.withdrawn, origin)
