@@ -35,15 +35,16 @@ func bundle(t *testing.T) (corefile, sidecar string) {
 }
 
 // TestCheckKnowsAForeignBundle: the certificate of another node, the key of another, the authority of another mesh, an address that is
-// not the certificate's, and a shared address that no interface has are warnings, and nothing is said of a bundle that is right.
+// not the certificate's, and addresses that no interface has are errors, and nothing is said of a bundle that is right.
 func TestCheckKnowsAForeignBundle(t *testing.T) {
 	meshctl, dir := filepath.Join(testenv.Build(t, "cmd/meshctl"), "meshctl"), t.TempDir()
 	at := func(mesh, name string) string { return filepath.Join(dir, mesh, "members", name) }
 	for _, mesh := range []string{"jp", "fr"} {
 		for _, args := range [][]string{
-			{"init", "--mesh", mesh, "--shared", "127.0.0.53,192.0.2.53", "--url", "https://127.0.0.1:8444/"},
+			{"init", "--mesh", mesh, "--shared", "127.0.0.53", "--url", "https://127.0.0.1:8444/"},
 			{"member", "add", "tyo", "--admin", "127.0.0.1:8443", "--at", at(mesh, "tyo")},
 			{"member", "add", "osa", "--admin", "127.0.0.1:8445", "--at", at(mesh, "osa")},
+			{"member", "add", "fra", "--admin", "198.51.100.8:8443", "--at", at(mesh, "fra")},
 		} {
 			out, err := exec.Command(meshctl, append(args, "--home", filepath.Join(dir, mesh))...).CombinedOutput()
 			if err != nil {
@@ -58,16 +59,15 @@ func TestCheckKnowsAForeignBundle(t *testing.T) {
 		lab.Must(t, err)
 		kept[name] = data
 	}
-	const address = "warning: no interface here has the shared address 192.0.2.53: ip addr add 192.0.2.53/32 dev lo\n"
 	for _, c := range []struct {
 		from  string
 		files []string
 		want  string
 	}{
 		{tyo, nil, ""},
-		{at("jp", "osa"), []string{"node.crt", "node.key"}, "warning: identity.certificate is that of osa, and node is tyo: is this another node's bundle?\n"},
+		{at("jp", "osa"), []string{"node.crt", "node.key"}, "\nidentity.certificate is that of osa, and node is tyo: is this another node's bundle?\n"},
 		{at("jp", "osa"), []string{"node.key"}, "private key does not match"},
-		{at("fr", "tyo"), []string{"ca.crt"}, "warning: identity.certificate is not of the mesh of identity.ca"},
+		{at("fr", "tyo"), []string{"ca.crt"}, "\nidentity.certificate is not of the mesh of identity.ca"},
 		{at("jp", "osa"), []string{"sidecar.yaml"}, ""}, // all of it is osa's, in another place
 	} {
 		for _, name := range c.files {
@@ -78,19 +78,32 @@ func TestCheckKnowsAForeignBundle(t *testing.T) {
 		var out bytes.Buffer
 		code := execute([]string{"check", filepath.Join(tyo, "sidecar.yaml")}, &out, &out)
 		says := out.String()
-		if code != exitDone || !strings.Contains(says, c.want) || !strings.Contains(says, address) || strings.Contains(says, "127.0.0.53: ip addr") || c.want == "" && strings.Contains(says, "identity") {
+		wanted := map[bool]int{true: exitDone, false: exitRefused}[c.want == ""]
+		if code != wanted || !strings.Contains(says, c.want) || c.want == "" && strings.Contains(says, "identity") || strings.Contains(says, "no interface") {
 			t.Errorf("%v of %s: %d\n%s", c.files, c.from, code, says)
 		}
 		for name, data := range kept {
 			lab.Must(t, os.WriteFile(filepath.Join(tyo, name), data, 0o600))
 		}
 	}
-	moved := bytes.ReplaceAll(kept["sidecar.yaml"], []byte("127.0.0.1:8443"), []byte("127.0.0.9:8443"))
-	lab.Must(t, os.WriteFile(filepath.Join(tyo, "sidecar.yaml"), moved, 0o600))
-	var out bytes.Buffer
-	execute([]string{"check", filepath.Join(tyo, "sidecar.yaml")}, &out, &out)
-	if !strings.Contains(out.String(), "identity.certificate is not for the address of admin.listen, 127.0.0.9") {
-		t.Errorf("another address:\n%s", &out)
+	for _, c := range []struct{ node, from, to, want string }{
+		{"tyo", "127.0.0.1:8443", "127.0.0.9:8443", "identity.certificate is not for the address of admin.listen, 127.0.0.9"},
+		{"tyo", "127.0.0.53", "192.0.2.53", "\nno interface here has the shared address 192.0.2.53: ip addr add 192.0.2.53/32 dev lo\n"},
+		{"fra", "never", "there", "\nno interface here has the address of admin.listen, 198.51.100.8: is this another node's machine, or bundle?\n"},
+	} {
+		file := filepath.Join(at("jp", c.node), "sidecar.yaml")
+		lab.Must(t, os.WriteFile(file, []byte(strings.NewReplacer(c.from, c.to).Replace(lab.Read(t, file))), 0o644))
+		var out bytes.Buffer
+		if code := execute([]string{"check", file}, &out, &out); code != exitRefused || !strings.Contains(out.String(), c.want) {
+			t.Errorf("%s: %d\n%s", c.want, code, &out)
+		}
+		lab.Must(t, os.WriteFile(filepath.Join(tyo, "sidecar.yaml"), kept["sidecar.yaml"], 0o600))
+		lab.Must(t, os.Remove(filepath.Join(at("jp", c.node), "node.key")))
+		out.Reset()
+		if code := execute([]string{"check", file}, &out, &out); code != exitDone || strings.Contains(out.String(), "no interface") {
+			t.Errorf("on another machine: %d\n%s", code, &out)
+		}
+		lab.Must(t, os.WriteFile(filepath.Join(tyo, "node.key"), kept["node.key"], 0o600))
 	}
 }
 

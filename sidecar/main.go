@@ -96,6 +96,9 @@ func checkCommand() *cobra.Command {
 		Short: "Validate a configuration and say what it would announce to whom",
 		Long: `Validate a configuration and say what it would announce to whom.
 
+Where the node's certificate, key and authority can be read, they have to be those of this node, and this machine has to have the
+node's addresses. Elsewhere these are not judged. Exit status 1 if the node could not be in service.
+
 With --corefile it is also compared with the node's Corefile: shared addresses and the probed port, the node's name, the depot
 and the root, the sockets of meshsync and of the clock, and addresses of metrics that collide or lead nowhere. Plugins that this
 project's coredns does not have, or refuses beside sharedunicast, are errors; with --coredns, another program is asked for those
@@ -127,7 +130,7 @@ takes only coredns itself knows.`,
 			if other != "" {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s agrees with it\n", other)
 			}
-			return nil
+			return wrongHere(c)
 		},
 	}
 	cmd.Flags().StringVar(&other, "corefile", "", "`FILE` of the node's DNS server that has to agree")
@@ -198,9 +201,26 @@ func describe(w io.Writer, c *config.Config) {
 	if d := c.Failure.Degraded; d != nil {
 		fmt.Fprintf(w, "while it is not well, a route that is there carries%s\n", strings.TrimPrefix(attributes(d.Communities, d.MED, d.Prepend), ","))
 	}
-	for _, warning := range slices.Concat(warnings(c), missing(c), foreign(c), absent(c)) {
+	for _, warning := range slices.Concat(warnings(c), missing(c)) {
 		fmt.Fprintln(w, "warning:", warning)
 	}
+	if c.Identity == nil { // nothing tells whether this is the node's machine
+		for _, warning := range absent(c) {
+			fmt.Fprintln(w, "warning:", warning)
+		}
+	}
+}
+
+// wrongHere is what of a configuration cannot work where the node's bundle is: certificate and key, and addresses that this machine does
+// not have. Without a bundle nothing is wrong: check may run on another machine.
+func wrongHere(c *config.Config) error {
+	if !hasBundle(c) {
+		return nil
+	}
+	if all := append(foreign(c), absent(c)...); len(all) > 0 {
+		return fmt.Errorf("node %s cannot be in service like that:\n%s", c.Node, strings.Join(all, "\n"))
+	}
+	return nil
 }
 
 // missing are the files that a configuration names and that cannot be read here. They are no errors of check, which may
@@ -236,12 +256,8 @@ func missing(c *config.Config) []string {
 	return all
 }
 
-// foreign says what of the node's certificate is another's: of another node, role, address or mesh than the configuration is for. What
-// cannot be read is among missing.
+// foreign says what of the node's certificate is another's: of another node, role, address, key or mesh than the configuration is for.
 func foreign(c *config.Config) (all []string) {
-	if !hasBundle(c) {
-		return nil
-	}
 	own, err := identity.Load(identity.Files{Certificate: c.Identity.Certificate, Key: c.Identity.Key, CA: c.Identity.CA}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return []string{err.Error()}
@@ -275,21 +291,25 @@ func hasBundle(c *config.Config) bool {
 	return true
 }
 
-// absent are the shared addresses that no interface here has. On a machine without the node's bundle they are not missed.
+// absent are the addresses of the node that no interface here has: shared ones, and that of its administrative plane.
 func absent(c *config.Config) (all []string) {
-	if c.Identity != nil && !hasBundle(c) {
-		return nil
-	}
 	here, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil
 	}
-	for _, a := range c.Shared {
-		has := a.Is4() && a.IsLoopback() || slices.ContainsFunc(here, func(at net.Addr) bool {
+	has := func(a netip.Addr) bool {
+		return a.Is4() && a.IsLoopback() || slices.ContainsFunc(here, func(at net.Addr) bool {
 			p, err := netip.ParsePrefix(at.String())
 			return err == nil && p.Addr().Unmap() == a.Unmap()
 		})
-		if !has {
+	}
+	if c.Admin != nil {
+		if a := c.Admin.Listen.Addr().Unmap().WithZone(""); !a.IsUnspecified() && !has(a) {
+			all = append(all, fmt.Sprintf("no interface here has the address of admin.listen, %s: is this another node's machine, or bundle?", a))
+		}
+	}
+	for _, a := range c.Shared {
+		if !has(a) {
 			all = append(all, fmt.Sprintf("no interface here has the shared address %s: ip addr add %s dev lo", a, netip.PrefixFrom(a, a.BitLen())))
 		}
 	}
