@@ -60,7 +60,7 @@ func rename(root *os.Root, from, name string) error {
 	step("rename")
 	if err := root.Rename(from, name); err != nil {
 		root.Remove(from)
-		return err
+		return WithoutTemp(err)
 	}
 	return syncDir(root, path.Dir(name))
 }
@@ -79,7 +79,7 @@ func create(root *os.Root, name string, data []byte, perm fs.FileMode) error {
 		return sameContent(root, name, data)
 	}
 	if err != nil {
-		return err
+		return WithoutTemp(err)
 	}
 	return syncDir(root, path.Dir(name))
 }
@@ -117,7 +117,21 @@ func createTemp(root *os.Root, dir string, perm fs.FileMode) (temp, error) {
 	name := path.Join(dir, tempPrefix+hex.EncodeToString(suffix[:]))
 	step("create")
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, perm)
-	return temp{f, name}, err
+	return temp{f, name}, WithoutTemp(err)
+}
+
+// WithoutTemp is an error of a temporary file without its name, which is another at each attempt: an alarm that has it would be a new one
+// each time. Other errors are returned as they are.
+func WithoutTemp(err error) error {
+	var of *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &of) && strings.HasPrefix(path.Base(of.Path), tempPrefix):
+		return &fs.PathError{Op: of.Op, Path: path.Dir(of.Path), Err: of.Err}
+	case errors.As(err, &link) && strings.HasPrefix(path.Base(link.Old), tempPrefix):
+		return &fs.PathError{Op: link.Op, Path: link.New, Err: link.Err}
+	}
+	return err
 }
 
 // closeTemp syncs and closes a temporary file that was written with the result err, and removes it when that failed.
@@ -132,7 +146,7 @@ func closeTemp(root *os.Root, f temp, err error) (string, error) {
 	if err != nil {
 		root.Remove(f.name)
 	}
-	return f.name, err
+	return f.name, WithoutTemp(err)
 }
 
 func syncDir(root *os.Root, dir string) error {

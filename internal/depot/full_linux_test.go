@@ -39,11 +39,14 @@ func TestAFullDiskKeepsNoLeaseOut(t *testing.T) {
 	defer n.dir.Close()
 	n.mustMirror(true)
 	h.release(2, 8<<20)
+	said := ""
 	for range 3 {
 		h.renew()
-		if _, err := n.mirror(); !errors.Is(err, syscall.ENOSPC) {
-			t.Fatalf("error %v, want one of a full disk", err)
+		_, err := n.mirror()
+		if !errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), tempPrefix) || said != "" && err.Error() != said {
+			t.Fatalf("error %v, want one of a full disk, which says the same each time and names no temporary file; before %q", err, said)
 		}
+		said = err.Error()
 		view, _, err := release.Verify(n.dir, start)
 		check(t, err)
 		at, _, err := release.Verify(h.dir, start)

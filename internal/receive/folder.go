@@ -176,6 +176,7 @@ func (w *folder) scan(ctx context.Context) bool {
 		if !slices.Contains(names, name) {
 			delete(w.files, name)
 			w.fault(w.path(name), "")
+			w.hostFault(name, "")
 		}
 	}
 	settled := true
@@ -292,6 +293,14 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	if err == nil {
 		err = w.take(f, name, z, octets, began)
 	}
+	disk := new(unkeptError)
+	if errors.As(err, &disk) {
+		w.hostFault(name, err.Error())
+		w.fault(w.path(name), "")
+		f.read = nil // at the next scan it is tried again
+		return true
+	}
+	w.hostFault(name, "")
 	if err != nil {
 		w.fault(w.path(name), err.Error())
 		return true
@@ -424,7 +433,7 @@ func (w *folder) take(f *zoneFile, name string, z *zone.Zone, octets int64, bega
 	}
 	changed, err := w.r.store.put(&rec, z, was)
 	if err != nil {
-		return err
+		return &unkeptError{err}
 	}
 	found := refresh.Found{Good: true, New: changed, Record: rec, Noted: rec.Contact}
 	w.r.do(func(now instant.Instant) {
@@ -464,6 +473,16 @@ func (w *folder) missing() (settled bool) {
 func (w *folder) fault(what, why string) {
 	w.r.do(func(instant.Instant) { w.r.set.Fault(Fault{Source: w.owner, What: what}, why) })
 }
+
+// hostFault says why a file that is right cannot be kept; empty: it can.
+func (w *folder) hostFault(name, why string) {
+	w.r.do(func(instant.Instant) { w.r.set.Fault(Fault{Source: refresh.HostDisk, What: w.path(name)}, why) })
+}
+
+// unkeptError says that what is right cannot be written.
+type unkeptError struct{ error }
+
+func (e *unkeptError) Unwrap() error { return e.error }
 
 // held is what there is of a zone, nil if there is nothing.
 func (r *Receiver) held(origin string) *record {

@@ -378,3 +378,30 @@ func TestRelativeFilesInADirectory(t *testing.T) {
 	want := "$INCLUDE /etc/hosts is not allowed: only files below " + z.path
 	lab.WaitFor(t, "the other file's fault is said", func() bool { return strings.Contains(z.fault(r, "db.b.test"), want) })
 }
+
+// What is right and cannot be written is this host's fault, under one text, and is taken by itself once it can, though the file does not
+// change again.
+func TestWhatCannotBeWrittenIsTheHosts(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{})
+	z.put("a.zone", small("a.test.", 1))
+	r, told, _ := receiver(t, z.config(), z.dir)
+	told.next(t)
+	zones, away := filepath.Join(z.dir, "zones"), filepath.Join(z.dir, "away")
+	if err := os.Rename(zones, away); err != nil {
+		t.Fatal(err)
+	}
+	z.put("a.zone", small("a.test.", 2))
+	place := Fault{Source: "this host's disk", What: filepath.Join(z.path, "a.zone")}
+	lab.WaitFor(t, "the fault is the host's", func() bool { return r.Faults()[place] == "open "+zones+": no such file or directory" })
+	if why := z.fault(r, "a.zone"); why != "" {
+		t.Errorf("the file is called wrong: %s", why)
+	}
+	if err := os.Rename(away, zones); err != nil {
+		t.Fatal(err)
+	}
+	if u := told.next(t); u.Serial != 2 {
+		t.Errorf("%+v", u)
+	}
+	lab.WaitFor(t, "the fault is over", func() bool { return len(r.Faults()) == 0 })
+}

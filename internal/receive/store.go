@@ -294,7 +294,7 @@ type writtenZone struct {
 func writeZone(dir string, z *zone.Zone) (w writtenZone, err error) {
 	f, err := os.CreateTemp(dir, tempPrefix+"*")
 	if err != nil {
-		return w, err
+		return w, depot.WithoutTemp(err)
 	}
 	sum := sha256.New()
 	out := bufio.NewWriterSize(f, 1<<16)
@@ -307,7 +307,7 @@ func writeZone(dir string, z *zone.Zone) (w writtenZone, err error) {
 		os.Remove(f.Name())
 	}
 	w.temp, w.sha256 = f.Name(), hex.EncodeToString(sum.Sum(nil))
-	return w, err
+	return w, depot.WithoutTemp(err)
 }
 
 // sameText reports whether a zone's text has a digest.
@@ -320,7 +320,7 @@ func sameText(z *zone.Zone, digest string) (bool, error) {
 func renameDurably(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		os.Remove(from)
-		return err
+		return depot.WithoutTemp(err)
 	}
 	return syncDir(filepath.Dir(to))
 }

@@ -130,7 +130,11 @@ func (s *Secondary) Fault(place Fault, why string) {
 		return
 	}
 	if s.faults[place] != why {
-		s.say(Error, "a directory of zones", "file", place.What, "error", why)
+		text := "a directory of zones"
+		if place.Source == HostDisk {
+			text = "what was received cannot be written"
+		}
+		s.say(Error, text, "file", place.What, "error", why)
 	}
 	s.faults[place] = why
 }

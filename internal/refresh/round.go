@@ -38,6 +38,7 @@ type Round struct {
 	transfer bool
 	good     bool // one has what is held, or something newer
 	over     bool
+	unkept   bool // what came cannot be written
 	problems []error
 }
 
@@ -100,7 +101,7 @@ func (r *Round) Took() { r.good, r.over = true, true }
 // NotKept ends the round: what came cannot be written.
 func (r *Round) NotKept(err error) {
 	r.problems = append(r.problems, err)
-	r.good, r.over = false, true
+	r.good, r.over, r.unkept = false, true, true
 }
 
 // NotNoted says that it cannot be written down that the zone was confirmed, which costs a warning.

@@ -69,6 +69,9 @@ type Fault struct {
 	What   string `json:"what"` // file, or zone
 }
 
+// HostDisk is the Source of a Fault that is this host's: What came, as a zone or a file, and cannot be written.
+const HostDisk = "this host's disk"
+
 // followed is a zone that is received: from its primaries, or from a file.
 type followed struct {
 	origin    string
@@ -93,6 +96,7 @@ type followed struct {
 	failures int  // rounds in a row that no primary answered
 	expired  bool
 	err      string // of the last round
+	unkept   bool   // what came in it could not be written
 	warning  string // of primaries that failed, when another did not, and odd
 	odd      string // what of rec's transfer was not taken as it came
 
@@ -373,6 +377,7 @@ func (s *Secondary) withdraw(z *followed) {
 	}
 	delete(s.zones, z.origin)
 	delete(s.orphans, z.origin)
+	delete(s.faults, Fault{HostDisk, z.origin})
 	s.nesting.changed = true
 	z.leave()
 	if z.rec.Origin != "" { // it was received, though it may be about to begin anew

@@ -31,6 +31,9 @@ func (s *Secondary) Status(now instant.Instant) []Status {
 	for _, z := range s.sorted() {
 		st := Status{Zone: z.origin, Source: z.owner, Receiving: z.running, Catalog: z.catalog != nil, Error: z.err,
 			Warning: joined(z.warning, z.undelegated)}
+		if z.unkept { // Faults says it
+			st.Error = ""
+		}
 		if z.group != nil {
 			st.Checked, st.Next = z.began.Wall.Time(), now.Wall.Add(z.due.Sub(now.Mono)).Time()
 		}

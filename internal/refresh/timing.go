@@ -53,6 +53,8 @@ type Found struct {
 	Problems string            // what went wrong; with Good, a warning
 	Odd      []string          // what of new content was not taken as it came
 	Members  map[string]Member // of a catalog with new content
+
+	unkept bool // something newer came, which cannot be written
 }
 
 // Finished says what a round of a zone found. It reports whether that counts: it does not if the zone was withdrawn meanwhile, or is to
@@ -67,6 +69,7 @@ func (s *Secondary) Finished(now instant.Instant, r *Round, f Found) bool {
 		s.reconcile(now) // it may be listed again
 		return false
 	}
+	f.unkept = r.unkept
 	counts := r.Reset || !z.reset
 	if counts {
 		s.judge(now, z, f)
@@ -84,10 +87,14 @@ func (s *Secondary) Finished(now instant.Instant, r *Round, f Found) bool {
 
 // judge takes what was found into the zone's state.
 func (s *Secondary) judge(now instant.Instant, z *followed, f Found) {
-	z.warning, z.err = "", ""
+	z.warning, z.err, z.unkept = "", "", f.unkept
+	s.Fault(Fault{HostDisk, z.origin}, "")
 	if !f.Good {
 		z.failures++
 		z.err = f.Problems
+		if z.unkept {
+			s.Fault(Fault{HostDisk, z.origin}, z.err)
+		}
 		s.say(Warn, "not received", "zone", z.origin, "error", z.err, "failures", z.failures)
 		if z.loaded && !z.expired && z.left(now) <= 0 {
 			z.expired = true
@@ -160,7 +167,10 @@ func (z *followed) wait(c Config, now instant.Instant) time.Duration {
 		retry = min(max(time.Duration(z.rec.Retry)*time.Second, t.MinRetry), t.MaxRetry)
 	}
 	wait := refresh
-	if z.failures > 0 {
+	switch {
+	case z.unkept: // the primary is well
+		wait = t.MinRetry
+	case z.failures > 0:
 		wait = min(retry<<min(z.failures-1, 10), max(retry, refresh))
 	}
 	wait -= z.spread(c.Spread, wait/8)

@@ -30,6 +30,7 @@ const (
 	AlarmHeld       = "zone-held"       // an older version of a zone stays
 	AlarmStays      = "zones-stay"      // zones that are gone from their sources stay
 	AlarmMembers    = "members-missing" // they keep a release from being switched to
+	AlarmDisk       = "host-disk"       // what is received cannot be written
 	AlarmSource     = "source-failed"   // a zone cannot be received
 	AlarmExpired    = "zone-expired"    // and no primary has confirmed it for as long as its SOA allows
 
@@ -45,7 +46,7 @@ const (
 )
 
 // AlarmCodes are those of "meshctl serve".
-var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmStays, AlarmMembers, AlarmSource, AlarmExpired,
+var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmStays, AlarmDisk, AlarmMembers, AlarmSource, AlarmExpired,
 	mesh.MembersAway, mesh.NotDecided, mesh.HostClock, mesh.StateRestored}
 
 // missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm; so is how long
@@ -155,7 +156,11 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 	for _, fault := range slices.SortedFunc(maps.Keys(cycle.Faults), func(a, b receive.Fault) int {
 		return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.What, b.What))
 	}) {
-		say(AlarmSource, "%s: %s: %s", fault.Source, fault.What, cycle.Faults[fault])
+		code := AlarmSource
+		if fault.Source == refresh.HostDisk {
+			code = AlarmDisk
+		}
+		say(code, "%s: %s: %s", fault.Source, fault.What, cycle.Faults[fault])
 	}
 	return all
 }

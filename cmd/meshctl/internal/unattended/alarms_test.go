@@ -38,7 +38,10 @@ func TestAlarms(t *testing.T) {
 		},
 		AlarmBlocked: func(_ *release.View, c *CycleState) { c.Blocked = true },
 		AlarmFailed:  func(_ *release.View, c *CycleState) { c.Failed, c.Since = "no such key", now.Add(-missingPatience) },
-		AlarmHeld:    func(_ *release.View, c *CycleState) { c.Held = []string{"example.org."} },
+		AlarmDisk + ": this host's disk: /in/a.zone: no space left": func(_ *release.View, c *CycleState) {
+			c.Faults = map[receive.Fault]string{{Source: "this host's disk", What: "/in/a.zone"}: "no space left"}
+		},
+		AlarmHeld: func(_ *release.View, c *CycleState) { c.Held = []string{"example.org."} },
 		AlarmSource: func(_ *release.View, c *CycleState) {
 			c.Sources = []receive.Status{{Zone: "example.org.", Error: "refused"}}
 		},
