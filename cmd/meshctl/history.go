@@ -18,13 +18,26 @@ func (c *cli) historyCommand() *cobra.Command {
 		Short: "The last releases: who made them, what changed, how each node switched",
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
+			view, err := c.home().View(cmd.Context()) // before the records: a release that is made meanwhile is no gap
+			if err != nil {
+				return err
+			}
 			records, err := history.Last(cmd.Context(), c.home(), limit)
 			if err != nil {
 				return err
 			}
 			return c.print(records, func() {
+				above := uint64(0)
+				if latest := view.Manifest.Latest(); latest != nil {
+					above = latest.Number + 1
+				}
 				for _, r := range records {
+					c.sayUnrecorded(r.Number, above)
 					c.sayRecord(r, timing)
+					above = r.Number
+				}
+				if len(records) == 0 {
+					c.sayUnrecorded(0, above)
 				}
 			})
 		}),
@@ -32,6 +45,18 @@ func (c *cli) historyCommand() *cobra.Command {
 	cmd.Flags().Var(number.Int(&limit, 1, history.KeepRecords), "last", "how many releases")
 	cmd.Flags().BoolVar(&timing, "timing", false, "how long each step took, and when it was after the zones had come")
 	return cmd
+}
+
+// sayUnrecorded says that releases between two, of which the higher is shown already, have no record in this home.
+func (c *cli) sayUnrecorded(below, above uint64) {
+	const why = "no record here; it was made after the backup that this home was restored from, or elsewhere"
+	switch {
+	case above <= below+1:
+	case above == below+2:
+		c.say("release %d: %s", below+1, why)
+	default:
+		c.say("releases %d to %d: %s", below+1, above-1, strings.Replace(why, "it was", "they were", 1))
+	}
 }
 
 func (c *cli) sayRecord(r history.Record, timing bool) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,10 +43,34 @@ earlier than that. A release that was made after the newest copy is gone: make i
 				}
 				c.say("the newest lease has version %d, the highest release is %d", r.Lease, r.Highest)
 				c.say("leases that are not known here are taken to live until %s", secondOf(r.Promised))
+				c.sayNewer(r.Newer)
 				c.say("next: meshctl lease, then meshctl status")
 			})
 		}),
 	})
 	cmd.Flags().Var(number.Duration(&longest, 0, home.MaxLease), "longest", "the longest lease given since the backup, if by meshctl lease --for it was longer than usual")
 	return cmd
+}
+
+// shownNewer is how many zones "meshctl recover" names; --json has all.
+const shownNewer = 20
+
+// sayNewer names the zones whose files in a restored home are older than what nodes answer from.
+func (c *cli) sayNewer(zones []home.NewerZone) {
+	if len(zones) == 0 {
+		return
+	}
+	c.say("zones that nodes have newer than this home had; their texts, compressed with zstd, are in the repository:")
+	for i, z := range zones {
+		if i == shownNewer {
+			c.say("  and %d more: --json has all", len(zones)-i)
+			break
+		}
+		had := "none"
+		if z.Had != 0 {
+			had = fmt.Sprint(z.Had)
+		}
+		c.say("  %s serial %s → %d: %s", z.Origin, had, z.Serial, z.Text)
+	}
+	c.say("zone files in a restored home are as old as its backup: bring those of these zones up before meshctl serve runs (docs/operate/backup.md)")
 }

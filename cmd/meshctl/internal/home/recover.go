@@ -27,6 +27,35 @@ type Recovered struct {
 	Lease    int64     `json:"lease"`    // version of its lease
 	Highest  uint64    `json:"highest"`  // release number that is never used again
 	Promised time.Time `json:"promised"` // until then leases may live that nothing here knows of
+
+	Newer []NewerZone `json:"newer,omitempty"` // zones that nodes have at another serial than the state that was restored
+}
+
+// NewerZone is a zone of which a restored home had an older version. The zone file that it is made of, if one is in the home, is as old.
+type NewerZone struct {
+	Origin string `json:"origin"`
+	Had    uint32 `json:"had,omitempty"` // serial; 0 if it had none
+	Serial uint32 `json:"serial"`
+	Text   string `json:"text"` // file of the repository with its text, compressed with zstd
+}
+
+// newerZones are the zones of the latest release of now that before had at another serial, or not at all.
+func newerZones(before, now *release.Release) (all []NewerZone) {
+	if now == nil {
+		return nil
+	}
+	for _, z := range now.Zones {
+		n := NewerZone{Origin: z.Origin, Serial: z.Serial, Text: release.BlobName(z.Blob.SHA256)}
+		if before != nil {
+			if had := before.Zone(z.Origin); had != nil {
+				n.Had = had.Serial
+			}
+		}
+		if n.Had != n.Serial {
+			all = append(all, n)
+		}
+	}
+	return all
 }
 
 // Recover brings a home that was restored from a backup up to the newest of some copies of the repository: of the repository
@@ -79,7 +108,7 @@ func (w *Writer) recover(ctx context.Context, copies []string, longest time.Dura
 	for _, known := range state.Published.Known {
 		state.Highest = max(state.Highest, known.Number)
 	}
-	r := Recovered{From: best.from, Lease: best.view.Versions.Timestamp, Highest: state.Highest,
+	r := Recovered{From: best.from, Newer: newerZones(w.view.Manifest.Latest(), best.view.Manifest.Latest()), Lease: best.view.Versions.Timestamp, Highest: state.Highest,
 		Promised: w.Now().Add(max(longest, state.Lease())).UTC().Truncate(time.Second)}
 	now := instant.WallOf(w.Now())
 	state.Ledger = MeshOf(state, best.view).Recorded(now).Owed(mesh.Lease{Expires: instant.WallOf(r.Promised)}, now)
