@@ -123,7 +123,7 @@ func sayStatus(w io.Writer, doc status.Sidecar, now time.Time) {
 		}
 	}
 	say("why", reasons(doc.Why)...)
-	say("to do", toDo(doc.Why)...)
+	say("to do", toDo(allReasons(doc))...)
 	if doc.Fault != "" {
 		say("fault", "the routes are not as decided: "+doc.Fault)
 	}
@@ -145,11 +145,20 @@ func sayStatus(w io.Writer, doc status.Sidecar, now time.Time) {
 	say("mirror", mirrorLines(doc.Mirror, now)...)
 }
 
-// toDo is what to do about each reason; nothing about the service being good.
+// allReasons are those of the route, and of meshsync's silence, which come first: they are the cause.
+func allReasons(doc status.Sidecar) []status.Reason {
+	if doc.Meshsync == nil {
+		return doc.Why
+	}
+	return slices.Concat(doc.Meshsync.Silent, doc.Why)
+}
+
+// toDo is what to do about each reason, once; nothing about the service being good.
 func toDo(all []status.Reason) (lines []string) {
 	for _, r := range all {
-		if do := remedy.For(r.Code).Do; r.Code != gate.Ready && do != "" {
-			lines = append(lines, r.Code+": "+do)
+		line := r.Code + ": " + remedy.For(r.Code).Do
+		if r.Code != gate.Ready && remedy.For(r.Code).Do != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
 		}
 	}
 	return lines

@@ -142,6 +142,20 @@ func TestStatusInWords(t *testing.T) {
 	}
 }
 
+// TestARemovedNodeSaysWhatToDo: the cause comes first, once, and that its route stays is something to see to.
+func TestARemovedNodeSaysWhatToDo(t *testing.T) {
+	removed := status.Reason{Code: "not-a-member", Detail: "the mesh has no such member"}
+	var out bytes.Buffer
+	sayStatus(&out, status.Sidecar{Node: "tyo1", Announced: true, Wanted: true, Meshsync: &status.Node{Silent: []status.Reason{removed}},
+		Why: []status.Reason{{Code: gate.RouteStays, Detail: "policy stop-dns"}, removed}}, time.Now())
+	text := strings.Join(strings.Fields(out.String()), " ")
+	first := strings.Index(text, "to do not-a-member: It was removed")
+	if first < 0 || strings.Count(text, "not-a-member: It was removed") != 1 || !strings.Contains(text, "stop its sidecar, which takes the route away") ||
+		!strings.Contains(text, "route-stays: Policy stop-dns keeps the route") || strings.Contains(text, "Nothing") {
+		t.Errorf("%s", &out)
+	}
+}
+
 // TestHoldoverSaysWhatToDo, beside the clock.
 func TestHoldoverSaysWhatToDo(t *testing.T) {
 	var out bytes.Buffer

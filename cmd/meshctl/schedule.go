@@ -176,10 +176,31 @@ func (c *cli) schedule(ctx context.Context, p mesh.Policy, o mesh.Order, f sched
 	if errors.As(err, &against) {
 		return &hint.Error{Err: err, Hint: "meshctl status says more; --absent 10s goes on without members that are away; meshctl member remove NAME strikes one that is lost; --force goes on all the same"}
 	}
+	if err != nil && ctx.Err() != nil {
+		return c.interrupted(ctx, err)
+	}
 	if err != nil {
 		return err
 	}
 	return c.saySeen(seen)
+}
+
+// leftPatience bounds the look at what a command has left that a signal ended.
+const leftPatience = 2 * time.Second
+
+// interrupted adds to the error of a signal what becomes of the switchover, which it does not take back.
+func (c *cli) interrupted(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leftPatience)
+	defer cancel()
+	view, unknown := c.home().View(ctx)
+	if unknown != nil || view.Manifest.Next == nil || view.Manifest.Next.Switchover.IsZero() {
+		return err
+	}
+	next := view.Manifest.Next
+	if next.Committed {
+		return &hint.Error{Err: err, Hint: fmt.Sprintf("release %d is committed, and is switched to at %s all the same; meshctl status shows how it goes", next.Number, instantOf(next.Switchover))}
+	}
+	return &hint.Error{Err: err, Hint: fmt.Sprintf("the switchover to release %d at %s stays proposed, and a meshctl serve that runs commits it; take it back with: meshctl schedule --cancel", next.Number, instantOf(next.Switchover))}
 }
 
 // resumed ends a pause: who gives an order wants it carried out.

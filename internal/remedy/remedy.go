@@ -77,7 +77,7 @@ var table = []Entry{
 	{"too-few", switching, false, "Bring members back until half of them can switch. What all of them lack may be the release's fault."},
 
 	{"no-release", silence, false, "Nothing was verified yet: see the mirror in anycast-sidecar status."},
-	{"not-a-member", silence, false, "It was removed, or node in its Corefile is another name than meshctl member list has. Add it: meshctl member add."},
+	{"not-a-member", silence, false, "It was removed, or node in its Corefile is another name than meshctl member list has. Add it: meshctl member add. If it is to stay away, stop its sidecar, which takes the route away."},
 	{"clock-unknown", silence, false, "chronyd does not run or is not synchronised, or the clock stepped: chronyc tracking; sidecar/clock/README.md says what comes of what."},
 	{"isolated", silence, false, "No repository and no other member was reached for as long as the Corefile allows (isolated silent): mend the administrative network."},
 	{"clock-too-wide", silence, false, "The clock's error is above the mesh's limit. Around a switchover that ends by itself; else see chronyc tracking, or raise epsilon."},
@@ -100,7 +100,7 @@ var table = []Entry{
 	{"probe-slow", route, false, "Answers came late, or not all came: see the machine's load. It withdraws nothing."},
 	{"meshsync-silent", route, false, "The node is silent on purpose: its reasons for silence say why."},
 	{"meshsync-unknown", route, false, "The status of meshsync does not come: start CoreDNS, and compare the socket in Corefile and sidecar.yaml."},
-	{"route-stays", route, false, "Nothing: policy stop-dns keeps the route, so that clients go to other addresses (RFC 3258 2.3)."},
+	{"route-stays", route, false, "Policy stop-dns keeps the route, so that clients go to other addresses (RFC 3258 2.3). Mend what keeps the service from being good; to take the route away meanwhile: anycast-sidecar drain."},
 	{"readvertise-delay", route, false, "Nothing: it is announced once the service has been good for readvertise_delay."},
 	{"flap-budget", route, false, "The route went too often. It comes back after the window; anycast-sidecar undrain ends that at once."},
 	{"min-announcing", route, false, "Too few others remain, so the route stays: bring other nodes back."},
