@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -53,7 +54,8 @@ release before: --withdraw NAME leaves one of those out, and --only leaves them 
 
 Zones are checked as "meshctl check" does it, by the section "checks" of HOME/meshctl.yaml, against what is answered now.
 If one has an error, its last good data stays and the others go out; or, where the policy says hold-release, nothing does. No more
-zones are withdrawn at once than "checks: withdrawn" allows, and none that is still received. With --override, zones go out, or are withdrawn, in spite of that by
+zones are withdrawn at once than "checks: withdrawn" allows, and none that is still received; a zone of a file that a source
+delivers as well is a warning. With --override, zones go out, or are withdrawn, in spite of that by
 a second person's word: see "meshctl override".
 
 ` + sourceHelp,
@@ -119,12 +121,23 @@ func (c *cli) release(ctx context.Context, w *home.Writer, from []releasing.Sour
 	if made == nil {
 		return &hint.Error{Err: err, Hint: whatNow(blocked.Request)}
 	}
+	c.warnReceived(made)
 	facts := madeJSON{made.Release.Number, made.Current, made.Replaced, len(made.Release.Zones),
 		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), append([]history.Held{}, made.Held...), nil, made.Request, findingsJSON(found)}
 	if by := made.Override; by != nil {
 		facts.Override = &overrideJSON{by.Who, by.Why}
 	}
 	return c.print(facts, func() { c.sayMade(made) })
+}
+
+// warnReceived warns of zones that were released by hand and that a source delivers: the two do not know of each other.
+func (c *cli) warnReceived(made *releasing.Made) {
+	for _, origin := range slices.Concat(made.Added, made.Changed) {
+		if section, from, ok := receive.Follows(c.home().ReceivedDir(), origin); ok {
+			fmt.Fprintf(c.log, "warning: %s is received of %s as well, last from %s: change it there too, with a serial above %d, or meshctl serve holds the next edit there\n",
+				origin, section, from, made.Release.Zone(origin).Serial)
+		}
+	}
 }
 
 // whatNow is what can be done about zones that were not released; request is what may be signed, if anything.

@@ -32,6 +32,7 @@ const (
 	AlarmMembers    = "members-missing" // they keep a release from being switched to
 	AlarmDisk       = "host-disk"       // what is received cannot be written
 	AlarmSource     = "source-failed"   // a zone cannot be received
+	AlarmUntaken    = "not-taken"       // one of the two above, for long
 	AlarmExpired    = "zone-expired"    // and no primary has confirmed it for as long as its SOA allows
 
 	// Of who asks members, which "meshctl status" alone does for every one of them:
@@ -46,7 +47,7 @@ const (
 )
 
 // AlarmCodes are those of "meshctl serve".
-var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmStays, AlarmDisk, AlarmMembers, AlarmSource, AlarmExpired,
+var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmStays, AlarmDisk, AlarmMembers, AlarmSource, AlarmUntaken, AlarmExpired,
 	mesh.MembersAway, mesh.NotDecided, mesh.HostClock, mesh.StateRestored}
 
 // missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm; so is how long
@@ -56,6 +57,9 @@ const missingPatience = time.Minute
 // untoldPatience is how long no router may have been told of a route that is to be announced before that is an alarm: a session comes
 // up in seconds after a start, and again after a short flap.
 const untoldPatience = 30 * time.Second
+
+// untakenPatience is how long an edit may be refused, or a source fail, before that is an error: somebody counts on it by then.
+const untakenPatience = time.Hour
 
 // MeshAlarms are what the protocol calls for: its own alarms, and who has kept the staged release from being switched to for long.
 func MeshAlarms(s switchover.DriverState, now time.Time) []status.Reason {
@@ -96,6 +100,12 @@ func AlarmOf(r status.Reason) Alarm {
 func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.Time) (all []status.Reason) {
 	say := func(code, format string, args ...any) {
 		all = append(all, status.Reason{Code: code, Detail: fmt.Sprintf(format, args...)})
+	}
+	untaken := func(code string, place receive.Fault, format string, args ...any) {
+		if since, known := cycle.Untaken[place]; known && now.Sub(since) >= untakenPatience {
+			code, format = AlarmUntaken, "since "+since.UTC().Format(time.RFC3339)+": "+format
+		}
+		say(code, format, args...)
 	}
 	switch left := view.LeaseExpires.Sub(now); {
 	case left <= 0:
@@ -141,7 +151,7 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 		if view.Manifest.Latest().Zone(z) == nil {
 			stays = "no data of it was ever good, and it is not answered"
 		}
-		say(AlarmHeld, "%s has errors: %s%s", z, stays, why)
+		untaken(AlarmHeld, receive.Fault{What: z}, "%s has errors: %s%s", z, stays, why)
 	}
 	if len(cycle.Stay) > 0 {
 		say(AlarmStays, "gone from the source, and kept in the releases: %s; %s", refresh.Some(cycle.Stay), cycle.Why[cycle.Stay[0]])
@@ -150,17 +160,17 @@ func Alarms(view release.View, lease time.Duration, cycle CycleState, now time.T
 		if s.Expired {
 			say(AlarmExpired, "%s: no primary has confirmed it since %s", s.Zone, s.Contact.Format(time.RFC3339))
 		} else if s.Error != "" {
-			say(AlarmSource, "%s: %s", s.Zone, s.Error)
+			untaken(AlarmSource, receive.Fault{What: s.Zone}, "%s: %s", s.Zone, s.Error)
 		}
 	}
 	for _, fault := range slices.SortedFunc(maps.Keys(cycle.Faults), func(a, b receive.Fault) int {
 		return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.What, b.What))
 	}) {
-		code := AlarmSource
 		if fault.Source == refresh.HostDisk {
-			code = AlarmDisk
+			say(AlarmDisk, "%s: %s: %s", fault.Source, fault.What, cycle.Faults[fault])
+			continue
 		}
-		say(code, "%s: %s: %s", fault.Source, fault.What, cycle.Faults[fault])
+		untaken(AlarmSource, fault, "%s: %s: %s", fault.Source, fault.What, cycle.Faults[fault])
 	}
 	return all
 }

@@ -120,6 +120,7 @@ type CycleState struct {
 	Stay     []string          // zones that their source has no more, and that stay: too many would go
 	Sources  []receive.Status
 	Faults   map[receive.Fault]string
+	Untaken  map[receive.Fault]time.Time // since when what a source has is not taken, by a fault or a zone (without Source)
 }
 
 // State is how the cycle goes.
@@ -212,9 +213,34 @@ const (
 func (c *Cycle) watch(ctx context.Context, r *receive.Receiver) {
 	for home.Pause(ctx, lookEvery) == nil {
 		zones, faults := r.Zones(), r.Faults()
-		c.mu.Lock()
-		c.state.Sources, c.state.Faults = zones, faults
-		c.mu.Unlock()
+		c.keepSources(zones, faults)
+	}
+}
+
+// keepSources keeps how the sources are, and since when something of them is not taken.
+func (c *Cycle) keepSources(zones []receive.Status, faults map[receive.Fault]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.Sources, c.state.Faults = zones, faults
+	before := c.state.Untaken
+	c.state.Untaken = map[receive.Fault]time.Time{}
+	note := func(place receive.Fault) {
+		since, known := before[place]
+		if !known {
+			since = c.Home.Now()
+		}
+		c.state.Untaken[place] = since
+	}
+	for place := range faults {
+		note(place)
+	}
+	for _, z := range zones {
+		if z.Error != "" {
+			note(receive.Fault{What: z.Zone})
+		}
+	}
+	for _, zone := range c.state.Held {
+		note(receive.Fault{What: zone})
 	}
 }
 

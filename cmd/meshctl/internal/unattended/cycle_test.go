@@ -286,6 +286,55 @@ func TestZonesThatGoAtOnceStay(t *testing.T) {
 	}
 }
 
+// TestWhatIsRefusedForLongIsAnError: a zone that is held and a source that fails are warnings for an hour, and errors from then on, each
+// counted from when it began, whatever its words are; one that ends and comes again begins anew.
+func TestWhatIsRefusedForLongIsAnError(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	c := cycleAt(dir, &now)
+	c.receives(t, hometest.NamesZone(t, "a.", 5, 10))
+	c.releases(t)
+	file := receive.Fault{Source: "directory /in", What: "/in/b.zone"}
+	look := func(faults map[receive.Fault]string, zones []receive.Status) (errors, warnings int) {
+		t.Helper()
+		c.keepSources(zones, faults)
+		view, err := c.Home.View(t.Context())
+		hometest.Check(t, err)
+		view.LeaseExpires = now.Add(time.Hour) // no matter of this test
+		for _, r := range Alarms(view, time.Hour, c.State(), now) {
+			switch {
+			case r.Code == AlarmUntaken && AlarmOf(r).Level == LevelError && strings.HasPrefix(r.Detail, "since 20"):
+				errors++
+			case (r.Code == AlarmHeld || r.Code == AlarmSource) && AlarmOf(r).Level == LevelWarning:
+				warnings++
+			default:
+				t.Errorf("%v", r)
+			}
+		}
+		return errors, warnings
+	}
+	c.receives(t, hometest.NamesZone(t, "a.", 4, 10)) // its serial goes back
+	c.releases(t)
+	failing := []receive.Status{{Zone: "c.", Error: "refused"}}
+	for i, step := range []struct {
+		after            time.Duration
+		faults           map[receive.Fault]string
+		errors, warnings int
+	}{
+		{0, nil, 0, 2},
+		{time.Minute, map[receive.Fault]string{file: "syntax"}, 0, 3},
+		{untakenPatience - time.Minute, map[receive.Fault]string{file: "another error"}, 2, 1},
+		{time.Minute, map[receive.Fault]string{file: "syntax"}, 3, 0},
+		{time.Second, nil, 2, 0},
+		{time.Second, map[receive.Fault]string{file: "syntax"}, 2, 1},
+	} {
+		now = now.Add(step.after)
+		if errors, warnings := look(step.faults, failing); errors != step.errors || warnings != step.warnings {
+			t.Errorf("step %d: %d errors, %d warnings, want %+v", i, errors, warnings, step)
+		}
+	}
+}
+
 // TestServeNeverEmptiesAMesh (FAIL-4): what is received may lack every zone that is answered, as with another directory. No release
 // without zones is made of that, whatever the policy allows, and it is an error; one is by an operator's word.
 func TestServeNeverEmptiesAMesh(t *testing.T) {
