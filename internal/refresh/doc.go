@@ -24,7 +24,7 @@
 //   - A serial that is not above what is held is not taken, unless the zone begins anew: by an operator's word, or because its
 //     catalog has it under another label (RFC 9432 5.4).
 //   - A source that fails, or that lost much at once, withdraws nothing (FAIL-4): not a catalog that is broken, nor a directory
-//     that cannot be read, nor one that lost more of its zones than the limit. An operator may order that zones go which are
+//     that cannot be read, nor one that lost more of its zones than the limit, or all, nor a source that is not configured any more. An operator may order that zones go which are
 //     gone; one that is there again when its source is looked at after that stays, and so do others that are gone.
 //   - A zone that expired is said to be, and stays: a release is not undone because a primary is away. How long no primary has
 //     confirmed it is measured by the clock that does not step, except over a restart.

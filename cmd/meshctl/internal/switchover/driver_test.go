@@ -30,6 +30,7 @@ type world struct {
 	dir     string
 	members map[string]*member
 	driver  *Driver
+	asking  sync.Mutex // two hosts may ask at once
 }
 
 // member is one node.
@@ -71,6 +72,8 @@ func (w *world) newDriver(p mesh.Policy) *Driver {
 
 func (w *world) ask(_ context.Context, members []release.Member) map[string]Answer {
 	view := w.view()
+	w.asking.Lock()
+	defer w.asking.Unlock()
 	answers := map[string]Answer{}
 	for _, m := range members {
 		answers[m.Name] = w.members[m.Name].answer(view)
