@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -113,6 +114,8 @@ starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefi
 				}{n.Name, dir}
 				return c.print(facts, func() {
 					c.say("%s is a member; give it %s, or the same as %s.tar, and nobody else: its key is in it", n.Name, dir, dir)
+					at := cmp.Or(n.At, "/etc/mesh")
+					c.say("next, on %s, with the shared addresses on its lo: tar -C %s -xf %s.tar; anycast-sidecar check %s/sidecar.yaml --corefile %s/Corefile; and start both programs", n.Name, at, n.Name, at, at)
 				})
 			})
 		}),

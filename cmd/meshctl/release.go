@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -121,23 +123,35 @@ func (c *cli) release(ctx context.Context, w *home.Writer, from []releasing.Sour
 	if made == nil {
 		return &hint.Error{Err: err, Hint: whatNow(blocked.Request)}
 	}
-	c.warnReceived(made)
 	facts := madeJSON{made.Release.Number, made.Current, made.Replaced, len(made.Release.Zones),
 		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), append([]history.Held{}, made.Held...), nil, made.Request, findingsJSON(found)}
 	if by := made.Override; by != nil {
 		facts.Override = &overrideJSON{by.Who, by.Why}
 	}
+	c.warnReceived(made, from)
 	return c.print(facts, func() { c.sayMade(made) })
 }
 
-// warnReceived warns of zones that were released by hand and that a source delivers: the two do not know of each other.
-func (c *cli) warnReceived(made *releasing.Made) {
+// warnReceived warns of zones that were released by hand and that a source delivers: the two do not know of each other. A file that is
+// the very one that was received is fine.
+func (c *cli) warnReceived(made *releasing.Made, files []releasing.Source) {
 	for _, origin := range slices.Concat(made.Added, made.Changed) {
+		received := filepath.Join(c.home().Path("zones"), strings.TrimSuffix(origin, ".")+".zone")
+		if slices.ContainsFunc(files, func(s releasing.Source) bool { return sameFile(s.File, received) }) {
+			continue
+		}
 		if section, from, ok := receive.Follows(c.home().ReceivedDir(), origin); ok {
 			fmt.Fprintf(c.log, "warning: %s is received of %s as well, last from %s: change it there too, with a serial above %d, or meshctl serve holds the next edit there\n",
 				origin, section, from, made.Release.Zone(origin).Serial)
 		}
 	}
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	other, fault := os.Stat(b)
+	return err == nil && fault == nil && os.SameFile(one, other)
 }
 
 // whatNow is what can be done about zones that were not released; request is what may be signed, if anything.
@@ -180,6 +194,9 @@ func (c *cli) sayMade(made *releasing.Made) {
 		c.say("OVERRIDDEN by %s: %s", by.Who, by.Why)
 	}
 	number, zones := made.Release.Number, len(made.Release.Zones)
+	if len(made.Added)+len(made.Changed)+len(made.Withdrawn)+len(made.Held) == 0 {
+		c.say("no zone has changed: release %d has the same zones as the one before", number)
+	}
 	if made.Current {
 		c.say("release %d published, %d zones, current since %s", number, zones, instantOf(made.Release.Switchover))
 		return

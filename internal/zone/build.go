@@ -20,6 +20,7 @@ type Builder struct {
 	findings findings
 	hasNSEC  bool
 	hasNSEC3 bool
+	badSOA   bool // see BadSOA
 
 	files []string
 	names arena // keys, see appendKey
@@ -183,6 +184,9 @@ func (b *Builder) add(r *record, owner, data []byte) {
 
 // Report adds a finding of whoever reads the records, so that they all come together and bounded from Build.
 func (b *Builder) Report(f Finding) { b.findings.add(f) }
+
+// BadSOA says that an SOA record could not be read, of which there is a finding: that there is none is not told besides.
+func (b *Builder) BadSOA() { b.badSOA = true }
 
 // file is the first file that had a record, for findings about none of them.
 func (b *Builder) file() string {

@@ -48,6 +48,9 @@ func (b *Builder) checkNodes(z *Zone) {
 func (b *Builder) checkApex(z *Zone) {
 	apex := z.apex()
 	if !z.has(&apex, dns.TypeSOA) {
+		if b.badSOA && b.findings.errors {
+			return
+		}
 		b.findings.add(Finding{File: b.file(), Owner: z.origin, Rule: "soa", Severity: Error, Detail: "no SOA record at the zone's origin"})
 		return
 	}

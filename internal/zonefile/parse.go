@@ -94,6 +94,9 @@ func ReadFile(file string, opts Options) (*zone.Zone, []zone.Finding, error) {
 		return nil, nil, errors.Unwrap(err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, nil, errors.New("it is a directory: name the zone files in it")
+	}
 	opts.File, opts.Name, opts.Include = cmp.Or(opts.File, file), filepath.Base(file), beside.FS()
 	if opts.IncludeDir, err = filepath.Abs(dir); err != nil {
 		return nil, nil, err
@@ -141,6 +144,11 @@ func (p *parser) readTop(r io.Reader, f *file) {
 	s := newScanner(r, p.opts.MaxEntry)
 	defer s.close()
 	s.skipMark()
+	if s.wide() {
+		p.b.BadSOA()
+		p.fail(f, 1, fmt.Errorf("the file is UTF-16, in which some editors save: save it as UTF-8 or ASCII: %w", errFatal))
+		return
+	}
 	if _, err := s.r.Peek(min(p.opts.chunk, bufferSize)); err != nil || p.opts.Parallel == 1 {
 		p.read(s, nil, f) // it is short
 		return
@@ -355,6 +363,9 @@ func (p *parser) record(f *file, e *entry) error {
 	}
 	wire, err := rdata.Parse(h.Rrtype, words, f.origin)
 	if err != nil {
+		if h.Rrtype == dns.TypeSOA {
+			p.b.BadSOA()
+		}
 		return err
 	}
 	owner, err := p.packOwner(f.owner)

@@ -2,6 +2,7 @@ package zonefile
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"testing/fstest"
 	"testing/iotest"
+	"unicode/utf16"
 
 	"github.com/miekg/dns"
 
@@ -126,6 +128,32 @@ func TestEveryErrorHasItsLine(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestOneFaultIsSaidOnce: a bad SOA is not missed besides, a text in UTF-16 is not judged line by line, and a directory is no file.
+func TestOneFaultIsSaidOnce(t *testing.T) {
+	const good = "$ORIGIN example.org.\n$TTL 300\n@ SOA ns1 host 7 7200 3600 1209600 300\n@ NS ns1\nns1 A 192.0.2.53\n"
+	wide := func(order binary.ByteOrder) string {
+		var b bytes.Buffer
+		binary.Write(&b, order, utf16.Encode([]rune(mark+good)))
+		return b.String()
+	}
+	for text, want := range map[string]string{
+		strings.Replace(good, "host 7 ", "host 7x ", 1): "7x is no number",
+		wide(binary.LittleEndian):                       "UTF-16",
+		wide(binary.BigEndian):                          "UTF-16",
+	} {
+		z, found := Parse(strings.NewReader(text), Options{File: "a", Origin: "example.org."})
+		if z != nil || len(found) != 1 || found[0].Severity != zone.Error || !strings.Contains(found[0].Detail, want) {
+			t.Errorf("%v, want %s", found, want)
+		}
+	}
+	if z, found := Parse(strings.NewReader(strings.Replace(good, "@ SOA", "; SOA", 1)), Options{Origin: "example.org."}); z != nil || len(found) != 1 || found[0].Rule != "soa" {
+		t.Errorf("without SOA: %v", found)
+	}
+	if z, found, err := ReadFile(t.TempDir(), Options{}); z != nil || found != nil || err == nil || !strings.Contains(err.Error(), "it is a directory") {
+		t.Errorf("a directory: %v, %v", found, err)
 	}
 }
 

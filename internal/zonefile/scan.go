@@ -58,6 +58,12 @@ func (s *scanner) skipMark() {
 
 const mark = "\uFEFF"
 
+// wide reports whether a text begins with the byte order mark of UTF-16, in either order.
+func (s *scanner) wide() bool {
+	first, _ := s.r.Peek(2)
+	return string(first) == "\xFF\xFE" || string(first) == "\xFE\xFF"
+}
+
 func (s *scanner) close() {
 	s.r.Reset(nil)
 	buffers.Put(s.r)

@@ -114,6 +114,10 @@ func (r *one) goes(ctx context.Context) error {
 	if r.before, err = r.Look(ctx, r.member); err != nil {
 		return fmt.Errorf("it cannot be asked how it is: %w", err)
 	}
+	if r.before.Drain != nil && r.order.Leave {
+		r.Say("%s: drained already, %s", r.member.Name, r.before.Drain)
+		return nil
+	}
 	if r.before.Drain != nil {
 		return fmt.Errorf("it is drained already, %s", r.before.Drain)
 	}

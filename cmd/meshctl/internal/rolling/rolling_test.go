@@ -273,6 +273,20 @@ func TestNothingIsDoneToAMemberThatIsNotAsItShouldBe(t *testing.T) {
 	})
 }
 
+// TestDrainedAlready: who only drains has nothing to do for a member that is drained, and goes on with the others.
+func TestDrainedAlready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab("tyo", "osa", "fra")
+		l.nodes["tyo"].drained = true
+		o := upgrade
+		o.Leave, o.Remain = true, 1
+		err := Roll(t.Context(), l.mesh(), o, l.members()[:2])
+		if err != nil || !l.nodes["tyo"].drained || !l.nodes["osa"].drained || !strings.Contains(strings.Join(l.said, "\n"), "tyo: drained already, by kim") {
+			t.Errorf("%v, %v", err, l.said)
+		}
+	})
+}
+
 // TestInterrupted: as long as the routes are there nothing has been done to the member, and it is brought back; after that nobody
 // knows how far its upgrade is.
 func TestInterrupted(t *testing.T) {
