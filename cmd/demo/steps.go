@@ -279,20 +279,24 @@ func (s *story) showRefusal(ctx context.Context, osa *node) error {
 	return nil
 }
 
-// mirrorFault is why a node's mirror cannot follow the repository, by `anycast-sidecar status`.
-func (s *story) mirrorFault(ctx context.Context, n *node) (string, error) {
-	said, err := n.run(ctx, s.w.binary("anycast-sidecar"), "status", "--json", filepath.Join(n.dir, "sidecar.yaml"))
-	if err != nil {
-		return "", err
-	}
-	var st status.Sidecar
-	if err := status.Decode([]byte(said), &st); err != nil {
-		return "", err
-	}
-	if st.Mirror == nil || st.Mirror.LastError == "" {
-		return "", fmt.Errorf("%s's mirror finds nothing wrong", n.name)
-	}
-	return st.Mirror.LastError, nil
+// mirrorFault is why a node's mirror cannot follow the repository, by `anycast-sidecar status`, which may be a second behind.
+func (s *story) mirrorFault(ctx context.Context, n *node) (fault string, err error) {
+	err = lab.Until(ctx, 15*time.Second, n.name+"'s mirror says what is wrong", func() (bool, string) {
+		said, err := n.run(ctx, s.w.binary("anycast-sidecar"), "status", "--json", filepath.Join(n.dir, "sidecar.yaml"))
+		if err != nil {
+			return false, err.Error()
+		}
+		var st status.Sidecar
+		if err := status.Decode([]byte(said), &st); err != nil {
+			return false, err.Error()
+		}
+		if st.Mirror == nil || st.Mirror.LastError == "" {
+			return false, "it finds nothing wrong"
+		}
+		fault = st.Mirror.LastError
+		return true, ""
+	})
+	return fault, err
 }
 
 // showSilence checks that osa, asked since instant from, stopped answering at instant at and not before, and says why.

@@ -251,7 +251,7 @@ var directives = map[string]func(*testing.T, unit, *spec){
 	"NotifyAccess": nothing,
 
 	// What makes a process start, end and start again, and what is done when it has ended: the test plays that.
-	"ExecStart": nothing, "Restart": nothing, "RestartSec": nothing, "TimeoutStopSec": nothing,
+	"ExecStart": nothing, "Restart": nothing, "RestartSec": nothing, "RestartKillSignal": nothing, "TimeoutStopSec": nothing,
 	"OOMScoreAdjust": nothing, "RemoveIPC": nothing,
 }
 
