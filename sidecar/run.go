@@ -95,6 +95,7 @@ func run(ctx context.Context, path string, c *config.Config, stopping func()) er
 	started.add(loops.Wait)
 	started.add(cancel)
 	loops.Go(func() { s.clock.Run(background, clockInterval) })
+	loops.Go(func() { s.tend(background) })
 	if err := s.serve(&started); err != nil {
 		return err
 	}

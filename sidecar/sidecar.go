@@ -48,13 +48,14 @@ type sidecar struct {
 	speaker    *bgp.Speaker   // nil without a bgp section, and once it is stopped
 	announcer  *igp.Announcer // nil without an igp section
 	decision   gate.Decision
-	applied    bool          // the routes are as decided
-	fault      string        // why they are not, as last seen; empty if they were
-	drainOf    *status.Drain // nil: not drained
-	drainFault error         // why nobody knows what drain is in force
-	since      time.Time     // of the route's last change
-	untold     instant.Mono  // since when the route is to be announced and no router has been told; 0: it is not so
-	late       bool          // it was said that the service is not good so long after the start
+	applied    bool           // the routes are as decided
+	fault      string         // why they are not, as last seen; empty if they were
+	drainOf    *status.Drain  // nil: not drained
+	drainFault error          // why nobody knows what drain is in force
+	since      time.Time      // of the route's last change
+	unwritable *status.Reason // why nothing can be written in the state directory, as last seen; nil: it can be
+	untold     instant.Mono   // since when the route is to be announced and no router has been told; 0: it is not so
+	late       bool           // it was said that the service is not good so long after the start
 	changes    map[bool]uint64
 	failures   map[string]uint64 // of the probe, by code
 	probes     []status.Probe
@@ -395,6 +396,9 @@ const (
 func (s *sidecar) announced(doc *status.Sidecar) {
 	s.mu.Lock()
 	doc.Wanted, doc.Why, doc.Since, doc.Fault, doc.Drain = s.decision.Announce, s.decision.Why, s.since, s.fault, s.drainOf
+	if s.unwritable != nil {
+		doc.Warnings = []status.Reason{*s.unwritable}
+	}
 	speaker, announcer := s.speaker, s.announcer
 	s.mu.Unlock() // GoBGP answers in its own time, and nobody else is to wait for that
 	if speaker != nil {
@@ -445,6 +449,7 @@ func (s *sidecar) confirms(c *status.Confirmation) {
 	c.MirrorFormat = release.ManifestFormat
 	c.Sessions, c.IGP = doc.Sessions, doc.IGP
 	c.Drained = doc.Drain != nil && !doc.Wanted
+	c.Warnings = slices.Concat(c.Warnings, doc.Warnings)
 	c.Warnings = append(slices.Clip(c.Warnings), clockWarnings(s.clock.Status(), s.cfg().Clock.Limit)...)
 	if s.mirror != nil {
 		m := s.mirror.Status()

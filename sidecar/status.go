@@ -124,6 +124,7 @@ func sayStatus(w io.Writer, doc status.Sidecar, now time.Time) {
 	}
 	say("why", reasons(doc.Why)...)
 	say("to do", toDo(allReasons(doc))...)
+	say("warning", reasons(warningsOf(doc))...)
 	if doc.Fault != "" {
 		say("fault", "the routes are not as decided: "+doc.Fault)
 	}
@@ -145,12 +146,21 @@ func sayStatus(w io.Writer, doc status.Sidecar, now time.Time) {
 	say("mirror", mirrorLines(doc.Mirror, now)...)
 }
 
-// allReasons are those of the route, and of meshsync's silence, which come first: they are the cause.
+// allReasons are those of the route, and of meshsync's silence, which come first: they are the cause. Warnings come last.
 func allReasons(doc status.Sidecar) []status.Reason {
+	all := slices.Concat(doc.Why, warningsOf(doc))
 	if doc.Meshsync == nil {
-		return doc.Why
+		return all
 	}
-	return slices.Concat(doc.Meshsync.Silent, doc.Why)
+	return slices.Concat(doc.Meshsync.Silent, all)
+}
+
+// warningsOf are those of the sidecar and of meshsync.
+func warningsOf(doc status.Sidecar) []status.Reason {
+	if doc.Meshsync == nil {
+		return doc.Warnings
+	}
+	return slices.Concat(doc.Meshsync.Warnings, doc.Warnings)
 }
 
 // toDo is what to do about each reason, once; nothing about the service being good.

@@ -301,6 +301,12 @@ type Clock struct {
 // while its error bound grows.
 const ClockHoldover = "clock-holdover"
 
+// Codes of warnings in a Confirmation, of what ends a node that answers at its next start, or when it next has to write.
+const (
+	CorefileRefused = "corefile-refused" // the Corefile on disk was refused, and the one before it runs
+	StateUnwritable = "state-unwritable" // nothing can be written in a state directory
+)
+
 // Held is what a member holds of a switchover that was proposed, at /v1/promise of its administrative plane.
 type Held struct {
 	Version int     `json:"version"`
@@ -361,6 +367,7 @@ type Sidecar struct {
 	Announced bool       `json:"announced"` // a router has been told of the route, in a session that is up
 	Wanted    bool       `json:"wanted"`    // it is to be announced
 	Why       []Reason   `json:"why"`
+	Warnings  []Reason   `json:"warnings,omitempty"` // of the machine it runs on
 	Since     time.Time  `json:"since"`
 	Fault     string     `json:"fault,omitempty"` // why the routes are not as decided
 	Drain     *Drain     `json:"drain,omitempty"`

@@ -28,3 +28,13 @@ func remount(t *testing.T, dir, how string) {
 	}
 	must(t, unix.Mount("tmpfs", dir, "tmpfs", flags, ""))
 }
+
+// readOnly makes a directory read-only, though files in it are open for writing, until the function returned is called.
+func readOnly(t *testing.T, dir string) (again func()) {
+	t.Helper()
+	must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	again = func() { unix.Unmount(dir, unix.MNT_DETACH) }
+	t.Cleanup(again)
+	must(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	return again
+}

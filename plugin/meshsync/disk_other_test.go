@@ -15,3 +15,5 @@ func smallDisk(t *testing.T) string {
 }
 
 func remount(*testing.T, string, string) {}
+
+func readOnly(*testing.T, string) func() { return func() {} }

@@ -67,20 +67,21 @@ func (c clocks) began() instant.Instant {
 // follower follows one repository and decides, by internal/mesh, what this process answers from. Its goroutine run owns
 // all fields below the line; no I/O is done there, so that a hanging disk cannot keep it from falling silent.
 type follower struct {
-	config    config
-	clocks    clocks
-	active    atomic.Pointer[answering]
-	shown     atomic.Pointer[status.Node]
-	assumed   atomic.Bool            // the clock is certified by the operator's word only
-	digest    atomic.Pointer[string] // of the Corefile
-	state     *state
-	lost      *status.Reason // why this process is silent for good; nil: it is not. Only newFollower sets it
-	cancel    context.CancelFunc
-	running   sync.WaitGroup
-	words     chan word // of the sidecar
-	pace      pace      // of asking for them
-	audience  audience
-	transfers atomic.Bool // zones may be transferred, so differences are wanted
+	config     config
+	clocks     clocks
+	active     atomic.Pointer[answering]
+	shown      atomic.Pointer[status.Node]
+	assumed    atomic.Bool                   // the clock is certified by the operator's word only
+	digest     atomic.Pointer[string]        // of the Corefile
+	unwritable atomic.Pointer[status.Reason] // why nothing can be written in the state directory; nil: it can be
+	state      *state
+	lost       *status.Reason // why this process is silent for good; nil: it is not. Only newFollower sets it
+	cancel     context.CancelFunc
+	running    sync.WaitGroup
+	words      chan word // of the sidecar
+	pace       pace      // of asking for them
+	audience   audience
+	transfers  atomic.Bool // zones may be transferred, so differences are wanted
 
 	// ──
 	node       *mesh.Node
@@ -92,10 +93,11 @@ type follower struct {
 	switched   *status.Switched // the last activation
 	readied    *status.Step     // the release that was made ready last
 	silent     []status.Reason
-	warned     bool          // of these
-	began      time.Time     // of this process's following
-	granted    time.Duration // what the lease had left when it was verified
-	waning     bool          // less than half of that is left, which was logged
+	warned     bool            // of these
+	began      time.Time       // of this process's following
+	granted    time.Duration   // what the lease had left when it was verified
+	warnedOf   []status.Reason // of the machine
+	waning     bool            // less than half of that is left, which was logged
 	writing    bool
 	writeAfter time.Time // no promise is written before: the disk just refused one
 	faults     faults
@@ -139,6 +141,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	f.running.Go(func() { f.run(ctx, looks, writes, written) })
 	f.running.Go(func() { w.watch(ctx, looks) })
 	f.running.Go(func() { s.write(ctx, writes, written) })
+	f.running.Go(func() { f.tend(ctx) })
 	return f, nil
 }
 
@@ -476,7 +479,7 @@ func (f *follower) dropAllBut(keep []uint64) {
 // publish shows the state to the status socket and the metrics.
 func (f *follower) publish(d mesh.Decision) {
 	n := &status.Node{Version: status.Version, Node: f.config.node, Software: Version, ConfigDigest: *f.digest.Load(),
-		At: f.clocks.now().Wall, Serving: d.Serve, Silent: d.Silent, Warnings: f.warnings(), Switched: f.switched, Staged: d.Confirms.Staged,
+		At: f.clocks.now().Wall, Serving: d.Serve, Silent: d.Silent, Warnings: slices.Concat(f.warnings(), f.hostWarnings()), Switched: f.switched, Staged: d.Confirms.Staged,
 		Promise: d.Holds, Asks: d.Ask, Format: release.ManifestFormat, Floor: d.Floor, Clock: d.Clock, Refused: d.Refused, Confirms: d.Confirms,
 		Compiling: f.stager.busy.status(), Compiled: f.readied}
 	n.Clock.Assumed = f.assumed.Load()

@@ -32,10 +32,11 @@ type config struct {
 	node        string        // name as a member
 	hold        time.Duration // how long it may answer without reaching a distribution host or another member; 0: for ever
 	zones       []string
-	digest      string      // of the Corefile
-	transfers   bool        // the block has plugin transfer
-	secondaries []secondary // to be told of new releases
-	cacheFrom   int         // octets of a zone's image from which it is kept on disk; 0 for the default
+	digest      string        // of the Corefile
+	transfers   bool          // the block has plugin transfer
+	secondaries []secondary   // to be told of new releases
+	tend        time.Duration // how often the state directory is tried; 0 for the default
+	cacheFrom   int           // octets of a zone's image from which it is kept on disk; 0 for the default
 }
 
 // register sets the plugin up for one server block. What can be wrong is found here, before there is any socket.

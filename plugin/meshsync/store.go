@@ -72,6 +72,7 @@ func (h *held) admit(c config) error {
 }
 
 func start(c config) (*held, error) {
+	hearRefusals()
 	f, err := newFollower(c, machine)
 	if err != nil {
 		return nil, err
@@ -159,7 +160,13 @@ func letGo(m *Meshsync) error {
 	if h == nil {
 		return nil
 	}
+	mine := h.holders[m]
 	delete(h.holders, m)
+	for _, epoch := range h.holders {
+		if epoch > mine { // m's instance goes since a reload succeeded
+			refused.Store(nil)
+		}
+	}
 	h.arrangeTransfers()
 	return dropUnheld(m.config.dir, h)
 }

@@ -162,7 +162,7 @@ func (m MemberStatus) Reasons() []status.Reason {
 }
 
 // memberAlarms are the members that give no word, are silent though nobody wants them to be, mean to answer and do not, whose clock
-// nobody certifies, or whose route no router knows; released is whether there is anything to answer from.
+// nobody certifies, whose machine would not let them go on, or whose route no router knows; released is whether there is anything to answer from.
 func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 	for _, m := range members {
 		switch c := m.Confirmation; {
@@ -176,8 +176,13 @@ func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 			if r, is := unwell(*c); is {
 				all = append(all, status.Reason{Code: AlarmUnwell, Detail: m.Name + ": " + r.String()})
 			}
-			if i := slices.IndexFunc(c.Warnings, func(r status.Reason) bool { return r.Code == status.ClockHoldover }); i >= 0 {
-				all = append(all, status.Reason{Code: status.ClockHoldover, Detail: m.Name + ": " + c.Warnings[i].Detail})
+		}
+		if m.Confirmation == nil {
+			continue
+		}
+		for _, r := range m.Confirmation.Warnings {
+			if r.Code == status.ClockHoldover && m.Confirmation.Serving > 0 || r.Code == status.CorefileRefused || r.Code == status.StateUnwritable {
+				all = append(all, status.Reason{Code: r.Code, Detail: m.Name + ": " + r.Detail})
 			}
 		}
 	}

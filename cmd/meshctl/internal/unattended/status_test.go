@@ -172,6 +172,25 @@ func TestARouteThatNoRouterKnowsIsAnAlarm(t *testing.T) {
 	}
 }
 
+// TestAMachineThatWouldEndItsMemberIsAWarning, of one that is silent as well, once for each thing.
+func TestAMachineThatWouldEndItsMemberIsAWarning(t *testing.T) {
+	said := status.Confirmation{Serving: 1, Warnings: []status.Reason{{Code: status.CorefileRefused, Detail: "Corefile:7"},
+		{Code: "lease-not-renewed", Detail: "which this host judges itself"}, {Code: status.StateUnwritable, Detail: "/state: no space left on device"}}}
+	silent := status.Confirmation{Warnings: said.Warnings[:1]}
+	all := memberAlarms([]MemberStatus{{Name: "tyo", Confirmation: &said}, {Name: "fra", Confirmation: &silent}, {Name: "osa", Error: "no word"}}, false)
+	var got []string
+	for _, r := range all {
+		got = append(got, r.String())
+		if a := AlarmOf(r); r.Code != AlarmUnreachable && (a.Level != LevelWarning || a.Do == "") {
+			t.Errorf("got %+v", a)
+		}
+	}
+	want := []string{"corefile-refused: tyo: Corefile:7", "state-unwritable: tyo: /state: no space left on device", "corefile-refused: fra: Corefile:7", "member-unreachable: osa: no word"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // TestAClockThatNobodyCertifiesIsAWarning: long before the member is silent for it, once, and with what ends it.
 func TestAClockThatNobodyCertifiesIsAWarning(t *testing.T) {
 	said := status.Confirmation{Serving: 1, Warnings: []status.Reason{{Code: status.ClockHoldover, Detail: "chronyd does not answer"}}}
