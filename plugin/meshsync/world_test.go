@@ -311,10 +311,10 @@ func whichOf(t testing.TB, m *dns.Msg) uint64 {
 	return number
 }
 
-// becomes waits until example.org. is answered from release number.
+// becomes waits until example.org. is answered from release number, and the status, which comes right after it, says so.
 func (n *node) becomes(number uint64) {
 	n.t.Helper()
-	n.waits(fmt.Sprintf("release %d is answered from", number), func(*status.Node) bool { return n.which() == number })
+	n.waits(fmt.Sprintf("release %d is answered from", number), func(s *status.Node) bool { return n.which() == number && s.Serving == number })
 }
 
 // silentFor waits until the node is silent for the reason.
