@@ -66,6 +66,7 @@ canonical zone files: meshctl release HOME/zones/*.zone makes a release of them.
 With --withdraw, zones that are gone from their sources are withdrawn, though "deleted: keep" or a limit keeps them: those that are named,
 or all. This works beside "meshctl serve" as well, which is given an order: it looks at the sources once more, withdraws what is gone, and
 this command says what became of each zone. An order that serve has not taken when the command ends holds for an hour.
+The last zone of a mesh is in the release all the same: meshctl release --withdraw ZONE is the second step.
 
 Status 1 if something could not be received, or withdrawn; what was, counts all the same, and what was there before stays.`,
 		RunE: c.runs(func(cmd *cobra.Command, zoneNames []string) error {
@@ -217,8 +218,10 @@ func (c *cli) refresh(ctx context.Context, r *receive.Receiver, o receiveOptions
 	switch {
 	case errors.As(err, &locked) && (id != "" || o.Withdraw) && len(o.Reset) == 0:
 		facts.beside = true
-		facts.Ordered, err = c.order(ctx, locked, id, until, o.wait)
-		return err
+		if facts.Ordered, err = c.order(ctx, locked, id, until, o.wait); err != nil {
+			return err
+		}
+		return c.lastStay(ctx, facts.Ordered)
 	case err != nil:
 		return err
 	case id != "":
@@ -255,6 +258,33 @@ func (c *cli) order(ctx context.Context, serve *depot.LockedError, id string, un
 		return nil, err
 	}
 	return c.answer(ctx, serve, id, until)
+}
+
+// lastStay says of zones that serve has withdrawn that they stay in its release, if no zone would be left in it.
+func (c *cli) lastStay(ctx context.Context, ordered []receive.Fate) error {
+	view, err := c.home().View(ctx)
+	if err != nil {
+		return err
+	}
+	latest := view.Manifest.Latest()
+	if latest == nil {
+		return nil
+	}
+	for _, z := range latest.Zones {
+		if !receive.IsWithdrawn(c.home().ReceivedDir(), z.Origin) {
+			return nil
+		}
+	}
+	texts, err := filepath.Glob(filepath.Join(c.home().Path("zones"), "*.zone"))
+	if err != nil || len(texts) > 0 { // one that comes with the next release
+		return err
+	}
+	for i, f := range ordered {
+		if f.Withdrawn && latest.Zone(f.Zone) != nil {
+			ordered[i] = receive.Fate{Zone: f.Zone, Why: "no zone would be left, and meshctl serve makes no such release; its source has it no more, so if it is meant: meshctl release --withdraw " + f.Zone}
+		}
+	}
+	return nil
 }
 
 // answer waits for what becomes of an order.

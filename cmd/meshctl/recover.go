@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
@@ -37,13 +38,24 @@ earlier than that. A release that was made after the newest copy is gone: make i
 			if err != nil {
 				return err
 			}
-			return c.print(r, func() {
+			view, err := c.home().View(cmd.Context())
+			if err != nil {
+				return err
+			}
+			facts := struct {
+				home.Recovered
+				Revoked []string `json:"revoked_bundles,omitempty"` // members whose bundles in the home nobody takes
+			}{r, enrol.RevokedBundles(c.home(), view.Manifest)}
+			return c.print(facts, func() {
 				if r.From != "" {
 					c.say("taken over from %s", r.From)
 				}
 				c.say("the newest lease has version %d, the highest release is %d", r.Lease, r.Highest)
 				c.say("leases that are not known here are taken to live until %s", secondOf(r.Promised))
 				c.sayNewer(r.Newer)
+				for _, name := range facts.Revoked {
+					c.say("the bundle of %s in this home has a key that was revoked since: do not give it to the node; for a new one: meshctl member renew --new-key %s", name, name)
+				}
 				c.say("next: meshctl lease, then meshctl status")
 			})
 		}),

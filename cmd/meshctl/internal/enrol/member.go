@@ -92,7 +92,7 @@ func notMember(name string) error {
 
 // RenewMember gives a member a certificate that begins now. It is for the same key, and the member fetches it by itself
 // from "meshctl serve"; with newKey it is for a new one, which the node must be given with the bundle, and the old key
-// is taken beside it until the next renewal.
+// is taken beside it until the next renewal. A key that was revoked gets no certificate, and is not taken again.
 func RenewMember(ctx context.Context, w *home.Writer, name string, newKey bool) error {
 	m := w.View().Manifest
 	i := slices.IndexFunc(m.Members, func(o release.Member) bool { return o.Name == name })
@@ -103,6 +103,14 @@ func RenewMember(ctx context.Context, w *home.Writer, name string, newKey bool) 
 	old, err := readCertificate(w.Path(dir), "node.crt")
 	if err != nil {
 		return fmt.Errorf("the bundle of %s: %w", name, err)
+	}
+	before, revoked := identity.PinOf(old), !m.Members[i].Has(identity.PinOf(old))
+	if revoked && !newKey {
+		return hint.Errorf("meshctl member renew --new-key "+name+", and give the node its bundle",
+			"%s: the key in its bundle here was revoked, and with it any certificate for this key", name)
+	}
+	if revoked {
+		before = m.Members[i].Keys[0] // the one that the node may have
 	}
 	who := subject{name, identity.Node, sansOf(old)}
 	if err := addCookieSeed(w, w.Path(dir)); err != nil {
@@ -119,8 +127,19 @@ func RenewMember(ctx context.Context, w *home.Writer, name string, newKey bool) 
 		return err
 	}
 	m.Members = slices.Clone(m.Members)
-	m.Members[i].Keys = []release.Digest{identity.PinOf(made), identity.PinOf(old)}
+	m.Members[i].Keys = []release.Digest{identity.PinOf(made), before}
 	return w.Publish(ctx, m, home.Event{Event: "member's key replaced", Detail: name})
+}
+
+// RevokedBundles are the members whose bundles in the home have a key that was revoked, as in a home that was restored from a backup
+// which is older than their keys.
+func RevokedBundles(h *home.Home, m release.Manifest) (names []string) {
+	for _, member := range m.Members {
+		if c, err := readCertificate(h.Path(nodesDir, member.Name), "node.crt"); err == nil && !member.Has(identity.PinOf(c)) {
+			names = append(names, member.Name)
+		}
+	}
+	return names
 }
 
 func sansOf(c *x509.Certificate) []string {

@@ -184,6 +184,8 @@ func TestACertificateOfAnEarlierMembershipStaysRevoked(t *testing.T) {
 	s := serve(t, dir, time.Now, 50*time.Minute)
 	const path = "/" + release.TimestampName
 	earlier := hometest.TLS(t, hometest.Bundle(dir, "tyo"))
+	old := t.TempDir()
+	hometest.Check(t, os.CopyFS(old, os.DirFS(hometest.Bundle(dir, "tyo"))))
 	h := hometest.Begin(t, dir, time.Now)
 	hometest.Check(t, enrol.RemoveMember(t.Context(), h, "tyo"))
 	dir, err := enrol.AddMember(t.Context(), h, enrol.NewMember{Name: "tyo", Admin: "127.0.0.1:40000"})
@@ -194,6 +196,22 @@ func TestACertificateOfAnEarlierMembershipStaysRevoked(t *testing.T) {
 	}
 	if code, err := s.get(earlier, path); code != 403 || !strings.Contains(s.log.String(), "its certificate was revoked") {
 		t.Errorf("with the earlier one: %d %v\n%s", code, err, s.log)
+	}
+
+	// A backup may bring the earlier bundle back into the home. Its key is not taken again by that, and the node's key stays.
+	current := hometest.TLS(t, dir)
+	hometest.Check(t, os.RemoveAll(dir))
+	hometest.Check(t, os.CopyFS(dir, os.DirFS(old)))
+	h = hometest.Begin(t, filepath.Dir(filepath.Dir(dir)), time.Now)
+	if err := enrol.RenewMember(t.Context(), h, "tyo", false); err == nil || !strings.Contains(err.Error(), "was revoked") {
+		t.Errorf("a new certificate for the revoked key: %v", err)
+	}
+	hometest.Check(t, enrol.RenewMember(t.Context(), h, "tyo", true))
+	h.Close()
+	for i, config := range []*tls.Config{earlier, current, hometest.TLS(t, dir)} {
+		if code, err := s.get(config, path); code != []int{403, 200, 200}[i] {
+			t.Errorf("certificate %d after the key was made anew: %d %v", i, code, err)
+		}
 	}
 }
 
