@@ -218,3 +218,44 @@ func TestCheckFindsWhatCoreDNSRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckFindsAnACLAgainstTheProbe: an acl that refuses the shared address, from which the probe asks, is an error at the line that does
+// so, and one that lets it in, or is not for the zones that are asked for, is none.
+func TestCheckFindsAnACLAgainstTheProbe(t *testing.T) {
+	corefile, sidecar := bundle(t)
+	t.Chdir(t.TempDir())
+	check := func(t *testing.T, text, sidecar string) (int, string) {
+		t.Helper()
+		lab.Must(t, os.WriteFile("sidecar.yaml", []byte(sidecar), 0o644))
+		lab.Must(t, os.WriteFile("Corefile", []byte(text), 0o644))
+		var out bytes.Buffer
+		return execute([]string{"check", "sidecar.yaml", "--corefile", "Corefile"}, &out, &out), out.String()
+	}
+	for _, c := range []struct{ name, acl, want string }{
+		{"of the walk", "acl {\n allow net 10.0.0.0/8\n block\n}", "Corefile:5: acl blocks questions from 192.0.2.53, from where the sidecar's probe asks, and the route would never be announced: put \"allow net 192.0.2.53\" before this line"},
+		{"the other address", "acl {\n allow net 192.0.2.53/32\n block\n}", "Corefile:5: acl blocks questions from 2001:db8:53::53,"},
+		{"both let in", "acl {\n allow net 192.0.2.0/24 2001:db8:53::53\n block\n}", ""},
+		{"others refused", "acl {\n block net 10.0.0.0/8\n}", ""},
+		{"a net of it", "acl {\n DROP type SOA net 192.0.2.0/24\n}", "Corefile:4: acl drops questions from 192.0.2.53,"},
+		{"other types", "acl {\n block type ANY AXFR\n}", ""},
+		{"every type", "acl {\n filter type * net *\n}", "Corefile:4: acl filters questions from 192.0.2.53,"},
+		{"names that are perhaps no zone", "acl internal.example.org {\n block\n}", ""},
+		{"the second of two", "acl {\n block net 10.0.0.0/8\n}\nacl {\n block\n}", "Corefile:7: acl blocks questions from 192.0.2.53,"},
+		{"let in by the first of two", "acl {\n allow net 192.0.2.53 2001:db8:53::53\n}\nacl {\n block\n}", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := strings.Replace("\n"+corefile, "\n. {\n", "\n. {\n"+c.acl+"\n", 1)[1:]
+			code, says := check(t, text, sidecar)
+			if c.want == "" && code != exitDone || c.want != "" && (code != exitRefused || !strings.Contains(says, c.want)) {
+				t.Errorf("%d\n%swant %s", code, says, c.want)
+			}
+		})
+	}
+	closed := "example.net {\n sharedunicast 192.0.2.53 2001:db8:53::53\n acl {\n  block\n }\n}\n"
+	if code, says := check(t, closed+corefile, sidecar); code != exitRefused || !strings.Contains(says, "Corefile:4: acl blocks") {
+		t.Errorf("one of two blocks: %d\n%s", code, says)
+	}
+	if code, says := check(t, strings.Replace(closed, "acl {", "view v {\n expr true\n }\n acl {", 1)+corefile, sidecar); code != exitDone {
+		t.Errorf("a view: %d\n%s", code, says)
+	}
+}

@@ -76,6 +76,9 @@ which is said again at the end.`,
 			case plan.Nothing():
 				return errors.New("there is no zone that a mesh could answer")
 			case !c.json:
+				if plan.Keeps("acl") {
+					c.say("first: let the shared address, from which the probe asks, into each acl; a node that refuses it is not announced. anycast-sidecar check --corefile tells")
+				}
 				c.sayNext(write, members)
 			}
 			if n := plan.Count(adopt.Refused); write && n > 0 {
@@ -103,7 +106,11 @@ func (c *cli) leftBehind(p *adopt.Plan, n int) error {
 			what += "\n" + partLine(part)
 		}
 	}
-	return hint.Errorf("do what the lines say, and adopt again; until then the mesh answers for no zone in them", "what could be is written; %s", what)
+	do := "do what the lines say, and adopt again"
+	if zones := p.Missing(); zones != "" {
+		do += "; until then the mesh does not answer for " + zones
+	}
+	return hint.Errorf(do, "what could be is written; %s", what)
 }
 
 // partLine is the line of a part.

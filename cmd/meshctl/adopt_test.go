@@ -133,6 +133,29 @@ func TestAdoptReplacesNothing(t *testing.T) {
 	}
 }
 
+// TestAdoptSaysWhichZonesAreLeft: the closing words name the zones that the mesh does not answer for, and none if all were taken over; a
+// kept acl is among what to do.
+func TestAdoptSaysWhichZonesAreLeft(t *testing.T) {
+	for _, c := range []struct{ text, want, not string }{
+		{"example.org {\n file zone\n nosuchplugin\n transfer {\n  to *\n }\n}\n", "2 parts are not adopted:", "does not answer for"},
+		{"example.org {\n file zone\n acl {\n  block\n }\n}\nexample.net {\n file gone\n}\n", "until then the mesh does not answer for example.net.\n", "for no zone"},
+		{"example.org {\n file zone\n acl {\n  block\n }\n nosuchplugin\n}\n", "first: let the shared address, from which the probe asks, into each acl", "does not answer for"},
+	} {
+		dir := t.TempDir()
+		lab.Must(t, os.WriteFile(filepath.Join(dir, "Corefile"), []byte(c.text), 0o644))
+		lab.Must(t, os.WriteFile(filepath.Join(dir, "zone"), []byte(hiddenZone), 0o644))
+		var out bytes.Buffer
+		home := filepath.Join(dir, "mesh")
+		if code := run([]string{"--home", home, "init"}, &out, &out); code != exitDone {
+			t.Fatal(out.String())
+		}
+		code := run([]string{"--home", home, "adopt", "--write", filepath.Join(dir, "Corefile")}, &out, &out)
+		if said := out.String() + "\n"; code != exitRefused || !strings.Contains(said, c.want) || strings.Contains(said, c.not) {
+			t.Errorf("%d\n%s", code, said)
+		}
+	}
+}
+
 // canonical is a zone file's zone.
 func canonical(t *testing.T, file string) string {
 	t.Helper()

@@ -50,6 +50,7 @@ type Plan struct {
 	Transfer    *Transfer
 
 	followed []string // zones in directories that are taken whole
+	wanted   []string // zones of the configuration, taken over or not
 }
 
 // Key is a TSIG key (RFC 8945).
@@ -200,6 +201,22 @@ func some(names []string) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:5], " "), len(names)-5)
 	}
 	return strings.Join(names, " ")
+}
+
+// Missing are the zones of the configuration that are not taken over, in words; empty: none.
+func (p *Plan) Missing() string {
+	taken := map[string]bool{}
+	for _, name := range p.Names() {
+		taken[name] = true
+	}
+	missing := slices.DeleteFunc(slices.Clone(p.wanted), func(name string) bool { return taken[name] })
+	slices.Sort(missing)
+	return some(slices.Compact(missing))
+}
+
+// Keeps reports whether the nodes' Corefile has a directive of the old one.
+func (p *Plan) Keeps(directive string) bool {
+	return slices.ContainsFunc(p.Parts, func(part Part) bool { return part.What == directive && part.Fate == Kept })
 }
 
 // Names are the zones that are taken over, catalogs among them, as far as they can be told from what is there now.

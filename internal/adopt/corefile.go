@@ -76,6 +76,11 @@ func parseCorefile(path, dir string, data []byte) (*Plan, error) {
 		r.rest(b)
 	}
 	r.nodes()
+	for _, c := range r.found {
+		if c != nil {
+			r.plan.wanted = append(r.plan.wanted, c.Name)
+		}
+	}
 	slices.SortStableFunc(r.plan.Parts, func(a, b Part) int {
 		return cmp.Or(cmp.Compare(r.order(a), r.order(b)), cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})
@@ -109,6 +114,14 @@ func (r *corefile) order(p Part) int {
 	return slices.IndexFunc(r.blocks, func(b *serverBlock) bool { return b.name() == p.Block })
 }
 
+// hasZones reports whether a block answers from zones, be they taken over or not.
+func (b *serverBlock) hasZones() bool {
+	return slices.ContainsFunc(b.directives, func(d directive) bool { return slices.Contains(zoned, d.name) })
+}
+
+// zoned are the plugins whose zones are taken over.
+var zoned = []string{"file", "auto", "secondary"}
+
 func (b *serverBlock) name() string { return strings.Join(b.keys, " ") }
 
 func (r *corefile) say(b *serverBlock, l line, what string, fate Fate, format string, args ...any) {
@@ -136,7 +149,7 @@ func (r *corefile) block(sb caddyfile.ServerBlock) {
 		}
 		if why, known := transports[transport]; known {
 			fate := Absent
-			if transport == "tls" {
+			if transport == "tls" && b.hasZones() {
 				fate, why = Refused, "nodes can answer over TLS: a block of its own in HOME/templates/Corefile, with tls, sharedunicast and meshsync, and a certificate on each"
 			}
 			r.say(b, first, key, fate, "%s", why)
@@ -411,11 +424,15 @@ func (r *corefile) rest(b *serverBlock) {
 	for _, d := range b.directives {
 		_, kept := carried[d.name]
 		switch {
-		case slices.Contains([]string{"file", "auto", "secondary"}, d.name):
+		case slices.Contains(zoned, d.name):
 		case absent[d.name] != "":
 			r.say(b, d.line, d.name, Absent, "%s", absent[d.name])
 		case len(b.adopted) == 0 && (kept || elsewhere[d.name] != "" || slices.Contains([]string{"transfer", "tsig", "view", "tls"}, d.name)):
-			r.say(b, d.line, d.name, Refused, "its block has no zone that is taken over")
+			if !b.hasZones() {
+				r.say(b, d.line, d.name, Absent, "its block answers from no zone")
+				continue
+			}
+			r.say(b, d.line, d.name, Refused, "its block has no zone that is taken over: see first to its zones")
 		case elsewhere[d.name] != "":
 			r.say(b, d.line, d.name, Changed, "%s", elsewhere[d.name])
 		case kept || d.name == "view":

@@ -2,7 +2,7 @@ package adopt
 
 // carried are the plugins that nodes can have as well, with the same words.
 var carried = map[string]string{
-	"acl":         "",
+	"acl":         "it must let in the shared address, from which anycast-sidecar's probe asks; if it does not, put allow net ADDRESS first in it, in HOME/templates/Corefile",
 	"bufsize":     "",
 	"cancel":      "",
 	"chaos":       "it answers for the version and the authors; meshsync answers for the node's name",
@@ -69,7 +69,7 @@ var absent = map[string]string{
 
 // transports are those of server blocks' keys that nodes do not have as such.
 var transports = map[string]string{
-	"tls":    "",
+	"tls":    "its block answers from no zone",
 	"https":  absent["https"],
 	"https3": absent["https3"],
 	"quic":   absent["quic"],

@@ -162,6 +162,7 @@ func (s *server) finish() (*Plan, error) {
 	views := map[string]int{}
 	for _, z := range s.zones {
 		views[z.zone]++
+		s.plan.wanted = append(s.plan.wanted, dns.CanonicalName(z.zone))
 	}
 	for _, z := range s.zones {
 		switch {

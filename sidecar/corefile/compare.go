@@ -42,7 +42,7 @@ func (d *differences) at(key string) string {
 // addresses compares what is answered on with what is announced and probed. Where sharedunicast is, no other block may answer
 // on a shared address; without it, bind and blocks that listen everywhere do.
 func (d *differences) addresses() {
-	guarded := slices.ContainsFunc(d.blocks, func(b block) bool { return len(b.shared) > 0 })
+	guarded := d.guarded()
 	for _, b := range d.blocks {
 		for _, s := range b.shared {
 			if a, err := netip.ParseAddr(s.value); err == nil && !slices.Contains(d.config.Shared, a) {
@@ -54,8 +54,7 @@ func (d *differences) addresses() {
 	for _, a := range d.config.Shared {
 		answered, asked := false, false
 		for _, b := range d.blocks {
-			on := func(s said) bool { own, err := netip.ParseAddr(s.value); return err == nil && own == a }
-			if slices.ContainsFunc(b.shared, on) || !guarded && (b.anywhere || slices.ContainsFunc(b.bound, on)) {
+			if b.answers(a, guarded) {
 				answered, asked = true, asked || slices.Contains(b.ports, port)
 			}
 		}
@@ -68,6 +67,17 @@ func (d *differences) addresses() {
 			d.add(cmp.Or(d.places["probe.port"], d.places["shared"]), "the sidecar probes %s at port %s, where no server block of %s answers by dns://: the ports and probe.port have to be the same", a, port, d.path)
 		}
 	}
+}
+
+// guarded reports whether a block of the file has sharedunicast.
+func (n *node) guarded() bool {
+	return slices.ContainsFunc(n.blocks, func(b block) bool { return len(b.shared) > 0 })
+}
+
+// answers reports whether a block answers on the address; guarded: some block of the file has sharedunicast.
+func (b block) answers(a netip.Addr, guarded bool) bool {
+	on := func(s said) bool { own, err := netip.ParseAddr(s.value); return err == nil && own == a }
+	return slices.ContainsFunc(b.shared, on) || !guarded && (b.anywhere || slices.ContainsFunc(b.bound, on))
 }
 
 // plugin compares what meshsync and the sidecar have in common.

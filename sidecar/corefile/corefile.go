@@ -36,6 +36,9 @@ type block struct {
 	shared   []said   // addresses of sharedunicast
 	bound    []said   // addresses of bind
 	anywhere bool     // it listens on every address, or on those of an interface
+	keys     []string // its zones
+	acl      []rule
+	viewed   bool // who is answered by it is decided by a view
 }
 
 // node is what of a Corefile concerns the sidecar.
@@ -83,6 +86,7 @@ func Compare(path string, c *config.Config, places map[string]string, p Program)
 	}
 	d := &differences{node: n, path: path, config: c, places: places, Errors: n.errs}
 	d.addresses()
+	d.access()
 	d.plugin()
 	d.listeners()
 	if len(d.Errors) > 0 {
@@ -93,7 +97,7 @@ func Compare(path string, c *config.Config, places map[string]string, p Program)
 
 // read takes what concerns the sidecar from one server block. Directives that it does not know are none of its business.
 func (n *node) read(path string, sb caddyfile.ServerBlock) {
-	b := block{ports: dnsPorts(sb.Keys)}
+	b := block{ports: dnsPorts(sb.Keys), keys: zonesOf(sb.Keys), acl: n.rules(path, sb), viewed: len(sb.Tokens["view"]) > 0}
 	root := ""
 	n.each(path, sb, "root", func(_ said, args []said) {
 		if len(args) == 1 {
