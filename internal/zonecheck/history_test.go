@@ -524,6 +524,7 @@ func TestWhatHangsOnAnotherName(t *testing.T) {
 		{"a wildcard becomes an alias", "x MX 1 h.w\nw TXT w\n", "*.w A 192.0.2.1\n", "*.w CNAME t.test.\n", "mx-at-cname"},
 		{"a name comes where a wildcard stood", "x NS h.q.w\n*.w A 192.0.2.1\n", "", "q.w TXT q\n", "ns-without-address"},
 		{"a name comes below one where a wildcard stood", "x NS h.q.w\n*.w A 192.0.2.1\n", "", "b.a.q.w TXT b\n", "ns-without-address"},
+		{"a name goes, and a wildcard stands there", "x MX 1 h.q.w\n*.w CNAME t.test.\n", "q.w TXT q\n", "", "mx-at-cname"},
 		{"a DNAME goes", "x NS h.d\n", "d DNAME d.test.\n", "d TXT d\n", "ns-without-address"},
 		{"a cut comes above a wildcard", "x NS h.a\n*.a A 192.0.2.1\n", "", "a NS ns.test.\n", "ns-without-address"},
 		{"a cut comes above a DNAME", "x NS h.d.a\nd.a DNAME d.test.\n", "", "a NS ns.test.\n", "ns-without-address"},

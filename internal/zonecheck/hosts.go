@@ -75,17 +75,19 @@ func (l *lost) look(c zone.Change, was, is *zone.Owner) {
 			break
 		}
 	}
-	l.came(c.Owner)
+	l.coveredIn(l.was, c.Owner)
+	l.coveredIn(l.is, c.Owner)
 }
 
-// came looks whether a name came, or the first of those that came above it, for whose place a wildcard stood.
-func (l *lost) came(name []byte) {
-	for n := countLabels(name) - l.was.Labels(); n > 0; n-- { // from the origin down
+// coveredIn looks whether a wildcard of a version stands for a name that came or went, or for the first above it that did: then what is
+// below that has what the wildcard has in that version only.
+func (l *lost) coveredIn(z *zone.Zone, name []byte) {
+	for n := countLabels(name) - z.Labels(); n > 0; n-- { // from the origin down
 		above, at := suffix(name, n), suffix(name, n-1)
-		if l.was.Exists(at) {
+		if z.Exists(at) {
 			continue
 		}
-		if l.was.Exists(append([]byte("\x01*"), above...)) {
+		if z.Exists(append([]byte("\x01*"), above...)) {
 			l.below[string(at)] = true
 		}
 		return
