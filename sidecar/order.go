@@ -134,7 +134,7 @@ func remote(node, dir string) (*plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--identity: %w", err)
 	}
-	return &plane{"https://" + node, &http.Client{Timeout: askTimeout, Transport: &http.Transport{DialTLSContext: own.DialTLS}}}, nil
+	return &plane{"https://" + node, &http.Client{Timeout: askTimeout, Transport: own.Transport(&http.Transport{})}}, nil
 }
 
 // plane is where a sidecar takes orders.

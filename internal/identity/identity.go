@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -187,8 +188,53 @@ func (i *Identity) server(log *Quiet) *tls.Config {
 	}
 }
 
-// DialTLS connects to a server of the mesh: for an http.Transport's DialTLSContext.
-func (i *Identity) DialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+// Transport makes requests to servers of the mesh, on connections made with the files as they are: like t, which is not used
+// itself, but a request that begins after the files were replaced goes on a new connection. A kept one would show the old
+// certificate for as long as there are requests, and be refused if that was revoked. Requests under way are not disturbed.
+func (i *Identity) Transport(t *http.Transport) http.RoundTripper {
+	like := t.Clone()
+	like.DialTLSContext = i.dialTLS
+	return &transport{own: i, like: like}
+}
+
+// transport makes an http.Transport for each state of the files.
+type transport struct {
+	own  *Identity
+	like *http.Transport
+
+	mu     sync.Mutex
+	config *tls.Config // the one that now's connections are made with
+	now    *http.Transport
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	return t.current().RoundTrip(r)
+}
+
+func (t *transport) current() *http.Transport {
+	config := t.own.Config()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.config != config {
+		if t.now != nil {
+			t.now.CloseIdleConnections() // and those in use when they become idle
+		}
+		t.config, t.now = config, t.like.Clone()
+	}
+	return t.now
+}
+
+// CloseIdleConnections is for http.Client.CloseIdleConnections.
+func (t *transport) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.now != nil {
+		t.now.CloseIdleConnections()
+	}
+}
+
+// dialTLS connects to a server of the mesh.
+func (i *Identity) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
 	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout}, Config: i.Config()}
 	return d.DialContext(ctx, network, address)
 }

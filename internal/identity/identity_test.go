@@ -3,11 +3,15 @@ package identity_test
 import (
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,8 +93,7 @@ func TestFilesAreReplaced(t *testing.T) {
 	if n := strings.Count(log.String(), "level=ERROR"); n > 4 {
 		t.Errorf("%d reports:\n%s", n, log.String())
 	}
-	transport := &http.Transport{DialTLSContext: own.DialTLS}
-	response, err := (&http.Client{Transport: transport}).Get(server.URL)
+	response, err := (&http.Client{Transport: own.Transport(&http.Transport{})}).Get(server.URL)
 	lab.Must(t, err)
 	response.Body.Close()
 	if got := response.TLS.PeerCertificates[0].NotAfter; !got.Equal(own.Certificate().NotAfter) {
@@ -134,4 +137,55 @@ func TestRenew(t *testing.T) {
 		t.Error("the file has not changed")
 	}
 	lab.WaitFor(t, "its use", func() bool { return time.Until(own.Certificate().NotAfter) > 90*time.Minute })
+}
+
+// TestANewCertificateEndsKeptConnections: a client whose certificate was revoked is refused on the connection that it keeps. When its
+// files are replaced, the next request shows the new certificate, and until the next replacement one connection serves all.
+func TestANewCertificateEndsKeptConnections(t *testing.T) {
+	ca := testca.New(t)
+	var revoked atomic.Value
+	revoked.Store("")
+	pin := func(c *x509.Certificate) string { return identity.PinOf(c).String() }
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if pin(r.TLS.PeerCertificates[0]) == revoked.Load() {
+			http.Error(w, "its certificate was revoked", http.StatusForbidden)
+		}
+	}))
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.TLS = ca.Identity("dist", time.Hour).Load(t).Config()
+	server.StartTLS()
+	defer server.Close()
+	at := files(ca.Identity("tyo1", time.Hour))
+	own, err := identity.Load(at, slog.New(slog.DiscardHandler))
+	lab.Must(t, err)
+	client := &http.Client{Transport: own.Transport(&http.Transport{})}
+	defer client.CloseIdleConnections()
+	status := func() int {
+		t.Helper()
+		response, err := client.Get(server.URL)
+		lab.Must(t, err)
+		defer response.Body.Close()
+		_, err = io.Copy(io.Discard, response.Body)
+		lab.Must(t, err)
+		return response.StatusCode
+	}
+	if s := status(); s != http.StatusOK {
+		t.Fatalf("status %d", s)
+	}
+	revoked.Store(pin(own.Certificate()))
+	if s := status(); s != http.StatusForbidden {
+		t.Fatalf("status %d with the revoked certificate", s)
+	}
+	next := ca.Identity("tyo1", 2*time.Hour)
+	put(t, next.Key, at.Key)
+	put(t, next.Certificate, at.Certificate)
+	lab.WaitFor(t, "the new certificate", func() bool { return status() == http.StatusOK })
+	if n := connections.Load(); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
 }

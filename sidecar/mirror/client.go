@@ -10,11 +10,12 @@ import (
 	"time"
 )
 
-func newClient(t *http.Transport) *http.Client {
-	t.TLSHandshakeTimeout = 10 * time.Second
-	t.ResponseHeaderTimeout = 10 * time.Second
-	t.IdleConnTimeout = 2 * time.Minute
-	t.MaxConnsPerHost = 4
+func newTransport() *http.Transport {
+	return &http.Transport{TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 10 * time.Second, IdleConnTimeout: 2 * time.Minute,
+		MaxConnsPerHost: 4}
+}
+
+func newClient(t http.RoundTripper) *http.Client {
 	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("a repository does not redirect")
 	}}
@@ -41,7 +42,9 @@ func (m *Mirror) clientFor(url string) (*http.Client, error) {
 			return nil, fmt.Errorf("%s holds no PEM certificate", ca)
 		}
 	}
-	m.public[ca] = newClient(&http.Transport{TLSClientConfig: trust})
+	transport := newTransport()
+	transport.TLSClientConfig = trust
+	m.public[ca] = newClient(transport)
 	return m.public[ca], nil
 }
 

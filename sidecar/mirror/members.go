@@ -53,9 +53,9 @@ type members struct {
 // while asks reports that this node wants to know, while a switchover that is not committed is close, and while no
 // repository is reached.
 func (m *Mirror) AskMembers(ctx context.Context, asks func() bool) {
-	transport := &http.Transport{DialTLSContext: m.cfg.Identity.DialTLS, MaxIdleConnsPerHost: 1}
-	client := newClient(transport)
-	transport.IdleConnTimeout = membersIdle
+	transport := newTransport()
+	transport.MaxIdleConnsPerHost, transport.IdleConnTimeout = 1, membersIdle
+	client := newClient(m.cfg.Identity.Transport(transport))
 	defer client.CloseIdleConnections()
 	for {
 		select {
@@ -169,6 +169,7 @@ func askMember(ctx context.Context, client *http.Client, member release.Member, 
 	defer depot.Finish(response)
 	certificate := response.TLS.PeerCertificates[0]
 	if !isMember(member, certificate.Subject.CommonName, identity.PinOf(certificate)) {
+		response.Body.Close() // unread, which ends the connection: a new one may be with another certificate
 		return held, fmt.Errorf("%s has the certificate of %q", member.Admin, certificate.Subject.CommonName)
 	}
 	if response.StatusCode != http.StatusOK {

@@ -2,13 +2,16 @@ package mirror
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -78,4 +81,28 @@ func TestNewerMetadataOfAMember(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAMemberWithANewKeyIsAskedAnew: what a member with a revoked key holds does not count; when it has the key that the manifest names,
+// it does, though the connection to it would be kept.
+func TestAMemberWithANewKeyIsAskedAnew(t *testing.T) {
+	ca := testca.New(t)
+	now := ca.Identity("osa1", time.Hour)
+	own, next := now.Load(t), ca.Identity("osa1", time.Hour)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		json.NewEncoder(w).Encode(status.Held{Version: status.Version, Node: "osa1"})
+	}))
+	s.TLS = own.Config().Clone()
+	s.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return own.Config(), nil }
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	client := newClient(ca.Identity("tyo1", time.Hour).Load(t).Transport(newTransport()))
+	defer client.CloseIdleConnections()
+	member := release.Member{Name: "osa1", Admin: s.URL, Keys: []release.Digest{identity.PinOf(next.Load(t).Certificate())}}
+	if _, err := askMember(t.Context(), client, member, 1); err == nil {
+		t.Fatal("a member is heard with a key that is not its own")
+	}
+	lab.Must(t, os.Rename(next.Key, now.Key))
+	lab.Must(t, os.Rename(next.Certificate, now.Certificate))
+	lab.WaitFor(t, "the member with its new key", func() bool { _, err := askMember(t.Context(), client, member, 1); return err == nil })
 }

@@ -86,10 +86,11 @@ type coming struct {
 }
 
 func New(cfg Config, log *slog.Logger) *Mirror {
-	m := &Mirror{cfg: cfg, log: log, client: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}),
-		hosts: newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS}), public: map[string]*http.Client{}}
-	m.listener = newClient(&http.Transport{DialTLSContext: cfg.Identity.DialTLS})
-	m.listener.Transport.(*http.Transport).ResponseHeaderTimeout = 0 // they are held, for as long as listen says
+	m := &Mirror{cfg: cfg, log: log, client: newClient(cfg.Identity.Transport(newTransport())),
+		hosts: newClient(cfg.Identity.Transport(newTransport())), public: map[string]*http.Client{}}
+	holding := newTransport()
+	holding.ResponseHeaderTimeout = 0 // they are held, for as long as listen says
+	m.listener = newClient(cfg.Identity.Transport(holding))
 	m.ended, m.interval = make(chan struct{}), cfg.Interval
 	m.news, m.knownNew = make(chan struct{}, 1), make(chan struct{})
 	m.members.wake = make(chan struct{}, 1)

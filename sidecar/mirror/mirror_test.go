@@ -539,3 +539,35 @@ func TestRemaining(t *testing.T) {
 		t.Errorf("a public server was asked, and said %v", got)
 	}
 }
+
+// TestANewCertificateIsUsedWithoutARestart: a node whose certificate was revoked is refused by its host. With the files of another one it
+// is served again, its held request too, though its connections to the host are kept from one request to the next.
+func TestANewCertificateIsUsedWithoutARestart(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	var revoked atomic.Value
+	revoked.Store(release.Digest{})
+	ctx, end := context.WithCancel(context.Background())
+	t.Cleanup(end)
+	holder := depot.NewHolder(ctx, h.dir, 10*time.Millisecond)
+	url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if identity.PinOf(r.TLS.PeerCertificates[0]) == revoked.Load() {
+			http.Error(w, "its certificate was revoked", http.StatusForbidden)
+			return
+		}
+		holder.ServeHTTP(w, r)
+	}), new(atomic.Bool))
+	m := h.mirror(ca, url)
+	m.interval = 10 * time.Millisecond
+	root := h.mem.Root
+	run(t, m)
+	lab.WaitFor(t, "a request is held", held(m, url))
+	revoked.Store(identity.PinOf(m.cfg.Identity.Certificate()))
+	h.renew() // which answers the request that is held
+	lab.WaitFor(t, "a refusal", func() bool { return strings.Contains(m.Status().LastError, "revoked") && !held(m, url)() })
+	next, dir := ca.Identity("tyo1", 2*time.Hour), filepath.Dir(h.keyFile)
+	for from, to := range map[string]string{next.Key: h.keyFile, next.Certificate: filepath.Join(dir, "node.crt")} {
+		lab.Must(t, os.Rename(from, to))
+	}
+	lab.WaitFor(t, "the newest, and a request that is held", func() bool { return lease(t, m, root) == h.timestamp() && held(m, url)() })
+}

@@ -36,7 +36,7 @@ const (
 func Asker(own *identity.Identity) Ask {
 	client := &http.Client{
 		Timeout:   AskTimeout,
-		Transport: &http.Transport{DialTLSContext: own.DialTLS, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
+		Transport: own.Transport(&http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute}),
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("it redirects, which an administrative plane never does")
 		},

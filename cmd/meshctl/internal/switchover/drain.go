@@ -46,8 +46,7 @@ func say(ctx context.Context, own *identity.Identity, m release.Member, method, 
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{DialTLSContext: own.DialTLS, DisableKeepAlives: true}
-	response, err := transport.RoundTrip(request)
+	response, err := own.Transport(&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 	if err != nil {
 		return err
 	}
