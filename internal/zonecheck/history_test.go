@@ -527,6 +527,8 @@ func TestWhatHangsOnAnotherName(t *testing.T) {
 		{"a name goes, and a wildcard stands there", "x MX 1 h.q.w\n*.w CNAME t.test.\n", "q.w TXT q\n", "", "mx-at-cname"},
 		{"a DNAME goes", "x NS h.d\n", "d DNAME d.test.\n", "d TXT d\n", "ns-without-address"},
 		{"a cut comes above a wildcard", "x NS h.a\n*.a A 192.0.2.1\n", "", "a NS ns.test.\n", "ns-without-address"},
+		{"a cut goes above an alias", "x MX 1 h.a\nh.a CNAME t.test.\n", "a NS ns.test.\n", "", "mx-at-cname"},
+		{"a cut goes above a wildcard alias", "x MX 1 h.a\n*.a CNAME t.test.\n", "a NS ns.test.\n", "", "mx-at-cname"},
 		{"a cut comes above a DNAME", "x NS h.d.a\nd.a DNAME d.test.\n", "", "a NS ns.test.\n", "ns-without-address"},
 		{"a name that ends in the origin twice goes", "x MX 1 h.example.example.\n", "h.example A 192.0.2.1\n", "", "trailing-dot"},
 	} {

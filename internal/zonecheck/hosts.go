@@ -67,7 +67,7 @@ func (l *lost) look(c zone.Change, was, is *zone.Owner) {
 	if has(c.Was, dns.TypeDNAME) && !has(c.Is, dns.TypeDNAME) {
 		l.below[string(c.Owner)] = true
 	}
-	if !was.Cut && is.Cut {
+	if was.Cut != is.Cut { // what is below it is hidden by it, wildcards and aliases too
 		for o := range l.is.OwnersFrom(c.Owner, true) {
 			if below(o.Name, c.Owner) {
 				l.below[string(c.Owner)] = true
