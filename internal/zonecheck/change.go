@@ -32,7 +32,7 @@ func checkChange(old, z *zone.Zone, p Policy, r *report) {
 	if c.same {
 		return
 	}
-	if int32(z.Serial()-old.Serial()) <= 0 {
+	if !zone.Newer(z.Serial(), old.Serial()) {
 		r.fault(nil, "serial", "serial %d must be above %d, which is answered now with other content (RFC 1982)%s", z.Serial(), old.Serial(), goingBack(old, z))
 	}
 	for _, k := range []struct {

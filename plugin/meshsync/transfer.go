@@ -39,7 +39,7 @@ func (c *compiled) since(before *compiled) history {
 // extend returns a history with the difference from old to z at its end, and as much of what was before as the bounds
 // allow; none of it if the serial does not say that z is newer (RFC 1982 3.2).
 func extend(chain []*zone.Delta, old, z *zone.Zone) []*zone.Delta {
-	if !earlier(old.Serial(), z.Serial()) {
+	if !zone.Newer(z.Serial(), old.Serial()) {
 		return nil
 	}
 	room := z.ImageSize() / historyShare
@@ -48,15 +48,12 @@ func extend(chain []*zone.Delta, old, z *zone.Zone) []*zone.Delta {
 		return nil
 	}
 	first, room := len(chain), room-d.Size()
-	for first > 0 && len(chain)-first+1 < maxDeltas && chain[first-1].Size() <= room && earlier(chain[first-1].From, z.Serial()) {
+	for first > 0 && len(chain)-first+1 < maxDeltas && chain[first-1].Size() <= room && zone.Newer(z.Serial(), chain[first-1].From) {
 		first--
 		room -= chain[first].Size()
 	}
 	return append(slices.Clone(chain[first:]), d)
 }
-
-// earlier compares serials as RFC 1982 3.2 does.
-func earlier(a, b uint32) bool { return int32(b-a) > 0 }
 
 // from is the part of a zone's history that begins with a serial, none if it does not go back to that.
 func from(chain []*zone.Delta, serial uint32) []*zone.Delta {
@@ -88,7 +85,7 @@ func (m *Meshsync) Transfer(name string, serial uint32) (<-chan []dns.RR, error)
 	kind := "axfr"
 	if serial != 0 {
 		switch chain := from(a.history[z.Origin()], serial); {
-		case !earlier(serial, z.Serial()):
+		case !zone.Newer(z.Serial(), serial):
 			kind, send = "current", func() { out.add(soaOf(z)) } // RFC 1995 2
 		case chain == nil:
 			kind = "fallback" // RFC 1995 4
