@@ -331,17 +331,27 @@ func TestAPatchedZoneIsLookedAfter(t *testing.T) {
 }
 
 func TestADeltaKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated(t *testing.T) {
-	for step := 1; step < maxSteps; step++ {
-		dir := newDir(t)
+	killedAtAnyStep(t, 2, serves, func(dir *Dir) *host {
 		h, z := two(t, 500, 0.05, func(h *host) { check(t, mirrorJob(dir.Path(), h.dir.Path())) })
 		check(t, os.Remove(filepath.Join(h.dir.Path(), release.BlobName(z.Blob.SHA256)))) // the delta is the only way
+		return h.host
+	})
+}
+
+// killedAtAnyStep kills a mirror that brings a depot from release 1 to the last at each of its steps, and then repeats it. prepare makes the
+// host, and mirrors release 1.
+func killedAtAnyStep(t *testing.T, last uint64, number func(testing.TB, *Dir, release.Memory) uint64, prepare func(dir *Dir) *host) {
+	t.Helper()
+	for step := 1; step < maxSteps; step++ {
+		dir := newDir(t)
+		h := prepare(dir)
 		done := crashed(t, "mirror", dir.Path(), h.dir.Path(), step)
-		if got := serves(t, dir, h.root()); got != 1 && got != 2 || done && got != 2 {
+		if got := number(t, dir, h.root()); got != 1 && got != last || done && got != last {
 			t.Fatalf("step %d: release %d", step, got)
 		}
 		check(t, dir.Sweep())
 		check(t, mirrorJob(dir.Path(), h.dir.Path()))
-		if got := serves(t, dir, h.root()); got != 2 {
+		if got := number(t, dir, h.root()); got != last {
 			t.Fatalf("step %d, repeated: release %d", step, got)
 		}
 		if done {

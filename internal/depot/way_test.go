@@ -330,26 +330,13 @@ func TestADamagedWayIsHealed(t *testing.T) {
 }
 
 func TestPacksKilledAtAnyStepLeaveOldOrNewAndCanBeRepeated(t *testing.T) {
-	for step := 1; step < maxSteps; step++ {
+	killedAtAnyStep(t, 3, made, func(dir *Dir) *host {
 		h := newPackHost(t, 100)
 		h.release(1)
-		dir := newDir(t)
 		check(t, mirrorJob(dir.Path(), h.dir.Path()))
 		h.release(2)
 		z := h.release(3)
 		check(t, os.Remove(filepath.Join(h.dir.Path(), release.BlobName(z.Blob.SHA256)))) // packs are the only way
-		done := crashed(t, "mirror", dir.Path(), h.dir.Path(), step)
-		if got := made(t, dir, h.root()); got != 1 && got != 3 || done && got != 3 {
-			t.Fatalf("step %d: release %d", step, got)
-		}
-		check(t, dir.Sweep())
-		check(t, mirrorJob(dir.Path(), h.dir.Path()))
-		if got := made(t, dir, h.root()); got != 3 {
-			t.Fatalf("step %d, repeated: release %d", step, got)
-		}
-		if done {
-			return
-		}
-	}
-	t.Fatal("never done")
+		return h.host
+	})
 }
