@@ -4,7 +4,7 @@
 #   ./build.sh                    bin/coredns, bin/anycast-sidecar, bin/meshctl
 #   ./build.sh demo [OPTION…]     these, and with them a mesh of three nodes on this machine (--once: end after it)
 #   ./build.sh test [PATTERN]     every test; as root on Debian it installs the daemons that the tests run against
-#   ./build.sh bench [NAMES]      as root: speed and memory beside other name servers, with a zone of a million names; -part soak: memory
+#   ./build.sh bench [NAMES]      as root: speed and memory beside other name servers, what a release costs a mesh; see CONTRIBUTING.md
 #   ./build.sh sim [OPTION…]      histories of simulated meshes (-seeds N, -from S, -nodes N, -class C, -story; see docs/proof.md)
 #   ./build.sh daemons            installs the daemons only
 #   ./build.sh image              the programs in a container image, by podman, buildah or docker

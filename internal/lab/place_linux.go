@@ -234,3 +234,30 @@ func (p *Place) ListenUDP() (conn *net.UDPConn, err error) {
 	err = p.Do(func() error { conn, err = net.ListenUDP("udp", nil); return err })
 	return conn, err
 }
+
+// bridge is the link that makes a place a switch.
+const bridge = "br0"
+
+// Bridge makes the place a switch, into which hosts are plugged.
+func (p *Place) Bridge() error {
+	if err := p.Links.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge}}); err != nil {
+		return fmt.Errorf("%s: %w", p.Name, err)
+	}
+	return p.Up(bridge)
+}
+
+// Plug lays a cable from a port of the switch to eth0 of a host.
+func (p *Place) Plug(port string, host *Place) error {
+	if err := Connect(End{At: p, Link: port}, End{At: host, Link: "eth0"}); err != nil {
+		return err
+	}
+	link, err := p.Links.LinkByName(port)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", p.Name, port, err)
+	}
+	to, err := p.Links.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", p.Name, bridge, err)
+	}
+	return p.Links.LinkSetMaster(link, to)
+}

@@ -4,14 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,42 +18,40 @@ import (
 type load struct {
 	fd      int
 	queries [][]byte
+	judge   func(question int, sent, got int64, answer []byte)
 	sent    [1 << 16]atomic.Int64 // nanoseconds since the epoch, by message ID; 0: nothing is asked
+	paused  atomic.Bool
 	ended   atomic.Bool
 	running sync.WaitGroup
 
 	mu    sync.Mutex
 	took  []float64 // seconds, of each answer since the last call of window
-	asked int
+	spare []float64
 }
 
-// startLoad asks so many queries a second until stop.
-func startLoad(port, rate int, names zoneNames) (*load, error) {
+// loadQuestions is how many questions a load asks in turn: as many message IDs are a multiple of it.
+const loadQuestions = 1 << 14
+
+// startLoad puts so many of these questions a second to an address until stop, loadQuestions of them, each in its turn. judge, unless it
+// is nil, is given each answer: to which question, and when, in nanoseconds since the epoch, it was put and answered. A network namespace
+// is that of the thread that calls.
+func startLoad(to unix.SockaddrInet4, rate int, questions [][]byte, judge func(question int, sent, got int64, answer []byte)) (*load, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	l := &load{fd: fd}
+	l := &load{fd: fd, queries: questions, judge: judge}
 	timeout := unix.Timeval{Usec: 100_000}
 	for _, err := range []error{
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
-		unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}),
+		unix.Connect(fd, &to),
 	} {
 		if err != nil {
 			unix.Close(fd)
 			return nil, fmt.Errorf("the client's socket: %w", err)
 		}
-	}
-	r := rand.New(rand.NewPCG(5, 6))
-	for range 1 << 14 {
-		name, qtype := names.query(r)
-		q, err := new(dns.Msg).SetQuestion(name, dns.StringToType[qtype]).SetEdns0(1232, false).Pack()
-		if err != nil {
-			return nil, err
-		}
-		l.queries = append(l.queries, q)
 	}
 	l.running.Go(func() { l.ask(rate) })
 	l.running.Go(l.hear)
@@ -68,10 +64,23 @@ func (l *load) stop() {
 	unix.Close(l.fd)
 }
 
+// rest has no more questions put, waits for what may still come, and returns how many questions have no answer that are not counted
+// in window.
+func (l *load) rest(patience time.Duration) (unanswered int) {
+	l.paused.Store(true)
+	time.Sleep(patience)
+	for i := range l.sent {
+		if l.sent[i].Swap(0) != 0 {
+			unanswered++
+		}
+	}
+	return unanswered
+}
+
 func (l *load) ask(rate int) {
 	runtime.LockOSThread()
 	began := time.Now()
-	for n := 0; !l.ended.Load(); n++ {
+	for n := 0; !l.ended.Load() && !l.paused.Load(); n++ {
 		due := began.Add(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
 		if wait := time.Until(due); wait > 0 {
 			pause := unix.NsecToTimespec(int64(wait))
@@ -84,7 +93,6 @@ func (l *load) ask(rate int) {
 		if l.sent[id].Swap(time.Now().UnixNano()) != 0 {
 			l.took = append(l.took, math.Inf(1)) // no answer, in all the time that the ID was not used again
 		}
-		l.asked++
 		l.mu.Unlock()
 		unix.Write(l.fd, q)
 	}
@@ -107,19 +115,28 @@ func (l *load) hear() {
 			l.mu.Lock()
 			l.took = append(l.took, float64(at-sent)/1e9)
 			l.mu.Unlock()
+			if l.judge != nil {
+				l.judge(int(binary.BigEndian.Uint16(buf))%loadQuestions, sent, at, buf[:n])
+			}
 		}
 	}
 }
 
-// window returns the 99th percentile of the answers since the last call, in seconds, and forgets them.
-func (l *load) window() (p99 float64) {
+// window returns how long answers took since the last call, in seconds, in order: infinity for a question without an answer. The
+// next call overwrites them.
+func (l *load) window() []float64 {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.took) == 0 {
+	taken := l.took
+	l.took, l.spare = l.spare[:0], taken
+	l.mu.Unlock()
+	slices.Sort(taken)
+	return taken
+}
+
+// p99 is the 99th percentile of what is in order; infinity if there is nothing.
+func p99(sorted []float64) float64 {
+	if len(sorted) == 0 {
 		return math.Inf(1)
 	}
-	slices.Sort(l.took)
-	p99 = l.took[len(l.took)*99/100]
-	l.took, l.asked = l.took[:0], 0
-	return p99
+	return sorted[len(sorted)*99/100]
 }

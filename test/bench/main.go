@@ -2,11 +2,14 @@
 // prints a table. What counts are the ratios: absolute figures change with the machine. The server has CPU 0 to itself and
 // the client CPU 1, but for the last figure, for which the node has both. It needs Linux and root.
 //
-//	bench [-names 1000000] [-rounds 3] [-seconds 5] [-part serving|signed|compiling|zones|lookups|releases|soak] [-queries 500] -bin DIR
+//	bench [-names 1000000] [-rounds 3] [-seconds 5] [-part PART,…] -bin DIR
 //
-// The soak, some 50 minutes, is only done when it is asked for.
+// The parts serving, signed, compiling, zones, lookups and releases are about one node. What is called mesh are those about whole
+// meshes, each process on all processors and each host in a network namespace of its own: changes of a large zone from its primary to
+// the answers (changes), one after the other while clients ask (sustained), for nodes that missed them or join (behind); changes of
+// many zones (many) and of a small zone's file (saved). The soak, some 50 minutes, is only done when it is asked for.
 //
-// DIR has coredns and stock (./build.sh bench makes them). A peer that is not installed is left out, and said so.
+// DIR has coredns, stock, anycast-sidecar and meshctl (./build.sh bench makes them). A peer that is not installed is left out, and said so.
 package main
 
 import (
@@ -28,6 +31,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -35,14 +40,21 @@ import (
 )
 
 func main() {
-	b := &bench{out: os.Stdout, log: os.Stderr, names: 1_000_000, rounds: 3, seconds: 5, rate: 10_000, soakSteps: 20}
+	b := &bench{out: os.Stdout, log: os.Stderr, names: 1_000_000, rounds: 3, seconds: 5, rate: 10_000, soakSteps: 20,
+		nodes: 3, peers: true, zoneCount: 100_000, load: 20_000, sustain: 10 * time.Minute, missed: 40}
 	millions := 500
 	flag.Var(number.Int(&b.names, 1, 100_000_000), "names", "names of the zone")
 	flag.Var(number.Int(&b.rounds, 1, 1000), "rounds", "how often everything is measured; the median counts")
 	flag.Var(number.Int(&b.seconds, 1, 3600), "seconds", "how long queries are asked in a round")
 	flag.Var(number.Int(&b.rate, 1, 10_000_000), "rate", "queries a second while latency is measured")
 	flag.Var(number.Int(&millions, 1, 1_000_000), "queries", "queries of the soak, in millions")
-	flag.StringVar(&b.part, "part", "", "only this: serving, signed, compiling, zones, lookups or releases; or soak, which is no part of all")
+	flag.Var(number.Int(&b.nodes, 1, len(nodeNames)), "nodes", "nodes of the meshes of whole processes")
+	flag.BoolVar(&b.peers, "peers", true, "have Knot and NSD follow the large zone beside the mesh; a large one takes much memory")
+	flag.Var(number.Int(&b.zoneCount, 20, release.MaxZones), "zones", "zones of the part many")
+	flag.Var(number.Int(&b.load, 1, 1_000_000), "load", "queries a second of the part sustained")
+	flag.Var(number.Duration(&b.sustain, time.Second, 24*time.Hour), "sustain", "how long the part sustained changes the zone")
+	flag.Var(number.Int(&b.missed, 1, 100_000), "missed", "releases that a node misses in the part behind; each takes some seconds")
+	flag.StringVar(&b.part, "part", "", "only these: serving, signed, compiling, zones, lookups, releases; mesh, or of it changes, sustained, behind, many, saved; or soak, which is no part of all")
 	flag.StringVar(&b.bin, "bin", "bin", "directory of coredns and stock")
 	flag.Parse()
 	b.soakQueries = millions * 1_000_000
@@ -56,8 +68,14 @@ type bench struct {
 	names, rounds, seconds, rate int
 	soakQueries, soakSteps       int // after each step it is looked at memory; after the first it is what it is to stay
 	bin, part                    string
-	short                        bool // Go's benchmarks too are to be small
-	out, log                     io.Writer
+
+	// of whole meshes
+	nodes, zoneCount, load, missed int
+	peers                          bool
+	sustain                        time.Duration
+
+	short    bool // Go's benchmarks too are to be small
+	out, log io.Writer
 
 	dir   string
 	zones [2]string // files
@@ -93,12 +111,75 @@ func (b *bench) row(what, unit, target string, f figures) {
 	b.rows = append(b.rows, r)
 }
 
+// note adds a figure of a server.
+func (f figures) note(name string, figure float64) { f[name] = append(f[name], figure) }
+
+// lacks notes rows that cannot be measured here, and why.
+func (b *bench) lacks(what, why string) {
+	fmt.Fprintf(b.log, "%s: %s\n", what, why)
+	b.rows = append(b.rows, row{what: what, target: "not measured: " + why, ours: math.NaN()})
+}
+
+// ofMesh are the parts that are called mesh, ofNode those about one node.
+var (
+	ofMesh = []string{"changes", "sustained", "behind", "many", "saved"}
+	ofNode = []string{"serving", "signed", "compiling", "zones", "lookups", "releases", "soak"}
+)
+
+// knows says if a part was asked for that there is not.
+func (b *bench) knows() error {
+	for part := range strings.SplitSeq(b.part, ",") {
+		if part != "" && part != "mesh" && !slices.Contains(ofMesh, part) && !slices.Contains(ofNode, part) {
+			return fmt.Errorf("-part %s: there is no such part", part)
+		}
+	}
+	return nil
+}
+
+// wants reports whether one of these parts is to be measured.
+func (b *bench) wants(parts ...string) bool {
+	asked := strings.Split(b.part, ",")
+	return slices.ContainsFunc(parts, func(part string) bool {
+		return b.part == "" && part != "soak" || slices.Contains(asked, part) || slices.Contains(asked, "mesh") && slices.Contains(ofMesh, part)
+	})
+}
+
 func (b *bench) run() (err error) {
+	if err := b.knows(); err != nil {
+		return err
+	}
 	if b.dir, err = os.MkdirTemp("", "bench-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	for _, p := range []struct {
+		names   []string
+		zones   bool // it wants those that prepare writes
+		measure func() error
+	}{
+		{[]string{"serving"}, true, b.serving}, {[]string{"signed"}, true, b.signed}, {[]string{"compiling"}, true, b.compiling}, {[]string{"zones"}, true, b.manyZones},
+		{[]string{"lookups"}, false, b.lookups}, {[]string{"releases"}, false, b.releases},
+		{[]string{"changes", "sustained", "behind"}, false, b.largeZone}, {[]string{"many"}, false, b.tenOfMany}, {[]string{"saved"}, false, b.savedFile},
+		{[]string{"soak"}, true, b.soak},
+	} {
+		if !b.wants(p.names...) {
+			continue
+		}
+		if p.zones && b.known.hosts == nil {
+			if err := b.prepare(); err != nil {
+				return err
+			}
+		}
+		if err := p.measure(); err != nil {
+			return err
+		}
+	}
+	return b.print()
+}
+
+// prepare writes the zones and queries of the parts about one node.
+func (b *bench) prepare() (err error) {
 	for _, c := range []string{"taskset", "dnsperf"} {
 		if _, err := exec.LookPath(c); err != nil {
 			return fmt.Errorf("%s is not installed", c)
@@ -110,20 +191,7 @@ func (b *bench) run() (err error) {
 			return err
 		}
 	}
-	if err := b.known.writeQueries(filepath.Join(b.dir, "queries"), inFile); err != nil {
-		return err
-	}
-	for _, p := range []struct {
-		name    string
-		measure func() error
-	}{{"serving", b.serving}, {"signed", b.signed}, {"compiling", b.compiling}, {"zones", b.manyZones}, {"lookups", b.lookups}, {"releases", b.releases}, {"soak", b.soak}} {
-		if b.part == p.name || b.part == "" && p.name != "soak" {
-			if err := p.measure(); err != nil {
-				return err
-			}
-		}
-	}
-	return b.print()
+	return b.known.writeQueries(filepath.Join(b.dir, "queries"), inFile)
 }
 
 func (b *bench) writeZone(i int) (zoneNames, error) {
@@ -494,7 +562,11 @@ func (b *bench) compiling() error {
 		return err
 	}
 	defer r.stop()
-	l, err := startLoad(r.port, b.rate, b.known)
+	all, err := questions(b.known, loadQuestions)
+	if err != nil {
+		return err
+	}
+	l, err := startLoad(unix.SockaddrInet4{Port: r.port, Addr: [4]byte{127, 0, 0, 1}}, b.rate, all, nil)
 	if err != nil {
 		return err
 	}
@@ -505,11 +577,11 @@ func (b *bench) compiling() error {
 		os.RemoveAll(m.path("node/cache"))
 		l.window()
 		time.Sleep(time.Duration(b.seconds) * time.Second)
-		q := l.window()
+		q := p99(l.window())
 		if err := b.switchOver(m, zones[(i+1)%2]); err != nil {
 			return err
 		}
-		c := l.window()
+		c := p99(l.window())
 		quiet["ours"] = append(quiet["ours"], q*1e6)
 		busy["ours"] = append(busy["ours"], c*1e6)
 		ratio["ours"] = append(ratio["ours"], c/q)
@@ -695,6 +767,9 @@ func (b *bench) print() error {
 }
 
 func figure(v float64, unit string) string {
+	if math.IsNaN(v) {
+		return "–"
+	}
 	digits := 2
 	if v >= 100 || v == math.Trunc(v) {
 		digits = 0

@@ -23,8 +23,8 @@ func label(r *rand.Rand, i int) string {
 	return b.String()
 }
 
-// zoneNames are what queries are made of.
-type zoneNames struct{ delegations, hosts []string }
+// zoneNames are what queries are made of. Those that are secure are delegations with a DS record.
+type zoneNames struct{ delegations, hosts, secure []string }
 
 // writeZone writes a zone like that of a TLD: of 50 names one is a host with three records; of ten delegations one has
 // two servers of its own with glue and one a DS record, the others share the servers of 5000 operators. Zones of
@@ -59,6 +59,7 @@ func writeZone(out io.Writer, names int, serial uint32) (zoneNames, error) {
 			fmt.Fprintf(w, "%s IN NS a.pool%d.example.\n%s IN NS b.pool%d.example.\n", n, pool, n, pool)
 		}
 		if i%10 == 3 {
+			all.secure = append(all.secure, n)
 			for j := range digest {
 				digest[j] = byte(r.Uint32())
 			}

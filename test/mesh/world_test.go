@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
@@ -61,8 +59,7 @@ func (w *world) write(name, content string) string {
 func (w *world) lan(hosts []string, extra ...string) {
 	w.t.Helper()
 	w.host("switch")
-	w.must(w.places["switch"].Links.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}))
-	w.must(w.places["switch"].Up("br0"))
+	w.must(w.places["switch"].Bridge())
 	for i, host := range hosts {
 		w.host(host)
 		w.admins[host] = fmt.Sprintf("198.51.100.%d", i+1)
@@ -82,13 +79,7 @@ func (w *world) host(host string) {
 
 // connect joins a host to a port of the switch by a pair of interfaces.
 func (w *world) connect(host, port, address string) {
-	w.must(lab.Connect(lab.End{At: w.places["switch"], Link: port}, lab.End{At: w.places[host], Link: "eth0"}))
-	links := w.places["switch"].Links
-	link, err := links.LinkByName(port)
-	w.must(err)
-	bridge, err := links.LinkByName("br0")
-	w.must(err)
-	w.must(links.LinkSetMaster(link, bridge))
+	w.must(w.places["switch"].Plug(port, w.places[host]))
 	w.address(host, "eth0", address)
 }
 
