@@ -23,8 +23,10 @@ import (
 
 var log = clog.NewWithPlugin("meshsync")
 
-// tick is how often the decision is made anew, whatever happens: the wall clock may step.
-const tick = 100 * time.Millisecond
+// tick is how often the decision is made anew, whatever happens: the wall clock may step. While nothing is under way that a step could
+// change, calmTick will do, which most words of the sidecar forestall: a query that finds out about a step has it made anew at once, and is not
+// answered. Each is a wake-up of the process, which is most of what an idle node does. It is well below mesh.Stall.
+const tick, calmTick = 100 * time.Millisecond, 1500 * time.Millisecond
 
 // answering is what queries are answered from. It ends by itself, so that neither a late timer nor a process that was stopped
 // for a while answers from what is over; then holds what was already decided to follow, or nil.
@@ -78,8 +80,11 @@ type follower struct {
 	lost       *status.Reason // why this process is silent for good; nil: it is not. Only newFollower sets it
 	cancel     context.CancelFunc
 	running    sync.WaitGroup
-	words      chan word // of the sidecar
-	pace       pace      // of asking for them
+	words      chan word          // of the sidecar
+	doubts     chan struct{}      // a query was not answered since what was decided is no longer good
+	questions  chan chan struct{} // of who wants a decision to be made anew, and waits until that is shown
+	ended      <-chan struct{}    // following has
+	pace       pace               // of asking for them
 	audience   audience
 	transfers  atomic.Bool // zones may be transferred, so differences are wanted
 
@@ -116,7 +121,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, words: make(chan word, 1), began: time.Now(),
+	f := &follower{config: c, clocks: clocks, state: s, cancel: cancel, words: make(chan word, 1), doubts: make(chan struct{}, 1), questions: make(chan chan struct{}), ended: ctx.Done(), began: time.Now(),
 		node: mesh.NewNode(known.durable), durable: known.durable, compiled: map[uint64]*compiled{}}
 	f.node.Hold(c.hold)
 	f.pace.quickened = make(chan struct{}, 1)
@@ -126,7 +131,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	f.digest.Store(&c.digest)
 	if known.lost != nil {
 		f.lost = &status.Reason{Code: StateLost, Detail: known.lost.Error()}
-		f.faults.add(placeMemory, status.Fault{File: filepath.Base(known.lost.file), Rule: string(release.Torn), Detail: known.lost.err.Error()}, clocks.now().Wall)
+		f.faults.add(placeMemory, status.Fault{File: filepath.Base(known.lost.file), Rule: StateLost, Detail: known.lost.err.Error()}, clocks.now().Wall)
 	}
 	f.publish(f.decide())
 	if f.lost != nil {
@@ -166,6 +171,7 @@ func (f *follower) answering() *answering {
 			return a
 		case nil:
 			if tries++; tries == 3 { // one reading may look like a step (clocks.began)
+				f.doubt()
 				return nil
 			}
 		default:
@@ -174,15 +180,48 @@ func (f *follower) answering() *answering {
 	}
 }
 
+// doubt has the decision made anew at once. It waits for nothing.
+func (f *follower) doubt() {
+	select {
+	case f.doubts <- struct{}{}:
+	default:
+	}
+}
+
+// answerWithin is how long who asks how the node is waits for a new decision.
+const answerWithin = 500 * time.Millisecond
+
+// said is how the node is for who asks, decided anew: what it confirms holds in this moment, and others compare its clock with theirs. A
+// follower that hangs is shown as it was.
+func (f *follower) said() *status.Node {
+	late := time.NewTimer(answerWithin)
+	defer late.Stop()
+	shown := make(chan struct{})
+	select {
+	case f.questions <- shown:
+		select {
+		case <-shown:
+		case <-f.ended:
+		case <-late.C:
+		}
+	case <-f.ended:
+	case <-late.C:
+	}
+	return f.shown.Load()
+}
+
 // run is the node: facts in, decision, effects out.
 func (f *follower) run(ctx context.Context, looks <-chan found, writes chan<- mesh.Durable, written <-chan writeResult) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var asked chan struct{}
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-f.doubts:
+		case asked = <-f.questions:
 		case l := <-looks:
 			f.learn(l)
 		case w := <-f.words:
@@ -194,6 +233,9 @@ func (f *follower) run(ctx context.Context, looks <-chan found, writes chan<- me
 		}
 		d := f.decideWithComing()
 		f.act(ctx, d, writes)
+		if asked != nil {
+			close(asked)
+		}
 		timer.Reset(f.nap(d))
 	}
 }
@@ -216,12 +258,23 @@ func (f *follower) hear(w word) {
 
 // nap is how long nothing needs to be decided anew, unless something happens.
 func (f *follower) nap(d mesh.Decision) time.Duration {
+	most := tick
+	if f.calm(d) {
+		most = calmTick
+	}
 	if d.Wake != 0 {
-		if left := d.Wake.Sub(f.clocks.now().Wall); left < tick {
+		if left := d.Wake.Sub(f.clocks.now().Wall); left < most {
 			return max(left, 0)
 		}
 	}
-	return tick
+	return most
+}
+
+// calm reports whether the node answers, has done all that it has to, and knows of no switchover: so a step of the wall clock, which no query is
+// answered past, would at most have it fall silent.
+func (f *follower) calm(d mesh.Decision) bool {
+	return d.Serve != 0 && d.Persist == nil && d.Holds == (status.Promise{}) && !d.Ask && len(d.Stage) == 0 &&
+		f.coming == (coming{}) && !f.writing && (f.view.Manifest.Next == nil || f.view.Manifest.Next.Switchover.IsZero())
 }
 
 // learn takes in what the watcher found.

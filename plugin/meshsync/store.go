@@ -89,7 +89,7 @@ func start(c config) (*held, error) {
 func (h *held) apply(s setup) error {
 	f := h.follower
 	if h.setup.status != s.status {
-		shown, err := socket.Serve(s.status, func() any { return f.shown.Load() })
+		shown, err := socket.Serve(s.status, func() any { return f.said() })
 		if err != nil {
 			return fmt.Errorf("status socket: %w", err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 )
 
 func TestFirstStartStatesWhyItIsSilentUntilThereIsARelease(t *testing.T) {
@@ -628,4 +629,57 @@ func TestInsaneSamples(t *testing.T) {
 	if !sane(instant.Sample{Bound: time.Second, DriftPPM: 50, Source: "chrony"}) {
 		t.Error("a good sample is not believed")
 	}
+}
+
+// A node that answers, and knows of no switchover, decides seldom: each time wakes the process, which is most of what an idle node does. Who asks
+// how it is hears a decision of that moment, and a query that finds that the clock has stepped has one made at once; as soon as a switchover is
+// promised it decides ten times a second.
+func TestANodeAtRestDecidesSeldom(t *testing.T) {
+	t.Parallel()
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	n.stop() // nobody certifies the clock any more: what was said ages
+	n.stop = func() {}
+	decisions := func() (count int) {
+		last := n.status()
+		for end := time.Now().Add(4 * calmTick); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if s := n.status(); s != last {
+				count, last = count+1, s
+			}
+		}
+		return count
+	}
+	if got := decisions(); got > 8 {
+		t.Errorf("%d decisions in %v", got, 4*calmTick)
+	}
+	for range 5 {
+		before := sysclock.Now().Wall
+		if at := n.f.said().At; at < before {
+			t.Errorf("asked at %v it says what it decided at %v", before, at)
+		}
+	}
+	n.f.doubts <- struct{}{}
+	n.waits("the doubt to be taken", func(*status.Node) bool { return len(n.f.doubts) == 0 })
+	n.clock.held.Lock() // nothing is decided
+	n.clock.step(time.Hour)
+	n.waits("the doubt of a query", func(*status.Node) bool { return n.which() == 0 && len(n.f.doubts) == 1 })
+	n.clock.held.Unlock()
+	n.silentFor(mesh.ClockUnknown)
+	n.clock.step(-time.Hour)
+	n.becomes(1)
+	h.stage(2, h.zones(2))
+	n.staged(2)
+	h.propose(time.Hour)
+	n.waits("the promise", func(s *status.Node) bool { return s.Promise.State == status.Proposed })
+	n.waits("ten decisions", func() func(*status.Node) bool {
+		last, count, began := n.status(), 0, time.Now()
+		return func(s *status.Node) bool {
+			if s != last {
+				count, last = count+1, s
+			}
+			return count >= 10 && time.Since(began) < 10*calmTick
+		}
+	}())
 }

@@ -93,6 +93,8 @@ type Speaker struct {
 	sets       map[netip.Addr]bool // the neighbours that have a set of their own
 	generation int                 // of the policy
 	set        State               // what is announced
+	known      []session           // as lately has found them last; nil: not, since something was decided anew
+	knownAt    time.Time           // and when
 	stopped    bool
 	connected  bool                     // GoBGP has the neighbours
 	muted      map[netip.Addr]bool      // who gets no route, until its hold time is seen to be right
@@ -157,6 +159,9 @@ func (s *Speaker) setLocked(want State) error {
 		if !slices.Contains(want.Prefixes, p) {
 			remove = append(remove, s.path(p, s.set.Draining))
 		}
+	}
+	if len(remove)+len(add) > 0 {
+		s.known = nil
 	}
 	if len(remove) > 0 { // an empty list would be an error; DeletePath without paths once meant all of them
 		if err := s.server.DeletePath(apiutil.DeletePathRequest{Paths: remove}); err != nil {

@@ -113,6 +113,7 @@ func (s *Speaker) policies(ctx context.Context) error {
 
 // exportPolicy puts what cfg says of neighbours' routes into the place of what there was.
 func (s *Speaker) exportPolicy(ctx context.Context) error {
+	s.known = nil
 	before := s.ours
 	s.generation++
 	ours := &api.Policy{Name: fmt.Sprintf("ours %d", s.generation)}

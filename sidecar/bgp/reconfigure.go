@@ -75,6 +75,7 @@ func (s *Speaker) sendAgain(ctx context.Context, address netip.Addr) {
 	if !s.connected {
 		return
 	}
+	s.known = nil
 	must(address, s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT}))
 }
 

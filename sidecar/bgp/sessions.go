@@ -21,6 +21,7 @@ type session struct {
 	address    netip.Addr
 	state      string
 	up         bool
+	since      int64                  // when it came up last, seconds since the epoch
 	sent       uint64                 // UPDATE messages written to the router
 	advertised map[packet.Family]bool // families in which the router has routes of ours
 	bfd        string                 // empty without BFD
@@ -28,12 +29,36 @@ type session struct {
 	restarts   bool                   // the router has said that it knows graceful restart
 }
 
-func (s *Speaker) sessions() []session {
+// sessions are all of them now.
+func (s *Speaker) sessions() []session { return s.list(true) }
+
+// knownFor is how long it is taken for known what routers have, though nothing has changed that is known to change it.
+const knownFor = 30 * time.Second
+
+// lately are all sessions now. GoBGP goes through all of its table to say what a router has; that is as it was where nothing was decided anew, and
+// no session has come up or sent an UPDATE since. mu is held.
+func (s *Speaker) lately() []session {
+	all := s.list(false)
+	same := slices.EqualFunc(all, s.known, func(a, b session) bool {
+		return a.address == b.address && a.up == b.up && a.since == b.since && a.sent == b.sent
+	})
+	if !same || time.Since(s.knownAt) >= knownFor {
+		s.known, s.knownAt = s.list(true), time.Now()
+		return s.known
+	}
+	for i := range all {
+		all[i].advertised = s.known[i].advertised
+	}
+	return all
+}
+
+// list has GoBGP list the sessions, with what routers have if that is wanted.
+func (s *Speaker) list(advertised bool) []session {
 	var all []session
-	s.server.ListPeer(context.Background(), &api.ListPeerRequest{EnableAdvertised: true}, func(p *api.Peer) {
+	s.server.ListPeer(context.Background(), &api.ListPeerRequest{EnableAdvertised: advertised}, func(p *api.Peer) {
 		state := p.GetState().GetSessionState()
 		one := session{state: stateNames[state], up: state == api.PeerState_SESSION_STATE_ESTABLISHED,
-			sent: p.GetState().GetMessages().GetSent().GetUpdate(), advertised: map[packet.Family]bool{}}
+			since: p.GetTimers().GetState().GetUptime().GetSeconds(), sent: p.GetState().GetMessages().GetSent().GetUpdate(), advertised: map[packet.Family]bool{}}
 		if p.GetBfd().GetEnabled() {
 			one.bfd = bfdNames[p.GetState().GetBfdState().GetSessionState()]
 		}
@@ -80,7 +105,7 @@ func (s *Speaker) Sessions() []status.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []status.Session
-	for _, one := range s.sessions() {
+	for _, one := range s.lately() {
 		out := status.Session{Neighbor: one.address.String(), State: one.state, BFD: one.bfd}
 		why, count := s.troubles.why(one.address)
 		if out.NotificationsSent, out.NotificationsReceived = count.Sent, count.Received; !one.up {

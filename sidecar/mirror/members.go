@@ -30,6 +30,7 @@ const (
 
 const (
 	membersEvery   = 250 * time.Millisecond // between two rounds of questions to other members, while there is need
+	membersCalm    = 5 * time.Second        // between two looks whether there is need, while no event has begun that may lead to it
 	membersTimeout = time.Second            // for one of them to say what it holds
 	membersAtOnce  = 32                     // asked at a time
 	membersIdle    = 10 * time.Second       // a connection is kept after a question; others close theirs much later
@@ -47,6 +48,7 @@ type members struct {
 	quiet    times                  // of the last rounds that brought nothing
 	newly    times                  // of the last rounds that brought metadata, and nothing but metadata
 	wake     chan struct{}          // that there is a member to mirror from
+	attend   chan struct{}          // that the others may have to be asked soon
 }
 
 // AskMembers asks the other members what they hold of the switchover, and mirrors newer metadata from them, until ctx ends:
@@ -57,15 +59,42 @@ func (m *Mirror) AskMembers(ctx context.Context, asks func() bool) {
 	transport.MaxIdleConnsPerHost, transport.IdleConnTimeout = 1, membersIdle
 	client := newClient(m.cfg.Identity.Transport(transport))
 	defer client.CloseIdleConnections()
-	for {
+	for wait := membersEvery; ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(membersEvery):
+		case <-m.members.attend:
+		case <-time.After(wait):
 		}
 		if others := m.toAsk(time.Now(), asks()); len(others) > 0 {
 			m.askRound(ctx, client, others)
 		}
+		wait = m.untilAsked(asks())
+	}
+}
+
+// untilAsked is how long the others need not be asked, unless attend says that something has begun: a switchover that is to come, or a repository
+// that is not reached. While either lasts, or meshsync asks, there may be need at any time.
+func (m *Mirror) untilAsked(asks bool) time.Duration {
+	m.members.mu.Lock()
+	defer m.members.mu.Unlock()
+	if asks || m.near() || !m.members.missed.IsZero() {
+		return membersEvery
+	}
+	return membersCalm
+}
+
+// near reports whether a switchover is known that is to come. The lock is held.
+func (m *Mirror) near() bool {
+	next := m.members.verified.Next
+	return next != nil && !next.Switchover.IsZero()
+}
+
+// begun has AskMembers look at once, and as often as there may be need from then on. The lock is held.
+func (m *Mirror) begun() {
+	select {
+	case m.members.attend <- struct{}{}:
+	default:
 	}
 }
 
@@ -263,6 +292,9 @@ func (m *Mirror) learnt(v release.View) {
 	m.members.mu.Lock()
 	defer m.members.mu.Unlock()
 	m.members.verified, m.members.lease = v.Manifest, v.Versions.Timestamp
+	if m.near() {
+		m.begun()
+	}
 }
 
 // round is how a round over the repositories went.
@@ -280,6 +312,7 @@ func (m *Mirror) rounded(r round) {
 	if !r.good {
 		if m.members.missed.IsZero() {
 			m.members.missed = time.Now()
+			m.begun()
 		}
 		return
 	}

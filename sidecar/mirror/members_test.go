@@ -106,3 +106,53 @@ func TestAMemberWithANewKeyIsAskedAnew(t *testing.T) {
 	lab.Must(t, os.Rename(next.Certificate, now.Certificate))
 	lab.WaitFor(t, "the member with its new key", func() bool { _, err := askMember(t.Context(), client, member, 1); return err == nil })
 }
+
+// While no switchover is known and a repository is reached, this node looks seldom whether it has to ask others, since each look wakes it; at once
+// when either begins.
+func TestMembersAreNoConcernAtRest(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	admin, asked := other(t, ca, "osa1", h.dir, &status.Held{Version: status.Version, Node: "osa1"})
+	m := h.mirror(ca, h.copy(ca))
+	m.cfg.Node = "tyo1"
+	view := release.View{Manifest: release.Manifest{Format: release.ManifestFormat, Members: []release.Member{{Name: "osa1", Admin: admin}, {Name: "tyo1"}}}}
+	m.learnt(view)
+	looks := make(chan struct{}, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		m.AskMembers(ctx, func() bool { looks <- struct{}{}; return false })
+		close(ended)
+	}()
+	defer func() { cancel(); <-ended }()
+	time.Sleep(8 * membersEvery)
+	if n := len(looks); n > 4 { // two at the start
+		t.Errorf("it looks %d times in %v", n, 8*membersEvery)
+	}
+	for len(looks) > 0 {
+		<-looks
+	}
+	next := &release.Release{Number: 2, Switchover: time.Now().Add(time.Hour), Decide: time.Now()}
+	view.Manifest.Next = next
+	m.learnt(view)
+	began := time.Now()
+	select {
+	case <-asked:
+		t.Logf("asked after %v", time.Since(began))
+	case <-time.After(membersCalm - 9*membersEvery):
+		t.Error("nobody was asked of a switchover that is undecided")
+	}
+	for range 8 { // as often as ever
+		select {
+		case <-asked:
+		case <-time.After(membersCalm):
+			t.Fatal("the member is asked no more")
+		}
+	}
+	view.Manifest.Next = nil
+	m.learnt(view)
+	m.rounded(round{})
+	if wait := m.untilAsked(false); wait != membersEvery {
+		t.Errorf("while no repository is reached it looks every %v", wait)
+	}
+}

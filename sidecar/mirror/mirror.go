@@ -93,7 +93,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	m.listener = newClient(cfg.Identity.Transport(holding))
 	m.ended, m.interval = make(chan struct{}), cfg.Interval
 	m.news, m.knownNew = make(chan struct{}, 1), make(chan struct{})
-	m.members.wake = make(chan struct{}, 1)
+	m.members.wake, m.members.attend = make(chan struct{}, 1), make(chan struct{}, 1)
 	for _, url := range cfg.URLs {
 		m.repositories = append(m.repositories, &repository{url: url})
 	}

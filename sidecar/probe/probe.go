@@ -195,10 +195,9 @@ func (p *Prober) ask(ctx context.Context, open []*answer, network string, server
 	return nil
 }
 
-// send sends the questions, over TCP as one.
+// send sends the questions at once, over TCP as one stream.
 func send(conn *dns.Conn, open []*answer) error {
-	var stream []byte
-	_, udp := conn.Conn.(net.PacketConn)
+	var messages [][]byte
 	for _, a := range open {
 		m := new(dns.Msg).SetQuestion(a.question.Zone, dns.TypeSOA)
 		m.RecursionDesired, m.Id = false, a.id
@@ -206,16 +205,14 @@ func send(conn *dns.Conn, open []*answer) error {
 		if err != nil {
 			return err
 		}
-		if udp {
-			if _, err := conn.Conn.Write(data); err != nil {
-				return err
-			}
-			continue
-		}
-		stream = append(binary.BigEndian.AppendUint16(stream, uint16(len(data))), data...)
+		messages = append(messages, data)
 	}
-	if udp {
-		return nil
+	if udp, is := conn.Conn.(*net.UDPConn); is {
+		return burst(udp, messages)
+	}
+	var stream []byte
+	for _, data := range messages {
+		stream = append(binary.BigEndian.AppendUint16(stream, uint16(len(data))), data...)
 	}
 	_, err := conn.Conn.Write(stream)
 	return err
