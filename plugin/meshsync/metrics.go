@@ -42,6 +42,7 @@ func init() {
 		release.Rollback, release.Replay, release.Format, release.NumberReused, release.NumberTooFar, release.WrongMesh, release.Packs, mesh.NotDurable, mesh.OldView, mesh.TakenBack} {
 		depotFaults.WithLabelValues(string(rule))
 	}
+	depotFaults.WithLabelValues(StateLost)
 	for _, kind := range []string{"axfr", "ixfr", "fallback", "current"} {
 		transfers.WithLabelValues(kind)
 	}

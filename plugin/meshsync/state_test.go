@@ -93,7 +93,7 @@ func TestDamagedStateIsSilence(t *testing.T) {
 			n := startNode(t, conf)
 			lost := func(s *status.Node) bool {
 				return len(s.Silent) == 1 && s.Silent[0].Code == StateLost && strings.Contains(s.Silent[0].Detail, c.file) &&
-					strings.Contains(s.Silent[0].Detail, "restore the file") && s.Depot.LastFault.File == c.file && s.Clock.Known
+					strings.Contains(s.Silent[0].Detail, "restore the file") && s.Depot.LastFault.File == c.file && s.Depot.LastFault.Rule == StateLost && s.Clock.Known
 			}
 			n.waits("it says what is lost", lost)
 			h.current(7, h.zones(7))

@@ -403,7 +403,7 @@ func (v *memberView) why(c *status.Confirmation) {
 	if c.MirrorError != "" {
 		v.Why = append(v.Why, "mirror: "+strings.ReplaceAll(c.MirrorError, "\n", "; "))
 	}
-	if f := c.LastFault; f != nil {
+	if f := c.LastFault; f != nil && !slices.ContainsFunc(c.Silent, func(r status.Reason) bool { return r.Code == f.Rule }) {
 		v.Why = append(v.Why, fmt.Sprintf("%s: %s: %s", f.File, f.Rule, f.Detail))
 	}
 }

@@ -154,8 +154,8 @@ func (m MemberStatus) Reasons() []status.Reason {
 		for _, r := range c.Refused {
 			all = append(all, r.Reason)
 		}
-		if c.LastFault != nil {
-			all = append(all, status.Reason{Code: c.LastFault.Rule, Detail: c.LastFault.File + ": " + c.LastFault.Detail})
+		if f := c.LastFault; f != nil && !hasCode(all, f.Rule) {
+			all = append(all, status.Reason{Code: f.Rule, Detail: f.File + ": " + f.Detail})
 		}
 	}
 	return slices.DeleteFunc(all, func(r status.Reason) bool { return r.Code == codes.Ready })
