@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -17,10 +18,13 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/fields"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/remedy"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // receivedJSON is what a round of receipt gave, as --json prints it.
@@ -65,8 +69,8 @@ canonical zone files: meshctl release HOME/zones/*.zone makes a release of them.
 
 With --withdraw, zones that are gone from their sources are withdrawn, though "deleted: keep" or a limit keeps them: those that are named,
 or all. This works beside "meshctl serve" as well, which is given an order: it looks at the sources once more, withdraws what is gone, and
-this command says what became of each zone. An order that serve has not taken when the command ends holds for an hour.
-The last zone of a mesh is in the release all the same: meshctl release --withdraw ZONE is the second step.
+this command says what became of each zone, also where the checks keep it in the releases. An order that serve has not taken when the command
+ends holds for an hour. The last zone of a mesh is in the release all the same: meshctl release --withdraw ZONE is the second step.
 
 Status 1 if something could not be received, or withdrawn; what was, counts all the same, and what was there before stays.`,
 		RunE: c.runs(func(cmd *cobra.Command, zoneNames []string) error {
@@ -221,7 +225,7 @@ func (c *cli) refresh(ctx context.Context, r *receive.Receiver, o receiveOptions
 		if facts.Ordered, err = c.order(ctx, locked, id, until, o.wait); err != nil {
 			return err
 		}
-		return c.lastStay(ctx, facts.Ordered)
+		return c.follow(ctx, facts.Ordered)
 	case err != nil:
 		return err
 	case id != "":
@@ -260,31 +264,53 @@ func (c *cli) order(ctx context.Context, serve *depot.LockedError, id string, un
 	return c.answer(ctx, serve, id, until)
 }
 
-// lastStay says of zones that serve has withdrawn that they stay in its release, if no zone would be left in it.
-func (c *cli) lastStay(ctx context.Context, ordered []receive.Fate) error {
-	view, err := c.home().View(ctx)
-	if err != nil {
-		return err
-	}
-	latest := view.Manifest.Latest()
-	if latest == nil {
-		return nil
-	}
-	for _, z := range latest.Zones {
-		if !receive.IsWithdrawn(c.home().ReceivedDir(), z.Origin) {
+// releaseWait is how long a running serve may take to make a release without what was withdrawn, before that is left to "meshctl status": one
+// whose switchover is near is waited for first.
+const releaseWait = 10 * time.Second
+
+// follow waits until a release of serve's is without the zones that it has withdrawn. What it keeps in its releases, since more would go than
+// the checks allow, or all, or since it releases nothing at all, is not withdrawn.
+func (c *cli) follow(ctx context.Context, ordered []receive.Fate) error {
+	for end := time.Now().Add(releaseWait); ; {
+		late := time.Now().After(end)
+		view, err := c.home().View(ctx)
+		if err != nil {
+			return err
+		}
+		work, err := unattended.ReadWork(ctx, c.home())
+		if err != nil {
+			return err
+		}
+		if work == nil { // it has just ended, or the next one has not begun
+			work = &status.Work{}
+		}
+		open := false
+		for i, f := range ordered {
+			if !f.Withdrawn || view.Manifest.Latest().Zone(f.Zone) == nil {
+				continue
+			}
+			open = true
+			if r, keeps := keeper(work.Alarms, f.Zone, late); keeps {
+				ordered[i] = receive.Fate{Zone: f.Zone, Why: r.Detail + ". " + remedy.For(r.Code).Do}
+			}
+		}
+		if !open || late || home.Pause(ctx, 200*time.Millisecond) != nil {
 			return nil
 		}
 	}
-	texts, err := filepath.Glob(filepath.Join(c.home().Path("zones"), "*.zone"))
-	if err != nil || len(texts) > 0 { // one that comes with the next release
-		return err
-	}
-	for i, f := range ordered {
-		if f.Withdrawn && latest.Zone(f.Zone) != nil {
-			ordered[i] = receive.Fate{Zone: f.Zone, Why: "no zone would be left, and meshctl serve makes no such release; its source has it no more, so if it is meant: meshctl release --withdraw " + f.Zone}
+}
+
+// keeper is the alarm by which serve says that it keeps a zone in its releases. One that does not name it may be of before, and counts when it
+// still holds late.
+func keeper(alarms []status.Reason, origin string, late bool) (status.Reason, bool) {
+	for _, r := range alarms {
+		switch {
+		case r.Code == unattended.AlarmStays && (late || slices.Contains(strings.FieldsFunc(r.Detail, func(c rune) bool { return c == ' ' || c == ';' }), origin)),
+			r.Code == unattended.AlarmBlocked && late:
+			return r, true
 		}
 	}
-	return nil
+	return status.Reason{}, false
 }
 
 // answer waits for what becomes of an order.

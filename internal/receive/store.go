@@ -258,12 +258,6 @@ func Follows(state, origin string) (section, from string, ok bool) {
 	return rec.Owner, rec.From, ok && !rec.Withdrawn
 }
 
-// IsWithdrawn reports whether a zone was withdrawn, by what a Receiver left in its directory state, and is in a release still.
-func IsWithdrawn(state, origin string) bool {
-	rec, ok := (&store{state: state}).record(fileName(origin) + recordSuffix)
-	return ok && rec.Withdrawn
-}
-
 // records reads all records whose zones are there, or were withdrawn. One that cannot be read is as good as none: the zone is received anew.
 func (s *store) records() ([]record, error) {
 	names, err := filepath.Glob(filepath.Join(s.state, "*"+recordSuffix))
