@@ -144,7 +144,7 @@ const waitPlugins = 10 * time.Second
 // readBy is the program that a Corefile is for: this project's, or one that is asked for its plugins.
 func readBy(ctx context.Context, program string) (corefile.Program, error) {
 	if program == "" {
-		return corefile.Program{Name: "coredns, as this project builds it,", Directives: directives.Shipped}, nil
+		return corefile.Program{Name: directives.This, Directives: directives.Shipped}, nil
 	}
 	ctx, stop := context.WithTimeout(ctx, waitPlugins)
 	defer stop()

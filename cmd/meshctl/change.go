@@ -29,6 +29,7 @@ shared addresses change, give each node both the old and the new ones first; the
 				if err != nil {
 					return err
 				}
+				c.doubt(done.Bundles...)
 				return c.print(done, func() {
 					if change.SANs != nil {
 						c.say("this host's certificate is for %s; meshctl serve takes it by itself", strings.Join(change.SANs, ", "))
@@ -51,6 +52,20 @@ shared addresses change, give each node both the old and the new ones first; the
 	f.StringSliceVar(&change.URLs, "url", nil, "where nodes find the repository, all of it")
 	f.StringSliceVar(&change.SANs, "san", nil, "names and addresses under which members reach \"meshctl serve\", all of them")
 	return cmd
+}
+
+// doubt warns of Corefiles in bundles that were made, once of each line: they are made of one template.
+func (c *cli) doubt(members ...string) {
+	said := map[string]bool{}
+	for _, name := range members {
+		for _, doubt := range enrol.Doubts(c.home(), name) {
+			if !said[doubt] {
+				said[doubt] = true
+				fmt.Fprintf(c.log, "warning: %s: %s. It is made of HOME/templates/Corefile. For a coredns of your own see: anycast-sidecar check --coredns\n",
+					c.home().Path("members", name, "Corefile"), doubt)
+			}
+		}
+	}
 }
 
 // memberFlags gives a command the flags that describe a node.
@@ -90,6 +105,7 @@ stays. Another administrative address is known to the mesh at once: give the nod
 				if err != nil {
 					return err
 				}
+				c.doubt(args[0])
 				facts := struct {
 					Name   string `json:"name"`
 					Bundle string `json:"bundle"`

@@ -108,6 +108,7 @@ starts two processes: anycast-sidecar run sidecar.yaml, and coredns -conf Corefi
 				if err != nil {
 					return err
 				}
+				c.doubt(n.Name)
 				facts := struct {
 					Name   string `json:"name"`
 					Bundle string `json:"bundle"` // directory; with ".tar" after it, the same as a file

@@ -1,6 +1,7 @@
 // Package directives knows which directives a Corefile of a node may have: those of the plugins that cmd/coredns has, and of these
 // which are refused on a shared-unicast address. It has names and reasons only and imports nothing, so that the sidecar, which never
-// links CoreDNS, judges a Corefile by the same tables as CoreDNS. cmd/coredns, plugin/sharedunicast and sidecar/corefile call it.
+// links CoreDNS, judges a Corefile by the same tables as CoreDNS. cmd/coredns, plugin/sharedunicast, sidecar/corefile and, for bundles,
+// cmd/meshctl/internal/enrol call it.
 package directives
 
 // Shipped are the plugins of cmd/coredns in the order in which a query passes them, which is that of CoreDNS's plugin.cfg.

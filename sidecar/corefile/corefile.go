@@ -134,20 +134,8 @@ func (n *node) refused(path string, sb caddyfile.ServerBlock, p Program) {
 		return cmp.Or(cmp.Compare(sb.Tokens[a][0].Line, sb.Tokens[b][0].Line), strings.Compare(a, b))
 	})
 	for _, name := range names {
-		why := directives.Unfit[name]
-		if !slices.Contains(p.Directives, name) {
-			text := fmt.Sprintf("%s has no plugin %s, and starts by no Corefile that names one", p.Name, name)
-			if why != "" && shared {
-				text += ": " + why
-			}
-			n.refuse(path, sb, name, text)
-			continue
-		}
-		if why == "" {
-			why = directives.UnfitShared[name]
-		}
-		if shared && why != "" {
-			n.refuse(path, sb, name, fmt.Sprintf("%s cannot be in a server block with sharedunicast: %s", name, why))
+		if why := directives.Refuses(p.Name, p.Directives, name, shared); why != "" {
+			n.refuse(path, sb, name, why)
 		}
 	}
 }
