@@ -72,7 +72,7 @@ func (c *cli) sayNewer(zones []home.NewerZone) {
 	if len(zones) == 0 {
 		return
 	}
-	c.say("zones that nodes have newer than this home had; their texts, compressed with zstd, are in the repository:")
+	c.say("zones that nodes have newer than this home had; their texts, compressed with zstd, are in the repository, or in the home below recovered/:")
 	for i, z := range zones {
 		if i == shownNewer {
 			c.say("  and %d more: --json has all", len(zones)-i)

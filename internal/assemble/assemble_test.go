@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,7 +78,7 @@ func (w *world) way(way depot.Way) {
 
 // last makes the last zone, with some at hand; read says whether the text was read.
 func (w *world) last(at ...int) (z *zone.Zone, read bool, err error) {
-	z, err = Zone(w.dir, w.signed[3], Start{
+	z, err = Zone(w.dir, w.dir.Way(w.signed[3]), w.signed[3], Start{
 		Zone: func(root release.Digest) *zone.Zone {
 			i := slices.IndexFunc(at, func(i int) bool { return w.zones[i].Root() == root })
 			if i < 0 {
@@ -151,5 +152,54 @@ func TestAWayThatLeadsElsewhereIsRefused(t *testing.T) {
 	w.way(depot.Way{Packs: w.packs})
 	if _, _, err := w.last(); ruleOf(err) != release.Missing {
 		t.Errorf("nothing to begin with: %v", err)
+	}
+}
+
+// TestAZoneIsReadAsItWasReleased: of its text, of a way in a depot, or of a base and packs that the manifest names; and one that a way
+// leads through of a part of it.
+func TestAZoneIsReadAsItWasReleased(t *testing.T) {
+	w := newWorld(t)
+	on := func(int) bool { return true }
+	if _, err := Released(w.dir, w.signed[3], on); ruleOf(err) != release.Missing {
+		t.Errorf("nothing is there: %v", err)
+	}
+	based := w.signed[3]
+	based.SHA256, based.Length, based.Blob, based.BaseRoot, based.Packs = w.signed[0].SHA256, w.signed[0].Length, w.signed[0].Blob, w.signed[0].Root, w.packs
+	listed := based
+	list, err := w.dir.PutBlob(func(to io.Writer) error { _, err := to.Write(release.EncodeEarlier(w.packs[:2])); return err })
+	must(t, err)
+	listed.Earlier, listed.Packs = list.Blob, w.packs[2:]
+	elsewhere := struct{ fs.FS }{w.dir} // as in a bucket
+	for name, read := range map[string]func() (*zone.Zone, error){
+		"a base":           func() (*zone.Zone, error) { return Released(w.dir, based, on) },
+		"a list":           func() (*zone.Zone, error) { return Released(w.dir, listed, on) },
+		"a base elsewhere": func() (*zone.Zone, error) { return Released(elsewhere, based, on) },
+		"a list elsewhere": func() (*zone.Zone, error) { return Released(elsewhere, listed, on) },
+		"a part of the way": func() (*zone.Zone, error) {
+			return Led(w.dir, depot.Way{Base: w.signed[0], Packs: w.packs}, w.signed[3], on)
+		},
+	} {
+		if z, err := read(); err != nil || z.Root() != w.signed[3].Root {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, repo := range []fs.FS{w.dir, elsewhere} {
+		if z, err := Released(repo, w.signed[0], on); err != nil || z.Root() != w.signed[0].Root {
+			t.Errorf("by its text: %v", err)
+		}
+		if _, err := Released(repo, based, func(int) bool { return false }); err == nil {
+			t.Error("it is not given up")
+		}
+	}
+	if z, err := Led(w.dir, depot.Way{Base: w.signed[0], Packs: w.packs[:2]}, w.signed[2], on); err != nil || z.Root() != w.signed[2].Root {
+		t.Errorf("through which it leads: %v", err)
+	}
+	w.way(depot.Way{Base: w.signed[0], Packs: w.packs})
+	if z, err := Released(w.dir, w.signed[3], on); err != nil || z.Root() != w.signed[3].Root {
+		t.Errorf("by a way: %v", err)
+	}
+	must(t, w.dir.Remove(release.BlobName(list.Blob.SHA256)))
+	if _, err := Released(elsewhere, listed, on); ruleOf(err) != release.Missing {
+		t.Errorf("without the list: %v", err)
 	}
 }

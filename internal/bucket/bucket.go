@@ -204,6 +204,21 @@ func (b *Bucket) PutBlob(write func(io.Writer) error) (depot.Content, error) {
 	return content, b.upload(f, content.Blob)
 }
 
+// PutBeside implements depot.Store: what is young is not collected.
+func (b *Bucket) PutBeside(write func(io.Writer) error) (depot.Content, error) {
+	return b.PutBlob(write)
+}
+
+// Adopt implements depot.Store.
+func (b *Bucket) Adopt(blob release.Blob) error {
+	name := release.BlobName(blob.SHA256)
+	info, err := b.stat(name)
+	if err == nil && (info.Size != blob.Length || !young(info.LastModified)) {
+		err = b.failed("adopt", name, fs.ErrNotExist)
+	}
+	return err
+}
+
 // upload stores a blob that is not there, or that Collect might remove before a release names it.
 func (b *Bucket) upload(f *os.File, blob release.Blob) error {
 	name := release.BlobName(blob.SHA256)

@@ -88,11 +88,15 @@ func (d *Dir) CheckBlob(b release.Blob) error {
 // hasZone reports whether a zone is there: its text, or a way to it. What is in it is read through when deep is set; what is damaged
 // is removed.
 func (d *Dir) hasZone(z release.Zone, deep bool) (bool, error) {
-	there, err := d.hasText(z, deep)
-	return there || err == nil && d.hasWay(z, deep), err
+	if z.Whole() {
+		if there, err := d.hasText(z, deep); there || err != nil {
+			return there, err
+		}
+	}
+	return d.hasWay(z, deep), nil
 }
 
-// hasText is hasZone of a text: as the blob that was published, or made of a delta.
+// hasText is hasZone of the text that a zone names: as the blob that was published, or made of a delta.
 func (d *Dir) hasText(z release.Zone, deep bool) (bool, error) {
 	if d.HasBlob(z.Blob) {
 		if !deep || d.CheckBlob(z.Blob) == nil {
@@ -103,10 +107,9 @@ func (d *Dir) hasText(z release.Zone, deep bool) (bool, error) {
 		return false, err
 	}
 	if !deep {
-		info, err := d.root.Lstat(textName(z.SHA256))
-		return err == nil && info.Mode().IsRegular(), nil
+		return d.showsText(z), nil
 	}
-	r, err := d.OpenBlob(z)
+	r, err := d.OpenBlob(z.Base())
 	if err == nil {
 		defer r.Close()
 		_, err = io.Copy(io.Discard, r)
@@ -115,6 +118,15 @@ func (d *Dir) hasText(z release.Zone, deep bool) (bool, error) {
 		return true, nil
 	}
 	return false, d.Remove(textName(z.SHA256))
+}
+
+// showsText reports whether there are files with the text that a zone names; what is in them is checked when they are read.
+func (d *Dir) showsText(z release.Zone) bool {
+	if d.HasBlob(z.Blob) {
+		return true
+	}
+	info, err := d.root.Lstat(textName(z.SHA256))
+	return err == nil && info.Mode().IsRegular()
 }
 
 // HasBlob reports whether a blob is there with its length; what is in it is checked when it is read.
@@ -148,10 +160,10 @@ func atMost(n, limit int64) string {
 // OpenBlob opens the text of a zone, as it was published or else as it was made of a delta. A published file was checked
 // against its digest when this returns. The text is checked as it is read: Read ends in io.EOF only when length and digest
 // are those signed, and in a *release.Error otherwise, so use nothing of it before io.EOF. Memory is bounded by the window,
-// whatever the file says.
+// whatever the file says. Of a zone that is not whole there is no text: its Base has one.
 func (d *Dir) OpenBlob(z release.Zone) (io.ReadCloser, error) {
 	r, err := OpenBlob(d, z)
-	if rule, _ := release.RuleOf(err); rule != release.Missing {
+	if rule, _ := release.RuleOf(err); rule != release.Missing || !z.Whole() {
 		return r, err
 	}
 	f, made := openRegular(d.root, textName(z.SHA256))
@@ -164,12 +176,12 @@ func (d *Dir) OpenBlob(z release.Zone) (io.ReadCloser, error) {
 // OpenBlob is Dir.OpenBlob of any repository that opens files as a Store does; it has published files only.
 func OpenBlob(repo fs.FS, z release.Zone) (io.ReadCloser, error) {
 	name := release.BlobName(z.Blob.SHA256)
-	f, err := repo.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &release.Error{File: name, Rule: release.Missing, Detail: "no such file, for zone " + z.Origin}
+	if !z.Whole() {
+		return nil, &release.Error{File: name, Rule: release.Missing, Detail: "it is the text of an older zone, and packs make zone " + z.Origin + " of it"}
 	}
+	f, err := openBlob(repo, z.Blob, z.Origin)
 	if err != nil {
-		return nil, &release.Error{File: name, Rule: release.Unreadable, Detail: err.Error()}
+		return nil, err
 	}
 	err = checkPacked(f, z.Blob)
 	if err == nil {
@@ -180,6 +192,19 @@ func OpenBlob(repo fs.FS, z release.Zone) (io.ReadCloser, error) {
 		return nil, err
 	}
 	return newTextReader(f, name, z.Blob.Length, z)
+}
+
+// openBlob opens a blob of a zone.
+func openBlob(repo fs.FS, b release.Blob, origin string) (fs.File, error) {
+	name := release.BlobName(b.SHA256)
+	f, err := repo.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &release.Error{File: name, Rule: release.Missing, Detail: "no such file, for zone " + origin}
+	}
+	if err != nil {
+		return nil, &release.Error{File: name, Rule: release.Unreadable, Detail: err.Error()}
+	}
+	return f, nil
 }
 
 func newTextReader(f io.ReadCloser, name string, packed int64, z release.Zone) (*textReader, error) {

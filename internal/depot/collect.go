@@ -27,13 +27,17 @@ func Collect(s Store, view release.View) error {
 		}
 		lists[dir] = entries
 	}
-	keep := map[string]bool{release.ManifestName(view.Digest): true}
-	keepRelease(keep, view.Manifest.Current)
-	keepRelease(keep, view.Manifest.Next)
+	keep, all := map[string]bool{release.ManifestName(view.Digest): true}, true
+	for r := range view.Manifest.Releases() {
+		all = keepRelease(keep, s, r) && all
+	}
 	if current := view.Manifest.Current; current != nil {
 		name, previous := previousRelease(manifests(s, lists["targets"], current.Number), current.Number)
 		keep[name] = true
-		keepRelease(keep, previous)
+		all = keepRelease(keep, s, previous) && all
+	}
+	if !all { // which packs are needed is not known
+		delete(lists, blobDir)
 	}
 	for v := range int64(2) {
 		keep["metadata/"+strconv.FormatInt(view.Versions.Snapshot-v, 10)+".snapshot.json"] = true
@@ -96,10 +100,12 @@ func previousRelease(manifests map[string]release.Manifest, current uint64) (str
 	return name, previous
 }
 
-func keepRelease(keep map[string]bool, r *release.Release) {
+// keepRelease keeps what a release, which may be nil, is made of. It reports whether that is all known.
+func keepRelease(keep map[string]bool, s Store, r *release.Release) bool {
 	if r == nil {
-		return
+		return true
 	}
+	all := true
 	for _, z := range r.Zones {
 		keepBlob(keep, z.Blob)
 		keep[textName(z.SHA256)], keep[wayName(z.Root)] = true, true
@@ -109,7 +115,18 @@ func keepRelease(keep map[string]bool, r *release.Release) {
 		for _, pack := range z.Packs {
 			keepBlob(keep, pack.Blob)
 		}
+		if z.Earlier == (release.Blob{}) || keep[release.BlobName(z.Earlier.SHA256)] {
+			continue
+		}
+		keepBlob(keep, z.Earlier)
+		earlier, err := ReadEarlier(s, z)
+		for _, pack := range earlier {
+			keepBlob(keep, pack.Blob)
+		}
+		rule, _ := release.RuleOf(err)
+		all = all && (err == nil || rule == release.Missing) // a node has a way, or a text
 	}
+	return all
 }
 
 func keepBlob(keep map[string]bool, b release.Blob) {
@@ -147,7 +164,8 @@ func (c collector) removeOthers(dir string, entries []Entry, keep map[string]boo
 
 // removable reports whether a file that view does not need may go.
 func (c collector) removable(dir string, e Entry) bool {
-	old := c.listed.Sub(e.Modified) >= c.Grace()
+	age := c.listed.Sub(e.Modified)
+	old := age >= c.Grace()
 	switch dir {
 	case "metadata":
 		number, kind, _ := strings.Cut(e.Name, ".")
@@ -162,17 +180,20 @@ func (c collector) removable(dir string, e Entry) bool {
 	case "targets":
 		return old && strings.HasSuffix(e.Name, ".mesh.json")
 	}
+	if strings.HasPrefix(strings.TrimPrefix(e.Name, "."), besidePrefix) {
+		return age >= besideGrace
+	}
 	return old && e.Name != lockName && !isTemp(e.Name)
 }
 
-// zonesOf lists the zones of a manifest, the current release's first, each blob once.
+// zonesOf lists the zones of a manifest, the current release's first, each content once.
 func zonesOf(m release.Manifest) []release.Zone {
 	seen := map[release.Digest]bool{}
 	var zones []release.Zone
 	for r := range m.Releases() {
 		for _, z := range r.Zones {
-			if !seen[z.Blob.SHA256] {
-				seen[z.Blob.SHA256] = true
+			if !seen[z.Content()] {
+				seen[z.Content()] = true
 				zones = append(zones, z)
 			}
 		}

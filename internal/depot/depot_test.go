@@ -187,6 +187,17 @@ var crashJobs = map[string]func(dir, from string) error{
 		return lock.Unlock()
 	},
 	"mirror": mirrorJob,
+	"beside": func(dir, _ string) error {
+		d, err := Open(dir)
+		if err != nil {
+			return err
+		}
+		c, err := d.PutBeside(text("example.", 1, 1000))
+		if err != nil {
+			return err
+		}
+		return d.Adopt(c.Blob)
+	},
 }
 
 // crashed runs a job that is killed at its n-th step, and reports whether it got to the end instead.

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
 	"syscall"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
 // Dir is a repository in a directory: a Store. Any number of processes may read; one writes, and holds a Lock while it
@@ -131,6 +134,44 @@ func (d *Dir) Remove(name string) error {
 	}
 	return nil
 }
+
+// PutBeside implements Store. The blob has a name of its own until it is adopted.
+func (d *Dir) PutBeside(write func(io.Writer) error) (Content, error) {
+	f, err := createNamed(d.root, blobDir, "."+besidePrefix, 0o644)
+	if err != nil {
+		return Content{}, err
+	}
+	step("write")
+	content, err := Pack(f, write)
+	name, err := closeTemp(d.root, f, err)
+	if err != nil {
+		return Content{}, err
+	}
+	return content, rename(d.root, name, besideName(content.Blob))
+}
+
+// Adopt implements Store.
+func (d *Dir) Adopt(b release.Blob) error {
+	if d.HasBlob(b) {
+		return nil
+	}
+	info, err := d.root.Lstat(besideName(b))
+	if err == nil && (!info.Mode().IsRegular() || info.Size() != b.Length) {
+		err = &fs.PathError{Op: "adopt", Path: besideName(b), Err: fs.ErrNotExist}
+	}
+	if err != nil {
+		return err
+	}
+	return rename(d.root, besideName(b), release.BlobName(b.SHA256))
+}
+
+// besidePrefix marks, after a dot while they are written, blobs that no release names yet.
+const besidePrefix = "beside-"
+
+func besideName(b release.Blob) string { return path.Join(blobDir, besidePrefix+b.SHA256.String()) }
+
+// besideGrace is how long such a blob is kept.
+const besideGrace = 24 * time.Hour
 
 // Grace implements Store.
 func (d *Dir) Grace() time.Duration { return 0 }

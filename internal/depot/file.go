@@ -110,11 +110,16 @@ type temp struct {
 }
 
 func createTemp(root *os.Root, dir string, perm fs.FileMode) (temp, error) {
+	return createNamed(root, dir, tempPrefix, perm)
+}
+
+// createNamed creates a file with a name that begins with a prefix, and that no other has.
+func createNamed(root *os.Root, dir, prefix string, perm fs.FileMode) (temp, error) {
 	var suffix [8]byte
 	if _, err := rand.Read(suffix[:]); err != nil {
 		return temp{}, err
 	}
-	name := path.Join(dir, tempPrefix+hex.EncodeToString(suffix[:]))
+	name := path.Join(dir, prefix+hex.EncodeToString(suffix[:]))
 	step("create")
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, perm)
 	return temp{f, name}, WithoutTemp(err)

@@ -32,7 +32,7 @@ type Source struct {
 	Room   int64         // bytes that the zones' files may take in all; 0: unbounded
 
 	Metadata bool // zones are left out: who serves it has no files for others
-	Texts    bool // zones that are there as packs beside an older text are fetched whole: who reads them could not make them of that
+	Texts    bool // zones are had as the manifest has them, by no packs from what lies here: who reads them could not make them of that
 }
 
 // ErrUnfinished says that the budget of time ended before all zones had come, and that something came. The next one
@@ -43,8 +43,8 @@ var ErrUnfinished = errors.New("zones are still being fetched")
 // Note says how a zone came.
 type Note struct {
 	Zone  string // origin
-	Delta bool   // it was, or was to be, made of a delta
-	Bytes int64  // of the file that was used
+	Delta bool   // it was, or was to be, made of what lay here and of a delta or packs
+	Bytes int64  // of the files that were used
 }
 
 // Moved says how far the transfer of a release's zones is.
@@ -180,6 +180,9 @@ func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 			return fetched, err
 		}
 		if there {
+			if deep && z.Earlier != (release.Blob{}) && !g.dir.intact(z.Earlier) {
+				g.getEarlier(ctx, z) // nothing here needs it
+			}
 			continue
 		}
 		if !counted {
@@ -196,10 +199,19 @@ func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 
 // has reports whether a zone is there, and need not be got.
 func (g *getter) has(z release.Zone, deep bool) (bool, error) {
-	if g.Texts {
+	switch {
+	case !g.Texts:
+		return g.dir.hasZone(z, deep)
+	case z.Whole():
 		return g.dir.hasText(z, deep)
 	}
-	return g.dir.hasZone(z, deep)
+	w, err := readWay(g.dir, wayName(z.Root))
+	signed, unknown := Released(g.dir, z)
+	if err != nil || unknown != nil || w.Base.Blob != z.Blob || !slices.Equal(w.Packs, signed.Packs) {
+		return false, nil
+	}
+	there, err := g.dir.hasText(w.Base, deep)
+	return there && g.dir.hasPacks(w.Packs, true), err
 }
 
 // toCome counts the bytes that are to be fetched for the zones that are not there. A zone that is found damaged later on is
@@ -218,8 +230,8 @@ func (g *getter) toCome(zones []release.Zone) (bytes int64) {
 
 // ahead is how much is fetched first for a zone: packs or a delta if there are any from what lies here, or all of it.
 func (g *getter) ahead(z release.Zone) int64 {
-	if _, packs, found := g.wayTo(z); found {
-		return octets(packs)
+	if p := g.plans(z)[0]; !p.whole {
+		return p.octets()
 	}
 	for _, delta := range z.Deltas {
 		if _, there := g.olderText(delta.From); there {
@@ -229,11 +241,16 @@ func (g *getter) ahead(z release.Zone) int64 {
 	return z.Blob.Length
 }
 
-// get has a zone by packs, or made of a delta, if that can be, and takes it whole otherwise.
+// get has a zone by packs, or made of a delta, if that can be, and takes it whole otherwise: its text, or the text that it is made of
+// with the packs since.
 func (g *getter) get(ctx context.Context, z release.Zone) error {
-	if way, packs, found := g.wayTo(z); found {
-		err := g.take(ctx, z, way, packs)
-		if done, err := g.noted(ctx, Note{z.Origin, true, octets(packs)}, err); done {
+	if done, err := g.getEarlier(ctx, z); done {
+		return err
+	}
+	plans := g.plans(z)
+	for _, p := range plans[:len(plans)-1] {
+		err := g.take(ctx, z, p)
+		if done, err := g.noted(ctx, Note{z.Origin, true, p.octets()}, err); done {
 			return err
 		}
 	}
@@ -253,10 +270,11 @@ func (g *getter) get(ctx context.Context, z release.Zone) error {
 			return err
 		}
 	}
-	if err := g.fetch(ctx, z.Origin, z.Blob); err != nil {
+	whole := plans[len(plans)-1]
+	if err := g.take(ctx, z, whole); err != nil {
 		return err
 	}
-	g.note(Note{z.Origin, false, z.Blob.Length}, nil)
+	g.note(Note{z.Origin, false, whole.octets()}, nil)
 	return nil
 }
 
@@ -298,8 +316,13 @@ func (g *getter) olderZones() *older {
 	entries, _ := g.dir.List("targets") // without it, zones are taken whole
 	for _, m := range append(slices.Collect(maps.Values(manifests(g.dir, entries, math.MaxUint64))), g.manifest) {
 		for _, z := range zonesOf(m) {
-			if g.older.texts[z.SHA256] = z; z.Root != (release.Digest{}) {
-				g.older.roots[z.Root] = z
+			base := z.Base()
+			if g.older.texts[z.SHA256] = base; z.Root == (release.Digest{}) {
+				continue
+			}
+			g.older.roots[z.Root] = z
+			if _, known := g.older.roots[base.Root]; !known {
+				g.older.roots[base.Root] = base
 			}
 		}
 	}

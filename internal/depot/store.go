@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
 // Store is where a distribution host publishes: a directory (Dir), or a bucket (internal/bucket). Names have slashes, as
@@ -32,6 +34,10 @@ type Store interface {
 	// PutBlob stores the text that write produces, packed, and says what a release must say of it. Memory is bounded. An
 	// error of write comes back as it is, and stores nothing.
 	PutBlob(write func(io.Writer) error) (Content, error)
+	// PutBeside is PutBlob by who does not hold the lock, so that a release to come may Adopt what it stored. It is kept for a day.
+	PutBeside(write func(io.Writer) error) (Content, error)
+	// Adopt makes what PutBeside stored a blob that a release may name. It wraps fs.ErrNotExist if it is not kept any more.
+	Adopt(b release.Blob) error
 
 	// List names the files right in a directory.
 	List(dir string) ([]Entry, error)

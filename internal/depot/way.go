@@ -2,17 +2,16 @@ package depot
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
-	"slices"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// Way is what a depot has in place of a zone's text: an older text of the zone, and the packs that lead from there to the zone's root.
+// Way is what a depot has in place of a zone's text: a text of an older zone, and the packs that lead from there to the zone's root.
 // It is written by whoever fetched them and is no statement of its own: the zone that comes of it counts only if it has the root that
 // was signed.
 type Way struct {
@@ -20,9 +19,11 @@ type Way struct {
 	Packs []release.Pack `json:"packs"` // each makes of its From that of the next
 }
 
-// Bounds of a way. A longer one ends with the text: what is read at a start without compiled zones, and kept, stays small.
+// Bounds of a way.
 const (
-	maxWay      = 512 // packs
+	// maxWay is how many packs a node gathers on an older text: what is read at a start without compiled zones stays small. What a manifest
+	// names, from its own base, may be more.
+	maxWay      = 1024
 	maxWayBytes = 1 << 20
 )
 
@@ -39,13 +40,61 @@ func octets(packs []release.Pack) (n int64) {
 	return n
 }
 
-// Way is the way to a zone: that which was fetched, or else the packs that the manifest names, of which any may not be here. Who
-// has a zone that one of the packs is from can go on from there.
+// Way is the way to a zone: that which was fetched, or else that which the manifest names, of whose packs any may not be here, and which
+// begins with no text where that is not here. Who has a zone that one of the packs is from can go on from there.
 func (d *Dir) Way(z release.Zone) Way {
 	if w, err := readWay(d, wayName(z.Root)); err == nil {
 		return w
 	}
-	return Way{Packs: z.Packs}
+	w := Way{Packs: chainOf(d, z)}
+	if base := z.Base(); !z.Whole() && d.showsText(base) {
+		w.Base = base
+	}
+	return w
+}
+
+// Released is the way to a zone that is not whole in a repository which has all that a manifest names. Errors are *release.Error.
+func Released(repo fs.FS, z release.Zone) (Way, error) {
+	w := Way{Base: z.Base(), Packs: z.Since(z.Packs)}
+	if len(w.Packs) > 0 { // all of them are named
+		return w, nil
+	}
+	earlier, err := ReadEarlier(repo, z)
+	if err != nil {
+		return w, err
+	}
+	chain, err := z.Chain(earlier)
+	if err != nil {
+		return w, &release.Error{File: release.BlobName(z.Earlier.SHA256), Rule: release.Packs, Detail: fmt.Sprintf("zone %s: %v", z.Origin, err)}
+	}
+	w.Packs = z.Since(chain)
+	return w, nil
+}
+
+// chainOf is as much of the packs that lead to a zone as is known here.
+func chainOf(repo fs.FS, z release.Zone) []release.Pack {
+	if earlier, err := ReadEarlier(repo, z); err == nil && len(earlier) > 0 {
+		if chain, err := z.Chain(earlier); err == nil {
+			return chain
+		}
+	}
+	return z.Packs
+}
+
+// ReadEarlier reads the packs before those that a manifest names for a zone; none if it names no file of such. Errors are *release.Error.
+func ReadEarlier(repo fs.FS, z release.Zone) ([]release.Pack, error) {
+	if z.Earlier == (release.Blob{}) {
+		return nil, nil
+	}
+	data, err := readPacked(repo, z.Origin, z.Earlier, release.MaxEarlierBytes)
+	if err != nil {
+		return nil, err
+	}
+	packs, err := release.ParseEarlier(data)
+	if err != nil {
+		return nil, &release.Error{File: release.BlobName(z.Earlier.SHA256), Rule: release.Packs, Detail: fmt.Sprintf("zone %s: %v", z.Origin, err)}
+	}
+	return packs, nil
 }
 
 func readWay(s Store, name string) (w Way, err error) {
@@ -58,15 +107,29 @@ func readWay(s Store, name string) (w Way, err error) {
 	return w, in.Decode(&w)
 }
 
-// ReadPack reads a pack that was checked against what was signed: its octets, unpacked. Errors are *release.Error. It takes no more
+// ReadPack reads a pack of a zone and checks it against what was signed: its octets, unpacked. Errors are *release.Error. It takes no more
 // memory than the pack's length.
-func (d *Dir) ReadPack(p release.Pack) ([]byte, error) {
-	name := release.BlobName(p.Blob.SHA256)
-	packed, err := readAll(d.root, name, min(p.Blob.Length, release.MaxPackBytes))
-	if err != nil {
-		return nil, &release.Error{File: name, Rule: release.Missing, Detail: err.Error()}
+func ReadPack(repo fs.FS, origin string, p release.Pack) ([]byte, error) {
+	data, err := readPacked(repo, origin, p.Blob, min(p.Length, release.MaxPackBytes))
+	if err == nil && int64(len(data)) < p.Length {
+		err = &release.Error{File: release.BlobName(p.Blob.SHA256), Rule: release.Length, Detail: fmt.Sprintf("unpacks to %d bytes, %d are announced", len(data), p.Length)}
 	}
-	if err := checkPacked(bytes.NewReader(packed), p.Blob); err != nil {
+	return data, err
+}
+
+// readPacked reads a small blob of a zone that was signed, and unpacks it to so many bytes at the most.
+func readPacked(repo fs.FS, origin string, b release.Blob, most int64) ([]byte, error) {
+	name := release.BlobName(b.SHA256)
+	f, err := openBlob(repo, b, origin)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	packed, err := io.ReadAll(io.LimitReader(f, min(b.Length, release.MaxPackBytes)))
+	if err == nil {
+		err = checkPacked(bytes.NewReader(packed), b)
+	}
+	if err != nil {
 		return nil, err
 	}
 	unpacker, err := unpack(bytes.NewReader(packed))
@@ -74,14 +137,12 @@ func (d *Dir) ReadPack(p release.Pack) ([]byte, error) {
 		return nil, &release.Error{File: name, Rule: release.Torn, Detail: err.Error()}
 	}
 	defer unpacker.Close()
-	data, err := io.ReadAll(io.LimitReader(unpacker, min(p.Length, release.MaxPackBytes)+1))
+	data, err := io.ReadAll(io.LimitReader(unpacker, most+1))
 	switch {
-	case int64(len(data)) > p.Length:
-		return nil, &release.Error{File: name, Rule: release.Oversize, Detail: fmt.Sprintf("unpacks to more than %d bytes", p.Length)}
+	case int64(len(data)) > most:
+		return nil, &release.Error{File: name, Rule: release.Oversize, Detail: fmt.Sprintf("unpacks to more than %d bytes", most)}
 	case err != nil:
 		return nil, &release.Error{File: name, Rule: release.Torn, Detail: err.Error()}
-	case int64(len(data)) < p.Length:
-		return nil, &release.Error{File: name, Rule: release.Length, Detail: fmt.Sprintf("unpacks to %d bytes, %d are announced", len(data), p.Length)}
 	}
 	return data, nil
 }
@@ -93,63 +154,27 @@ func (d *Dir) hasWay(z release.Zone, deep bool) bool {
 	if err != nil || w.Base.Origin == "" {
 		return false
 	}
-	if there, err := d.hasText(w.Base, deep); !there || err != nil {
-		return false
-	}
-	for _, p := range w.Packs {
-		if !d.HasBlob(p.Blob) {
-			return false
-		}
-		if deep && d.CheckBlob(p.Blob) != nil {
-			d.Remove(release.BlobName(p.Blob.SHA256))
+	there, err := d.hasText(w.Base, deep)
+	return there && err == nil && d.hasPacks(w.Packs, deep)
+}
+
+// hasPacks is hasWay of packs.
+func (d *Dir) hasPacks(packs []release.Pack, deep bool) bool {
+	for _, p := range packs {
+		if !d.HasBlob(p.Blob) || deep && !d.intact(p.Blob) {
 			return false
 		}
 	}
 	return true
 }
 
-// wayTo is the shortest way to a zone from what is here, and the packs of it that are to be fetched; false if there is none, or the
-// text is less.
-func (g *getter) wayTo(z release.Zone) (w Way, fetch []release.Pack, found bool) {
-	if g.Texts {
-		return w, nil, false
+// intact reports whether a blob that is here is as it was signed; otherwise it is removed.
+func (d *Dir) intact(b release.Blob) bool {
+	if d.CheckBlob(b) == nil {
+		return true
 	}
-	for i := range slices.Backward(z.Packs) {
-		if fetch = z.Packs[i:]; octets(fetch) >= z.Blob.Length {
-			break
-		}
-		older, known := g.olderZones().roots[z.Packs[i].From]
-		if !known || older.Origin != z.Origin {
-			continue
-		}
-		if there, err := g.dir.hasText(older, false); there && err == nil {
-			w = Way{Base: older}
-		} else if w, err = readWay(g.dir, wayName(older.Root)); err != nil || !g.dir.hasWay(older, false) {
-			continue
-		}
-		w.Packs = append(w.Packs, fetch...)
-		if w.Base.Packs, w.Base.Deltas = nil, nil; len(w.Packs) <= maxWay && octets(w.Packs) < z.Blob.Length {
-			return w, fetch, true
-		}
-	}
-	return w, nil, false
-}
-
-// take fetches the packs that are not here yet, and then writes down the way that they are part of.
-func (g *getter) take(ctx context.Context, z release.Zone, w Way, fetch []release.Pack) error {
-	for i, p := range fetch {
-		after := octets(fetch[i+1:])
-		g.left += after
-		err := g.fetch(ctx, z.Origin, p.Blob)
-		if g.left -= after; err != nil {
-			return err
-		}
-	}
-	data, err := json.Marshal(w)
-	if err != nil {
-		return err
-	}
-	return replace(g.dir.root, wayName(z.Root), data, 0o644)
+	d.Remove(release.BlobName(b.SHA256))
+	return false
 }
 
 // keepWay keeps what a way is made of.

@@ -50,6 +50,7 @@ type Update struct {
 	Path    string // the canonical text
 	SHA256  string // of that text, in hexadecimal; "": the text is not written yet, what is there is an older one. Zone is what came
 	Length  int64  // of that text, in octets; 0 without SHA256
+	Root    string // of the zone (zone.Zone.Root), in hexadecimal; "": not known
 	Records int
 	Reset   bool // the zone began anew: its serial says nothing about the one before (RFC 9432 5.4)
 

@@ -313,7 +313,7 @@ func (r *Receiver) complain(origin string, err error) {
 // update is what is to be told of a zone.
 func (r *Receiver) update(rec record, how How) Update {
 	u := Update{Origin: rec.Origin, Serial: rec.Serial, How: how, Source: rec.From, Path: r.store.path(rec.Origin, false),
-		SHA256: rec.SHA256, Length: rec.Length, Records: rec.Records}
+		SHA256: rec.SHA256, Length: rec.Length, Root: rec.Root, Records: rec.Records}
 	if rec.Journal.Steps > 0 {
 		u.SHA256, u.Length = "", 0
 	}

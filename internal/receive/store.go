@@ -125,7 +125,8 @@ func (s *store) put(rec *record, z *zone.Zone, before string) (changed bool, err
 // timers takes over what the SOA says.
 func timers(rec *record, z *zone.Zone) {
 	soa := soaOf(z)
-	rec.Serial, rec.Records = z.Serial(), z.Len()
+	root := z.Root()
+	rec.Serial, rec.Records, rec.Root = z.Serial(), z.Len(), hex.EncodeToString(root[:])
 	rec.Refresh, rec.Retry, rec.Expire = soa.Refresh, soa.Retry, soa.Expire
 }
 

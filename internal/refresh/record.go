@@ -23,8 +23,9 @@ type Record struct {
 	How     How       `json:"how"`
 	Serial  uint32    `json:"serial"`
 	Records int       `json:"records"`
-	SHA256  string    `json:"sha256"` // of the canonical text that is on disk
-	Length  int64     `json:"length"` // of that text, in octets
+	SHA256  string    `json:"sha256"`         // of the canonical text that is on disk
+	Length  int64     `json:"length"`         // of that text, in octets
+	Root    string    `json:"root,omitempty"` // of the zone that is held (zone.Zone.Root), in hexadecimal; "": a version before wrote this
 	Refresh uint32    `json:"refresh_seconds"`
 	Retry   uint32    `json:"retry_seconds"`
 	Expire  uint32    `json:"expire_seconds"`

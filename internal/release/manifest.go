@@ -28,7 +28,7 @@ const (
 	MaxMembers   = 100_000
 	MaxOperators = 1_000
 	MaxDeltas    = 4        // of a zone
-	MaxPacks     = 32       // of a zone
+	MaxPacks     = 32       // of a zone, and MaxEarlier before those
 	MaxPackBytes = 64 << 20 // of a pack that is unpacked
 	MaxKeys      = 2        // of a member: one that is replaced, and the one that replaces it
 	MinEpsilonMS = 1
@@ -82,7 +82,7 @@ type Release struct {
 type Zone struct {
 	Origin string `json:"origin"` // lower case, with the final dot
 	Serial uint32 `json:"serial"` // of the SOA
-	SHA256 Digest `json:"sha256"` // of the zone's canonical text, zonefile.Write's output
+	SHA256 Digest `json:"sha256"` // of the canonical text, zonefile.Write's output: the zone's own, or that of BaseRoot
 	Length int64  `json:"length"` // of that text, in bytes
 	Blob   Blob   `json:"blob"`   // the file that holds it
 	// SignedUntil is when the first of the zone's signatures ends: UTC, whole seconds; zero if it has none that count. No
@@ -94,8 +94,12 @@ type Zone struct {
 	// Root is the zone's, as zone.Zone has it: who has made the zone of an older one compares with that, and need not have the text.
 	// It is zero before ManifestFormat, and where it is of no use: the text is as small as a pack.
 	Root Digest `json:"root,omitzero"`
+	// BaseRoot is the root of an older zone, whose text Blob holds in place of this one's: this one is made of it by packs. It is zero where
+	// the text is the zone's own (Whole).
+	BaseRoot Digest `json:"base_root,omitzero"`
+	// Earlier is a file of the packs before Packs (EncodeEarlier), back to BaseRoot or beyond; zero if there are none.
+	Earlier Blob `json:"earlier,omitzero"`
 	// Packs lead from older zones to this one, the oldest first: each makes of its From that of the next, and the last one makes Root.
-	// Whoever takes none of them misses nothing.
 	Packs []Pack `json:"packs,omitempty"`
 }
 
@@ -328,8 +332,8 @@ func (m Manifest) validRoots() error {
 	}
 	for r := range m.Releases() {
 		for i := range r.Zones {
-			if z := &r.Zones[i]; z.Root != (Digest{}) || len(z.Packs) > 0 {
-				return fmt.Errorf("release %d: zone %q: root and packs are of format %d", r.Number, z.Origin, ManifestFormat)
+			if z := &r.Zones[i]; z.Root != (Digest{}) || z.BaseRoot != (Digest{}) || z.Earlier != (Blob{}) || len(z.Packs) > 0 {
+				return fmt.Errorf("release %d: zone %q: root, base_root, earlier and packs are of format %d", r.Number, z.Origin, ManifestFormat)
 			}
 		}
 	}
@@ -441,33 +445,14 @@ func (z Zone) validate() error {
 	return z.validatePacks()
 }
 
-func (z Zone) validatePacks() error {
-	if len(z.Packs) > MaxPacks {
-		return fmt.Errorf("%d packs, more than %d", len(z.Packs), MaxPacks)
-	}
-	for i, p := range z.Packs {
-		switch {
-		case z.Root == (Digest{}):
-			return errors.New("packs that lead to no root")
-		case p.From == z.Root || p.From == Digest{}:
-			return errors.New("a pack from the zone itself, or from none")
-		case slices.ContainsFunc(z.Packs[:i], func(other Pack) bool { return other.From == p.From }):
-			return fmt.Errorf("two packs from %s", p.From)
-		case p.Length < 1 || p.Length > MaxPackBytes:
-			return fmt.Errorf("a pack's length %d must be 1 to %d", p.Length, MaxPackBytes)
-		case p.Blob.Length < 1 || p.Blob.Length >= z.Blob.Length:
-			return fmt.Errorf("the length %d of a pack's blob must be 1 or more, and less than the zone's %d", p.Blob.Length, z.Blob.Length)
-		}
-	}
-	return nil
-}
-
 func (z Zone) validateDeltas() error {
 	if len(z.Deltas) > MaxDeltas {
 		return fmt.Errorf("%d deltas, more than %d", len(z.Deltas), MaxDeltas)
 	}
 	for i, d := range z.Deltas {
 		switch {
+		case !z.Whole():
+			return errors.New("a delta to a text that is not the zone's own")
 		case d.From == z.SHA256:
 			return errors.New("a delta from the text itself")
 		case slices.ContainsFunc(z.Deltas[:i], func(other Delta) bool { return other.From == d.From }):

@@ -111,7 +111,7 @@ func TestValidateNamesTheRule(t *testing.T) {
 	}{
 		"format":                  {func(m *Manifest) { m.Format = 4 }, "format 4, this version reads 1 to 3"},
 		"format 0":                {func(m *Manifest) { m.Format = 0 }, "format 0"},
-		"root in a format before": {func(m *Manifest) { m.Format = 2; m.Next.Zones[1].Root = Digest{1} }, `release 8: zone "example.org.": root and packs are of format 3`},
+		"root in a format before": {func(m *Manifest) { m.Format = 2; m.Next.Zones[1].Root = Digest{1} }, `release 8: zone "example.org.": root, base_root, earlier and packs are of format 3`},
 		"packs without a root":    {func(m *Manifest) { m.Next.Zones[1].Packs = []Pack{{}} }, "no root"},
 		"packs from the zone itself": {func(m *Manifest) {
 			z := &m.Next.Zones[1]
@@ -133,6 +133,36 @@ func TestValidateNamesTheRule(t *testing.T) {
 			z := &m.Next.Zones[1]
 			z.Root, z.Packs = Digest{1}, []Pack{{Digest{2}, 1, Blob{Length: z.Blob.Length}}}
 		}, "less than the zone's 7"},
+		"a base without a root": {func(m *Manifest) { m.Next.Zones[1].BaseRoot = Digest{1} }, "no root"},
+		"a base in a format before": {func(m *Manifest) {
+			m.Format = 2
+			z := &m.Next.Zones[1]
+			z.Root, z.BaseRoot, z.Packs = Digest{1}, Digest{2}, []Pack{{Digest{2}, 1, Blob{Length: 1}}}
+		}, "are of format 3"},
+		"earlier packs in a format before": {func(m *Manifest) {
+			m.Format = 2
+			z := &m.Next.Zones[1]
+			z.Root, z.Earlier, z.Packs = Digest{1}, Blob{Length: 1}, []Pack{{Digest{2}, 1, Blob{Length: 1}}}
+		}, "are of format 3"},
+		"the zone as its base": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.BaseRoot, z.Packs = Digest{1}, Digest{1}, []Pack{{Digest{2}, 1, Blob{Length: 1}}}
+		}, "the zone itself"},
+		"no pack from the base": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.BaseRoot, z.Packs = Digest{1}, Digest{3}, []Pack{{Digest{2}, 1, Blob{Length: 1}}}
+		}, "no pack from the base 03"},
+		"a base and no packs": {func(m *Manifest) { z := &m.Next.Zones[1]; z.Root, z.BaseRoot = Digest{1}, Digest{3} }, "no pack from the base 03"},
+		"earlier packs alone": {func(m *Manifest) { z := &m.Next.Zones[1]; z.Root, z.Earlier = Digest{1}, Blob{Length: 1} }, "that there are none of"},
+		"earlier packs in too large a file": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.Earlier, z.Packs = Digest{1}, Blob{Length: 1 << 20}, []Pack{{Digest{2}, 1, Blob{Length: 1}}}
+		}, "the length 1048576 of the file of earlier packs must be 1 to"},
+		"a delta to another text": {func(m *Manifest) {
+			z := &m.Next.Zones[1]
+			z.Root, z.BaseRoot, z.Packs = Digest{1}, Digest{2}, []Pack{{Digest{2}, 1, Blob{Length: 1}}}
+			z.Deltas = []Delta{{Digest{1}, Blob{Length: 1}}}
+		}, "not the zone's own"},
 		"too many packs":            {func(m *Manifest) { m.Next.Zones[1].Packs = make([]Pack, MaxPacks+1) }, "33 packs, more than 32"},
 		"mesh":                      {func(m *Manifest) { m.Mesh = "J P" }, "mesh"},
 		"epsilon":                   {func(m *Manifest) { m.EpsilonMS = 0 }, "epsilon_ms 0"},

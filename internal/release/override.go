@@ -42,7 +42,7 @@ type Override struct {
 // Overridden is a zone that is released all the same.
 type Overridden struct {
 	Origin string   `json:"origin"`
-	SHA256 Digest   `json:"sha256"` // of the zone's canonical text, as Zone has it
+	SHA256 Digest   `json:"sha256"` // of the zone's canonical text, as Zone has it; its root where Zone has that of another
 	Rules  []string `json:"rules"`  // that are broken, in order, each once, at least one
 }
 
@@ -87,11 +87,23 @@ func (o Override) Verify(key ed25519.PublicKey, mesh string) error {
 	return nil
 }
 
-// Covers reports whether a zone's content may go out although it breaks rules.
-func (o *Override) Covers(origin string, content Digest, rules []string) bool {
-	return o != nil && slices.ContainsFunc(o.Zones, func(z Overridden) bool {
-		return z.Origin == origin && z.SHA256 == content &&
-			!slices.ContainsFunc(rules, func(rule string) bool { return !slices.Contains(z.Rules, rule) })
+// Overridden is what is to be signed so that a zone goes out although it breaks rules.
+func (z *Zone) Overridden(rules []string) Overridden {
+	if z.Whole() {
+		return Overridden{z.Origin, z.SHA256, rules}
+	}
+	return Overridden{z.Origin, z.Root, rules}
+}
+
+// is reports whether o is about what a zone has.
+func (o *Overridden) is(z *Zone) bool {
+	return o.Origin == z.Origin && (z.Whole() && o.SHA256 == z.SHA256 || z.Root != (Digest{}) && o.SHA256 == z.Root)
+}
+
+// Covers reports whether a zone, as it is, may go out although it breaks rules.
+func (o *Override) Covers(z *Zone, rules []string) bool {
+	return o != nil && slices.ContainsFunc(o.Zones, func(o Overridden) bool {
+		return o.is(z) && !slices.ContainsFunc(rules, func(rule string) bool { return !slices.Contains(o.Rules, rule) })
 	})
 }
 
@@ -175,7 +187,7 @@ func (r *Release) validateOverride() error {
 		return err
 	}
 	for _, o := range r.Override.Zones {
-		if z := r.Zone(o.Origin); z == nil || z.SHA256 != o.SHA256 {
+		if z := r.Zone(o.Origin); z == nil || !o.is(z) {
 			return fmt.Errorf("zone %s is not in the release as it is there", o.Origin)
 		}
 	}

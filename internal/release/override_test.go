@@ -107,11 +107,20 @@ func TestAnOverrideStandsForWhatWasSigned(t *testing.T) {
 		}
 	}
 	z := r.Zones[0]
-	if !o.Covers(z.Origin, z.SHA256, []string{"serial"}) || !o.Covers(z.Origin, z.SHA256, []string{"change-removed", "serial"}) {
-		t.Error("it does not cover what it is for")
+	packed := Zone{Origin: z.Origin, SHA256: Digest{7}, Root: z.SHA256, BaseRoot: Digest{8}} // which is known by its root alone
+	for _, z := range []Zone{z, packed} {
+		if !o.Covers(&z, []string{"serial"}) || !o.Covers(&z, []string{"change-removed", "serial"}) {
+			t.Error("it does not cover what it is for")
+		}
+		if again := z.Overridden([]string{"serial"}); again.SHA256 != o.Zones[0].SHA256 || again.Origin != z.Origin {
+			t.Errorf("what is to be signed is %+v", again)
+		}
 	}
-	if o.Covers(z.Origin, z.SHA256, []string{"serial", "zonemd-digest"}) || o.Covers(r.Zones[1].Origin, r.Zones[1].SHA256, []string{"serial"}) ||
-		o.Covers(z.Origin, r.Zones[1].SHA256, []string{"serial"}) || (*Override)(nil).Covers(z.Origin, z.SHA256, nil) {
+	elsewhere, changed, based := r.Zones[1], z, packed
+	elsewhere.SHA256, changed.SHA256 = z.SHA256, r.Zones[1].SHA256
+	based.SHA256, based.Root = based.Root, based.SHA256 // the text of its base is not what it has
+	if o.Covers(&z, []string{"serial", "zonemd-digest"}) || o.Covers(&elsewhere, []string{"serial"}) || o.Covers(&changed, []string{"serial"}) ||
+		o.Covers(&based, []string{"serial"}) || (*Override)(nil).Covers(&z, nil) {
 		t.Error("it covers what it is not for")
 	}
 	if _, err := request(r).Sign(other.Override, "", "why", testNow); err == nil {

@@ -79,8 +79,8 @@ func BenchmarkALargeRelease(b *testing.B) {
 	make := func(signed release.Zone, known map[release.Digest]*zone.Zone) map[release.Digest]*zone.Zone {
 		c, err := compile(b.Context(), h.repo.Path(), release.Release{Number: 1, Zones: []release.Zone{signed}}, known, cache, &compiling{beside: known != nil})
 		must(b, err)
-		cache.update(h.repo, []release.Zone{signed}, c.byDigest, known)
-		return c.byDigest
+		cache.update(h.repo, []release.Zone{signed}, c.byContent, known)
+		return c.byContent
 	}
 	for _, way := range []string{"packs", "text"} {
 		b.Run(way, func(b *testing.B) {

@@ -43,14 +43,6 @@ func cacheName(of release.Digest) string {
 	return fmt.Sprintf("%x-%d.zone", of[:], zone.FormatVersion)
 }
 
-// cacheKey is what the file of a zone is named after.
-func cacheKey(signed release.Zone) release.Digest {
-	if signed.Root != (release.Digest{}) {
-		return signed.Root
-	}
-	return signed.SHA256
-}
-
 // files are the names of the files that are there.
 func (c *imageCache) files() map[string]bool {
 	entries, err := os.ReadDir(c.dir)
@@ -112,16 +104,16 @@ func (c *imageCache) update(depot *depot.Dir, signed []release.Zone, zones, othe
 		}
 	}
 	for _, s := range signed {
-		z := zones[s.SHA256]
+		z := zones[s.Content()]
 		if z == nil || z.ImageSize() < c.from {
 			continue
 		}
-		name := cacheName(cacheKey(s))
+		name := cacheName(s.Content())
 		if stands[name] = c.before(depot, s, z, there); stands[name] != "" {
 			continue
 		}
 		stands[name] = name
-		if err := c.store(cacheKey(s), z); err != nil {
+		if err := c.store(s.Content(), z); err != nil {
 			log.Warningf("zone %s is not kept compiled: %v", z.Origin(), err)
 		}
 	}

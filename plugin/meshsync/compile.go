@@ -80,7 +80,7 @@ const largeText = 4 << 20
 // With it comes what was compiled before.
 func compile(ctx context.Context, repository string, r release.Release, known map[release.Digest]*zone.Zone, cache *imageCache,
 	busy *compiling) (*compiled, error) {
-	c := &compiled{byDigest: map[release.Digest]*zone.Zone{}}
+	c := &compiled{byContent: map[release.Digest]*zone.Zone{}}
 	dir, err := openRepository(repository)
 	if err != nil {
 		return c, err
@@ -90,7 +90,7 @@ func compile(ctx context.Context, repository string, r release.Release, known ma
 	zones, err := w.all(r.Zones)
 	for i, z := range zones {
 		if z != nil {
-			c.byDigest[r.Zones[i].SHA256] = z
+			c.byContent[r.Zones[i].Content()] = z
 			c.list = append(c.list, status.Zone{Origin: z.Origin(), Serial: z.Serial()})
 			c.records += z.Len()
 		}
@@ -174,9 +174,9 @@ func (w *compiler) rootsOf(origin string) map[release.Digest]*zone.Zone {
 // zone is a zone as it was signed: known already, kept compiled, or made of its text, and of one known if that differs in a
 // little.
 func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
-	z = w.known[signed.SHA256]
+	z = w.known[signed.Content()]
 	if z == nil || z.Origin() != signed.Origin {
-		if z = w.load(signed.Root, signed.SHA256); z == nil || z.Origin() != signed.Origin {
+		if z = w.load(kept(signed)...); z == nil || z.Origin() != signed.Origin {
 			if z, err = w.make(signed); err != nil {
 				return nil, err
 			}
@@ -192,6 +192,14 @@ func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
 			Detail: fmt.Sprintf("zone %s has serial %d, the release says %d", signed.Origin, z.Serial(), signed.Serial)}
 	}
 	return z, nil
+}
+
+// kept are what files of a compiled zone may be named after.
+func kept(signed release.Zone) []release.Digest {
+	if !signed.Whole() {
+		return []release.Digest{signed.Root}
+	}
+	return []release.Digest{signed.Root, signed.SHA256}
 }
 
 // load is a zone that was kept compiled, by the first of its root and its text that there is a file of; nil if there is none.
@@ -210,11 +218,11 @@ func (w *compiler) load(of ...release.Digest) *zone.Zone {
 	return nil
 }
 
-// make makes a zone: by the packs that lead to it, or of its text.
+// make makes a zone: by the packs that lead to it, or of its text, if it is whole.
 func (w *compiler) make(signed release.Zone) (*zone.Zone, error) {
 	z, err := w.assemble(signed)
-	if err == nil {
-		return z, nil
+	if err == nil || !signed.Whole() {
+		return z, cmp.Or(w.ctx.Err(), err)
 	}
 	if z = w.follow(signed); z != nil {
 		return z, nil
@@ -232,10 +240,10 @@ func (w *compiler) make(signed release.Zone) (*zone.Zone, error) {
 // assemble makes a zone of one that is known, or else of the older text that is here in place of its own, and of packs.
 func (w *compiler) assemble(signed release.Zone) (*zone.Zone, error) {
 	if signed.Root == (release.Digest{}) {
-		return assemble.Zone(w.dir, signed, assemble.Start{})
+		return assemble.Zone(w.dir, depot.Way{}, signed, assemble.Start{})
 	}
 	roots, counted := w.rootsOf(signed.Origin), 0
-	z, err := assemble.Zone(w.dir, signed, assemble.Start{
+	z, err := assemble.Zone(w.dir, w.dir.Way(signed), signed, assemble.Start{
 		Zone: func(root release.Digest) *zone.Zone {
 			if z := roots[root]; z != nil {
 				return z

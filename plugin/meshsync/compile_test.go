@@ -92,8 +92,8 @@ func TestTheFirstBadZoneIsTold(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "zone z11.example.") {
 			t.Fatal(err)
 		}
-		if len(c.byDigest) < 11 {
-			t.Errorf("only %d zones before the 12th are kept", len(c.byDigest))
+		if len(c.byContent) < 11 {
+			t.Errorf("only %d zones before the 12th are kept", len(c.byContent))
 		}
 	}
 }

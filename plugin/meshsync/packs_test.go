@@ -62,6 +62,16 @@ func (p *packed) lead(from, to *zone.Zone) release.Pack {
 	return release.Pack{From: pack.From, Length: c.Length, Blob: c.Blob}
 }
 
+// basedOn has later zones be made of the first one: they have no texts.
+func (p *packed) basedOn() {
+	base := p.signed[0]
+	for i := range p.signed[1:] {
+		z := &p.signed[i+1]
+		p.without(*z)
+		z.SHA256, z.Length, z.Blob, z.BaseRoot = base.SHA256, base.Length, base.Blob, base.Root
+	}
+}
+
 // without takes texts away.
 func (p *packed) without(zones ...release.Zone) {
 	for _, z := range zones {
@@ -70,7 +80,7 @@ func (p *packed) without(zones ...release.Zone) {
 }
 
 func (p *packed) known(i int) map[release.Digest]*zone.Zone {
-	return map[release.Digest]*zone.Zone{p.signed[i].SHA256: p.zones[i]}
+	return map[release.Digest]*zone.Zone{p.signed[i].Content(): p.zones[i]}
 }
 
 func (p *packed) compile(signed release.Zone, known map[release.Digest]*zone.Zone) (*zone.Zone, *compiling, error) {
@@ -103,6 +113,70 @@ func TestAZoneIsMadeOfPacks(t *testing.T) {
 	}
 	if _, _, err := p.compile(p.signed[2], p.known(3)); ruleOf(err) != release.Missing {
 		t.Errorf("no pack leads back: %v", err)
+	}
+}
+
+// TestAZoneIsMadeOfABaseAndPacks by who has nothing, and of packs alone by who has an older one.
+func TestAZoneIsMadeOfABaseAndPacks(t *testing.T) {
+	_, h := nodeDir(t)
+	p := newPacked(h, "example.org.", 4, 2000)
+	p.basedOn()
+	all := p.signed[3].Packs
+	list, err := h.repo.PutBlob(func(w io.Writer) error { _, err := w.Write(release.EncodeEarlier(all[:2])); return err })
+	must(t, err)
+	listed := p.signed[3]
+	listed.Packs, listed.Earlier = all[2:], list.Blob
+	for name, signed := range map[string]release.Zone{"packs": p.signed[3], "a list of them": listed} {
+		z, busy, err := p.compile(signed, nil)
+		if err != nil || z.Root() != p.zones[3].Root() || z.Serial() != p.zones[3].Serial() {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if busy.records.Load() != int64(z.Len()) || busy.octets.Load() != signed.Length {
+			t.Errorf("%s: %d records and %d octets are shown", name, busy.records.Load(), busy.octets.Load())
+		}
+	}
+	p.without(p.signed[0])
+	for from := range 3 {
+		if z, _, err := p.compile(listed, p.known(from)); err != nil || z.Root() != p.zones[3].Root() {
+			t.Errorf("from %d: %v", from, err)
+		}
+	}
+	if _, _, err := p.compile(listed, nil); ruleOf(err) != release.Missing {
+		t.Errorf("without the base: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := compile(ctx, h.repo.Path(), release.Release{Number: 1, Zones: p.signed[3:]}, p.known(0), &imageCache{dir: t.TempDir()}, &compiling{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+}
+
+// TestANodeOfABaseAndPacksStartsAgain without its cache, or with it and no base.
+func TestANodeOfABaseAndPacksStartsAgain(t *testing.T) {
+	dir, h := nodeDir(t)
+	c := newConfig(dir, h)
+	c.cacheFrom = 1
+	p := newPacked(h, "example.org.", 3, 4000)
+	p.basedOn()
+	h.current(1, p.signed[:1])
+	n := startNode(t, c)
+	n.becomes(1)
+	for i := range 2 {
+		h.current(uint64(2+i), p.signed[1+i:2+i])
+		n.becomes(uint64(2 + i))
+	}
+	n.close()
+	must(t, os.RemoveAll(filepath.Join(c.dir, "cache")))
+	n = startNode(t, c)
+	n.becomes(3)
+	n = n.restart() // which waits until the cache is written
+	n.becomes(3)
+	n.close()
+	p.without(p.signed[0])
+	n = startNode(t, c)
+	n.becomes(3)
+	if z := n.answering().zones.Get("example.org."); z.Root() != p.signed[2].Root {
+		t.Error("another zone")
 	}
 }
 
@@ -162,6 +236,20 @@ func TestSignedPacksThatLeadElsewhereAreRefused(t *testing.T) {
 	}
 	if _, _, err := p.compile(wrong, p.known(1)); ruleOf(err) != release.Packs {
 		t.Errorf("a root that packs do not make: %v", err)
+	}
+	for name, packs := range cases { // by who has nothing, and by who has a zone on the way
+		for _, known := range []map[release.Digest]*zone.Zone{nil, p.known(0), p.known(1)} {
+			signed, base := p.signed[2], p.signed[0]
+			signed.SHA256, signed.Length, signed.Blob, signed.BaseRoot = base.SHA256, base.Length, base.Blob, base.Root
+			if signed.Packs = packs; name != "in the wrong order" {
+				signed.Packs = append(p.signed[1].Packs[:1:1], packs...)
+			}
+			if _, busy, err := p.compile(signed, known); ruleOf(err) != release.Packs {
+				t.Errorf("%s, on a base: %v", name, err)
+			} else if n := busy.records.Load(); n != 0 {
+				t.Errorf("%s, on a base: %d records are shown", name, n)
+			}
+		}
 	}
 }
 
@@ -311,7 +399,7 @@ func cacheLatest(dir string) error {
 	if z := c.zones.All()[0]; z.Root() != current.Zones[0].Root {
 		return errors.New("another zone")
 	}
-	cache.update(repo, current.Zones, c.byDigest, nil)
+	cache.update(repo, current.Zones, c.byContent, nil)
 	return nil
 }
 

@@ -15,11 +15,11 @@ import (
 // compiled is a release, verified and ready to be answered from. Zones that did not change are shared with the release
 // before it.
 type compiled struct {
-	zones    *zone.Zones
-	list     []status.Zone
-	byDigest map[release.Digest]*zone.Zone
-	records  int
-	history  history
+	zones     *zone.Zones
+	list      []status.Zone
+	byContent map[release.Digest]*zone.Zone
+	records   int
+	history   history
 }
 
 // staged is the outcome of compiling one release.
@@ -80,7 +80,7 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 			}
 			s.results <- staged{number: number, compiled: c, took: time.Since(now), err: err}
 			if err == nil {
-				s.keep(f.config.repository, r.Zones, c.byDigest, known)
+				s.keep(f.config.repository, r.Zones, c.byContent, known)
 			}
 		})
 		return
@@ -109,7 +109,7 @@ func (s *stager) done(r staged) {
 		s.after = map[uint64]time.Time{}
 	}
 	s.after[r.number] = time.Now().Add(retry)
-	s.right = r.compiled.byDigest
+	s.right = r.compiled.byContent
 }
 
 // tellEvery is how often the log is told how compiling goes. What takes no longer is not mentioned.
@@ -142,7 +142,7 @@ func (f *follower) known() map[release.Digest]*zone.Zone {
 		known = map[release.Digest]*zone.Zone{}
 	}
 	for _, c := range f.compiled {
-		for digest, z := range c.byDigest {
+		for digest, z := range c.byContent {
 			known[digest] = z
 		}
 	}

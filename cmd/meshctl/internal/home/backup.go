@@ -170,7 +170,7 @@ type entry struct {
 	info fs.FileInfo
 	link string // where a symbolic link leads
 	data []byte // what was read under the lock; else nil
-	text bool   // a zone's text that is published
+	text bool   // a zone's text, or a pack, that is published
 }
 
 // look lists the home, and reads what publications change, while none goes on.
@@ -186,7 +186,9 @@ func (a *archive) look(h *Home) error {
 		texts := map[string]bool{}
 		for r := range view.Manifest.Releases() {
 			for _, z := range r.Zones {
-				texts[path.Join(repoDir, release.BlobName(z.Blob.SHA256))] = true
+				for _, b := range append([]release.Blob{z.Blob, z.Earlier}, blobsOf(z.Packs)...) {
+					texts[path.Join(repoDir, release.BlobName(b.SHA256))] = true
+				}
 			}
 		}
 		err = fs.WalkDir(a.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
@@ -197,6 +199,13 @@ func (a *archive) look(h *Home) error {
 		})
 	}
 	return errors.Join(err, s.close())
+}
+
+func blobsOf(packs []release.Pack) (blobs []release.Blob) {
+	for _, p := range packs {
+		blobs = append(blobs, p.Blob)
+	}
+	return blobs
 }
 
 // add takes what the walk has found into the list.

@@ -3,9 +3,11 @@ package home
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -17,7 +19,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
-	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
@@ -36,13 +37,14 @@ type NewerZone struct {
 	Origin string `json:"origin"`
 	Had    uint32 `json:"had,omitempty"` // serial; 0 if it had none
 	Serial uint32 `json:"serial"`
-	Text   string `json:"text"` // file of the repository with its text, compressed with zstd
+	Text   string `json:"text"` // file with its text, compressed with zstd: of the repository, or of the home in recovered/
 }
 
-// newerZones are the zones of the latest release of now that before had at another serial, or not at all.
-func newerZones(before, now *release.Release) (all []NewerZone) {
+// newerZones are the zones of the latest release of now that before had at another serial, or not at all. Of those whose text is not in the
+// repository it is written.
+func (w *Writer) newerZones(ctx context.Context, before, now *release.Release) (all []NewerZone, err error) {
 	if now == nil {
-		return nil
+		return nil, nil
 	}
 	for _, z := range now.Zones {
 		n := NewerZone{Origin: z.Origin, Serial: z.Serial, Text: release.BlobName(z.Blob.SHA256)}
@@ -51,11 +53,38 @@ func newerZones(before, now *release.Release) (all []NewerZone) {
 				n.Had = had.Serial
 			}
 		}
-		if n.Had != n.Serial {
-			all = append(all, n)
+		if n.Had == n.Serial {
+			continue
 		}
+		if !z.Whole() {
+			if n.Text, err = w.writeText(ctx, z); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, n)
 	}
-	return all
+	return all, nil
+}
+
+// recoveredDir has the texts of zones that are newer than their files in a home that was restored.
+const recoveredDir = "recovered"
+
+// writeText writes the text of a zone of the repository to a file of the home, whose name it returns.
+func (w *Writer) writeText(ctx context.Context, z release.Zone) (string, error) {
+	made, err := assemble.Released(w.repo, z, func(int) bool { return ctx.Err() == nil })
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(w.Path(recoveredDir), 0o755); err != nil {
+		return "", err
+	}
+	name := path.Join(recoveredDir, z.Root.String()+".zone.zst")
+	f, err := os.Create(w.Path(name))
+	if err != nil {
+		return "", err
+	}
+	_, err = depot.Pack(f, func(to io.Writer) error { return zonefile.Write(to, made) })
+	return name, errors.Join(err, f.Sync(), f.Close())
 }
 
 // Recover brings a home that was restored from a backup up to the newest of some copies of the repository: of the repository
@@ -93,7 +122,7 @@ func (w *Writer) recover(ctx context.Context, copies []string, longest time.Dura
 		seen = above(seen, f.view.Versions)
 	}
 	if best.from != "" {
-		if err := w.takeOver(best); err != nil {
+		if err := w.takeOver(ctx, best); err != nil {
 			return Recovered{}, fmt.Errorf("%s: %w", best.from, err)
 		}
 	}
@@ -108,7 +137,11 @@ func (w *Writer) recover(ctx context.Context, copies []string, longest time.Dura
 	for _, known := range state.Published.Known {
 		state.Highest = max(state.Highest, known.Number)
 	}
-	r := Recovered{From: best.from, Newer: newerZones(w.view.Manifest.Latest(), best.view.Manifest.Latest()), Lease: best.view.Versions.Timestamp, Highest: state.Highest,
+	newer, err := w.newerZones(ctx, w.view.Manifest.Latest(), best.view.Manifest.Latest())
+	if err != nil {
+		return Recovered{}, err
+	}
+	r := Recovered{From: best.from, Newer: newer, Lease: best.view.Versions.Timestamp, Highest: state.Highest,
 		Promised: w.Now().Add(max(longest, state.Lease())).UTC().Truncate(time.Second)}
 	now := instant.WallOf(w.Now())
 	state.Ledger = MeshOf(state, best.view).Recorded(now).Owed(mesh.Lease{Expires: instant.WallOf(r.Promised)}, now)
@@ -201,7 +234,7 @@ func (w *Writer) apart(name string, copied fs.FS) (found, error) {
 }
 
 // takeOver puts into the repository what a copy has and it lacks: roots, and the zones' files.
-func (w *Writer) takeOver(f found) error {
+func (w *Writer) takeOver(ctx context.Context, f found) error {
 	from, err := depot.Open(f.from)
 	if err != nil {
 		return err
@@ -226,7 +259,7 @@ func (w *Writer) takeOver(f found) error {
 	}
 	for r := range f.view.Manifest.Releases() {
 		for _, z := range r.Zones {
-			if err := w.takeZone(from, z); err != nil {
+			if err := w.takeZone(ctx, from, z); err != nil {
 				return err
 			}
 		}
@@ -234,45 +267,81 @@ func (w *Writer) takeOver(f found) error {
 	return nil
 }
 
-// textOf writes the text of a zone in a copy: as it lies there, or of an older text and packs.
-func textOf(from *depot.Dir, z release.Zone) (write func(io.Writer) error, done func() error, err error) {
-	text, err := from.OpenBlob(z)
-	if err == nil {
-		return func(w io.Writer) error { _, err := io.Copy(w, text); return err }, text.Close, nil
-	}
-	none := func(release.Digest) *zone.Zone { return nil }
-	made, why := assemble.Zone(from, z, assemble.Start{Zone: none, Base: func(base release.Zone) (*zone.Zone, error) {
-		text, err := from.OpenBlob(base)
-		if err != nil {
-			return nil, err
-		}
-		defer text.Close()
-		z, found := zonefile.Parse(text, zonefile.Options{Origin: base.Origin, File: base.Origin})
-		if z == nil {
-			return nil, fmt.Errorf("%v", found[0])
-		}
-		return z, nil
-	}})
-	if rule, _ := release.RuleOf(why); rule == release.Missing {
-		return nil, nil, err
-	}
-	return func(w io.Writer) error { return zonefile.Write(w, made) }, func() error { return nil }, why
-}
-
-// takeZone stores a zone's text, unless it is there. A node may hold it packed its own way, so it is packed anew, which
-// gives the file that was signed.
-func (w *Writer) takeZone(from *depot.Dir, z release.Zone) error {
-	if there, err := depot.OpenBlob(w.repo, z); err == nil {
+// takeText stores the text that the manifest names for a zone. A node may hold it packed its own way, or as an older text and packs, so it is
+// packed anew, which gives the file that was signed.
+func (w *Writer) takeText(ctx context.Context, from *depot.Dir, z release.Zone) error {
+	base := z.Base()
+	if there, err := depot.OpenBlob(w.repo, base); err == nil {
 		return there.Close()
 	}
-	write, done, err := textOf(from, z)
-	if err != nil {
+	var write func(io.Writer) error
+	text, err := from.OpenBlob(base)
+	switch rule, _ := release.RuleOf(err); {
+	case err == nil:
+		defer text.Close()
+		write = func(w io.Writer) error { _, err := io.Copy(w, text); return err }
+	case rule == release.Missing && base.Root != (release.Digest{}):
+		way := from.Way(z)
+		if i := slices.IndexFunc(way.Packs, func(p release.Pack) bool { return p.From == base.Root }); i >= 0 {
+			way.Packs = way.Packs[:i]
+		}
+		made, why := assemble.Led(from, way, base, func(int) bool { return ctx.Err() == nil })
+		if missing, _ := release.RuleOf(why); missing != release.Missing {
+			err = why
+		}
+		write = func(w io.Writer) error { return zonefile.Write(w, made) }
+	}
+	if write == nil || err != nil {
 		return err
 	}
-	defer done()
 	c, err := w.repo.PutBlob(write)
 	if err == nil && c.Blob != z.Blob {
 		err = fmt.Errorf("zone %s cannot be packed as it was when it was signed: take a copy that has %s", z.Origin, release.BlobName(z.Blob.SHA256))
 	}
 	return err
+}
+
+// takeZone stores what a zone is made of, as it was signed, unless it is there: its text, or that of its base, and packs. Those before the
+// base are of use to who is far behind; a copy need not have them.
+func (w *Writer) takeZone(ctx context.Context, from *depot.Dir, z release.Zone) error {
+	if err := w.takeText(ctx, from, z); err != nil || z.Whole() {
+		return err
+	}
+	earlier, err := depot.ReadEarlier(from, z)
+	if err != nil {
+		return fmt.Errorf("zone %s: take a copy that has the list of its packs: %w", z.Origin, err)
+	}
+	chain, err := z.Chain(earlier)
+	if err != nil {
+		return fmt.Errorf("zone %s: %w", z.Origin, err)
+	}
+	need := len(chain) - len(z.Since(chain))
+	for i, p := range chain {
+		if err := w.takeFile(from, p.Blob); err != nil && i >= need {
+			return fmt.Errorf("zone %s: take a copy that has all of its packs: %w", z.Origin, err)
+		}
+	}
+	if z.Earlier == (release.Blob{}) {
+		return nil
+	}
+	return w.takeFile(from, z.Earlier)
+}
+
+// takeFile stores a small file of a copy, unless it is there.
+func (w *Writer) takeFile(from *depot.Dir, b release.Blob) error {
+	name := release.BlobName(b.SHA256)
+	if there, _, err := w.repo.Read(name, b.Length); err == nil && release.DigestOf(there) == b.SHA256 {
+		return nil
+	}
+	if err := from.CheckBlob(b); err != nil {
+		return err
+	}
+	data, _, err := from.Read(name, b.Length)
+	if err != nil {
+		return err
+	}
+	if err := w.repo.Remove(name); err != nil { // it is damaged, if it is there
+		return err
+	}
+	return w.repo.Create(name, data)
 }

@@ -62,6 +62,12 @@ func (f *follower) follows(dir string) error {
 // before, nodes refuse what it publishes; after, they take it, release numbers are not used again, and what may wait for
 // leases does.
 func TestAHomeFromABackupIsBroughtUp(t *testing.T) {
+	for what, names := range map[string]int{"with its text": 2000, "without": 30_000} {
+		t.Run(what, func(t *testing.T) { broughtUp(t, names) })
+	}
+}
+
+func broughtUp(t *testing.T, names int) {
 	now := hometest.Start
 	clock := func() time.Time { return now }
 	dir := hometest.New(t, clock, "tyo")
@@ -70,7 +76,7 @@ func TestAHomeFromABackupIsBroughtUp(t *testing.T) {
 		t.Helper()
 		h := hometest.Begin(t, dir, clock)
 		defer h.Close()
-		made, found, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.ManyNames(t, serial, 2000)}, releasing.Options{Now: now})
+		made, found, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.ManyNames(t, serial, names)}, releasing.Options{Now: now})
 		if err != nil {
 			t.Fatal(err, found)
 		}
@@ -98,15 +104,27 @@ func TestAHomeFromABackupIsBroughtUp(t *testing.T) {
 	if err := ahead.follows(backup); err == nil {
 		t.Fatal("a node takes what is older than it has verified")
 	}
+	z := last.Release.Zones[0]
+	if z.Whole() != (names == 2000) {
+		t.Fatalf("%+v", z)
+	}
+	blobs := filepath.Join(backup, "repository", "blobs", "sha256") // not even these are left
+	hometest.Check(t, os.RemoveAll(blobs))
+	hometest.Check(t, os.Mkdir(blobs, 0o755))
 	now = now.Add(time.Minute)
 	r, err := home.At(backup, clock).Recover(t.Context(), []string{behind.dir.Path(), ahead.dir.Path()}, 0)
 	hometest.Check(t, err)
+	if text := r.Newer[0].Text; strings.HasPrefix(text, "recovered/") == z.Whole() {
+		t.Errorf("the text is %s", text)
+	} else if info, err := os.Stat(filepath.Join(backup, text)); !z.Whole() && (err != nil || info.Size() < z.Blob.Length/2) {
+		t.Errorf("the text: %v", err)
+	}
 	if r.From != ahead.dir.Path() || r.Highest != last.Release.Number || !r.Promised.Equal(now.Add(time.Hour)) {
 		t.Fatalf("%+v", r)
 	}
 	hometest.Check(t, ahead.follows(backup))
 	hometest.Check(t, behind.follows(backup))
-	if text := hometest.TextOf(t, backup, last.Release.Zones[0]); len(text) == 0 {
+	if text := hometest.TextOf(t, backup, z); len(text) == 0 {
 		t.Error("no text")
 	}
 	if made := release(backup, 4, false); made.Release.Number != last.Release.Number+1 {

@@ -4,6 +4,7 @@
 package hometest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -20,6 +21,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/assemble"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
@@ -27,6 +29,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // Start is when the clocks of most tests stand.
@@ -222,6 +225,13 @@ func (n *Node) Verify() release.View {
 	for r := range view.Manifest.Releases() {
 		for _, z := range r.Zones {
 			Check(n.t, repo.CheckBlob(z.Blob))
+			earlier, err := depot.ReadEarlier(repo, z)
+			Check(n.t, err)
+			chain, err := z.Chain(earlier)
+			Check(n.t, err)
+			for _, p := range chain {
+				Check(n.t, repo.CheckBlob(p.Blob))
+			}
 		}
 	}
 	return view
@@ -233,6 +243,13 @@ func TextOf(t testing.TB, dir string, z release.Zone) []byte {
 	r, err := home.At(dir, time.Now).Read(t.Context())
 	Check(t, err)
 	defer r.Close()
+	if !z.Whole() {
+		made, err := assemble.Released(r.Repository(), z, func(int) bool { return true })
+		Check(t, err)
+		var text bytes.Buffer
+		Check(t, zonefile.Write(&text, made))
+		return text.Bytes()
+	}
 	text, err := depot.OpenBlob(r.Repository(), z)
 	Check(t, err)
 	defer text.Close()

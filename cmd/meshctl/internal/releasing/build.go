@@ -21,6 +21,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
@@ -92,6 +93,11 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	bound(v.zones)
 	made := &Made{Release: release.Release{Number: w.State().Highest + 1, Zones: v.zones}, Held: v.held, Request: request}
 	made.overridden(v, o.Override)
+	for _, c := range candidates {
+		if z := made.Release.Zone(c.zone.Origin); z != nil && z.Same(&c.zone) {
+			sources[c.nth-1].Content = z.Content()
+		}
+	}
 	switch same := made.compare(m.Latest()); {
 	case same && o.Unattended:
 		made.Release.Number = 0
@@ -105,7 +111,7 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 	built := w.Now()
 	took.last = built
 	for _, c := range candidates {
-		if z := made.Release.Zone(c.zone.Origin); z != nil && z.SHA256 == c.zone.SHA256 && (c.change.Added > 0 || c.change.Removed > 0) {
+		if z := made.Release.Zone(c.zone.Origin); z != nil && z.Same(&c.zone) && (c.change.Added > 0 || c.change.Removed > 0) {
 			made.Changes = append(made.Changes, c.change)
 		}
 	}
@@ -212,7 +218,6 @@ func build(ctx context.Context, w *home.Writer, sources []Source, policy *zonech
 				return nil, found, fmt.Errorf("%s: %w", s.File, err)
 			}
 			findings = c.take(append(c.policy.Apply(findings), judged...))
-			sources[i].Text = c.zone.SHA256
 		}
 		if ctx.Err() != nil { // what was found then is not the zones' fault
 			return nil, nil, context.Cause(ctx)
@@ -233,37 +238,134 @@ func originOf(s Source, findings []zone.Finding) string {
 	return s.Origin
 }
 
-// storeAndJudge stores a zone, and checks it: at once where its digest is known before it is stored.
+// storeAndJudge stores what a zone is released by, and checks it. Its text is stored beside the checks, if it is needed: what is large, and is
+// in a release already or differs from one by a pack, is known by its root.
 func storeAndJudge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, lately *Lately, took *laps) ([]zone.Finding, error) {
-	var stored depot.Content
-	var storing errgroup.Group
-	storing.Go(func() (err error) {
-		stored, err = store(ctx, w, c.source, z)
-		return err
-	})
+	m := w.View().Manifest
 	c.zone = release.Zone{Origin: z.Origin(), Serial: z.Serial(), SHA256: c.source.Text}
-	late := "stored"
-	if c.source.Zone == nil {
-		if err := storing.Wait(); err != nil {
-			return nil, err
-		}
-		took.lap(late)
-		c.zone.SHA256 = stored.SHA256
-	}
-	found, old, difference := judge(ctx, w, c, z, lately, took)
-	if err := storing.Wait(); err != nil {
-		return nil, err
-	}
-	if c.source.Zone != nil {
-		took.lap(late)
-	}
-	c.zone.SHA256, c.zone.Length, c.zone.Blob = stored.SHA256, stored.Length, stored.Blob
-	if w.View().Manifest.Format >= release.ManifestFormat && c.zone.Blob.Length >= minDeltaBlob {
+	if m.Format >= release.ManifestFormat {
 		c.zone.Root = z.Root()
 	}
-	found = append(found, addDeltas(w, c, old, z, difference)...)
+	s := &storing{ctx: ctx, w: w, c: c, z: z}
+	large := c.zone.Root != (release.Digest{}) && z.ImageSize() >= receive.LargeImage
+	was := m.Current.Zone(c.zone.Origin)
+	known := large && c.isIn(m)
+	if !known && !(large && was != nil && was.Root != (release.Digest{})) {
+		s.begin()
+	}
+	if c.source.Zone == nil { // its text tells whether it is the one that is answered
+		if err := s.end(took); err != nil {
+			return nil, err
+		}
+	}
+	old, noOld := answered(ctx, w, z, &c.zone, lately)
+	took.lap("zones before read")
+	var difference *zone.Delta
+	c.change, difference = changeOf(old, z)
+	took.lap("compared")
+	var l *lead
+	var noLead error
+	if !known && c.zone.Root != (release.Digest{}) {
+		if l, noLead = leadTo(w, old, z, difference); l != nil {
+			took.lap("delta made")
+		}
+	}
+	based := false
+	if large && l != nil {
+		var base release.Zone
+		if base, based = l.base(w, lately); based {
+			c.zone.SHA256, c.zone.Length, c.zone.Blob, c.zone.BaseRoot = base.SHA256, base.Length, base.Blob, base.Root
+		}
+	}
+	if !known && !based {
+		s.begin()
+	}
+	found := judge(ctx, w, c, old, z, noOld, lately)
+	took.lap("checked")
+	if err := s.end(took); err != nil {
+		return nil, err
+	}
+	if known {
+		return found, nil
+	}
+	err := noLead
+	switch {
+	case c.zone.Blob.Length < minDeltaBlob:
+		c.zone.Root = release.Digest{}
+	case l != nil:
+		most := release.MaxPacks
+		if large {
+			most = mostNamed(len(m.Latest().Zones))
+		}
+		if err = l.name(&c.zone, most, large, w.Repository().PutBlob); err != nil && based {
+			return nil, err
+		}
+	case was != nil && was.Root == c.zone.Root:
+		c.zone.Packs = was.Packs
+	}
+	var noDelta error
+	c.zone.Deltas, noDelta = deltas(w, c.zone, difference)
 	took.lap("delta made")
-	return found, nil
+	return append(found, c.withoutDelta(errors.Join(err, noDelta))...), nil
+}
+
+// isIn takes over how a zone is had from the release that has it already, if one does.
+func (c *candidate) isIn(m release.Manifest) bool {
+	for r := range m.Releases() {
+		if has := r.Zone(c.zone.Origin); has != nil && has.Root == c.zone.Root && has.Serial == c.zone.Serial {
+			c.zone = *has
+			return true
+		}
+	}
+	return false
+}
+
+// withoutDelta warns that there is no shorter way to a zone. It is a convenience: without, nodes take the whole zone.
+func (c *candidate) withoutDelta(err error) []zone.Finding {
+	if err == nil {
+		return nil
+	}
+	return []zone.Finding{{File: c.source.File, Zone: c.zone.Origin, Owner: c.zone.Origin, Rule: "delta", Severity: zone.Warning,
+		Detail: fmt.Sprintf("nodes take the whole zone, since there is no delta: %v", err)}}
+}
+
+// storing stores the text of a zone, beside what goes on.
+type storing struct {
+	ctx    context.Context
+	w      *home.Writer
+	c      *candidate
+	z      *zone.Zone
+	begun  bool
+	ended  bool
+	run    errgroup.Group
+	stored depot.Content
+}
+
+// begin begins with it, once.
+func (s *storing) begin() {
+	if s.begun {
+		return
+	}
+	s.begun = true
+	source := s.c.source
+	s.run.Go(func() (err error) {
+		s.stored, err = store(s.ctx, s.w, source, s.z)
+		return err
+	})
+}
+
+// end waits for it, and has the candidate name the text. Nothing happens if it was not begun.
+func (s *storing) end(took *laps) error {
+	if !s.begun || s.ended {
+		return nil
+	}
+	if err := s.run.Wait(); err != nil {
+		return err
+	}
+	s.ended = true
+	took.lap("stored")
+	s.c.zone.SHA256, s.c.zone.Length, s.c.zone.Blob = s.stored.SHA256, s.stored.Length, s.stored.Blob
+	return nil
 }
 
 // errOtherText says that a file has other content than what was read from it.
@@ -318,7 +420,7 @@ func (m *Made) compare(before *release.Release) (same bool) {
 		switch {
 		case old == nil:
 			m.Added = append(m.Added, z.Origin)
-		case old.SHA256 == z.SHA256:
+		case old.Same(&z):
 			m.Same = append(m.Same, z.Origin)
 		default:
 			m.Changed = append(m.Changed, z.Origin)

@@ -1,10 +1,7 @@
 package releasing
 
 import (
-	"cmp"
-	"fmt"
 	"io"
-	"slices"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -77,69 +74,30 @@ func linesOf(records zone.RRs) []string {
 	return lines
 }
 
-// packShare is which part of a zone's image a pack may be of: what differs by more is made of the text in less time.
-const packShare = 8
-
-// packs are the ways to a zone from those before: that from the one that is answered now, after those to that. Each is tried before it
-// is published.
-func packs(w *home.Writer, z release.Zone, old, is *zone.Zone, difference *zone.Delta) ([]release.Pack, error) {
-	was := w.View().Manifest.Current.Zone(z.Origin)
-	switch {
-	case was == nil || was.Root == (release.Digest{}):
-		return nil, nil
-	case was.Root == z.Root:
-		return was.Packs, nil
-	case difference == nil || difference.Size() > min(is.ImageSize()/packShare, release.MaxPackBytes-packHead):
-		return nil, nil
-	}
-	pack := zone.PackOf(old, is, difference)
-	if _, err := old.Follow(pack); err != nil || pack.From != was.Root {
-		return nil, cmp.Or(err, fmt.Errorf("the zone that is answered now has root %x, and was signed with %s", pack.From, was.Root))
-	}
-	c, err := w.Repository().PutBlob(func(w io.Writer) error { _, err := w.Write(pack.Append(nil)); return err })
-	if err != nil || c.Blob.Length > z.Blob.Length/2 {
-		return nil, err
-	}
-	return append(before(was.Packs, was.Root, z.Root), release.Pack{From: was.Root, Length: c.Length, Blob: c.Blob}), nil
-}
-
-// packHead is more than what a pack has beside its records.
-const packHead = 1 << 10
-
-// before is as much of the packs that lead to a zone as is of use for the way from there to another: without what leads in a circle.
-func before(packs []release.Pack, was, is release.Digest) []release.Pack {
-	from := func(root release.Digest) int {
-		return slices.IndexFunc(packs, func(p release.Pack) bool { return p.From == root })
-	}
-	if i := from(was); i >= 0 {
-		packs = packs[:i]
-	}
-	packs = packs[from(is)+1:]
-	return slices.Clone(packs[max(0, len(packs)-(release.MaxPacks-1)):])
-}
-
-// boundRoots takes the roots off the zones of the smallest texts, and what leads to them, where more than most have one.
+// boundRoots takes the roots off the zones of the smallest texts, and what leads to them, where more than most have one. Those that are
+// known by their roots alone had one in a release before, and so are not too many.
 func boundRoots(zones []release.Zone, most int) {
 	with := func(least int64) (n int) {
 		for i := range zones {
-			if zones[i].Root != (release.Digest{}) && zones[i].Blob.Length >= least {
+			if zones[i].Root != (release.Digest{}) && (zones[i].Blob.Length >= least || !zones[i].Whole()) {
 				n++
 			}
 		}
 		return n
 	}
 	least := int64(minDeltaBlob)
-	for with(least) > most {
+	for with(least) > most && least < release.MaxZoneBytes {
 		least *= 2
 	}
 	for i := range zones {
-		if zones[i].Blob.Length < least {
-			zones[i].Root, zones[i].Packs = release.Digest{}, nil
+		if zones[i].Blob.Length < least && zones[i].Whole() {
+			zones[i].Root, zones[i].Packs, zones[i].Earlier = release.Digest{}, nil, release.Blob{}
 		}
 	}
 }
 
-// bound takes the deltas off all but the first zones, and the oldest packs off all zones alike, where there are many.
+// bound takes the deltas off all but the first zones, and the oldest packs off all zones alike, where there are many; but none off those
+// that are made by them.
 func bound(zones []release.Zone) {
 	n, withPacks, left := 0, 0, maxDeltaZones
 	for i := range zones {
@@ -147,8 +105,12 @@ func bound(zones []release.Zone) {
 	}
 	for i := range zones {
 		z := &zones[i]
+		if !z.Whole() {
+			left = max(0, left-len(z.Packs))
+			continue
+		}
 		if packs := min(len(z.Packs), max(1, maxDeltaZones/max(1, withPacks)), left); packs < len(z.Packs) {
-			z.Packs = z.Packs[len(z.Packs)-packs:]
+			z.Packs, z.Earlier = z.Packs[len(z.Packs)-packs:], release.Blob{}
 		}
 		left -= len(z.Packs)
 		if len(z.Deltas) == 0 {

@@ -1,6 +1,8 @@
 package releasing
 
 import (
+	"testing"
+
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
 )
@@ -9,10 +11,16 @@ import (
 var (
 	RunCommand = runCommand
 	Store      = store
-	Before     = before
 	BoundRoots = boundRoots
 )
 
 const MaxCommandOutput = maxCommandOutput
+
+// SetDuePacks has a test make new bases more often.
+func SetDuePacks(t testing.TB, packs int) {
+	was := duePacks
+	duePacks = packs
+	t.Cleanup(func() { duePacks = was })
+}
 
 func (l *Lately) Memo(z *zone.Zone) *zonecheck.Memo { return l.memo(z) }

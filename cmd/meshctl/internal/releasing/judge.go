@@ -3,18 +3,17 @@ package releasing
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
+	"github.com/coredns-anycast/coredns-anycast/internal/assemble"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
-	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // candidate is a zone file on its way into a release.
@@ -27,26 +26,20 @@ type candidate struct {
 	change  history.ZoneChange
 }
 
-// judge checks a zone against the one that is answered now, which it returns, nil if there is none; and says how they differ: nil if
-// that is not worth having.
-func judge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zone, lately *Lately, took *laps) (found []zone.Finding, old *zone.Zone, difference *zone.Delta) {
-	old, err := answered(ctx, w, z, c.zone, lately)
-	took.lap("zones before read")
-	c.change, difference = changeOf(old, z)
-	took.lap("compared")
-	if c.policy.SignaturesCount() {
+// judge checks a zone against the one that is answered now, nil if there is none, of which it is to be told if it cannot be read.
+func judge(ctx context.Context, w *home.Writer, c *candidate, old, z *zone.Zone, noOld error, lately *Lately) (found []zone.Finding) {
+	if c.zone.SignedUntil = (time.Time{}); c.policy.SignaturesCount() {
 		c.zone.SignedUntil = signaturesEnd(z, w.Now())
 	}
 	memo := lately.memo(z)
 	memo.Warn(c.source.Zone != nil) // what was read from text was warned of then
 	lately.checks(&checking{z.Origin(), z.Len(), c.nth, c.of, memo, time.Now()})
 	found = checkWith(ctx, memo, old, z, c.policy, w.Now(), w.State().Lease())
-	took.lap("checked")
-	if err != nil { // no reason to be stuck with it, nor to let anything replace it
+	if noOld != nil { // no reason to be stuck with it, nor to let anything replace it
 		found = append(found, zone.Finding{Zone: z.Origin(), Owner: z.Origin(), Rule: "previous", Severity: zone.Error,
-			Detail: fmt.Sprintf("the zone that is answered now cannot be read to compare with: %v", err)})
+			Detail: fmt.Sprintf("the zone that is answered now cannot be read to compare with: %v", noOld)})
 	}
-	return found, old, difference
+	return found
 }
 
 // take notes which rules a zone breaks.
@@ -62,20 +55,6 @@ func (c *candidate) take(found []zone.Finding) []zone.Finding {
 	return found
 }
 
-// addDeltas stores the ways to a zone, and to its text. They are a convenience: without, nodes take the whole zone.
-func addDeltas(w *home.Writer, c *candidate, old, z *zone.Zone, difference *zone.Delta) []zone.Finding {
-	var err, noPacks error
-	c.zone.Deltas, err = deltas(w, c.zone, difference)
-	if c.zone.Root != (release.Digest{}) {
-		c.zone.Packs, noPacks = packs(w, c.zone, old, z, difference)
-	}
-	if err = errors.Join(err, noPacks); err == nil {
-		return nil
-	}
-	return []zone.Finding{{File: c.source.File, Zone: c.zone.Origin, Owner: c.zone.Origin, Rule: "delta", Severity: zone.Warning,
-		Detail: fmt.Sprintf("nodes take the whole zone, since there is no delta: %v", err)}}
-}
-
 // signaturesEnd is when the first signature of a zone ends; zero if it has none. Its 32 bits are read as the instant that is
 // closest to now (RFC 4034 3.1.5).
 func signaturesEnd(z *zone.Zone, now time.Time) time.Time {
@@ -87,18 +66,18 @@ func signaturesEnd(z *zone.Zone, now time.Time) time.Time {
 }
 
 // answered is the zone that is answered now where z is to be: z itself if it is the same, nil if none is.
-func answered(ctx context.Context, w *home.Writer, z *zone.Zone, as release.Zone, lately *Lately) (*zone.Zone, error) {
+func answered(ctx context.Context, w *home.Writer, z *zone.Zone, as *release.Zone, lately *Lately) (*zone.Zone, error) {
 	was := w.View().Manifest.Current.Zone(as.Origin)
 	switch {
 	case was == nil:
 		return nil, nil
-	case was.SHA256 == as.SHA256:
+	case was.Same(as):
 		return z, nil
 	}
-	if old := lately.Zone(was.SHA256); old != nil {
+	if old := lately.Zone(was.Content()); old != nil {
 		return old, nil
 	}
-	return readReleased(ctx, w.Repository(), *was)
+	return assemble.Released(w.Repository(), *was, until(ctx))
 }
 
 // Answered is the zone of a name in the current release of a repository; nil if there is none.
@@ -107,20 +86,7 @@ func Answered(ctx context.Context, from depot.Store, current *release.Release, o
 	if was == nil {
 		return nil, nil
 	}
-	return readReleased(ctx, from, *was)
-}
-
-func readReleased(ctx context.Context, from depot.Store, was release.Zone) (*zone.Zone, error) {
-	r, err := depot.OpenBlob(from, was)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	old, found := zonefile.Parse(r, zonefile.Options{Progress: until(ctx), Origin: was.Origin, File: was.Origin})
-	if old == nil {
-		return nil, fmt.Errorf("%v", found[0])
-	}
-	return old, nil
+	return assemble.Released(from, *was, until(ctx))
 }
 
 // changeOf counts what turns one zone into another; the old one may be nil. The difference is nil if there is none, or none

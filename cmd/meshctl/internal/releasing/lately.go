@@ -2,29 +2,44 @@ package releasing
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"maps"
 	"sync/atomic"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonecheck"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // Lately is what a process that makes release after release knows of large zones from before, so that it need not read and
 // verify them whole again. It is of one process, is never written down, and can only be lacking: what is not in it is read
 // and verified.
 type Lately struct {
-	zones map[release.Digest]*zone.Zone // by their text: those of the current and the next release
+	zones map[release.Digest]*zone.Zone // by their content: those of the current and the next release
 	memos map[string]*zonecheck.Memo    // by origin
 
 	checking atomic.Pointer[checking] // what is being checked; may be asked for at any time
 
 	daily bool                  // all of a zone is being judged beside
 	done  atomic.Pointer[daily] // what came of it
+
+	due     map[string]*zone.Zone   // by origin, what is answered of zones of which a text is to be written; nil until that is known
+	bases   map[string]release.Zone // by origin, texts that were written, until a release names them or others
+	writing bool                    // one is being written beside
+	written atomic.Pointer[written] // what came of it
+}
+
+// written is what came of a text that was written beside.
+type written struct {
+	base release.Zone
+	err  error
 }
 
 // daily is a zone of which all was judged beside.
@@ -51,15 +66,61 @@ func (l *Lately) checks(c *checking) {
 
 // NewLately knows nothing yet.
 func NewLately() *Lately {
-	return &Lately{zones: map[release.Digest]*zone.Zone{}, memos: map[string]*zonecheck.Memo{}}
+	return &Lately{zones: map[release.Digest]*zone.Zone{}, memos: map[string]*zonecheck.Memo{}, due: map[string]*zone.Zone{}, bases: map[string]release.Zone{}}
 }
 
-// Zone is the zone that has a text, if the current or the next release has it too; nil otherwise.
-func (l *Lately) Zone(text release.Digest) *zone.Zone {
+// Zone is the zone with a content (release.Zone.Content), if the current or the next release has it too; nil otherwise.
+func (l *Lately) Zone(content release.Digest) *zone.Zone {
 	if l == nil {
 		return nil
 	}
-	return l.zones[text]
+	return l.zones[content]
+}
+
+// want asks for a text to be written beside.
+func (l *Lately) want(origin string) {
+	if l != nil && l.due[origin] == nil {
+		l.due[origin] = nil
+	}
+}
+
+// base is a text of a zone that was written beside, if there is one, and which a release is to name now or never.
+func (l *Lately) base(origin string) (release.Zone, bool) {
+	if l == nil {
+		return release.Zone{}, false
+	}
+	base, there := l.bases[origin]
+	delete(l.bases, origin)
+	return base, there
+}
+
+// Base has the text of a zone written, of which the packs have become many, one at a time: by a goroutine that run is to start, so that no
+// release takes the time for it, with put, which is to be depot.Store.PutBeside. The next release names it. What goes wrong is told, and is
+// tried again after the next release. It is called by the goroutine that makes releases.
+func (l *Lately) Base(ctx context.Context, run func(func()), put func(write func(io.Writer) error) (depot.Content, error), tell func(error)) {
+	if done := l.written.Swap(nil); done != nil {
+		l.writing = false
+		if done.err == nil {
+			l.bases[done.base.Origin] = done.base
+		} else {
+			tell(fmt.Errorf("a new base of zone %s: %w", done.base.Origin, done.err))
+		}
+	}
+	if l.writing {
+		return
+	}
+	for origin, z := range l.due {
+		if z == nil {
+			continue
+		}
+		delete(l.due, origin)
+		l.writing = true
+		run(func() {
+			c, err := put(func(to io.Writer) error { return zonefile.Write(&writer{ctx, to}, z) })
+			l.written.Store(&written{release.Zone{Origin: origin, SHA256: c.SHA256, Length: c.Length, Blob: c.Blob, Root: z.Root()}, err})
+		})
+		return
+	}
 }
 
 // memo is what is known of the signatures of a zone; nil if it is small.
@@ -112,19 +173,26 @@ func (l *Lately) take() {
 
 // Keep takes in the large zones of what was just made, and lets go of those that no release has any more.
 func (l *Lately) Keep(sources []Source, m release.Manifest) {
-	texts, origins := map[release.Digest]bool{}, map[string]bool{}
+	contents, origins := map[release.Digest]bool{}, map[string]bool{}
 	for r := range m.Releases() {
-		for _, z := range r.Zones {
-			texts[z.SHA256], origins[z.Origin] = true, true
+		for i := range r.Zones {
+			contents[r.Zones[i].Content()], origins[r.Zones[i].Origin] = true, true
 		}
 	}
 	for _, s := range sources {
 		if s.Zone != nil {
-			l.zones[s.Text] = s.Zone
+			l.zones[s.Content] = s.Zone
 		}
 	}
-	maps.DeleteFunc(l.zones, func(text release.Digest, _ *zone.Zone) bool { return !texts[text] })
+	maps.DeleteFunc(l.zones, func(content release.Digest, _ *zone.Zone) bool { return !contents[content] })
 	maps.DeleteFunc(l.memos, func(origin string, _ *zonecheck.Memo) bool { return !origins[origin] })
+	for origin := range l.due { // what is answered is on the way to all that is released after it
+		if z := m.Current.Zone(origin); z != nil && l.zones[z.Content()] != nil {
+			l.due[origin] = l.zones[z.Content()]
+		} else {
+			delete(l.due, origin)
+		}
+	}
 }
 
 // Checking is the zone that is being checked, nil if none is. Any goroutine may ask.

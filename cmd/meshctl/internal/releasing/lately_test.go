@@ -19,11 +19,11 @@ func TestWhatWasKeptIsTheZoneThatIsAnswered(t *testing.T) {
 	l := releasing.NewLately()
 	z, _ := releasing.Load(t.Context(), hometest.ManyNames(t, 1, 10))
 	text := release.DigestOf([]byte("text"))
-	l.Keep([]releasing.Source{{Zone: z, Text: text}}, release.Manifest{})
+	l.Keep([]releasing.Source{{Zone: z, Content: text}}, release.Manifest{})
 	if l.Zone(text) != nil {
 		t.Error("a zone is kept that no release has")
 	}
-	l.Keep([]releasing.Source{{Zone: z, Text: text}}, release.Manifest{Current: &release.Release{Zones: []release.Zone{{Origin: z.Origin(), SHA256: text}}}})
+	l.Keep([]releasing.Source{{Zone: z, Content: text}}, release.Manifest{Current: &release.Release{Zones: []release.Zone{{Origin: z.Origin(), SHA256: text}}}})
 	if l.Zone(text) != z || l.Memo(z) == l.Memo(z) {
 		t.Error("the zone is not kept, or the memo of a small one is")
 	}

@@ -17,7 +17,9 @@ type Source struct {
 	Origin, File string
 
 	Zone *zone.Zone     // what was read from it already, nil if nothing was
-	Text release.Digest // of the zone's canonical text, which the file has unless it was replaced since; zero: the file has another. Make says it
+	Text release.Digest // of the zone's canonical text, which the file has unless it was replaced since; zero: the file has another
+
+	Content release.Digest // of the zone as it is in the release (release.Zone.Content), if it is. Make says it
 }
 
 // ParseSource reads FILE or NAME=FILE.

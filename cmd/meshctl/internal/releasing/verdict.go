@@ -24,10 +24,10 @@ func decide(candidates []candidate, before *release.Release, o *release.Override
 	var v verdict
 	for _, c := range candidates {
 		last := before.Zone(c.zone.Origin)
-		bad := release.Overridden{Origin: c.zone.Origin, SHA256: c.zone.SHA256, Rules: c.rules}
-		whole := c.zone.Length > 0
-		covered := whole && o.Covers(bad.Origin, bad.SHA256, bad.Rules)
-		if whole && len(c.rules) > 0 && !covered {
+		bad := c.zone.Overridden(c.rules)
+		read := c.zone.Length > 0
+		covered := read && o.Covers(&c.zone, c.rules)
+		if read && len(c.rules) > 0 && !covered {
 			v.blocked = append(v.blocked, bad)
 		}
 		switch {
@@ -73,8 +73,8 @@ func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *rele
 			continue
 		}
 		all = append(all, z.Origin)
-		bad := release.Overridden{Origin: z.Origin, SHA256: z.SHA256, Rules: []string{zonecheck.WithdrawnRule}}
-		if o.Covers(bad.Origin, bad.SHA256, bad.Rules) {
+		bad := z.Overridden([]string{zonecheck.WithdrawnRule})
+		if o.Covers(&z, bad.Rules) {
 			signed = append(signed, bad)
 		} else {
 			stay, unsigned = append(stay, z.Origin), append(unsigned, bad)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
@@ -66,16 +68,20 @@ func (a arrival) content() string {
 	return a.SHA256
 }
 
-// is reports whether a release has what arrived.
+// is reports whether a release is known to have what arrived.
 func (a arrival) is(has *release.Zone, lately *releasing.Lately) bool {
-	if a.SHA256 != "" || a.Zone == nil {
-		return has.SHA256.String() == a.SHA256
+	root := a.Root
+	if a.Zone != nil {
+		root = release.Digest(a.Zone.Root()).String()
 	}
-	if has.Root == (release.Digest{}) { // of a format before: the zone is known from its release
-		released := lately.Zone(has.SHA256)
-		return released != nil && released.Root() == a.Zone.Root()
+	switch {
+	case root != "" && has.Root != (release.Digest{}):
+		return has.Root.String() == root
+	case a.SHA256 != "":
+		return has.Whole() && has.SHA256.String() == a.SHA256
 	}
-	return has.Root == release.Digest(a.Zone.Root())
+	released := lately.Zone(has.Content()) // of a format before: the zone is known from its release
+	return a.Zone != nil && released != nil && released.Root() == a.Zone.Root()
 }
 
 // judged is content that had errors, which is not judged again for a while.
@@ -164,13 +170,26 @@ func (c *Cycle) begin() {
 // turns goes round until ctx ends.
 func (c *Cycle) turns(ctx context.Context) {
 	c.tried = time.Now()
-	var daily sync.WaitGroup
-	defer daily.Wait()
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	for c.sleep(ctx) == nil {
 		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
 			c.fail(err)
 		}
-		c.lately.Daily(ctx, c.Home.Now(), daily.Go, func(found []zone.Finding) { c.report(ctx, found) })
+		c.lately.Daily(ctx, c.Home.Now(), beside.Go, func(found []zone.Finding) { c.report(ctx, found) })
+		c.lately.Base(ctx, beside.Go, c.putBeside(ctx), func(err error) { c.Log.Warn("the text of a zone could not be written beside", "error", err) })
+	}
+}
+
+// putBeside stores what a release to come is to name.
+func (c *Cycle) putBeside(ctx context.Context) func(write func(io.Writer) error) (depot.Content, error) {
+	return func(write func(io.Writer) error) (depot.Content, error) {
+		r, err := c.Home.Read(ctx)
+		if err != nil {
+			return depot.Content{}, err
+		}
+		defer r.Close()
+		return r.Repository().PutBeside(write)
 	}
 }
 
@@ -421,6 +440,12 @@ func (c *Cycle) released(t todo, made *releasing.Made, found []zone.Finding) {
 	}
 	for _, origin := range t.withdrawn {
 		delete(c.judged, origin)
+	}
+	for _, source := range t.sources { // of some it could not be told before they were read
+		z, u := made.Release.Zone(source.Origin), c.pending[source.Origin]
+		if z != nil && z.Content() == source.Content && u.content() == t.digests[source.Origin] {
+			delete(c.pending, source.Origin)
+		}
 	}
 	for _, held := range made.Held {
 		content, list := t.digests[held.Origin], &c.state.Held
