@@ -10,23 +10,23 @@ import (
 	"github.com/miekg/dns"
 )
 
-// looseShare is which part of an image may be where a Builder would not have put it. If it is more, Apply builds anew.
-const looseShare = 4
-
 // Apply returns the zone that a Builder makes of z's records without those that a Delta takes out, and with those that it
 // puts in. What does not change it shares with z, which stays as it is; so it takes memory and time for the change only, but for
-// now and then, when all is put in order again, and for a change of how the zone denies existence. The findings are
+// a change of how the zone denies existence, and where nobody puts a zone in order that is Fragmented. The findings are
 // errors, and there is no zone then: the Delta is not of this zone, takes out what is not there, puts in what is there
 // already or is no record, or what it makes is not fit to be served. Warnings are for a Builder to give.
-func (z *Zone) Apply(d *Delta) (*Zone, []Finding) { return z.apply(d, looseShare) }
+func (z *Zone) Apply(d *Delta) (*Zone, []Finding) { return z.apply(d, false) }
 
-func (z *Zone) apply(d *Delta, share int) (*Zone, []Finding) {
-	c := &changes{z: z, b: NewBuilder()}
+func (z *Zone) apply(d *Delta, inPlace bool) (*Zone, []Finding) {
+	c := &changes{z: z, b: NewBuilder(), inPlace: inPlace}
 	c.read(d)
 	var made *Zone
 	var found []Finding
 	if !c.b.findings.errors {
-		if made = c.edit(share); made == nil {
+		if made = c.edit(); made == nil && c.loose > 0 && c.loose <= 2*z.loose && c.compact() {
+			made = c.edit()
+		}
+		if made == nil {
 			made, found = c.anew()
 		}
 	}
@@ -46,9 +46,11 @@ func (z *Zone) apply(d *Delta, share int) (*Zone, []Finding) {
 
 // changes are what becomes of some owners of a zone.
 type changes struct {
-	z      *Zone
-	b      *Builder // has all records of these owners, as they are to be
-	owners []*owned // by key
+	z       *Zone
+	b       *Builder // has all records of these owners, as they are to be
+	owners  []*owned // by key
+	inPlace bool     // whatever of the image is loose then
+	loose   uint64   // what edit found too much; 0 if it did not
 }
 
 // owned is an owner, and the records that it has afterwards, in the Builder.
@@ -194,9 +196,18 @@ func (c *changes) anew() (*Zone, []Finding) {
 	return b.Build(c.z.origin)
 }
 
+// compact puts the zone in order that is to be changed.
+func (c *changes) compact() bool {
+	z := c.z.Compact(func() bool { return true })
+	if z != nil {
+		c.z, c.loose = z, 0
+	}
+	return z != nil
+}
+
 // edit makes the zone of the one there is. It returns nothing if that is to be done anew: because so much is loose, or because
 // something is to be said of it, or may be.
-func (c *changes) edit(share int) *Zone {
+func (c *changes) edit() *Zone {
 	e := newEditor(c.z, c.b)
 	for _, o := range c.owners {
 		e.put(o)
@@ -209,7 +220,11 @@ func (c *changes) edit(share int) *Zone {
 	for _, o := range c.owners {
 		e.putHashed(o)
 	}
-	if e.unfit || e.tooLarge() || e.z.loose*uint64(share) > uint64(c.z.imageOctets()) {
+	if e.tooLarge() || !c.inPlace && e.z.isLoose() {
+		c.loose = e.z.loose
+		return nil
+	}
+	if e.unfit {
 		return nil
 	}
 	e.editLists()
@@ -293,6 +308,12 @@ func (e *editor) add(octets int) ref {
 	return at
 }
 
+// roomOf is the octets that a node has where it is.
+func (e *editor) roomOf(r ref) int { return unit * int(refAt(e.z.from(r), 0)>>8) }
+
+// reuse says that octets are of use again which were not.
+func (e *editor) reuse(octets int) { e.z.loose -= min(e.z.loose, uint64(octets)) }
+
 // note remembers what happened to a node.
 func (e *editor) note(r ref, op byte) {
 	if known := e.nodes[r]; known == nil {
@@ -323,6 +344,9 @@ func (e *editor) put(o *owned) {
 				room = e.sizeOf(len(label), o.records)
 			}
 			child = e.create(at, hash, label, depth, room)
+		}
+		if gone {
+			e.reuse(e.roomOf(child))
 		}
 		if missing || gone {
 			e.at(child)[0] = 0
@@ -463,13 +487,19 @@ func (e *editor) roomFor(n *node, entries, sets int) (content func() []byte, fir
 	put := binary.LittleEndian
 	head, size := nodeHead+len(n.label), align(nodeHead+len(n.label)+max(entries, setEntry))
 	b := e.at(n.ref)
-	if size+sets <= unit*int(refAt(b, 0)>>8) {
+	room := e.roomOf(n.ref)
+	if size+sets <= room {
+		if n.is(isAway) {
+			e.reuse(room - sizeOfNode(len(n.label), 0))
+		}
 		b[0] &^= isAway
 		return func() []byte { return e.at(n.ref)[head:] }, n.ref + ref(size/unit)
 	}
 	away, need := ref(0), unit+align(entries)+sets
 	if n.is(isAway) {
 		away = refAt(b[head:], 0)
+	} else {
+		e.z.loose += uint64(room - sizeOfNode(len(n.label), 0))
 	}
 	if away == 0 || unit*int(refAt(e.z.from(away), 0)) < need {
 		away = e.add(need)
@@ -495,6 +525,7 @@ func (e *editor) take(o *owned) {
 			return
 		}
 		e.at(r)[0] = isGone
+		e.z.loose += uint64(e.roomOf(r))
 		e.note(r, leave)
 		if bytes.Equal(n.label, asterisk) {
 			e.at(n.parent)[0] &^= hasWildcard

@@ -204,11 +204,12 @@ func histories() int {
 
 // TestAppliedStepByStepIsBuiltFromScratch goes through random histories of zones: whatever changes, what Apply makes of the
 // version before has the root, the records and the answers of the zone that is built of all records, and is refused when
-// that is.
+// that is. Meanwhile earlier versions are put in order, and take the place of those that have become of them.
 func TestAppliedStepByStepIsBuiltFromScratch(t *testing.T) {
-	inPlace, refused, steps := 0, 0, 0
+	inPlace, refused, steps, swapped := 0, 0, 0, 0
 	for seed := range histories() {
 		p := newPast(uint64(seed))
+		beside := besides{Rand: p.Rand}
 		var z *zone.Zone
 		for range 12 {
 			p.step()
@@ -251,7 +252,10 @@ func TestAppliedStepByStepIsBuiltFromScratch(t *testing.T) {
 			if same := before == text(want); same != (z.Root() == want.Root()) {
 				t.Fatalf("seed %d, serial %d: equal %v, equal roots %v", seed, p.serial, same, !same)
 			}
-			if z = made; p.IntN(5) == 0 {
+			if z = beside.step(t, fmt.Sprintf("seed %d, serial %d", seed, p.serial), made); z != made {
+				compareZones(t, fmt.Sprintf("seed %d, serial %d, put in order", seed, p.serial), p.Rand, p.names, z, want)
+			}
+			if p.IntN(5) == 0 {
 				back, err := zone.FromImage(bytes.NewReader(compiled(t, made)), int64(len(compiled(t, made))), source)
 				if err != nil {
 					t.Fatal(err)
@@ -259,10 +263,11 @@ func TestAppliedStepByStepIsBuiltFromScratch(t *testing.T) {
 				z = back
 			}
 		}
+		swapped += beside.done
 	}
-	t.Logf("%d steps, %d in place, %d refused", steps, inPlace, refused)
-	if inPlace < steps/3 || refused < 1 {
-		t.Errorf("of %d steps %d were made in place, and %d refused", steps, inPlace, refused)
+	t.Logf("%d steps, %d in place, %d refused, %d put in order", steps, inPlace, refused, swapped)
+	if inPlace < steps/3 || refused < 1 || swapped < steps/20 {
+		t.Errorf("of %d steps %d were made in place, %d refused, and %d put in order", steps, inPlace, refused, swapped)
 	}
 }
 

@@ -63,15 +63,40 @@ const (
 
 // encode makes a zone of the records, but for what denies existence. It returns nothing if its image would be too large.
 func (b *Builder) encode(origin []byte) *Zone {
-	e := &encoder{b: b, apex: appendKey(nil, origin), labels: labels(origin), seed: 1}
-	appendLower(e.from(e.place(max(originRoom, len(origin))))[:0], origin)
+	e := newEncoder(origin)
+	e.b = b
 	e.share()
+	if !e.layOut(e.walkHashes) {
+		return nil
+	}
+	e.writeNodes()
+	e.writeHashed()
+	if e.tooLarge() {
+		return nil
+	}
+	e.whole()
+	e.fillTargets(func() bool { return true })
+	return e.z
+}
+
+// newEncoder begins with the origin.
+func newEncoder(origin []byte) *encoder {
+	e := &encoder{apex: appendKey(nil, origin), labels: labels(origin), seed: 1}
+	appendLower(e.from(e.place(max(originRoom, len(origin))))[:0], origin)
+	e.z = &Zone{originLen: uint8(len(origin)), labels: uint8(e.labels), details: &details{}}
+	return e
+}
+
+// layOut finds a place for every node when what is shared has one, and reports whether there is room. With another seed hashAgain
+// gives the nodes their hashes.
+func (e *encoder) layOut(hashAgain func()) bool {
 	e.afterShared = ref(e.next)
 	for !e.fill() && e.seed < seeds {
-		e.hashAgain()
+		e.seed++
+		hashAgain()
 	}
-	e.z = &Zone{apexRef: e.place(unit * int(e.sizeOf(&e.nodes[0]))), originLen: uint8(len(origin)), seed: uint32(e.seed), details: &details{}}
 	z := e.z
+	z.apexRef, z.seed = e.place(unit*int(e.sizeOf(&e.nodes[0]))), uint32(e.seed)
 	z.buckets, z.bucketSize = uint32(len(e.buckets)), uint32(e.size)
 	z.marksAt = e.array(uint64(len(e.buckets)), 1)
 	if len(e.buckets) > 1 {
@@ -80,19 +105,15 @@ func (b *Builder) encode(origin []byte) *Zone {
 		z.bucketsAt = e.place(e.size)
 	}
 	e.placeNodes()
-	if e.tooLarge() {
-		return nil
-	}
-	e.writeNodes()
-	e.writeHashed()
-	if e.tooLarge() {
-		return nil
-	}
+	return !e.tooLarge()
+}
+
+// whole gives the zone its pages, when all is written.
+func (e *encoder) whole() {
 	e.trim()
+	z := e.z
 	z.pages, z.first = e.pages, e.pages[0]
-	z.owner = z.first[:len(origin):len(origin)]
-	e.fillTargets()
-	return z
+	z.owner = z.first[:z.originLen:z.originLen]
 }
 
 // apart in a place says that the RRset is not kept with one node. It is half of what refs can reach.
@@ -175,9 +196,8 @@ func (e *encoder) findEqual(known []uint64, same []uint32, from int, set []recor
 	known[slot] = hash&^number | uint64(from+1)
 }
 
-// hashAgain gives the nodes other hashes.
-func (e *encoder) hashAgain() {
-	e.seed++
+// walkHashes gives the nodes their hashes.
+func (e *encoder) walkHashes() {
 	i := 0
 	e.walk(func(label []byte, depth, _ int, _ []record) {
 		e.nodes[i].hash = uint32(e.enter(label, depth) >> 32)
@@ -377,7 +397,6 @@ func (e *encoder) writeNodes() {
 	z, i := e.z, 0
 	z.pages, z.first = e.pages, e.pages[0]
 	z.owner = z.first[:z.originLen:z.originLen]
-	z.labels = uint8(e.labels)
 	order := z.orderLister()
 	var item [unit]byte
 	var name [255]byte
@@ -441,12 +460,8 @@ func (e *encoder) mark(hash uint64, at ref) {
 func (e *encoder) writeNode(label []byte, depth, from int, records []record) {
 	put := binary.LittleEndian
 	here := &e.path[depth]
-	parent := here.ref
-	if depth > e.labels {
-		parent = e.path[depth-1].ref
-		if len(label) == 1 && label[0] == '*' {
-			e.from(parent)[0] |= hasWildcard
-		}
+	if depth > e.labels && bytes.Equal(label, asterisk) {
+		e.from(e.path[depth-1].ref)[0] |= hasWildcard
 	}
 	var flags uint32
 	if here.below {
@@ -473,10 +488,17 @@ func (e *encoder) writeNode(label []byte, depth, from int, records []record) {
 		from, records = from+n, records[n:]
 	}
 	here.below = here.below || flags&isCut != 0
-	put.PutUint32(b, flags|uint32(next-here.ref)<<8)
+	e.writeHead(b, flags, next, depth, len(label), count)
+}
+
+// writeHead writes what the last node of the path begins with, which reaches up to next.
+func (e *encoder) writeHead(b []byte, flags uint32, next ref, depth, label, sets int) {
+	put := binary.LittleEndian
+	parent := e.path[max(depth-1, e.labels)].ref
+	put.PutUint32(b, flags|uint32(next-e.path[depth].ref)<<8)
 	put.PutUint32(b[4:], uint32(parent))
-	put.PutUint16(b[8:], uint16(count))
-	b[10], b[11] = byte(depth), byte(len(label))
+	put.PutUint16(b[8:], uint16(sets))
+	b[10], b[11] = byte(depth), byte(label)
 }
 
 // flagsOf are the flags of a node that records of a type make.
@@ -613,9 +635,12 @@ func (b *Builder) equalSet(first int, set []record) bool {
 	return next == len(rest) || rest[next].set != set[0].set || rest[next].name != rest[0].name
 }
 
-// fillTargets finds the nodes that RRsets point at.
-func (e *encoder) fillTargets() {
+// fillTargets finds the nodes that RRsets point at, as long as goOn says so.
+func (e *encoder) fillTargets(goOn func() bool) {
 	for n := range e.z.nodes() {
+		if !goOn() {
+			return
+		}
 		for i := range n.count() {
 			if r := n.setRefAt(i); r >= e.afterShared {
 				e.z.fillTarget(r)

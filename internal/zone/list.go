@@ -199,9 +199,12 @@ type lister struct {
 	level uint32 // of the first of them
 }
 
-// add adds an item of which the owner has a level, which may be given as 0 if it is below leafLevel.
+// add adds an item of which the owner has a level, which counts as 0 if it is below leafLevel.
 func (l *lister) add(item []byte, level uint32) {
-	if level >= leafLevel {
+	if level < leafLevel {
+		level = 0
+	}
+	if level > 0 {
 		l.close()
 	} else if last := len(l.leaves) - 1; len(l.open) == 0 && last >= 0 { // what it followed began a leaf and is gone
 		l.level, l.open = l.leaves[last].level, append(l.open, l.leaves[last].items...)

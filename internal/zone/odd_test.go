@@ -257,9 +257,10 @@ func asciiOnly(b []byte) []byte {
 // TestOddHistories goes through random histories of odd zones, on from the last version or from an earlier one: what Apply makes is
 // what a Builder makes, and no earlier version changes.
 func TestOddHistories(t *testing.T) {
-	inPlace, refused, steps := 0, 0, 0
+	inPlace, refused, steps, swapped := 0, 0, 0, 0
 	for seed := range histories() / 5 {
 		o := newOdd(uint64(seed))
+		beside := besides{Rand: o.Rand}
 		type version struct {
 			z    *zone.Zone
 			text string
@@ -311,6 +312,10 @@ func TestOddHistories(t *testing.T) {
 				inPlace++
 			}
 			compareZones(t, what, o.Rand, o.names, made, want)
+			if z := beside.step(t, what, made); z != made {
+				made = z
+				compareZones(t, what+", put in order", o.Rand, o.names, made, want)
+			}
 			versions = append(versions, version{made, text(want), want.Root()})
 		}
 		for _, v := range versions {
@@ -318,10 +323,11 @@ func TestOddHistories(t *testing.T) {
 				t.Fatalf("seed %d: version %d changed", seed, v.z.Serial())
 			}
 		}
+		swapped += beside.done
 	}
-	t.Logf("%d steps, %d in place, %d refused", steps, inPlace, refused)
-	if inPlace < steps/3 || refused < 1 {
-		t.Errorf("of %d steps %d were made in place, and %d refused", steps, inPlace, refused)
+	t.Logf("%d steps, %d in place, %d refused, %d put in order", steps, inPlace, refused, swapped)
+	if inPlace < steps/3 || refused < 1 || swapped < steps/20 {
+		t.Errorf("of %d steps %d were made in place, %d refused, and %d put in order", steps, inPlace, refused, swapped)
 	}
 }
 

@@ -41,7 +41,7 @@ type Zone struct {
 // details are the rest of a Zone.
 type details struct {
 	pages [][]byte // of the image
-	loose uint64   // octets of it that are not where a Builder would have put them, and at times of no use any more
+	loose uint64   // octets of it that are not where a Builder would have put them, or of no use any more
 
 	owner  []byte // of the apex, wire format, folded; a part of the image
 	order  list   // of nodes

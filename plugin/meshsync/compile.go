@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/assemble"
+	"github.com/coredns-anycast/coredns-anycast/internal/beside"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -93,6 +94,9 @@ func compile(ctx context.Context, repository string, r release.Release, known ma
 			c.byContent[r.Zones[i].Content()] = z
 			c.list = append(c.list, status.Zone{Origin: z.Origin(), Serial: z.Serial()})
 			c.records += z.Len()
+			if z.Fragmented() {
+				c.fragmented = append(c.fragmented, z.Origin())
+			}
 		}
 	}
 	if err != nil {
@@ -127,7 +131,7 @@ func (w *compiler) all(signed []release.Zone) ([]*zone.Zone, error) {
 	for range min(w.processors(), len(signed)) {
 		running.Go(func() {
 			if w.busy.beside {
-				stepBack()
+				beside.StepBack(beside.Behind)
 			}
 			for i := next.Add(1) - 1; i < int64(len(signed)) && !failed.Load(); i = next.Add(1) - 1 {
 				if zones[i], errs[i] = w.zone(signed[i]); errs[i] != nil {

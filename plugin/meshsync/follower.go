@@ -107,6 +107,7 @@ type follower struct {
 	writeAfter time.Time // no promise is written before: the disk just refused one
 	faults     faults
 	stager     stager
+	compactor  compactor
 }
 
 // StateLost is the code of the silence of a node that cannot read what it must not have forgotten: to answer without it would be to
@@ -126,6 +127,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	f.node.Hold(c.hold)
 	f.pace.quickened = make(chan struct{}, 1)
 	f.stager.results = make(chan staged, 1)
+	f.compactor.results = make(chan reordered, 1)
 	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
 	f.audience.init(ctx, &f.running)
 	f.digest.Store(&c.digest)
@@ -228,6 +230,8 @@ func (f *follower) run(ctx context.Context, looks <-chan found, writes chan<- me
 			f.hear(w)
 		case r := <-f.stager.results:
 			f.stagedResult(r)
+		case r := <-f.compactor.results:
+			f.reordered(r)
 		case w := <-written:
 			f.wrote(w)
 		}
@@ -429,6 +433,7 @@ func (f *follower) act(ctx context.Context, d mesh.Decision, writes chan<- mesh.
 	}
 	f.dropAllBut(d.Keep)
 	f.stager.start(ctx, d.Stage, f)
+	f.compactor.start(ctx, f)
 	f.publish(d)
 }
 

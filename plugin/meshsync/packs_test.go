@@ -31,12 +31,18 @@ type packed struct {
 // newPacked makes so many zones of so many names; each tells its release.
 func newPacked(h *host, origin string, releases, names int) *packed {
 	h.t.Helper()
+	return packedOf(h, origin, releases, names, func(n, i int) string { return fmt.Sprint((n + i) / 100) })
+}
+
+// packedOf is newPacked of names that have a text in each release, counted from 0.
+func packedOf(h *host, origin string, releases, names int, txt func(n, i int) string) *packed {
+	h.t.Helper()
 	p := &packed{h: h}
 	for i := range releases {
 		var text strings.Builder
 		text.WriteString(zoneText(origin, uint64(i+1)))
 		for n := range names {
-			fmt.Fprintf(&text, "n%d.%s 300 IN TXT \"%d\"\n", n, origin, (n+i)/100)
+			fmt.Fprintf(&text, "n%d.%s 300 IN TXT \"%s\"\n", n, origin, txt(n, i))
 		}
 		z, found := zonefile.Parse(strings.NewReader(text.String()), zonefile.Options{Origin: origin})
 		if z == nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/beside"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -15,11 +16,12 @@ import (
 // compiled is a release, verified and ready to be answered from. Zones that did not change are shared with the release
 // before it.
 type compiled struct {
-	zones     *zone.Zones
-	list      []status.Zone
-	byContent map[release.Digest]*zone.Zone
-	records   int
-	history   history
+	zones      *zone.Zones
+	list       []status.Zone
+	byContent  map[release.Digest]*zone.Zone
+	records    int
+	history    history
+	fragmented []string // origins of zones that are to be put in order, see compactor
 }
 
 // staged is the outcome of compiling one release.
@@ -72,7 +74,7 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 		known, before := f.known(), f.before(number)
 		f.running.Go(func() {
 			if busy.beside {
-				stepBack()
+				beside.StepBack(beside.Behind)
 			}
 			c, err := compile(ctx, f.config.repository, *r, known, s.cache, busy)
 			if err == nil && before != nil {

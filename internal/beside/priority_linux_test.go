@@ -1,4 +1,4 @@
-package meshsync
+package beside
 
 import (
 	"fmt"
@@ -10,18 +10,22 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 // TestStepBack: the thread steps back, no other one does, and it is gone with its goroutine; but the first thread of a
 // process cannot end, and then is at rest for ever.
 func TestStepBack(t *testing.T) {
 	p, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
-	must(t, err)
-	back := min(20-p+behind, 19)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := min(20-p+Behind, 19)
 	before := threadsAt(t, back)
 	stepped, end := make(chan int), make(chan struct{})
 	go func() {
-		stepBack()
+		StepBack(Behind)
 		stepped <- unix.Gettid()
 		<-end
 	}()
@@ -30,7 +34,7 @@ func TestStepBack(t *testing.T) {
 		t.Errorf("threads %v stepped back, %v before, not %s alone", now, before, tid)
 	}
 	close(end)
-	eventually(t, func() error {
+	lab.Eventually(t, func() error {
 		if now := threadsAt(t, back); slices.Contains(now, tid) && tid != strconv.Itoa(os.Getpid()) {
 			return fmt.Errorf("%s among %v", tid, now)
 		}
@@ -41,7 +45,9 @@ func TestStepBack(t *testing.T) {
 // threadsAt are this process's threads of a nice value.
 func threadsAt(t *testing.T, nice int) (tids []string) {
 	stats, err := filepath.Glob("/proc/self/task/*/stat")
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range stats {
 		b, _ := os.ReadFile(name) // a thread may have ended
 		_, rest, _ := strings.Cut(string(b), ") ")
