@@ -26,7 +26,7 @@ func (c *compiled) since(before *compiled) history {
 	h := history{}
 	for _, z := range c.zones.All() {
 		old, chain := before.zones.Get(z.Origin()), before.history[z.Origin()]
-		if old != nil && old != z {
+		if old != nil && (old.Serial() != z.Serial() || old.Root() != z.Root()) {
 			chain = extend(chain, old, z)
 		}
 		if old != nil && len(chain) > 0 {

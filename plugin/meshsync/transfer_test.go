@@ -322,6 +322,33 @@ func TestNoTransferWithoutALease(t *testing.T) {
 	})
 }
 
+// A zone keeps its history when another one changes.
+func TestAHistoryStaysWhenAnotherZoneChanges(t *testing.T) {
+	release := func(a, b uint64) *compiled {
+		var zones []*zone.Zone
+		for origin, serial := range map[string]uint64{"a.example.": a, "b.example.": b} {
+			text := zoneText(origin, serial)
+			for i := range 100 { // of which a difference takes less than half the room
+				text += fmt.Sprintf("n%d.%s 60 IN TXT %d\n", i, origin, i)
+			}
+			z, found := zonefile.Parse(strings.NewReader(text), zonefile.Options{Origin: origin})
+			if z == nil {
+				t.Fatal(found)
+			}
+			zones = append(zones, z)
+		}
+		set, err := zone.NewZones(zones...)
+		must(t, err)
+		return &compiled{zones: set}
+	}
+	first, second, third := release(1, 1), release(2, 1), release(2, 2)
+	second.history = second.since(first)
+	third.history = third.since(second)
+	if n := len(third.history["a.example."]); n != 1 || len(third.history["b.example."]) != 1 {
+		t.Errorf("%d differences of the zone that stayed: %v", n, third.history)
+	}
+}
+
 // A history goes back as far as its bounds allow, and not beyond a serial that says nothing.
 func TestHistoryIsBounded(t *testing.T) {
 	make := func(serial uint32, extra int) *zone.Zone {
