@@ -32,8 +32,8 @@ const (
 	journalSuffix = ".journal"
 	stepHead      = 4 + sha256.Size
 
-	// maxSteps, journalShare and maxJournal bound a journal: in steps, as a part of the text, and in octets. When it would be more the
-	// text is written anew.
+	// maxSteps, journalShare and maxJournal bound a journal: in steps, as a part of the text, and in octets. When it is half of that the
+	// text is written anew beside, and the journal cut; when it would be more, at once.
 	maxSteps     = 1000
 	journalShare = 8
 	maxJournal   = 64 << 20
@@ -56,30 +56,85 @@ func link(rec *record) []byte {
 	return before
 }
 
+// maxOctets bounds the journal of a record.
+func maxOctets(rec *record) int64 { return min(rec.Length/journalShare, maxJournal) }
+
 // roomFor reports whether a step may be added to a record's journal, rather than that the text is written.
 func roomFor(rec *record, d *zone.Delta) bool {
 	octets := rec.Journal.Octets + stepHead + maxRecordBytes + int64(d.Size())
-	return rec.Journal.Name != "" && rec.Journal.Steps < maxSteps && octets <= min(rec.Length/journalShare, maxJournal)
+	return rec.Journal.Name != "" && rec.Journal.Steps < maxSteps && octets <= maxOctets(rec)
+}
+
+// isLong reports whether a record's journal is so long that it is time to write the text beside.
+func isLong(rec *record) bool {
+	return rec.Journal.Steps >= maxSteps/2 || rec.Journal.Octets > (maxOctets(rec)-maxRecordBytes)/2
 }
 
 // add makes a step durable: rec was held before it, and comes to be what is held.
 func (s *store) add(rec *record, z *zone.Zone, d *zone.Delta) error {
+	if err := s.settle(*rec); err != nil {
+		return err
+	}
 	next := *rec
 	timers(&next, z)
-	next.Journal.Steps++
-	next.Journal.Link, next.Journal.Octets = "", 0
+	step, next, err := stepTo(rec, next, d)
+	if err == nil {
+		err = s.writeStep(rec, step)
+	}
+	if err == nil {
+		*rec = next
+	}
+	return err
+}
+
+// stepTo is the step that leads from a record to the next one by a difference, and that record as it is then.
+func stepTo(rec *record, next record, d *zone.Delta) ([]byte, record, error) {
+	next.SHA256, next.Length = rec.SHA256, rec.Length
+	next.Journal = refresh.Journal{Name: rec.Journal.Name, Steps: rec.Journal.Steps + 1}
 	line, err := json.Marshal(next)
 	if err != nil {
-		return err
+		return nil, next, err
 	}
 	payload := binary.BigEndian.AppendUint32(append(line, '\n'), uint32(len(d.Removed)))
 	payload = append(append(payload, d.Removed...), d.Added...)
 	step := packStep(rec, payload)
-	if err := s.writeStep(rec, step); err != nil {
+	next.Journal.Link, next.Journal.Octets = hex.EncodeToString(step[4:stepHead]), rec.Journal.Octets+int64(len(step))
+	return step, next, nil
+}
+
+// rebase lets a text that is written take the place of the one that a record's journal begins with. The text is what was held after
+// one of the steps, when the record was at; those after it become the journal. When it fails, all is as it was.
+func (s *store) rebase(rec *record, at record, text writtenZone) error {
+	defer os.Remove(text.temp) // unless it was moved
+	if err := s.settle(*rec); err != nil {
 		return err
 	}
-	next.Journal.Link, next.Journal.Octets = hex.EncodeToString(step[4:stepHead]), rec.Journal.Octets+int64(len(step))
-	*rec = next
+	rest, err := s.readJournal(rec.Origin)
+	if err != nil {
+		return err
+	}
+	is := at
+	is.SHA256, is.Length, is.Journal = text.sha256, text.length, newJournal()
+	var steps []byte
+	rest = rest[min(at.Journal.Octets, int64(len(rest))):]
+	for at.Journal != rec.Journal {
+		next, d, err := nextStep(at, rest)
+		if err != nil {
+			return fmt.Errorf("%s: step %d: %w", s.journal(rec.Origin), at.Journal.Steps+1, err)
+		}
+		rest = rest[next.Journal.Octets-at.Journal.Octets:]
+		step, after, err := stepTo(&is, next, d)
+		if err != nil {
+			return err
+		}
+		steps, is, at = append(steps, step...), after, next
+	}
+	was := *rec
+	rec.SHA256, rec.Length, rec.Journal = is.SHA256, is.Length, is.Journal
+	if err := s.replace(*rec, text.temp, steps); err != nil {
+		*rec = was
+		return errors.Join(err, s.note(was)) // it may be there though it failed
+	}
 	return nil
 }
 
@@ -92,14 +147,17 @@ func packStep(rec *record, payload []byte) []byte {
 
 // writeStep writes a step behind those that are in a record's journal, whatever is there of others.
 func (s *store) writeStep(rec *record, step []byte) error {
+	storeStep()
 	f, err := os.OpenFile(s.journal(rec.Origin), os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
 	err = f.Truncate(rec.Journal.Octets)
 	if err == nil {
+		storeStep()
 		_, err = f.WriteAt(step, rec.Journal.Octets)
 	}
+	storeStep()
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
@@ -173,10 +231,13 @@ func (s *store) follow(rec record, z *zone.Zone, steps int) (record, *zone.Zone,
 	return rec, z, nil
 }
 
-// dropJournal removes a zone's journal, if there is one: it counts for nothing any more.
-func (s *store) dropJournal(origin string) error {
-	if err := os.Remove(s.journal(origin)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// removeAll removes files, of which some may not be there.
+func removeAll(paths ...string) (err error) {
+	for _, path := range paths {
+		storeStep()
+		if e := os.Remove(path); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
 	}
-	return nil
+	return err
 }

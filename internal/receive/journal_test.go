@@ -2,12 +2,19 @@ package receive
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,6 +23,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/refresh"
 	"github.com/coredns-anycast/coredns-anycast/internal/xfr"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
+	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // versions are zones, each of serial one above the one before.
@@ -210,6 +218,223 @@ func TestKilledBetweenTextAndRecord(t *testing.T) {
 	}
 	z, _ = recovered(t, s)
 	primarytest.SameZone(t, z, list[0])
+}
+
+// TestATextIsWrittenBesideItsJournal: steps come while the text of what is held is written; it takes the place of the text that they began
+// with, and they are the journal, of any text in between.
+func TestATextIsWrittenBesideItsJournal(t *testing.T) {
+	t.Parallel()
+	list := versions(t, 6)
+	for of := range 5 {
+		s, after := journaled(t, list[:5])
+		rec := after[4]
+		w, err := writeZone(t.Context(), s.zones, list[of])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.rebase(&rec, after[of], w); err != nil {
+			t.Fatal(err)
+		}
+		if rec.Journal.Steps != 4-of || rec.SHA256 != w.sha256 || rec.Length != w.length || rec.Journal.Name == after[4].Journal.Name || rec.Serial != 5 {
+			t.Errorf("text of serial %d: %+v", of+1, rec)
+		}
+		z, err := s.load(rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		primarytest.SameZone(t, z, list[4])
+		if err := s.add(&rec, list[5], zone.Difference(list[4], list[5], 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(s.zones, ".*")); len(left) > 0 {
+			t.Errorf("%v is left", left)
+		}
+		z, is := recovered(t, s)
+		primarytest.SameZone(t, z, list[5])
+		if is.Serial != 6 {
+			t.Errorf("%+v", is)
+		}
+	}
+}
+
+// TestATextThatIsNotOfItsJournal takes no place, and nothing changes.
+func TestATextThatIsNotOfItsJournal(t *testing.T) {
+	t.Parallel()
+	list := versions(t, 4)
+	s, after := journaled(t, list)
+	w, err := writeZone(t.Context(), s.zones, list[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, rec := after[1], after[3]
+	at.Journal.Link = strings.Repeat("ab", 32)
+	if err := s.rebase(&rec, at, w); err == nil || rec != after[3] {
+		t.Errorf("%v, %+v", err, rec)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.zones, ".*")); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+	z, _ := recovered(t, s)
+	primarytest.SameZone(t, z, list[3])
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if w, err := writeZone(ctx, s.zones, list[1]); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %+v", err, w)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.zones, ".*")); len(left) > 0 {
+		t.Errorf("%v is left of what was given up", left)
+	}
+}
+
+// storeChild makes the test binary change what a store has, and kill itself at the step that is said.
+const storeChild = "RECEIVE_TEST_STORE"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(storeChild); dir != "" {
+		if err := changeStore(dir, os.Getenv(storeChild+"_STEP")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// changeStore is what that process does: the text of the third version takes the place of that of the first, of five; a step is added, and
+// a whole text comes. It says each serial that is promised.
+func changeStore(dir, step string) error {
+	left, err := strconv.Atoi(step)
+	if err != nil {
+		return err
+	}
+	storeStep = func() {
+		if left--; left == 0 {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	s, err := openStore(filepath.Join(dir, "zones"), filepath.Join(dir, "state"))
+	if err != nil {
+		return err
+	}
+	var after []record
+	data, err := os.ReadFile(filepath.Join(dir, "after"))
+	if err == nil {
+		err = json.Unmarshal(data, &after)
+	}
+	var list []*zone.Zone
+	for serial := range uint32(7) {
+		z, _ := zonefile.Parse(strings.NewReader(primarytest.ZoneText("example.org.", serial+1, 300, int(serial))), zonefile.Options{Origin: "example.org."})
+		list = append(list, z)
+	}
+	rec := after[4]
+	w, err2 := writeZone(context.Background(), s.zones, list[2])
+	err = errors.Join(err, err2, s.rebase(&rec, after[2], w))
+	fmt.Println(rec.Serial)
+	err = errors.Join(err, s.add(&rec, list[5], zone.Difference(list[4], list[5], 1<<20)))
+	fmt.Println(rec.Serial)
+	_, err2 = s.put(&rec, list[6], "")
+	fmt.Println(rec.Serial)
+	return errors.Join(err, err2)
+}
+
+// TestKilledAtAnyStep: the process dies at each step of writing a text beside, cutting the journal, adding to that, and writing a text over
+// it. What is held then is the newest version that was promised, or the one that was about to be.
+func TestKilledAtAnyStep(t *testing.T) {
+	t.Parallel()
+	list := versions(t, 7)
+	for step := 1; ; step++ {
+		s, after := journaled(t, list[:5])
+		dir := filepath.Dir(s.zones)
+		data, err := json.Marshal(after)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "after"), data, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), storeChild+"="+dir, storeChild+"_STEP="+strconv.Itoa(step))
+		var said, wrong bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &said, &wrong
+		err = cmd.Run()
+		killed := new(exec.ExitError)
+		if err != nil && (!errors.As(err, &killed) || killed.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
+			t.Fatalf("step %d: %v: %s", step, err, &wrong)
+		}
+		promised := 5
+		for word := range strings.FieldsSeq(said.String()) {
+			promised, _ = strconv.Atoi(word)
+		}
+		if err := s.sweep(tempPrefix); err != nil {
+			t.Fatal(err)
+		}
+		z, rec := recovered(t, s)
+		if z == nil || int(rec.Serial) != promised && int(rec.Serial) != promised+1 {
+			t.Fatalf("killed at step %d: serial %d is held, and %d was promised", step, rec.Serial, promised)
+		}
+		primarytest.SameZone(t, z, list[rec.Serial-1])
+		for _, in := range []string{s.zones, s.state} {
+			if left, _ := filepath.Glob(filepath.Join(in, ".*")); len(left) > 0 {
+				t.Errorf("killed at step %d: %v is left", step, left)
+			}
+		}
+		if err == nil {
+			if promised != 7 || step < 15 {
+				t.Errorf("done in %d steps, with serial %d", step, promised)
+			}
+			return
+		}
+	}
+}
+
+// TestALongJournalIsCutBeside: a Receiver writes the text beside when the journal is half as long as it may be, and cuts it when the next change
+// comes.
+func TestALongJournalIsCutBeside(t *testing.T) {
+	t.Parallel()
+	const origin = "example.org."
+	text := func(serial uint32) string {
+		return strings.ReplaceAll(primarytest.ZoneText(origin, serial, 30_000, 0), fmt.Sprintf("%d A 192.0.2.", serial), fmt.Sprintf("%d A 198.51.100.", serial))
+	}
+	d := primarytest.NewServer(t, "knotd", map[string]string{origin: text(101)})
+	dir := t.TempDir()
+	c := following(netip.AddrPort{}, []xfr.Primary{primary(d, key256)}, origin)
+	c.Timers = refresh.Timers{MinRefresh: 100 * time.Millisecond, MaxRefresh: 100 * time.Millisecond, MinRetry: 100 * time.Millisecond, MaxRetry: 100 * time.Millisecond}
+	r, told, stop := receiver(t, c, dir)
+	onDisk(t, told.next(t), text(101))
+	on := func() record {
+		rec, _ := r.store.record(fileName(origin) + recordSuffix)
+		return rec
+	}
+	first, serial := on(), uint32(101)
+	for on().SHA256 == first.SHA256 {
+		if serial++; serial > 140 {
+			t.Fatalf("%d steps, and the record is %+v", serial-101, on())
+		}
+		d.Reload(origin, text(serial), serial)
+		u := told.next(t)
+		if u.How != IXFR || u.Serial != serial || u.SHA256 != "" {
+			t.Fatalf("it was not a step: %+v", u)
+		}
+		lab.WaitFor(t, "no text is in the making", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			making := r.texts[origin]
+			return making == nil || making.written != nil
+		})
+	}
+	rec := on()
+	data, err := os.ReadFile(r.store.path(origin, false))
+	if sum := sha256.Sum256(data); err != nil || hex.EncodeToString(sum[:]) != rec.SHA256 || rec.Journal.Name == first.Journal.Name || rec.Journal.Steps > 20 {
+		t.Errorf("the text has digest %x: %+v, %v", sum, rec, err)
+	}
+	stop()
+	_, told, _ = receiver(t, c, dir)
+	u := told.next(t)
+	if u.How != Kept || u.Serial != serial {
+		t.Fatalf("%+v", u)
+	}
+	onDisk(t, u, text(serial))
 }
 
 // TestASmallChangeOfALargeZoneIsAStep: a Receiver writes no text for it, tells of the zone all the same, and of the text at its next start; an

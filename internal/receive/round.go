@@ -40,6 +40,7 @@ func (r *Receiver) round(ctx context.Context, round *refresh.Round, image *zone.
 		if found.Good && found.Record.Journal.Steps == 0 {
 			delete(r.whole, origin)
 		}
+		r.tidy(origin)
 	})
 }
 
@@ -149,6 +150,7 @@ func (p *peer) before() (*zone.Zone, error) {
 
 // keep keeps what came.
 func (p *peer) keep(from xfr.Primary, got xfr.Transferred, members map[string]refresh.Member, began time.Time) (refresh.Found, arrival) {
+	got.Zone = p.r.tidied(got.Zone)
 	rec := p.round.Record
 	rec.From, rec.How, rec.Contact = from.String(), howOf(got), p.r.opt.Now().UTC().Truncate(time.Second)
 	if err := p.write(&rec, got); err != nil {
@@ -163,8 +165,13 @@ func (p *peer) keep(from xfr.Primary, got xfr.Transferred, members map[string]re
 // write makes durable what came: as a step of the journal if it is a small change of a large zone, or else as a whole. An operator who
 // receives once is to find the text.
 func (p *peer) write(rec *record, got xfr.Transferred) error {
+	p.rebase(rec)
 	if got.Delta != nil && !p.r.decide.Once && !rec.Catalog && !p.r.wantsText(rec.Origin) && got.Zone.ImageSize() >= LargeImage && roomFor(rec, got.Delta) {
-		return p.r.store.add(rec, got.Zone, got.Delta)
+		err := p.r.store.add(rec, got.Zone, got.Delta)
+		if err == nil && isLong(rec) {
+			p.r.writeBeside(*rec, got.Zone)
+		}
+		return err
 	}
 	_, err := p.r.store.put(rec, got.Zone, "")
 	return err
@@ -181,6 +188,8 @@ func (p *peer) unchanged() refresh.Found {
 	case !found.Good:
 	case found.Record.Journal.Steps > 0 && p.r.wantsText(found.Record.Origin):
 		err = p.rewrite(&found)
+	case p.rebase(&found.Record):
+		found.Noted = found.Record.Contact
 	case p.round.Stale(found.Record.Contact):
 		err = p.r.store.note(found.Record)
 		found.Noted = found.Record.Contact

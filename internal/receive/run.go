@@ -31,6 +31,8 @@ type Receiver struct {
 	mu        sync.Mutex
 	set       *refresh.Secondary            // nil before run
 	images    map[string]*zone.Zone         // of what is held, those that are large and were received since the start
+	tidying   map[string]*tidying           // what is made of these beside
+	texts     map[string]*writtenText       // that are written beside
 	stops     map[string]context.CancelFunc // of rounds
 	whole     map[string]bool               // zones whose text is wanted: see WriteText
 	tell      []Update                      // to be handed on when mu is not held
@@ -62,7 +64,7 @@ func New(c *Config, o Options) (*Receiver, error) {
 	for _, k := range c.weakKeys() {
 		o.Log.Warn("hmac-sha1 must not be used for new keys (RFC 8945 6): have the primary take hmac-sha256", "key", k)
 	}
-	r := &Receiver{config: c, opt: o, store: s, wake: make(chan struct{}, 1), images: map[string]*zone.Zone{}, stops: map[string]context.CancelFunc{},
+	r := &Receiver{config: c, opt: o, store: s, wake: make(chan struct{}, 1), images: map[string]*zone.Zone{}, tidying: map[string]*tidying{}, texts: map[string]*writtenText{}, stops: map[string]context.CancelFunc{},
 		whole: map[string]bool{}, unfit: map[string]Unfit{}, coming: map[*coming]bool{},
 		orders: map[string]bool{}, badOrders: map[string]bool{}, left: map[string]error{}}
 	r.decide, r.groups = c.deciding()
@@ -104,7 +106,7 @@ func (r *Receiver) run(ctx context.Context) error {
 		})
 		return stop
 	}
-	if err := r.store.sweep(); err != nil {
+	if err := r.store.sweep(tempPrefix); err != nil {
 		return err
 	}
 	if err := r.restore(); err != nil {
@@ -233,6 +235,8 @@ func (r *Receiver) carryOut(now instant.Instant) refresh.Decision {
 			r.tell = append(r.tell, r.update(a.Record, a.How))
 		case refresh.Withdraw:
 			delete(r.images, a.Origin)
+			delete(r.tidying, a.Origin)
+			r.dropText(a.Origin)
 			delete(r.whole, a.Origin)
 			delete(r.left, a.Origin)
 			if err := r.store.withdraw(a.Record); err != nil {

@@ -2,13 +2,13 @@ package receive
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,8 +23,8 @@ import (
 )
 
 // store keeps what was received: zones as canonical text, NAME.zone, and beside it in another directory what must
-// outlive a restart, NAME.json, and what became of a large one since its text was written, NAME.journal. The text is durable before the record that names its digest, so a crash between the two
-// leaves a record that does not fit, and the zone is received anew.
+// outlive a restart, NAME.json, and what became of a large one since its text was written, NAME.journal. What takes their place is durable
+// beside them, with another name, before the record that tells of it: so whenever a crash comes, all is there that a record tells of, see settle.
 type store struct {
 	zones, state string
 }
@@ -39,6 +39,7 @@ const (
 	zoneSuffix     = ".zone"
 	recordSuffix   = ".json"
 	tempPrefix     = ".tmp-"
+	nextPrefix     = ".next-" // of a text or journal that is to take its place
 )
 
 // openStore makes the directories.
@@ -51,10 +52,10 @@ func openStore(zones, state string) (*store, error) {
 	return &store{zones, state}, nil
 }
 
-// sweep removes what a killed writer left. Nobody else may be writing.
-func (s *store) sweep() error {
+// sweep removes what a killed writer left under names that begin so. Nobody else may be writing.
+func (s *store) sweep(prefix string) error {
 	for _, dir := range []string{s.zones, s.state} {
-		left, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+		left, _ := filepath.Glob(filepath.Join(dir, prefix+"*"))
 		for _, name := range left {
 			if err := os.Remove(name); err != nil {
 				return err
@@ -102,25 +103,100 @@ func (s *store) put(rec *record, z *zone.Zone, before string) (changed bool, err
 	if rec.Journal = (refresh.Journal{}); rec.How != File && !rec.Catalog && z.ImageSize() >= LargeImage {
 		rec.Journal = newJournal()
 	}
-	path := s.path(rec.Origin, rec.Catalog)
-	written, err := writeZone(filepath.Dir(path), z)
+	written, err := writeZone(context.Background(), filepath.Dir(s.path(rec.Origin, rec.Catalog)), z)
 	if err != nil {
 		return false, err
 	}
 	rec.SHA256, rec.Length = written.sha256, written.length
 	if changed = rec.SHA256 != before; changed {
-		err = renameDurably(written.temp, path)
-	} else {
-		err = os.Remove(written.temp)
+		return true, s.replace(*rec, written.temp, nil)
 	}
-	if err != nil {
-		return false, err
+	if err = errors.Join(os.Remove(written.temp), s.note(*rec)); err == nil && journaled {
+		err = removeAll(s.journal(rec.Origin))
 	}
-	if err = s.note(*rec); err == nil && journaled {
-		err = s.dropJournal(rec.Origin)
-	}
-	return changed, err
+	return false, err
 }
+
+// nextTo is where what is to take the place of a file waits for the record.
+func nextTo(path string) string {
+	return filepath.Join(filepath.Dir(path), nextPrefix+filepath.Base(path))
+}
+
+// replace lets a text that is written, and the steps after it, take the place of those that were there, with the record that tells of them.
+// As soon as that is durable they are what is held; what is left to be done then is also done by settle.
+func (s *store) replace(rec record, text string, steps []byte) error {
+	path, journal := s.path(rec.Origin, rec.Catalog), s.journal(rec.Origin)
+	storeStep()
+	if err := renameDurably(text, nextTo(path)); err != nil {
+		return err
+	}
+	storeStep()
+	if len(steps) > 0 {
+		if err := depot.WriteFile(s.state, filepath.Base(nextTo(journal)), steps, 0o644); err != nil {
+			return err
+		}
+	}
+	storeStep()
+	if err := s.note(rec); err != nil {
+		return err
+	}
+	storeStep()
+	if os.Rename(nextTo(path), path) != nil {
+		return nil // see settle
+	}
+	storeStep()
+	if len(steps) > 0 {
+		_ = os.Rename(nextTo(journal), journal)
+	} else {
+		_ = removeAll(journal) // it counts for nothing any more
+	}
+	return nil
+}
+
+// settle ends what was begun when a record was replaced: what it tells of takes its place, and what came of a record that was not written
+// is removed.
+func (s *store) settle(rec record) error {
+	path, journal := s.path(rec.Origin, rec.Catalog), s.journal(rec.Origin)
+	if _, err := os.Lstat(nextTo(path)); err == nil {
+		sum, err := sumOf(nextTo(path))
+		if err == nil && sum == rec.SHA256 {
+			err = renameDurably(nextTo(path), path)
+		} else if err == nil {
+			err = removeAll(nextTo(path))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := os.Lstat(nextTo(journal)); err != nil {
+		return nil
+	}
+	steps, err := depot.ReadFile(s.state, filepath.Base(nextTo(journal)), maxJournal)
+	if err != nil {
+		return err
+	}
+	text := rec
+	text.Journal = refresh.Journal{Name: rec.Journal.Name}
+	if _, _, err := nextStep(text, steps); err != nil {
+		return removeAll(nextTo(journal))
+	}
+	return renameDurably(nextTo(journal), journal)
+}
+
+// sumOf is the digest of a file, in hexadecimal.
+func sumOf(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	_, err = io.Copy(sum, f)
+	return hex.EncodeToString(sum.Sum(nil)), err
+}
+
+// storeStep is called before each system call that changes what is stored. A test ends the process in it; otherwise it does nothing.
+var storeStep = func() {}
 
 // timers takes over what the SOA says.
 func timers(rec *record, z *zone.Zone) {
@@ -160,11 +236,8 @@ func (s *store) withdraw(rec record) error {
 	if err := s.note(rec); err != nil {
 		return err
 	}
-	path := s.path(rec.Origin, rec.Catalog)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return errors.Join(s.dropJournal(rec.Origin), syncDir(filepath.Dir(path)))
+	path, journal := s.path(rec.Origin, rec.Catalog), s.journal(rec.Origin)
+	return errors.Join(removeAll(path, nextTo(path), journal, nextTo(journal)), syncDir(filepath.Dir(path)))
 }
 
 // forget removes the record of a zone that was withdrawn, if that is what there is.
@@ -181,8 +254,9 @@ func (s *store) forget(origin string) error {
 
 // remove forgets a zone: its record first, so that a text without one is left at worst.
 func (s *store) remove(rec record) error {
-	for _, path := range []string{filepath.Join(s.state, fileName(rec.Origin)+recordSuffix), s.path(rec.Origin, rec.Catalog), s.journal(rec.Origin)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	text, journal := s.path(rec.Origin, rec.Catalog), s.journal(rec.Origin)
+	for _, path := range []string{filepath.Join(s.state, fileName(rec.Origin)+recordSuffix), text, nextTo(text), journal, nextTo(journal)} {
+		if err := removeAll(path); err != nil {
 			return err
 		}
 		if err := syncDir(filepath.Dir(path)); err != nil {
@@ -194,6 +268,9 @@ func (s *store) remove(rec record) error {
 
 // load reads a zone back, if it is what the record says.
 func (s *store) load(rec record) (*zone.Zone, error) {
+	if err := s.settle(rec); err != nil {
+		return nil, err
+	}
 	z, err := s.loadText(rec)
 	if err != nil || rec.Journal.Steps == 0 {
 		return z, err
@@ -259,7 +336,8 @@ func Follows(state, origin string) (section, from string, ok bool) {
 	return rec.Owner, rec.From, ok && !rec.Withdrawn
 }
 
-// records reads all records whose zones are there, or were withdrawn. One that cannot be read is as good as none: the zone is received anew.
+// records reads all records whose zones are there, or were withdrawn, and ends what was begun when the process before ended. A record that cannot
+// be read is as good as none: the zone is received anew.
 func (s *store) records() ([]record, error) {
 	names, err := filepath.Glob(filepath.Join(s.state, "*"+recordSuffix))
 	if err != nil {
@@ -271,12 +349,17 @@ func (s *store) records() ([]record, error) {
 		if !ok {
 			continue
 		}
-		if info, err := os.Stat(s.path(rec.Origin, rec.Catalog)); !rec.Withdrawn && (err != nil || info.Size() != rec.Length) {
-			continue
+		if !rec.Withdrawn {
+			if err := s.settle(rec); err != nil {
+				return nil, err
+			}
+			if info, err := os.Stat(s.path(rec.Origin, rec.Catalog)); err != nil || info.Size() != rec.Length {
+				continue
+			}
 		}
 		list = append(list, rec)
 	}
-	return list, nil
+	return list, s.sweep(nextPrefix) // what no record tells of
 }
 
 // record reads one record.
@@ -292,13 +375,15 @@ type writtenZone struct {
 	length       int64
 }
 
-func writeZone(dir string, z *zone.Zone) (w writtenZone, err error) {
+// writeZone writes a zone's text until ctx ends.
+func writeZone(ctx context.Context, dir string, z *zone.Zone) (w writtenZone, err error) {
+	storeStep()
 	f, err := os.CreateTemp(dir, tempPrefix+"*")
 	if err != nil {
 		return w, depot.WithoutTemp(err)
 	}
 	sum := sha256.New()
-	out := bufio.NewWriterSize(f, 1<<16)
+	out := bufio.NewWriterSize(&until{ctx, f}, 1<<16)
 	err = zonefile.Write(io.MultiWriter(out, sum), z)
 	err = errors.Join(err, out.Flush(), f.Chmod(0o644), f.Sync())
 	if info, statErr := f.Stat(); statErr == nil {
@@ -309,6 +394,19 @@ func writeZone(dir string, z *zone.Zone) (w writtenZone, err error) {
 	}
 	w.temp, w.sha256 = f.Name(), hex.EncodeToString(sum.Sum(nil))
 	return w, depot.WithoutTemp(err)
+}
+
+// until writes until ctx ends.
+type until struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (u *until) Write(b []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.Writer.Write(b)
 }
 
 // sameText reports whether a zone's text has a digest.
