@@ -249,7 +249,7 @@ func (c *cli) memberRemoveCommand() *cobra.Command {
 				return c.print(facts, func() {
 					c.say("%s is no member any more, and falls silent when it hears of that; the lease it holds lasts until %s at the latest", args[0], secondOf(facts.LeaseExpires))
 					c.say("the next switchover waits until it has said so, or was away for as long as a member may be")
-					c.say("its route stays with policy stop-dns, and clients with it: stop its sidecar, which takes the route away")
+					c.say("its route stays with policy stop-dns, and clients with it: stop its sidecar, which takes the route away; meshctl status on this host says for a week whether it is there")
 				})
 			})
 		}),

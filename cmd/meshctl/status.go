@@ -83,7 +83,7 @@ func (c *cli) status(ctx context.Context, ask switchover.Ask) (unattended.Status
 		sources = config.Sources != nil
 		policy.Absent, unjudged = config.Releases.Absent, config.Checks.Unjudged()
 	}
-	s := unattended.StatusOf(ctx, state, view, policy, work, ask, c.clock)
+	s := unattended.StatusOf(ctx, state, view, enrol.Removed(c.home(), view.Manifest, c.clock()), policy, work, ask, c.clock)
 	s.Unjudged = unjudged
 	if work == nil && err == nil {
 		if r, is := unattended.NotServing(c.home(), sources); is {

@@ -40,7 +40,7 @@ func saidOf(m unattended.MemberStatus) string {
 // with what to do about them.
 func TestEveryAlarmSaysHowToEndIt(t *testing.T) {
 	s := unattended.Status{Mesh: "jp", Remedies: map[string]string{mesh.ClockUnknown: remedy.For(mesh.ClockUnknown).Do}}
-	for _, code := range append([]string{unattended.AlarmSilent, unattended.AlarmUnreachable, unattended.AlarmUnwell, unattended.AlarmNoServer, unattended.AlarmUnrouted, unattended.AlarmNoRoute, unattended.AlarmServeEnded, unattended.AlarmNoServe}, unattended.AlarmCodes...) {
+	for _, code := range append([]string{unattended.AlarmSilent, unattended.AlarmUnreachable, unattended.AlarmUnwell, unattended.AlarmNoServer, unattended.AlarmRemoved, unattended.AlarmUnrouted, unattended.AlarmNoRoute, unattended.AlarmServeEnded, unattended.AlarmNoServe}, unattended.AlarmCodes...) {
 		s.Alarms = append(s.Alarms, unattended.AlarmOf(status.Reason{Code: code, Detail: strings.Repeat("words about it ", 10)}))
 	}
 	for _, name := range []string{"tyo", "osa"} {

@@ -83,7 +83,8 @@ func RemoveMember(ctx context.Context, w *home.Writer, name string) error {
 	if err := w.Carry(ctx, next, time.Time{}, change, home.Event{Event: "member removed", Detail: name}); err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(w.Path(nodesDir, name)), removeFile(w.Path(nodesDir, name+".tar")), removeFile(w.Path(nodesDir, name+".json")))
+	gone := m.Members[slices.IndexFunc(m.Members, func(o release.Member) bool { return o.Name == name })]
+	return errors.Join(keepRemoved(w, gone, w.Now()), os.RemoveAll(w.Path(nodesDir, name)), removeFile(w.Path(nodesDir, name+".tar")), removeFile(w.Path(nodesDir, name+".json")))
 }
 
 func notMember(name string) error {

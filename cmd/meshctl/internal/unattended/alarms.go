@@ -38,6 +38,7 @@ const (
 	// Of who asks members, which "meshctl status" alone does for every one of them:
 	AlarmUnreachable = "member-unreachable" // it gave no word
 	AlarmNoServer    = "no-dns-server"      // its sidecar answers, and has no word of its DNS server
+	AlarmRemoved     = "removed-announced"  // it was removed, and its route is still there
 	AlarmUnrouted    = "member-unrouted"    // it means to be announced, and no router has been told
 	AlarmServeEnded  = "serve-ended"        // "meshctl serve" was killed
 	AlarmNoServe     = "serve-not-running"  // it was stopped, or never started, and sources are configured

@@ -333,7 +333,7 @@ func (s *Server) Status(ctx context.Context) (Status, error) {
 		return Status{}, errors.New("it does not serve yet")
 	}
 	state, view := p.get()
-	return StatusOf(ctx, state, view, mesh.Policy{}, &status.Work{Alarms: s.alarms(p)}, s.Ask, s.Home.Now), nil
+	return StatusOf(ctx, state, view, enrol.Removed(s.Home, view.Manifest, s.Home.Now()), mesh.Policy{}, &status.Work{Alarms: s.alarms(p)}, s.Ask, s.Home.Now), nil
 }
 
 // Alarms are those of now; none before it serves.

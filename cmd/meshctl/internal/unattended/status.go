@@ -92,11 +92,13 @@ type MemberStatus struct {
 }
 
 // StatusOf asks all members and sums up. work is what "meshctl serve" says on this home, nil if it does not run: it knows what it
-// receives, checks and switches; without it, only what the state and the members say is an alarm.
-func StatusOf(ctx context.Context, state home.State, view release.View, policy mesh.Policy, work *status.Work, ask switchover.Ask, clock home.Clock) Status {
+// receives, checks and switches; without it, only what the state and the members say is an alarm. removed are members of before, of whose
+// routes it asks too.
+func StatusOf(ctx context.Context, state home.State, view release.View, removed []release.Member, policy mesh.Policy, work *status.Work, ask switchover.Ask, clock home.Clock) Status {
 	m, now := view.Manifest, clock()
 	began := instantOf(now)
-	answers := ask(ctx, m.Members)
+	answers := ask(ctx, slices.Concat(m.Members, removed))
+	routes := removedAlarms(removed, answers)
 	s := Status{
 		Mesh: m.Mesh, At: now.UTC(), EpsilonMS: m.EpsilonMS,
 		Current: releaseStatus(m.Current), Next: releaseStatus(m.Next),
@@ -115,7 +117,8 @@ func StatusOf(ctx context.Context, state home.State, view release.View, policy m
 		policy.Lease = state.Lease()
 		alarms = append(alarms, switchover.Alarms(home.MeshOf(state, view), policy, answers, began, instantOf(clock()))...)
 	}
-	for _, r := range append(alarms, memberAlarms(s.Members, m.Current != nil)...) {
+	alarms = append(alarms, memberAlarms(s.Members, m.Current != nil)...)
+	for _, r := range append(alarms, routes...) {
 		s.Alarms = append(s.Alarms, AlarmOf(r))
 	}
 	for _, m := range s.Members {
@@ -187,6 +190,19 @@ func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 		}
 	}
 	return append(all, routeAlarms(members)...)
+}
+
+// removedAlarms are the members of before that say that a router has their route, and takes their answers out. One that says nothing is as good as
+// gone.
+func removedAlarms(removed []release.Member, answers map[string]switchover.Answer) (all []status.Reason) {
+	for _, m := range removed {
+		said := memberStatus(m, answers[m.Name])
+		delete(answers, m.Name) // the protocol is the members' matter
+		if said.Announced {
+			all = append(all, status.Reason{Code: AlarmRemoved, Detail: m.Name + " is no member any more, and " + m.Admin + " says that its route is announced"})
+		}
+	}
+	return all
 }
 
 // routeAlarms are the members that mean to be announced, and for long could tell no router; one alarm for all of them if no member that

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
@@ -30,11 +31,11 @@ func TestDriftIsNamed(t *testing.T) {
 		}
 		return answers
 	}
-	if d := StatusOf(t.Context(), state, view, mesh.Policy{}, nil, ask, time.Now).Drift; len(d) != 0 {
+	if d := StatusOf(t.Context(), state, view, nil, mesh.Policy{}, nil, ask, time.Now).Drift; len(d) != 0 {
 		t.Errorf("drift of equal members: %+v", d)
 	}
 	digest["tyo"] = "bb"
-	d := StatusOf(t.Context(), state, view, mesh.Policy{}, nil, ask, time.Now).Drift
+	d := StatusOf(t.Context(), state, view, nil, mesh.Policy{}, nil, ask, time.Now).Drift
 	if len(d) != 1 || d[0].What != "configuration" || len(d[0].Values["aa"]) != 1 || d[0].Values["bb"][0] != "tyo" {
 		t.Errorf("got %+v", d)
 	}
@@ -57,7 +58,7 @@ func TestStatusAlarmsWithoutServe(t *testing.T) {
 	}
 	ask := func(context.Context, []release.Member) map[string]switchover.Answer { return answers }
 	look := func() (seen []string, s Status) {
-		s = StatusOf(t.Context(), state, view, mesh.Policy{}, nil, ask, time.Now)
+		s = StatusOf(t.Context(), state, view, nil, mesh.Policy{}, nil, ask, time.Now)
 		for _, a := range s.Alarms {
 			seen = append(seen, a.Code)
 			if a.Do == "" || a.Level != LevelError {
@@ -87,6 +88,54 @@ func TestStatusAlarmsWithoutServe(t *testing.T) {
 	answers["fra"], answers["dead"], answers["gone"] = answers["tyo"], answers["tyo"], answers["tyo"]
 	if seen, s := look(); len(seen) != 0 {
 		t.Errorf("members that are silent as an operator wants are an alarm: %v", s.Alarms)
+	}
+}
+
+// TestARemovedMemberWithARouteIsAnAlarm, with policy stop-dns for instance: clients get no answer from it. It is asked for a week, and not when it
+// is a member again.
+func TestARemovedMemberWithARouteIsAnAlarm(t *testing.T) {
+	dir := hometest.New(t, time.Now, "fra", "tyo")
+	hometest.MustRelease(t, dir, time.Now, 1, releasing.Options{Now: true})
+	hometest.Check(t, home.At(dir, time.Now).Write(t.Context(), func(w *home.Writer) error { return enrol.RemoveMember(t.Context(), w, "fra") }))
+	state, view, err := home.At(dir, time.Now).Published(t.Context())
+	hometest.Check(t, err)
+	good := status.Confirmation{Mesh: view.Manifest.Mesh, Lease: view.Versions.Timestamp, Serving: 1, Announced: true, Wanted: true, Format: mesh.Format}
+	left := good
+	left.Serving, left.Lease, left.Silent = 0, good.Lease+7, []status.Reason{{Code: mesh.Struck, Detail: "it was removed"}}
+	look := func(at time.Time, view release.View, fra switchover.Answer) (codes []string, asked []string) {
+		ask := func(_ context.Context, members []release.Member) map[string]switchover.Answer {
+			for _, m := range members {
+				asked = append(asked, m.Name)
+			}
+			return map[string]switchover.Answer{"tyo": {Confirmation: good}, "fra": fra}
+		}
+		removed := enrol.Removed(home.At(dir, time.Now), view.Manifest, at)
+		for _, a := range StatusOf(t.Context(), state, view, removed, mesh.Policy{}, nil, ask, time.Now).Alarms {
+			codes = append(codes, a.Code)
+		}
+		return codes, asked
+	}
+	if codes, asked := look(time.Now(), view, switchover.Answer{Confirmation: left}); !slices.Equal(codes, []string{AlarmRemoved}) || !slices.Equal(asked, []string{"tyo", "fra"}) {
+		t.Errorf("asked of %v: %v", asked, codes)
+	}
+	dead := switchover.Answer{Err: &switchover.UnwellError{Said: status.Confirmation{Node: "fra", Announced: true}}}
+	if codes, _ := look(time.Now(), view, dead); !slices.Equal(codes, []string{AlarmRemoved}) {
+		t.Errorf("without a DNS server: %v", codes)
+	}
+	withdrawn := left
+	withdrawn.Announced = false
+	for _, said := range []switchover.Answer{{Confirmation: withdrawn}, {Err: errors.New("no route to host")}} {
+		if codes, _ := look(time.Now(), view, said); len(codes) != 0 {
+			t.Errorf("%+v: %v", said, codes)
+		}
+	}
+	if codes, asked := look(time.Now().Add(8*24*time.Hour), view, dead); len(codes) != 0 || len(asked) != 1 {
+		t.Errorf("after a week, asked of %v: %v", asked, codes)
+	}
+	again := view
+	again.Manifest.Members = append(slices.Clone(view.Manifest.Members), release.Member{Name: "fra"})
+	if removed := enrol.Removed(home.At(dir, time.Now), again.Manifest, time.Now()); len(removed) != 0 {
+		t.Errorf("it is a member again: %v", removed)
 	}
 }
 
