@@ -7,6 +7,8 @@ package backend
 import (
 	"context"
 
+	"github.com/miekg/dns"
+
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
@@ -23,23 +25,37 @@ type Backend interface {
 	Release() (number uint64, zones *zone.Zones)
 }
 
-// Request is what is known of a request beside the message, while it is in the chain.
+// Request is what is known of a request beside the message, while it is in the chain. Key has it in the message's context.
 type Request struct {
 	// Room is how many octets the OPT record of the response may take that whoever holds the sockets will put into it.
 	Room int
-	// Memory is an Answer that the backend may use for its own. It is used again when the handlers have returned; nil: there is none.
-	Memory *zone.Answer
-	// Answer is what the backend has made the response of, if it did: so it need not be looked up again.
+	// Memory is what the backend may use for its own. It is used again when the handlers have returned.
+	Memory *Memory
+	// Answer is what the backend makes the response of, if it does: so it need not be looked up again.
 	Answer *zone.Answer
+	// Writer takes responses in wire format.
+	Writer Writer
 }
 
-type key struct{}
+// Memory is what a backend needs for a lookup.
+type Memory struct {
+	Answer zone.Answer
+	Name   [255]byte // in wire format
+}
 
-// With adds a Request to the context of its message.
-func With(ctx context.Context, r *Request) context.Context { return context.WithValue(ctx, key{}, r) }
+// Writer takes a response in wire format, where CoreDNS's interface has but a message that each plugin could change.
+type Writer interface {
+	// WriteAnswer writes the response to a request, of at most so many octets: the Answer, to its question. It does so only if that is
+	// the same as to call WriteMsg of w, the writer that the backend was given: if there is no plugin that would see the response.
+	// Otherwise it reports false, and has written nothing: then the backend calls WriteMsg.
+	WriteAnswer(w dns.ResponseWriter, request *dns.Msg, question *zone.Query, size int) bool
+}
+
+// Key is that of the *Request in a message's context.
+type Key struct{}
 
 // From is the Request of a message, nil if nobody has given it one.
 func From(ctx context.Context) *Request {
-	r, _ := ctx.Value(key{}).(*Request)
+	r, _ := ctx.Value(Key{}).(*Request)
 	return r
 }

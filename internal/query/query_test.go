@@ -2,6 +2,7 @@ package query
 
 import (
 	"bytes"
+	"reflect"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -77,6 +78,7 @@ func TestWithoutOptions(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(packed(f, ask("www.example.org.", dns.TypeA).SetEdns0(1232, true)))
 	f.Add(packed(f, ask(".", dns.TypeANY)))
+	f.Add([]byte{0, 1, 5, 0xff, 0, 1, 0, 0, 0, 0, 0, 1, 2, '.', 200, 0, 0, 1, 0, 1, 0, 0, 41, 1, 0, 255, 0, 255, 255, 0, 0}) // each flag, an RCODE
 	f.Add([]byte{0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var q Query
@@ -91,7 +93,12 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		var m dns.Msg
-		if err := m.Unpack(b); err != nil {
+		err := m.Unpack(b)
+		var fast Message
+		if fastErr := fast.Unpack(b, &q, Plain); (fastErr != nil) != (err != nil) || err == nil && !reflect.DeepEqual(fast.Msg, m) {
+			t.Fatalf("%x: %#v, %v, and by the dns package %#v, %v", b, fast.Msg, fastErr, m, err)
+		}
+		if err != nil {
 			if without := q.WithoutOptions(b); without == nil || m.Unpack(without) != nil {
 				t.Fatalf("taken for a plain query: %x: %v", b, err)
 			}

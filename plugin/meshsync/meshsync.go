@@ -56,7 +56,11 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	if question.Qclass == dns.ClassCHAOS {
 		return m.identify(ctx, w, r, number)
 	}
-	name := make([]byte, 255)
+	known := backend.From(ctx)
+	if known == nil {
+		known = &backend.Request{Memory: new(backend.Memory), Room: emptyOPT + nsidRoom(r)}
+	}
+	name, answer := known.Memory.Name[:], &known.Memory.Answer
 	n, err := dns.PackDomainName(question.Name, name, 0, nil, false)
 	if err != nil {
 		return reply(w, r, dns.RcodeFormatError)
@@ -65,21 +69,17 @@ func (m *Meshsync) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 		return m.others(ctx, w, r, dns.RcodeRefused)
 	}
 	state := request.Request{W: w, Req: r}
-	known, answer := backend.From(ctx), (*zone.Answer)(nil)
-	if known != nil {
-		answer = known.Memory
-	}
-	if answer == nil {
-		answer = new(zone.Answer)
-	}
-	zones.LookupInto(&zone.Query{Name: name[:n], Type: question.Qtype, Class: question.Qclass, DO: state.Do()}, answer)
+	q := zone.Query{Name: name[:n], Type: question.Qtype, Class: question.Qclass, DO: state.Do()}
+	zones.LookupInto(&q, answer)
 	if answer.Zone == nil {
 		return m.others(ctx, w, r, answer.Rcode)
 	}
-	if known != nil {
-		known.Answer = answer
+	known.Answer = answer
+	size := limit(&state)
+	if known.Writer != nil && known.Writer.WriteAnswer(w, r, &q, size) {
+		return dns.RcodeSuccess, nil
 	}
-	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, limit(known, &state)))
+	return dns.RcodeSuccess, w.WriteMsg(answer.Msg(r, size-max(0, known.Room-emptyOPT)))
 }
 
 // secondOPT reports whether a request has more OPT records than the one that RFC 6891 6.1.1 allows.
@@ -151,17 +151,12 @@ func reply(w dns.ResponseWriter, r *dns.Msg, rcode int) (int, error) {
 	return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, rcode))
 }
 
-// limit is the largest response for the client, in octets, beside options of its OPT record. Left to itself the core would
-// cut an RRset in two.
-func limit(r *backend.Request, state *request.Request) int {
-	size := dns.MaxMsgSize
+// limit is the largest response for the client, in octets. Left to itself the core would cut an RRset in two.
+func limit(state *request.Request) int {
 	if state.Proto() == "udp" {
-		size = min(state.Size(), maxUDP)
+		return min(state.Size(), maxUDP)
 	}
-	if r != nil {
-		return size - max(0, r.Room-emptyOPT)
-	}
-	return size - nsidRoom(state.Req)
+	return dns.MaxMsgSize
 }
 
 // emptyOPT is the octets of an OPT record without options (RFC 6891 6.1.2), for which zone.Answer.Msg leaves room.

@@ -25,6 +25,7 @@ type testWire struct{ next plugin.Handler }
 
 var (
 	throughChain atomic.Int32
+	inWireFormat atomic.Int32 // of these
 	wirePanics   atomic.Bool
 	wireZones    = func() *zone.Zones {
 		z, found := zonefile.Parse(strings.NewReader(`$ORIGIN example.org.
@@ -34,6 +35,8 @@ ns 60 IN A 192.0.2.1
 www 60 IN A 192.0.2.80
 two 60 IN A 192.0.2.81
 two 60 IN A 192.0.2.82
+sub 60 IN NS ns.sub
+ns.sub 60 IN A 192.0.2.83
 `+largeSet()), zonefile.Options{Origin: "example.org."})
 		if z == nil {
 			panic(found)
@@ -71,20 +74,24 @@ func (w *testWire) Release() (uint64, *zone.Zones) {
 
 func (w *testWire) ServeDNS(ctx context.Context, rw dns.ResponseWriter, r *dns.Msg) (int, error) {
 	throughChain.Add(1)
-	name := make([]byte, 255)
+	known := backend.From(ctx)
+	name, answer := known.Memory.Name[:], &known.Memory.Answer
 	n, err := dns.PackDomainName(r.Question[0].Name, name, 0, nil, false)
 	if err != nil {
 		return dns.RcodeServerFailure, err
 	}
-	known := backend.From(ctx)
-	answer := known.Memory
-	wireZones.LookupInto(&zone.Query{Name: name[:n], Type: r.Question[0].Qtype, Class: r.Question[0].Qclass}, answer)
+	q := zone.Query{Name: name[:n], Type: r.Question[0].Qtype, Class: r.Question[0].Qclass}
+	wireZones.LookupInto(&q, answer)
 	known.Answer = answer
 	if answer.Zone == nil && w.next == nil {
 		return 0, rw.WriteMsg(new(dns.Msg).SetRcode(r, answer.Rcode))
 	}
 	if answer.Zone == nil {
 		return plugin.NextOrFailure(w.Name(), w.next, ctx, rw, r)
+	}
+	if known.Writer.WriteAnswer(rw, r, &q, dns.MaxMsgSize) {
+		inWireFormat.Add(1)
+		return 0, nil
 	}
 	return 0, rw.WriteMsg(answer.Msg(r, dns.MaxMsgSize))
 }

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"sync"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/metrics/vars"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/backend"
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
-	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 var logger = log.NewWithPlugin(pluginName)
@@ -75,7 +73,7 @@ func (f *front) pass(b []byte, q *query.Query, v query.Verdict, x *responder) bo
 	}
 	x.front, x.message = f, b
 	if v == query.Unusual || v == query.Plain {
-		f.chain(b, q, x)
+		f.chain(b, q, v, x)
 	} else if response := f.bare(nil, q, v, &x.asked); len(response) > 0 {
 		x.Write(response)
 	}
@@ -116,9 +114,9 @@ func (f *front) cookie(dst []byte, q *query.Query, a *asked) []byte {
 }
 
 // chain has a message answered by the plugins.
-func (f *front) chain(b []byte, q *query.Query, x *responder) {
-	r := new(dns.Msg)
-	err := r.Unpack(b)
+func (f *front) chain(b []byte, q *query.Query, v query.Verdict, x *responder) {
+	r := &x.request.Msg
+	err := x.request.Unpack(b, q, v)
 	if err != nil {
 		err = r.Unpack(q.WithoutOptions(b))
 	}
@@ -136,15 +134,32 @@ func (f *front) chain(b []byte, q *query.Query, x *responder) {
 		x.WriteMsg(m)
 		return
 	}
-	x.known.Memory = answers.Get().(*zone.Answer)
-	defer answers.Put(x.known.Memory)
-	ctx := context.WithValue(context.Background(), dnsserver.Key{}, f.core)
-	ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
-	f.core.ServeDNS(backend.With(ctx, &x.known), x, r)
+	x.room = rooms.Get().(*room)
+	defer rooms.Put(x.room)
+	x.known.Memory, x.known.Writer = &x.room.Memory, x
+	x.context = messageContext{context.Background(), f.core, &x.known}
+	f.core.ServeDNS(&x.context, x, r)
 }
 
-// answers are those that no message needs now.
-var answers = sync.Pool{New: func() any { return new(zone.Answer) }}
+// messageContext is the context of a message in the chain, as the core would make it, and with what is known of the message.
+type messageContext struct {
+	context.Context
+	core  *dnsserver.Server
+	known *backend.Request
+}
+
+// Value implements context.Context.
+func (c *messageContext) Value(key any) any {
+	switch key.(type) {
+	case backend.Key:
+		return c.known
+	case dnsserver.Key:
+		return c.core
+	case dnsserver.LoopKey:
+		return 0
+	}
+	return c.Context.Value(key)
+}
 
 // nsidOption is how many octets plugin nsid takes in the response to a query that asks for it.
 func (f *front) nsidOption(q *query.Query) int {

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 	at := slices.Index(dnsserver.Directives, "shed") + 1
 	directives := slices.Insert(slices.Clone(dnsserver.Directives), at, pluginName)
 	directives = slices.Insert(directives, 0, "testlook") // the first, so that its start might come before ours
-	directives = append(directives, "testwire", "teststall", "testanswer", "meshsync")
+	directives = append(directives, "testsee", "testwire", "teststall", "testanswer", "meshsync")
 	directives = append(directives, "testfail") // the last, so that its start is after ours
 	if err := dnsserver.SetDirectives(directives); err != nil {
 		panic(err)
@@ -61,6 +61,7 @@ func TestMain(m *testing.M) {
 	plugin.Register("testanswer", setupTestAnswer)
 	plugin.Register("testwire", setupTestWire)
 	plugin.Register("teststall", setupTestStall)
+	plugin.Register("testsee", setupTestSee)
 	plugin.Register("testlook", setupTestLook)
 	plugin.Register("testfail", setupTestFail)
 	if os.Getenv(childEnv) != "" {
@@ -119,6 +120,17 @@ func (testAnswer) Name() string { return "testanswer" }
 func setupTestAnswer(c *caddy.Controller) error {
 	c.Next()
 	dnsserver.GetConfig(c).AddPlugin(func(plugin.Handler) plugin.Handler { return testAnswer{} })
+	return nil
+}
+
+// setupTestSee is of a plugin that sees all responses.
+func setupTestSee(c *caddy.Controller) error {
+	c.Next()
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+		return plugin.HandlerFunc(func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			return plugin.NextOrFailure("testsee", next, ctx, struct{ dns.ResponseWriter }{w}, r)
+		})
+	})
 	return nil
 }
 

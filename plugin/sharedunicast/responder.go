@@ -28,6 +28,7 @@ type responder struct {
 	query    *query.Query
 	asked    asked
 	known    backend.Request
+	room     *room
 	nsid     bool // the request asks for the server's name
 	edns     bool
 	do       bool
@@ -35,6 +36,11 @@ type responder struct {
 	tsig     tsigState
 	closed   bool
 	hijacked bool
+
+	// What the chain is given is here as well, so that there is one piece of memory for a message. Plugins may keep any of it, so it is
+	// not used again.
+	request query.Message
+	context messageContext
 }
 
 // tsigState is what has to be known of a request's signature (RFC 8945).
@@ -72,9 +78,11 @@ func (x *responder) begin(f *front, b []byte, q *query.Query, r *dns.Msg) {
 }
 
 // WriteMsg implements dns.ResponseWriter.
-func (x *responder) WriteMsg(m *dns.Msg) error {
+func (x *responder) WriteMsg(m *dns.Msg) error { return x.writeMsg(m, x.judge(m)) }
+
+func (x *responder) writeMsg(m *dns.Msg, f fate) error {
 	c := *m
-	switch x.judge(m) {
+	switch f {
 	case withheld:
 		x.tell(nil)
 		return nil
@@ -90,14 +98,19 @@ func (x *responder) WriteMsg(m *dns.Msg) error {
 	if err != nil {
 		return err
 	}
-	if a := x.known.Answer; a != nil && a.Zone != nil {
-		chained.Lock()
-		chained.count(a.Zone, c.Rcode)
-		chained.Unlock()
-	}
+	x.count(c.Rcode)
 	// That the client cannot be reached any more is no plugin's business: it would be a line of the log for each message.
 	x.Write(wire)
 	return nil
+}
+
+// count counts a response by the zone that it was made from.
+func (x *responder) count(rcode int) {
+	if a := x.known.Answer; a != nil && a.Zone != nil {
+		chained.Lock()
+		chained.count(a.Zone, rcode)
+		chained.Unlock()
+	}
 }
 
 const packSize = 4096 // octets of a response for which no memory has to be found
@@ -139,15 +152,18 @@ func (x *responder) pack(p finished, room []byte) (wire []byte, err error) {
 	return x.front.guard.padded(wire, 0, len(p.opt), x.query, &x.asked), nil
 }
 
-// judge says what becomes of a response.
+// judge says what becomes of a response: of a message, or if that is nil, of the backend's answer.
 func (x *responder) judge(m *dns.Msg) fate {
 	g := x.front.guard
 	if x.asked.stream || g.limiter == nil && !g.require {
 		return sent
 	}
-	k, n := kindOfMsg(m, x.query)
-	if a := x.known.Answer; a != nil && a.Rcode == m.Rcode {
+	var k kind
+	var n int
+	if a := x.known.Answer; a != nil && (m == nil || a.Rcode == m.Rcode) {
 		k, n = kindOf(a, x.query.Type, x.query.Name)
+	} else {
+		k, n = kindOfMsg(m, x.query)
 	}
 	return g.judge(&x.asked, k, x.query.Name[len(x.query.Name)-n:])
 }

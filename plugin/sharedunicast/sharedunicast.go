@@ -260,15 +260,19 @@ func isReferral(m *dns.Msg, qname string, zones plugin.Zones) bool {
 		case dns.TypeSOA:
 			return false
 		case dns.TypeNS:
-			owner := rr.Header().Name
-			zone := zones.Matches(owner)
-			if zone == "" || dns.CountLabel(owner) <= dns.CountLabel(zone) || !dns.IsSubDomain(owner, qname) {
+			if !isDelegated(rr.Header().Name, qname, zones) {
 				return false
 			}
 			found = true
 		}
 	}
 	return found
+}
+
+// isDelegated says whether a name is strictly below the block's zone, and at or above the name asked for.
+func isDelegated(owner, qname string, zones plugin.Zones) bool {
+	zone := zones.Matches(owner)
+	return zone != "" && dns.CountLabel(owner) > dns.CountLabel(zone) && dns.IsSubDomain(owner, qname)
 }
 
 // isEmptyTruncated says whether m tells no more than to ask again over TCP.

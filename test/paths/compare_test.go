@@ -37,20 +37,21 @@ func messages(t *testing.T) int {
 
 // The fast path and the chain give the same answers to whatever comes, by UDP and by TCP, whatever is on beside answering.
 func TestBothPathsAgree(t *testing.T) {
-	t.Run("as it is", func(t *testing.T) { bothPathsAgree(t, "") })
+	t.Run("as it is", func(t *testing.T) { bothPathsAgree(t, "", "") })
 	secrets := filepath.Join(t.TempDir(), "secrets")
 	lab.Must(t, os.WriteFile(secrets, []byte("00112233445566778899aabbccddeeff\n"), 0o600))
 	t.Run("with all options", func(t *testing.T) {
-		bothPathsAgree(t, "rrl 100000 slip 1\n cookies "+secrets+"\n report_channel agent.example\n")
+		bothPathsAgree(t, "rrl 100000 slip 1\n cookies "+secrets+"\n report_channel agent.example\n", "")
 	})
-	t.Run("without any", func(t *testing.T) { bothPathsAgree(t, "ede off\n zoneversion off\n") })
+	t.Run("without any", func(t *testing.T) { bothPathsAgree(t, "ede off\n zoneversion off\n", "") })
+	t.Run("with a plugin that sees responses", func(t *testing.T) { bothPathsAgree(t, "", fmt.Sprintf("prometheus 127.0.0.1:%d\n", port(t))) })
 }
 
-func bothPathsAgree(t *testing.T, properties string) {
+func bothPathsAgree(t *testing.T, properties, more string) {
 	m := newMesh(t)
 	w := bigWorld(t, m)
 	p := port(t)
-	const plugins = "nsid tyo1\n bufsize 1232\n errors\n chaos v tyo1\n"
+	plugins := more + "nsid tyo1\n bufsize 1232\n errors\n chaos v tyo1\n"
 	start(t, fmt.Sprintf(".:%d {\n sharedunicast 127.0.0.1 {\n %s }\n %s %s }\n.:%d {\n sharedunicast 127.0.0.2 {\n fastpath off\n %s }\n %s %s }\n",
 		p, properties, plugins, m.block(), p, properties, plugins, m.block()))
 	fast, chain := fmt.Sprintf("127.0.0.1:%d", p), fmt.Sprintf("127.0.0.2:%d", p)
