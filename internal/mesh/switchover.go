@@ -15,17 +15,28 @@ import (
 // other and decline, if they do not.
 type timing struct{ half time.Duration }
 
-// settleTime is what a member needs beside hearing: to write, and to be asked.
-const settleTime = time.Second
+// settleTime is what a member needs beside hearing: to write, and to be asked. It is twice that after a proposal that was withdrawn, and
+// so on, up to settleMost: a mesh that is busier than it says finds the lead that it needs.
+const (
+	settleTime = 200 * time.Millisecond
+	settleMost = time.Second
+)
 
+// timing goes by what members say: how long they take to hear of something, and how far their clocks and this host's may be apart.
 func (h *Host) timing() timing {
-	hears := time.Duration(0) // if nobody answers, nobody is waited for
+	hears, apart := time.Duration(0), time.Duration(0) // if nobody answers, nobody is waited for
 	for _, name := range h.state.Members {
-		if m := h.members[name]; m.here {
-			hears = max(hears, cmp.Or(m.word.Hears, DefaultHears))
+		m := h.members[name]
+		if !m.here {
+			continue
 		}
+		hears = max(hears, cmp.Or(m.word.Hears, DefaultHears))
+		if !m.word.Clock.Known {
+			apart = 2 * h.state.Epsilon
+		}
+		apart = max(apart, m.apart+m.word.Clock.Bound)
 	}
-	return timing{hears + settleTime + 4*h.state.Epsilon}
+	return timing{hears + min(settleTime<<h.tries, settleMost) + 2*min(apart, 2*h.state.Epsilon)}
 }
 
 // lead is the shortest time from a proposal to its switchover.
