@@ -15,16 +15,17 @@ import (
 // other and decline, if they do not.
 type timing struct{ half time.Duration }
 
-// settleTime is what a member needs beside hearing: to write, and to be asked. It is twice that after a proposal that was withdrawn, and
-// so on, up to settleMost: a mesh that is busier than it says finds the lead that it needs.
+// settleTime is what a member needs beside hearing, to write and to be asked, and what the host needs to publish. It is twice that after a
+// proposal that was withdrawn since it was too late, and so on, up to settleMost: a mesh that is slower than it says finds the lead that
+// it needs.
 const (
 	settleTime = 200 * time.Millisecond
-	settleMost = time.Second
+	settleMost = 2 * time.Second
 )
 
 // timing goes by what members say: how long they take to hear of something, and how far their clocks and this host's may be apart.
 func (h *Host) timing() timing {
-	hears, apart := time.Duration(0), time.Duration(0) // if nobody answers, nobody is waited for
+	hears, apart := time.Duration(0), time.Duration(0)
 	for _, name := range h.state.Members {
 		m := h.members[name]
 		if !m.here {
@@ -35,6 +36,9 @@ func (h *Host) timing() timing {
 			apart = 2 * h.state.Epsilon
 		}
 		apart = max(apart, m.apart+m.word.Clock.Bound)
+	}
+	if hears == 0 { // nobody is there to wait for
+		return timing{settleMost}
 	}
 	return timing{hears + min(settleTime<<h.tries, settleMost) + 2*min(apart, 2*h.state.Epsilon)}
 }
@@ -188,9 +192,7 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
 	case now.Wall >= last || declined:
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
-		if len(d.Against) > 0 {
-			h.back(now, next.Ref)
-		}
+		h.back(now, next.Ref) // if nothing is against it, this host was too slow
 	case len(d.Against) == 0 || h.order.Force && h.promised() && now.Wall >= last.Add(-t.half/2):
 		if from := next.Decide.Add(-2 * t.half); now.Wall < from {
 			d.Wake = from // until then it can be taken back
