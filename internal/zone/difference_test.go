@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -281,5 +282,26 @@ func BenchmarkDifference(b *testing.B) {
 	for b.Loop() {
 		d := zone.Difference(w.zone, other, math.MaxInt)
 		b.ReportMetric(float64(d.Size()), "octets")
+	}
+}
+
+// TestADifferenceOfEmptyNonTerminals: leaves of a list that have such names only are all alike, wherever they are. A name that had records and is
+// one of those now, or was, is told of all the same.
+func TestADifferenceOfEmptyNonTerminals(t *testing.T) {
+	const deep, tops = 100, 12
+	text := "$TTL 60\nexample. SOA ns mail 1 1 1 1 60\nexample. NS ns.test.\n"
+	for top := range tops {
+		text += fmt.Sprintf("%st%d.example. A 192.0.2.1\n", strings.Repeat("d.", deep), top)
+	}
+	without := parse(t, text)
+	for top := range tops {
+		for labels := 1; labels < deep; labels += 4 {
+			owner := fmt.Sprintf("%st%d.example.", strings.Repeat("d.", labels), top)
+			with := parse(t, text+owner+" A 192.0.2.2\n")
+			out, in := zone.Difference(with, without, 1<<20), zone.Difference(without, with, 1<<20)
+			if out.Removed.Len() != 1 || len(out.Added) != 0 || in.Added.Len() != 1 || len(in.Removed) != 0 {
+				t.Errorf("%s: %d records out, and %d in", owner, out.Removed.Len(), in.Added.Len())
+			}
+		}
 	}
 }
