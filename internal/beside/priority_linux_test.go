@@ -21,11 +21,11 @@ func TestStepBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	back := min(20-p+Behind, 19)
+	back := min(20-p+behind, 19)
 	before := threadsAt(t, back)
 	stepped, end := make(chan int), make(chan struct{})
 	go func() {
-		StepBack(Behind)
+		StepBack()
 		stepped <- unix.Gettid()
 		<-end
 	}()

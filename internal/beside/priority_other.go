@@ -3,4 +3,4 @@
 package beside
 
 // StepBack does nothing: elsewhere threads have no priority of their own, or another way to set it.
-func StepBack(int) {}
+func StepBack() {}

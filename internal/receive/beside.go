@@ -9,7 +9,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-// What takes as long as a zone is large is done beside the rounds, one at a time in the process and far behind all else: to put a zone in
+// What takes as long as a zone is large is done beside the rounds, one at a time in the process, in a thread that steps back: to put a zone in
 // order in memory that has changed often, and to write the text of one that has a long journal. Rounds go on meanwhile. What was made is
 // taken by the next one that ends, as only one goes on for a zone.
 

@@ -121,7 +121,7 @@ func (f *follower) reordered(r reordered) {
 	}
 	log.Infof("zone %s is put in order again: %d octets, in %v", r.base.Origin(), r.base.ImageSize(), r.took.Round(time.Millisecond))
 	f.running.Go(func() { // what it took the place of is of no use any more
-		beside.StepBack(beside.FarBehind)
+		beside.StepBack()
 		runtime.GC()
 	})
 }

@@ -131,7 +131,7 @@ func (w *compiler) all(signed []release.Zone) ([]*zone.Zone, error) {
 	for range min(w.processors(), len(signed)) {
 		running.Go(func() {
 			if w.busy.beside {
-				beside.StepBack(beside.Behind)
+				beside.StepBack()
 			}
 			for i := next.Add(1) - 1; i < int64(len(signed)) && !failed.Load(); i = next.Add(1) - 1 {
 				if zones[i], errs[i] = w.zone(signed[i]); errs[i] != nil {

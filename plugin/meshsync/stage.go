@@ -74,7 +74,7 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 		known, before := f.known(), f.before(number)
 		f.running.Go(func() {
 			if busy.beside {
-				beside.StepBack(beside.Behind)
+				beside.StepBack()
 			}
 			c, err := compile(ctx, f.config.repository, *r, known, s.cache, busy)
 			if err == nil && before != nil {
