@@ -89,6 +89,7 @@ func TestWholeMeshes(t *testing.T) {
 		{"changes,sustained,behind", []string{
 			"2000 names +ours +target +Knot .* +NSD .*",
 			"100 names of a signed zone changed, by IXFR: processor of a node +" + aFigure + " s .* Knot +" + aFigure + " s .* s ",
+			"… of it coredns +" + aFigure + " s",
 			"… of the distribution host, with ZONEMD +" + aFigure + " s",
 			"… of the distribution host, without ZONEMD +" + aFigure + " s",
 			"… of a node, without ZONEMD +" + aFigure + " s .* s .* s ",

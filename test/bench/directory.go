@@ -148,14 +148,10 @@ func (b *bench) tenOfMany() error {
 	if err := d.complete(limit); err != nil {
 		return err
 	}
-	idle, quiet, err := d.idle()
-	if err != nil {
-		return err
-	}
 	t := &tollsOfMany{figures{}, figures{}, figures{}, figures{}}
 	for round := range b.rounds {
 		fmt.Fprintf(b.log, "round %d of %d: %d of %d zones are changed\n", round+1, b.rounds, changedOfMany, b.zoneCount)
-		if err := d.changeSome(t, name, round+2, idle, quiet); err != nil {
+		if err := d.changeSome(t, name, round+2); err != nil {
 			return err
 		}
 	}
@@ -203,7 +199,11 @@ func (d *directory) idle() (idle map[string]float64, octets float64, err error) 
 type tollsOfMany struct{ host, node, octets, took figures }
 
 // changeSome changes some of many zones.
-func (d *directory) changeSome(t *tollsOfMany, name func(int) string, serial int, idle map[string]float64, quiet float64) error {
+func (d *directory) changeSome(t *tollsOfMany, name func(int) string, serial int) error {
+	idle, quiet, err := d.idle()
+	if err != nil {
+		return err
+	}
 	octets, err := d.octets(d.nodes[0])
 	if err != nil {
 		return err
