@@ -54,11 +54,11 @@ func (d *directory) save(origin string, serial, records int) error {
 	return errors.Join(os.WriteFile(file+".new", []byte(text.String()), 0o644), os.Rename(file+".new", file))
 }
 
-// awaits waits until all nodes answer from a serial of a zone, and returns when the last one did.
-func (d *directory) awaits(limit time.Duration, origin string, serial int) (last time.Time, err error) {
+// awaits waits until all nodes, asked every so often, answer from a serial of a zone, and returns when the last one did.
+func (d *directory) awaits(limit, every time.Duration, origin string, serial int) (last time.Time, err error) {
 	places := map[string]where{}
 	for _, node := range d.nodes {
-		places[node] = atNode(node)
+		places[node] = where{node, shared + ":53", every}
 	}
 	all, err := d.answeredBy(limit, places, origin, uint32(serial))
 	for _, at := range all {
@@ -77,7 +77,7 @@ func (b *bench) savedFile() error {
 		return err
 	}
 	defer d.end()
-	if _, err := d.awaits(patience(0), zone, 1); err != nil {
+	if _, err := d.awaits(patience(0), lookEvery, zone, 1); err != nil {
 		return err
 	}
 	took := figures{}
@@ -90,7 +90,7 @@ func (b *bench) savedFile() error {
 		if err := d.save(zone, round+2, 8); err != nil { // and the SOA record
 			return err
 		}
-		last, err := d.awaits(patience(0), zone, round+2)
+		last, err := d.awaits(patience(0), lookEvery, zone, round+2)
 		if err != nil {
 			return err
 		}
@@ -141,7 +141,7 @@ func (b *bench) tenOfMany() error {
 	defer d.end()
 	limit := patience(10 * b.zoneCount)
 	for _, i := range []int{0, b.zoneCount / 2, b.zoneCount - 1} {
-		if _, err := d.awaits(limit, name(i), 1); err != nil {
+		if _, err := d.awaits(limit, time.Second, name(i), 1); err != nil {
 			return err
 		}
 	}
@@ -219,7 +219,7 @@ func (d *directory) changeSome(t *tollsOfMany, name func(int) string, serial int
 	}
 	last := began
 	for i := range changedOfMany {
-		at, err := d.awaits(patience(d.b.zoneCount), name(i), serial)
+		at, err := d.awaits(patience(d.b.zoneCount), time.Second, name(i), serial)
 		if err != nil {
 			return err
 		}

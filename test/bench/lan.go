@@ -226,8 +226,13 @@ func (l *lan) logs() string {
 	return all.String()
 }
 
-// until waits until what holds, looking often.
+// until waits until what holds.
 func (l *lan) until(limit time.Duration, what string, holds func() (bool, string)) error {
+	return l.look(limit, lookEvery, what, holds)
+}
+
+// look is until, with the time between two looks.
+func (l *lan) look(limit, every time.Duration, what string, holds func() (bool, string)) error {
 	end := time.Now().Add(limit)
 	for {
 		ok, saw := holds()
@@ -242,18 +247,22 @@ func (l *lan) until(limit time.Duration, what string, holds func() (bool, string
 		if time.Now().After(end) {
 			return fmt.Errorf("%s: not within %v; %s\n%s", what, limit, saw, l.logs())
 		}
-		time.Sleep(lookEvery)
+		time.Sleep(every)
 	}
 }
 
-// lookEvery is the time between two looks at what is waited for, and so how exact it is when that came.
+// lookEvery is the time between two looks at what is waited for.
 const lookEvery = 20 * time.Millisecond
 
-// where a zone is asked for: a host, and an address and port there.
-type where struct{ host, at string }
+// where a zone is asked for: a host, an address and port there, and the time between two questions.
+type where struct {
+	host, at string
+	every    time.Duration
+}
 
-// atNode is where a node answers.
-func atNode(node string) where { return where{node, shared + ":53"} }
+// atNode is where a node answers. It is asked seldom, since each question wakes it up, which is counted as its time: fifty a second were
+// half of what a release cost it.
+func atNode(node string) where { return where{node, shared + ":53", 500 * time.Millisecond} }
 
 // answered waits until a zone's serial is answered that is not before serial, and returns when that was.
 func (l *lan) answered(limit time.Duration, w where, origin string, serial uint32) (time.Time, error) {
@@ -262,7 +271,7 @@ func (l *lan) answered(limit time.Duration, w where, origin string, serial uint3
 		return time.Time{}, err
 	}
 	defer conn.Close()
-	err = l.until(limit, fmt.Sprintf("%s answers from serial %d of %s", w.host, serial, origin), func() (bool, string) {
+	err = l.look(limit, w.every, fmt.Sprintf("%s answers from serial %d of %s", w.host, serial, origin), func() (bool, string) {
 		is, err := serialOf(conn, origin)
 		return err == nil && int32(is-serial) >= 0, fmt.Sprintf("it is %d, %v", is, err)
 	})

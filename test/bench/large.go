@@ -148,7 +148,7 @@ func (m *large) follow(host string) error {
 	if err != nil {
 		return err
 	}
-	m.peers[host] = where{host, fmt.Sprintf("%s:%d", m.lan.address[host], xfrPort)}
+	m.peers[host] = where{host, fmt.Sprintf("%s:%d", m.lan.address[host], xfrPort), lookEvery}
 	return m.start(host, programs[host], append([]string{programs[host]}, args...)...)
 }
 
@@ -236,6 +236,9 @@ func (m *large) change(names int) (t toll, err error) {
 	for name, at := range seen {
 		t.seen[name] = at.Sub(began).Seconds()
 	}
+	for _, node := range m.nodes { // which is exact
+		t.seen[node] = r.answered().Sub(began).Seconds()
+	}
 	t.ready, t.answered, err = r.since()
 	fmt.Fprintf(m.b.log, "ready %.2f s and answered %.2f s after the transfer; processor, seconds:", t.ready, t.answered)
 	for _, name := range slices.Sorted(maps.Keys(t.processor)) {
@@ -261,9 +264,17 @@ func (r madeRelease) since() (ready, answered float64, err error) {
 			return 0, 0, fmt.Errorf("a node did not make release %d: %+v", r.Number, r)
 		}
 		ready = max(ready, n.Compiled.Done.Sub(whole).Seconds())
-		answered = max(answered, r.Switchover.Add(n.Lateness).Sub(whole).Seconds())
 	}
-	return ready, answered, nil
+	return ready, r.answered().Sub(whole).Seconds(), nil
+}
+
+// answered is when the last node answered from the release, by its own word.
+func (r madeRelease) answered() time.Time {
+	late := time.Duration(0)
+	for _, n := range r.Results {
+		late = max(late, n.Lateness)
+	}
+	return r.Switchover.Add(late)
 }
 
 // tolls are what changes of a kind cost.

@@ -73,7 +73,7 @@ func patience(names int) time.Duration {
 	return time.Minute + time.Duration(names/1_000_000)*10*time.Minute
 }
 
-func (p *primary) where() where { return where{"primary", p.address()} }
+func (p *primary) where() where { return where{"primary", p.address(), lookEvery} }
 
 func (p *primary) address() string {
 	return fmt.Sprintf("%s:%d", p.l.address["primary"], xfrPort)
