@@ -201,7 +201,7 @@ func newSidecar(c *config.Config, log *slog.Logger) (*sidecar, error) {
 	}
 	if c.Mirror != nil {
 		s.mirror = mirror.New(mirror.Config{Node: c.Node, URLs: c.Mirror.URLs, CA: c.Mirror.CA, Depot: c.Mirror.Depot, Root: c.Mirror.Root,
-			Interval: c.Mirror.Interval, Bandwidth: c.Mirror.Bandwidth, Disk: c.Mirror.Disk, Identity: s.identity, Refused: s.refused}, log)
+			Interval: c.Mirror.Interval, Bandwidth: c.Mirror.Bandwidth, Disk: c.Mirror.Disk, Identity: s.identity, Refused: s.refused, Damaged: s.damaged}, log)
 	}
 	return s, nil
 }

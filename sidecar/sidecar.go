@@ -175,6 +175,13 @@ func (s *sidecar) refused() []status.Refused {
 	return s.node.Refused
 }
 
+// damaged reports whether meshsync finds something wrong with a file of the names of zones.
+func (s *sidecar) damaged() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node != nil && s.node.Depot.LastFault != nil && release.IsNode(s.node.Depot.LastFault.File)
+}
+
 // probe asks for the zones that are known. A node that is silent on purpose is not asked: it would not answer, and that
 // would say nothing new.
 func (s *sidecar) probe(ctx context.Context, node *status.Node, state gate.Meshsync) probe.Round {

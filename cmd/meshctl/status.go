@@ -18,7 +18,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
-	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 )
 
@@ -64,11 +63,7 @@ Status 0, whatever it shows; with --check 1 while an alarm of level "error" is o
 }
 
 func (c *cli) status(ctx context.Context, ask switchover.Ask) (unattended.Status, error) {
-	state, err := c.home().State(ctx)
-	if err != nil {
-		return unattended.Status{}, err
-	}
-	view, _, err := release.Restore(state.Published)
+	state, view, err := c.home().Published(ctx)
 	if err != nil {
 		return unattended.Status{}, err
 	}

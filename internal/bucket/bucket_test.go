@@ -249,7 +249,7 @@ func (h *host) release(zones ...release.Zone) release.View {
 	check(h.t, err)
 	h.put(files)
 	h.mem = mem
-	view, _, err := release.Restore(mem)
+	view, _, err := release.Restore(mem, h.b)
 	check(h.t, err)
 	return view
 }
@@ -294,7 +294,7 @@ func TestNodesMirrorThroughAServer(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(node.Path(), "blobs/sha256/.part-"+z.Blob.SHA256.String()), whole[:len(whole)/3], 0o600))
 	mem, err := release.NewMemory(h.mem.Root)
 	check(t, err)
-	view, _, _, err := depot.Look(t.Context(), web.Client(), web.URL, mem).Take(t.Context(), depot.Source{Client: web.Client(), URL: web.URL}, node, mem)
+	view, _, _, err := depot.Look(t.Context(), web.Client(), web.URL, mem, nil).Take(t.Context(), depot.Source{Client: web.Client(), URL: web.URL}, node, mem)
 	check(t, err)
 	check(t, node.CheckBlob(z.Blob))
 	if view.Manifest.Current.Number != 1 || ranges.Load() != 1 {

@@ -87,7 +87,7 @@ func (h *host) zonesOf(t *testing.T) []release.Zone {
 	t.Helper()
 	view, _, err := release.Verify(h.dir, h.root())
 	check(t, err)
-	return zonesOf(view.Manifest)
+	return new(Known).toSee(view.Manifest, true)
 }
 
 // trickle sends in small pieces, with a pause after each.

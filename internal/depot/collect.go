@@ -14,38 +14,52 @@ import (
 
 // Collect removes from s what nobody needs any more once view was installed. It keeps the blobs of the current, the next
 // and the previous release, all roots, and for readers that are in the middle of it one older version of the other
-// metadata. The previous release is known from the last manifest that named it, which is kept for that.
+// metadata. The previous release is known from the last manifest that named it, which is kept for that, with all its zones.
 //
 // Where there are other writers, one may have gone on meanwhile, or be about to: what is numbered higher than view stays,
 // and so does what is younger than the store's Grace. Without them, call it with the lock held.
 func Collect(s Store, view release.View) error {
+	_, err := collect(s, view)
+	return err
+}
+
+// collect is Collect, and what it has kept.
+func collect(s Store, view release.View) (kept, error) {
 	lists := map[string][]Entry{}
 	for _, dir := range []string{"metadata", "targets", blobDir} {
 		entries, err := s.List(dir)
 		if err != nil {
-			return err
+			return kept{}, err
 		}
 		lists[dir] = entries
 	}
-	keep, all := map[string]bool{release.ManifestName(view.Digest): true}, true
-	for r := range view.Manifest.Releases() {
-		all = keepRelease(keep, s, r) && all
-	}
-	if current := view.Manifest.Current; current != nil {
-		name, previous := previousRelease(manifests(s, lists["targets"], current.Number), current.Number)
+	k := keptOf(view, func(below uint64) map[string]release.Manifest {
+		return manifests(s, lists["targets"], below, view.Manifest)
+	})
+	keep := map[string]bool{}
+	for name, m := range k.manifests {
 		keep[name] = true
-		all = keepRelease(keep, s, previous) && all
+		for node := range m.Nodes() {
+			keep[node] = true
+		}
+	}
+	all := true
+	for _, r := range k.releases {
+		for i := range r.Zones {
+			z := &r.Zones[i]
+			add := func(f file) { f.names(func(name string) { keep[name] = true }) }
+			if filesOf(z, add); z.Earlier != (release.Blob{}) {
+				all = filesOfEarlier(s, z, add) && all
+			}
+		}
 	}
 	if !all { // which packs are needed is not known
 		delete(lists, blobDir)
 	}
-	for v := range int64(2) {
-		keep["metadata/"+strconv.FormatInt(view.Versions.Snapshot-v, 10)+".snapshot.json"] = true
-		keep["metadata/"+strconv.FormatInt(view.Versions.Targets-v, 10)+".targets.json"] = true
-	}
+	keepMetadata(keep, view.Versions)
 	for _, e := range lists[blobDir] {
 		if name := path.Join(blobDir, e.Name); strings.HasPrefix(e.Name, wayPrefix) && keep[name] {
-			keepWay(keep, s, name)
+			filesOfWay(s, name, func(f file) { f.names(func(name string) { keep[name] = true }) })
 		}
 	}
 	c := collector{s, view.Versions, time.Now()}
@@ -53,16 +67,42 @@ func Collect(s Store, view release.View) error {
 	for dir, entries := range lists {
 		faults = append(faults, c.removeOthers(dir, entries, keep))
 	}
-	return errors.Join(faults...)
+	return k, errors.Join(faults...)
+}
+
+// kept is what is kept beside metadata.
+type kept struct {
+	manifests map[string]release.Manifest // by file
+	releases  []*release.Release          // whose zones are
+}
+
+// keptOf is what is kept of a view, and of manifests whose current release is below a number.
+func keptOf(view release.View, named func(below uint64) map[string]release.Manifest) kept {
+	k := kept{map[string]release.Manifest{release.ManifestName(view.Digest): view.Manifest}, slices.Collect(view.Manifest.Releases())}
+	if current := view.Manifest.Current; current != nil {
+		others := named(current.Number)
+		if name, previous := previousRelease(others, current.Number); previous != nil {
+			k.manifests[name], k.releases = others[name], append(k.releases, previous)
+		}
+	}
+	return k
+}
+
+func keepMetadata(keep map[string]bool, now release.Versions) {
+	for v := range int64(2) {
+		keep["metadata/"+strconv.FormatInt(now.Snapshot-v, 10)+".snapshot.json"] = true
+		keep["metadata/"+strconv.FormatInt(now.Targets-v, 10)+".targets.json"] = true
+	}
 }
 
 // maxManifests bounds how many manifests are looked at for the previous release, the youngest first.
 const maxManifests = 8
 
 // manifests are those that can be read, by name, and whose current release is below a number. They are not verified: they
-// only say what to keep.
-func manifests(s Store, entries []Entry, below uint64) map[string]release.Manifest {
-	entries = slices.SortedFunc(slices.Values(entries), func(a, b Entry) int { return b.Modified.Compare(a.Modified) })
+// only say what to keep. What they have in common with like is not read again.
+func manifests(s Store, entries []Entry, below uint64, like release.Manifest) map[string]release.Manifest {
+	entries = slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool { return !strings.HasSuffix(e.Name, ".mesh.json") })
+	slices.SortFunc(entries, func(a, b Entry) int { return b.Modified.Compare(a.Modified) })
 	found := map[string]release.Manifest{}
 	for _, e := range entries[:min(len(entries), maxManifests)] {
 		name := path.Join("targets", e.Name)
@@ -70,7 +110,7 @@ func manifests(s Store, entries []Entry, below uint64) map[string]release.Manife
 		if err != nil || currentOf(data) >= below {
 			continue
 		}
-		if m, err := release.ParseManifest(data); err == nil {
+		if m, err := release.ParseManifest(data, s, like); err == nil {
 			found[name] = m
 		}
 	}
@@ -100,38 +140,59 @@ func previousRelease(manifests map[string]release.Manifest, current uint64) (str
 	return name, previous
 }
 
-// keepRelease keeps what a release, which may be nil, is made of. It reports whether that is all known.
-func keepRelease(keep map[string]bool, s Store, r *release.Release) bool {
-	if r == nil {
-		return true
-	}
-	all := true
-	for _, z := range r.Zones {
-		keepBlob(keep, z.Blob)
-		keep[textName(z.SHA256)], keep[wayName(z.Root)] = true, true
-		for _, delta := range z.Deltas {
-			keepBlob(keep, delta.Blob)
-		}
-		for _, pack := range z.Packs {
-			keepBlob(keep, pack.Blob)
-		}
-		if z.Earlier == (release.Blob{}) || keep[release.BlobName(z.Earlier.SHA256)] {
-			continue
-		}
-		keepBlob(keep, z.Earlier)
-		earlier, err := ReadEarlier(s, z)
-		for _, pack := range earlier {
-			keepBlob(keep, pack.Blob)
-		}
-		rule, _ := release.RuleOf(err)
-		all = all && (err == nil || rule == release.Missing) // a node has a way, or a text
-	}
-	return all
+// file is a file of a zone.
+type file struct {
+	kind   fileKind
+	digest release.Digest
 }
 
-func keepBlob(keep map[string]bool, b release.Blob) {
-	keep[release.BlobName(b.SHA256)] = true
-	keep[path.Join(blobDir, partPrefix+b.SHA256.String())] = true
+type fileKind uint8
+
+const (
+	blobFile fileKind = iota // what was published, or the part of it that has come
+	textFile                 // made of a delta
+	wayFile
+)
+
+// names tells the names that it may have.
+func (f file) names(each func(name string)) {
+	switch f.kind {
+	case blobFile:
+		each(release.BlobName(f.digest))
+		each(path.Join(blobDir, partPrefix+f.digest.String()))
+	case textFile:
+		each(textName(f.digest))
+	case wayFile:
+		each(wayName(f.digest))
+	}
+}
+
+// filesOf tells all files that a zone may have, but for packs that only its file of earlier ones names.
+func filesOf(z *release.Zone, each func(file)) {
+	each(file{blobFile, z.Blob.SHA256})
+	each(file{textFile, z.SHA256})
+	if z.Root != (release.Digest{}) {
+		each(file{wayFile, z.Root})
+	}
+	for i := range z.Deltas {
+		each(file{blobFile, z.Deltas[i].Blob.SHA256})
+	}
+	for i := range z.Packs {
+		each(file{blobFile, z.Packs[i].Blob.SHA256})
+	}
+	if z.Earlier != (release.Blob{}) {
+		each(file{blobFile, z.Earlier.SHA256})
+	}
+}
+
+// filesOfEarlier tells the packs that a zone's file of earlier ones names. It reports whether they are all known.
+func filesOfEarlier(s Store, z *release.Zone, each func(file)) bool {
+	earlier, err := ReadEarlier(s, *z)
+	for _, p := range earlier {
+		each(file{blobFile, p.Blob.SHA256})
+	}
+	rule, _ := release.RuleOf(err)
+	return err == nil || rule == release.Missing // a node has a way, or a text
 }
 
 // collector removes from a store, as long as what it knows is fresh.
@@ -178,25 +239,10 @@ func (c collector) removable(dir string, e Entry) bool {
 		}
 		return false
 	case "targets":
-		return old && strings.HasSuffix(e.Name, ".mesh.json")
+		return old && (strings.HasSuffix(e.Name, ".mesh.json") || release.IsNode(e.Name))
 	}
 	if strings.HasPrefix(strings.TrimPrefix(e.Name, "."), besidePrefix) {
 		return age >= besideGrace
 	}
 	return old && e.Name != lockName && !isTemp(e.Name)
-}
-
-// zonesOf lists the zones of a manifest, the current release's first, each content once.
-func zonesOf(m release.Manifest) []release.Zone {
-	seen := map[release.Digest]bool{}
-	var zones []release.Zone
-	for r := range m.Releases() {
-		for _, z := range r.Zones {
-			if !seen[z.Content()] {
-				seen[z.Content()] = true
-				zones = append(zones, z)
-			}
-		}
-	}
-	return zones
 }

@@ -14,7 +14,7 @@ import (
 
 // known is every path that a repository has.
 var known = regexp.MustCompile(`^(metadata/(timestamp|[1-9][0-9]{0,18}\.(root|snapshot|targets))\.json|` +
-	`targets/[0-9a-f]{64}\.mesh\.json|blobs/sha256/[0-9a-f]{64})$`)
+	`targets/[0-9a-f]{64}\.(mesh|zones)\.json|blobs/sha256/[0-9a-f]{64})$`)
 
 // Handler serves a repository: GET and HEAD of the files it has, ranges included, nothing else; the timestamp has an entity tag. Who
 // may ask is the server's concern.

@@ -7,14 +7,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
-	"math"
 	"net/http"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
@@ -31,8 +32,9 @@ type Source struct {
 	Budget time.Duration // for downloads of zones, before the rest goes in without them; 0: unbounded
 	Room   int64         // bytes that the zones' files may take in all; 0: unbounded
 
-	Metadata bool // zones are left out: who serves it has no files for others
-	Texts    bool // zones are had as the manifest has them, by no packs from what lies here: who reads them could not make them of that
+	Known    *Known // what the process knows of the depot; nil: nothing
+	Metadata bool   // zones are left out: who serves it has no files for others
+	Texts    bool   // zones are had as the manifest has them, by no packs from what lies here: who reads them could not make them of that
 }
 
 // ErrUnfinished says that the budget of time ended before all zones had come, and that something came. The next one
@@ -63,10 +65,10 @@ type Found struct {
 	err    error
 }
 
-// Look reads the metadata of the repository at url and verifies it against what mem has seen. It touches no depot, so any
-// number of repositories may be looked at at once.
-func Look(ctx context.Context, client *http.Client, url string, mem release.Memory) *Found {
-	f := &Found{remote: &remoteFS{ctx: ctx, client: client, base: url, mem: mem}, seen: mem}
+// Look reads the metadata of the repository at url and verifies it against what mem has seen. It writes nothing, so any
+// number of repositories may be looked at at once. Files of the names of zones, which never change, may lie here already; nil: they do not.
+func Look(ctx context.Context, client *http.Client, url string, mem release.Memory, here *Dir) *Found {
+	f := &Found{remote: &remoteFS{ctx: ctx, client: client, base: url, mem: mem, here: here}, seen: mem}
 	f.view, f.next, f.err = release.Verify(f.remote, mem)
 	return f
 }
@@ -108,7 +110,7 @@ func (f *Found) Err() error { return f.err }
 func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
 	view, next, err := f.view, f.next, f.err
 	if !bytes.Equal(mem.Timestamp, f.seen.Timestamp) || !bytes.Equal(mem.Root, f.seen.Root) {
-		view, next, err = release.Verify(readFS(f.remote.read), mem)
+		view, next, err = release.Verify(f.remote.again(d), mem)
 	}
 	if err != nil {
 		// Roots that were verified go in all the same: they are not asked for again, and readers need every one of them.
@@ -117,6 +119,9 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 			return view, mem, wrote, errors.Join(err, lost)
 		}
 		return view, next, wrote, err
+	}
+	if from.Known == nil {
+		from.Known = new(Known)
 	}
 	get := &getter{Source: from, dir: d, manifest: view.Manifest}
 	if from.Budget > 0 {
@@ -131,7 +136,12 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 		return view, mem, fetched, errors.Join(missing, err)
 	}
 	if installed {
-		err = Collect(d, view)
+		err = from.Known.Collect(d, view)
+	}
+	if from.Deep && err == nil {
+		var mended bool
+		mended, err = f.remote.mend(d, view.Manifest)
+		installed = installed || mended
 	}
 	if from.Deep && missing == nil {
 		var repaired bool
@@ -141,15 +151,19 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 	return view, next, fetched || installed, errors.Join(missing, err)
 }
 
-// readFS is files that were read from a repository.
-type readFS []release.File
+// readFS is files that were read from a repository, and nodes of trees that lie in a depot.
+type readFS struct {
+	files map[string][]byte
+	here  *Dir
+}
 
 // Open implements fs.FS.
 func (r readFS) Open(name string) (fs.File, error) {
-	for _, f := range r {
-		if f.Name == name {
-			return &memFile{name: name, Reader: bytes.NewReader(f.Data)}, nil
-		}
+	if data, ok := r.files[name]; ok {
+		return &memFile{name: name, Reader: bytes.NewReader(data)}, nil
+	}
+	if release.IsNode(name) {
+		return r.here.Open(name)
 	}
 	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 }
@@ -161,19 +175,15 @@ type getter struct {
 	manifest release.Manifest
 	until    time.Time // downloads end then; zero: when they are done
 	left     int64     // bytes to come for the zones after the one that is being got
-	older    *older    // zones that may lie in the depot; nil: not looked up yet
-}
-
-// older are zones by text and by root.
-type older struct {
-	texts, roots map[release.Digest]release.Zone
+	used     int64     // bytes of the zones' files, if counted
+	counted  bool
 }
 
 // missing gets the zones that the depot lacks, up to the first that cannot be had; the current release's come first. Those
 // that are there are read through when deep is set. A damaged one is removed, so that it counts as lacking.
 func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 	fetched, counted := false, false
-	zones := zonesOf(g.manifest)
+	zones := g.Known.toSee(g.manifest, deep || g.Texts)
 	for i, z := range zones {
 		there, err := g.has(z, deep)
 		if err != nil {
@@ -193,6 +203,9 @@ func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 			return fetched, err
 		}
 		fetched = true
+	}
+	if !g.Texts {
+		g.Known.saw(g.manifest)
 	}
 	return fetched, nil
 }
@@ -234,7 +247,7 @@ func (g *getter) ahead(z release.Zone) int64 {
 		return p.octets()
 	}
 	for _, delta := range z.Deltas {
-		if _, there := g.olderText(delta.From); there {
+		if _, there := g.olderText(z.Origin, delta.From); there {
 			return delta.Blob.Length
 		}
 	}
@@ -255,7 +268,7 @@ func (g *getter) get(ctx context.Context, z release.Zone) error {
 		}
 	}
 	for _, delta := range z.Deltas {
-		from, there := g.olderText(delta.From)
+		from, there := g.olderText(z.Origin, delta.From)
 		if !there {
 			continue
 		}
@@ -296,37 +309,36 @@ func (g *getter) note(n Note, err error) {
 	}
 }
 
-// olderText is a zone in the depot that has this text. What manifests say of that need not be trusted: patch compares what
+// olderText is a zone of an origin in the depot that has this text. What manifests say of that need not be trusted: patch compares what
 // comes of it with what was signed.
-func (g *getter) olderText(text release.Digest) (release.Zone, bool) {
-	z, known := g.olderZones().texts[text]
+func (g *getter) olderText(origin string, text release.Digest) (release.Zone, bool) {
+	z, known := g.older(origin, func(z *release.Zone) bool { return z.SHA256 == text })
 	if !known {
 		return z, false
 	}
 	there, err := g.dir.hasText(z, false)
-	return z, there && err == nil
+	return z.Base(), there && err == nil
 }
 
-// olderZones are those of the manifests in the depot.
-func (g *getter) olderZones() *older {
-	if g.older != nil {
-		return g.older
+// olderZone is the zone of an origin that has this root, or the base of one.
+func (g *getter) olderZone(origin string, root release.Digest) (release.Zone, bool) {
+	if z, known := g.older(origin, func(z *release.Zone) bool { return z.Root == root }); known {
+		return z, true
 	}
-	g.older = &older{map[release.Digest]release.Zone{}, map[release.Digest]release.Zone{}}
-	entries, _ := g.dir.List("targets") // without it, zones are taken whole
-	for _, m := range append(slices.Collect(maps.Values(manifests(g.dir, entries, math.MaxUint64))), g.manifest) {
-		for _, z := range zonesOf(m) {
-			base := z.Base()
-			if g.older.texts[z.SHA256] = base; z.Root == (release.Digest{}) {
-				continue
-			}
-			g.older.roots[z.Root] = z
-			if _, known := g.older.roots[base.Root]; !known {
-				g.older.roots[base.Root] = base
+	z, known := g.older(origin, func(z *release.Zone) bool { return z.BaseRoot == root })
+	return z.Base(), known
+}
+
+// older is the zone of an origin that is wanted, if a manifest that was in the depot lately has it, or this one.
+func (g *getter) older(origin string, wanted func(*release.Zone) bool) (release.Zone, bool) {
+	for _, m := range g.Known.lately(g.dir, g.manifest) {
+		for r := range m.Releases() {
+			if z := r.Zone(origin); z != nil && wanted(z) {
+				return *z, true
 			}
 		}
 	}
-	return g.older
+	return release.Zone{}, false
 }
 
 // fetch fetches a blob of a zone that is not there yet.
@@ -342,7 +354,12 @@ func (g *getter) fetch(ctx context.Context, origin string, b release.Blob) error
 		number := g.manifest.Newest()
 		bounds.moved = func(came int64) { g.Moved(Moved{number, came, b.Length - came + g.left}) }
 	}
-	return g.dir.Fetch(ctx, g.Client, g.URL, b, bounds)
+	before := g.dir.partSize(b)
+	err := g.dir.Fetch(ctx, g.Client, g.URL, b, bounds)
+	if g.used += b.Length - before; err != nil {
+		g.counted = false
+	}
+	return err
 }
 
 // fits refuses what there is no room for. What nobody needs any more makes room when the metadata that needs it no more
@@ -351,18 +368,20 @@ func (g *getter) fits(origin string, more int64) error {
 	if g.Room == 0 {
 		return nil
 	}
-	entries, err := g.dir.List(blobDir)
-	if err != nil {
-		return err
+	if !g.counted {
+		entries, err := g.dir.List(blobDir)
+		if err != nil {
+			return err
+		}
+		g.used, g.counted = 0, true
+		for _, e := range entries {
+			g.used += e.Size
+		}
 	}
-	var used int64
-	for _, e := range entries {
-		used += e.Size
-	}
-	if used+more <= g.Room {
+	if g.used+more <= g.Room {
 		return nil
 	}
-	return fmt.Errorf("zone %s takes %d bytes more, and the zones here take %d of the %d that they may: it is not fetched", origin, more, used, g.Room)
+	return fmt.Errorf("zone %s takes %d bytes more, and the zones here take %d of the %d that they may: it is not fetched", origin, more, g.used, g.Room)
 }
 
 // install writes verified files that d does not hold yet, in order. Verified bytes win over what is there.
@@ -393,7 +412,15 @@ type remoteFS struct {
 	client *http.Client
 	base   string
 	mem    release.Memory
+	here   *Dir // where nodes of trees may lie; nil: nowhere
 	read   []release.File
+	ahead  map[string]fetched // by name: fetched, and not yet asked for
+}
+
+// fetched is what came of a file, or why it did not.
+type fetched struct {
+	data []byte
+	err  error
 }
 
 // files is what was read, in the order in which it goes in: what names comes after what is named, and roots first.
@@ -404,9 +431,19 @@ func (r *remoteFS) files() []release.File {
 			roots = append(roots, f)
 			continue
 		}
-		rest = append([]release.File{f}, rest...)
+		rest = append(rest, f)
 	}
+	slices.Reverse(rest)
 	return append(roots, rest...)
+}
+
+// again is what was read, to be verified again.
+func (r *remoteFS) again(here *Dir) readFS {
+	files := map[string][]byte{}
+	for _, f := range r.read {
+		files[f.Name] = f.Data
+	}
+	return readFS{files, here}
 }
 
 // rootsUpTo is the roots that were read, up to the one that was verified last; none if none of them was.
@@ -436,7 +473,90 @@ func (r *remoteFS) get(name string) ([]byte, error) {
 	if len(r.mem.Manifest) > 0 && name == release.ManifestName(release.DigestOf(r.mem.Manifest)) {
 		return r.mem.Manifest, nil
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, metadataTimeout)
+	if f, ok := r.ahead[name]; ok {
+		delete(r.ahead, name)
+		return f.data, f.err
+	}
+	if data := r.here.node(name); data != nil {
+		return data, nil
+	}
+	return r.fetch(r.ctx, name)
+}
+
+// atOnce is how many nodes of trees are fetched at a time.
+const atOnce = 4
+
+// Expect fetches nodes of trees that will be asked for, and are not here, several at a time. It ends with one that is not what its name says.
+func (r *remoteFS) Expect(names []string) {
+	ctx, stop := context.WithCancel(r.ctx)
+	defer stop()
+	r.ahead = map[string]fetched{}
+	var mu sync.Mutex
+	var all errgroup.Group
+	all.SetLimit(atOnce)
+	left := release.MaxManifestBytes
+	for _, name := range names {
+		if r.here.node(name) != nil { // it is read when it is asked for
+			continue
+		}
+		all.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			data, err := r.fetch(ctx, name)
+			if ctx.Err() != nil {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			r.ahead[name] = fetched{data, err}
+			if left -= len(data); err != nil || left < 0 || release.NodeName(release.DigestOf(data)) != name {
+				stop()
+			}
+			return nil
+		})
+	}
+	all.Wait()
+}
+
+// node is a node of a tree that lies in d as its name says; nil if it does not.
+func (d *Dir) node(name string) []byte {
+	if d == nil || !release.IsNode(name) {
+		return nil
+	}
+	data, err := readAll(d.root, name, release.MaxNodeBytes)
+	if err != nil || release.NodeName(release.DigestOf(data)) != name {
+		return nil
+	}
+	return data
+}
+
+// mend reads all nodes of a manifest's trees through, and fetches those that d lacks, or has damaged.
+func (r *remoteFS) mend(d *Dir, m release.Manifest) (mended bool, _ error) {
+	whole := map[string]bool{}
+	for name := range m.Nodes() {
+		if whole[name] || d.node(name) != nil {
+			whole[name] = true
+			continue
+		}
+		data, err := r.fetch(r.ctx, name)
+		if err != nil {
+			return mended, fmt.Errorf("%s: %w", name, err)
+		}
+		if release.NodeName(release.DigestOf(data)) != name {
+			return mended, &release.Error{File: name, Rule: release.Mismatch, Detail: "the content is " + release.DigestOf(data).String()}
+		}
+		if _, err := d.install([]release.File{{Name: name, Data: data}}); err != nil {
+			return mended, err
+		}
+		mended = true
+	}
+	return mended, nil
+}
+
+// fetch asks for a file.
+func (r *remoteFS) fetch(ctx context.Context, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url(r.base, name), nil)
 	if err != nil {

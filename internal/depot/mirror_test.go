@@ -93,7 +93,7 @@ func TestLooksTakeOneConnection(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	for range 5 {
-		check(t, Look(t.Context(), server.Client(), server.URL, h.root()).Err())
+		check(t, Look(t.Context(), server.Client(), server.URL, h.root(), nil).Err())
 	}
 	if got := connections.Load(); got != 1 {
 		t.Errorf("five looks took %d connections", got)
@@ -492,7 +492,7 @@ func (h *host) rotate() {
 
 // mirror looks at a repository and takes what is there.
 func mirror(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
-	return Look(ctx, from.Client, from.URL, mem).Take(ctx, from, d, mem)
+	return Look(ctx, from.Client, from.URL, mem, d).Take(ctx, from, d, mem)
 }
 
 // TestAMirrorSaysWhatIsInTheWay: a repository that refuses the connection, or this node, is no matter of a disk and its permissions.

@@ -70,8 +70,8 @@ func (g *getter) from(z release.Zone) (plan, bool) {
 	}
 	chain := chainOf(g.dir, z)
 	for i := range slices.Backward(chain) {
-		older, known := g.olderZones().roots[chain[i].From]
-		if !known || older.Origin != z.Origin {
+		older, known := g.olderZone(z.Origin, chain[i].From)
+		if !known {
 			continue
 		}
 		w, there := g.wayOf(older)

@@ -177,15 +177,15 @@ func (d *Dir) intact(b release.Blob) bool {
 	return false
 }
 
-// keepWay keeps what a way is made of.
-func keepWay(keep map[string]bool, s Store, name string) {
+// filesOfWay tells what a way is made of.
+func filesOfWay(s Store, name string, each func(file)) {
 	w, err := readWay(s, name)
 	if err != nil {
 		return
 	}
-	keepBlob(keep, w.Base.Blob)
-	keep[textName(w.Base.SHA256)] = true
+	each(file{blobFile, w.Base.Blob.SHA256})
+	each(file{textFile, w.Base.SHA256})
 	for _, p := range w.Packs {
-		keepBlob(keep, p.Blob)
+		each(file{blobFile, p.Blob.SHA256})
 	}
 }

@@ -13,6 +13,7 @@
 //	metadata/N.targets.json        which manifest is in force; the release key's word
 //	metadata/timestamp.json        which snapshot is in force, and until when: the lease; the lease key's word
 //	targets/DIGEST.mesh.json       the manifest, see Manifest
+//	targets/DIGEST.zones.json      a part of the zones of a release that has many, named by the manifest or by another one, see NodeName
 //	blobs/sha256/DIGEST            a zone each, or what makes one of an older one, zstd, named by the SHA-256 of the file
 //
 // Numbered and content-addressed files never change once they are there. timestamp.json alone is replaced, and last, so

@@ -13,7 +13,9 @@ import (
 func FuzzVerify(f *testing.F) {
 	w := newWorld(f)
 	first := w.clone()
-	w.publish(testManifest(testRelease(1, testNow), testProposed(2, testNow.Add(time.Hour))))
+	proposed := testProposed(2, testNow.Add(time.Hour))
+	proposed.Zones = manyZones(inlineZones+20, 2) // a tree
+	w.publish(testManifest(testRelease(1, testNow), proposed))
 	second := w.clone()
 	signed := map[Digest]bool{}
 	for _, repo := range []fstest.MapFS{first, second} {
@@ -85,7 +87,7 @@ func FuzzParseManifest(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := ParseManifest(data)
+		m, err := ParseManifest(data, nil)
 		if err != nil {
 			return
 		}
@@ -107,7 +109,7 @@ func FuzzParseMemory(f *testing.F) {
 	f.Add(data)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if m, err := ParseMemory(data); err == nil {
-			_, _, _ = Restore(m)
+			_, _, _ = Restore(m, nil)
 		}
 	})
 }

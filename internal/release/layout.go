@@ -41,6 +41,8 @@ func MaxBytes(name string) int64 {
 		return maxRootBytes
 	case manifestTarget:
 		return MaxManifestBytes
+	case nodeFile:
+		return MaxNodeBytes
 	}
 	return maxTargetsBytes
 }

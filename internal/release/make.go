@@ -31,11 +31,11 @@ func Init(m Manifest, by Signers, ends Expiries) ([]File, Memory, error) {
 	return append([]File{{RootName(1), data}}, files...), mem, nil
 }
 
-// Publish makes the files that put m in the place of what prev last verified: manifest, targets, snapshot and, last,
-// the timestamp. It signs with the release and the lease key; ends.Root is not used. What it makes has passed Verify
+// Publish makes the files that put m in the place of what prev last verified: nodes of trees of zones, but for those that are there already,
+// manifest, targets, snapshot and, last, the timestamp. It signs with the release and the lease key; ends.Root is not used. What it makes has passed Verify
 // against prev, so a release number that was taken, for example, is refused here as a node would refuse it.
 func Publish(prev Memory, m Manifest, by Signers, ends Expiries) ([]File, Memory, error) {
-	last, prev, err := Restore(prev)
+	last, prev, err := recollect(prev)
 	if err != nil {
 		return nil, Memory{}, err
 	}
@@ -45,7 +45,7 @@ func Publish(prev Memory, m Manifest, by Signers, ends Expiries) ([]File, Memory
 // Overtake signs what prev last verified anew, under versions that are above those of another state as well: two hosts, or one that
 // was restored from a backup, have published under the same keys, and who has verified either of the two is to accept this.
 func Overtake(prev Memory, other Versions, by Signers, ends Expiries) ([]File, Memory, error) {
-	last, prev, err := Restore(prev)
+	last, prev, err := Restore(prev, nil)
 	if err != nil {
 		return nil, Memory{}, err
 	}
@@ -56,7 +56,7 @@ func Overtake(prev Memory, other Versions, by Signers, ends Expiries) ([]File, M
 
 // Renew makes the one file that lengthens the lease of what prev last verified. It needs the lease key only.
 func Renew(prev Memory, lease crypto.Signer, until time.Time) ([]File, Memory, error) {
-	last, prev, err := Restore(prev)
+	last, prev, err := recollect(prev)
 	if err != nil {
 		return nil, Memory{}, err
 	}
@@ -68,7 +68,11 @@ func Renew(prev Memory, lease crypto.Signer, until time.Time) ([]File, Memory, e
 }
 
 func publish(prev Memory, last Versions, m Manifest, by Signers, ends Expiries) ([]File, Memory, error) {
-	manifest, err := m.Encode()
+	var older []*tree
+	if prev.chain != nil {
+		older = prev.chain.parsed.read.trees()
+	}
+	manifest, nodes, err := m.encode(older)
 	if err != nil {
 		return nil, Memory{}, fmt.Errorf("manifest: %w", err)
 	}
@@ -84,7 +88,7 @@ func publish(prev Memory, last Versions, m Manifest, by Signers, ends Expiries) 
 	if err != nil {
 		return nil, Memory{}, err
 	}
-	return verified(prev, []File{{ManifestName(DigestOf(manifest)), manifest}, targets, snapshot, timestamp})
+	return verified(prev, append(nodes, File{ManifestName(DigestOf(manifest)), manifest}, targets, snapshot, timestamp))
 }
 
 // verified hands out files that a node which remembers prev accepts, and what it remembers then. What is not among
@@ -98,12 +102,17 @@ func verified(prev Memory, files []File) ([]File, Memory, error) {
 	if err != nil {
 		return nil, Memory{}, err
 	}
-	_, mem, err := accept(trusted, prev, func(name string, max int64) ([]byte, error) {
+	read := func(name string, max int64) ([]byte, error) {
 		if data, ok := made[name]; ok {
 			return data, nil
 		}
 		return prev.read(name, max)
-	})
+	}
+	nodes := &source{read: read}
+	if len(files) == 1 { // a lease, under which the zones are what they were
+		nodes = nil
+	}
+	_, mem, err := accept(trusted, prev, read, nodes)
 	if err != nil {
 		return nil, Memory{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"slices"
 	"strconv"
@@ -49,7 +50,8 @@ const (
 //	 "members":[{"name":"fra","admin":"https://198.51.100.7:8443","keys":["5d41…"]}]}
 //
 // (broken into lines here only). current is absent until a first release became current; next is absent when nothing is
-// staged. A manifest whose encoding is not exactly this is refused.
+// staged. In ManifestFormat a release of more than 64 zones has "tree" in place of "zones", at its end: see NodeName. A manifest whose
+// encoding is not exactly this is refused.
 type Manifest struct {
 	Format    int      `json:"format"`            // ManifestFormat, or one before
 	Mesh      string   `json:"mesh"`              // name of the mesh: letters, digits, "-", at most 63
@@ -74,8 +76,10 @@ type Release struct {
 	Committed bool      `json:"committed,omitempty"` // the switchover is made, and never taken back
 	Presumed  bool      `json:"presumed,omitempty"`  // nobody is known to have taken the commit, and it is to count as taken: no member finds it void any more
 	Without   []string  `json:"without,omitempty"`   // members that it does not wait for, sorted: they follow when it is current
-	Zones     []Zone    `json:"zones"`               // by origin in byte order, each once
+	Zones     []Zone    `json:"zones,omitzero"`      // by origin in byte order, each once; a list that is in a manifest is not changed any more
 	Override  *Override `json:"override,omitempty"`  // if checks had errors against zones of it
+
+	tree *tree // of Zones, if they have one; see grown
 }
 
 // Zone is one zone of a release.
@@ -189,30 +193,111 @@ func (r *Release) Zone(origin string) *Zone {
 // Epsilon is the clock error that members must keep.
 func (m Manifest) Epsilon() time.Duration { return time.Duration(m.EpsilonMS) * time.Millisecond }
 
-// Encode is the canonical encoding of a valid manifest.
+// Encode is the canonical encoding of a valid manifest. Trees are named in it, and no part of it.
 func (m Manifest) Encode() ([]byte, error) {
-	if err := m.Validate(); err != nil {
-		return nil, err
-	}
-	return m.encode()
+	data, _, err := m.encode(nil)
+	return data, err
 }
 
-func (m Manifest) encode() ([]byte, error) {
-	if m.Members == nil {
-		m.Members = []Member{}
+// encode is Encode, with the files of nodes that are in none of some older trees.
+func (m Manifest) encode(older []*tree) ([]byte, []File, error) {
+	m, nodes, err := m.plant(older)
+	if err == nil {
+		err = m.Validate()
 	}
-	m.Current, m.Next = m.Current.encodable(), m.Next.encodable()
-	return encodeLine(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	data, err := encodedManifest{m.Format, m.Mesh, m.EpsilonMS, m.Current.encoded(), m.Next.encoded(), m.Members, m.Operators}.line()
+	return data, nodes, err
 }
 
-// encodable is r with an empty list, not null, for no zones.
-func (r *Release) encodable() *Release {
-	if r == nil || r.Zones != nil {
-		return r
+// encodedManifest is a manifest as it is encoded.
+type encodedManifest struct {
+	Format    int             `json:"format"`
+	Mesh      string          `json:"mesh"`
+	EpsilonMS int             `json:"epsilon_ms"`
+	Current   *encodedRelease `json:"current,omitempty"`
+	Next      *encodedRelease `json:"next,omitempty"`
+	Members   []Member        `json:"members"`
+	Operators []Operator      `json:"operators,omitzero"`
+}
+
+// encodedRelease is a release as it is encoded: with zones, or a tree.
+type encodedRelease struct {
+	Release
+	Tree *treeRef `json:"tree,omitempty"`
+}
+
+// encoded is r as it is encoded; nil of nil.
+func (r *Release) encoded() *encodedRelease {
+	if r == nil {
+		return nil
 	}
-	copied := *r
-	copied.Zones = []Zone{}
-	return &copied
+	if t := r.grown(); t != nil {
+		named := *r
+		named.Zones = nil
+		return &encodedRelease{named, &t.ref}
+	}
+	return r.listed()
+}
+
+// listed is r with all its zones, and with an empty list, not none, for no zones.
+func (r Release) listed() *encodedRelease {
+	if r.Zones == nil {
+		r.Zones = []Zone{}
+	}
+	return &encodedRelease{Release: r}
+}
+
+// line is the encoding.
+func (e encodedManifest) line() ([]byte, error) {
+	if e.Members == nil {
+		e.Members = []Member{}
+	}
+	for _, r := range []**encodedRelease{&e.Current, &e.Next} {
+		if *r != nil && (*r).Tree == nil {
+			*r = (*r).listed()
+		}
+	}
+	return encodeLine(e)
+}
+
+// decoded is the manifest. Zones in trees are not known yet.
+func (e encodedManifest) decoded() (Manifest, error) {
+	m := Manifest{Format: e.Format, Mesh: e.Mesh, EpsilonMS: e.EpsilonMS, Members: e.Members, Operators: e.Operators}
+	for _, r := range []struct {
+		from *encodedRelease
+		to   **Release
+	}{{e.Current, &m.Current}, {e.Next, &m.Next}} {
+		if r.from == nil {
+			continue
+		}
+		if err := r.from.validateForm(e.Format); err != nil {
+			return m, fmt.Errorf("release %d: %w", r.from.Number, err)
+		}
+		decoded := r.from.Release
+		if r.from.Tree != nil {
+			decoded.tree = &tree{ref: *r.from.Tree}
+		}
+		*r.to = &decoded
+	}
+	return m, nil
+}
+
+// validateForm checks that zones are where their format and their number have them.
+func (e *encodedRelease) validateForm(format int) error {
+	switch {
+	case e.Tree == nil && format >= ManifestFormat && len(e.Zones) > inlineZones:
+		return fmt.Errorf("%d zones in the manifest itself, more than %d", len(e.Zones), inlineZones)
+	case e.Tree == nil:
+		return nil
+	case format < ManifestFormat:
+		return fmt.Errorf("a tree is of format %d", ManifestFormat)
+	case e.Zones != nil:
+		return errors.New("zones, and a tree of them")
+	}
+	return e.Tree.validate()
 }
 
 func encodeLine(v any) ([]byte, error) {
@@ -225,24 +310,41 @@ func encodeLine(v any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ParseManifest reads a canonical encoding; anything else is an error.
-func ParseManifest(data []byte) (Manifest, error) {
+// ParseManifest reads a canonical encoding, and the zones of its trees from a repository, but for what other manifests have
+// too; anything else is an error.
+func ParseManifest(data []byte, repo fs.FS, others ...Manifest) (Manifest, error) {
+	m, err := parseManifest(data)
+	if err != nil {
+		return Manifest{}, err
+	}
+	var known []*tree
+	for _, o := range others {
+		known = append(known, o.trees()...)
+	}
+	if m, err = m.load(sourceOf(repo), known); err != nil {
+		return Manifest{}, err
+	}
+	return m, nil
+}
+
+// parseManifest reads a canonical encoding. Zones in trees are not known yet.
+func parseManifest(data []byte) (Manifest, error) {
 	if len(data) > MaxManifestBytes {
 		return Manifest{}, fmt.Errorf("%d bytes, more than %d", len(data), MaxManifestBytes)
 	}
-	var m Manifest
-	if err := decodeStrict(data, &m); err != nil {
+	var e encodedManifest
+	if err := decodeStrict(data, &e); err != nil {
+		return Manifest{}, err
+	}
+	m, err := e.decoded()
+	if err != nil {
 		return Manifest{}, err
 	}
 	if err := m.Validate(); err != nil {
 		return Manifest{}, err
 	}
-	canonical, err := m.encode()
-	if err != nil {
-		return Manifest{}, err
-	}
-	if !bytes.Equal(canonical, data) {
-		return Manifest{}, errors.New("not in canonical encoding")
+	if canonical, err := e.line(); err != nil || !bytes.Equal(canonical, data) {
+		return Manifest{}, errNotCanonical
 	}
 	return m, nil
 }
@@ -409,15 +511,12 @@ func (r *Release) validate(which string) error {
 	if !validInstant(r.Switchover) {
 		return fmt.Errorf("%s: switchover %s must be UTC, whole microseconds, between 2000 and 2200", which, r.Switchover)
 	}
-	if len(r.Zones) > MaxZones {
-		return fmt.Errorf("%s: %d zones, more than %d", which, len(r.Zones), MaxZones)
-	}
-	for i, z := range r.Zones {
-		if err := z.validate(); err != nil {
-			return fmt.Errorf("%s: zone %q: %w", which, z.Origin, err)
+	if r.grown() == nil { // those of a tree were checked with it
+		if len(r.Zones) > MaxZones {
+			return fmt.Errorf("%s: %d zones, more than %d", which, len(r.Zones), MaxZones)
 		}
-		if i > 0 && z.Origin <= r.Zones[i-1].Origin {
-			return fmt.Errorf("%s: zone %q: must be sorted by origin, each once", which, z.Origin)
+		if err := validZones(r.Zones); err != nil {
+			return fmt.Errorf("%s: %w", which, err)
 		}
 	}
 	if err := r.validateOverride(); err != nil {
@@ -426,7 +525,14 @@ func (r *Release) validate(which string) error {
 	return nil
 }
 
-func (z Zone) validate() error {
+// equal reports whether two zones have the same encoding.
+func (z *Zone) equal(o *Zone) bool {
+	return z.Origin == o.Origin && z.Serial == o.Serial && z.SHA256 == o.SHA256 && z.Length == o.Length && z.Blob == o.Blob &&
+		z.SignedUntil.Equal(o.SignedUntil) && slices.Equal(z.Deltas, o.Deltas) && z.Root == o.Root && z.BaseRoot == o.BaseRoot && z.Earlier == o.Earlier &&
+		slices.Equal(z.Packs, o.Packs)
+}
+
+func (z *Zone) validate() error {
 	if !validOrigin(z.Origin) {
 		return errors.New("an origin is a lower-case domain name with its final dot")
 	}
@@ -445,7 +551,7 @@ func (z Zone) validate() error {
 	return z.validatePacks()
 }
 
-func (z Zone) validateDeltas() error {
+func (z *Zone) validateDeltas() error {
 	if len(z.Deltas) > MaxDeltas {
 		return fmt.Errorf("%d deltas, more than %d", len(z.Deltas), MaxDeltas)
 	}

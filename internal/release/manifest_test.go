@@ -16,7 +16,7 @@ func TestManifestEncodingIsCanonical(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := ParseManifest(data)
+	got, err := ParseManifest(data, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestFormatsBeforeAreRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := ParseManifest(data)
+		m, err := ParseManifest(data, nil)
 		if err != nil {
 			t.Fatal(format, err)
 		}
@@ -54,7 +54,7 @@ func TestFormatsBeforeAreRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ParseManifest(data); err != nil || got.Format != OldFormat || got.Next.Switchover.IsZero() {
+	if got, err := ParseManifest(data, nil); err != nil || got.Format != OldFormat || got.Next.Switchover.IsZero() {
 		t.Errorf("%v: %+v", err, got)
 	}
 }
@@ -63,8 +63,8 @@ func TestFormatsBeforeAreRead(t *testing.T) {
 func TestASwitchoverIsNoContent(t *testing.T) {
 	r := testProposed(8, testNow)
 	r.Committed, r.Presumed, r.Without = true, true, []string{"fra"}
-	with, err1 := r.contentDigest()
-	without, err2 := testRelease(8, time.Time{}).contentDigest()
+	with, err1 := contentDigest(r.encoded())
+	without, err2 := contentDigest(testRelease(8, time.Time{}).encoded())
 	if err1 != nil || err2 != nil || with != without {
 		t.Error(err1, err2, with, without)
 	}
@@ -98,7 +98,7 @@ func TestParseManifestRefusesOtherEncodings(t *testing.T) {
 		if text == string(data) {
 			t.Fatalf("%s: the test changes nothing", name)
 		}
-		if _, err := ParseManifest([]byte(text)); err == nil {
+		if _, err := ParseManifest([]byte(text), nil); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

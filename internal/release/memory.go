@@ -42,7 +42,7 @@ type Memory struct {
 // Known is a release that was seen.
 type Known struct {
 	Number uint64 `json:"number"`
-	Digest Digest `json:"digest"` // of its canonical encoding, but for its switchover
+	Digest Digest `json:"digest"` // of its canonical encoding, but for its switchover: see Release.contentDigest
 }
 
 // NewMemory starts from a root that the operator gave: the bytes of root.json.
@@ -168,12 +168,14 @@ func (m Memory) learn(name string, manifest Manifest, from uint64) ([]Known, err
 		if err := m.near(name, r.Number, from); err != nil {
 			return nil, err
 		}
-		fresh, err := learnOne(name, m.Known, *r)
+		seen, digest, err := learnOne(name, m.Known, r)
 		if err != nil {
 			return nil, err
 		}
-		if fresh != nil {
-			known = append(known, *fresh)
+		if seen < len(m.Known) {
+			known[seen].Digest = digest
+		} else {
+			known = append(known, Known{r.Number, digest})
 		}
 	}
 	slices.SortFunc(known, byNumber)
@@ -192,22 +194,20 @@ func (m Memory) near(name string, number, from uint64) error {
 	return nil
 }
 
-// learnOne is the entry to add for r; nil when r was seen, with the same content.
-func learnOne(name string, known []Known, r Release) (*Known, error) {
-	digest, err := r.contentDigest()
+// learnOne is the digest of r, and which of those known r is; it is after all of them if it was not seen.
+func learnOne(name string, known []Known, r *Release) (int, Digest, error) {
+	digest, err := contentDigest(r.encoded())
 	if err != nil {
-		return nil, refuse(name, Format, "%v", err)
+		return 0, digest, refuse(name, Format, "%v", err)
 	}
 	i, seen := slices.BinarySearchFunc(known, Known{Number: r.Number}, byNumber)
 	switch {
-	case seen && known[i].Digest != digest:
-		return nil, refuse(name, NumberReused, "release %d was seen with other zones", r.Number)
-	case seen:
-		return nil, nil
-	case i < len(known):
-		return nil, refuse(name, Rollback, "release %d is new, after number %d was seen", r.Number, known[len(known)-1].Number)
+	case seen && known[i].Digest != digest && !r.wasSeenAs(known[i].Digest):
+		return 0, digest, refuse(name, NumberReused, "release %d was seen with other zones", r.Number)
+	case !seen && i < len(known):
+		return 0, digest, refuse(name, Rollback, "release %d is new, after number %d was seen", r.Number, known[len(known)-1].Number)
 	}
-	return &Known{Number: r.Number, Digest: digest}, nil
+	return i, digest, nil
 }
 
 // prune forgets what is below the current release, and cancelled releases in the middle when there are too many.
@@ -223,12 +223,30 @@ func prune(known []Known, current *Release) []Known {
 
 func byNumber(a, b Known) int { return cmp.Compare(a.Number, b.Number) }
 
-// contentDigest covers what may never change about a release: number and zones.
-func (r Release) contentDigest() (Digest, error) {
-	r = r.Withdrawn()
-	line, err := encodeLine(r.encodable())
+// contentDigest covers what may never change about a release: number and zones, which may be named by the root of their tree.
+func contentDigest(e *encodedRelease) (Digest, error) {
+	r := *e
+	r.Release = r.Withdrawn()
+	line, err := encodeLine(r)
 	if err != nil {
 		return Digest{}, err
 	}
 	return DigestOf(line), nil
+}
+
+// wasSeenAs reports whether r has a digest when its zones are in the other form: in a list, as in the formats before ManifestFormat, or in a tree. A
+// release keeps its number when the format goes on.
+func (r *Release) wasSeenAs(digest Digest) bool {
+	other := r.listed()
+	if t := r.grown(); t == nil && len(r.Zones) > inlineZones {
+		t, _, err := grow(r.Zones, nil)
+		if err != nil {
+			return false
+		}
+		other.Zones, other.Tree = nil, &t.ref
+	} else if t == nil || t.root == nil {
+		return false
+	}
+	d, err := contentDigest(other)
+	return err == nil && d == digest
 }

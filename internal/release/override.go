@@ -186,6 +186,9 @@ func (r *Release) validateOverride() error {
 	if err := r.Override.validate(); err != nil {
 		return err
 	}
+	if t := r.grown(); t != nil && t.root == nil {
+		return nil // it is judged with the zones
+	}
 	for _, o := range r.Override.Zones {
 		if z := r.Zone(o.Origin); z == nil || !o.is(z) {
 			return fmt.Errorf("zone %s is not in the release as it is there", o.Origin)

@@ -46,7 +46,7 @@ func TestAnOverrideIsCanonicalAndInTheManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := ParseManifest(manifest)
+	m, err := ParseManifest(manifest, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +57,8 @@ func TestAnOverrideIsCanonicalAndInTheManifest(t *testing.T) {
 		t.Errorf("the manifest has it in another form: %s", manifest)
 	}
 	plain := testRelease(7, testNow)
-	if a, _ := r.contentDigest(); true {
-		if b, _ := plain.contentDigest(); a == b {
+	if a, _ := contentDigest(r.encoded()); true {
+		if b, _ := contentDigest(plain.encoded()); a == b {
 			t.Error("a release with an override and one without have the same content")
 		}
 	}

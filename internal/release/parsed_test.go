@@ -16,7 +16,7 @@ func TestWhatWasReadBeforeIsNotAnotherManifest(t *testing.T) {
 		t.Fatalf("%v, and the manifest is brought along: %v", err, mem.chain != nil)
 	}
 	view.Manifest.Current.Switchover, view.Manifest.Current.Number = time.Time{}, 9
-	again, mem, err := Restore(mem)
+	again, mem, err := Restore(mem, nil)
 	if err != nil || again.Manifest.Current.Number != 1 || again.Manifest.Current.Switchover.IsZero() {
 		t.Fatalf("a change to a view is in the next one: %v, %v", again, err)
 	}
@@ -26,7 +26,7 @@ func TestWhatWasReadBeforeIsNotAnotherManifest(t *testing.T) {
 		t.Fatalf("a new manifest was taken for the one before: %v, %v", view, err)
 	}
 	next.Manifest = bytes.Replace(next.Manifest, []byte(`"number":1`), []byte(`"number":7`), 1)
-	if rule, _ := RuleOf(third(Restore(next))); rule != Mismatch {
+	if rule, _ := RuleOf(third(Restore(next, nil))); rule != Mismatch {
 		t.Fatalf("other octets were believed, since the manifest was read before: %q", rule)
 	}
 }

@@ -106,7 +106,7 @@ func (w *world) publish(m Manifest) {
 func (w *world) verify() (View, error) {
 	w.t.Helper()
 	view, mem, err := Verify(w.repo, w.node)
-	if _, warm, fault := Restore(w.node); fault == nil {
+	if _, warm, fault := Restore(w.node, nil); fault == nil {
 		again, next, other := Verify(w.repo, warm)
 		next.chain, mem.chain = nil, nil
 		if fmt.Sprint(err) != fmt.Sprint(other) || !reflect.DeepEqual(view, again) || !reflect.DeepEqual(mem, next) {
@@ -414,7 +414,7 @@ func TestEveryRuleIsEnforced(t *testing.T) {
 			w.mustVerify()
 			test.damage(w)
 			w.wantRule(test.rule, test.file)
-			if view, _, err := Restore(w.node); err != nil || view.Manifest.Current == nil {
+			if view, _, err := Restore(w.node, nil); err != nil || view.Manifest.Current == nil {
 				t.Fatalf("the node lost what it had verified: %v", err)
 			}
 		})
@@ -459,7 +459,7 @@ func (w *world) signManifest(m Manifest) {
 // bump gives each role a version above what the node has seen.
 func (w *world) bump() {
 	w.t.Helper()
-	v, _, err := Restore(w.node)
+	v, _, err := Restore(w.node, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -621,16 +621,16 @@ func TestBlanksAroundWhatIsSignedAreNoReplay(t *testing.T) {
 
 func TestRestoreNeedsNoRepository(t *testing.T) {
 	w := newWorld(t)
-	if _, _, err := Restore(w.node); err == nil {
+	if _, _, err := Restore(w.node, nil); err == nil {
 		t.Fatal("restored from a root alone")
 	}
 	want := w.mustVerify()
-	got, _, err := Restore(w.node)
+	got, _, err := Restore(w.node, nil)
 	if err != nil || got.Manifest.Current.Number != want.Manifest.Current.Number || !got.LeaseExpires.Equal(want.LeaseExpires) {
 		t.Fatalf("got %v, %v", got, err)
 	}
 	w.node.Manifest[30] ^= 1
-	if rule, _ := RuleOf(third(Restore(w.node))); rule != Mismatch {
+	if rule, _ := RuleOf(third(Restore(w.node, nil))); rule != Mismatch {
 		t.Fatalf("a changed memory was restored: %s", rule)
 	}
 }

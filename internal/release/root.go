@@ -226,7 +226,7 @@ func Rotate(prev Memory, root []byte, by Signers, ends Expiries) ([]File, Memory
 	if err != nil {
 		return nil, Memory{}, err
 	}
-	last, prev, err := Restore(prev)
+	last, prev, err := Restore(prev, nil)
 	if err != nil {
 		return nil, Memory{}, err
 	}

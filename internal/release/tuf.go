@@ -166,6 +166,24 @@ func (r *root) chain(read readFile, before *chain) (*chain, error) {
 	return c, nil
 }
 
+// whole is c with the zones of all trees. Nodes that were in what was verified before, which may be nil, are not read again.
+func (c *chain) whole(nodes *source, before *chain) (*chain, error) {
+	if c.parsed.read.isWhole() {
+		return c, nil
+	}
+	var older []*tree
+	if before != nil {
+		older = before.parsed.read.trees()
+	}
+	m, err := c.parsed.read.load(nodes, older)
+	if err != nil {
+		return nil, err
+	}
+	loaded := *c
+	loaded.parsed = &parsed{c.parsed.digest, m}
+	return &loaded, nil
+}
+
 // isOf reports whether a repository has the files of c, octet by octet.
 func (c *chain) isOf(read readFile) bool {
 	for _, f := range []struct {
@@ -282,7 +300,7 @@ func (c *chain) readManifest(trusted *trustedmetadata.TrustedMetadata, read read
 	}
 	c.manifestData = data
 	if digest := Digest(want.Hashes["sha256"]); c.parsed == nil || c.parsed.digest != digest {
-		m, err := ParseManifest(data)
+		m, err := parseManifest(data)
 		if err != nil {
 			return refuse(name, Format, "%v", err)
 		}

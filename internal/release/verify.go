@@ -50,15 +50,17 @@ func Verify(repo fs.FS, mem Memory) (View, Memory, error) {
 	if err != nil {
 		return View{}, mem, err
 	}
-	c, next, err := accept(trusted, mem, func(name string, max int64) ([]byte, error) { return read(repo, name, max) })
+	from := sourceOf(repo)
+	c, next, err := accept(trusted, mem, from.read, from)
 	if err != nil {
 		return View{}, mem, err
 	}
 	return c.view(), next, nil
 }
 
-// accept verifies a state under a trusted root and against what mem has seen; the Memory is that after it.
-func accept(trusted *root, mem Memory, read readFile) (*chain, Memory, error) {
+// accept verifies a state under a trusted root and against what mem has seen; the Memory is that after it. Without a source of nodes zones in
+// trees stay unknown, unless mem knows them.
+func accept(trusted *root, mem Memory, read readFile, nodes *source) (*chain, Memory, error) {
 	seen, err := recall(trusted, mem)
 	if err != nil {
 		return nil, mem, err
@@ -73,6 +75,11 @@ func accept(trusted *root, mem Memory, read readFile) (*chain, Memory, error) {
 	if err := seen.allows(c); err != nil {
 		return nil, mem, err
 	}
+	if nodes != nil {
+		if c, err = c.whole(nodes, mem.chain); err != nil {
+			return nil, mem, err
+		}
+	}
 	next, err := mem.remember(c)
 	return c, next, err
 }
@@ -80,7 +87,24 @@ func accept(trusted *root, mem Memory, read readFile) (*chain, Memory, error) {
 // Restore verifies what mem itself holds, so that a node whose repository is gone or broken can start from what it
 // last verified. It fails with Missing when mem holds no more than a root. The Memory is mem; with it, its manifest need
 // not be read again.
-func Restore(mem Memory) (View, Memory, error) {
+//
+// Zones in trees are read from the repository, which may be nil if mem has come from Verify in this process. Where that fails, the error is
+// one of OfZones, and the view that comes with it has all but these zones.
+func Restore(mem Memory, repo fs.FS) (View, Memory, error) {
+	last, mem, err := recollect(mem)
+	if err != nil {
+		return View{}, mem, err
+	}
+	c, err := mem.chain.whole(sourceOf(repo), nil)
+	if err != nil {
+		return last, mem, err
+	}
+	mem.chain = c
+	return c.view(), mem, nil
+}
+
+// recollect is Restore without the zones of trees.
+func recollect(mem Memory) (View, Memory, error) {
 	trusted, err := parseRoot("memory", mem.Root)
 	if err != nil {
 		return View{}, mem, err

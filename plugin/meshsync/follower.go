@@ -117,7 +117,7 @@ const StateLost = "state-lost"
 // newFollower reads what the node must not have forgotten and begins to follow. If that cannot be read, it follows nothing, writes
 // nothing, and is silent until the process starts again.
 func newFollower(c config, clocks clocks) (*follower, error) {
-	s, known, err := openState(filepath.Join(c.dir, "state"), c.root)
+	s, known, err := openState(filepath.Join(c.dir, "state"), c.root, c.repository)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func (e *lostError) Error() string {
 // openState reads the directory, or makes it on a node that never ran. root is the mesh's root.json as the operator
 // installed it. A file that cannot be read, or one that is there without the other, is lost, and no fresh start: who forgets
 // the floor may go below it.
-func openState(dir, root string) (*state, remembered, error) {
+func openState(dir, root, repository string) (*state, remembered, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, remembered{}, err
 	}
@@ -61,7 +61,7 @@ func openState(dir, root string) (*state, remembered, error) {
 		return nil, remembered{}, fmt.Errorf("state of the node: %w", err)
 	}
 	s := &state{dir: dir, lock: lock}
-	known, err := s.read(root)
+	known, err := s.read(root, repository)
 	var lost *lostError
 	if errors.As(err, &lost) {
 		return s, remembered{lost: lost}, nil
@@ -73,7 +73,7 @@ func openState(dir, root string) (*state, remembered, error) {
 	return s, known, nil
 }
 
-func (s *state) read(root string) (remembered, error) {
+func (s *state) read(root, repository string) (remembered, error) {
 	if err := s.sweep(); err != nil {
 		return remembered{}, err
 	}
@@ -91,7 +91,7 @@ func (s *state) read(root string) (remembered, error) {
 	if err != nil {
 		return remembered{}, s.broken(memoryFile, err)
 	}
-	mem, view, err := readMemory(data)
+	mem, view, err := readMemory(data, repository)
 	if err != nil {
 		return remembered{}, s.broken(memoryFile, err)
 	}
@@ -114,15 +114,20 @@ func (s *state) begin(root string) (remembered, error) {
 	return remembered{mem: mem}, nil
 }
 
-// readMemory reads what was verified before, and verifies it again.
-func readMemory(data []byte) (release.Memory, *release.View, error) {
+// readMemory reads what was verified before, and verifies it again. There is no view if the repository does not have its zones.
+func readMemory(data []byte, repository string) (release.Memory, *release.View, error) {
 	mem, err := release.ParseMemory(data)
 	if err != nil || !mem.Verified() {
 		return mem, nil, err
 	}
-	view, mem, err := release.Restore(mem)
-	if rule, ok := release.RuleOf(err); ok && rule == release.Signature {
-		return mem, nil, nil // a newer root took the keys away
+	var from fs.FS
+	if dir, err := openRepository(repository); err == nil {
+		defer dir.Close()
+		from = dir
+	}
+	view, mem, err := release.Restore(mem, from)
+	if rule, ok := release.RuleOf(err); ok && rule == release.Signature || release.OfZones(err) {
+		return mem, nil, nil // a newer root took the keys away, or what lies there will be refused by what is wrong with it
 	}
 	if err != nil {
 		return mem, nil, err

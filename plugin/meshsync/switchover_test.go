@@ -444,7 +444,7 @@ func TestLeaseEnd(t *testing.T) {
 // version is that of the lease that was published last.
 func (h *host) version() int64 {
 	h.t.Helper()
-	v, _, err := release.Restore(h.mem)
+	v, _, err := release.Restore(h.mem, nil)
 	must(h.t, err)
 	return v.Versions.Timestamp
 }
@@ -452,7 +452,7 @@ func (h *host) version() int64 {
 // leaseEnd is when the lease ends that was published last.
 func (h *host) leaseEnd() time.Time {
 	h.t.Helper()
-	v, _, err := release.Restore(h.mem)
+	v, _, err := release.Restore(h.mem, nil)
 	must(h.t, err)
 	return v.LeaseExpires
 }

@@ -282,8 +282,8 @@ func (m *Mirror) followMember(ctx context.Context, dir *depot.Dir, member releas
 	if err != nil {
 		return false, err
 	}
-	from := depot.Source{Client: m.client, URL: member.Admin + strings.TrimSuffix(RepositoryPath, "/"), Metadata: true}
-	view, memory, changed, err := depot.Look(ctx, from.Client, from.URL, memory).Take(ctx, from, dir, memory)
+	from := depot.Source{Client: m.client, URL: member.Admin + strings.TrimSuffix(RepositoryPath, "/"), Metadata: true, Known: &m.depot}
+	view, memory, changed, err := depot.Look(ctx, from.Client, from.URL, memory, dir).Take(ctx, from, dir, memory)
 	return changed, errors.Join(err, m.keep(view, memory))
 }
 

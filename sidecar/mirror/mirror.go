@@ -39,6 +39,7 @@ type Config struct {
 	Identity *identity.Identity // this node as a client, and whom it trusts
 
 	Refused func() []status.Refused // releases that meshsync refuses; nil: nobody knows
+	Damaged func() bool             // meshsync finds zones' names damaged that the depot holds; nil: nobody knows
 }
 
 // Mirror is the loop and what it says of itself.
@@ -57,6 +58,7 @@ type Mirror struct {
 	memory  *release.Memory // what was verified; nil: not read yet
 	swept   bool
 	pace    *depot.Pace // nil: unbounded
+	depot   depot.Known // what is known of the depot
 	taken   stamp       // the newest that was taken
 	read    time.Time   // when the zones are to be read through next
 	renewed time.Time   // when a newer certificate was asked for last
@@ -245,10 +247,13 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 		return false, false, cmp.Or(err, errNotLookedAt)
 	}
 	began, before := time.Now(), m.Status().ZoneBytes
-	deep = !began.Before(m.read)
+	deep = !began.Before(m.read) || m.cfg.Damaged != nil && m.cfg.Damaged()
+	if m.cfg.Refused != nil && len(m.cfg.Refused()) > 0 { // something that was here may have gone
+		m.depot.Forget()
+	}
 	from, came := m.source(r, found.Number()), transfer{first: -1}
 	view, memory, changed, err := found.Take(ctx, depot.Source{Client: from.client, URL: from.url, Note: m.note,
-		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk, Texts: m.wantsTexts()}, dir, memory)
+		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk, Known: &m.depot, Texts: m.wantsTexts()}, dir, memory)
 	if came.first >= 0 {
 		m.measure(from, found.Number(), came.last-came.first, time.Since(began))
 	}
@@ -353,9 +358,9 @@ func (m *Mirror) recall() {
 	}
 	var view release.View
 	if err == nil {
-		view, _, err = release.Restore(memory)
+		view, _, err = release.Restore(memory, nil)
 	}
-	if err != nil {
+	if err != nil && !release.OfZones(err) {
 		m.log.Error("nobody knows who is an operator before the repository is verified", "error", err)
 		return
 	}

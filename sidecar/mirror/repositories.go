@@ -115,7 +115,11 @@ func (m *Mirror) look(ctx context.Context, memory release.Memory) {
 
 // lookAt keeps what a look gave, and wakes who waits for it.
 func (m *Mirror) lookAt(ctx context.Context, r *repository, memory release.Memory) {
-	found := depot.Look(ctx, r.client, r.url, memory)
+	dir, err := depot.Open(m.cfg.Depot) // one of its own, since the round may end before
+	if err == nil {
+		defer dir.Close()
+	}
+	found := depot.Look(ctx, r.client, r.url, memory, dir)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r.looking, r.fresh, r.err = false, true, found.Err()

@@ -187,7 +187,7 @@ func (th *thief) raises() {
 	}
 	c, err := th.repo.PutBlob(func(w io.Writer) error { return zonefile.Write(w, z) })
 	m.must(err)
-	view, _, err := release.Restore(th.memory)
+	view, _, err := release.Restore(th.memory, nil)
 	m.must(err)
 	th.number += release.MaxStep
 	stolen := view.Manifest

@@ -170,7 +170,7 @@ type entry struct {
 	info fs.FileInfo
 	link string // where a symbolic link leads
 	data []byte // what was read under the lock; else nil
-	text bool   // a zone's text, or a pack, that is published
+	text bool   // a zone's text, a pack, or a node of a tree of zones, that is published
 }
 
 // look lists the home, and reads what publications change, while none goes on.
@@ -190,6 +190,9 @@ func (a *archive) look(h *Home) error {
 					texts[path.Join(repoDir, release.BlobName(b.SHA256))] = true
 				}
 			}
+		}
+		for name := range view.Manifest.Nodes() {
+			texts[path.Join(repoDir, name)] = true
 		}
 		err = fs.WalkDir(a.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 			if err != nil || name == "." {
@@ -255,10 +258,10 @@ func (a *archive) leavesOut(name string, mode fs.FileMode) bool {
 var parts = []string{keys.Dir, "members", "operators", "pki", repoDir, stateDir}
 
 // changes reports whether a file belongs to what was published: it is small, and must be as that publication left it. What is not so are
-// zones, as texts that are published or as they were received.
+// zones, as texts and trees that are published or as they were received.
 func changes(name string) bool {
 	part, _, _ := strings.Cut(name, "/")
-	return slices.Contains(parts, part) &&
+	return slices.Contains(parts, part) && !release.IsNode(name) &&
 		!strings.HasPrefix(name, path.Join(repoDir, path.Dir(release.BlobName(release.Digest{})))+"/") && !strings.HasPrefix(name, path.Join(stateDir, "received")+"/")
 }
 

@@ -28,6 +28,9 @@ type Home struct {
 	guard sync.Mutex
 	tag   depot.Tag // of the state that was read or written last; "" if none was
 	state State     // that state: "meshctl serve" looks every few seconds, and 100,000 zones take seconds to read
+
+	collecting sync.Mutex
+	known      depot.Known // of the repository
 }
 
 // At is the home in a directory. It need not be there yet.
@@ -205,6 +208,11 @@ func (w *Writer) load(ctx context.Context) (err error) {
 // read is what readState reads, and the view that it holds, verified. What has the tag of what was read last is not read
 // again, but verified all the same.
 func (h *Home) read(from storage) (State, release.View, depot.Tag, error) {
+	return h.readWith(from, from.repo)
+}
+
+// readWith is read, with the zones of trees from a repository.
+func (h *Home) readWith(from storage, nodes fs.FS) (State, release.View, depot.Tag, error) {
 	h.guard.Lock()
 	state, was := h.state, h.tag
 	h.guard.Unlock()
@@ -214,7 +222,7 @@ func (h *Home) read(from storage) (State, release.View, depot.Tag, error) {
 			return State{}, release.View{}, "", err
 		}
 	}
-	view, published, err := release.Restore(state.Published)
+	view, published, err := release.Restore(state.Published, nodes)
 	if err != nil {
 		return State{}, release.View{}, "", err
 	}

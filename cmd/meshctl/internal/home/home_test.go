@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,7 +70,7 @@ var crashJobs = map[string]func(dir string) error{
 		if err := os.WriteFile(file, hometest.ZoneText(2), 0o600); err != nil {
 			return err
 		}
-		_, _, err = releasing.Make(context.Background(), h, []releasing.Source{{File: file}}, releasing.Options{})
+		_, _, err = releasing.Make(context.Background(), h, []releasing.Source{{File: file}}, releasing.Options{Keep: true})
 		return err
 	},
 	"lease": func(dir string) error {
@@ -85,6 +86,27 @@ var crashJobs = map[string]func(dir string) error{
 		_, err := home.At(dir, hometest.At(hometest.Start)).Backup(context.Background(), dir+".tar.gz", home.BackupOptions{Force: true})
 		return err
 	},
+}
+
+// manyZones is a home whose current release has its zones in a tree.
+func manyZones(t *testing.T) string {
+	t.Helper()
+	dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	sources := []releasing.Source{hometest.ZoneFile(t, 1)}
+	for i := range 70 {
+		s := releasing.Source{Origin: fmt.Sprintf("z%d.example.", i), File: filepath.Join(t.TempDir(), "zone")}
+		text := "@ 300 SOA ns1 host 1 7200 3600 1209600 300\n@ 300 NS ns1\n@ 300 NS ns.example.net.\nns1 300 A 192.0.2.53\n"
+		hometest.Check(t, os.WriteFile(s.File, []byte(text), 0o600))
+		sources = append(sources, s)
+	}
+	w := hometest.Begin(t, dir, hometest.At(hometest.Start))
+	defer w.Close()
+	made, found, err := releasing.Make(t.Context(), w, sources, releasing.Options{Now: true})
+	hometest.Check(t, err)
+	if made == nil || len(slices.Collect(w.View().Manifest.Nodes())) == 0 {
+		t.Fatalf("no tree: %v", found)
+	}
+	return dir
 }
 
 // crashed runs a job that is killed before its n-th step, and reports whether it got to the end instead.
@@ -104,12 +126,20 @@ func crashed(t *testing.T, job, dir string, n int) (done bool) {
 }
 
 // TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas: whatever step it dies at, members see the old state or the
-// new one, no lease is out whose end is not on disk, and the next command goes on without using a number twice.
+// new one, no lease is out whose end is not on disk, and the next command goes on without using a number twice. Zones of the one are in the
+// manifest, and those of the other in a tree.
 func TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas(t *testing.T) {
-	for job, steps := range map[string]int{"release": 7, "lease": 3} {
+	few := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	hometest.MustRelease(t, few, hometest.At(hometest.Start), 1, releasing.Options{Now: true})
+	many := manyZones(t)
+	for _, c := range []struct {
+		job, start string
+		steps      int
+	}{{"release", few, 7}, {"lease", few, 3}, {"release", many, 9}, {"lease", many, 3}} {
+		job, steps := c.job, c.steps
 		for n := 1; ; n++ {
-			dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
-			hometest.MustRelease(t, dir, hometest.At(hometest.Start), 1, releasing.Options{Now: true})
+			dir := filepath.Join(t.TempDir(), "mesh")
+			hometest.Check(t, os.CopyFS(dir, os.DirFS(c.start)))
 			member := hometest.NewNode(t, dir)
 			member.Verify()
 			done := crashed(t, job, dir, n)
@@ -117,7 +147,7 @@ func TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas(t *testing.T) {
 			if seen := member.Verify(); seen.LeaseExpires.After(before) {
 				t.Fatalf("%s, step %d: a lease until %v is out, only %v is on disk", job, n, seen.LeaseExpires, before)
 			}
-			made := hometest.MustRelease(t, dir, hometest.At(hometest.Start.Add(2*time.Hour)), 3, releasing.Options{})
+			made := hometest.MustRelease(t, dir, hometest.At(hometest.Start.Add(2*time.Hour)), 3, releasing.Options{Keep: true})
 			view := member.Verify() // refuses a number that it has seen with other content
 			if view.Manifest.Next == nil || view.Manifest.Next.Number != made.Release.Number || view.Manifest.Next.Zones[0].Serial != 3 {
 				t.Fatalf("%s, step %d: next is %+v", job, n, view.Manifest.Next)

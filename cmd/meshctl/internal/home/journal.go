@@ -24,7 +24,7 @@ func (w *Writer) commit(ctx context.Context, state State) error { return w.commi
 
 // commitBy is commit, decided before limited ends. What is decided is carried through all the same.
 func (w *Writer) commitBy(ctx, limited context.Context, state State) error {
-	view, _, err := release.Restore(state.Published)
+	view, _, err := release.Restore(state.Published, w.repo)
 	if err != nil {
 		return err
 	}
@@ -46,6 +46,20 @@ func (w *Writer) commitBy(ctx, limited context.Context, state State) error {
 	return nil
 }
 
+// storeNodes puts those nodes of trees that a publication is to name, and that are new, into the repository.
+func (w *Writer) storeNodes(files []release.File) error {
+	for _, f := range files {
+		if !release.IsNode(f.Name) {
+			continue
+		}
+		step("store " + f.Name)
+		if err := w.repo.Create(f.Name, f.Data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // decided is an error that came after the decision, which must not be taken for a turn that was lost.
 func decided(err error) error {
 	if errors.Is(err, depot.ErrChanged) {
@@ -54,7 +68,7 @@ func decided(err error) error {
 	return fmt.Errorf("it is decided, and will be published by the next command or by meshctl serve: %w", err)
 }
 
-// files are those that the repository is to hold, beside the blobs.
+// files are those that the repository is to hold, beside blobs and nodes of trees, which are there before it is decided.
 func (w *Writer) files() []release.File { return w.state.Published.Files(w.view.Versions) }
 
 // carryThrough puts into the repository what the state says is published, in its order, but for the files that are there for
@@ -122,7 +136,9 @@ func (w *Writer) replaceTimestamp(ctx context.Context, there depot.Tag) error {
 // collect removes what is not needed any more.
 func (w *Writer) collect() error {
 	step("collect")
-	if err := depot.Collect(w.repo, w.view); err != nil {
+	w.home.collecting.Lock()
+	defer w.home.collecting.Unlock()
+	if err := w.home.known.Collect(w.repo, w.view); err != nil {
 		return fmt.Errorf("it is published, but what is not needed any more could not be removed: %v", err) // no turn was lost
 	}
 	return nil

@@ -58,8 +58,11 @@ func (w *Writer) sign(ctx context.Context, next mesh.State, change func(m *relea
 		return mem, false, err
 	}
 	year := w.Now().AddDate(releaseYears, 0, 0)
-	_, mem, err = release.Publish(w.state.Published, m, by,
+	files, mem, err := release.Publish(w.state.Published, m, by,
 		release.Expiries{Root: w.view.Expires.Root, Targets: year, Snapshot: year, Timestamp: until})
+	if err == nil {
+		err = w.storeNodes(files)
+	}
 	return mem, true, err
 }
 
@@ -67,6 +70,9 @@ func (w *Writer) sign(ctx context.Context, next mesh.State, change func(m *relea
 // that members of the version before go on for as long as nothing is to be switched.
 func (w *Writer) same(m release.Manifest) (bool, error) {
 	was := w.view.Manifest
+	if m.Newest() != was.Newest() {
+		return false, nil
+	}
 	m.Format = was.Format
 	if was.Format == release.OldFormat && m.Next != nil {
 		next := *m.Next
@@ -83,7 +89,7 @@ func (w *Writer) same(m release.Manifest) (bool, error) {
 
 // promised is the state that lets the lease leave which mem holds, with nothing else changed.
 func (w *Writer) promised(mem release.Memory) State {
-	view, _, err := release.Restore(mem)
+	view, _, err := release.Restore(mem, w.repo)
 	if err != nil {
 		panic(fmt.Sprintf("what was verified a moment ago does not verify: %v", err))
 	}

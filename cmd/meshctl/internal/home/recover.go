@@ -100,7 +100,17 @@ func (h *Home) Recover(ctx context.Context, copies []string, longest time.Durati
 	}
 	w := &Writer{home: h, storage: s}
 	defer w.Close()
-	if w.state, w.view, w.tag, err = w.home.read(s); err != nil {
+	nodes := anyOf{s.repo}
+	for _, name := range copies {
+		if d, err := depot.Open(name); err == nil { // else look says what is wrong with it
+			defer d.Close()
+			nodes = append(nodes, d)
+		}
+	}
+	if w.state, w.view, w.tag, err = w.home.readWith(s, nodes); err != nil {
+		return Recovered{}, err
+	}
+	if err := w.mendNodes(nodes, w.view.Manifest); err != nil {
 		return Recovered{}, err
 	}
 	return w.recover(ctx, copies, longest)
@@ -181,12 +191,15 @@ func (w *Writer) overtake(ctx context.Context, f found, seen release.Versions) (
 		return f.memory, f.view, err
 	}
 	year := w.Now().AddDate(releaseYears, 0, 0)
-	_, memory, err := release.Overtake(f.memory, seen, by,
+	files, memory, err := release.Overtake(f.memory, seen, by,
 		release.Expiries{Root: f.view.Expires.Root, Targets: year, Snapshot: year, Timestamp: w.Now().Add(w.state.Lease())})
 	if err != nil {
 		return f.memory, f.view, err
 	}
-	view, memory, err := release.Restore(memory)
+	if err := w.storeNodes(files); err != nil {
+		return f.memory, f.view, err
+	}
+	view, memory, err := release.Restore(memory, w.repo)
 	return memory, view, err
 }
 
@@ -262,6 +275,50 @@ func (w *Writer) takeOver(ctx context.Context, f found) error {
 			if err := w.takeZone(ctx, from, z); err != nil {
 				return err
 			}
+		}
+	}
+	return w.mendNodes(anyOf{w.repo, from}, f.view.Manifest)
+}
+
+// anyOf is nodes of trees, each from the first of some repositories that has it as its name says.
+type anyOf []fs.FS
+
+// Open implements fs.FS.
+func (a anyOf) Open(name string) (fs.File, error) {
+	for _, repo := range a {
+		if nodeOf(repo, name) != nil {
+			return repo.Open(name)
+		}
+	}
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+}
+
+// nodeOf is a node of a tree that a repository has as its name says; nil if it has not.
+func nodeOf(repo fs.FS, name string) []byte {
+	f, err := repo.Open(name)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, release.MaxNodeBytes))
+	if err != nil || release.NodeName(release.DigestOf(data)) != name {
+		return nil
+	}
+	return data
+}
+
+// mendNodes puts into the repository what it lacks of a manifest's trees, or has damaged.
+func (w *Writer) mendNodes(from anyOf, m release.Manifest) error {
+	for name := range m.Nodes() {
+		if nodeOf(w.repo, name) != nil {
+			continue
+		}
+		data := nodeOf(from, name)
+		if data == nil {
+			return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+		}
+		if err := errors.Join(w.repo.Remove(name), w.repo.Create(name, data)); err != nil {
+			return err
 		}
 	}
 	return nil

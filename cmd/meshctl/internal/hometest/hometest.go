@@ -282,5 +282,5 @@ func WaitFor(t testing.TB, what string, ok func() bool) {
 
 // Mirror has a member's depot take what a repository has.
 func Mirror(ctx context.Context, from depot.Source, d *depot.Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
-	return depot.Look(ctx, from.Client, from.URL, mem).Take(ctx, from, d, mem)
+	return depot.Look(ctx, from.Client, from.URL, mem, d).Take(ctx, from, d, mem)
 }

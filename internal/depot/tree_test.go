@@ -1,0 +1,394 @@
+package depot
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
+)
+
+// manyZones are so many zones that share a text.
+func (h *host) manyZones(n int, serial uint32) []release.Zone {
+	one := h.zone("example.", serial, 100)
+	zones := make([]release.Zone, n)
+	for i := range zones {
+		zones[i] = one
+		zones[i].Origin = fmt.Sprintf("z%06d.example.", i)
+	}
+	return zones
+}
+
+// withNext stages a release of which every so-manieth zone is another than in the current one.
+func (h *host) withNext(number uint64, every int) []release.Zone {
+	zones := slices.Clone(h.m.Current.Zones)
+	for i := every / 2; i < len(zones); i += every {
+		was := zones[i].Origin
+		zones[i] = h.zone(was, uint32(number), 100)
+	}
+	h.m.Next = &release.Release{Number: number, Zones: zones}
+	return zones
+}
+
+// put publishes the manifest, and returns the files.
+func (h *host) put() []release.File {
+	h.t.Helper()
+	files, mem, err := release.Publish(h.mem, h.m, h.keys.Signers(), ends())
+	check(h.t, err)
+	check(h.t, publish(h.dir, files))
+	h.mem = mem
+	return files
+}
+
+// lying serves a repository, but for what it lies about, and notes what it was asked for.
+type lying struct {
+	*httptest.Server
+	mu    sync.Mutex
+	asked []string
+	lie   func(w http.ResponseWriter, name string) bool
+}
+
+func newLying(h *host) *lying {
+	l := &lying{}
+	l.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Path, "/")
+		l.mu.Lock()
+		l.asked = append(l.asked, name)
+		lie := l.lie
+		l.mu.Unlock()
+		if lie == nil || !lie(w, name) {
+			h.dir.Handler().ServeHTTP(w, r)
+		}
+	}))
+	h.t.Cleanup(l.Close)
+	return l
+}
+
+// nodes are how many nodes of trees were asked for since the last call.
+func (l *lying) nodes() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, name := range l.asked {
+		if release.IsNode(name) {
+			n++
+		}
+	}
+	l.asked = nil
+	return n
+}
+
+func (l *lying) lies(lie func(w http.ResponseWriter, name string) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lie = lie
+}
+
+// TestTreesAreMirrored: what a release changes of its tree is fetched, several nodes at a time; what is damaged in the depot is fetched anew, by a look
+// that reads all through and by a process that has just started, and nothing else is.
+func TestTreesAreMirrored(t *testing.T) {
+	h := newHost(t)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(2000, 1)}
+	all := h.put()
+	server, dir, known, mem := newLying(h), newDir(t), new(Known), h.root()
+	take := func(deep bool) {
+		t.Helper()
+		source := Source{Client: server.Client(), URL: server.URL, Deep: deep, Known: known}
+		_, next, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+		check(t, err)
+		mem = next
+	}
+	verified := func() release.View {
+		t.Helper()
+		view, _, err := release.Verify(dir, h.root())
+		check(t, err)
+		return view
+	}
+	take(false)
+	if n := server.nodes(); n != len(all)-4 {
+		t.Fatalf("%d nodes were asked for, there are %d", n, len(all)-4)
+	}
+	h.withNext(2, 1000)
+	fresh := h.put()
+	take(false)
+	if n := server.nodes(); n != len(fresh)-4 || n > 8 || len(verified().Manifest.Next.Zones) != 2000 {
+		t.Fatalf("%d nodes were asked for, %d are new", n, len(fresh)-4)
+	}
+	for _, cold := range []bool{false, true} {
+		for n, damage := range []func(path string) error{
+			os.Remove,
+			func(path string) error { return os.Truncate(path, 0) },
+			func(path string) error { return os.WriteFile(path, []byte("[]\n"), 0o644) },
+			func(path string) error { os.Remove(path); return syscall.Mkfifo(path, 0o644) },
+		} {
+			check(t, damage(filepath.Join(dir.Path(), fresh[n%(len(fresh)-4)].Name)))
+			if _, _, err := release.Verify(dir, h.root()); err == nil {
+				t.Fatal("the damage was not seen")
+			}
+			if cold {
+				data, err := mem.Encode()
+				check(t, err)
+				mem, err = release.ParseMemory(data)
+				check(t, err)
+				known = new(Known)
+			}
+			take(!cold)
+			if n := server.nodes(); n != 1 {
+				t.Errorf("cold %v: %d nodes were asked for, one was damaged", cold, n)
+			}
+			verified()
+		}
+	}
+}
+
+// TestNodesOfAHostileMirror are refused by rule, and what the depot holds stays what it was. What does not end is read to its bound.
+func TestNodesOfAHostileMirror(t *testing.T) {
+	h := newHost(t)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(500, 1)}
+	first := h.put()
+	server, dir, mem := newLying(h), newDir(t), h.root()
+	source := Source{Client: server.Client(), URL: server.URL, Known: new(Known)}
+	_, mem, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+	check(t, err)
+	h.withNext(2, 100)
+	files := h.put()
+	leaf := files[0].Name
+	for name, c := range map[string]struct {
+		rule release.Rule
+		lie  func(w http.ResponseWriter)
+	}{
+		"nothing":      {release.Missing, func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) }},
+		"an error":     {release.Unreadable, func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) }},
+		"another node": {release.Mismatch, func(w http.ResponseWriter) { w.Write(first[0].Data) }},
+		"a part":       {release.Mismatch, func(w http.ResponseWriter) { w.Write(files[0].Data[:10]) }},
+		"one more":     {release.Mismatch, func(w http.ResponseWriter) { w.Write(append(bytes.Clone(files[0].Data), 0)) }},
+		"endless": {release.Oversize, func(w http.ResponseWriter) {
+			for chunk := bytes.Repeat([]byte("x"), 1<<20); ; {
+				if _, err := w.Write(chunk); err != nil {
+					return
+				}
+			}
+		}},
+	} {
+		server.lies(func(w http.ResponseWriter, asked string) bool {
+			if asked == leaf {
+				c.lie(w)
+			}
+			return asked == leaf
+		})
+		found := Look(t.Context(), source.Client, source.URL, mem, dir)
+		if rule, _ := release.RuleOf(found.Err()); rule != c.rule {
+			t.Errorf("%s: %v, want %s", name, found.Err(), c.rule)
+		}
+		_, after, wrote, err := found.Take(t.Context(), source, dir, mem)
+		if err == nil || wrote || !bytes.Equal(after.Timestamp, mem.Timestamp) {
+			t.Errorf("%s: wrote %v: %v", name, wrote, err)
+		}
+		view, _, err := release.Verify(dir, h.root())
+		check(t, err)
+		if view.Manifest.Current.Number != 1 || view.Manifest.Next != nil {
+			t.Errorf("%s: the depot holds %v", name, view)
+		}
+	}
+	server.lies(nil)
+	if _, _, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWhatIsCollectedByWhatIsKnown is what is collected by looking at all that there is, over a random history of releases with packs and zones that
+// share files.
+func TestWhatIsCollectedByWhatIsKnown(t *testing.T) {
+	for seed := range uint64(6) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		h, known := newHost(t), new(Known)
+		count := []int{10, 300}[seed%2]
+		h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(count, 1)}
+		h.put()
+		for number := uint64(2); number < 14; number++ {
+			view, mem, err := release.Restore(h.mem, h.dir)
+			check(t, err)
+			h.mem = mem
+			check(t, known.Collect(h.dir, view))
+			there := h.allFiles()
+			check(t, Collect(h.dir, view))
+			if left := h.allFiles(); !slices.Equal(there, left) {
+				t.Fatalf("seed %d, release %d: %v were left, %v are needed", seed, number, there, left)
+			}
+			for k := range h.m.Releases() {
+				for _, z := range k.Zones {
+					for _, p := range z.Packs {
+						check(t, h.dir.CheckBlob(p.Blob))
+					}
+					check(t, h.dir.CheckBlob(z.Blob))
+				}
+			}
+			switch what := r.IntN(4); {
+			case h.m.Next != nil && what < 3:
+				next := *h.m.Next
+				next.Switchover = h.m.Current.Switchover.Add(time.Second)
+				h.m.Current, h.m.Next = &next, nil
+			default:
+				h.change(r, number+100)
+			}
+			h.put()
+		}
+	}
+}
+
+// change stages a release in which a few zones have changed, have come and have gone; some by packs.
+func (h *host) change(r *rand.Rand, number uint64) {
+	zones := slices.Clone(h.m.Current.Zones)
+	if i := r.IntN(len(zones)); len(zones) > 5 {
+		zones = slices.Delete(zones, i, i+1)
+	}
+	for _, i := range r.Perm(len(zones))[:3] { // what is stored is published, or only a sweep would find it
+		was := zones[i]
+		zones[i] = h.zone(was.Origin, uint32(number), 200*r.IntN(3)+100)
+		if from := release.DigestOf(fmt.Append(nil, number)); r.IntN(2) == 0 && !slices.ContainsFunc(was.Packs, func(p release.Pack) bool { return p.From == from }) {
+			c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, "p"); return err })
+			check(h.t, err)
+			zones[i].Root = release.DigestOf(fmt.Append(nil, number, i))
+			zones[i].Packs = append(slices.Clone(was.Packs[max(0, len(was.Packs)-3):]), release.Pack{From: from, Length: c.Length, Blob: c.Blob})
+		}
+		if r.IntN(3) == 0 {
+			zones[r.IntN(len(zones))].Serial++ // one that shares its files
+		}
+	}
+	h.m.Next = &release.Release{Number: number, Zones: zones}
+}
+
+func (h *host) allFiles() (all []string) {
+	for _, dir := range []string{"metadata", "targets", blobDir} {
+		entries, err := h.dir.List(dir)
+		check(h.t, err)
+		for _, e := range entries {
+			all = append(all, dir+"/"+e.Name)
+		}
+	}
+	return all
+}
+
+// counted counts the octets that a server sends and receives.
+type counted struct {
+	net.Listener
+	octets *atomic.Int64
+}
+
+func (c counted) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	return countedConn{conn, c.octets}, err
+}
+
+type countedConn struct {
+	net.Conn
+	octets *atomic.Int64
+}
+
+func (c countedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.octets.Add(int64(n))
+	return n, err
+}
+
+// BenchmarkAMirrorTakesTenZones is what a node's mirror does, and what is sent to it, for a release in which ten of many zones change: it is
+// staged, proposed, committed and made current, which are four publications. The processor time is that of the mirror and of the server.
+func BenchmarkAMirrorTakesTenZones(b *testing.B) {
+	for _, n := range []int{10_000, release.MaxZones} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) { benchmarkMirror(b, n) })
+	}
+}
+
+func benchmarkMirror(b *testing.B, n int) {
+	h := newHost(b)
+	zones := make([]release.Zone, n)
+	for i := range zones {
+		zones[i] = release.Zone{Origin: fmt.Sprintf("z%06d.example.org.", i), Serial: 1, SHA256: release.DigestOf(fmt.Append(nil, i)), Length: 200,
+			Blob: release.Blob{SHA256: release.DigestOf(fmt.Append(nil, "packed", i)), Length: 1}}
+	}
+	dir := newDir(b)
+	for i := range zones {
+		check(b, os.WriteFile(filepath.Join(dir.Path(), release.BlobName(zones[i].Blob.SHA256)), []byte{0}, 0o644))
+	}
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones}
+	files, mem, err := release.Publish(h.mem, h.m, h.keys.Signers(), ends())
+	check(b, err)
+	h.mem = mem
+	for _, f := range files {
+		check(b, os.WriteFile(filepath.Join(h.dir.Path(), f.Name), f.Data, 0o644))
+		check(b, os.WriteFile(filepath.Join(dir.Path(), f.Name), f.Data, 0o644))
+	}
+	var octets atomic.Int64
+	server := httptest.NewUnstartedServer(h.dir.Handler())
+	server.Listener = counted{server.Listener, &octets}
+	server.StartTLS()
+	defer server.Close()
+	source := Source{Client: server.Client(), URL: server.URL, Known: new(Known)}
+	node := h.root()
+	take := func() {
+		_, next, _, err := Look(b.Context(), source.Client, source.URL, node, dir).Take(b.Context(), source, dir, node)
+		check(b, err)
+		node = next
+	}
+	take()
+	number, used := uint64(1), time.Duration(0)
+	octets.Store(0)
+	for b.Loop() {
+		number++
+		at := h.m.Current.Switchover.Add(time.Second)
+		h.withNext(number, n/10)
+		for step := range 4 {
+			switch step {
+			case 1, 2:
+				next := *h.m.Next
+				next.Switchover, next.Decide, next.Committed = at, at.Add(-time.Millisecond), step == 2
+				h.m.Next = &next
+			case 3:
+				current := h.m.Next.Withdrawn()
+				current.Switchover = at
+				h.m.Current, h.m.Next = &current, nil
+			}
+			h.put()
+			used -= spent(b)
+			take()
+			used += spent(b)
+		}
+	}
+	b.ReportMetric(float64(octets.Load())/float64(b.N), "octets/op")
+	b.ReportMetric(used.Seconds()/float64(b.N), "cpu-s/op")
+}
+
+// spent is the time of processors that this process has taken.
+func spent(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	check(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestATreeKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated: nodes of the tree are there before what names them.
+func TestATreeKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated(t *testing.T) {
+	h, first := newHost(t), newDir(t)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(70, 1)}
+	h.put()
+	check(t, mirrorJob(first.Path(), h.dir.Path()))
+	zones := slices.Clone(h.m.Current.Zones)
+	zones[30].Serial++
+	h.m.Current = &release.Release{Number: 2, Switchover: testNow, Zones: zones}
+	h.put()
+	killedAtAnyStep(t, 2, serves, func(dir *Dir) *host {
+		check(t, os.CopyFS(dir.Path(), os.DirFS(first.Path())))
+		return h
+	})
+}
