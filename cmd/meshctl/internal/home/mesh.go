@@ -42,22 +42,16 @@ func refOf(r *release.Release) status.Ref {
 func earliest(times ...time.Time) time.Time { return slices.MinFunc(times, time.Time.Compare) }
 
 // SignedFirst is the first end of a signature in a release's zones; 0 if none is signed.
-func SignedFirst(r *release.Release) (first instant.Wall) {
-	for _, z := range r.Zones {
-		if ends := instant.WallOf(z.SignedUntil); ends != 0 && (first == 0 || ends < first) {
-			first = ends
-		}
-	}
-	return first
+func SignedFirst(r *release.Release) instant.Wall {
+	_, ends := r.SignedUntil()
+	return instant.WallOf(ends)
 }
 
 // SignedUntil is the zone that is answered, or about to be, of which signatures end first, and when; zero if none is signed.
 func SignedUntil(m release.Manifest) (origin string, ends time.Time) {
 	for r := range m.Releases() {
-		for _, z := range r.Zones {
-			if !z.SignedUntil.IsZero() && (ends.IsZero() || z.SignedUntil.Before(ends)) {
-				origin, ends = z.Origin, z.SignedUntil
-			}
+		if zone, first := r.SignedUntil(); !first.IsZero() && (ends.IsZero() || first.Before(ends)) {
+			origin, ends = zone, first
 		}
 	}
 	return origin, ends

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -403,34 +404,56 @@ func keepOthers(zones []release.Zone, from *release.Release) []release.Zone {
 	if from == nil {
 		return zones
 	}
-	all := slices.Clone(zones)
-	for _, z := range from.Zones {
-		if (&release.Release{Zones: zones}).Zone(z.Origin) == nil {
-			all = append(all, z)
+	all := make([]release.Zone, 0, len(zones)+len(from.Zones))
+	for z, other := range side(zones, from.Zones) {
+		all = append(all, *cmp.Or(z, other))
+	}
+	return all
+}
+
+// side yields the zones of two sorted lists by origin, each beside that of the other list, which is nil if there is none.
+func side(a, b []release.Zone) iter.Seq2[*release.Zone, *release.Zone] {
+	return func(yield func(_, _ *release.Zone) bool) {
+		for i, j := 0, 0; i < len(a) || j < len(b); {
+			order := 0
+			switch {
+			case i == len(a):
+				order = 1
+			case j == len(b):
+				order = -1
+			default:
+				order = strings.Compare(a[i].Origin, b[j].Origin)
+			}
+			var x, y *release.Zone
+			if order <= 0 {
+				x, i = &a[i], i+1
+			}
+			if order >= 0 {
+				y, j = &b[j], j+1
+			}
+			if !yield(x, y) {
+				return
+			}
 		}
 	}
-	slices.SortFunc(all, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
-	return all
 }
 
 // compare sorts the zones into added, changed, same and withdrawn against the release before, and reports whether all are the same.
 func (m *Made) compare(before *release.Release) (same bool) {
-	for _, z := range m.Release.Zones {
-		old := before.Zone(z.Origin)
+	var zones []release.Zone
+	if before != nil {
+		zones = before.Zones
+	}
+	for z, old := range side(m.Release.Zones, zones) {
 		switch {
+		case z == nil:
+			m.Withdrawn = append(m.Withdrawn, old.Origin)
 		case old == nil:
 			m.Added = append(m.Added, z.Origin)
-		case old.Same(&z):
+		case old.Same(z):
 			m.Same = append(m.Same, z.Origin)
 		default:
 			m.Changed = append(m.Changed, z.Origin)
-		}
-	}
-	if before != nil {
-		for _, z := range before.Zones {
-			if m.Release.Zone(z.Origin) == nil {
-				m.Withdrawn = append(m.Withdrawn, z.Origin)
-			}
 		}
 	}
 	return len(m.Added)+len(m.Changed)+len(m.Withdrawn) == 0

@@ -64,8 +64,8 @@ func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *rele
 	others, latest := 0, m.Latest()
 	var all, stay []string
 	var signed, unsigned []release.Overridden
-	for _, z := range m.Current.Zones {
-		if (&release.Release{Zones: v.zones}).Zone(z.Origin) != nil {
+	for is, z := range side(v.zones, m.Current.Zones) {
+		if is != nil {
 			continue
 		}
 		if latest.Zone(z.Origin) == nil {
@@ -74,7 +74,7 @@ func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *rele
 		}
 		all = append(all, z.Origin)
 		bad := z.Overridden([]string{zonecheck.WithdrawnRule})
-		if o.Covers(&z, bad.Rules) {
+		if o.Covers(z, bad.Rules) {
 			signed = append(signed, bad)
 		} else {
 			stay, unsigned = append(stay, z.Origin), append(unsigned, bad)
