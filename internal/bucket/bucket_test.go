@@ -351,6 +351,23 @@ func TestCollectSparesWhatAnotherHostMayBeAboutToName(t *testing.T) {
 	}
 }
 
+// TestWhatIsStoredBesideMayBeNamedWhileItIsYoung: later another host may collect it.
+func TestWhatIsStoredBesideMayBeNamedWhileItIsYoung(t *testing.T) {
+	server := testenv.StartS3(t)
+	b := open(t, server.URL("mesh"))
+	c, err := b.PutBeside(func(w io.Writer) error { _, err := io.WriteString(w, "beside"); return err })
+	check(t, err)
+	check(t, b.Adopt(c.Blob))
+	old := time.Now().Add(-grace / 2)
+	check(t, os.Chtimes(filepath.Join(server.Dir, "mesh", release.BlobName(c.Blob.SHA256)), old, old))
+	if err := b.Adopt(c.Blob); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it may be collected at once: %v", err)
+	}
+	if err := b.Adopt(release.Blob{Length: 1}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is not there: %v", err)
+	}
+}
+
 // TestWhatIsMissingOrTooLongIsSaid in the terms of the interface.
 func TestWhatIsMissingOrTooLongIsSaid(t *testing.T) {
 	server := testenv.StartS3(t)

@@ -84,7 +84,7 @@ func benchHome(b *testing.B) *home.Home {
 	w, err := hometest.Init(dir, time.Now)
 	hometest.Check(b, err)
 	hometest.Check(b, w.Close())
-	hometest.Check(b, os.WriteFile(filepath.Join(dir, home.ConfigName), []byte("checks: {rules: {dnskey-unsupported: warn}}\n"), 0o600))
+	hometest.Check(b, os.WriteFile(filepath.Join(dir, home.ConfigName), []byte("checks: {rules: {dnskey-unsupported: warning}}\n"), 0o600))
 	return home.At(dir, time.Now)
 }
 

@@ -2,6 +2,7 @@ package unattended
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"testing"
 
@@ -71,4 +72,21 @@ func TestALargeZoneIsReleasedAsItWasReceived(t *testing.T) {
 			t.Errorf("root %q: released once more: %+v, pending %v", root, again, c.pending)
 		}
 	}
+}
+
+// TestWhatServeWritesBesideIsThereForTheNextRelease, though another command writes meanwhile.
+func TestWhatServeWritesBesideIsThereForTheNextRelease(t *testing.T) {
+	now := hometest.Start
+	dir := hometest.New(t, hometest.At(now), "tyo")
+	c := cycleAt(dir, &now)
+	content, err := c.putBeside(t.Context())(func(w io.Writer) error {
+		hometest.MustRelease(t, dir, hometest.At(now), 1, releasing.Options{Now: true})
+		_, err := io.WriteString(w, "a text")
+		return err
+	})
+	hometest.Check(t, err)
+	hometest.MustRelease(t, dir, hometest.At(now), 2, releasing.Options{})
+	h := hometest.Begin(t, dir, hometest.At(now))
+	defer h.Close()
+	hometest.Check(t, h.Repository().Adopt(content.Blob))
 }
