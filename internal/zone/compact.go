@@ -31,7 +31,7 @@ func (z *Zone) isLoose() bool {
 }
 
 // Compact returns the zone laid out as a Builder lays out the same records: with the same answers, and the same Root. It takes about a
-// quarter of the time that a Builder takes, since what is in order and was hashed stays so, and while it goes on half the room of
+// sixth of the time that a Builder takes, since what is in order and was hashed stays so, and while it goes on two fifths of the room of
 // the zone beside what it makes. It asks goOn very often whether to go on, which may wait before it answers, and returns nothing if
 // that says no. So it is for whoever answers from the zone meanwhile, and CatchUp is for what becomes of the zone until it is done.
 func (z *Zone) Compact(goOn func() bool) *Zone {
