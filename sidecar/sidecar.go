@@ -70,10 +70,10 @@ func (s *sidecar) cfg() *config.Config { return s.conf.Load() }
 // control is the loop that keeps the routes right until ctx ends: look, decide, set.
 func (s *sidecar) control(ctx context.Context) {
 	every := s.cfg().Probe.Interval
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(sysclock.UntilNext(every))
 	defer tick.Stop()
-	for {
-		if now := s.cfg().Probe.Interval; now != every {
+	for rounds := 0; ; rounds++ {
+		if now := s.cfg().Probe.Interval; now != every || rounds == 1 {
 			every = now
 			tick.Reset(every)
 		}

@@ -18,8 +18,8 @@ import (
 const (
 	// exitHung is the exit code of a process that ended itself since it hung.
 	exitHung = 3
-	// watchdogLooks is at how many looks in a row nothing must have moved. They are counted, not timed: a process that was
-	// stopped as a whole, or a machine, finds itself where it was and not hung.
+	// watchdogLooks is at how many looks in a row nothing must have moved, after half of the time in which there was none, since each look wakes
+	// the process. They are counted, not timed: a process that was stopped as a whole, or a machine, finds itself where it was and not hung.
 	watchdogLooks = 8
 	// lastWords bounds the time for them: what hangs may be the very writing of the log.
 	lastWords = 100 * time.Millisecond
@@ -32,6 +32,7 @@ const (
 // hangs as a whole is ended too.
 type watchdog struct {
 	rounds   atomic.Uint64
+	last     atomic.Int64 // when the last one was, by time.Since(programBegan)
 	manager  manager
 	notified time.Time // when the manager was told last; zero until the process is ready
 }
@@ -43,6 +44,7 @@ func longestRound(p config.Probe) time.Duration { return p.Interval + 2*p.Timeou
 // round says that the control loop has got somewhere. It alone calls it.
 func (w *watchdog) round() {
 	w.rounds.Add(1)
+	w.last.Store(int64(time.Since(programBegan)))
 	if w.manager.watchdog > 0 && !w.notified.IsZero() && time.Since(w.notified) >= w.manager.watchdog/4 {
 		w.notified = time.Now()
 		w.manager.tell("WATCHDOG=1")
@@ -57,20 +59,34 @@ func (w *watchdog) ready() {
 	}
 }
 
-// watch calls hung when there has been no round for longest, or an eighth more, until ctx ends. longest may change.
+// programBegan is where the time of rounds begins. Time in which the machine slept does not count.
+var programBegan = time.Now()
+
+// watch calls hung when there has been no round for longest, or an eighth more, until ctx ends. longest may change. Where a look comes late the
+// process was stopped, and the time begins anew.
 func (w *watchdog) watch(ctx context.Context, longest func() time.Duration, hung func()) {
-	last, still := w.rounds.Load(), 0
+	last, looks, began := w.rounds.Load(), 0, time.Duration(0)
 	for {
+		most, now := longest(), time.Since(programBegan)
+		still := now - max(time.Duration(w.last.Load()), began)
+		wait := max(most/2-still, most/watchdogLooks)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(longest() / watchdogLooks):
+		case <-time.After(wait):
 		}
-		if now := w.rounds.Load(); now != last {
-			last, still = now, 0
-		} else if still++; still > watchdogLooks {
-			hung()
-			return
+		woke := time.Since(programBegan)
+		switch rounds := w.rounds.Load(); {
+		case rounds != last:
+			last, looks = rounds, 0
+		case woke-now > wait+most/watchdogLooks:
+			looks, began = 0, woke
+		case woke-max(time.Duration(w.last.Load()), began) < most/2:
+		default:
+			if looks++; looks > watchdogLooks/2 {
+				hung()
+				return
+			}
 		}
 	}
 }

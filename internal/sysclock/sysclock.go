@@ -8,6 +8,10 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 )
 
+// UntilNext is how long it takes until the boot-time clock shows a multiple of every. What the processes of a node do again and again begins at
+// such instants, so that it wakes them, and the machine, once for all.
+func UntilNext(every time.Duration) time.Duration { return every - time.Duration(mono())%every }
+
 // Now reads the clocks as one instant: of a few tries the one in which the readings lay closest together, so that
 // a process put off the processor between them does not look like a clock that stepped.
 func Now() instant.Instant {

@@ -23,6 +23,20 @@ func TestNow(t *testing.T) {
 	}
 }
 
+// What waits until the next multiple finds the clock there, and nowhere else.
+func TestUntilNext(t *testing.T) {
+	const every = 100 * time.Millisecond
+	for range 20 {
+		before := time.Duration(Now().Mono)
+		wait := UntilNext(every)
+		after := time.Duration(Now().Mono)
+		if wait <= 0 || wait > every || (after+wait)/every == (before+wait-1)/every {
+			t.Errorf("between %d and %d it is %v until the next multiple of %v", before, after, wait, every)
+		}
+		time.Sleep(7 * time.Millisecond)
+	}
+}
+
 // The two readings of one instant are so close that no reading looks like a step, however busy the machine is.
 func TestReadingsAreNoSteps(t *testing.T) {
 	s := instant.Sample{At: Now(), Source: "test"}

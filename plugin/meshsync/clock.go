@@ -11,6 +11,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
+	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 )
 
 // clockConfig says who certifies the clock: the sidecar at socket, or the operator's word that it is never wrong by
@@ -64,7 +65,7 @@ func (c clockConfig) certify(ctx context.Context, now func() instant.Instant, wo
 		}
 		wait := certifyEvery
 		if last.calm() && !pace.quick.Load() && !c.assumed() {
-			wait = certifyCalm
+			wait = sysclock.UntilNext(certifyCalm)
 		}
 		timer.Reset(wait)
 		select {

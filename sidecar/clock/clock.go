@@ -92,10 +92,13 @@ func (k *Keeper) SetLimit(limit time.Duration) {
 
 // Run polls every interval until ctx ends, and logs when the state changes.
 func (k *Keeper) Run(ctx context.Context, interval time.Duration) {
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(sysclock.UntilNext(interval))
 	defer tick.Stop()
 	state := ""
-	for {
+	for polls := 0; ; polls++ {
+		if polls == 1 {
+			tick.Reset(interval)
+		}
 		k.poll(ctx, interval)
 		if ctx.Err() != nil { // what was cut short is no news
 			return
