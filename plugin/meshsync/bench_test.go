@@ -3,6 +3,7 @@ package meshsync
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -76,22 +77,22 @@ func BenchmarkALargeRelease(b *testing.B) {
 	_, h := nodeDir(b)
 	p := benchReleases(b, h, 12)
 	cache := &imageCache{dir: b.TempDir(), from: cacheFrom}
-	make := func(signed release.Zone, known map[release.Digest]*zone.Zone) map[release.Digest]*zone.Zone {
-		c, err := compile(b.Context(), h.repo.Path(), release.Release{Number: 1, Zones: []release.Zone{signed}}, known, cache, &compiling{beside: known != nil})
+	make := func(signed release.Zone, before ...*compiled) *compiled {
+		c, err := compile(b.Context(), h.repo.Path(), release.Release{Number: 1, Zones: []release.Zone{signed}}, known{releases: before}, cache, &compiling{beside: before != nil})
 		must(b, err)
-		cache.update(h.repo, []release.Zone{signed}, c.byContent, known)
-		return c.byContent
+		cache.update(h.repo, c, known{releases: before})
+		return c
 	}
 	for _, way := range []string{"packs", "text"} {
 		b.Run(way, func(b *testing.B) {
-			known := make(p.signed[0], nil)
+			known := make(p.signed[0])
 			began := spent(b)
 			i := 0
 			for b.Loop() {
 				if i++; i == len(p.signed) {
 					b.StopTimer()
 					at := spent(b)
-					known = make(p.signed[0], nil)
+					known = make(p.signed[0])
 					began += spent(b) - at
 					i = 1
 					b.StartTimer()
@@ -106,10 +107,76 @@ func BenchmarkALargeRelease(b *testing.B) {
 		})
 	}
 	b.Run("start", func(b *testing.B) {
-		known := make(p.signed[0], nil)
-		make(p.signed[len(p.signed)-1], known)
+		make(p.signed[len(p.signed)-1], make(p.signed[0]))
 		for b.Loop() {
-			make(p.signed[len(p.signed)-1], nil)
+			make(p.signed[len(p.signed)-1])
 		}
 	})
+}
+
+// BenchmarkTenOfManyZones is what a node does to be ready for a release in which ten of many small zones change, beside its mirror: it verifies what is in
+// the depot, and makes the zones.
+func BenchmarkTenOfManyZones(b *testing.B) {
+	for _, n := range []int{10_000, release.MaxZones} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) { benchmarkTenOf(b, n) })
+	}
+}
+
+func benchmarkTenOf(b *testing.B, n int) {
+	dir, h := nodeDir(b)
+	text := func(serial int) release.Zone { // one for all: without an origin of its own
+		return h.pack("", uint32(serial), fmt.Appendf(nil, "@ 300 IN SOA ns hostmaster %d 3600 900 1814400 300\n@ 300 IN NS ns\nns 300 IN A 192.0.2.1\n", serial))
+	}
+	zones, one := make([]release.Zone, n), text(1)
+	for i := range zones {
+		zones[i] = one
+		zones[i].Origin = fmt.Sprintf("z%06d.example.org.", i)
+	}
+	h.current(1, zones)
+	s, known, err := openState(dir, h.root, h.repo.Path())
+	must(b, err)
+	defer s.close()
+	w := &watcher{repository: h.repo.Path(), state: s, durable: known.mem, mem: known.mem, view: known.view}
+	f := &follower{compiled: map[uint64]*compiled{}}
+	cache := &imageCache{dir: b.TempDir(), from: cacheFrom}
+	ready := func(r *release.Release) {
+		is, before := f.known(), f.before(r.Number)
+		c, err := compile(b.Context(), h.repo.Path(), *r, is, cache, &compiling{beside: true})
+		must(b, err)
+		if before != nil {
+			c.history = c.since(before)
+		}
+		cache.update(h.repo, c, is)
+		f.compiled[r.Number] = c
+		delete(f.compiled, r.Number-2)
+	}
+	w.look()
+	ready(w.view.Manifest.Current)
+	f.transfers.Store(true)
+	number, used := uint64(1), time.Duration(0)
+	for b.Loop() {
+		number++
+		zones, fresh := slices.Clone(w.view.Manifest.Latest().Zones), text(int(number))
+		for i := n / 20; i < n; i += n / 10 {
+			fresh.Origin = zones[i].Origin
+			zones[i] = fresh
+		}
+		h.stage(number, zones)
+		used -= spent(b)
+		w.look()
+		ready(w.view.Manifest.Next)
+		used += spent(b)
+		h.schedule(time.Hour)
+		used -= spent(b)
+		w.look()
+		used += spent(b)
+		h.manifest.Current.Switchover = h.manifest.Current.Switchover.Add(time.Second)
+		h.manifest.Next = nil
+		h.manifest.Current = &release.Release{Number: number, Zones: w.view.Manifest.Next.Zones, Switchover: h.manifest.Current.Switchover}
+		h.publish()
+		used -= spent(b)
+		w.look()
+		used += spent(b)
+	}
+	b.ReportMetric(used.Seconds()/float64(b.N), "cpu-s/op")
 }

@@ -89,25 +89,18 @@ func readImage(path string, text release.Digest) (*zone.Zone, error) {
 }
 
 // update keeps what the large zones of a release are made of at a start, and of others only what is in use for those that are known.
-func (c *imageCache) update(depot *depot.Dir, signed []release.Zone, zones, others map[release.Digest]*zone.Zone) {
+func (c *imageCache) update(depot *depot.Dir, is *compiled, others known) {
 	c.Lock()
 	defer c.Unlock()
 	there, stands := c.files(), map[string]string{}
-	for text, z := range others {
-		if z.ImageSize() < c.from {
-			continue
-		}
+	for text, z := range others.large(c.from) {
 		for _, name := range []string{cacheName(text), cacheName(z.Root())} {
 			if on := cmp.Or(c.stands[name], name); there[on] {
 				stands[name] = on
 			}
 		}
 	}
-	for _, s := range signed {
-		z := zones[s.Content()]
-		if z == nil || z.ImageSize() < c.from {
-			continue
-		}
+	for s, z := range is.large(c.from) {
 		name := cacheName(s.Content())
 		if stands[name] = c.before(depot, s, z, there); stands[name] != "" {
 			continue

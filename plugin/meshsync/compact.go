@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/beside"
-	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
@@ -74,8 +73,7 @@ func reorder(ctx context.Context, origin string, base *zone.Zone, releases map[u
 		if !slices.Contains(was.fragmented, origin) {
 			continue
 		}
-		zones := was.zones.All()
-		z := zones[slices.IndexFunc(zones, func(z *zone.Zone) bool { return z.Origin() == origin })]
+		z := was.of(origin)
 		if base == nil || base.Origin() != origin {
 			if base = z.Compact(func() bool { return ctx.Err() == nil }); base == nil {
 				return reordered{}
@@ -93,16 +91,9 @@ func reorder(ctx context.Context, origin string, base *zone.Zone, releases map[u
 // with is a release with a zone in place of one that has the same records.
 func (c *compiled) with(was, is *zone.Zone) *compiled {
 	made := *c
-	made.byContent = make(map[release.Digest]*zone.Zone, len(c.byContent))
-	for digest, z := range c.byContent {
-		if z == was {
-			z = is
-		}
-		made.byContent[digest] = z
-	}
-	zones := slices.Clone(c.zones.All())
-	zones[slices.Index(zones, was)] = is
-	made.zones, _ = zone.NewZones(zones...) // no two have the same origin, since none had
+	made.made = slices.Clone(c.made)
+	made.made[slices.Index(made.made, was)] = is
+	made.zones = c.zones.With(is)
 	made.fragmented = slices.DeleteFunc(slices.Clone(c.fragmented), func(origin string) bool { return origin == is.Origin() })
 	return &made
 }

@@ -47,16 +47,12 @@ func (c *compiling) status() *status.Compiling {
 type compiler struct {
 	ctx   context.Context
 	dir   *depot.Dir
-	known map[release.Digest]*zone.Zone
-	last  map[string]*zone.Zone // of the large ones known, the newest by origin
+	known known
 	cache *imageCache
 	busy  *compiling
 	large sync.Mutex      // one large zone at a time: it keeps all processors busy, and takes memory
 	freed atomic.Bool     // there is memory to give back
 	kept  map[string]bool // files of the cache
-
-	once    sync.Once               // for
-	origins map[string][]*zone.Zone // those known
 }
 
 // processors is how many the work may take: all of them, or half while there are queries to be answered, since a goroutine
@@ -79,30 +75,35 @@ const largeText = 4 << 20
 // compile makes the zones of a release from the repository's blobs, several at a time. Every error is a *release.Error,
 // what was signed and what lies there do not agree or cannot be served, or ctx's; of several it is that of the first zone.
 // With it comes what was compiled before.
-func compile(ctx context.Context, repository string, r release.Release, known map[release.Digest]*zone.Zone, cache *imageCache,
-	busy *compiling) (*compiled, error) {
-	c := &compiled{byContent: map[release.Digest]*zone.Zone{}}
+func compile(ctx context.Context, repository string, r release.Release, known known, cache *imageCache, busy *compiling) (*compiled, error) {
+	c := newCompiled(&r)
 	dir, err := openRepository(repository)
 	if err != nil {
 		return c, err
 	}
 	defer dir.Close()
-	w := &compiler{ctx: ctx, dir: dir, known: known, last: newest(known), cache: cache, kept: cache.files(), busy: busy}
-	zones, err := w.all(r.Zones)
-	for i, z := range zones {
-		if z != nil {
-			c.byContent[r.Zones[i].Content()] = z
-			c.list = append(c.list, status.Zone{Origin: z.Origin(), Serial: z.Serial()})
-			c.records += z.Len()
-			if z.Fragmented() {
-				c.fragmented = append(c.fragmented, z.Origin())
-			}
+	w := &compiler{ctx: ctx, dir: dir, known: known, cache: cache, kept: cache.files(), busy: busy}
+	for _, o := range known.releases {
+		c.share(o)
+	}
+	var base *compiled
+	if len(known.releases) > 0 {
+		base = known.releases[0]
+	}
+	var todo []int
+	shared := r.Octets()
+	for i, z := range c.made {
+		if z == nil {
+			todo = append(todo, i)
+			shared -= r.Zones[i].Length
 		}
 	}
-	if err != nil {
+	busy.octets.Add(shared)
+	busy.zones.Add(int64(len(c.made) - len(todo)))
+	if err := w.all(c, todo); err != nil {
 		return c, err
 	}
-	if c.zones, err = zone.NewZones(zones...); err != nil {
+	if err := c.finish(todo, base, min(cache.from, cacheFrom)); err != nil {
 		return c, &release.Error{File: fmt.Sprintf("release %d", r.Number), Rule: release.Format, Detail: err.Error()}
 	}
 	if w.freed.Load() {
@@ -123,53 +124,34 @@ func (w *compiler) free() {
 
 // all makes zones until one cannot be made. Those before it are tried in any case, so that it does not hang on chance
 // which error is told.
-func (w *compiler) all(signed []release.Zone) ([]*zone.Zone, error) {
-	zones, errs := make([]*zone.Zone, len(signed)), make([]error, len(signed))
+func (w *compiler) all(c *compiled, todo []int) error {
+	errs := make([]error, len(todo))
 	var next atomic.Int64
 	var failed atomic.Bool
 	var running sync.WaitGroup
-	for range min(w.processors(), len(signed)) {
+	for range min(w.processors(), len(todo)) {
 		running.Go(func() {
 			if w.busy.beside {
 				beside.StepBack()
 			}
-			for i := next.Add(1) - 1; i < int64(len(signed)) && !failed.Load(); i = next.Add(1) - 1 {
-				if zones[i], errs[i] = w.zone(signed[i]); errs[i] != nil {
+			for n := next.Add(1) - 1; n < int64(len(todo)) && !failed.Load(); n = next.Add(1) - 1 {
+				i := todo[n]
+				if c.made[i], errs[n] = w.zone(c.signed[i]); errs[n] != nil {
 					failed.Store(true)
 				}
 				w.busy.zones.Add(1)
-				w.busy.octets.Add(signed[i].Length)
+				w.busy.octets.Add(c.signed[i].Length)
 			}
 		})
 	}
 	running.Wait()
-	return zones, cmp.Or(errs...)
-}
-
-// newest is the large zones of those known by origin, of several the one with the highest serial.
-func newest(known map[release.Digest]*zone.Zone) map[string]*zone.Zone {
-	last := map[string]*zone.Zone{}
-	for _, z := range known {
-		if z.ImageSize() < cacheFrom {
-			continue
-		}
-		if other := last[z.Origin()]; other == nil || int32(z.Serial()-other.Serial()) > 0 { // RFC 1982
-			last[z.Origin()] = z
-		}
-	}
-	return last
+	return cmp.Or(errs...)
 }
 
 // rootsOf are the zones of an origin that are known, by root.
 func (w *compiler) rootsOf(origin string) map[release.Digest]*zone.Zone {
-	w.once.Do(func() {
-		w.origins = map[string][]*zone.Zone{}
-		for _, z := range w.known {
-			w.origins[z.Origin()] = append(w.origins[z.Origin()], z)
-		}
-	})
 	roots := map[release.Digest]*zone.Zone{}
-	for _, z := range w.origins[origin] {
+	for _, z := range w.known.of(origin) {
 		roots[z.Root()] = z
 	}
 	return roots
@@ -178,8 +160,7 @@ func (w *compiler) rootsOf(origin string) map[release.Digest]*zone.Zone {
 // zone is a zone as it was signed: known already, kept compiled, or made of its text, and of one known if that differs in a
 // little.
 func (w *compiler) zone(signed release.Zone) (z *zone.Zone, err error) {
-	z = w.known[signed.Content()]
-	if z == nil || z.Origin() != signed.Origin {
+	if z = w.known.zone(signed); z == nil {
 		if z = w.load(kept(signed)...); z == nil || z.Origin() != signed.Origin {
 			if z, err = w.make(signed); err != nil {
 				return nil, err
@@ -278,7 +259,7 @@ const changedShare = 8
 // compiled it counts only once the end of the text was reached and its digest found right, and it is what the text says, since
 // every line was there or was put in. It returns nil if that is for compileZone, which also says what is wrong.
 func (w *compiler) follow(signed release.Zone) *zone.Zone {
-	old := w.last[signed.Origin]
+	old := w.known.newest(signed.Origin)
 	if old == nil {
 		return nil
 	}

@@ -38,7 +38,7 @@ func TestCompilingEndsWithItsContext(t *testing.T) {
 		busy := &compiling{number: 1, of: 1}
 		done := make(chan error, 1)
 		go func() {
-			_, err := compile(ctx, h.repo.Path(), r, nil, &imageCache{dir: t.TempDir()}, busy)
+			_, err := compile(ctx, h.repo.Path(), r, known{}, &imageCache{dir: t.TempDir()}, busy)
 			done <- err
 		}()
 		for busy.records.Load() < after {
@@ -88,12 +88,12 @@ func TestTheFirstBadZoneIsTold(t *testing.T) {
 		must(t, os.Remove(h.blobPath(r.Zones[i])))
 	}
 	for range 50 {
-		c, err := compile(t.Context(), h.repo.Path(), r, nil, &imageCache{dir: t.TempDir()}, &compiling{})
+		c, err := compile(t.Context(), h.repo.Path(), r, known{}, &imageCache{dir: t.TempDir()}, &compiling{})
 		if err == nil || !strings.Contains(err.Error(), "zone z11.example.") {
 			t.Fatal(err)
 		}
-		if len(c.byContent) < 11 {
-			t.Errorf("only %d zones before the 12th are kept", len(c.byContent))
+		if n := len(c.byContent()); n < 11 {
+			t.Errorf("only %d zones before the 12th are kept", n)
 		}
 	}
 }
@@ -116,9 +116,9 @@ func TestALargeZoneIsMadeOfTheOneBefore(t *testing.T) {
 		text = b.Bytes()
 		releases = append(releases, release.Release{Number: uint64(i + 1), Zones: []release.Zone{h.pack("example.org.", uint32(i+1), text)}})
 	}
-	make := func(r release.Release, known map[release.Digest]*zone.Zone) (*zone.Zone, *compiling) {
+	make := func(r release.Release, texts map[release.Digest]*zone.Zone) (*zone.Zone, *compiling) {
 		busy := &compiling{}
-		c, err := compile(t.Context(), h.repo.Path(), r, known, &imageCache{dir: t.TempDir()}, busy)
+		c, err := compile(t.Context(), h.repo.Path(), r, known{others: texts}, &imageCache{dir: t.TempDir()}, busy)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,10 +129,10 @@ func TestALargeZoneIsMadeOfTheOneBefore(t *testing.T) {
 		must(t, z.WriteImage(&b, release.Digest{}))
 		return b.Bytes()
 	}
-	known := map[release.Digest]*zone.Zone{}
+	texts := map[release.Digest]*zone.Zone{}
 	for i, r := range releases {
 		fresh, _ := make(r, nil)
-		z, busy := make(r, known)
+		z, busy := make(r, texts)
 		if z.Root() != fresh.Root() || z.Serial() != fresh.Serial() || z.Len() != fresh.Len() {
 			t.Errorf("release %d: another zone", r.Number)
 		}
@@ -142,18 +142,18 @@ func TestALargeZoneIsMadeOfTheOneBefore(t *testing.T) {
 		if n := busy.records.Load(); n != int64(z.Len()) || busy.octets.Load() != r.Zones[0].Length {
 			t.Errorf("release %d: %d records and %d octets are shown", r.Number, n, busy.octets.Load())
 		}
-		known[r.Zones[0].SHA256] = z
+		texts[r.Zones[0].SHA256] = z
 	}
 	for _, wrong := range []string{"other.org.\t300\tIN\tNS\tns.test.\n", "d5.example.org.\t300\tIN\tCNAME\td6.example.org.\n"} {
 		r := release.Release{Number: 9, Zones: []release.Zone{h.pack("example.org.", 3, append(bytes.Clone(third), wrong...))}}
-		if _, err := compile(t.Context(), h.repo.Path(), r, known, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
+		if _, err := compile(t.Context(), h.repo.Path(), r, known{others: texts}, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
 			t.Errorf("%q is served", wrong)
 		}
 	}
 	torn := releases[1]
 	torn.Zones = slices.Clone(torn.Zones)
 	torn.Zones[0].SHA256[3]++
-	if _, err := compile(t.Context(), h.repo.Path(), torn, known, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
+	if _, err := compile(t.Context(), h.repo.Path(), torn, known{others: texts}, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
 		t.Error("a text that is not the one that was signed is served")
 	}
 }

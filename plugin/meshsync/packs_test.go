@@ -85,11 +85,11 @@ func (p *packed) without(zones ...release.Zone) {
 	}
 }
 
-func (p *packed) known(i int) map[release.Digest]*zone.Zone {
-	return map[release.Digest]*zone.Zone{p.signed[i].Content(): p.zones[i]}
+func (p *packed) known(i int) known {
+	return known{others: map[release.Digest]*zone.Zone{p.signed[i].Content(): p.zones[i]}}
 }
 
-func (p *packed) compile(signed release.Zone, known map[release.Digest]*zone.Zone) (*zone.Zone, *compiling, error) {
+func (p *packed) compile(signed release.Zone, known known) (*zone.Zone, *compiling, error) {
 	busy := &compiling{}
 	c, err := compile(p.h.t.Context(), p.h.repo.Path(), release.Release{Number: 1, Zones: []release.Zone{signed}}, known, &imageCache{dir: p.h.t.TempDir()}, busy)
 	if err != nil {
@@ -133,7 +133,7 @@ func TestAZoneIsMadeOfABaseAndPacks(t *testing.T) {
 	listed := p.signed[3]
 	listed.Packs, listed.Earlier = all[2:], list.Blob
 	for name, signed := range map[string]release.Zone{"packs": p.signed[3], "a list of them": listed} {
-		z, busy, err := p.compile(signed, nil)
+		z, busy, err := p.compile(signed, known{})
 		if err != nil || z.Root() != p.zones[3].Root() || z.Serial() != p.zones[3].Serial() {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -147,7 +147,7 @@ func TestAZoneIsMadeOfABaseAndPacks(t *testing.T) {
 			t.Errorf("from %d: %v", from, err)
 		}
 	}
-	if _, _, err := p.compile(listed, nil); ruleOf(err) != release.Missing {
+	if _, _, err := p.compile(listed, known{}); ruleOf(err) != release.Missing {
 		t.Errorf("without the base: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -244,13 +244,13 @@ func TestSignedPacksThatLeadElsewhereAreRefused(t *testing.T) {
 		t.Errorf("a root that packs do not make: %v", err)
 	}
 	for name, packs := range cases { // by who has nothing, and by who has a zone on the way
-		for _, known := range []map[release.Digest]*zone.Zone{nil, p.known(0), p.known(1)} {
+		for _, from := range []known{{}, p.known(0), p.known(1)} {
 			signed, base := p.signed[2], p.signed[0]
 			signed.SHA256, signed.Length, signed.Blob, signed.BaseRoot = base.SHA256, base.Length, base.Blob, base.Root
 			if signed.Packs = packs; name != "in the wrong order" {
 				signed.Packs = append(p.signed[1].Packs[:1:1], packs...)
 			}
-			if _, busy, err := p.compile(signed, known); ruleOf(err) != release.Packs {
+			if _, busy, err := p.compile(signed, from); ruleOf(err) != release.Packs {
 				t.Errorf("%s, on a base: %v", name, err)
 			} else if n := busy.records.Load(); n != 0 {
 				t.Errorf("%s, on a base: %d records are shown", name, n)
@@ -398,14 +398,14 @@ func cacheLatest(dir string) error {
 	defer repo.Close()
 	cache := &imageCache{dir: filepath.Join(dir, "cache"), from: 1}
 	current := *view.Manifest.Current
-	c, err := compile(context.Background(), repository, current, nil, cache, &compiling{})
+	c, err := compile(context.Background(), repository, current, known{}, cache, &compiling{})
 	if err != nil {
 		return err
 	}
 	if z := c.zones.All()[0]; z.Root() != current.Zones[0].Root {
 		return errors.New("another zone")
 	}
-	cache.update(repo, current.Zones, c.byContent, nil)
+	cache.update(repo, c, known{})
 	return nil
 }
 

@@ -9,20 +9,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/beside"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
-	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
-
-// compiled is a release, verified and ready to be answered from. Zones that did not change are shared with the release
-// before it.
-type compiled struct {
-	zones      *zone.Zones
-	list       []status.Zone
-	byContent  map[release.Digest]*zone.Zone
-	records    int
-	history    history
-	fragmented []string // origins of zones that are to be put in order, see compactor
-}
 
 // staged is the outcome of compiling one release.
 type staged struct {
@@ -66,10 +54,7 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 		}
 		ctx, s.cancel = context.WithCancel(ctx)
 		now := time.Now()
-		busy := &compiling{number: number, began: now, beside: f.serving != 0, of: len(r.Zones)}
-		for _, z := range r.Zones {
-			busy.ofAll += z.Length
-		}
+		busy := &compiling{number: number, began: now, beside: f.serving != 0, of: len(r.Zones), ofAll: r.Octets()}
 		s.busy, s.told = busy, now
 		known, before := f.known(), f.before(number)
 		f.running.Go(func() {
@@ -82,7 +67,7 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 			}
 			s.results <- staged{number: number, compiled: c, took: time.Since(now), err: err}
 			if err == nil {
-				s.keep(f.config.repository, r.Zones, c.byContent, known)
+				s.keep(f.config.repository, c, known)
 			}
 		})
 		return
@@ -90,13 +75,13 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 }
 
 // keep keeps the large zones of a release for the next start.
-func (s *stager) keep(repository string, signed []release.Zone, zones, known map[release.Digest]*zone.Zone) {
+func (s *stager) keep(repository string, c *compiled, known known) {
 	dir, err := depot.Open(repository)
 	if err != nil {
 		return // it is kept with the next release
 	}
 	defer dir.Close()
-	s.cache.update(dir, signed, zones, known)
+	s.cache.update(dir, c, known)
 }
 
 // done ends the work that gave r.
@@ -111,7 +96,7 @@ func (s *stager) done(r staged) {
 		s.after = map[uint64]time.Time{}
 	}
 	s.after[r.number] = time.Now().Add(retry)
-	s.right = r.compiled.byContent
+	s.right = r.compiled.byContent()
 }
 
 // tellEvery is how often the log is told how compiling goes. What takes no longer is not mentioned.
@@ -138,15 +123,10 @@ func (f *follower) release(number uint64) *release.Release {
 }
 
 // known are the zones that are compiled already.
-func (f *follower) known() map[release.Digest]*zone.Zone {
-	known := maps.Clone(f.stager.right)
-	if known == nil {
-		known = map[release.Digest]*zone.Zone{}
+func (f *follower) known() known {
+	k := known{others: f.stager.right}
+	for _, number := range slices.Backward(slices.Sorted(maps.Keys(f.compiled))) {
+		k.releases = append(k.releases, f.compiled[number])
 	}
-	for _, c := range f.compiled {
-		for digest, z := range c.byContent {
-			known[digest] = z
-		}
-	}
-	return known
+	return k
 }

@@ -24,13 +24,21 @@ const (
 // since is the history of a release that follows another.
 func (c *compiled) since(before *compiled) history {
 	h := history{}
-	for _, z := range c.zones.All() {
-		old, chain := before.zones.Get(z.Origin()), before.history[z.Origin()]
-		if old != nil && (old.Serial() != z.Serial() || old.Root() != z.Root()) {
+	at := 0
+	for i, z := range c.made {
+		origin := c.signed[i].Origin
+		for at < len(before.signed) && before.signed[at].Origin < origin {
+			at++
+		}
+		if at == len(before.signed) || before.signed[at].Origin != origin {
+			continue
+		}
+		chain := before.history[origin]
+		if old := before.made[at]; old != z && (old.Serial() != z.Serial() || old.Root() != z.Root()) {
 			chain = extend(chain, old, z)
 		}
-		if old != nil && len(chain) > 0 {
-			h[z.Origin()] = chain
+		if len(chain) > 0 {
+			h[origin] = chain
 		}
 	}
 	return h
