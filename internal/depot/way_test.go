@@ -400,14 +400,14 @@ func TestPacksKilledAtAnyStepLeaveOldOrNewAndCanBeRepeated(t *testing.T) {
 
 // TestABaseKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated, with the list of earlier packs, for who joins anew on what it has.
 func TestABaseKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated(t *testing.T) {
-	killedAtAnyStep(t, 6, made, func(dir *Dir) *host {
+	killedAtAnyStep(t, 4, made, func(dir *Dir) *host {
 		h := newPackHost(t, 100)
 		h.release(1)
 		check(t, mirrorJob(dir.Path(), h.dir.Path()))
 		h.release(2)
 		h.rebase()
 		h.packs = 1
-		for number := range uint64(4) {
+		for number := range uint64(2) {
 			h.release(3 + number)
 		}
 		return h.host
