@@ -71,7 +71,8 @@
 //  1. Learn gets views that were verified, in the order of their versions, each on disk before.
 //  2. What Persist says is written and fsynced before Persisted is called. A write that failed is tried again.
 //  3. Queries are answered from what Answering gives, as On has it of the time of each; Answered tells of it before the next Decide.
-//  4. Decide is called after each fact, at Wake, and ten times a second, since the wall clock may step.
+//  4. Decide is called after each fact, at Wake, and ten times a second while a switchover is known, since the wall clock may step; at rest
+//     twice a second, and when a query finds that the two clocks have not run alike (Answering.On).
 //  5. While Ask is set, or no host is reached, the other members are asked again and again: a newer view of theirs goes to Learn,
 //     what they hold to Hear. A member that is asked by one with a newer view asks back.
 //
