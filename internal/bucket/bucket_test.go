@@ -331,7 +331,7 @@ func TestCollectSparesWhatAnotherHostMayBeAboutToName(t *testing.T) {
 	if !reflect.DeepEqual(h.zone(3, 1000), reused) {
 		t.Fatal("the same zone is another blob")
 	}
-	check(t, depot.Collect(b, view))
+	check(t, new(depot.Known).Collect(b, view))
 	if gone(file(current)) || gone(file(pending)) || gone(file(reused)) || !gone(file(garbage)) {
 		t.Errorf("current gone: %v, pending: %v, reused: %v, garbage: %v", gone(file(current)), gone(file(pending)), gone(file(reused)), gone(file(garbage)))
 	}
@@ -340,12 +340,12 @@ func TestCollectSparesWhatAnotherHostMayBeAboutToName(t *testing.T) {
 	later := h.release(pending)
 	numbered := filepath.Join(server.Dir, "mesh/metadata", fmt.Sprintf("%d.snapshot.json", later.Versions.Snapshot))
 	manifest := filepath.Join(server.Dir, "mesh", release.ManifestName(release.DigestOf(h.mem.Manifest)))
-	check(t, depot.Collect(b, view))
+	check(t, new(depot.Known).Collect(b, view))
 	if gone(numbered) || gone(manifest) || gone(file(pending)) {
 		t.Error("a later release lost files")
 	}
 	third := h.release(reused)
-	check(t, depot.Collect(b, third))
+	check(t, new(depot.Known).Collect(b, third))
 	if !gone(filepath.Join(server.Dir, "mesh/metadata", fmt.Sprintf("%d.snapshot.json", view.Versions.Snapshot))) {
 		t.Error("old metadata stays")
 	}

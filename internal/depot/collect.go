@@ -12,18 +12,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// Collect removes from s what nobody needs any more once view was installed. It keeps the blobs of the current, the next
-// and the previous release, all roots, and for readers that are in the middle of it one older version of the other
-// metadata. The previous release is known from the last manifest that named it, which is kept for that, with all its zones.
-//
-// Where there are other writers, one may have gone on meanwhile, or be about to: what is numbered higher than view stays,
-// and so does what is younger than the store's Grace. Without them, call it with the lock held.
-func Collect(s Store, view release.View) error {
-	_, err := collect(s, view)
-	return err
-}
-
-// collect is Collect, and what it has kept.
+// collect is Collect of who knows nothing yet, and what it has kept.
 func collect(s Store, view release.View) (kept, error) {
 	lists := map[string][]Entry{}
 	for _, dir := range []string{"metadata", "targets", blobDir} {

@@ -84,8 +84,14 @@ func sameNumbers(a, b release.Manifest) bool {
 // sweepEvery is how often all that lies in a directory is looked at for what nobody needs: what a writer that was killed has left, for one.
 const sweepEvery = time.Hour
 
-// Collect is what the function does, by what is known: of a directory in which it was done before, only what was kept then and is kept no more is
-// looked for.
+// Collect removes from s what nobody needs any more once view was installed. It keeps the blobs of the current, the next
+// and the previous release, all roots, and for readers that are in the middle of it one older version of the other
+// metadata. The previous release is known from the last manifest that named it, which is kept for that, with all its zones.
+//
+// Where there are other writers, one may have gone on meanwhile, or be about to: what is numbered higher than view stays,
+// and so does what is younger than the store's Grace. Without them, call it with the lock held.
+//
+// Of a directory in which it was done before, only what was kept then and is kept no more is looked for, and all once an hour.
 func (k *Known) Collect(s Store, view release.View) (err error) {
 	before := k.kept
 	if s.Grace() > 0 || k.swept.IsZero() || time.Since(k.swept) >= sweepEvery {

@@ -223,7 +223,7 @@ func TestWhatIsCollectedByWhatIsKnown(t *testing.T) {
 			h.mem = mem
 			check(t, known.Collect(h.dir, view))
 			there := h.allFiles()
-			check(t, Collect(h.dir, view))
+			check(t, new(Known).Collect(h.dir, view))
 			if left := h.allFiles(); !slices.Equal(there, left) {
 				t.Fatalf("seed %d, release %d: %v were left, %v are needed", seed, number, there, left)
 			}

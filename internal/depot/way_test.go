@@ -645,7 +645,7 @@ func TestWhatIsStoredBesideIsKeptForADay(t *testing.T) {
 		h.release(h.m.Newest()+1, 100)
 		view, _, err := release.Verify(h.dir, h.root())
 		check(t, err)
-		check(t, Collect(h.dir, view))
+		check(t, new(Known).Collect(h.dir, view))
 		check(t, h.dir.Sweep())
 	}
 	collect()
@@ -704,7 +704,7 @@ func TestPacksOfAListThatCannotBeReadAreKept(t *testing.T) {
 		t.Helper()
 		view, _, err := release.Verify(h.dir, h.root())
 		check(t, err)
-		check(t, Collect(h.dir, view))
+		check(t, new(Known).Collect(h.dir, view))
 		for i, p := range h.chain {
 			if got := h.dir.HasBlob(p.Blob); got != (first || i > 0) {
 				t.Errorf("pack %d is there: %v", i, got)
