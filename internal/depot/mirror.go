@@ -198,6 +198,9 @@ func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 		if !counted {
 			g.left, counted = g.toCome(zones[i:]), true
 		}
+		if deep { // the next pass must not go by what it knows, should this one be cut short
+			g.Known.Forget()
+		}
 		g.left = max(0, g.left-g.ahead(z))
 		if err := g.get(ctx, z); err != nil {
 			return fetched, err
@@ -470,7 +473,7 @@ func (r *remoteFS) Open(name string) (fs.File, error) {
 }
 
 func (r *remoteFS) get(name string) ([]byte, error) {
-	if len(r.mem.Manifest) > 0 && name == release.ManifestName(release.DigestOf(r.mem.Manifest)) {
+	if len(r.mem.Manifest) > 0 && !release.IsNode(name) && name == release.ManifestName(release.DigestOf(r.mem.Manifest)) {
 		return r.mem.Manifest, nil
 	}
 	if f, ok := r.ahead[name]; ok {

@@ -70,7 +70,7 @@ func (w *Writer) sign(ctx context.Context, next mesh.State, change func(m *relea
 // that members of the version before go on for as long as nothing is to be switched.
 func (w *Writer) same(m release.Manifest) (bool, error) {
 	was := w.view.Manifest
-	if m.Newest() != was.Newest() {
+	if m.Newest() != was.Newest() || m.Format >= release.ManifestFormat && was.Format < m.Format {
 		return false, nil
 	}
 	m.Format = was.Format

@@ -131,8 +131,11 @@ func (l *lead) name(z *release.Zone, most int, file bool, put func(write func(io
 	}
 	before := l.chain[:len(l.chain)-few]
 	c, err := put(func(w io.Writer) error { _, err := w.Write(release.EncodeEarlier(before)); return err })
+	if err != nil {
+		return err
+	}
 	z.Packs, z.Earlier = slices.Clone(l.chain[len(before):]), c.Blob
-	return err
+	return nil
 }
 
 // trim takes off what is farther back than the base, and weighs more or is more than a file may list.

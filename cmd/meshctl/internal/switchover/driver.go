@@ -222,8 +222,15 @@ func (d *Driver) publish(ctx context.Context, r *Round, before mesh.State, tag d
 	case mesh.EventMarked:
 		event = home.Event{Event: r.Decision.Event, Detail: awayNames(next)}
 	}
-	format := func(m *release.Manifest) { m.Format = formatFor(m.Format, m.Members, r.Answers) }
-	if err := w.Carry(ctx, next, r.Decision.By.Time(), format, event); err != nil {
+	newer := formatFor(w.View().Manifest.Format, w.View().Manifest.Members, r.Answers)
+	if r.Decision.Event == mesh.EventProposed && newer > w.View().Manifest.Format { // all zones are written anew: no instant may wait for that
+		renewed, err := w.Host().Renew(w.Instant(), 0)
+		if err != nil {
+			return err
+		}
+		return unlessTurn(w.Carry(ctx, renewed, time.Time{}, func(m *release.Manifest) { m.Format = newer }, home.Event{}))
+	}
+	if err := w.Carry(ctx, next, r.Decision.By.Time(), nil, event); err != nil {
 		return unlessTurn(err)
 	}
 	r.Done, r.View = true, w.View()
