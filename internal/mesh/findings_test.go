@@ -85,7 +85,7 @@ func TestSidecarsStoppedWhileOneHoldsThePromise(t *testing.T) {
 
 // A lead that is too short for members to hear and to confirm is refused, with the reason, and what is needed.
 func TestALeadThatCannotWorkIsRefused(t *testing.T) {
-	for _, lead := range []time.Duration{time.Second, 3 * time.Second, 7400 * time.Millisecond} {
+	for _, lead := range []time.Duration{time.Second, 3 * time.Second, 11500 * time.Millisecond} {
 		w := newSmall(t, 2, Policy{Lead: lead})
 		w.release()
 		w.run(20 * time.Second)
@@ -95,7 +95,7 @@ func TestALeadThatCannotWorkIsRefused(t *testing.T) {
 		}
 		w.allAnswer(1, 0)
 	}
-	w := newSmall(t, 2, Policy{Lead: 7440 * time.Millisecond}) // 4 × (1.5 + 0.2 + 2 × 0.08) s
+	w := newSmall(t, 2, Policy{Lead: 11600 * time.Millisecond}) // 4 × (1.5 + 1 + 0.4) s
 	if got := w.hosts[0].host.Lead(); got != w.policy.Lead {
 		t.Errorf("the shortest lead is %v", got)
 	}

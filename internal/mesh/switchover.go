@@ -15,32 +15,17 @@ import (
 // other and decline, if they do not.
 type timing struct{ half time.Duration }
 
-// settleTime is what a member needs beside hearing, to write and to be asked, and what the host needs to publish. It is twice that after a
-// proposal that was withdrawn since it was too late, and so on, up to settleMost: a mesh that is slower than it says finds the lead that
-// it needs.
-const (
-	settleTime = 200 * time.Millisecond
-	settleMost = 2 * time.Second
-)
+// settleTime is what a member needs beside hearing: to write, and to be asked.
+const settleTime = time.Second
 
-// timing goes by what members say: how long they take to hear of something, and how far their clocks and this host's may be apart.
 func (h *Host) timing() timing {
-	hears, apart := time.Duration(0), time.Duration(0)
+	hears := time.Duration(0) // if nobody answers, nobody is waited for
 	for _, name := range h.state.Members {
-		m := h.members[name]
-		if !m.here {
-			continue
+		if m := h.members[name]; m.here {
+			hears = max(hears, cmp.Or(m.word.Hears, DefaultHears))
 		}
-		hears = max(hears, cmp.Or(m.word.Hears, DefaultHears))
-		if !m.word.Clock.Known {
-			apart = 2 * h.state.Epsilon
-		}
-		apart = max(apart, m.apart+m.word.Clock.Bound)
 	}
-	if hears == 0 { // nobody is there to wait for
-		return timing{settleMost}
-	}
-	return timing{hears + min(settleTime<<h.tries, settleMost) + 2*min(apart, 2*h.state.Epsilon)}
+	return timing{hears + settleTime + 4*h.state.Epsilon}
 }
 
 // lead is the shortest time from a proposal to its switchover.
@@ -192,7 +177,9 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
 	case now.Wall >= last || declined:
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
-		h.back(now, next.Ref) // if nothing is against it, this host was too slow
+		if len(d.Against) > 0 {
+			h.back(now, next.Ref)
+		}
 	case len(d.Against) == 0 || h.order.Force && h.promised() && now.Wall >= last.Add(-t.half/2):
 		if from := next.Decide.Add(-2 * t.half); now.Wall < from {
 			d.Wake = from // until then it can be taken back
