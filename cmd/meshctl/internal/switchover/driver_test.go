@@ -181,6 +181,25 @@ func TestTheFormatIsOneThatAllMembersRead(t *testing.T) {
 	switchesIn(5, release.ManifestFormat, true)
 }
 
+// TestTheFormatGoesOnBeforeAProposal: to write all zones in another format takes longer than a proposal may.
+func TestTheFormatGoesOnBeforeAProposal(t *testing.T) {
+	w := newWorldIn(t, release.ProposalFormat, hometest.ZoneFile)
+	before := w.view().Manifest
+	hometest.WaitFor(t, "the format goes on", func() bool {
+		_, err := w.driver.Round(t.Context())
+		hometest.Check(t, err)
+		return w.view().Manifest.Format != before.Format
+	})
+	if m := w.view().Manifest; m.Format != release.ManifestFormat || m.Next == nil || !m.Next.Switchover.IsZero() || m.Newest() != before.Newest() {
+		t.Fatalf("format %d, next %+v, before %+v", m.Format, m.Next, before.Next)
+	}
+	_, err := w.driver.See(t.Context(), 30*time.Second, false, ignore)
+	hometest.Check(t, err)
+	if m := w.view().Manifest; m.Current.Number != before.Newest() {
+		t.Fatalf("release %d, want %d", m.Current.Number, before.Newest())
+	}
+}
+
 // How long each member took to have a release ready, and to switch, is known of the last release, whoever published it.
 func TestHowMembersFareIsKnown(t *testing.T) {
 	w := newWorld(t)
