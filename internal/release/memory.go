@@ -86,6 +86,12 @@ func (m Memory) Validate() error {
 // Encode is what a node writes to disk.
 func (m Memory) Encode() ([]byte, error) { return encodeLine(m) }
 
+// Knowing is m with what another memory of this process has verified: of that, only what is other in m is read and verified by Restore.
+func (m Memory) Knowing(other Memory) Memory {
+	m.chain = other.chain
+	return m
+}
+
 // Verified reports whether m holds a verified state, or a root only.
 func (m Memory) Verified() bool { return len(m.Timestamp) > 0 }
 

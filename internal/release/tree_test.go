@@ -289,6 +289,31 @@ func TestWithoutItsNodesAMemoryKnowsTheRest(t *testing.T) {
 	}
 }
 
+// TestWhatAnotherWriterPublishedCostsWhatItChanged: a host that reads the state that another one has written reads new nodes only.
+func TestWhatAnotherWriterPublishedCostsWhatItChanged(t *testing.T) {
+	w := newWorld(t)
+	zones := manyZones(3000, 1)
+	w.publish(testManifest(manyRelease(2, testNow, zones), nil))
+	w.mustVerify()
+	_, before, err := Restore(w.node, w.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zones = changed(zones, len(zones), 2)
+	w.publish(testManifest(manyRelease(3, testNow, zones), nil))
+	w.mustVerify()
+	for what, mem := range map[string]Memory{"all": w.node, "few": w.node.Knowing(before)} {
+		from := &counting{MapFS: w.repo}
+		view, _, err := Restore(mem, from)
+		if err != nil || !slices.EqualFunc(view.Manifest.Current.Zones, zones, func(a, b Zone) bool { return a.equal(&b) }) {
+			t.Errorf("%s: other zones: %v", what, err)
+		}
+		if few := from.nodes < 10; few != (what == "few") {
+			t.Errorf("%s: %d nodes were read", what, from.nodes)
+		}
+	}
+}
+
 // endless is a repository in which a file does not end.
 type endless struct {
 	fstest.MapFS

@@ -88,14 +88,15 @@ func accept(trusted *root, mem Memory, read readFile, nodes *source) (*chain, Me
 // last verified. It fails with Missing when mem holds no more than a root. The Memory is mem; with it, its manifest need
 // not be read again.
 //
-// Zones in trees are read from the repository, which may be nil if mem has come from Verify in this process. Where that fails, the error is
-// one of OfZones, and the view that comes with it has all but these zones.
+// Zones in trees that mem does not know, see Knowing, are read from the repository, which may be nil if mem has come from Verify in this
+// process. Where that fails, the error is one of OfZones, and the view that comes with it has all but these zones.
 func Restore(mem Memory, repo fs.FS) (View, Memory, error) {
+	before := mem.chain
 	last, mem, err := recollect(mem)
 	if err != nil {
 		return View{}, mem, err
 	}
-	c, err := mem.chain.whole(sourceOf(repo), nil)
+	c, err := mem.chain.whole(sourceOf(repo), before)
 	if err != nil {
 		return last, mem, err
 	}

@@ -218,9 +218,11 @@ func (h *Home) readWith(from storage, nodes fs.FS) (State, release.View, depot.T
 	h.guard.Unlock()
 	tag, err := from.records.Tag(stateName)
 	if err != nil || was == "" || tag != was {
+		before := state.Published
 		if state, tag, err = readState(h.dir, from); err != nil {
 			return State{}, release.View{}, "", err
 		}
+		state.Published = state.Published.Knowing(before)
 	}
 	view, published, err := release.Restore(state.Published, nodes)
 	if err != nil {
