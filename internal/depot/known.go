@@ -109,6 +109,13 @@ func (k *Known) Collect(s Store, view release.View) (err error) {
 	return errors.Join(k.collectMetadata(s, view), k.collectSince(s, before))
 }
 
+// Published notes a view that was published without a Collect, so that the next one finds its manifest.
+func (k *Known) Published(view release.View) {
+	if k.kept.manifests != nil {
+		k.kept.manifests[release.ManifestName(view.Digest)] = view.Manifest
+	}
+}
+
 func (k *Known) collectMetadata(s Store, view release.View) error {
 	entries, err := s.List("metadata")
 	if err != nil {

@@ -323,3 +323,28 @@ func TestWaitingForAnotherWriterEndsWithTheContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestManifestsBetweenTwoReleasesGo with the release after them, though nothing is collected when they are published.
+func TestManifestsBetweenTwoReleasesGo(t *testing.T) {
+	dir := hometest.New(t, time.Now, "tyo")
+	h := home.At(dir, time.Now)
+	release := func(serial uint32) {
+		hometest.Check(t, h.Write(t.Context(), func(w *home.Writer) error {
+			_, _, err := releasing.Make(t.Context(), w, []releasing.Source{hometest.ZoneFile(t, serial)}, releasing.Options{})
+			return err
+		}))
+	}
+	release(1)
+	for i := range 5 {
+		hometest.Check(t, h.Write(t.Context(), func(w *home.Writer) error {
+			_, err := enrol.AddMember(t.Context(), w, enrol.NewMember{Name: fmt.Sprintf("m%d", i), Admin: fmt.Sprintf("127.0.0.1:%d", i+2)})
+			return err
+		}))
+	}
+	release(2)
+	left, err := filepath.Glob(filepath.Join(dir, "repository", "targets", "*.mesh.json"))
+	hometest.Check(t, err)
+	if len(left) > 2 {
+		t.Errorf("%d manifests: %q", len(left), left)
+	}
+}

@@ -99,6 +99,9 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 	if content && (was.Current.Number != next.Current.Number || was.Next.Number != next.Next.Number) {
 		return w.collect() // not between a proposal and its commit: there may be much
 	}
+	if content {
+		w.home.known.Published(w.view)
+	}
 	return nil
 }
 
