@@ -27,17 +27,22 @@ type Content struct {
 
 // PutBlob implements Store.
 func (d *Dir) PutBlob(write func(io.Writer) error) (Content, error) {
-	f, err := createTemp(d.root, blobDir, 0o644)
+	return d.putPacked(tempPrefix, write, func(b release.Blob) string { return release.BlobName(b.SHA256) })
+}
+
+// putPacked packs what write produces, in a temporary file whose name begins so, and gives it the name of its blob.
+func (d *Dir) putPacked(prefix string, write func(io.Writer) error, name func(release.Blob) string) (Content, error) {
+	f, err := createNamed(d.root, blobDir, prefix, 0o644)
 	if err != nil {
 		return Content{}, err
 	}
 	step("write")
 	content, err := Pack(f, write)
-	name, err := closeTemp(d.root, f, err)
+	written, err := closeTemp(d.root, f, err)
 	if err != nil {
 		return Content{}, err
 	}
-	return content, rename(d.root, name, release.BlobName(content.Blob.SHA256))
+	return content, rename(d.root, written, name(content.Blob))
 }
 
 // Pack writes the text that write produces to to, packed as a blob.

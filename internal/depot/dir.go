@@ -137,17 +137,7 @@ func (d *Dir) Remove(name string) error {
 
 // PutBeside implements Store. The blob has a name of its own until it is adopted.
 func (d *Dir) PutBeside(write func(io.Writer) error) (Content, error) {
-	f, err := createNamed(d.root, blobDir, "."+besidePrefix, 0o644)
-	if err != nil {
-		return Content{}, err
-	}
-	step("write")
-	content, err := Pack(f, write)
-	name, err := closeTemp(d.root, f, err)
-	if err != nil {
-		return Content{}, err
-	}
-	return content, rename(d.root, name, besideName(content.Blob))
+	return d.putPacked("."+besidePrefix, write, besideName)
 }
 
 // Adopt implements Store.
