@@ -417,6 +417,25 @@ func TestALargeZoneIsApplied(t *testing.T) {
 	}
 }
 
+// TestApartIsWhatIsNotShared by a zone and what was made of it.
+func TestApartIsWhatIsNotShared(t *testing.T) {
+	z := largeZone(t, "unsigned", 4000)
+	made, found := z.Apply(benchDeltas(t, z, 1)[0])
+	if made == nil {
+		t.Fatal(found)
+	}
+	all := z.Apart(nil)
+	if all < z.ImageSize()/2 || all > z.ImageSize() {
+		t.Errorf("%d octets of %d are in pages", all, z.ImageSize())
+	}
+	if n := z.Apart(z); n != 0 {
+		t.Errorf("%d octets are apart of the zone itself", n)
+	}
+	if n := z.Apart(made); n == 0 || n >= all {
+		t.Errorf("%d octets of %d are not shared with what was made of it", n, all)
+	}
+}
+
 // TestHashesThatBeginAlike has NSEC3 records of which the hashes differ in their ends only, and takes them out and in.
 func TestHashesThatBeginAlike(t *testing.T) {
 	text := "$TTL 60\nexample. SOA ns mail 1 1 1 1 60\nexample. NS ns.test.\n"

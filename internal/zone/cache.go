@@ -125,6 +125,16 @@ func (z *Zone) imageOctets() int {
 	return size
 }
 
+// Apart is the number of octets of the pages that z does not share with another zone, such as one made of it by Apply. Lists are left out.
+func (z *Zone) Apart(o *Zone) (octets int) {
+	for i, page := range z.pages {
+		if len(page) > 0 && (o == nil || i >= len(o.pages) || len(o.pages[i]) == 0 || &o.pages[i][0] != &page[0]) {
+			octets += len(page)
+		}
+	}
+	return octets
+}
+
 // FromImage makes a zone of what WriteImage wrote for a source, so many octets in all. It takes no more memory than they do,
 // whatever they say. The error is the reader's, or ErrCompiled if it is anything else, be it by one bit.
 func FromImage(r io.Reader, size int64, source [sha256.Size]byte) (*Zone, error) {

@@ -108,6 +108,7 @@ type follower struct {
 	faults     faults
 	stager     stager
 	compactor  compactor
+	collector  collector
 }
 
 // StateLost is the code of the silence of a node that cannot read what it must not have forgotten: to answer without it would be to
@@ -526,12 +527,14 @@ func sameCodes(a, b []status.Reason) bool {
 
 // dropAllBut lets go of compiled releases that can never be answered from again.
 func (f *follower) dropAllBut(keep []uint64) {
-	for number := range f.compiled {
+	for number, c := range f.compiled {
 		if number != f.serving && !slices.Contains(keep, number) {
 			delete(f.compiled, number)
 			f.node.Drop(number)
+			f.collector.garbage += f.alone(c)
 		}
 	}
+	f.collector.start(f)
 }
 
 // publish shows the state to the status socket and the metrics.
