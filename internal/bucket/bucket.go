@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -145,6 +146,24 @@ func (b *Bucket) Create(name string, data []byte) error {
 	}
 	_, err = b.Swap(b.ctx, name, data, depot.Tag(info.ETag))
 	return err
+}
+
+// createsAtOnce is how many objects CreateAll puts at a time.
+const createsAtOnce = 16
+
+// CreateAll implements depot.Store.
+func (b *Bucket) CreateAll(files []release.File) error {
+	all, ctx := errgroup.WithContext(b.ctx)
+	all.SetLimit(createsAtOnce)
+	for _, f := range files {
+		all.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return b.Create(f.Name, f.Data)
+		})
+	}
+	return all.Wait()
 }
 
 // young reports whether something is far from being removed.

@@ -6,6 +6,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -114,7 +118,7 @@ func TestDownloadsShareAPace(t *testing.T) {
 		all.Go(func() {
 			stall := time.AfterFunc(time.Hour, func() {})
 			defer stall.Stop()
-			r := &paced{ctx: context.Background(), lively: &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds: Bounds{pace: pace}}
+			r := &paced{ctx: context.Background(), lively: &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds: Bounds{pace: pace, crowd: newCrowd()}}
 			if n, err := io.Copy(io.Discard, r); n != bytesEach || err != nil {
 				t.Errorf("%d bytes, %v", n, err)
 			}
@@ -170,5 +174,103 @@ func TestTheDepotStaysWithinItsRoom(t *testing.T) {
 	check(t, n.mirrorBounded(room))
 	if got := serves(t, n.dir, start); got != 3 {
 		t.Fatalf("release %d", got)
+	}
+}
+
+// TestBlobsOfAZoneAreFetchedSeveralAtATime, in their order, each once, and no more at once than there are connections: the server
+// answers when so many have been asked for. One that does not come ends it, and what came stays.
+func TestBlobsOfAZoneAreFetchedSeveralAtATime(t *testing.T) {
+	h := newHost(t)
+	var blobs []release.Blob
+	var total int64
+	for serial := range uint32(3 * atOnce) {
+		blobs = append(blobs, h.zone("example.", serial, 100).Blob)
+		total += blobs[serial].Length
+	}
+	lost := release.BlobName(blobs[2*atOnce].SHA256)
+	check(t, os.Rename(filepath.Join(h.dir.Path(), lost), filepath.Join(h.dir.Path(), "lost")))
+	var mu sync.Mutex
+	var asked []string
+	waiting, most, gate := 0, 0, make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked = append(asked, strings.TrimPrefix(r.URL.Path, "/"))
+		waiting++
+		most = max(most, waiting)
+		if waiting == atOnce {
+			close(gate)
+			gate = make(chan struct{})
+			waiting = 0
+			mu.Unlock()
+		} else {
+			mine := gate
+			mu.Unlock()
+			select {
+			case <-mine:
+			case <-r.Context().Done():
+				return
+			case <-time.After(10 * time.Second):
+				t.Error("too few are asked for at once")
+				return
+			}
+		}
+		h.dir.Handler().ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	dir := newDir(t)
+	var moved []Moved
+	get := &getter{Source: Source{Client: server.Client(), URL: server.URL, Moved: func(m Moved) { moved = append(moved, m) }}, dir: dir, left: 7}
+	err := get.fetch(t.Context(), "example.", append(blobs, blobs[0], blobs[1])...)
+	if err == nil || !strings.Contains(err.Error(), lost) {
+		t.Fatalf("error %v", err)
+	}
+	for _, b := range blobs[:atOnce] {
+		if !slices.Contains(asked[:atOnce], release.BlobName(b.SHA256)) || !dir.HasBlob(b) {
+			t.Errorf("the first that are asked for are %v", asked[:atOnce])
+		}
+	}
+	check(t, os.Rename(filepath.Join(h.dir.Path(), "lost"), filepath.Join(h.dir.Path(), lost)))
+	for _, b := range blobs[atOnce : len(blobs)-atOnce] { // as many are left as are asked for at once
+		check(t, os.RemoveAll(filepath.Join(dir.Path(), partName(b))))
+		if !dir.HasBlob(b) {
+			check(t, os.Link(filepath.Join(h.dir.Path(), release.BlobName(b.SHA256)), filepath.Join(dir.Path(), release.BlobName(b.SHA256))))
+		}
+	}
+	for _, b := range blobs[len(blobs)-atOnce:] {
+		check(t, os.RemoveAll(filepath.Join(dir.Path(), partName(b))))
+		check(t, dir.Remove(release.BlobName(b.SHA256)))
+	}
+	mu.Lock()
+	asked, waiting, moved = nil, 0, nil
+	mu.Unlock()
+	check(t, get.fetch(t.Context(), "example.", append(blobs, blobs...)...))
+	if len(asked) != atOnce || most != atOnce {
+		t.Errorf("%d were asked for, %d at once", len(asked), most)
+	}
+	for _, b := range blobs {
+		check(t, dir.CheckBlob(b))
+	}
+	if last := moved[len(moved)-1]; last.Left != 7 || last.Came == 0 || last.Came >= total {
+		t.Errorf("it ends with %+v", last)
+	}
+}
+
+// TestASlowLineIsSharedByDownloads: each of several at once may come slowly, as long as they do not together.
+func TestASlowLineIsSharedByDownloads(t *testing.T) {
+	together := newCrowd()
+	together.began = time.Now().Add(-2 * time.Second)
+	stall := time.AfterFunc(time.Hour, func() {})
+	defer stall.Stop()
+	read := func(n int) error {
+		r := &paced{ctx: t.Context(), lively: &lively{strings.NewReader(strings.Repeat("x", 5000)), stall}, Bounds: Bounds{until: time.Now().Add(-time.Second), crowd: together}}
+		_, err := r.Read(make([]byte, n))
+		return err
+	}
+	if err := read(900); !errors.Is(err, errSlow) {
+		t.Errorf("one: %v", err)
+	}
+	together.came.Store(1 << 40)
+	if err := read(900); !errors.Is(err, ErrUnfinished) {
+		t.Errorf("several: %v", err)
 	}
 }

@@ -14,6 +14,8 @@ import (
 
 // collect is Collect of who knows nothing yet, and what it has kept.
 func collect(s Store, view release.View) (kept, error) {
+	// What is younger than Grace stays, counted from before the lists: they take a while, and others put something there meanwhile.
+	c := collector{s, view.Versions, time.Now()}
 	lists := map[string][]Entry{}
 	for _, dir := range []string{"metadata", "targets", blobDir} {
 		entries, err := s.List(dir)
@@ -51,7 +53,6 @@ func collect(s Store, view release.View) (kept, error) {
 			filesOfWay(s, name, func(f file) { f.names(func(name string) { keep[name] = true }) })
 		}
 	}
-	c := collector{s, view.Versions, time.Now()}
 	var faults []error
 	for dir, entries := range lists {
 		faults = append(faults, c.removeOthers(dir, entries, keep))
@@ -188,7 +189,7 @@ func filesOfEarlier(s Store, z *release.Zone, each func(file)) bool {
 type collector struct {
 	Store
 	now    release.Versions
-	listed time.Time
+	listed time.Time // when that was, at the latest: before the first list
 }
 
 // collectWithin bounds how long after the listing something may be removed: a writer that was stopped for long must not
@@ -212,6 +213,10 @@ func (c collector) removeOthers(dir string, entries []Entry, keep map[string]boo
 	return nil
 }
 
+// nodeGrace is how long a node of a tree is kept at the least: for who reads the tree over a slow line while newer releases come, and what has
+// come to a depot of a tree that is not there yet.
+const nodeGrace = time.Hour
+
 // removable reports whether a file that view does not need may go.
 func (c collector) removable(dir string, e Entry) bool {
 	age := c.listed.Sub(e.Modified)
@@ -228,7 +233,10 @@ func (c collector) removable(dir string, e Entry) bool {
 		}
 		return false
 	case "targets":
-		return old && (strings.HasSuffix(e.Name, ".mesh.json") || release.IsNode(e.Name))
+		if release.IsNode(path.Join(dir, e.Name)) {
+			return age >= max(c.Grace(), nodeGrace)
+		}
+		return old && strings.HasSuffix(e.Name, ".mesh.json")
 	}
 	if strings.HasPrefix(strings.TrimPrefix(e.Name, "."), besidePrefix) {
 		return age >= besideGrace

@@ -11,9 +11,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -158,9 +161,11 @@ func TestMain(m *testing.M) {
 	if job == "" {
 		os.Exit(m.Run())
 	}
-	left, _ := strconv.Atoi(os.Getenv(crashStep))
+	at, _ := strconv.Atoi(os.Getenv(crashStep))
+	var left atomic.Int64
+	left.Store(int64(at))
 	step = func(string) {
-		if left--; left == 0 {
+		if left.Add(-1) == 0 {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
@@ -187,6 +192,13 @@ var crashJobs = map[string]func(dir, from string) error{
 		return lock.Unlock()
 	},
 	"mirror": mirrorJob,
+	"create all": func(dir, _ string) error {
+		d, err := Open(dir)
+		if err != nil {
+			return err
+		}
+		return d.CreateAll(manyFiles())
+	},
 	"beside": func(dir, _ string) error {
 		d, err := Open(dir)
 		if err != nil {
@@ -255,6 +267,81 @@ func TestRemoveFileKilledAtAnyStepLeavesItWholeOrNot(t *testing.T) {
 			check(t, RemoveFile(dir, "floor"))
 			return
 		}
+	}
+}
+
+// manyFiles are some in two directories.
+func manyFiles() (files []release.File) {
+	for i := range 6 {
+		files = append(files, release.File{Name: fmt.Sprintf("%d/file-%d", i%2, i), Data: bytes.Repeat([]byte{byte(i)}, 1000)})
+	}
+	return files
+}
+
+// TestFilesCreatedTogetherAndKilledAtAnyStep are each whole or not there, and are all there when that is repeated.
+func TestFilesCreatedTogetherAndKilledAtAnyStep(t *testing.T) {
+	for n := 1; ; n++ {
+		d := newDir(t)
+		done := crashed(t, "create all", d.Path(), "", n)
+		for _, repeated := range []bool{false, true} {
+			if repeated {
+				check(t, d.Sweep())
+				check(t, d.CreateAll(manyFiles()))
+			}
+			for _, f := range manyFiles() {
+				got, err := fs.ReadFile(d, f.Name)
+				if absent := errors.Is(err, fs.ErrNotExist); !bytes.Equal(got, f.Data) && !absent || absent && (done || repeated) {
+					t.Fatalf("step %d: %s has %d bytes: %v", n, f.Name, len(got), err)
+				}
+			}
+		}
+		if done {
+			if n < 6*4 {
+				t.Fatalf("only %d steps: is anything synced?", n)
+			}
+			return
+		}
+	}
+}
+
+// TestFilesAreCreatedTogether: each is synced before it has its name, each directory once, and after that. What is there already is
+// not written again, and is not replaced.
+func TestFilesAreCreatedTogether(t *testing.T) {
+	d := newDir(t)
+	var mu sync.Mutex
+	steps := map[string]int{}
+	step = func(name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if steps[name]++; name == "place" && steps["sync"] < steps["place"] || name == "sync directory" && steps["place"]%len(manyFiles()) != 0 {
+			t.Errorf("%s: %v", name, steps)
+		}
+	}
+	defer func() { step = func(string) {} }()
+	check(t, d.CreateAll(nil))
+	for _, f := range manyFiles()[:2] { // the directories
+		check(t, mkdirAll(d.root, path.Dir(f.Name)))
+	}
+	clear(steps)
+	check(t, d.CreateAll(manyFiles()))
+	if steps["write"] != 6 || steps["sync directory"] != 2 {
+		t.Errorf("%v", steps)
+	}
+	clear(steps)
+	check(t, d.CreateAll(manyFiles()))
+	for _, f := range manyFiles() {
+		check(t, d.Create(f.Name, f.Data))
+	}
+	if steps["write"] != 0 || steps["sync directory"] != 2+6 {
+		t.Errorf("what is there is written: %v", steps)
+	}
+	other := manyFiles()
+	other[3].Data = []byte("other")
+	if err := d.CreateAll(other); !errors.Is(err, ErrExists) {
+		t.Errorf("created again: %v", err)
+	}
+	if err := d.Create(other[3].Name, other[3].Data); !errors.Is(err, ErrExists) || steps["write"] != 0 {
+		t.Errorf("created again: %v, %v", err, steps)
 	}
 }
 

@@ -92,6 +92,32 @@ func (d *Dir) Create(name string, data []byte) error {
 	return create(d.root, name, data, 0o644)
 }
 
+// CreateAll implements Store.
+func (d *Dir) CreateAll(files []release.File) error {
+	var absent []release.File
+	dirs := map[string]bool{} // that have some of them already
+	for _, f := range files {
+		if err := mkdirAll(d.root, path.Dir(f.Name)); err != nil {
+			return err
+		}
+		switch err := holds(d.root, f.Name, f.Data); {
+		case errors.Is(err, fs.ErrNotExist):
+			absent = append(absent, f)
+		case err != nil:
+			return err
+		default:
+			dirs[path.Dir(f.Name)] = true
+		}
+	}
+	err := putTogether(d.root, absent, func(written, name string) error {
+		return errors.Join(d.root.Link(written, name), d.root.Remove(written))
+	})
+	if err != nil {
+		return err
+	}
+	return syncDirs(d.root, dirs)
+}
+
 // Swap implements Store.
 func (d *Dir) Swap(ctx context.Context, name string, data []byte, was Tag) (Tag, error) {
 	if ctx.Err() != nil {

@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -118,7 +119,10 @@ func download(ctx context.Context, client *http.Client, from string, f *os.File,
 	if have, err = startOf(response, f, have); err != nil {
 		return err
 	}
-	n, err := io.Copy(f, io.LimitReader(&paced{ctx: ctx, lively: &lively{response.Body, stall}, Bounds: bounds, have: have, began: time.Now()}, length-have))
+	if bounds.crowd == nil {
+		bounds.crowd = newCrowd()
+	}
+	n, err := io.Copy(f, io.LimitReader(&paced{ctx: ctx, lively: &lively{response.Body, stall}, Bounds: bounds, have: have}, length-have))
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -200,12 +204,22 @@ func (p *Pace) wait(ctx context.Context, n int) error {
 }
 
 // Bounds are those of a download: its pace, nil for none, and until when it may take what comes, zero for no end. moved is
-// told how many bytes of the file are there, as they come; nil for nobody.
+// told how many bytes of the file are there, as they come; nil for nobody. crowd is what it shares with others that are under way from the same
+// server; nil: there are none.
 type Bounds struct {
 	pace  *Pace
 	until time.Time
 	moved func(bytes int64)
+	crowd *crowd
 }
+
+// crowd is one download, or several at once from one server, which share the line.
+type crowd struct {
+	began time.Time
+	came  atomic.Int64 // bytes since
+}
+
+func newCrowd() *crowd { return &crowd{began: time.Now()} }
 
 // paced reads within bounds, at a pace in pieces of a tenth of a second at the most.
 type paced struct {
@@ -213,9 +227,6 @@ type paced struct {
 	*lively
 	Bounds
 	have int64 // bytes of the file
-
-	began time.Time // of this download
-	came  int64     // bytes since
 }
 
 // slowest is how many bytes a second a server must send to be waited for beyond a budget. One that sends less, by mistake or
@@ -226,8 +237,8 @@ var errSlow = fmt.Errorf("it sends less than %d bytes a second", slowest)
 
 // slow reports whether that is so, and not our own doing.
 func (p *paced) slow() bool {
-	took := time.Since(p.began)
-	return took >= time.Second && p.came < int64(slowest*took.Seconds()) && (p.pace == nil || p.pace.perSecond >= 2*slowest)
+	took := time.Since(p.crowd.began)
+	return took >= time.Second && p.crowd.came.Load() < int64(slowest*took.Seconds()) && (p.pace == nil || p.pace.perSecond >= 2*slowest)
 }
 
 func (p *paced) Read(b []byte) (int, error) {
@@ -235,7 +246,7 @@ func (p *paced) Read(b []byte) (int, error) {
 		b = b[:min(int64(len(b)), max(p.pace.perSecond/10, 1))]
 	}
 	n, err := p.lively.Read(b)
-	p.came += int64(n)
+	p.crowd.came.Add(int64(n))
 	if p.have += int64(n); p.moved != nil {
 		p.moved(p.have)
 	}

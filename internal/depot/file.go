@@ -2,6 +2,7 @@ package depot
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -12,6 +13,10 @@ import (
 	"path"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
 // step is called before each system call that changes a directory, with its name. The crash tests end the process in
@@ -68,6 +73,15 @@ func rename(root *os.Root, from, name string) error {
 // create makes name hold data if it does not exist (put if absent: link(2) has one winner). It is nil when the file
 // holds just this data already, so that a writer which was interrupted can repeat itself.
 func create(root *os.Root, name string, data []byte, perm fs.FileMode) error {
+	there := func() error {
+		if err := holds(root, name, data); err != nil {
+			return err
+		}
+		return syncDir(root, path.Dir(name)) // who put it there may have been killed before that
+	}
+	if err := there(); !errors.Is(err, fs.ErrNotExist) { // often it is there: nothing is written to find that out
+		return err
+	}
 	written, err := writeTemp(root, path.Dir(name), data, perm)
 	if err != nil {
 		return err
@@ -76,7 +90,7 @@ func create(root *os.Root, name string, data []byte, perm fs.FileMode) error {
 	step("link")
 	err = root.Link(written, name)
 	if errors.Is(err, fs.ErrExist) {
-		return sameContent(root, name, data)
+		return there()
 	}
 	if err != nil {
 		return WithoutTemp(err)
@@ -84,12 +98,58 @@ func create(root *os.Root, name string, data []byte, perm fs.FileMode) error {
 	return syncDir(root, path.Dir(name))
 }
 
-func sameContent(root *os.Root, name string, data []byte) error {
+// syncsAtOnce is how many files are written and synced at a time: a disk takes many syncs together.
+const syncsAtOnce = 32
+
+// putTogether writes files, in any order, and has place give each the name that it is to have, once it is on disk. When it returns nil all
+// have their names, durably. There are as many syncs of directories as directories.
+func putTogether(root *os.Root, files []release.File, place func(written, name string) error) error {
+	all, ctx := errgroup.WithContext(context.Background())
+	all.SetLimit(syncsAtOnce)
+	dirs := map[string]bool{}
+	for _, f := range files {
+		dirs[path.Dir(f.Name)] = true
+		all.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			written, err := writeTemp(root, path.Dir(f.Name), f.Data, 0o644)
+			if err != nil {
+				return err
+			}
+			step("place")
+			if err := place(written, f.Name); err != nil {
+				root.Remove(written)
+				return WithoutTemp(err)
+			}
+			return nil
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return err
+	}
+	return syncDirs(root, dirs)
+}
+
+func syncDirs(root *os.Root, dirs map[string]bool) error {
+	for dir := range dirs {
+		if err := syncDir(root, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holds is nil if a file holds just this data, wraps fs.ErrNotExist if there is none, and ErrExists if it holds something else.
+func holds(root *os.Root, name string, data []byte) error {
 	there, err := readAll(root, name, int64(len(data)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err != nil || !bytes.Equal(there, data) {
 		return &fs.PathError{Op: "create", Path: name, Err: ErrExists}
 	}
-	return syncDir(root, path.Dir(name))
+	return nil
 }
 
 // writeTemp writes data to a new temporary file in dir and syncs it.

@@ -1,6 +1,7 @@
 package depot
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"math"
@@ -14,7 +15,7 @@ import (
 // all zones when a few have changed. It can only be lacking, and the zero value knows nothing. One goroutine uses it at a time.
 type Known struct {
 	there  map[release.Digest]bool // leaves of trees of which all zones were there
-	recent []release.Manifest      // that were in the directory lately, the one that came last at the end; nil: not looked up yet
+	recent []release.Manifest      // that were in the directory lately, maxRecent at the most, the one that came last at the end; nil: not looked up yet
 	kept   kept                    // by the last Collect
 	swept  time.Time               // when all that lies there was looked at; zero: it was not
 }
@@ -43,12 +44,12 @@ func (k *Known) toSee(m release.Manifest, all bool) []release.Zone {
 	return zones
 }
 
-// saw notes that all zones of a manifest are there.
-func (k *Known) saw(m release.Manifest) {
+// saw notes that all zones of a manifest are there, or else only those of which that is known. What other manifests have, Collect may remove.
+func (k *Known) saw(m release.Manifest, all bool) {
 	there := make(map[release.Digest]bool, len(k.there))
 	for r := range m.Releases() {
 		for leaf := range r.Leaves() {
-			if leaf != (release.Digest{}) {
+			if leaf != (release.Digest{}) && (all || k.there[leaf]) {
 				there[leaf] = true
 			}
 		}
@@ -60,15 +61,22 @@ func (k *Known) saw(m release.Manifest) {
 func (k *Known) lately(d *Dir, m release.Manifest) []release.Manifest {
 	if k.recent == nil {
 		entries, _ := d.List("targets") // without it, zones are taken whole
-		for _, found := range manifests(d, entries, math.MaxUint64, m) {
-			k.recent = append(k.recent, found)
-		}
+		k.recent = slices.SortedFunc(maps.Values(manifests(d, entries, math.MaxUint64, m)), func(a, b release.Manifest) int {
+			return cmp.Compare(a.Newest(), b.Newest())
+		})
 	}
 	if n := len(k.recent); n == 0 || !sameNumbers(k.recent[n-1], m) {
-		k.recent = append(k.recent[max(0, n-maxManifests):n:n], m)
+		k.recent = append(k.recent, m)
+	}
+	if n := len(k.recent); n > maxRecent {
+		k.recent = slices.Clone(k.recent[n-maxRecent:])
 	}
 	return k.recent
 }
+
+// maxRecent is how many manifests are remembered: they name the current, the next and the previous release, whose files Collect keeps, and with
+// many zones each takes much memory.
+const maxRecent = 3
 
 // sameNumbers reports whether two manifests name releases of the same numbers, which have the same zones.
 func sameNumbers(a, b release.Manifest) bool {
@@ -126,13 +134,13 @@ func (k *Known) collectMetadata(s Store, view release.View) error {
 	return collector{s, view.Versions, time.Now()}.removeOthers("metadata", entries, keep)
 }
 
-// collectSince removes what was kept before, and is not kept any more.
+// collectSince removes what was kept before, and is not kept any more, but for nodes of trees: who reads a tree over a slow line is not to find
+// them gone when the next releases come. They are small, and all go together once an hour.
 func (k *Known) collectSince(s Store, before kept) error {
 	var gone []string
-	others := slices.Collect(maps.Values(k.kept.manifests))
-	for name, m := range before.manifests {
+	for name := range before.manifests {
 		if _, still := k.kept.manifests[name]; !still {
-			gone = slices.AppendSeq(append(gone, name), m.NodesBeside(others...))
+			gone = append(gone, name)
 		}
 	}
 	for f := range k.dropped(s, before) {

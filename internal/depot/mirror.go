@@ -52,8 +52,8 @@ type Note struct {
 // Moved says how far the transfer of a release's zones is.
 type Moved struct {
 	Number uint64 // of the release that was made last
-	Came   int64  // bytes of the file that is coming
-	Left   int64  // that are yet to come, of it and of the zones after it
+	Came   int64  // bytes of the files that are coming
+	Left   int64  // that are yet to come, of them and of the zones after them
 }
 
 // Found is what a look at a repository gave.
@@ -65,11 +65,14 @@ type Found struct {
 	err    error
 }
 
-// Look reads the metadata of the repository at url and verifies it against what mem has seen. It writes nothing, so any
-// number of repositories may be looked at at once. Files of the names of zones, which never change, may lie here already; nil: they do not.
+// Look reads the metadata of the repository at url and verifies it against what mem has seen. Any number of repositories may be looked at at
+// once. Files of the names of zones, which never change, may lie here already; nil: they do not. A look that fails leaves those that
+// came here, so that the next one goes on from there; it writes nothing else, and needs no lock for that.
 func Look(ctx context.Context, client *http.Client, url string, mem release.Memory, here *Dir) *Found {
 	f := &Found{remote: &remoteFS{ctx: ctx, client: client, base: url, mem: mem, here: here}, seen: mem}
-	f.view, f.next, f.err = release.Verify(f.remote, mem)
+	if f.view, f.next, f.err = release.Verify(f.remote, mem); f.err != nil && here != nil {
+		_, _ = here.install(f.remote.nodes()) // else they come again
+	}
 	return f
 }
 
@@ -130,6 +133,9 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 	fetched, missing := false, error(nil)
 	if !from.Metadata {
 		fetched, missing = get.missing(ctx, false)
+	}
+	if from.Metadata || missing != nil {
+		from.Known.saw(view.Manifest, false)
 	}
 	installed, err := d.install(f.remote.files())
 	if err != nil {
@@ -208,7 +214,7 @@ func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
 		fetched = true
 	}
 	if !g.Texts {
-		g.Known.saw(g.manifest)
+		g.Known.saw(g.manifest, true)
 	}
 	return fetched, nil
 }
@@ -344,25 +350,60 @@ func (g *getter) older(origin string, wanted func(*release.Zone) bool) (release.
 	return release.Zone{}, false
 }
 
-// fetch fetches a blob of a zone that is not there yet.
-func (g *getter) fetch(ctx context.Context, origin string, b release.Blob) error {
-	if g.dir.HasBlob(b) {
+// fetch fetches those of some blobs of a zone that are not there yet, several at a time, and in their order. It ends with the first that does
+// not come. They share the bounds of the getter.
+func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob) error {
+	wanted, more := []release.Blob(nil), int64(0)
+	for _, b := range blobs {
+		if !slices.Contains(wanted, b) && !g.dir.HasBlob(b) {
+			wanted, more = append(wanted, b), more+b.Length-g.dir.partSize(b)
+		}
+	}
+	if len(wanted) == 0 {
 		return nil
 	}
-	if err := g.fits(origin, b.Length-g.dir.partSize(b)); err != nil {
+	if err := g.fits(origin, more); err != nil {
 		return err
 	}
-	bounds := Bounds{pace: g.Pace, until: g.until}
-	if g.Moved != nil {
-		number := g.manifest.Newest()
-		bounds.moved = func(came int64) { g.Moved(Moved{number, came, b.Length - came + g.left}) }
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(atOnce)
+	bounds := Bounds{pace: g.Pace, until: g.until, crowd: newCrowd()}
+	moves := g.moves(wanted)
+	for i, b := range wanted {
+		all.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			bounds := bounds
+			if moves != nil {
+				bounds.moved = func(came int64) { moves(i, came) }
+			}
+			return g.dir.Fetch(ctx, g.Client, g.URL, b, bounds)
+		})
 	}
-	before := g.dir.partSize(b)
-	err := g.dir.Fetch(ctx, g.Client, g.URL, b, bounds)
-	if g.used += b.Length - before; err != nil {
+	err := all.Wait()
+	if g.used += more; err != nil {
 		g.counted = false
 	}
 	return err
+}
+
+// moves tells how far the transfer of some blobs is, when so many bytes of one of them are here; nil if nobody wants to know.
+func (g *getter) moves(blobs []release.Blob) func(i int, came int64) {
+	if g.Moved == nil {
+		return nil
+	}
+	var mu sync.Mutex
+	number, left, came, of := g.manifest.Newest(), g.left, int64(0), make([]int64, len(blobs))
+	for _, b := range blobs {
+		left += b.Length
+	}
+	return func(i int, bytes int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		came, of[i] = came+bytes-of[i], bytes
+		g.Moved(Moved{number, came, left - came})
+	}
 }
 
 // fits refuses what there is no room for. What nobody needs any more makes room when the metadata that needs it no more
@@ -387,16 +428,28 @@ func (g *getter) fits(origin string, more int64) error {
 	return fmt.Errorf("zone %s takes %d bytes more, and the zones here take %d of the %d that they may: it is not fetched", origin, more, g.used, g.Room)
 }
 
-// install writes verified files that d does not hold yet, in order. Verified bytes win over what is there.
+// install writes verified files that d does not hold yet: first nodes of trees, in any order, and then the others in theirs. Verified bytes win
+// over what is there.
 func (d *Dir) install(files []release.File) (bool, error) {
-	wrote := false
+	var nodes, others []release.File
 	for _, f := range files {
 		if there, err := readAll(d.root, f.Name, int64(len(f.Data))); err == nil && bytes.Equal(there, f.Data) {
 			continue
 		}
 		if err := mkdirAll(d.root, path.Dir(f.Name)); err != nil {
-			return wrote, err
+			return false, err
 		}
+		if release.IsNode(f.Name) {
+			nodes = append(nodes, f)
+		} else {
+			others = append(others, f)
+		}
+	}
+	if err := putTogether(d.root, nodes, d.root.Rename); err != nil {
+		return len(nodes) > 0, err
+	}
+	wrote := len(nodes) > 0
+	for _, f := range others {
 		if err := replace(d.root, f.Name, f.Data, 0o644); err != nil {
 			return wrote, err
 		}
@@ -449,6 +502,22 @@ func (r *remoteFS) again(here *Dir) readFS {
 	return readFS{files, here}
 }
 
+// nodes are the nodes of trees that were fetched and are what their names say. Only what is signed names them.
+func (r *remoteFS) nodes() (nodes []release.File) {
+	add := func(name string, data []byte) {
+		if release.IsNode(name) && release.NodeName(release.DigestOf(data)) == name {
+			nodes = append(nodes, release.File{Name: name, Data: data})
+		}
+	}
+	for _, f := range r.read {
+		add(f.Name, f.Data)
+	}
+	for name, f := range r.ahead {
+		add(name, f.data)
+	}
+	return nodes
+}
+
 // rootsUpTo is the roots that were read, up to the one that was verified last; none if none of them was.
 func (r *remoteFS) rootsUpTo(last []byte) (roots []release.File) {
 	for _, f := range r.read {
@@ -486,7 +555,7 @@ func (r *remoteFS) get(name string) ([]byte, error) {
 	return r.fetch(r.ctx, name)
 }
 
-// atOnce is how many nodes of trees are fetched at a time.
+// atOnce is how many nodes of trees, or packs of a zone, are fetched at a time: as many connections as a node has to one server.
 const atOnce = 4
 
 // Expect fetches nodes of trees that will be asked for, and are not here, several at a time. It ends with one that is not what its name says.

@@ -122,17 +122,8 @@ func (g *getter) take(ctx context.Context, z release.Zone, p plan) error {
 	if p.err != nil {
 		return fmt.Errorf("the packs that lead to zone %s are not known: %w", z.Origin, p.err)
 	}
-	after := p.octets()
-	for _, b := range p.blobs() {
-		after -= b.Length
-		g.left += after
-		err := g.fetch(ctx, z.Origin, b)
-		if g.left -= after; err != nil {
-			return err
-		}
-	}
-	if p.whole {
-		return nil
+	if err := g.fetch(ctx, z.Origin, p.blobs()...); err != nil || p.whole {
+		return err
 	}
 	if p.way.Base.Packs, p.way.Base.Deltas = nil, nil; len(p.way.Packs) > release.MaxEarlier+release.MaxPacks {
 		return fmt.Errorf("%d packs lead to zone %s", len(p.way.Packs), z.Origin)

@@ -27,6 +27,8 @@ type Store interface {
 	// Create puts a file that is not there yet. It is nil if the file holds just this already, so that a writer which was
 	// interrupted can repeat itself, and ErrExists if it holds something else.
 	Create(name string, data []byte) error
+	// CreateAll is Create of files that nothing names yet, in any order. With an error any of them may be there.
+	CreateAll(files []release.File) error
 	// Swap puts data in the place of the content that has the tag was. It is ErrChanged if that is not there any more, but
 	// nil if just this data is: two writers who have decided the same are told both that it is done. It is given up when
 	// ctx ends, with the cause.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -205,6 +206,195 @@ func TestNodesOfAHostileMirror(t *testing.T) {
 	server.lies(nil)
 	if _, _, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestALookThatFailsIsGoneOnWith: over a line that is lost after each few nodes, a depot that has nothing comes to a tree which changes all the time,
+// since what came stays. What is not as its name says does not.
+func TestALookThatFailsIsGoneOnWith(t *testing.T) {
+	h := newHost(t)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(500, 1)}
+	all := len(h.put()) - 4
+	server, dir, mem := newLying(h), newDir(t), h.root()
+	source := Source{Client: server.Client(), URL: server.URL, Known: new(Known)}
+	came := 0
+	server.lies(func(w http.ResponseWriter, name string) bool {
+		if !release.IsNode(name) {
+			return false
+		}
+		if came++; came%20 == 0 {
+			w.Write([]byte("[]\n"))
+			return true
+		}
+		return false
+	})
+	for looks, asked := 1, 0; ; looks++ {
+		found := Look(t.Context(), source.Client, source.URL, mem, dir)
+		asked += server.nodes()
+		_, next, wrote, err := found.Take(t.Context(), source, dir, mem)
+		if err == nil {
+			if looks < 3 || asked > all+looks*(atOnce+8) {
+				t.Errorf("%d nodes in %d looks, %d are in a tree", asked, looks, all)
+			}
+			break
+		}
+		if wrote || looks == 20 {
+			t.Fatalf("look %d: wrote %v: %v", looks, wrote, err)
+		}
+		mem = next
+		h.withNext(uint64(looks+1), 400)
+		h.put()
+	}
+	entries, err := dir.List("targets")
+	check(t, err)
+	for _, e := range entries {
+		if name := "targets/" + e.Name; release.IsNode(name) && dir.node(name) == nil {
+			t.Errorf("%s is not what its name says", name)
+		}
+	}
+}
+
+// TestNodesStayForAWhile: who reads a tree while newer releases come finds it whole for as long as an hour.
+func TestNodesStayForAWhile(t *testing.T) {
+	h, known := newHost(t), new(Known)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(300, 1)}
+	collect := func(known *Known) {
+		t.Helper()
+		view, mem, err := release.Restore(h.mem, h.dir)
+		check(t, err)
+		h.mem = mem
+		check(t, known.Collect(h.dir, view))
+	}
+	h.put()
+	collect(known)
+	read := h.m
+	for number := uint64(2); number < 6; number++ {
+		h.withNext(number, 50)
+		next := *h.m.Next
+		next.Switchover = h.m.Current.Switchover.Add(time.Second)
+		h.m.Current, h.m.Next = &next, nil
+		h.put()
+		collect(known)
+	}
+	collect(new(Known)) // of another process
+	for name := range read.Nodes() {
+		if h.dir.node(name) == nil {
+			t.Fatalf("%s is gone", name)
+		}
+	}
+	want := map[string]bool{}
+	view, _, err := release.Restore(h.mem, h.dir)
+	check(t, err)
+	for _, m := range known.kept.manifests {
+		for name := range m.Nodes() {
+			want[name] = true
+		}
+	}
+	if len(known.kept.manifests) != 2 || view.Manifest.Current.Number != 5 {
+		t.Fatalf("%d manifests are kept", len(known.kept.manifests))
+	}
+	for name := range h.nodes() {
+		check(t, os.Chtimes(filepath.Join(h.dir.Path(), name), time.Time{}, time.Now().Add(-nodeGrace)))
+	}
+	collect(known)
+	if len(h.nodes()) == len(want) {
+		t.Error("nodes go one by one")
+	}
+	known.swept = time.Now().Add(-sweepEvery)
+	collect(known)
+	if left := h.nodes(); !maps.Equal(left, want) {
+		t.Errorf("%d nodes are left, %d are needed", len(left), len(want))
+	}
+}
+
+// nodes are the nodes of trees that lie in the repository.
+func (h *host) nodes() map[string]bool {
+	all := map[string]bool{}
+	for _, name := range h.allFiles() {
+		if release.IsNode(name) {
+			all[name] = true
+		}
+	}
+	return all
+}
+
+// TestWhatWasCollectedIsNotTakenForThere: metadata comes alone (from a member) for a while, and with it what a zone was made of goes; then the
+// zone is again what it was.
+func TestWhatWasCollectedIsNotTakenForThere(t *testing.T) {
+	h := newHost(t)
+	zones := h.manyZones(100, 1)
+	zones[30] = h.zone(zones[30].Origin, 7, 100)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones}
+	h.put()
+	server, dir, mem := newLying(h), newDir(t), h.root()
+	source := Source{Client: server.Client(), URL: server.URL, Known: new(Known)}
+	take := func(metadata bool) {
+		t.Helper()
+		source.Metadata = metadata
+		_, next, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+		check(t, err)
+		mem = next
+	}
+	take(false)
+	for number := uint64(2); number < 5; number++ {
+		other := slices.Clone(zones)
+		other[30] = h.zone(zones[30].Origin, uint32(number)+7, 100)
+		h.m.Current = &release.Release{Number: number, Switchover: testNow.Add(time.Duration(number) * time.Second), Zones: other}
+		h.put()
+		take(true)
+	}
+	if dir.HasBlob(zones[30].Blob) {
+		t.Fatal("nothing was collected")
+	}
+	h.m.Current = &release.Release{Number: 5, Switchover: testNow.Add(time.Hour), Zones: zones}
+	h.put()
+	take(false)
+	serves(t, dir, h.root())
+}
+
+// TestFewManifestsAreRemembered: each may name 100,000 zones.
+func TestFewManifestsAreRemembered(t *testing.T) {
+	dir, known := newDir(t), new(Known)
+	for number := uint64(1); number < 10; number++ {
+		m := release.Manifest{Current: &release.Release{Number: number}}
+		all := known.lately(dir, m)
+		if want := min(int(number), 3); len(all) != want || len(known.lately(dir, m)) != want || all[want-1].Newest() != number || all[0].Newest() != number-uint64(want)+1 {
+			t.Fatalf("release %d: %d manifests", number, len(all))
+		}
+	}
+}
+
+// busy is a store in which another writer puts a blob while it is listed, which takes a while.
+type busy struct {
+	*Dir
+	put func()
+}
+
+func (b busy) Grace() time.Duration { return 20 * time.Millisecond }
+
+func (b busy) List(dir string) ([]Entry, error) {
+	if dir == "targets" {
+		b.put()
+		time.Sleep(2 * b.Grace())
+	}
+	return b.Dir.List(dir)
+}
+
+// TestWhatIsPutWhileFilesAreListedStays, however long that takes.
+func TestWhatIsPutWhileFilesAreListedStays(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 100)
+	view, _, err := release.Restore(h.mem, h.dir)
+	check(t, err)
+	var put Content
+	store := busy{h.dir, func() {
+		var err error
+		put, err = h.dir.PutBlob(text("other.", 1, 100))
+		check(t, err)
+	}}
+	check(t, new(Known).Collect(store, view))
+	if !h.dir.HasBlob(put.Blob) {
+		t.Error("it was removed, though it is young")
 	}
 }
 

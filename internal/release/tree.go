@@ -67,6 +67,7 @@ func (r treeRef) validate() error {
 type tree struct {
 	ref   treeRef
 	root  *node  // nil: only its name is known
+	part  sum    // then: of zones whose files could be read all the same
 	zones []Zone // of all leaves
 }
 
@@ -106,10 +107,14 @@ func sumOf(zones []Zone) (s sum) {
 
 // sum is that of a release's zones.
 func (r *Release) sum() sum {
-	if t := r.grown(); t != nil && t.root != nil {
+	switch t := r.grown(); {
+	case t == nil:
+		return sumOf(r.Zones)
+	case t.root == nil:
+		return t.part
+	default:
 		return t.root.sum
 	}
-	return sumOf(r.Zones)
 }
 
 // SignedUntil is the zone of the release whose signatures end first, and when; zero if none is signed.
@@ -188,28 +193,6 @@ func (m Manifest) Nodes() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, t := range m.trees() {
 			if !t.walk(func(n *node) bool { return yield(NodeName(n.digest)) }) {
-				return
-			}
-		}
-	}
-}
-
-// NodesBeside are Nodes that other manifests do not have.
-func (m Manifest) NodesBeside(others ...Manifest) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		var theirs []*tree
-		for _, o := range others {
-			theirs = append(theirs, o.trees()...)
-		}
-		mine := slices.DeleteFunc(m.trees(), func(t *tree) bool {
-			return slices.ContainsFunc(theirs, func(o *tree) bool { return o.ref == t.ref })
-		})
-		known := map[Digest]bool{}
-		for i := 0; i < len(theirs) && len(mine) > 0; i++ {
-			theirs[i].walk(func(n *node) bool { known[n.digest] = true; return true })
-		}
-		for _, t := range mine {
-			if !t.walk(func(n *node) bool { return known[n.digest] || yield(NodeName(n.digest)) }) {
 				return
 			}
 		}
@@ -581,6 +564,44 @@ func (t *tree) load(from *source, older []*tree) (*tree, error) {
 	loaded := &tree{ref: t.ref, root: root, zones: make([]Zone, 0, root.count)}
 	loaded.walk(func(n *node) bool { loaded.zones = append(loaded.zones, n.zones...); return true })
 	return loaded, nil
+}
+
+// partly sums up those zones of the manifest's trees whose files can be read, where others cannot.
+func (m Manifest) partly(from *source) Manifest {
+	for _, r := range []**Release{&m.Current, &m.Next} {
+		if *r == nil {
+			continue
+		}
+		if t := (*r).grown(); t != nil && t.root == nil {
+			known := **r
+			known.tree = &tree{ref: t.ref, part: t.readable(from)}
+			*r = &known
+		}
+	}
+	return m
+}
+
+// readable sums up the zones of a tree whose files can be read. They are not judged.
+func (t *tree) readable(from *source) (s sum) {
+	wanted := []Digest{t.ref.SHA256}
+	for level := t.ref.Levels; level >= 0 && len(wanted) <= MaxZones; level-- {
+		var next []Digest
+		for _, d := range wanted {
+			data, err := from.read(NodeName(d), MaxNodeBytes)
+			if err != nil || DigestOf(data) != d {
+				continue
+			}
+			if level == 0 {
+				if leaf, err := parseLeaf(d, data); err == nil {
+					s.add(leaf.sum)
+				}
+			} else if below, err := parseInner(data); err == nil {
+				next = append(next, below...)
+			}
+		}
+		wanted = next
+	}
+	return s
 }
 
 // loader reads nodes.

@@ -89,15 +89,18 @@ func accept(trusted *root, mem Memory, read readFile, nodes *source) (*chain, Me
 // not be read again.
 //
 // Zones in trees that mem does not know, see Knowing, are read from the repository, which may be nil if mem has come from Verify in this
-// process. Where that fails, the error is one of OfZones, and the view that comes with it has all but these zones.
+// process. Where that fails, the error is one of OfZones, and the view that comes with it has all but these zones: SignedUntil and Octets are
+// then of those whose files can be read.
 func Restore(mem Memory, repo fs.FS) (View, Memory, error) {
 	before := mem.chain
 	last, mem, err := recollect(mem)
 	if err != nil {
 		return View{}, mem, err
 	}
-	c, err := mem.chain.whole(sourceOf(repo), before)
+	from := sourceOf(repo)
+	c, err := mem.chain.whole(from, before)
 	if err != nil {
+		last.Manifest = last.Manifest.partly(from)
 		return last, mem, err
 	}
 	mem.chain = c

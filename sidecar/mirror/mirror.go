@@ -53,6 +53,7 @@ type Mirror struct {
 
 	repositories []*repository // in the order of the configuration
 	ended        chan struct{} // closed, and made anew, when a look at one has ended
+	looks        sync.WaitGroup
 	news         chan struct{} // that there is something new in one
 
 	memory  *release.Memory // what was verified; nil: not read yet
@@ -119,6 +120,7 @@ func (m *Mirror) Run(ctx context.Context) {
 	m.recall()
 	var listening sync.WaitGroup
 	defer listening.Wait()
+	defer m.looks.Wait() // a look that is cut short leaves what came
 	for _, r := range m.repositories {
 		if m.cfg.CA[r.url] == "" { // a bucket or a CDN holds nothing
 			listening.Go(func() { m.listen(ctx, r) })

@@ -78,7 +78,7 @@ func (m *Mirror) look(ctx context.Context, memory release.Memory) {
 			continue
 		}
 		r.looking, r.since = true, time.Now()
-		go m.lookAt(ctx, r, memory)
+		m.looks.Go(func() { m.lookAt(ctx, r, memory) })
 	}
 	var late <-chan time.Time
 	for {

@@ -135,7 +135,7 @@ func TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas(t *testing.T) {
 	for _, c := range []struct {
 		job, start string
 		steps      int
-	}{{"release", few, 7}, {"lease", few, 3}, {"release", many, 9}, {"lease", many, 3}} {
+	}{{"release", few, 7}, {"lease", few, 3}, {"release", many, 8}, {"lease", many, 3}} {
 		job, steps := c.job, c.steps
 		for n := 1; ; n++ {
 			dir := filepath.Join(t.TempDir(), "mesh")

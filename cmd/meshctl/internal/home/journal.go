@@ -48,16 +48,12 @@ func (w *Writer) commitBy(ctx, limited context.Context, state State) error {
 
 // storeNodes puts those nodes of trees that a publication is to name, and that are new, into the repository.
 func (w *Writer) storeNodes(files []release.File) error {
-	for _, f := range files {
-		if !release.IsNode(f.Name) {
-			continue
-		}
-		step("store " + f.Name)
-		if err := w.repo.Create(f.Name, f.Data); err != nil {
-			return err
-		}
+	nodes := slices.DeleteFunc(slices.Clone(files), func(f release.File) bool { return !release.IsNode(f.Name) })
+	if len(nodes) == 0 {
+		return nil
 	}
-	return nil
+	step("store the zones' names")
+	return w.repo.CreateAll(nodes)
 }
 
 // decided is an error that came after the decision, which must not be taken for a turn that was lost.

@@ -309,19 +309,22 @@ func nodeOf(repo fs.FS, name string) []byte {
 
 // mendNodes puts into the repository what it lacks of a manifest's trees, or has damaged.
 func (w *Writer) mendNodes(from anyOf, m release.Manifest) error {
+	var lacking []release.File
+	seen := map[string]bool{}
 	for name := range m.Nodes() {
-		if nodeOf(w.repo, name) != nil {
+		if seen[name] || nodeOf(w.repo, name) != nil {
 			continue
 		}
 		data := nodeOf(from, name)
 		if data == nil {
 			return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 		}
-		if err := errors.Join(w.repo.Remove(name), w.repo.Create(name, data)); err != nil {
+		if err := w.repo.Remove(name); err != nil { // it is damaged, if it is there
 			return err
 		}
+		seen[name], lacking = true, append(lacking, release.File{Name: name, Data: data})
 	}
-	return nil
+	return w.repo.CreateAll(lacking)
 }
 
 // takeText stores the text that the manifest names for a zone. A node may hold it packed its own way, or as an older text and packs, so it is
