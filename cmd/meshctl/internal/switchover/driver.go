@@ -290,11 +290,27 @@ func words(answers map[string]Answer) map[string]mesh.Answer {
 
 const (
 	// The pause between two rounds while a release waits for its switchover is as long as the round took, but between roundLeast and
-	// roundEvery: a few members are asked at once again, and a thousand not all the time. It is idleEvery while none waits.
+	// roundEvery: a few members are asked at once again, and a thousand not all the time. It is sureEvery while the next step waits for an
+	// instant alone, and idleEvery while no release waits.
 	roundLeast = 50 * time.Millisecond
 	roundEvery = 250 * time.Millisecond
+	sureEvery  = time.Second
 	idleEvery  = 2 * time.Second
 )
+
+// pause is how long the next round may wait, at now, after one that took so long. What all members have confirmed, or is committed, goes on at an
+// instant that is known: to ask more often than now and then whether a member has thought better of it would cost all of them more than the
+// release does.
+func (r Round) pause(took time.Duration, now instant.Wall) time.Duration {
+	d := r.Decision
+	switch {
+	case r.View.Manifest.Next == nil:
+		return idleEvery
+	case d.Publish == nil && d.Wake != 0 && len(d.Against) == 0:
+		return min(max(d.Wake.Sub(now), roundLeast), sureEvery)
+	}
+	return min(max(took, roundLeast), roundEvery)
+}
 
 // Run makes rounds until ctx ends, and says in the log and on record what came of them.
 func (d *Driver) Run(ctx context.Context) {
@@ -314,10 +330,7 @@ func (d *Driver) Run(ctx context.Context) {
 				d.Log.Info("the lease can be kept again")
 			}
 		}
-		wait := idleEvery
-		if r.View.Manifest.Next != nil {
-			wait = min(max(took, roundLeast), roundEvery)
-		}
+		wait := r.pause(took, d.now().Wall)
 		if err != nil {
 			wait = max(wait, roundEvery)
 		}

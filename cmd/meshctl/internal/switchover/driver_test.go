@@ -200,6 +200,51 @@ func TestTheFormatGoesOnBeforeAProposal(t *testing.T) {
 	}
 }
 
+// Members are asked again and again while their words may bring the next step, and seldom while that waits for an instant alone: of all that a release
+// costs a node, most would be to say again and again that nothing has changed.
+func TestMembersAreAskedSeldomOnceAllIsDecided(t *testing.T) {
+	w := newWorld(t)
+	took, long := 10*time.Millisecond, 10*time.Second
+	round := func() Round {
+		t.Helper()
+		r, err := w.driver.Round(t.Context())
+		hometest.Check(t, err)
+		return r
+	}
+	w.members["fra"].lies = func(c *status.Confirmation) { c.Confirms.Staged = 0 }
+	if r := round(); r.pause(took, 0) != roundLeast {
+		t.Errorf("while a member is not ready: %v", r.pause(took, 0))
+	}
+	w.members["fra"].lies = func(c *status.Confirmation) { c.Confirms.Scheduled = nil }
+	if r := round(); r.Decision.Event != mesh.EventProposed || r.pause(took, 0) != roundLeast {
+		t.Errorf("when a switchover was proposed: %v, %v", r.Decision.Event, r.pause(took, 0))
+	}
+	if r := round(); len(r.Decision.Against) == 0 || r.pause(took, 0) != roundLeast || r.pause(time.Minute, 0) != roundEvery {
+		t.Errorf("while a member has not confirmed: %v, %v, %v", r.Decision.Against, r.pause(took, 0), r.pause(time.Minute, 0))
+	}
+	w.members["fra"].lies = nil
+	var r Round
+	hometest.WaitFor(t, "the commit", func() bool { r = round(); return r.Decision.Event == mesh.EventCommitted })
+	if r.pause(took, 0) != roundLeast {
+		t.Errorf("when it was committed: %v", r.pause(took, 0))
+	}
+	r = round()
+	wake := r.Decision.Wake
+	if at := r.View.Manifest.Next.Switchover; !wake.Time().After(at) || r.Decision.Publish != nil {
+		t.Fatalf("it wakes at %v, %+v", wake, r.Decision)
+	}
+	for left, want := range map[time.Duration]time.Duration{long: sureEvery, sureEvery / 2: sureEvery / 2, 0: roundLeast, -long: roundLeast} {
+		if got := r.pause(took, wake.Add(-left)); got != want {
+			t.Errorf("%v before it is over: %v, want %v", left, got, want)
+		}
+	}
+	_, err := w.driver.See(t.Context(), 10*time.Second, false, ignore)
+	hometest.Check(t, err)
+	if r = round(); r.pause(took, 0) != idleEvery {
+		t.Errorf("when all is over: %v", r.pause(took, 0))
+	}
+}
+
 // How long each member took to have a release ready, and to switch, is known of the last release, whoever published it.
 func TestHowMembersFareIsKnown(t *testing.T) {
 	w := newWorld(t)
