@@ -31,8 +31,8 @@ func (c clockConfig) String() string {
 }
 
 // certifyEvery is how often a newer sample is fetched. Between two the last one ages by itself, and goes on doing so
-// when the sidecar is gone (FAIL-4). While there is nothing to hear, no switchover to come and no silence, certifyCalm will do: each look
-// wakes both processes, which is most of what an idle node does.
+// when the sidecar is gone (FAIL-4). While there is nothing to hear of other members and no silence, certifyCalm will do, also while a switchover
+// is to come: each look wakes both processes, which is most of what an idle node does.
 const certifyEvery, certifyCalm = 250 * time.Millisecond, time.Second
 
 // word is what is known of the sidecar's word: the last certified sample, whether an operator wants silence, and what it

@@ -424,7 +424,7 @@ func (f *follower) decide() mesh.Decision {
 
 // act carries out the rest of a decision, the swap having waited for nothing.
 func (f *follower) act(ctx context.Context, d mesh.Decision, writes chan<- mesh.Durable) {
-	f.pace.set(d.Ask || d.Holds != (status.Promise{}))
+	f.pace.set(d.Ask)
 	f.tell(d)
 	if !f.writing && !time.Now().Before(f.writeAfter) {
 		if want := f.toWrite(d); want != nil {

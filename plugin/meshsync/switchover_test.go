@@ -511,7 +511,7 @@ func TestHoldover(t *testing.T) {
 }
 
 // While there is nothing to hear the sidecar is asked once a second, which is most of what an idle node does; at once, and more often, as soon
-// as a switchover is promised.
+// as the node wants to know what other members hold.
 func TestTheSidecarIsAskedSeldomWhileAllIsCalm(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sidecar.sock")
 	var asked atomic.Int64
@@ -538,7 +538,7 @@ func TestTheSidecarIsAskedSeldomWhileAllIsCalm(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if p.set(true); asked.Load() < before+8 {
-		t.Error("it is asked no more often while a switchover is promised")
+		t.Error("it is asked no more often while there is something to hear")
 	}
 }
 
