@@ -98,7 +98,7 @@ func verified(prev Memory, files []File) ([]File, Memory, error) {
 	for _, f := range files {
 		made[f.Name] = f.Data
 	}
-	trusted, err := parseRoot("root", prev.Root)
+	trusted, err := prev.root()
 	if err != nil {
 		return nil, Memory{}, err
 	}

@@ -67,3 +67,29 @@ func TestAnUnchangedRepositoryIsVerifiedOnce(t *testing.T) {
 		t.Error("under a root of other octets it was not verified anew")
 	}
 }
+
+// TestARootIsJudgedOnce: who reads its memory again, or a newer timestamp, does not judge the signatures of a root that it has judged, which is
+// known by its octets: one other octet is another root.
+func TestARootIsJudgedOnce(t *testing.T) {
+	w := newWorld(t)
+	w.publish(testManifest(testRelease(1, testNow), nil))
+	_, mem, err := Verify(w.repo, w.node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	judged := *mem.chain.root
+	judged.data = []byte("octets that would be refused")
+	c := *mem.chain
+	c.root, mem.chain, mem.Root = &judged, &c, bytes.Clone(judged.data)
+	if _, _, err := Restore(mem, nil); err != nil {
+		t.Errorf("to read the memory again: %v", err)
+	}
+	w.publish(testManifest(testRelease(1, testNow), testRelease(2, time.Time{})))
+	if view, _, err := Verify(w.repo, mem); err != nil || view.Manifest.Next == nil {
+		t.Errorf("to look again: %v, %v", err, view)
+	}
+	mem.Root[0]++
+	if _, _, err := Restore(mem, nil); err == nil {
+		t.Error("other octets were taken for the root that was judged")
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -60,16 +61,21 @@ func parseRoot(name string, data []byte) (*root, error) {
 	return &root{data: data, signed: trusted.Root, numbersFrom: from}, nil
 }
 
+// trusting is what the library verifies other files with, under r: a root that was judged is not judged anew for each of them.
+func (r *root) trusting() *trustedmetadata.TrustedMetadata {
+	return &trustedmetadata.TrustedMetadata{
+		Root:    r.signed,
+		Targets: map[string]*metadata.Metadata[metadata.TargetsType]{},
+		RefTime: time.Time{}, // nothing has expired yet at the zero time: expiry is not judged here
+	}
+}
+
 // next takes the root that follows r, signed by r and by itself.
 func (r *root) next(name string, data []byte) (*root, error) {
 	if err := checkRoot(name, data); err != nil {
 		return nil, err
 	}
-	trusted, err := trustedmetadata.New(r.data)
-	if err != nil {
-		return nil, refuseTUF(name, err)
-	}
-	signed, err := trusted.UpdateRoot(data)
+	signed, err := r.trusting().UpdateRoot(data)
 	if err != nil {
 		return nil, refuseTUF(name, err)
 	}
@@ -150,11 +156,7 @@ func (r *root) chain(read readFile, before *chain) (*chain, error) {
 			return before, nil
 		}
 	}
-	trusted, err := trustedmetadata.New(r.data)
-	if err != nil {
-		return nil, refuseTUF("root", err)
-	}
-	trusted.RefTime = time.Time{} // nothing has expired yet at the zero time: expiry is not judged here
+	trusted := r.trusting()
 	c := &chain{root: r, parsed: manifest}
 	for _, step := range []func(*trustedmetadata.TrustedMetadata, readFile) error{
 		c.readTimestamp, c.readSnapshot, c.readTargets, c.readManifest,
@@ -223,16 +225,62 @@ func once(read readFile) readFile {
 // TimestampVersion is the version of a timestamp that m's root trusts, and 0 of anything else. Whoever writes a repository
 // asks it, so as never to put an older timestamp in the place of a newer one.
 func (m Memory) TimestampVersion(data []byte) int64 {
-	trusted, err := trustedmetadata.New(m.Root)
+	trusted, err := m.root()
 	if err != nil || len(data) > maxTimestampBytes {
 		return 0
 	}
-	trusted.RefTime = time.Time{}
-	md, err := trusted.UpdateTimestamp(data)
+	md, err := trusted.trusting().UpdateTimestamp(data)
 	if err != nil {
 		return 0
 	}
 	return md.Signed.Version
+}
+
+// Named is a repository's timestamp and the files that it names, down to the manifest, as they are there. Nothing of them is verified: it is for who
+// hands them on to one that verifies them.
+func Named(repo fs.FS) (files []File, err error) {
+	take := func(name string) ([]byte, error) {
+		data, err := read(repo, name, MaxBytes(name))
+		files = append(files, File{name, data})
+		return data, err
+	}
+	data, err := take(TimestampName)
+	if err != nil {
+		return nil, err
+	}
+	timestamp, err := metadata.Timestamp().FromBytes(data)
+	if err != nil {
+		return nil, refuseTUF(TimestampName, err)
+	}
+	want, err := snapshotOf(timestamp.Signed)
+	if err != nil {
+		return nil, err
+	}
+	name := snapshotName(want.Version)
+	if data, err = take(name); err != nil {
+		return nil, err
+	}
+	snapshot, err := metadata.Snapshot().FromBytes(data)
+	if err != nil {
+		return nil, refuseTUF(name, err)
+	}
+	if want, err = targetsOf(name, snapshot.Signed); err != nil {
+		return nil, err
+	}
+	name = targetsName(want.Version)
+	if data, err = take(name); err != nil {
+		return nil, err
+	}
+	targets, err := metadata.Targets().FromBytes(data)
+	if err != nil {
+		return nil, refuseTUF(name, err)
+	}
+	file, err := manifestOf(name, targets.Signed)
+	if err != nil {
+		return nil, err
+	}
+	_, err = take(ManifestName(Digest(file.Hashes["sha256"])))
+	return files, err
 }
 
 func (c *chain) readTimestamp(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
@@ -249,9 +297,9 @@ func (c *chain) readTimestamp(trusted *trustedmetadata.TrustedMetadata, read rea
 }
 
 func (c *chain) readSnapshot(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
-	want := trusted.Timestamp.Signed.Meta["snapshot.json"]
-	if !pinned(want) {
-		return refuse(TimestampName, Format, "must name snapshot.json by version, length and SHA-256")
+	want, err := snapshotOf(trusted.Timestamp.Signed)
+	if err != nil {
+		return err
 	}
 	name := snapshotName(want.Version)
 	data, err := readPinned(read, name, maxSnapshotBytes, want.Length)
@@ -267,9 +315,9 @@ func (c *chain) readSnapshot(trusted *trustedmetadata.TrustedMetadata, read read
 }
 
 func (c *chain) readTargets(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
-	want := trusted.Snapshot.Signed.Meta["targets.json"]
-	if !pinned(want) {
-		return refuse(snapshotName(c.snapshot.version), Format, "must name targets.json by version, length and SHA-256")
+	want, err := targetsOf(snapshotName(c.snapshot.version), trusted.Snapshot.Signed)
+	if err != nil {
+		return err
 	}
 	name := targetsName(want.Version)
 	data, err := readPinned(read, name, maxTargetsBytes, want.Length)
@@ -285,10 +333,9 @@ func (c *chain) readTargets(trusted *trustedmetadata.TrustedMetadata, read readF
 }
 
 func (c *chain) readManifest(trusted *trustedmetadata.TrustedMetadata, read readFile) error {
-	targets := trusted.Targets[metadata.TARGETS].Signed
-	want := targets.Targets[manifestTarget]
-	if len(targets.Targets) != 1 || want == nil || len(want.Hashes) != 1 || len(want.Hashes["sha256"]) != len(Digest{}) {
-		return refuse(targetsName(c.targets.version), Format, "must name mesh.json, by SHA-256, and nothing else")
+	want, err := manifestOf(targetsName(c.targets.version), trusted.Targets[metadata.TARGETS].Signed)
+	if err != nil {
+		return err
 	}
 	name := ManifestName(Digest(want.Hashes["sha256"]))
 	data, err := readPinned(read, name, MaxManifestBytes, want.Length)
@@ -307,6 +354,33 @@ func (c *chain) readManifest(trusted *trustedmetadata.TrustedMetadata, read read
 		c.parsed = &parsed{digest, m}
 	}
 	return nil
+}
+
+// snapshotOf is the snapshot that a timestamp names.
+func snapshotOf(timestamp metadata.TimestampType) (*metadata.MetaFiles, error) {
+	want := timestamp.Meta["snapshot.json"]
+	if !pinned(want) {
+		return nil, refuse(TimestampName, Format, "must name snapshot.json by version, length and SHA-256")
+	}
+	return want, nil
+}
+
+// targetsOf is the targets that a snapshot of that name names.
+func targetsOf(name string, snapshot metadata.SnapshotType) (*metadata.MetaFiles, error) {
+	want := snapshot.Meta["targets.json"]
+	if !pinned(want) {
+		return nil, refuse(name, Format, "must name targets.json by version, length and SHA-256")
+	}
+	return want, nil
+}
+
+// manifestOf is the manifest that targets of that name name.
+func manifestOf(name string, targets metadata.TargetsType) (*metadata.TargetFiles, error) {
+	want := targets.Targets[manifestTarget]
+	if len(targets.Targets) != 1 || want == nil || len(want.Hashes) != 1 || len(want.Hashes["sha256"]) != len(Digest{}) {
+		return nil, refuse(name, Format, "must name mesh.json, by SHA-256, and nothing else")
+	}
+	return want, nil
 }
 
 // pinned reports whether a file is named so that only one content can be it.

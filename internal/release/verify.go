@@ -109,7 +109,7 @@ func Restore(mem Memory, repo fs.FS) (View, Memory, error) {
 
 // recollect is Restore without the zones of trees.
 func recollect(mem Memory) (View, Memory, error) {
-	trusted, err := parseRoot("memory", mem.Root)
+	trusted, err := mem.root()
 	if err != nil {
 		return View{}, mem, err
 	}
