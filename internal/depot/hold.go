@@ -41,17 +41,23 @@ func Waits(r *http.Response) bool {
 	return applied
 }
 
-// waitOf reads the preference "wait" of a header's lines, among others that it may hold.
+// waitOf reads the preference "wait" of a header's lines.
 func waitOf(lines []string) (time.Duration, bool) {
+	n, asked := preference(lines, waitToken)
+	return time.Duration(n) * time.Second, asked
+}
+
+// preference reads a preference of a header's lines that has a number, among others that it may hold.
+func preference(lines []string, token string) (int64, bool) {
 	for _, line := range lines {
 		for part := range strings.SplitSeq(line, ",") {
 			part, _, _ = strings.Cut(part, ";")
 			name, value, _ := strings.Cut(part, "=")
-			if !strings.EqualFold(strings.TrimSpace(name), waitToken) {
+			if !strings.EqualFold(strings.TrimSpace(name), token) {
 				continue
 			}
 			if n, err := strconv.ParseUint(strings.Trim(strings.TrimSpace(value), `"`), 10, 31); err == nil {
-				return time.Duration(n) * time.Second, true
+				return int64(n), true
 			}
 			return 0, false
 		}
@@ -64,13 +70,16 @@ func TimestampTag(data []byte) string { return `"` + release.DigestOf(data).Stri
 
 // Holder serves a repository as Handler does, and holds a GET of the timestamp that asks for it by "Prefer: wait=N" (PreferWait)
 // until there is another one than its "If-None-Match" names, for N seconds and no longer than MaxWait. The answer is that of Handler, and
-// says by "Preference-Applied" that the request was held. Of too many, of all or of one certificate's name, the rest is answered at once,
+// says by "Preference-Applied" that the request was held. Who asks for news as well (PreferNews) gets what the timestamp names with it. Of too many, of all or of one certificate's name, the rest is answered at once,
 // without that word. So a publication reaches who asks in a round trip, and who asks a server without this polls.
 type Holder struct {
 	ctx   context.Context
 	repo  Store
 	next  http.Handler
 	every time.Duration
+
+	telling sync.Mutex
+	told    told // guarded by telling
 
 	looking sync.Mutex
 	looked  time.Time // when the last look began; guarded by looking
@@ -107,6 +116,9 @@ func (h *Holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set(appliedHeader, fmt.Sprintf("%s=%d", waitToken, wait/time.Second))
 			h.wait(r, wait)
 			h.leave(name)
+			if root, asked := preference(r.Header.Values(preferHeader), newsToken); asked && h.tell(w, r, root) {
+				return
+			}
 		}
 	}
 	h.next.ServeHTTP(w, r)

@@ -69,9 +69,24 @@ type Found struct {
 // once. Files of the names of zones, which never change, may lie here already; nil: they do not. A look that fails leaves those that
 // came here, so that the next one goes on from there; it writes nothing else, and needs no lock for that.
 func Look(ctx context.Context, client *http.Client, url string, mem release.Memory, here *Dir) *Found {
-	f := &Found{remote: &remoteFS{ctx: ctx, client: client, base: url, mem: mem, here: here}, seen: mem}
-	if f.view, f.next, f.err = release.Verify(f.remote, mem); f.err != nil && here != nil {
-		_, _ = here.install(f.remote.nodes()) // else they come again
+	return look(&remoteFS{ctx: ctx, client: client, base: url, mem: mem, here: here})
+}
+
+// LookWith is Look of who has been told by the repository what is new in it: that is not asked for. Where it does not do, for whatever reason, all is
+// asked for as ever. nil: nothing was told.
+func LookWith(ctx context.Context, client *http.Client, url string, mem release.Memory, here *Dir, told *News) *Found {
+	if told != nil {
+		if f := look(&remoteFS{ctx: ctx, client: client, base: url, mem: mem, here: here, told: told}); f.err == nil {
+			return f
+		}
+	}
+	return Look(ctx, client, url, mem, here)
+}
+
+func look(r *remoteFS) *Found {
+	f := &Found{remote: r, seen: r.mem}
+	if f.view, f.next, f.err = release.Verify(r, r.mem); f.err != nil && r.here != nil {
+		_, _ = r.here.install(r.nodes()) // else they come again
 	}
 	return f
 }
@@ -468,7 +483,8 @@ type remoteFS struct {
 	client *http.Client
 	base   string
 	mem    release.Memory
-	here   *Dir // where nodes of trees may lie; nil: nowhere
+	here   *Dir  // where nodes of trees may lie; nil: nowhere
+	told   *News // that need not be fetched; nil: nothing
 	read   []release.File
 	ahead  map[string]fetched // by name: fetched, and not yet asked for
 }
@@ -548,6 +564,9 @@ func (r *remoteFS) get(name string) ([]byte, error) {
 	if f, ok := r.ahead[name]; ok {
 		delete(r.ahead, name)
 		return f.data, f.err
+	}
+	if data, err, told := r.told.file(name); told {
+		return data, err
 	}
 	if data := r.here.node(name); data != nil {
 		return data, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -15,7 +14,8 @@ import (
 )
 
 // A distribution host holds a request for its timestamp until there is another one (depot.Holder), so that news come in a round trip.
-// What such a request brings is only that it is time to look: a look verifies, as ever, and goes on at its interval beside this.
+// Its answer brings what a look would ask for (depot.News), or only that it is time to look: a look verifies, as ever, and goes on at its interval
+// beside this.
 const (
 	// holdFor is how long a request is held at the least, and holdMore by how much longer at the most, so that those of a mesh do not
 	// end together. One on a connection that has died is found out by then.
@@ -39,18 +39,18 @@ func (m *Mirror) listen(ctx context.Context, r *repository) {
 	retry, holds := holdRetry, false // whether the server has shown that it holds requests
 	_ = m.awaitNewer(ctx, "")        // before there is anything, the looks are enough
 	for ctx.Err() == nil {
-		known, wait := m.knownTag(), time.Duration(0)
+		known, root, wait := m.knownTag(), m.knownRoot(), time.Duration(0)
 		if holds {
 			wait = holdFor + rand.N(holdMore)
 			m.holding(r, true)
 		}
 		began := time.Now()
-		held, news, err := m.hold(ctx, r.url, known, wait)
+		held, news, told, err := m.hold(ctx, r.url, known, root, wait)
 		switch early := !news && time.Since(began) < wait/2; {
 		case err == nil && !held:
 			holds = false
 			_ = m.unheld(ctx, r, unheld)
-		case err != nil, early, news && !m.lookNow(ctx, known): // it says that there is something, and a look does not find it
+		case err != nil, early, news && !m.lookNow(ctx, r, known, told): // it says that there is something, and a look does not find it
 			holds = false
 			_ = m.unheld(ctx, r, retry)
 			retry = min(2*retry, max(m.every(), holdRetry))
@@ -79,8 +79,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// hold sends one request that is held for wait. news: the timestamp there is another one than that with the tag known.
-func (m *Mirror) hold(ctx context.Context, url, known string, wait time.Duration) (held, news bool, err error) {
+// hold sends one request that is held for wait. news: the timestamp there is another one than that with the tag known. told is what came with it to who
+// has roots up to one; nil: nothing did.
+func (m *Mirror) hold(ctx context.Context, url, known string, root int64, wait time.Duration) (held, news bool, told *depot.News, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	late := time.AfterFunc(wait+holdSlack, func() { cancel(errNotAnswered) })
@@ -88,24 +89,27 @@ func (m *Mirror) hold(ctx context.Context, url, known string, wait time.Duration
 	defer m.whenKnown(known, func() { cancel(errDeaf) })()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/"+release.TimestampName, nil)
 	if err != nil {
-		return false, false, err
+		return false, false, nil, err
 	}
 	depot.PreferWait(request, known, wait)
+	if root > 0 {
+		depot.PreferNews(request, root)
+	}
 	response, err := m.listener.Do(request)
 	if err != nil {
-		return false, false, err
+		return false, false, nil, err
 	}
 	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, io.LimitReader(response.Body, release.MaxBytes(release.TimestampName)+1)); err != nil {
-		return false, false, err
+	if told, err = depot.ReadNews(response); err != nil {
+		return false, false, nil, err
 	}
 	switch response.StatusCode {
 	case http.StatusOK:
-		return depot.Waits(response), true, nil
+		return depot.Waits(response), true, told, nil
 	case http.StatusNotModified:
-		return depot.Waits(response), false, nil
+		return depot.Waits(response), false, nil, nil
 	}
-	return false, false, fmt.Errorf("the server said %s", response.Status)
+	return false, false, nil, fmt.Errorf("the server said %s", response.Status)
 }
 
 var (
@@ -120,10 +124,18 @@ func (m *Mirror) knownTag() string {
 	return m.known
 }
 
-// knows keeps which timestamp was verified last.
-func (m *Mirror) knows(tag string) {
+// knownRoot is the version of the newest root that was verified, 0 if none was.
+func (m *Mirror) knownRoot() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.root
+}
+
+// knows keeps which timestamp was verified last, and under which root.
+func (m *Mirror) knows(tag string, root int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.root = root
 	if tag != m.known {
 		m.known = tag
 		close(m.knownNew)
@@ -159,11 +171,14 @@ func (m *Mirror) awaitNewer(ctx context.Context, tag string) error {
 	}
 }
 
-// lookNow has all repositories looked at, and reports whether that brought another timestamp than that with the tag known.
-func (m *Mirror) lookNow(ctx context.Context, known string) bool {
+// lookNow has all repositories looked at, and reports whether that brought another timestamp than that with the tag known. told is what r has told of
+// itself, nil for nothing.
+func (m *Mirror) lookNow(ctx context.Context, r *repository, known string, told *depot.News) bool {
 	if most := 2 * spread * time.Duration(m.Members()); most > 0 {
 		_ = sleep(ctx, rand.N(most))
 	}
+	m.tell(r, told)
+	defer m.tell(r, nil) // it is as old as other news are then
 	select {
 	case m.news <- struct{}{}:
 	default:
@@ -171,6 +186,13 @@ func (m *Mirror) lookNow(ctx context.Context, known string) bool {
 	ctx, cancel := context.WithTimeout(ctx, holdSlack)
 	defer cancel()
 	return m.awaitNewer(ctx, known) == nil
+}
+
+// tell keeps for the next look at a repository what it has told of itself.
+func (m *Mirror) tell(r *repository, told *depot.News) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r.brought = told
 }
 
 // holding keeps whether a request is held at a repository.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -74,17 +75,63 @@ func TestNewsComeInARoundTrip(t *testing.T) {
 	lab.WaitFor(t, "the newest again", func() bool { return held(m, url)() && lease(t, m, root) == h.timestamp() })
 }
 
+// TestWhatIsToldIsNotAskedFor: a host whose request is held tells all that is new in its answer, so that a release takes one round trip, and another for
+// its zone. A host of the version before, or a server between, that leaves that out is asked for the rest.
+func TestWhatIsToldIsNotAskedFor(t *testing.T) {
+	for name, tells := range map[string]bool{"a host": true, "one of the version before": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ca := testca.New(t)
+			h := newHost(t, ca)
+			holder := depot.NewHolder(t.Context(), h.dir, 10*time.Millisecond)
+			var asked atomic.Int64
+			url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				wait, _, _ := strings.Cut(r.Header.Get("Prefer"), ",")
+				switch {
+				case wait != "" && !tells:
+					r.Header.Set("Prefer", wait)
+				case wait == "" && (strings.HasPrefix(r.URL.Path, "/metadata/") || strings.HasPrefix(r.URL.Path, "/targets/")):
+					asked.Add(1)
+				}
+				holder.ServeHTTP(w, r)
+			}), new(atomic.Bool))
+			m := h.mirror(ca, url)
+			root := h.mem.Root
+			run(t, m)
+			lab.WaitFor(t, "a request is held", held(m, url))
+			before := asked.Load()
+			for n := range uint64(3) {
+				h.release(n + 1)
+				lab.WaitFor(t, "what was published", func() bool { return lease(t, m, root) == h.timestamp() })
+			}
+			if got := asked.Load() - before; (got == 0) != tells {
+				t.Errorf("%d questions for what was told", got)
+			}
+		})
+	}
+}
+
 // TestAServerThatDoesNotHoldIsAskedSeldom: a static one, one that is broken, and such as say that they hold and answer at once, with
 // nothing new or with what is no news, cannot make a node busy. Nor is a node misled about how soon it hears.
 func TestAServerThatDoesNotHoldIsAskedSeldom(t *testing.T) {
 	applied := func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Preference-Applied", r.Header.Get("Prefer"))
+		wait, _, _ := strings.Cut(r.Header.Get("Prefer"), ",")
+		w.Header().Set("Preference-Applied", wait)
+	}
+	tells := func(news string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Preference-Applied", r.Header.Get("Prefer"))
+			w.Write([]byte(news))
+		}
 	}
 	for name, answer := range map[string]http.HandlerFunc{
 		"static":   func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNotModified) },
 		"broken":   func(w http.ResponseWriter, r *http.Request) { http.Error(w, "broken", http.StatusBadGateway) },
 		"nothing":  func(w http.ResponseWriter, r *http.Request) { applied(w, r); w.WriteHeader(http.StatusNotModified) },
 		"no news":  func(w http.ResponseWriter, r *http.Request) { applied(w, r); w.Write([]byte("news")) },
+		"no files": tells(`{"root":1,"files":[]}`),
+		"no JSON":  tells("news"),
+		"much":     tells(strings.Repeat(" ", 4<<20)),
 		"cut off":  func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) },
 		"endless":  func(w http.ResponseWriter, r *http.Request) { applied(w, r); w.Write(make([]byte, 1<<20)) },
 		"redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
@@ -131,7 +178,7 @@ func TestADeafServerIsFoundOut(t *testing.T) {
 	deaf := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if prefer := r.Header.Get("Prefer"); prefer != "" {
 			w.Header().Set("Preference-Applied", prefer)
-			if prefer != "wait=0" {
+			if !strings.HasPrefix(prefer, "wait=0") {
 				<-r.Context().Done()
 				return
 			}
@@ -173,14 +220,14 @@ func TestAHostStartsAgain(t *testing.T) {
 	for i := range members {
 		m := New(Config{URLs: []string{url}, Interval: time.Second, Identity: ca.Identity(fmt.Sprintf("node%d", i), time.Hour).Load(t)}, slog.New(slog.DiscardHandler))
 		all = append(all, m)
-		m.knows(tag())
+		m.knows(tag(), 0)
 		running.Go(func() { m.listen(ctx, m.repositories[0]) })
 		running.Go(func() { // in the place of looks
 			for ctx.Err() == nil {
 				select {
 				case <-ctx.Done():
 				case <-m.news:
-					m.knows(tag())
+					m.knows(tag(), 0)
 				}
 			}
 		})

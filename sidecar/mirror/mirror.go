@@ -70,6 +70,7 @@ type Mirror struct {
 	came     arrived
 	interval time.Duration // from one look to the next
 	known    string        // entity tag of the timestamp that was verified last; "": none was
+	root     int64         // version of the root that it was verified under
 	knownNew chan struct{} // closed, and made anew, when that changes
 
 	members members
@@ -286,7 +287,7 @@ func (m *Mirror) keep(view release.View, memory release.Memory) error {
 	if view.Manifest.Format != 0 { // verified, whatever else went wrong; and durable, or the next process knows less
 		m.learn(view.Manifest.Operators)
 		m.learnt(view)
-		m.knows(depot.TimestampTag(memory.Timestamp))
+		m.knows(depot.TimestampTag(memory.Timestamp), view.Versions.Root)
 	}
 	return err
 }
@@ -368,7 +369,7 @@ func (m *Mirror) recall() {
 	}
 	m.learn(view.Manifest.Operators)
 	m.learnt(view)
-	m.knows(depot.TimestampTag(memory.Timestamp))
+	m.knows(depot.TimestampTag(memory.Timestamp), view.Versions.Root)
 }
 
 func (m *Mirror) learn(operators []release.Operator) {

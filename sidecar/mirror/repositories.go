@@ -44,6 +44,7 @@ type repository struct {
 	url     string
 	client  *http.Client
 	looking bool         // a look is under way
+	brought *depot.News  // that came and no look has taken yet; nil: none
 	fresh   bool         // what the last look gave was not in a round yet
 	last    *depot.Found // of the last look; nil: none is over
 	err     error        // of the last look
@@ -71,14 +72,16 @@ func (m *Mirror) look(ctx context.Context, memory release.Memory) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.repositories {
-		if r.looking || r.fresh {
+		if r.looking || r.fresh && r.brought == nil {
 			continue
 		}
 		if r.client, r.err = m.clientFor(r.url); r.err != nil {
 			continue
 		}
 		r.looking, r.since = true, time.Now()
-		m.looks.Go(func() { m.lookAt(ctx, r, memory) })
+		told := r.brought
+		r.brought = nil
+		m.looks.Go(func() { m.lookAt(ctx, r, memory, told) })
 	}
 	var late <-chan time.Time
 	for {
@@ -114,12 +117,12 @@ func (m *Mirror) look(ctx context.Context, memory release.Memory) {
 }
 
 // lookAt keeps what a look gave, and wakes who waits for it.
-func (m *Mirror) lookAt(ctx context.Context, r *repository, memory release.Memory) {
+func (m *Mirror) lookAt(ctx context.Context, r *repository, memory release.Memory, told *depot.News) {
 	dir, err := depot.Open(m.cfg.Depot) // one of its own, since the round may end before
 	if err == nil {
 		defer dir.Close()
 	}
-	found := depot.Look(ctx, r.client, r.url, memory, dir)
+	found := depot.LookWith(ctx, r.client, r.url, memory, dir, told)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r.looking, r.fresh, r.err = false, true, found.Err()
