@@ -25,7 +25,8 @@ type Backend interface {
 	Release() (number uint64, zones *zone.Zones)
 }
 
-// Request is what is known of a request beside the message, while it is in the chain. Key has it in the message's context.
+// Request is what is known of a request beside the message, while it is in the chain. Key has it in the message's context until the
+// handlers have returned, and nil after that.
 type Request struct {
 	// Room is how many octets the OPT record of the response may take that whoever holds the sockets will put into it.
 	Room int

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/backend"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
 )
@@ -36,17 +38,45 @@ func setupTestStall(c *caddy.Controller) error {
 func (s *testStall) Name() string { return "teststall" }
 
 func (s *testStall) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-	if strings.HasPrefix(r.Question[0].Name, "wait.") {
+	refused := new(dns.Msg).SetRcode(r, dns.RcodeRefused)
+	switch what, _, _ := strings.Cut(r.Question[0].Name, "."); what {
+	case "wait":
+		waitingNow.Add(1)
 		<-waitingFor
-		return 0, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
+		waitingNow.Add(-1)
+		return 0, w.WriteMsg(refused)
+	case "panic":
+		panic("as asked")
+	case "twice":
+		w.WriteMsg(refused)
+		return 0, w.WriteMsg(refused)
+	case "late":
+		go func() { // which goes on while this returns, and after that
+			err := w.WriteMsg(refused)
+			for i := 0; err == nil && i < 2000; i++ {
+				time.Sleep(time.Millisecond)
+				err = w.WriteMsg(refused)
+			}
+			if _, other := w.Write([]byte("response")); other == nil || backend.From(ctx) != nil {
+				err = nil
+			}
+			lateSaid <- err
+		}()
+		return 0, nil
 	}
 	stalled.RLock()
 	defer stalled.RUnlock()
 	return plugin.NextOrFailure(s.Name(), s.next, ctx, w, r)
 }
 
-// waitingFor lets one message for a name that begins with wait go on.
-var waitingFor = make(chan struct{})
+// waitingFor lets one message for a name that begins with wait go on, of which there are waitingNow in the chain.
+var (
+	waitingFor = make(chan struct{})
+	waitingNow atomic.Int32
+)
+
+// lateSaid is what writers say to who writes when its plugin has returned.
+var lateSaid = make(chan error)
 
 // Messages that come together with one that the chain takes long for are answered meanwhile, though nothing comes after them.
 func TestOneSlowMessageHoldsUpNone(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"sync/atomic"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/metrics/vars"
@@ -136,8 +137,10 @@ func (f *front) chain(b []byte, q *query.Query, v query.Verdict, x *responder) {
 	}
 	x.room = rooms.Get().(*room)
 	defer rooms.Put(x.room)
+	defer x.end()
 	x.known.Memory, x.known.Writer = &x.room.Memory, x
-	x.context = messageContext{context.Background(), f.core, &x.known}
+	x.context.Context, x.context.core = context.Background(), f.core
+	x.context.known.Store(&x.known)
 	f.core.ServeDNS(&x.context, x, r)
 }
 
@@ -145,14 +148,14 @@ func (f *front) chain(b []byte, q *query.Query, v query.Verdict, x *responder) {
 type messageContext struct {
 	context.Context
 	core  *dnsserver.Server
-	known *backend.Request
+	known atomic.Pointer[backend.Request] // until the handlers have returned
 }
 
 // Value implements context.Context.
 func (c *messageContext) Value(key any) any {
 	switch key.(type) {
 	case backend.Key:
-		return c.known
+		return c.known.Load()
 	case dnsserver.Key:
 		return c.core
 	case dnsserver.LoopKey:

@@ -334,7 +334,9 @@ func (p *pathServer) datagram(message []byte, client netip.Addr, now time.Time) 
 	} else {
 		l.names[0] = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: 1, Addr: client.As16()}
 	}
-	l.message(0, l.data[0][:copy(l.data[0][:], message)])
+	l.in[0].size = uint32(copy(l.data[0][:], message))
+	l.message(0, l.data[0][:l.in[0].size])
+	l.handOn()
 	if l.pending > 0 {
 		p.sent = bytes.Clone(l.space[:l.used])
 		l.pending, l.used = 0, 0

@@ -37,6 +37,9 @@ type responder struct {
 	closed   bool
 	hijacked bool
 
+	mu   sync.Mutex // held while a response is written
+	over bool       // the handlers have returned: what the response is made with is used for the next message
+
 	// What the chain is given is here as well, so that there is one piece of memory for a message. Plugins may keep any of it, so it is
 	// not used again.
 	request query.Message
@@ -77,8 +80,26 @@ func (x *responder) begin(f *front, b []byte, q *query.Query, r *dns.Msg) {
 	}
 }
 
+// errOver is for who writes after the handlers have returned.
+var errOver = errors.New("the plugins have returned, and with them the memory that a response needs: it has to be written before")
+
+// end says that the handlers have returned, and waits for a plugin's goroutine that writes just now.
+func (x *responder) end() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.context.known.Store(nil)
+	x.over = true
+}
+
 // WriteMsg implements dns.ResponseWriter.
-func (x *responder) WriteMsg(m *dns.Msg) error { return x.writeMsg(m, x.judge(m)) }
+func (x *responder) WriteMsg(m *dns.Msg) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return errOver
+	}
+	return x.writeMsg(m, x.judge(m))
+}
 
 func (x *responder) writeMsg(m *dns.Msg, f fate) error {
 	c := *m
@@ -100,7 +121,7 @@ func (x *responder) writeMsg(m *dns.Msg, f fate) error {
 	}
 	x.count(c.Rcode)
 	// That the client cannot be reached any more is no plugin's business: it would be a line of the log for each message.
-	x.Write(wire)
+	x.write(wire)
 	return nil
 }
 
@@ -269,6 +290,16 @@ const optHead = 11 // octets of an OPT record before its options
 
 // Write implements dns.ResponseWriter.
 func (x *responder) Write(b []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return 0, errOver
+	}
+	return x.write(b)
+}
+
+// write is Write with mu held.
+func (x *responder) write(b []byte) (int, error) {
 	if x.closed {
 		return 0, errors.New("the connection is closed")
 	}

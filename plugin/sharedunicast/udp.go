@@ -1,11 +1,13 @@
 package sharedunicast
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -75,6 +77,7 @@ type crew struct {
 	decorate dns.DecorateWriter // nil, or what a plugin wants to see of responses
 	shed     bool               // what finds no room is lost; else the loop waits, and the kernel's buffer fills
 	working  sync.WaitGroup
+	owed     atomic.Int64 // responses that the plugin of decorate has not yet sent
 
 	mu       sync.Mutex
 	some     sync.Cond // messages, or the end
@@ -176,6 +179,7 @@ func (c *crew) work() {
 				return
 			}
 		}
+		box.soon()
 		began := time.Now()
 		c.serve(p, box, began)
 		if time.Since(began) > quick {
@@ -192,31 +196,55 @@ func (c *crew) serve(p *waiting, box *outbox, now time.Time) {
 	x := &responder{out: d, local: c.conn.local, remote: net.UDPAddrFromAddrPort(p.from),
 		asked: asked{client: p.from.Addr().WithZone(""), now: now}, traffic: c.traffic}
 	if c.decorate != nil {
-		x.out = c.decorate(x.out)
+		d.owed = &c.owed
+		x.out = decorated{c.decorate(d), &c.owed}
 	}
 	var q query.Query
 	c.front.pass(p.data[:p.size], &q, q.Parse(p.data[:p.size]), x)
 }
 
-// end waits for what is in the chain.
+// end waits for what is in the chain. Nobody calls any more, so what waits gets a goroutine at once: those that are awake may wait for
+// something.
 func (c *crew) end() {
 	c.mu.Lock()
-	c.ended = true
-	c.summon(time.Time{})
+	c.ended, c.taken = true, time.Time{}
+	c.summon(time.Now())
 	c.some.Broadcast()
 	c.mu.Unlock()
 	c.working.Wait()
+	for end := time.Now().Add(owedTime); c.owed.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(quick)
+	}
 }
 
-// datagram writes to one client. What a plugin writes when it has returned is sent at once.
+// owedTime is how long the end waits for responses that a plugin has been given to send. It may have dropped some.
+const owedTime = 100 * time.Millisecond
+
+// decorated gives responses to a plugin's writer, which may send them later, from a goroutine of its own.
+type decorated struct {
+	dns.Writer
+	owed *atomic.Int64
+}
+
+// Write implements dns.Writer.
+func (d decorated) Write(b []byte) (int, error) {
+	d.owed.Add(1)
+	return d.Writer.Write(bytes.Clone(b)) // whose memory is used again
+}
+
+// datagram writes to one client. What a plugin's writer writes when the handlers have returned is sent at once.
 type datagram struct {
 	box  *outbox
 	to   netip.AddrPort
-	late bool // with box.mu
+	owed *atomic.Int64 // what a plugin's writer has not yet written, if there is one
+	late bool          // with box.mu
 }
 
 // Write implements dns.Writer.
 func (d *datagram) Write(b []byte) (int, error) {
+	if d.owed != nil {
+		defer d.owed.Add(-1)
+	}
 	d.box.mu.Lock()
 	defer d.box.mu.Unlock()
 	if d.late || !d.box.add(b, d.to) {

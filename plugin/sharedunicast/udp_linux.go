@@ -32,7 +32,8 @@ type udpLoop struct {
 	conn   *udpSocket
 	stop   *waker
 	crew   *crew
-	handed bool // something was handed to it
+	handed [batch]int // messages of the batch that it is to get
+	hands  int        // how many these are
 
 	traffic *traffic // nil without statistics
 	address string   // as metrics have it
@@ -83,8 +84,7 @@ func (l *udpLoop) run() error {
 		switch {
 		case n > 0:
 			l.answer(n)
-			if l.handed {
-				l.handed = false
+			if l.handOn() {
 				l.crew.call(time.Now())
 			}
 			if n == batch && !l.stop.called.Load() {
@@ -183,8 +183,8 @@ func (l *udpLoop) message(i int, b []byte) {
 		return
 	}
 	if v == query.Unusual || v == query.Plain {
-		l.crew.take(b, addrPort(&l.names[i]))
-		l.handed = true
+		l.handed[l.hands] = i
+		l.hands++
 		return
 	}
 	a := asked{client: address(&l.names[i]), now: l.fast.asked.now}
@@ -193,6 +193,17 @@ func (l *udpLoop) message(i int, b []byte) {
 	if len(response) > 0 {
 		l.reply(i, response, rcodeOf(response))
 	}
+}
+
+// handOn hands to the crew what is for it, and reports whether there was something. Where that has to wait for room nobody else does: no
+// lock is held.
+func (l *udpLoop) handOn() bool {
+	for _, i := range l.handed[:l.hands] {
+		l.crew.take(l.data[i][:l.in[i].size], addrPort(&l.names[i]))
+	}
+	some := l.hands > 0
+	l.hands = 0
+	return some
 }
 
 // tell tells a dnstap collector of message i of the batch, if there is one.
@@ -250,6 +261,8 @@ type outbox struct {
 	conn    *udpSocket
 	pending int
 	used    int // octets of space
+	timer   *time.Timer
+	due     bool // the timer will send what is pending
 	out     [outboxSize]mmsghdr
 	io      [outboxSize]unix.Iovec
 	names   [outboxSize]unix.RawSockaddrInet6
@@ -276,14 +289,33 @@ func (o *outbox) add(b []byte, to netip.AddrPort) bool {
 	return true
 }
 
+// soon has what is pending sent after a while, if nobody does before: whoever collects goes through the chain again, which may hold it up.
+func (o *outbox) soon() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.pending == 0 || o.due:
+		return
+	case o.timer == nil:
+		o.timer = time.AfterFunc(quick, o.flush)
+	default:
+		o.timer.Reset(quick)
+	}
+	o.due = true
+}
+
 func (o *outbox) flush() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.due = false
 	o.send()
 }
 
 // send is flush with mu held.
 func (o *outbox) send() {
+	if o.pending == 0 {
+		return
+	}
 	sendAll(o.conn.fd, o.out[:o.pending])
 	o.pending, o.used = 0, 0
 }

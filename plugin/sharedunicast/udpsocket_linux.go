@@ -3,6 +3,7 @@ package sharedunicast
 import (
 	"net"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,6 +12,7 @@ import (
 type udpSocket struct {
 	fd    int
 	local *net.UDPAddr
+	open  sync.RWMutex // held to write by whoever is not waited for
 }
 
 // newUDPSocket takes the socket from a connection, and closes that.
@@ -32,8 +34,10 @@ func duplicateDescriptor(fd int) (int, error) {
 	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 }
 
-// Close gives the descriptor back. Nobody may use it any more.
+// Close gives the descriptor back. Nobody may use it any more but by writeTo.
 func (u *udpSocket) Close() error {
+	u.open.Lock()
+	defer u.open.Unlock()
 	if u.fd < 0 {
 		return nil
 	}
@@ -47,7 +51,7 @@ func (u *udpSocket) duplicate() (descriptor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &udpSocket{fd, u.local}, nil
+	return &udpSocket{fd: fd, local: u.local}, nil
 }
 
 func (u *udpSocket) control(f func(fd int) error) error { return f(u.fd) }
@@ -55,7 +59,7 @@ func (u *udpSocket) control(f func(fd int) error) error { return f(u.fd) }
 // sendWait is how many milliseconds the socket may take to have room again. What then finds none is lost.
 const sendWait = 5
 
-// writeTo sends a message.
+// writeTo sends a message, if the socket is still there: its descriptor may by now be that of another.
 func (u *udpSocket) writeTo(b []byte, to netip.AddrPort) (int, error) {
 	var addr unix.Sockaddr
 	if to.Addr().Is4() {
@@ -68,6 +72,11 @@ func (u *udpSocket) writeTo(b []byte, to netip.AddrPort) (int, error) {
 			}
 		}
 		addr = six
+	}
+	u.open.RLock()
+	defer u.open.RUnlock()
+	if u.fd < 0 {
+		return 0, net.ErrClosed
 	}
 	err := unix.Sendto(u.fd, b, unix.MSG_DONTWAIT, addr)
 	if err == unix.EAGAIN {

@@ -29,8 +29,10 @@ var rooms = sync.Pool{New: func() any { return new(room) }}
 
 // WriteAnswer implements backend.Writer. It does at once what would become of a dns.Msg in the writers of the core and of this package.
 func (x *responder) WriteAnswer(w dns.ResponseWriter, r *dns.Msg, q *zone.Query, size int) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	room, a := x.room, x.known.Answer
-	if !x.unseen(w, r, a) || copiesOption(r) {
+	if x.over || !x.unseen(w, r, a) || copiesOption(r) {
 		return false
 	}
 	if f := x.judge(nil); f != sent {
@@ -46,7 +48,7 @@ func (x *responder) WriteAnswer(w dns.ResponseWriter, r *dns.Msg, q *zone.Query,
 	response, _ := a.AppendTo(room.response[:0], &room.Request, min(size, x.limit))
 	response = x.front.guard.padded(response, 0, len(room.opt), x.query, &x.asked)
 	x.count(a.Rcode)
-	x.Write(response)
+	x.write(response)
 	return true
 }
 

@@ -61,7 +61,7 @@ func TestWhatLeavesTheChainInWireFormat(t *testing.T) {
 // What plugins find in a message's context is what the core puts there.
 func TestContextOfAMessage(t *testing.T) {
 	core := new(dnsserver.Server)
-	c := &messageContext{t.Context(), core, nil}
+	c := &messageContext{Context: t.Context(), core: core}
 	if c.Value(dnsserver.Key{}) != core || c.Value(dnsserver.LoopKey{}) != 0 || c.Value(dnsserver.ViewKey{}) != nil {
 		t.Error(c.Value(dnsserver.Key{}), c.Value(dnsserver.LoopKey{}), c.Value(dnsserver.ViewKey{}))
 	}
