@@ -129,13 +129,12 @@ func (s *store) rebase(rec *record, at record, text writtenZone) error {
 		}
 		steps, is, at = append(steps, step...), after, next
 	}
-	was := *rec
-	rec.SHA256, rec.Length, rec.Journal = is.SHA256, is.Length, is.Journal
-	if err := s.replace(*rec, text.temp, steps); err != nil {
-		*rec = was
-		return errors.Join(err, s.note(was)) // it may be there though it failed
+	next := *rec
+	next.SHA256, next.Length, next.Journal = is.SHA256, is.Length, is.Journal
+	if err = s.replace(next, text.temp, steps); err == nil {
+		*rec = next
 	}
-	return nil
+	return err
 }
 
 // packStep is the step after a record that has a payload.

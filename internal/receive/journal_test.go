@@ -286,6 +286,113 @@ func TestATextThatIsNotOfItsJournal(t *testing.T) {
 	}
 }
 
+// atSteps has something done at each step of what is stored. Such a test is not parallel, since storeStep is everybody's.
+func atSteps(t *testing.T, do func()) {
+	busy := false
+	storeStep = func() {
+		if !busy {
+			busy = true
+			do()
+			busy = false
+		}
+	}
+	t.Cleanup(func() { storeStep = func() {} })
+}
+
+// TestALookAtAZoneThatIsBeingWritten changes nothing: to judge what lies below it, it is read while its text, or the one that its journal
+// begins with, takes the place of another.
+func TestALookAtAZoneThatIsBeingWritten(t *testing.T) {
+	list := versions(t, 4)
+	for what, change := range map[string]func(*store, []record, *record) (*zone.Zone, error){
+		"text": func(s *store, _ []record, rec *record) (*zone.Zone, error) {
+			_, err := s.put(rec, list[3], "")
+			return list[3], err
+		},
+		"journal": func(s *store, after []record, rec *record) (*zone.Zone, error) {
+			w, err := writeZone(t.Context(), s.zones, list[1])
+			return list[2], errors.Join(err, s.rebase(rec, after[1], w))
+		},
+	} {
+		s, after := journaled(t, list[:3])
+		r, err := New(following(netip.AddrPort{}, nil, "example.org."), Options{Zones: s.zones, State: s.state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ended = func() bool { return true }
+		looks := 0
+		atSteps(t, func() {
+			looks++
+			r.judgeNesting(t.Context(), refresh.Action{Do: refresh.Judge, Record: after[2], Owner: "zones", Children: []string{"sub.example.org."}}, nil)
+		})
+		rec := after[2]
+		want, err := change(s, after, &rec)
+		if err != nil || looks < 5 {
+			t.Fatalf("%s: %v after %d looks", what, err, looks)
+		}
+		z, is := recovered(t, s)
+		if z == nil || is.Serial != rec.Serial {
+			t.Fatalf("%s: nothing is held of what was written, or serial %d", what, is.Serial)
+		}
+		primarytest.SameZone(t, z, want)
+	}
+}
+
+// TestAStepThatFailsAfterItsJournalWasCut: what is held is as it is written, and the next step follows on that.
+func TestAStepThatFailsAfterItsJournalWasCut(t *testing.T) {
+	const origin = "example.org."
+	dir := t.TempDir()
+	r, err := New(following(netip.AddrPort{}, nil, origin), Options{Zones: filepath.Join(dir, "zones"), State: filepath.Join(dir, "state")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := record{Origin: origin, Owner: "zones", From: "192.0.2.1:53", How: AXFR, Contact: time.Unix(1e9, 0).UTC()}
+	var list []*zone.Zone
+	for serial := range uint32(3) {
+		list = append(list, primarytest.Parsed(t, origin, primarytest.ZoneText(origin, serial+1, 30_000, int(serial))))
+	}
+	if _, err := r.store.put(&rec, list[0], ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.store.add(&rec, list[1], zone.Difference(list[0], list[1], 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	w, err := writeZone(t.Context(), r.store.zones, list[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.texts[origin] = &writtenText{of: rec, written: &w}
+
+	journal := r.store.journal(origin)
+	atSteps(t, func() { // once it was cut, nothing can be written to it
+		if _, err := os.Lstat(journal); err != nil {
+			os.Mkdir(journal, 0o755)
+		}
+	})
+	keep := func(held record) refresh.Found {
+		p := &peer{r: r, round: &refresh.Round{Record: held, Held: true, Group: &refresh.Group{Servers: []string{"p"}}}, image: list[1]}
+		found, _ := p.keep(xfr.Primary{}, xfr.Transferred{Zone: list[2], Delta: zone.Difference(list[1], list[2], 1<<20)}, nil, time.Now())
+		return found
+	}
+	found := keep(rec)
+	held, _ := r.store.record(fileName(origin) + recordSuffix)
+	held.Version = found.Record.Version
+	if found.Good || !strings.Contains(found.Problems, journal) || held.SHA256 != w.sha256 || found.Record != held || held.Serial != 2 || !held.Contact.Equal(rec.Contact) {
+		t.Fatalf("found %+v, on disk is %+v", found, held)
+	}
+	storeStep = func() {}
+	if err := os.Remove(journal); err != nil {
+		t.Fatal(err)
+	}
+	if found = keep(found.Record); !found.Good || found.Record.Journal.Steps != 1 {
+		t.Fatalf("%+v", found)
+	}
+	z, is := recovered(t, r.store)
+	if z == nil || is.Serial != 3 {
+		t.Fatalf("serial %d is held", is.Serial)
+	}
+	primarytest.SameZone(t, z, list[2])
+}
+
 // storeChild makes the test binary change what a store has, and kill itself at the step that is said.
 const storeChild = "RECEIVE_TEST_STORE"
 

@@ -151,11 +151,12 @@ func (p *peer) before() (*zone.Zone, error) {
 // keep keeps what came.
 func (p *peer) keep(from xfr.Primary, got xfr.Transferred, members map[string]refresh.Member, began time.Time) (refresh.Found, arrival) {
 	got.Zone = p.r.tidied(got.Zone)
+	p.rebase(&p.round.Record) // which stays so, whatever becomes of what came
 	rec := p.round.Record
 	rec.From, rec.How, rec.Contact = from.String(), howOf(got), p.r.opt.Now().UTC().Truncate(time.Second)
 	if err := p.write(&rec, got); err != nil {
 		p.round.NotKept(err)
-		return refresh.Found{Problems: p.round.Problems()}, arrival{}
+		return refresh.Found{Record: p.round.Record, Problems: p.round.Problems()}, arrival{}
 	}
 	p.round.Took()
 	return refresh.Found{Good: true, New: true, Record: rec, Noted: rec.Contact, Problems: p.round.Problems(), Odd: got.Odd, Members: members},
@@ -165,7 +166,6 @@ func (p *peer) keep(from xfr.Primary, got xfr.Transferred, members map[string]re
 // write makes durable what came: as a step of the journal if it is a small change of a large zone, or else as a whole. An operator who
 // receives once is to find the text.
 func (p *peer) write(rec *record, got xfr.Transferred) error {
-	p.rebase(rec)
 	if got.Delta != nil && !p.r.decide.Once && !rec.Catalog && !p.r.wantsText(rec.Origin) && got.Zone.ImageSize() >= LargeImage && roomFor(rec, got.Delta) {
 		err := p.r.store.add(rec, got.Zone, got.Delta)
 		if err == nil && isLong(rec) {

@@ -263,7 +263,7 @@ var levels = map[refresh.Level]slog.Level{refresh.Info: slog.LevelInfo, refresh.
 func (r *Receiver) judgeNesting(ctx context.Context, a refresh.Action, z *zone.Zone) {
 	verdicts := map[string]string{}
 	if z == nil || z.Serial() != a.Record.Serial {
-		z, _ = r.store.load(a.Record) // where it cannot be read, that is said elsewhere
+		z, _ = r.store.read(a.Record) // where it cannot be read, that is said elsewhere, or a round is writing what will be judged next
 	}
 	for _, child := range a.Children {
 		if z != nil && ctx.Err() == nil {

@@ -136,8 +136,12 @@ func (s *store) replace(rec record, text string, steps []byte) error {
 			return err
 		}
 	}
+	was, had := s.record(fileName(rec.Origin) + recordSuffix)
 	storeStep()
 	if err := s.note(rec); err != nil {
+		if had {
+			err = errors.Join(err, s.note(was)) // the new one may be there though it failed
+		}
 		return err
 	}
 	storeStep()
@@ -154,7 +158,7 @@ func (s *store) replace(rec record, text string, steps []byte) error {
 }
 
 // settle ends what was begun when a record was replaced: what it tells of takes its place, and what came of a record that was not written
-// is removed.
+// is removed. Nobody else may write the zone meanwhile: what is about to be on record would be removed.
 func (s *store) settle(rec record) error {
 	path, journal := s.path(rec.Origin, rec.Catalog), s.journal(rec.Origin)
 	if _, err := os.Lstat(nextTo(path)); err == nil {
@@ -266,11 +270,18 @@ func (s *store) remove(rec record) error {
 	return nil
 }
 
-// load reads a zone back, if it is what the record says.
+// load ends what was begun when the record was replaced, and reads the zone back, if it is what the record says. It is for whoever alone
+// writes the zone: its round, and a start.
 func (s *store) load(rec record) (*zone.Zone, error) {
 	if err := s.settle(rec); err != nil {
 		return nil, err
 	}
+	return s.read(rec)
+}
+
+// read reads a zone back, if it is what the record says, and leaves everything as it is. While a round of the zone writes something newer
+// it may fail.
+func (s *store) read(rec record) (*zone.Zone, error) {
 	z, err := s.loadText(rec)
 	if err != nil || rec.Journal.Steps == 0 {
 		return z, err

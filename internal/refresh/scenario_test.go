@@ -269,7 +269,7 @@ func (w *world) ends(zone string, answers []string) {
 		w.t.Fatalf("no round of %s is under way", zone)
 	}
 	delete(w.rounds, zone)
-	var f Found
+	f := Found{Record: r.Record}
 	server, ask := r.Next()
 	for ; ask != Nothing; server, ask = r.Next() {
 		if len(answers) == 0 {

@@ -45,9 +45,9 @@ func (s *Secondary) plan(z *followed, at instant.Mono) {
 
 // Found is what a round found, or a file.
 type Found struct {
-	Good     bool              // Record is held now, and was confirmed
+	Good     bool              // what is held now was confirmed
 	New      bool              // it has new content
-	Record   Record            // if Good
+	Record   Record            // of what is held now, and how it is written: that a round may change also where nothing is confirmed
 	Noted    time.Time         // its Contact as it is on disk
 	Reset    bool              // the zone began anew with it
 	Problems string            // what went wrong; with Good, a warning
@@ -92,6 +92,7 @@ func (s *Secondary) judge(now instant.Instant, z *followed, f Found) {
 	if !f.Good {
 		z.failures++
 		z.err = f.Problems
+		z.rec.SHA256, z.rec.Length, z.rec.Journal = f.Record.SHA256, f.Record.Length, f.Record.Journal
 		if z.unkept {
 			s.Fault(Fault{HostDisk, z.origin}, z.err)
 		}

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -31,5 +32,42 @@ func TestRoundsAreSpread(t *testing.T) {
 	first := z.wait(c, now)
 	if z.rounds++; z.wait(c, now) == first {
 		t.Error("a zone waits equally long each time")
+	}
+}
+
+// TestHowAZoneIsWrittenIsTakenOver also from a round that confirms nothing: it may have cut the journal before what came could not be kept.
+func TestHowAZoneIsWrittenIsTakenOver(t *testing.T) {
+	const origin = "example."
+	held := Record{Origin: origin, SHA256: "text", Length: 100, Journal: Journal{Name: "one", Steps: 9, Octets: 900, Link: "link"},
+		Serial: 5, How: IXFR, From: "p", Expire: 1209600, Contact: epoch.Time()}
+	s := New(Config{Transfers: 1, Zones: []Zones{{[]string{origin}, &Group{Servers: []string{"p"}}}}}, []Record{held})
+	now := instant.Instant{Wall: epoch, Mono: 1}
+	s.Begin(now)
+	round := func() *Round {
+		t.Helper()
+		for _, a := range s.Decide(now).Actions {
+			if a.Do == Start {
+				return a.Round
+			}
+		}
+		t.Fatal("no round begins")
+		return nil
+	}
+	r := round()
+	r.Record.SHA256, r.Record.Length, r.Record.Journal = "another text", 110, Journal{Name: "two", Steps: 1, Octets: 100, Link: "other"}
+	r.SOA(6)
+	if !r.Came(6) {
+		t.Fatal("serial 6 is not to be kept")
+	}
+	r.NotKept(errors.New("the disk is full"))
+	s.Finished(now, r, Found{Record: r.Record, Problems: r.Problems()})
+	want := held
+	want.SHA256, want.Length, want.Journal = r.Record.SHA256, r.Record.Length, r.Record.Journal
+	if got, ok := s.Held(origin); !ok || got != want {
+		t.Errorf("held is %+v", got)
+	}
+	now = instant.Instant{Wall: now.Wall.Add(time.Hour), Mono: now.Mono.Add(time.Hour)}
+	if r := round(); r.Record.Journal != want.Journal || r.Record.SHA256 != want.SHA256 {
+		t.Errorf("the next round begins with %+v", r.Record)
 	}
 }
