@@ -15,8 +15,9 @@ import (
 
 // tidying is a zone that is put in order in memory.
 type tidying struct {
-	done bool
-	base *zone.Zone // an earlier version, in order; nil until it is made
+	done   bool
+	gaveUp bool       // it cannot be, and is not tried again until it is made anew
+	base   *zone.Zone // an earlier version, in order; nil until it is made
 }
 
 // tidy begins to put a zone in order that needs it. It is called with mu held.
@@ -24,7 +25,7 @@ func (r *Receiver) tidy(origin string) {
 	z, t := r.images[origin], r.tidying[origin]
 	switch {
 	case z == nil || !z.Fragmented():
-		if t != nil && t.done {
+		if t != nil && (t.done || t.gaveUp) {
 			delete(r.tidying, origin)
 		}
 	case t == nil || t.done:
@@ -40,6 +41,9 @@ func (r *Receiver) tidy(origin string) {
 func (r *Receiver) putInOrder(ctx context.Context, origin string, z *zone.Zone, t *tidying) {
 	base := z.Compact(func() bool { return ctx.Err() == nil })
 	if base == nil {
+		r.mu.Lock()
+		t.gaveUp = true
+		r.mu.Unlock()
 		return
 	}
 	for {

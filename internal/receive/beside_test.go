@@ -14,19 +14,22 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
+// withTexts is a zone with a name for each text, of such a length beyond 40 octets.
+func withTexts(t *testing.T, origin string, serial int, lengths []int) *zone.Zone {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "$ORIGIN %s\n$TTL 300\n@ SOA ns1 host %d 3600 900 1209600 300\n@ NS ns1.example.net.\n", origin, serial)
+	for i, n := range lengths {
+		fmt.Fprintf(&b, "host-%d TXT \"%d%s\"\n", i, i, strings.Repeat("x", 40+n))
+	}
+	return primarytest.Parsed(t, origin, b.String())
+}
+
 // TestAZoneIsPutInOrderBeside while rounds change it: the one that is held is in order in the end, and is always what the last round made.
 func TestAZoneIsPutInOrderBeside(t *testing.T) {
 	t.Parallel()
 	const origin, names = "example.org.", 12_000
 	lengths := make([]int, names)
-	parsed := func(serial int) *zone.Zone {
-		var b strings.Builder
-		fmt.Fprintf(&b, "$ORIGIN %s\n$TTL 300\n@ SOA ns1 host %d 3600 900 1209600 300\n@ NS ns1.example.net.\n", origin, serial)
-		for i, n := range lengths {
-			fmt.Fprintf(&b, "host-%d TXT \"%d%s\"\n", i, i, strings.Repeat("x", 40+n))
-		}
-		return primarytest.Parsed(t, origin, b.String())
-	}
 	r, err := New(following(netip.AddrPort{}, nil, origin), Options{Zones: t.TempDir(), State: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +46,7 @@ func TestAZoneIsPutInOrderBeside(t *testing.T) {
 		defer r.mu.Unlock()
 		return r.images[origin]
 	}
-	z, rnd := parsed(1), rand.New(rand.NewPCG(1, 2))
+	z, rnd := withTexts(t, origin, 1, lengths), rand.New(rand.NewPCG(1, 2))
 	r.images[origin] = z
 	wasFragmented, inOrder := 0, 0
 	for serial := 2; serial < 30; serial++ {
@@ -51,7 +54,7 @@ func TestAZoneIsPutInOrderBeside(t *testing.T) {
 		for range 1500 {
 			lengths[rnd.IntN(names)] = rnd.IntN(150)
 		}
-		want := parsed(serial)
+		want := withTexts(t, origin, serial, lengths)
 		made, found := image.Apply(zone.Difference(image, want, 1<<30))
 		if made == nil {
 			t.Fatal(found)
@@ -85,4 +88,45 @@ func TestAZoneIsPutInOrderBeside(t *testing.T) {
 		t.Error("what was made is kept")
 	}
 	r.mu.Unlock()
+}
+
+// TestAZoneThatCannotBePutInOrder is not tried again at each round, until it was made anew.
+func TestAZoneThatCannotBePutInOrder(t *testing.T) {
+	t.Parallel()
+	const origin, names = "example.org.", 12_000
+	r, err := New(following(netip.AddrPort{}, nil, origin), Options{Zones: t.TempDir(), State: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	r.spawn = func(func(context.Context)) context.CancelFunc {
+		tries++
+		return func() {}
+	}
+	lengths := make([]int, names)
+	anew := withTexts(t, origin, 1, lengths)
+	for i := range names / 4 {
+		lengths[i] = 150
+	}
+	changed, found := anew.Apply(zone.Difference(anew, withTexts(t, origin, 2, lengths), 1<<30))
+	if changed == nil || !changed.Fragmented() {
+		t.Fatal("it is in order", found)
+	}
+	given, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	tidy := func(z *zone.Zone, want int) {
+		t.Helper()
+		r.mu.Lock()
+		r.images[origin] = z
+		r.tidy(origin)
+		r.mu.Unlock()
+		if tries != want {
+			t.Errorf("it was tried %d times, and not %d times", tries, want)
+		}
+	}
+	tidy(changed, 1)
+	r.putInOrder(given, origin, changed, r.tidying[origin])
+	tidy(changed, 1)
+	tidy(anew, 1)
+	tidy(changed, 2)
 }

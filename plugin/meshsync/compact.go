@@ -19,11 +19,13 @@ import (
 type compactor struct {
 	results chan reordered
 	busy    bool
-	base    *zone.Zone // what was made last; nil if no release can come any more that needs it
+	base    *zone.Zone      // what was made last; nil if no release can come any more that needs it
+	gaveUp  map[string]bool // origins of zones that cannot be put in order: they are not tried again until they are made anew
 }
 
 // reordered are releases with a zone put in order.
 type reordered struct {
+	origin  string
 	base    *zone.Zone // nil: it was given up
 	changed []exchange
 	took    time.Duration
@@ -37,7 +39,7 @@ type exchange struct {
 
 // start begins with a zone that needs it, if there is one.
 func (c *compactor) start(ctx context.Context, f *follower) {
-	origin := f.fragmented()
+	origin := c.fragmented(f.compiled)
 	if origin == "" && f.stager.busy == nil {
 		c.base = nil
 	}
@@ -47,25 +49,31 @@ func (c *compactor) start(ctx context.Context, f *follower) {
 	c.busy = true
 	base, releases := c.base, maps.Clone(f.compiled)
 	f.running.Go(func() {
-		var r reordered
+		r := reordered{origin: origin}
 		beside.Run(ctx, func() { r = reorder(ctx, origin, base, releases) })
 		c.results <- r
 	})
 }
 
-// fragmented is the origin of a zone that needs to be put in order, "" if there is none.
-func (f *follower) fragmented() string {
-	for _, c := range f.compiled {
-		if len(c.fragmented) > 0 {
-			return c.fragmented[0]
+// fragmented is the origin of a zone that needs to be put in order and may be, "" if there is none.
+func (c *compactor) fragmented(releases map[uint64]*compiled) (next string) {
+	need := map[string]bool{}
+	for _, r := range releases {
+		for _, origin := range r.fragmented {
+			need[origin] = true
+			if !c.gaveUp[origin] {
+				next = origin
+			}
 		}
 	}
-	return ""
+	maps.DeleteFunc(c.gaveUp, func(origin string, _ bool) bool { return !need[origin] })
+	return next
 }
 
 // reorder puts the zone of an origin in order: the newest one, and the others on what is made of that, or all on what was made before.
 func reorder(ctx context.Context, origin string, base *zone.Zone, releases map[uint64]*compiled) (r reordered) {
 	began := time.Now()
+	r.origin = origin
 	made := map[*zone.Zone]*zone.Zone{} // releases share what did not change
 	numbers := slices.SortedFunc(maps.Keys(releases), func(x, y uint64) int { return cmp.Compare(y, x) })
 	for _, number := range numbers {
@@ -76,7 +84,7 @@ func reorder(ctx context.Context, origin string, base *zone.Zone, releases map[u
 		z := was.of(origin)
 		if base == nil || base.Origin() != origin {
 			if base = z.Compact(func() bool { return ctx.Err() == nil }); base == nil {
-				return reordered{}
+				return reordered{origin: origin}
 			}
 		}
 		if made[z] == nil {
@@ -102,6 +110,8 @@ func (c *compiled) with(was, is *zone.Zone) *compiled {
 func (f *follower) reordered(r reordered) {
 	f.compactor.busy = false
 	if r.base == nil {
+		log.Warningf("zone %s cannot be put in order: it takes more memory than its records need, until it is made anew", r.origin)
+		f.compactor.gaveUp[r.origin] = true
 		return
 	}
 	f.compactor.base = r.base
@@ -110,7 +120,7 @@ func (f *follower) reordered(r reordered) {
 			f.compiled[e.number] = e.is
 		}
 	}
-	log.Infof("zone %s is put in order again: %d octets, in %v", r.base.Origin(), r.base.ImageSize(), r.took.Round(time.Millisecond))
+	log.Infof("zone %s is put in order again: %d octets, in %v", r.origin, r.base.ImageSize(), r.took.Round(time.Millisecond))
 	f.running.Go(func() { // what it took the place of is of no use any more
 		beside.StepBack()
 		runtime.GC()

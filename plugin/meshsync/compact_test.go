@@ -105,7 +105,31 @@ func TestAReleaseThatIsMadeMeanwhileIsPutInOrder(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if r := reorder(ctx, "example.org.", nil, map[uint64]*compiled{1: next}); r.base != nil || len(r.changed) > 0 {
+	releases = map[uint64]*compiled{1: next}
+	r = reorder(ctx, "example.org.", nil, releases)
+	if r.base != nil || len(r.changed) > 0 {
 		t.Errorf("it was not given up: %+v", r)
+	}
+	givenUp(t, r, releases)
+}
+
+// givenUp demands that what was given up be not tried again, and keep no other zone from its turn, until no release has it as it was.
+func givenUp(t *testing.T, r reordered, releases map[uint64]*compiled) {
+	t.Helper()
+	f := &follower{compactor: compactor{busy: true, gaveUp: map[string]bool{}}}
+	f.reordered(r)
+	if next := f.compactor.fragmented(releases); next != "" || f.compactor.busy {
+		t.Errorf("%q is to be put in order", next)
+	}
+	releases = maps.Clone(releases)
+	releases[2] = &compiled{fragmented: []string{r.origin, "other.example."}}
+	if next := f.compactor.fragmented(releases); next != "other.example." {
+		t.Errorf("%q is to be put in order, and not the other zone", next)
+	}
+	if next := f.compactor.fragmented(map[uint64]*compiled{3: {}}); next != "" {
+		t.Errorf("%q is to be put in order", next)
+	}
+	if next := f.compactor.fragmented(releases); next == "" || len(f.compactor.gaveUp) > 0 {
+		t.Error("a zone that was made anew is remembered as it was")
 	}
 }

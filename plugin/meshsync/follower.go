@@ -128,7 +128,7 @@ func newFollower(c config, clocks clocks) (*follower, error) {
 	f.node.Hold(c.hold)
 	f.pace.quickened = make(chan struct{}, 1)
 	f.stager.results = make(chan staged, 1)
-	f.compactor.results = make(chan reordered, 1)
+	f.compactor = compactor{results: make(chan reordered, 1), gaveUp: map[string]bool{}}
 	f.stager.cache = &imageCache{dir: filepath.Join(c.dir, "cache"), from: cmp.Or(c.cacheFrom, cacheFrom)}
 	f.audience.init(ctx, &f.running)
 	f.digest.Store(&c.digest)
