@@ -62,33 +62,52 @@ func (w *watchdog) ready() {
 // programBegan is where the time of rounds begins. Time in which the machine slept does not count.
 var programBegan = time.Now()
 
-// watch calls hung when there has been no round for longest, or an eighth more, until ctx ends. longest may change. Where a look comes late the
-// process was stopped, and the time begins anew.
+// watch calls hung when there has been no round for longest, or an eighth more, until ctx ends. longest may change.
 func (w *watchdog) watch(ctx context.Context, longest func() time.Duration, hung func()) {
-	last, looks, began := w.rounds.Load(), 0, time.Duration(0)
+	s := silence{rounds: w.rounds.Load()}
 	for {
 		most, now := longest(), time.Since(programBegan)
-		still := now - max(time.Duration(w.last.Load()), began)
-		wait := max(most/2-still, most/watchdogLooks)
+		wait := s.wait(now, time.Duration(w.last.Load()), most)
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
-		woke := time.Since(programBegan)
-		switch rounds := w.rounds.Load(); {
-		case rounds != last:
-			last, looks = rounds, 0
-		case woke-now > wait+most/watchdogLooks:
-			looks, began = 0, woke
-		case woke-max(time.Duration(w.last.Load()), began) < most/2:
-		default:
-			if looks++; looks > watchdogLooks/2 {
-				hung()
-				return
-			}
+		if s.look(now+wait, time.Since(programBegan), time.Duration(w.last.Load()), most, w.rounds.Load()) {
+			hung()
+			return
 		}
 	}
+}
+
+// silence is what the looks of a watchdog have found. Its times are by time.Since(programBegan).
+type silence struct {
+	rounds uint64        // that there had been at the last look
+	looks  int           // in time, since the last round, that found none for long
+	began  time.Duration // when a look came late: the time without a round counts from there
+}
+
+// still is how long it is without a round, after one at last.
+func (s *silence) still(now, last time.Duration) time.Duration { return now - max(last, s.began) }
+
+// wait is how long it is to the next look.
+func (s *silence) wait(now, last, most time.Duration) time.Duration {
+	return max(most/2-s.still(now, last), most/watchdogLooks)
+}
+
+// look is a look that was due, and comes now. It reports whether nothing moves. Where it comes late the process stood still, or got no
+// processor, and what is watched with it: the look says nothing, and gives that as long again as at first. It takes nothing back, or a loop
+// that hangs on a busy machine were never found.
+func (s *silence) look(due, now, last, most time.Duration, rounds uint64) (hung bool) {
+	switch {
+	case rounds != s.rounds:
+		s.rounds, s.looks = rounds, 0
+	case now-due > most/watchdogLooks:
+		s.began = now
+	case s.still(now, last) >= most/2:
+		s.looks++
+	}
+	return s.looks > watchdogLooks/2
 }
 
 // endHung ends the process, which cannot be trusted to do anything else. Routers that would keep its routes (RFC 4724) are told

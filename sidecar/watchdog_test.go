@@ -113,3 +113,44 @@ func TestWatchdog(t *testing.T) {
 		t.Error("nobody has seen that the control loop hangs")
 	}
 }
+
+// TestLooksOfAWatchdog: a loop that hangs is found in the time that it may be silent and an eighth, and also where every other look comes
+// late; a process that was stopped is not taken for one that hangs, however near to it its loop was.
+func TestLooksOfAWatchdog(t *testing.T) {
+	const most = 800 * time.Millisecond
+	var s silence
+	now := time.Duration(0)
+	look := func(late time.Duration, rounds uint64) bool { // the last round was at 0
+		due := now + s.wait(now, 0, most)
+		now = due + late
+		return s.look(due, now, 0, most, rounds)
+	}
+	for !look(0, 0) {
+	}
+	if now < most || now > most*9/8 {
+		t.Errorf("a loop that hangs is found after %v", now)
+	}
+
+	s, now = silence{}, 0
+	for range watchdogLooks / 2 {
+		if look(0, 0) {
+			t.Fatalf("found after %v", now)
+		}
+	}
+	if look(time.Hour, 0) {
+		t.Error("a process that was stopped for an hour is ended when it goes on")
+	}
+	if left := s.wait(now, 0, most); left < most/2 {
+		t.Errorf("its loop has %v to go on", left)
+	}
+	if look(0, 1) || s.looks > 0 {
+		t.Error("a loop that has gone on is nearer to its end than at first")
+	}
+
+	s, now = silence{}, 0
+	for i := 1; !look(time.Duration(i%2)*most/4, 0); i++ {
+		if i > 20 {
+			t.Fatalf("a loop that hangs is not found in %v, where every other look comes late", now)
+		}
+	}
+}
