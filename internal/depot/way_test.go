@@ -501,24 +501,23 @@ func mustOpen(t testing.TB, dir string) *Dir {
 	return d
 }
 
+// wrongList is what is wrong with a list of earlier packs.
+type wrongList struct {
+	serve func(w http.ResponseWriter, data []byte)    // by a hostile mirror
+	sign  func(h *packHost) func(d *Dir) release.Blob // by mistake
+}
+
 // TestWhateverIsWrongWithTheListOfPacks, who needs none of it goes on; who needs it does not, and keeps what it has.
 func TestWhateverIsWrongWithTheListOfPacks(t *testing.T) {
-	bomb := func(d *Dir) release.Blob {
-		c, err := d.PutBlob(func(w io.Writer) error { _, err := w.Write(make([]byte, 16<<20)); return err })
-		check(t, err)
-		return c.Blob
-	}
-	list := func(packs ...release.Pack) func(d *Dir) release.Blob {
+	blob := func(data []byte) func(d *Dir) release.Blob {
 		return func(d *Dir) release.Blob {
-			c, err := d.PutBlob(func(w io.Writer) error { _, err := w.Write(release.EncodeEarlier(packs)); return err })
+			c, err := d.PutBlob(func(w io.Writer) error { _, err := w.Write(data); return err })
 			check(t, err)
 			return c.Blob
 		}
 	}
-	for name, test := range map[string]struct {
-		serve func(w http.ResponseWriter, data []byte)    // by a hostile mirror
-		sign  func(h *packHost) func(d *Dir) release.Blob // by mistake
-	}{
+	list := func(packs ...release.Pack) func(d *Dir) release.Blob { return blob(release.EncodeEarlier(packs)) }
+	for name, wrong := range map[string]wrongList{
 		"corrupted": {serve: func(w http.ResponseWriter, data []byte) { data[len(data)/2] ^= 1; w.Write(data) }},
 		"truncated": {serve: func(w http.ResponseWriter, data []byte) { w.Write(data[:len(data)/2]) }},
 		"not here":  {serve: func(w http.ResponseWriter, _ []byte) { w.WriteHeader(404) }},
@@ -530,67 +529,75 @@ func TestWhateverIsWrongWithTheListOfPacks(t *testing.T) {
 				}
 			}
 		}},
-		"a bomb": {sign: func(*packHost) func(d *Dir) release.Blob { return bomb }},
+		"a bomb": {sign: func(*packHost) func(d *Dir) release.Blob { return blob(make([]byte, 16<<20)) }},
 		"another zone's": {sign: func(*packHost) func(d *Dir) release.Blob {
 			return list(release.Pack{From: release.Digest{1}, Length: 1, Blob: release.Blob{Length: 1}})
 		}},
 		"in a circle":       {sign: func(h *packHost) func(d *Dir) release.Blob { return list(append(h.chain[:2:2], h.chain[0])...) }},
 		"no pack from base": {sign: func(h *packHost) func(d *Dir) release.Blob { return list(h.chain[1]) }},
 	} {
-		t.Run(name, func(t *testing.T) {
-			h := newPackHost(t, 500)
-			h.release(1)
-			h.rebase()
-			h.packs = 2
-			near, far := newNode(t, h.host), newNode(t, h.host)
-			far.mustMirror(true)
-			for number := range uint64(3) {
-				h.release(2 + number)
-			}
-			near.mustMirror(true)
-			z := h.make(5)
-			if test.sign != nil {
-				z.Earlier = test.sign(h)(h.dir)
-				h.m.Current.Zones[0] = z
-			}
-			h.publish()
-			for _, n := range []*node{near, far} {
-				n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
-					if test.serve == nil || r.URL.Path != "/"+release.BlobName(z.Earlier.SHA256) {
-						good.ServeHTTP(w, r)
-						return
-					}
-					recorded := httptest.NewRecorder()
-					r = r.Clone(r.Context())
-					r.Header.Del("Range")
-					good.ServeHTTP(recorded, r)
-					test.serve(w, recorded.Body.Bytes())
-				}
-			}
-			notes, faults, err := near.mirrorNotes()
-			check(t, err)
-			if last := len(notes) - 1; last < 0 || faults[last] != nil || !notes[last].Delta || (last == 1) != (test.serve != nil) {
-				t.Errorf("near: notes %v, faults %v", notes, faults)
-			}
-			if got := made(t, near.dir, h.root()); got != 5 {
-				t.Errorf("near: release %d", got)
-			}
-			before := far.files()
-			if _, _, err := far.mirrorNotes(); err == nil || !strings.Contains(err.Error(), "packs that lead to zone example. are not known") {
-				t.Errorf("far: %v", err)
-			}
-			for name := range before {
-				if far.files()[name] == 0 {
-					t.Errorf("far: %s is gone", name)
-				}
-			}
-			if far.meddle = nil; test.sign == nil {
-				far.mustMirror(true)
-				if got := made(t, far.dir, h.root()); got != 5 {
-					t.Errorf("far, healed: release %d", got)
-				}
-			}
-		})
+		t.Run(name, wrong.mirrored)
+	}
+}
+
+// mirrored has the list mirrored by a node that needs none of it, and by one that does.
+func (wrong wrongList) mirrored(t *testing.T) {
+	h := newPackHost(t, 500)
+	h.release(1)
+	h.rebase()
+	h.packs = 2
+	near, far := newNode(t, h.host), newNode(t, h.host)
+	far.mustMirror(true)
+	for number := range uint64(3) {
+		h.release(2 + number)
+	}
+	near.mustMirror(true)
+	z := h.make(5)
+	if wrong.sign != nil {
+		z.Earlier = wrong.sign(h)(h.dir)
+		h.m.Current.Zones[0] = z
+	}
+	h.publish()
+	if wrong.serve != nil {
+		near.meddle, far.meddle = wrong.meddle(z.Earlier), wrong.meddle(z.Earlier)
+	}
+	notes, faults, err := near.mirrorNotes()
+	check(t, err)
+	if last := len(notes) - 1; last < 0 || faults[last] != nil || !notes[last].Delta || (last == 1) != (wrong.serve != nil) {
+		t.Errorf("near: notes %v, faults %v", notes, faults)
+	}
+	if got := made(t, near.dir, h.root()); got != 5 {
+		t.Errorf("near: release %d", got)
+	}
+	before := far.files()
+	if _, _, err := far.mirrorNotes(); err == nil || !strings.Contains(err.Error(), "packs that lead to zone example. are not known") {
+		t.Errorf("far: %v", err)
+	}
+	for name := range before {
+		if far.files()[name] == 0 {
+			t.Errorf("far: %s is gone", name)
+		}
+	}
+	if far.meddle = nil; wrong.sign == nil {
+		far.mustMirror(true)
+		if got := made(t, far.dir, h.root()); got != 5 {
+			t.Errorf("far, healed: release %d", got)
+		}
+	}
+}
+
+// meddle is a mirror that hands the list out so.
+func (wrong wrongList) meddle(list release.Blob) func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		if r.URL.Path != "/"+release.BlobName(list.SHA256) {
+			good.ServeHTTP(w, r)
+			return
+		}
+		recorded := httptest.NewRecorder()
+		r = r.Clone(r.Context())
+		r.Header.Del("Range")
+		good.ServeHTTP(recorded, r)
+		wrong.serve(w, recorded.Body.Bytes())
 	}
 }
 

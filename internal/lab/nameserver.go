@@ -2,9 +2,11 @@ package lab
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -100,6 +102,55 @@ log:
 		}
 		c.WriteString(z.More)
 	}
+}
+
+// SignedZone is a zone that a Knot signs: with one key, NSEC3 and ZONEMD.
+type SignedZone struct {
+	Origin, File string
+	OptOut       bool
+	ByFile       bool                      // it changes when the file does, and Knot counts its serial; else only by orders to Knot
+	ZONEMD       string                    // "zonemd-sha384", "none"
+	Tells        map[string]netip.AddrPort // whom it tells of changes, by names for them
+}
+
+// Signs has a Knot sign a zone, and hand it out to whoever has the first of its keys, with room in its journal for a large one.
+func (s *NameServer) Signs(z SignedZone) {
+	names, key := slices.Sorted(maps.Keys(z.Tells)), s.Keys[0].Name
+	var rest strings.Builder
+	rest.WriteString("remote:\n")
+	for _, name := range names {
+		at := z.Tells[name]
+		fmt.Fprintf(&rest, "  - id: %s\n    address: %s@%d\n    key: %s\n", name, at.Addr(), at.Port(), key)
+	}
+	fmt.Fprintf(&rest, `acl:
+  - id: transfer
+    key: %s
+    action: transfer
+policy:
+  - id: signed
+    algorithm: ecdsap256sha256
+    single-type-signing: on
+    nsec3: on
+    nsec3-iterations: 0
+    nsec3-salt-length: 0
+    nsec3-opt-out: %t
+    rrsig-lifetime: 90d
+    signing-threads: 2
+`, key, z.OptOut)
+	load, journal := "whole", "changes"
+	if z.ByFile {
+		load, journal = "difference-no-serial", "all"
+	}
+	s.Rest, s.Zones = rest.String(), []ServedZone{{Origin: z.Origin, File: z.File, More: fmt.Sprintf(`    zonefile-sync: -1
+    zonefile-load: %s
+    journal-content: %s
+    journal-max-usage: 2G
+    acl: transfer
+    notify: [%s]
+    dnssec-signing: on
+    dnssec-policy: signed
+    zonemd-generate: %s
+`, load, journal, strings.Join(names, ", "), z.ZONEMD)}}
 }
 
 func (s *NameServer) bind(c *strings.Builder) {

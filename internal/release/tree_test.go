@@ -387,55 +387,50 @@ func TestNodesThatAHostileMirrorHandsOut(t *testing.T) {
 	}
 }
 
-// TestTreesThatAreSignedAndWrong are refused by the rule of the format: a mistake, or another program's.
-func TestTreesThatAreSignedAndWrong(t *testing.T) {
-	zones := manyZones(2000, 1)
-	grown, files, err := grow(zones, nil)
+// treeMaker makes trees by hand, right or wrong, of what a right one has.
+type treeMaker struct {
+	t    *testing.T
+	repo fstest.MapFS
+}
+
+func (m *treeMaker) put(data []byte) Digest {
+	m.repo[NodeName(DigestOf(data))] = &fstest.MapFile{Data: data}
+	return DigestOf(data)
+}
+
+// leaf is a node of zones.
+func (m *treeMaker) leaf(zones ...Zone) Digest {
+	data, err := encodeLine(zones)
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	repo := fstest.MapFS{}
-	put := func(data []byte) Digest {
-		repo[NodeName(DigestOf(data))] = &fstest.MapFile{Data: data}
-		return DigestOf(data)
+	return m.put(data)
+}
+
+// inner is a node of nodes.
+func (m *treeMaker) inner(below ...Digest) Digest {
+	var all []byte
+	for _, d := range below {
+		all = append(all, d[:]...)
 	}
-	for _, f := range files {
-		put(f.Data)
+	data, err := encodeLine(innerNode{all})
+	if err != nil {
+		m.t.Fatal(err)
 	}
-	leaf := func(zones ...Zone) Digest {
-		data, err := encodeLine(zones)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return put(data)
+	return m.put(data)
+}
+
+// digestsOf are the digests of nodes, and how many zones they have.
+func digestsOf(nodes []*node) (digests []Digest, count int) {
+	for _, n := range nodes {
+		digests, count = append(digests, n.digest), count+n.count
 	}
-	inner := func(below ...Digest) Digest {
-		var all []byte
-		for _, d := range below {
-			all = append(all, d[:]...)
-		}
-		data, err := encodeLine(innerNode{all})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return put(data)
-	}
-	leaves := grown.leaves()
-	digests := func(nodes []*node) (all []Digest) {
-		for _, n := range nodes {
-			all = append(all, n.digest)
-		}
-		return all
-	}
-	few := digests(leaves[:12])
-	count := 0
-	for _, l := range leaves[:12] {
-		count += l.count
-	}
-	if count <= inlineZones {
-		t.Fatal(count)
-	}
-	at, low := 0, leaves[:0] // the longest run of leaves of which no node begins within
+	return digests, count
+}
+
+// lowLeaves is the longest run of leaves of which no node begins within.
+func lowLeaves(leaves []*node) (low []*node) {
+	at := 0
 	for i := range leaves {
 		if i > 0 && begins(1, leaves[i].first, i-at) {
 			at = i
@@ -444,11 +439,28 @@ func TestTreesThatAreSignedAndWrong(t *testing.T) {
 			low = leaves[at : i+1]
 		}
 	}
-	low = low[:min(len(low), rootNodes)]
-	lowCount := 0
-	for _, l := range low {
-		lowCount += l.count
+	return low[:min(len(low), rootNodes)]
+}
+
+// TestTreesThatAreSignedAndWrong are refused by the rule of the format: a mistake, or another program's.
+func TestTreesThatAreSignedAndWrong(t *testing.T) {
+	zones := manyZones(2000, 1)
+	grown, files, err := grow(zones, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	m := &treeMaker{t, fstest.MapFS{}}
+	for _, f := range files {
+		m.put(f.Data)
+	}
+	leaf, inner, leaves := m.leaf, m.inner, grown.leaves()
+	few, count := digestsOf(leaves[:12])
+	if count <= inlineZones {
+		t.Fatal(count)
+	}
+	hundred, _ := digestsOf(leaves[:100])
+	tooMany, _ := digestsOf(leaves[:rootNodes+1])
+	low, lowCount := digestsOf(lowLeaves(leaves))
 	swapped := slices.Clone(few)
 	swapped[3], swapped[4] = swapped[4], swapped[3]
 	first := leaves[0].zones
@@ -469,23 +481,23 @@ func TestTreesThatAreSignedAndWrong(t *testing.T) {
 		"an empty leaf":             {treeRef{inner(append([]Digest{leaf([]Zone{}...)}, few...)...), 1, count}, Format, "a leaf of 0 zones"},
 		"a zone that is none":       {treeRef{inner(append([]Digest{leaf(bad...)}, few[1:]...)...), 1, count}, Format, "length"},
 		"no nodes":                  {treeRef{inner(), 1, count}, Format, "digests"},
-		"half a digest":             {treeRef{put([]byte("{\"nodes\":\"AAAA\"}\n")), 1, count}, Format, "digests"},
-		"not canonical":             {treeRef{put([]byte("{\"nodes\": \"AAAA\"}\n")), 1, count}, Format, "canonical"},
+		"half a digest":             {treeRef{m.put([]byte("{\"nodes\":\"AAAA\"}\n")), 1, count}, Format, "digests"},
+		"not canonical":             {treeRef{m.put([]byte("{\"nodes\": \"AAAA\"}\n")), 1, count}, Format, "canonical"},
 		"a leaf for a root":         {treeRef{leaf(zones[:count]...), 1, count}, Format, ""},
 		"a root for a leaf":         {treeRef{inner(inner(few...)), 1, count}, Format, ""},
-		"a root too high":           {treeRef{inner(inner(digests(low)...)), 2, lowCount}, Format, "too high"},
-		"too many nodes for a root": {treeRef{inner(digests(leaves[:rootNodes+1])...), 1, count}, Format, "more than 64"},
-		"nodes of a node that another one should have": {treeRef{inner(inner(digests(leaves[:100])...)), 2, count}, Format, "a node of level 1 begins"},
+		"a root too high":           {treeRef{inner(inner(low...)), 2, lowCount}, Format, "too high"},
+		"too many nodes for a root": {treeRef{inner(tooMany...), 1, count}, Format, "more than 64"},
+		"nodes of a node that another one should have": {treeRef{inner(inner(hundred...)), 2, count}, Format, "a node of level 1 begins"},
 		"a node that names itself is found in no file": {treeRef{inner(Digest{1}), 1, count}, Missing, ""},
 	} {
-		_, err := (&tree{ref: c.ref}).load(sourceOf(repo), nil)
+		_, err := (&tree{ref: c.ref}).load(sourceOf(m.repo), nil)
 		if rule, _ := RuleOf(err); rule != c.rule || c.want != "" && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if c.rule == "" {
 			continue
 		}
-		if _, err := (&tree{ref: c.ref}).load(sourceOf(repo), []*tree{grown}); err == nil {
+		if _, err := (&tree{ref: c.ref}).load(sourceOf(m.repo), []*tree{grown}); err == nil {
 			t.Errorf("%s: taken by who knows most of it", name)
 		}
 	}

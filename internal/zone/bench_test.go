@@ -281,6 +281,15 @@ func hashedBench(b testing.TB) *zone.Zone {
 	return z
 }
 
+// benchZones are the zones of which changes are measured: of delegations, and with NSEC3.
+var benchZones = []struct {
+	name string
+	make func(*testing.B) *zone.Zone
+}{
+	{"delegations", func(b *testing.B) *zone.Zone { return largeBench(b).zone }},
+	{"signed", func(b *testing.B) *zone.Zone { return hashedBench(b) }},
+}
+
 // BenchmarkBuild makes a zone of a million names of records in wire format.
 func BenchmarkBuild(b *testing.B) {
 	for b.Loop() {
@@ -298,10 +307,7 @@ func heap() uint64 {
 
 // BenchmarkCompact puts a zone of a million names in order. It tells how much more memory is taken at most meanwhile, beside that of the zone.
 func BenchmarkCompact(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		make func(testing.TB) *zone.Zone
-	}{{"delegations", func(b testing.TB) *zone.Zone { return largeBench(b.(*testing.B)).zone }}, {"signed", hashedBench}} {
+	for _, c := range benchZones {
 		b.Run(c.name, func(b *testing.B) {
 			z := c.make(b)
 			runtime.GC()
@@ -323,10 +329,7 @@ func BenchmarkCompact(b *testing.B) {
 // BenchmarkApply changes 100 names of a million, the SOA among them, again and again, in a zone of delegations and in one with NSEC3. The zone
 // is put in order beside when it is fragmented. The longest of all steps is told, and how often it was put in order: -benchtime 5000x is some times.
 func BenchmarkApply(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		make func(testing.TB) *zone.Zone
-	}{{"delegations", func(b testing.TB) *zone.Zone { return largeBench(b.(*testing.B)).zone }}, {"signed", hashedBench}} {
+	for _, c := range benchZones {
 		b.Run(c.name, func(b *testing.B) {
 			z := c.make(b)
 			deltas := benchDeltas(b, z, 100)

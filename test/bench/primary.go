@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
@@ -86,37 +85,12 @@ func nameServer(l *lan, kind, host string) *lab.NameServer {
 
 // knot is the primary's configuration.
 func (p *primary) knot(tells []string, zonemd string) *lab.NameServer {
-	s := nameServer(p.l, "knotd", "primary")
-	remotes, ids := "remote:\n", []string{}
+	at := map[string]netip.AddrPort{}
 	for _, host := range tells {
-		remotes += fmt.Sprintf("  - id: %s\n    address: %s@%d\n    key: xfr\n", host, p.l.address[host], xfrPort)
-		ids = append(ids, host)
+		at[host] = netip.AddrPortFrom(netip.MustParseAddr(p.l.address[host]), xfrPort)
 	}
-	s.Rest = remotes + `acl:
-  - id: xfr
-    key: xfr
-    action: transfer
-policy:
-  - id: signed
-    algorithm: ecdsap256sha256
-    single-type-signing: on
-    nsec3: on
-    nsec3-iterations: 0
-    nsec3-salt-length: 0
-    nsec3-opt-out: on
-    rrsig-lifetime: 90d
-    signing-threads: 2
-`
-	s.Zones = []lab.ServedZone{{Origin: origin, File: p.l.path("primary", "zone"), More: fmt.Sprintf(`    zonefile-sync: -1
-    zonefile-load: whole
-    journal-content: changes
-    journal-max-usage: 2G
-    acl: xfr
-    notify: [%s]
-    dnssec-signing: on
-    dnssec-policy: signed
-    zonemd-generate: %s
-`, strings.Join(ids, ", "), zonemd)}}
+	s := nameServer(p.l, "knotd", "primary")
+	s.Signs(lab.SignedZone{Origin: origin, File: p.l.path("primary", "zone"), OptOut: true, ZONEMD: zonemd, Tells: at})
 	return s
 }
 

@@ -55,7 +55,7 @@ func (m *mesh) startPrimaries() *primaries {
 	ca := testca.New(m.t)
 	server := ca.Identity("primary", time.Hour)
 	p.us, p.pin = ca.Identity("us", time.Hour), pinOf(m, server.Certificate)
-	knot := m.startHidden(signingKnot(m.path("hidden"), "knot.example.", p.file("knot.example."), "off"))
+	knot := m.startHidden(signingKnot(m.path("hidden"), "knot.example.", p.file("knot.example."), false))
 	bind, nsd := m.startHidden(p.bind(server)), m.startHidden(p.nsd())
 	p.of["knot.example."], p.of["bind.example."], p.of["xot.example."], p.of["nsd.example."] = knot, bind, bind, nsd
 	return p
@@ -99,36 +99,11 @@ func (p *primaries) change(origin string, version int) {
 	p.of[origin].Signal(syscall.SIGHUP)
 }
 
-// signingKnot is a Knot that signs a zone from a file (NSEC3, with opt-out "on" or "off"; ZONEMD), and counts its serial by
-// itself; with room in its journal for a large one.
-func signingKnot(dir, origin, file, optOut string) *lab.NameServer {
+// signingKnot is a Knot that signs a zone from a file, and counts its serial by itself.
+func signingKnot(dir, origin, file string, optOut bool) *lab.NameServer {
 	s := hiddenServer("knotd", dir, 5301)
-	s.Rest = fmt.Sprintf(`remote:
-  - id: us
-    address: 198.51.100.1@5300
-    key: xfr
-acl:
-  - id: xfr
-    key: xfr
-    action: transfer
-policy:
-  - id: signed
-    algorithm: ecdsap256sha256
-    single-type-signing: on
-    nsec3: on
-    nsec3-opt-out: %s
-    signing-threads: 2
-`, optOut)
-	s.Zones = []lab.ServedZone{{Origin: origin, File: file, More: `    zonefile-sync: -1
-    zonefile-load: difference-no-serial
-    journal-content: all
-    journal-max-usage: 2G
-    acl: xfr
-    notify: us
-    dnssec-signing: on
-    dnssec-policy: signed
-    zonemd-generate: zonemd-sha384
-`}}
+	s.Signs(lab.SignedZone{Origin: origin, File: file, OptOut: optOut, ByFile: true, ZONEMD: "zonemd-sha384",
+		Tells: map[string]netip.AddrPort{"us": netip.MustParseAddrPort("198.51.100.1:5300")}})
 	return s
 }
 

@@ -34,7 +34,7 @@ func TestTheWayOfALargeZone(t *testing.T) {
 	file := m.path("hidden", "large.zone")
 	m.must(os.MkdirAll(m.path("hidden"), 0o755))
 	m.largeZone(file, names, 1)
-	knot := m.startHidden(signingKnot(m.path("hidden"), "large.", file, "on"))
+	knot := m.startHidden(signingKnot(m.path("hidden"), "large.", file, true))
 	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
 	for _, node := range m.nodes {
 		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
