@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 )
 
 // TCP connections to the shared addresses may have half of the process's descriptors. The rest is for what the node
@@ -18,6 +19,13 @@ const shareOfPrefix = 8
 
 // connected are the connections of the process.
 var connected = crowd{most: min(mostConnections, descriptors()/2)}
+
+// ending are the connections that were told to end, since their place was given to another one, and whose descriptors are still open.
+var ending atomic.Int32
+
+// mostEnding is how many of them there may be before no more are taken. Each has a descriptor, and whoever takes connections is quicker than
+// those that close them: a loop that is kept busy by others, or goroutines that wait for a processor.
+var mostEnding = int32(max(1, min(64, connected.most/8)))
 
 // laden are those that take more memory than a few kilobytes: what has come of a long message, or responses that the client has not yet
 // made room for. Each takes up to 200 kB, so all connections at once would take 2 GB.

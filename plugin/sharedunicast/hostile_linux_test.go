@@ -446,6 +446,9 @@ func TestConnectionsWhereLoopsCannotStart(t *testing.T) {
 	start(t, fmt.Sprintf(".:%s {\n sharedunicast 127.0.53.1\n testwire\n}", port))
 	all := caddy.Instances()
 	s := all[len(all)-1].Storage[instanceKey{}].(*instance).servers[0]
+	for _, network := range []string{"udp", "tcp"} {
+		mustAsk(t, network, "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess) // its own loops have what they need
+	}
 	before := usedNow(t)
 	other := &server{coreServer: s.coreServer, instance: s.instance, group: s.group, front: s.front, packets: s.packets, listener: s.listener,
 		stop: &waker{fd: -1}} // which epoll does not take, as an older kernel does not take all that it is asked for

@@ -176,8 +176,11 @@ func (l *drainListener) adopt(conn net.Conn, place *guest) *drainConn {
 	return c
 }
 
-// Accept implements net.Listener.
+// Accept implements net.Listener. It takes none while too many that were told to end are not yet closed.
 func (l *drainListener) Accept() (net.Conn, error) {
+	for ending.Load() >= mostEnding && !l.draining() {
+		time.Sleep(acceptPause)
+	}
 	conn, err := l.listener.Accept()
 	if err != nil {
 		return nil, err
@@ -258,7 +261,13 @@ type drainConn struct {
 
 // end implements ender. Whoever reads or writes the connection finds that out, and closes it again. Close waits until it has, for which
 // the crowd must not be held up.
-func (c *drainConn) end() { go c.Conn.Close() }
+func (c *drainConn) end() {
+	ending.Add(1)
+	go func() {
+		defer ending.Add(-1)
+		c.Conn.Close()
+	}()
+}
 
 // SetReadDeadline implements net.Conn. A server sets it before each read.
 func (c *drainConn) SetReadDeadline(t time.Time) error {
@@ -287,13 +296,14 @@ func (c *drainConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. The connection has its place until its descriptor is closed.
 func (c *drainConn) Close() error {
+	err := c.Conn.Close()
+	connected.leave(c.place)
 	l := c.listener
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	delete(l.conns, c)
 	l.closeIdle()
-	l.mu.Unlock()
-	connected.leave(c.place)
-	return c.Conn.Close()
+	return err
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -94,13 +93,6 @@ func (c *stream) end() {
 	ending.Add(1)
 	unix.Shutdown(c.fd, unix.SHUT_RDWR)
 }
-
-// ending are the connections whose place was given to another one, and which a loop has not yet closed.
-var ending atomic.Int32
-
-// mostEnding is how many of them there may be before no more are taken. Each has a descriptor, and a loop that is kept busy by others
-// closes fewer than it could take.
-var mostEnding = int32(max(1, min(acceptBatch, connected.most/8)))
 
 // streamList are connections in the order of their deadlines, since each list has one time that is allowed.
 type streamList struct{ first, last *stream }
