@@ -46,6 +46,7 @@ func TestBackboneAway(t *testing.T) {
 // testAlone: the faults of single nodes. Who asks nobody leaves; who asks hears that others remain, and leaves; with policy
 // stop-dns the route stays, whatever it is that ails.
 func (m *mesh) testAlone(r *bird) {
+	m.awaitAllReady()
 	back := m.cutOff("fra")
 	repository := m.path("osa", "mesh", "repository")
 	m.mustRun("osa", "mv", repository, repository+".away")
@@ -60,7 +61,7 @@ func (m *mesh) testAlone(r *bird) {
 	back()
 	r.await(m.nodes...)
 	if n := r.withdrawals("tyo") + r.withdrawals("sin"); n != 0 {
-		m.t.Errorf("tyo and sin were withdrawn %d times by the faults of others", n)
+		m.errorf("tyo and sin were withdrawn %d times by the faults of others", n)
 	}
 	m.restartSidecar("fra", asks)
 	r.await(m.nodes...)
@@ -106,6 +107,7 @@ func (m *mesh) everyFault(node string) {
 
 // testAllAtOnce: the backbone is away for everybody. Later the server of one node dies of itself: that one leaves.
 func (m *mesh) testAllAtOnce(r *bird, serve *lab.Process) {
+	m.awaitAllReady()
 	before := map[string]int{}
 	loads := map[string]*lab.Load{}
 	for _, node := range m.nodes {
@@ -153,11 +155,20 @@ func (m *mesh) testAllAtOnce(r *bird, serve *lab.Process) {
 	r.await(m.nodes...)
 	for _, node := range []string{"tyo", "fra", "sin"} {
 		if n := r.withdrawals(node) - before[node]; n != 0 {
-			m.t.Errorf("%s was withdrawn %d times while the backbone was away or came back", node, n)
+			m.errorf("%s was withdrawn %d times while the backbone was away or came back", node, n)
 		}
 	}
 	if !serve.Alive() {
-		m.t.Error("the distribution host has ended")
+		m.errorf("the distribution host has ended")
+	}
+}
+
+// awaitAllReady waits until no node has anything against itself. What is against a clock that is not yet steady would be so for as long as
+// the time source is away.
+func (m *mesh) awaitAllReady() {
+	m.t.Helper()
+	for _, node := range m.nodes {
+		m.awaitReasons(node, gate.Ready)
 	}
 }
 

@@ -200,7 +200,7 @@ func (f *findings) switched() {
 	f.t.Helper()
 	said, err := f.run("dist", f.bin+"/meshctl", "--home", f.path("home"), "schedule", "--wait", "60s")
 	if err != nil && !strings.Contains(said, "no release is staged") {
-		f.t.Fatalf("%v: %s", err, said)
+		f.fatalf("%v: %s", err, said)
 	}
 	for _, node := range f.nodes {
 		f.awaitServing(node, f.number)
@@ -214,7 +214,7 @@ func (f *findings) calm(heard func()) {
 	said, err := f.run("dist", f.bin+"/meshctl", "--home", f.path("home"), "schedule", "--cancel")
 	committed := err != nil && strings.Contains(said, "is committed")
 	if err != nil && !committed && !strings.Contains(said, "no switchover is set") {
-		f.t.Fatalf("%v: %s", err, said)
+		f.fatalf("%v: %s", err, said)
 	}
 	f.meshctl("pause")
 	heard()
@@ -232,7 +232,7 @@ func leadRefused(f *findings) {
 	for _, lead := range []string{"1s", "3s"} {
 		said, err := f.run("dist", f.bin+"/meshctl", "--home", f.path("home"), "schedule", "--in", lead, "--wait", "0s")
 		if err == nil || !strings.Contains(said, "too-early") {
-			f.t.Errorf("a lead of %s: %v: %s", lead, err, said)
+			f.errorf("a lead of %s: %v: %s", lead, err, said)
 		}
 	}
 }
@@ -249,7 +249,7 @@ func readOnlyDisks(f *findings) {
 	for _, dir := range disks {
 		err := f.places["osa"].Do(func() error { return os.WriteFile(filepath.Join(dir, "try"), nil, 0o600) })
 		if !errors.Is(err, syscall.EROFS) {
-			f.t.Errorf("to write to %s: %v", dir, err)
+			f.errorf("to write to %s: %v", dir, err)
 		}
 	}
 	f.remount("osa", unix.MS_BIND, disks...)
@@ -282,7 +282,7 @@ func linkGoesBad(f *findings) {
 	joined := f.alone("fra")
 	f.past(at)
 	if n, ok := f.status("osa"); !ok || n.Promise.At.Time().Equal(at) {
-		f.t.Errorf("osa could not write, and holds %+v", n.Promise)
+		f.errorf("osa could not write, and holds %+v", n.Promise)
 	}
 	order.Kill()
 	f.clear("osa", f.state("osa"))
@@ -332,7 +332,7 @@ func cancelAndRelease(f *findings) {
 	f.past(at)
 	fraHears()
 	if err := order.Wait(); err != nil {
-		f.t.Errorf("the order to switch: %v: %s", err, lab.Tail(order.Log, 10))
+		f.errorf("the order to switch: %v: %s", err, lab.Tail(order.Log, 10))
 	}
 	f.switched()
 }
@@ -371,7 +371,7 @@ func killedAndFrozen(f *findings) {
 	}
 	f.healed(t)
 	if err := order.Wait(); err != nil {
-		f.t.Errorf("the order to switch: %v: %s", err, lab.Tail(order.Log, 10))
+		f.errorf("the order to switch: %v: %s", err, lab.Tail(order.Log, 10))
 	}
 	f.switched()
 }
@@ -394,7 +394,7 @@ func deadMember(f *findings) {
 	f.awaitServing("osa", f.number)
 	f.healed(wrong)
 	if order.Wait(); !strings.Contains(readFile(order.Log), fmt.Sprintf("release %d is current", f.number)) {
-		f.t.Errorf("the order to switch: %s", lab.Tail(order.Log, 10))
+		f.errorf("the order to switch: %s", lab.Tail(order.Log, 10))
 	}
 	f.startSidecar("fra")
 	f.awaitFresh("fra")

@@ -188,7 +188,7 @@ func (m *mesh) tryFault(networks map[string]*network, f *fault, genuine map[stri
 		if f.harms {
 			m.namesFault(node, f)
 			if n, _ := m.status(node); n.Confirms.Staged >= m.number {
-				m.t.Errorf("%s: %s is %s, and yet it has staged release %d", f.name, node, f.name, n.Confirms.Staged)
+				m.errorf("%s: %s is %s, and yet it has staged release %d", f.name, node, f.name, n.Confirms.Staged)
 			}
 		} else {
 			m.awaitStaged(node, m.number)
@@ -205,7 +205,7 @@ func (m *mesh) tryFault(networks map[string]*network, f *fault, genuine map[stri
 		answers := l.End()
 		for _, a := range answers {
 			if !a.Answered() || a.Release != 1 {
-				m.t.Fatalf("%s: an answer is lost or from release %d: %+v", node, a.Release, a)
+				m.fatalf("%s: an answer is lost or from release %d: %+v", node, a.Release, a)
 			}
 		}
 	}
@@ -228,7 +228,7 @@ func (m *mesh) namesFault(node string, f *fault) {
 	})
 	m.t.Logf("%s %s: %.300s", node, f.name, m.mirrorError(node))
 	if !strings.Contains(readFile(m.side[node].Log), "cannot be followed") {
-		m.t.Errorf("%s does not log it", node)
+		m.errorf("%s does not log it", node)
 	}
 }
 
@@ -264,7 +264,7 @@ func (m *mesh) onlyGenuine(node string, genuine map[string][][]byte) {
 			}
 		}
 		if old, err := os.ReadFile(m.path("old", name)); err != nil || !bytes.Equal(old, data) {
-			m.t.Errorf("%s has installed %s, which nobody published", node, name)
+			m.errorf("%s has installed %s, which nobody published", node, name)
 		}
 		return nil
 	}))

@@ -130,7 +130,7 @@ func (j *jp) stopDNS() {
 		for host := range homeA {
 			for _, address := range sharedA {
 				if r := j.a.ask(host, "udp", address, "jp.", dns.TypeSOA); r != nil {
-					j.t.Errorf("from %s somebody answers at %s: %v", host, address, r)
+					j.errorf("from %s somebody answers at %s: %v", host, address, r)
 				}
 			}
 		}
@@ -228,7 +228,7 @@ func (j *jp) releaseWhileAway() {
 		answers := j.stubs[r.host].Since(start)
 		for _, a := range answers {
 			if a.Answered() && (a.Got.Before(first) && a.Release != 1 || a.Sent.After(everybody) && a.Release != 2) {
-				j.t.Errorf("%s got release %d for a question of %v, answered at %v", r.name, a.Release, a.Sent, a.Got)
+				j.errorf("%s got release %d for a question of %v, answered at %v", r.name, a.Release, a.Sent, a.Got)
 			}
 		}
 	}
@@ -258,7 +258,7 @@ func (j *jp) never(asked map[*group][]*lab.Load, switched map[*group]time.Time) 
 		for i, l := range loads {
 			answers := l.End()
 			if n := len(lab.Wrong(answers, 1, 2, switched[g], clockError)); n > 0 || len(answers) < 200 {
-				j.t.Errorf("%s asks %s: of %d answers %d are of the wrong release", resolvers[i/2].host, g.shared[i%2], len(answers), n)
+				j.errorf("%s asks %s: of %d answers %d are of the wrong release", resolvers[i/2].host, g.shared[i%2], len(answers), n)
 			}
 		}
 	}

@@ -130,7 +130,7 @@ func (j *jp) kresdControl(line string) {
 	found, err := filepath.Glob(j.path("kresd", "control", "*"))
 	j.must(err)
 	if len(found) != 1 {
-		j.t.Fatalf("kresd's control sockets: %v", found)
+		j.fatalf("kresd's control sockets: %v", found)
 	}
 	conn, err := net.Dial("unix", found[0])
 	j.must(err)

@@ -342,7 +342,7 @@ func (j *jp) judge() {
 		}
 		j.t.Logf("%s: %d resolutions; the longest time between two questions was %v", r.name, len(answers), still.Round(time.Millisecond))
 		if len(failed) > 0 {
-			j.t.Errorf("%s: these failed: %v", r.name, failed)
+			j.errorf("%s: these failed: %v", r.name, failed)
 		}
 	}
 }

@@ -130,7 +130,7 @@ func (s *judged) judge() {
 	s.learnHistory()
 	steps := s.planned.steps()
 	for _, words := range s.planned.conflicts {
-		s.t.Error(words)
+		s.errorf("%s", words)
 	}
 	for _, node := range s.nodes {
 		answers := s.loads[node].End()
@@ -154,10 +154,10 @@ func (s *judged) judge() {
 		}
 		s.t.Logf("%s: %d questions, %d without an answer while a fault touched it", node, len(answers), excused)
 		if len(wrong) > 0 {
-			s.t.Errorf("%s: %d answers are wrong, the first: %s", node, len(wrong), wrong[0])
+			s.errorf("%s: %d answers are wrong, the first: %s", node, len(wrong), wrong[0])
 		}
 		if silent > 0 {
-			s.t.Errorf("%s: %d questions have no answer though no fault touched it, from %.3f s to %.3f s", node, silent,
+			s.errorf("%s: %d questions have no answer though no fault touched it, from %.3f s to %.3f s", node, silent,
 				first.Sub(s.begun).Seconds(), last.Sub(s.begun).Seconds())
 		}
 	}

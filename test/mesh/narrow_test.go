@@ -83,14 +83,14 @@ func (m *mesh) narrow(name string, pid int, server string) {
 	}
 	queue := m.mustRun("tyo", "tc", "-s", "qdisc", "show", "dev", "narrow")
 	if held := regexp.MustCompile(`overlimits (\d+)`).FindStringSubmatch(queue); held == nil || held[1] == "0" {
-		m.t.Errorf("%s: the link carried all of it, so nothing is shown:\n%s", name, queue)
+		m.errorf("%s: the link carried all of it, so nothing is shown:\n%s", name, queue)
 	}
 	m.mustRun("tyo", "tc", "qdisc", "del", "dev", "narrow", "root")
 	m.wellAnswered(name, server, query)
 	grown := m.memory(pid, "VmHWM") - before
 	m.t.Logf("%s: %d MiB before, at most %d more, at most %d goroutines", name, before>>20, grown>>20, most)
 	if grown > narrowMemory || most > narrowGoroutines {
-		m.t.Errorf("%s: %d bytes more than before the flood, %d goroutines", name, grown, most)
+		m.errorf("%s: %d bytes more than before the flood, %d goroutines", name, grown, most)
 	}
 }
 
@@ -113,7 +113,7 @@ func (m *mesh) memory(pid int, key string) int {
 	m.t.Helper()
 	found := regexp.MustCompile(key + `:\s+(\d+) kB`).FindStringSubmatch(readFile(fmt.Sprintf("/proc/%d/status", pid)))
 	if found == nil {
-		m.t.Fatalf("process %d says nothing of %s", pid, key)
+		m.fatalf("process %d says nothing of %s", pid, key)
 	}
 	kib, err := strconv.Atoi(found[1])
 	m.must(err)
@@ -134,7 +134,7 @@ func (m *mesh) goroutines(node string) int {
 	m.must(err)
 	found := regexp.MustCompile(`(?m)^go_goroutines (\d+)$`).FindSubmatch(text)
 	if found == nil {
-		m.t.Fatalf("no metric go_goroutines:\n%s", text)
+		m.fatalf("no metric go_goroutines:\n%s", text)
 	}
 	n, _ := strconv.Atoi(string(found[1]))
 	return n

@@ -20,10 +20,10 @@ import (
 func (m *mesh) testOrdersByThePage(operator, observer *tls.Certificate) {
 	p := &orderPage{m, m.pageClient(operator)}
 	if code, said := (&orderPage{m, m.pageClient(observer)}).get("/page/order?do=pause"); code != http.StatusForbidden || !strings.Contains(said, "gives no orders") {
-		m.t.Errorf("an observer's order: %d %s", code, said)
+		m.errorf("an observer's order: %d %s", code, said)
 	}
 	if _, said := (&orderPage{m, m.pageClient(observer)}).get("/"); strings.Contains(said, "/page/order") {
-		m.t.Error("an observer is shown orders")
+		m.errorf("an observer is shown orders")
 	}
 	var s struct {
 		Paused string
@@ -40,14 +40,14 @@ func (m *mesh) testOrdersByThePage(operator, observer *tls.Certificate) {
 
 	p.order("Changes of zones do not reach clients", "Publication is paused.", "do", "pause", "why", "a <b>holiday</b>")
 	if look(); !strings.Contains(s.Paused, "by jane: a <b>holiday</b>") {
-		m.t.Errorf("paused: %q", s.Paused)
+		m.errorf("paused: %q", s.Paused)
 	}
 	if _, said := p.get("/"); !strings.Contains(said, "a &lt;b&gt;holiday&lt;/b&gt;") {
-		m.t.Error("the page does not say why it is paused")
+		m.errorf("the page does not say why it is paused")
 	}
 	p.order("Releases are made", "Publication goes on.", "do", "resume")
 	if look(); s.Paused != "" {
-		m.t.Errorf("paused: %q", s.Paused)
+		m.errorf("paused: %q", s.Paused)
 	}
 
 	number := m.release()
@@ -56,12 +56,12 @@ func (m *mesh) testOrdersByThePage(operator, observer *tls.Certificate) {
 	}
 	p.order("go from release", "is proposed for", "do", "schedule", "lead", "1h")
 	if look(); s.Next == nil || time.Until(s.Next.Switchover) < 30*time.Minute {
-		m.t.Errorf("proposed: %+v", s.Next)
+		m.errorf("proposed: %+v", s.Next)
 	}
 	m.await("osa", "osa has promised", func(n status.Node) bool { return n.Promise.Number == number })
 	p.order("Publication is paused", "is withdrawn, and publication is paused", "do", "cancel")
 	if look(); s.Next == nil || !s.Next.Switchover.IsZero() || !strings.Contains(s.Paused, "by jane") {
-		m.t.Errorf("cancelled: %+v, paused: %q", s.Next, s.Paused)
+		m.errorf("cancelled: %+v, paused: %q", s.Next, s.Paused)
 	}
 	p.order("go from release", "is proposed for", "do", "schedule", "lead", "")
 	for _, node := range m.nodes {
@@ -70,7 +70,7 @@ func (m *mesh) testOrdersByThePage(operator, observer *tls.Certificate) {
 
 	p.order("1 of 1 others are in service", "osa is drained", "do", "drain", "member", "osa", "why", "new fans")
 	if d := m.sidecarStatus("osa").Drain; d == nil || d.Who != "jane at the distribution host" || d.Why != "new fans" {
-		m.t.Errorf("osa's drain: %+v", d)
+		m.errorf("osa's drain: %+v", d)
 	}
 	m.eventually(40*time.Second, "the page shows that it is drained", func() (bool, string) {
 		_, said := p.get("/")
@@ -78,7 +78,7 @@ func (m *mesh) testOrdersByThePage(operator, observer *tls.Certificate) {
 	})
 	p.order("announces its routes again", "osa is in service again", "do", "undrain", "member", "osa")
 	if d := m.sidecarStatus("osa").Drain; d != nil {
-		m.t.Errorf("osa's drain: %+v", d)
+		m.errorf("osa's drain: %+v", d)
 	}
 }
 
@@ -122,7 +122,7 @@ func (p *orderPage) order(consequence, outcome string, fields ...string) {
 	}
 	code, said := p.get("/page/order?" + url.Values{"do": given["do"], "member": given["member"]}.Encode())
 	if code != http.StatusOK || !strings.Contains(said, consequence) {
-		p.m.t.Fatalf("%v: %d, without %q:\n%s", given, code, consequence, said)
+		p.m.fatalf("%v: %d, without %q:\n%s", given, code, consequence, said)
 	}
 	for _, hidden := range hiddenInput.FindAllStringSubmatch(said, -1) {
 		given.Set(hidden[1], html.UnescapeString(hidden[2]))
@@ -134,6 +134,6 @@ func (p *orderPage) order(consequence, outcome string, fields ...string) {
 	response, err := p.client.Do(request)
 	p.m.must(err)
 	if code, said := p.read(response); code != http.StatusOK || !strings.Contains(said, outcome) {
-		p.m.t.Fatalf("%v: %d, without %q:\n%s", given, code, outcome, said)
+		p.m.fatalf("%v: %d, without %q:\n%s", given, code, outcome, said)
 	}
 }

@@ -50,6 +50,7 @@ func newServedMesh(t *testing.T, lease, renew string, nodes ...string) (m *mesh,
 	m.meshctl("release", "--now", m.write("example.org.zone", zoneText(m.number)))
 	for _, node := range nodes {
 		m.awaitServing(node, m.number)
+		m.awaitSidecar(node, "synchronised, and its clock good enough", goodClock) // to answer, any clock will do that is known
 	}
 	return m, serve
 }
@@ -128,10 +129,10 @@ func (m *mesh) allAlarms(on bool) {
 			return on == (len(n.Warnings) == 1 && n.Warnings[0].Code == "lease-not-renewed")
 		})
 		if on && !strings.Contains(readFile(m.coredn[node].Log), "lease-not-renewed") {
-			m.t.Errorf("%s does not log it", node)
+			m.errorf("%s does not log it", node)
 		}
 		if said := m.get(node, "http://127.0.0.1:9153/metrics"); !strings.Contains(said, "coredns_meshsync_lease_expiry_timestamp_seconds 1") {
-			m.t.Errorf("metrics of %s have no lease: %.200s", node, said)
+			m.errorf("metrics of %s have no lease: %.200s", node, said)
 		}
 	}
 }
@@ -159,7 +160,7 @@ func (m *mesh) silentFromThere(node string, answers []lab.Sample, end time.Time,
 	}
 	m.t.Logf("%s: the lease ended at %v ± %v; last answered question %v before, first without an answer %v before", node, end, e, end.Sub(last), end.Sub(firstLost))
 	if late > 0 || early > 0 || last.IsZero() || firstLost.IsZero() {
-		m.t.Errorf("%s: of %d questions %d were answered after the end of the lease, %d were lost before", node, len(answers), late, early)
+		m.errorf("%s: of %d questions %d were answered after the end of the lease, %d were lost before", node, len(answers), late, early)
 	}
 }
 

@@ -310,7 +310,7 @@ func (m *mesh) agrees(history []pastRelease, clients []*client) {
 		}
 		m.t.Logf("%s: %d answers, %d lost, %d that the history does not explain; clock within %v", c.node, len(seen), lost, wrong, bound)
 		if wrong+lost > 0 || len(seen) < 500 {
-			m.t.Errorf("%s: %d lost and %d wrong of %d", c.node, lost, wrong, len(seen))
+			m.errorf("%s: %d lost and %d wrong of %d", c.node, lost, wrong, len(seen))
 		}
 	}
 }
@@ -328,11 +328,11 @@ func (m *mesh) whichNodeAgrees(history []pastRelease) {
 			line := timeline(history, origin)
 			for _, s := range said {
 				if s.ID != node || s.NSID != node || s.Serial != line[len(line)-1].serial {
-					m.t.Errorf("which-node at %s for %s: %+v, history %+v", node, origin, s, line[len(line)-1])
+					m.errorf("which-node at %s for %s: %+v, history %+v", node, origin, s, line[len(line)-1])
 				}
 			}
 			if len(said) != 4 {
-				m.t.Errorf("which-node at %s: %+v", node, said)
+				m.errorf("which-node at %s: %+v", node, said)
 			}
 		}
 	}

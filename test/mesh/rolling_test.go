@@ -99,11 +99,11 @@ func (m *mesh) ends(p *lab.Process, well bool, want ...string) {
 	m.eventually(90*time.Second, p.Name+" ends", func() (bool, string) { return !p.Alive(), readFile(p.Log) })
 	log := readFile(p.Log)
 	if err := p.Wait(); (err == nil) != well {
-		m.t.Fatalf("%s: %v\n%s", p.Name, err, log)
+		m.fatalf("%s: %v\n%s", p.Name, err, log)
 	}
 	for _, words := range want {
 		if !strings.Contains(log, words) {
-			m.t.Errorf("%s does not say %q:\n%s", p.Name, words, log)
+			m.errorf("%s does not say %q:\n%s", p.Name, words, log)
 		}
 	}
 }
@@ -116,7 +116,7 @@ func (m *mesh) nextVersion(programs ...string) (dir string) {
 			"./"+binaries.Commands[name])
 		cmd.Dir = testenv.Top(m.t)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			m.t.Fatalf("building %s: %v\n%s", name, err, out)
+			m.fatalf("building %s: %v\n%s", name, err, out)
 		}
 	}
 	return dir

@@ -156,7 +156,7 @@ func (m *mesh) sayWay(spent map[string]float64) {
 	}
 	m.must(json.Unmarshal([]byte(m.meshctl("history", "--last", "1", "--json")), &record))
 	if len(record[0].Received) != 1 || record[0].Received[0].How != "ixfr" {
-		m.t.Fatalf("it was not received by IXFR: %+v", record[0])
+		m.fatalf("it was not received by IXFR: %+v", record[0])
 	}
 	last := time.Time{}
 	for _, r := range record[0].Results {

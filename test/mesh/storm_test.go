@@ -139,7 +139,7 @@ func (s *storm) publish() (version *uint64, stop func()) {
 			}
 			*version++
 			if err := s.putFile(*version); err != nil {
-				s.t.Error(err)
+				s.errorf("%v", err)
 			}
 		}
 	}()

@@ -183,7 +183,7 @@ func (th *thief) raises() {
 	m.t.Helper()
 	z, found := zonefile.Parse(strings.NewReader(zoneText(666)), zonefile.Options{Origin: "example.org."})
 	if z == nil {
-		m.t.Fatal(found)
+		m.fatalf("%v", found)
 	}
 	c, err := th.repo.PutBlob(func(w io.Writer) error { return zonefile.Write(w, z) })
 	m.must(err)

@@ -31,7 +31,7 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 	for _, node := range m.nodes {
 		m.awaitStaged(node, m.number)
 		m.awaitSidecar(node, "synchronised, and its clock good enough", func(s status.Sidecar) bool {
-			return s.Clock.State == "synchronised" && s.Announced && !noted(s)
+			return s.Announced && goodClock(s)
 		})
 	}
 
@@ -87,7 +87,7 @@ func TestTimeIsLostEverywhere(t *testing.T) {
 		m.startWideClock(node)
 	}
 	for _, node := range m.nodes {
-		m.awaitSidecar(node, "synchronised again", func(s status.Sidecar) bool { return s.Clock.State == "synchronised" && !noted(s) })
+		m.awaitSidecar(node, "synchronised again", goodClock)
 		m.await(node, node+"'s error is within ε", func(n status.Node) bool { return n.Clock.Known && n.Clock.Bound < wideEpsilon/2 })
 	}
 	m.schedule()
@@ -168,6 +168,9 @@ func (m *mesh) awaitSidecar(node, what string, holds func(status.Sidecar) bool) 
 		return err == nil && holds(s), s.Clock.State + " (" + s.Clock.Reason + "), bound " + s.Clock.Bound.String()
 	})
 }
+
+// goodClock reports whether the sidecar has nothing against its clock.
+func goodClock(s status.Sidecar) bool { return s.Clock.State == "synchronised" && !noted(s) }
 
 // noted reports whether the sidecar has something against its clock.
 func noted(s status.Sidecar) bool {

@@ -129,7 +129,7 @@ func (m *mesh) chaos(host, server, name string) string {
 	conn.WriteMsg(q)
 	r, err := conn.ReadMsg()
 	if err != nil {
-		m.t.Errorf("%s: %v", name, err)
+		m.errorf("%s: %v", name, err)
 		return ""
 	}
 	if len(r.Answer) == 0 {

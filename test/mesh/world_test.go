@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -34,6 +35,13 @@ type world struct {
 	bin    string
 	places map[string]*lab.Place // by host
 	admins map[string]string     // host to administrative address
+	fails  *verdict
+}
+
+// verdict is why a test fails.
+type verdict struct {
+	mu  sync.Mutex
+	all []string
 }
 
 // worlds counts them: tests that mostly wait run beside each other.
@@ -41,7 +49,39 @@ var worlds atomic.Int32
 
 func newWorld(t *testing.T) *world {
 	testenv.Root(t)
-	return &world{t: t, top: t, number: worlds.Add(1), dir: t.TempDir(), bin: binaries.Dir(t), places: map[string]*lab.Place{}, admins: map[string]string{}}
+	w := &world{t: t, top: t, number: worlds.Add(1), places: map[string]*lab.Place{}, admins: map[string]string{}, fails: new(verdict)}
+	t.Cleanup(func() { w.fails.sayAgain(t) }) // the first, so that it is done last
+	w.dir, w.bin = t.TempDir(), binaries.Dir(t)
+	return w
+}
+
+// sayAgain says why the test has failed after all logs, of which some who show them keep the end only.
+func (f *verdict) sayAgain(t *testing.T) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, words := range f.all {
+		t.Logf("── it failed since: %s", words)
+	}
+}
+
+// errorf is t.Errorf, and is said again at the end.
+func (w *world) errorf(format string, args ...any) {
+	w.t.Helper()
+	w.t.Error(w.fails.add(format, args...))
+}
+
+// fatalf is t.Fatalf, and is said again at the end.
+func (w *world) fatalf(format string, args ...any) {
+	w.t.Helper()
+	w.t.Fatal(w.fails.add(format, args...))
+}
+
+func (f *verdict) add(format string, args ...any) string {
+	words := fmt.Sprintf(format, args...)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = append(f.all, words)
+	return words
 }
 
 func (w *world) path(elements ...string) string {
@@ -108,7 +148,7 @@ func (w *world) dial(host, network, address string) net.Conn {
 func (w *world) must(err error) {
 	w.t.Helper()
 	if err != nil {
-		w.t.Fatal(err)
+		w.fatalf("%v", err)
 	}
 }
 
@@ -129,7 +169,7 @@ func (w *world) mustRun(host string, argv ...string) string {
 	w.t.Helper()
 	out, err := w.run(host, argv...)
 	if err != nil {
-		w.t.Fatalf("%s on %s: %v", strings.Join(argv, " "), host, err)
+		w.fatalf("%s on %s: %v", strings.Join(argv, " "), host, err)
 	}
 	return out
 }
@@ -137,5 +177,5 @@ func (w *world) mustRun(host string, argv ...string) string {
 // eventually waits until what holds, or fails the test with what last said instead.
 func (w *world) eventually(limit time.Duration, what string, holds func() (ok bool, saw string)) {
 	w.t.Helper()
-	lab.Within(w.t, limit, what, holds)
+	w.must(lab.Until(context.Background(), limit, what, holds))
 }
