@@ -7,6 +7,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
 func (c *cli) leaseCommand() *cobra.Command {
@@ -17,7 +18,14 @@ func (c *cli) leaseCommand() *cobra.Command {
 		Long:  `Renew the permission to answer. A lease ends no later than the word of the root and the release key.`,
 		Args:  cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			return c.ordering(cmd.Context(), func(w *home.Writer) error {
+			if _, err := c.home().View(cmd.Context()); err != nil && !release.OfZones(err) { // a lease needs no zones
+				return err
+			}
+			if err := c.mayOrder(cmd.Context()); err != nil {
+				return err
+			}
+			c.warnRoot()
+			return c.home().WriteLease(cmd.Context(), func(w *home.Writer) error {
 				until, err := w.Renew(cmd.Context(), length)
 				if err != nil {
 					return err

@@ -23,6 +23,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 )
 
@@ -42,7 +43,7 @@ A browser with the certificate of an operator or observer ("meshctl operator add
 Several of them may run, on one bucket: they take turns, and over.`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			if _, err := c.home().View(cmd.Context()); err != nil { // before all that needs one
+			if _, err := c.home().View(cmd.Context()); err != nil && !release.OfZones(err) { // before all that needs one
 				return err
 			}
 			c.warnRoot()

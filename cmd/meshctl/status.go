@@ -18,6 +18,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/number"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/terminal"
 )
 
@@ -37,7 +38,7 @@ with what to do about it; docs/reference/codes.md lists them all.
 Status 0, whatever it shows; with --check 1 while an alarm of level "error" is on, which is printed as "ALARM", and not as "warning".`,
 		Args: cobra.NoArgs,
 		RunE: c.runs(func(cmd *cobra.Command, _ []string) error {
-			if _, err := c.home().View(cmd.Context()); err != nil {
+			if _, err := c.home().View(cmd.Context()); err != nil && !release.OfZones(err) {
 				return err
 			}
 			own, err := enrol.Identity(c.home(), c.logger())
@@ -63,9 +64,9 @@ Status 0, whatever it shows; with --check 1 while an alarm of level "error" is o
 }
 
 func (c *cli) status(ctx context.Context, ask switchover.Ask) (unattended.Status, error) {
-	state, view, err := c.home().Published(ctx)
-	if err != nil {
-		return unattended.Status{}, err
+	state, view, damaged := c.home().Published(ctx)
+	if damaged != nil && !release.OfZones(damaged) {
+		return unattended.Status{}, damaged
 	}
 	work, err := unattended.ReadWork(ctx, c.home())
 	if err != nil {
@@ -80,6 +81,9 @@ func (c *cli) status(ctx context.Context, ask switchover.Ask) (unattended.Status
 	}
 	s := unattended.StatusOf(ctx, state, view, enrol.Removed(c.home(), view.Manifest, c.clock()), policy, work, ask, c.clock)
 	s.Unjudged = unjudged
+	if work == nil && damaged != nil {
+		s.Alarms = slices.Insert(s.Alarms, 0, unattended.AlarmOf(unattended.Damaged(damaged)))
+	}
 	if work == nil && err == nil {
 		if r, is := unattended.NotServing(c.home(), sources); is {
 			s.Alarms = slices.Insert(s.Alarms, 0, unattended.AlarmOf(r))

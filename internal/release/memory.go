@@ -216,6 +216,13 @@ func learnOne(name string, known []Known, r *Release) (int, Digest, error) {
 	return i, digest, nil
 }
 
+// Contradicts reports whether m knows a release of the same number, and with other zones.
+func (m Memory) Contradicts(r *Release) bool {
+	_, _, err := learnOne("", m.Known, r)
+	rule, _ := RuleOf(err)
+	return rule == NumberReused
+}
+
 // prune forgets what is below the current release, and cancelled releases in the middle when there are too many.
 func prune(known []Known, current *Release) []Known {
 	if current != nil {

@@ -289,6 +289,46 @@ func TestWithoutItsNodesAMemoryKnowsTheRest(t *testing.T) {
 	}
 }
 
+// TestWhatCanBeReadOfADamagedTreeCounts: with some of its files lost, what is known of the zones in the others ends a lease with their signatures.
+func TestWhatCanBeReadOfADamagedTreeCounts(t *testing.T) {
+	w := newWorld(t)
+	zones := manyZones(300, 1)
+	for i := range zones {
+		zones[i].SignedUntil = testNow.Add(time.Duration(1000-i) * time.Hour)
+	}
+	w.publish(testManifest(manyRelease(2, testNow, zones), nil))
+	view := w.mustVerify()
+	data, err := w.node.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := ParseMemory(data) // of a process that has just started
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaves := view.Manifest.Current.grown().leaves()
+	last := leaves[len(leaves)-1]
+	for _, lost := range []Digest{last.digest, view.Manifest.Current.grown().ref.SHA256} {
+		name, want := NodeName(lost), leaves[len(leaves)-2].last
+		if lost != last.digest {
+			want = ""
+		}
+		w.repo[name].Data = w.repo[name].Data[1:]
+		view, mem, err := Restore(known, w.repo)
+		var e *Error
+		if !OfZones(err) || !errors.As(err, &e) || e.File != name {
+			t.Fatalf("error %v", err)
+		}
+		origin, ends := view.Manifest.Current.SignedUntil()
+		if origin != want || ends.IsZero() != (want == "") || len(view.Manifest.Current.Zones) != 0 {
+			t.Errorf("signatures of %q end at %v, want those of %q", origin, ends, want)
+		}
+		if _, _, err := Renew(mem, w.keys.Lease, testNow.Add(48*time.Hour)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestWhatAnotherWriterPublishedCostsWhatItChanged: a host that reads the state that another one has written reads new nodes only.
 func TestWhatAnotherWriterPublishedCostsWhatItChanged(t *testing.T) {
 	w := newWorld(t)

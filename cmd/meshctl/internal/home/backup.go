@@ -186,7 +186,12 @@ func (a *archive) look(h *Home) error {
 		texts := map[string]bool{}
 		for r := range view.Manifest.Releases() {
 			for _, z := range r.Zones {
-				for _, b := range append([]release.Blob{z.Blob, z.Earlier}, blobsOf(z.Packs)...) {
+				packs := z.Packs
+				if here { // a list that cannot be read: nothing that it may name is removed meanwhile
+					earlier, _ := depot.ReadEarlier(s.repo, z)
+					packs = slices.Concat(packs, earlier)
+				}
+				for _, b := range append([]release.Blob{z.Blob, z.Earlier}, blobsOf(packs)...) {
 					texts[path.Join(repoDir, release.BlobName(b.SHA256))] = true
 				}
 			}

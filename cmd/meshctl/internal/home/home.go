@@ -66,7 +66,7 @@ func (h *Home) Keys() keys.Ring { return keys.In(h.dir) }
 // Now is the time by the home's clock.
 func (h *Home) Now() time.Time { return h.clock() }
 
-// View is what is published now, verified.
+// View is what is published now, verified. Errors are those of Published.
 func (h *Home) View(ctx context.Context) (release.View, error) {
 	_, view, err := h.Published(ctx)
 	return view, err
@@ -78,7 +78,8 @@ func (h *Home) Root(ctx context.Context) ([]byte, error) {
 	return state.Published.Root, err
 }
 
-// Published is the state, and the view that it holds, verified.
+// Published is the state, and the view that it holds, verified. An error of release.OfZones says that a file of the repository is damaged which
+// names zones: what comes with it has all else, and leases can be renewed.
 func (h *Home) Published(ctx context.Context) (State, release.View, error) {
 	s, err := openStorage(ctx, h.dir)
 	if err != nil {
@@ -106,8 +107,17 @@ const turns = 8
 // Write opens the home for writing, makes a change, and closes it. When another host has published meanwhile, do is called
 // again on what is in force then. It waits for others that write until ctx ends.
 func (h *Home) Write(ctx context.Context, do func(w *Writer) error) error {
+	return h.write(ctx, h.Begin, do)
+}
+
+// WriteLease is Write, by BeginLease.
+func (h *Home) WriteLease(ctx context.Context, do func(w *Writer) error) error {
+	return h.write(ctx, h.BeginLease, do)
+}
+
+func (h *Home) write(ctx context.Context, begin func(context.Context) (*Writer, error), do func(w *Writer) error) error {
 	for turn := range turns {
-		err := h.writeOnce(ctx, do)
+		err := writeOnce(ctx, begin, do)
 		if !errors.Is(err, depot.ErrChanged) {
 			return err
 		}
@@ -121,8 +131,8 @@ func (h *Home) Write(ctx context.Context, do func(w *Writer) error) error {
 // maxPause bounds the pause after the first turn that was lost; later ones are longer.
 const maxPause = 100 * time.Millisecond
 
-func (h *Home) writeOnce(ctx context.Context, do func(w *Writer) error) error {
-	w, err := h.Begin(ctx)
+func writeOnce(ctx context.Context, begin func(context.Context) (*Writer, error), do func(w *Writer) error) error {
+	w, err := begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -147,11 +157,23 @@ type Writer struct {
 	state State
 	tag   depot.Tag // of the state that was read or written last
 	view  release.View
+
+	damaged error // why zones of the view are not known, and nothing but a lease can be published; nil: they are
 }
 
 // Begin opens the home for writing, and carries through what a killed command has decided, here or on another host. It waits
 // for another process that writes, but not for long.
 func (h *Home) Begin(ctx context.Context) (*Writer, error) {
+	w, err := h.BeginLease(ctx)
+	if err == nil && w.damaged != nil {
+		return nil, errors.Join(w.damaged, w.Close())
+	}
+	return w, err
+}
+
+// BeginLease is Begin for who publishes leases, and is content with that where a file of the repository is damaged which names zones: the view
+// is then without them, and whatever else is to be published is an error of release.OfZones.
+func (h *Home) BeginLease(ctx context.Context) (*Writer, error) {
 	s, err := openForWriting(ctx, h.dir)
 	if err != nil {
 		return nil, err
@@ -195,9 +217,10 @@ func (w *Writer) Repository() depot.Store { return w.repo }
 func (w *Writer) Records() depot.Store { return w.records }
 
 func (w *Writer) load(ctx context.Context) (err error) {
-	if w.state, w.view, w.tag, err = w.home.read(w.storage); err != nil {
+	if w.state, w.view, w.tag, err = w.home.read(w.storage); err != nil && !release.OfZones(err) {
 		return err
 	}
+	w.damaged = err
 	// The timestamp goes in last: where it is in place, so is the rest.
 	if done, _, err := w.timestamp(); done || err != nil {
 		return err
@@ -206,7 +229,7 @@ func (w *Writer) load(ctx context.Context) (err error) {
 }
 
 // read is what readState reads, and the view that it holds, verified. What has the tag of what was read last is not read
-// again, but verified all the same.
+// again, but verified all the same. Errors are those of Published.
 func (h *Home) read(from storage) (State, release.View, depot.Tag, error) {
 	return h.readWith(from, from.repo)
 }
@@ -225,12 +248,15 @@ func (h *Home) readWith(from storage, nodes fs.FS) (State, release.View, depot.T
 		state.Published = state.Published.Knowing(before)
 	}
 	view, published, err := release.Restore(state.Published, nodes)
-	if err != nil {
+	switch {
+	case release.OfZones(err):
+		err = hint.Errorf("take the file from a copy of the repository, such as a member's depot: stop meshctl serve, then meshctl recover COPY", "a file of the repository is lost or damaged: %w", err)
+	case err != nil:
 		return State{}, release.View{}, "", err
 	}
 	state.Published = published
 	h.keepRead(tag, state)
-	return state, view, tag, nil
+	return state, view, tag, err
 }
 
 // keepRead keeps what was read or written.
@@ -270,5 +296,5 @@ func (r *Reader) IsShared() bool { _, here := r.records.(*depot.Dir); return !he
 // Tag is that of the state that is in force.
 func (r *Reader) Tag() (depot.Tag, error) { return r.records.Tag(stateName) }
 
-// Published is the state with its tag, and the view that it holds, verified.
+// Published is the state with its tag, and the view that it holds, verified. Errors are those of Home.Published.
 func (r *Reader) Published() (State, release.View, depot.Tag, error) { return r.home.read(r.storage) }

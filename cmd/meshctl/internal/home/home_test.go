@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,20 +91,7 @@ var crashJobs = map[string]func(dir string) error{
 func manyZones(t *testing.T) string {
 	t.Helper()
 	dir := hometest.New(t, hometest.At(hometest.Start), "tyo")
-	sources := []releasing.Source{hometest.ZoneFile(t, 1)}
-	for i := range 70 {
-		s := releasing.Source{Origin: fmt.Sprintf("z%d.example.", i), File: filepath.Join(t.TempDir(), "zone")}
-		text := "@ 300 SOA ns1 host 1 7200 3600 1209600 300\n@ 300 NS ns1\n@ 300 NS ns.example.net.\nns1 300 A 192.0.2.53\n"
-		hometest.Check(t, os.WriteFile(s.File, []byte(text), 0o600))
-		sources = append(sources, s)
-	}
-	w := hometest.Begin(t, dir, hometest.At(hometest.Start))
-	defer w.Close()
-	made, found, err := releasing.Make(t.Context(), w, sources, releasing.Options{Now: true})
-	hometest.Check(t, err)
-	if made == nil || len(slices.Collect(w.View().Manifest.Nodes())) == 0 {
-		t.Fatalf("no tree: %v", found)
-	}
+	hometest.ManyZones(t, dir, hometest.At(hometest.Start))
 	return dir
 }
 

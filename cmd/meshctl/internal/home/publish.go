@@ -53,6 +53,9 @@ func (w *Writer) sign(ctx context.Context, next mesh.State, change func(m *relea
 		_, mem, err := release.Renew(w.state.Published, by.Lease, until)
 		return mem, false, err
 	}
+	if w.damaged != nil {
+		return mem, false, w.damaged
+	}
 	by, err := w.signers(ctx, keys.Release, keys.Lease)
 	if err != nil {
 		return mem, false, err

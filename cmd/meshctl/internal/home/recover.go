@@ -236,9 +236,8 @@ func (w *Writer) apart(name string, copied fs.FS) (found, error) {
 		return found{}, err
 	}
 	ahead := above(view.Versions, w.view.Versions) != w.view.Versions
-	for _, k := range memory.Known {
-		i := slices.IndexFunc(w.state.Published.Known, func(o release.Known) bool { return o.Number == k.Number })
-		ahead = ahead || k.Number > w.state.Highest || i >= 0 && w.state.Published.Known[i].Digest != k.Digest
+	for r := range view.Manifest.Releases() { // all that this memory knows
+		ahead = ahead || r.Number > w.state.Highest || w.state.Published.Contradicts(r)
 	}
 	if !ahead {
 		return found{}, nil

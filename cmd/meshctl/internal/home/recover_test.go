@@ -2,17 +2,20 @@ package home_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -305,4 +308,85 @@ func TestNothingIsRecoveredFromAnotherMesh(t *testing.T) {
 // lapsedBy is when the last lease ends that may be alive.
 func lapsedBy(s home.State) time.Time {
 	return mesh.State{Ledger: s.Ledger}.LapsedBy(status.Ref{}).Time()
+}
+
+// TestACopyOfTheFormatBeforeHasNotGoneApart: a member's copy is of the minutes before the mesh went on to trees. It has the same releases, and what
+// was published since stays.
+func TestACopyOfTheFormatBeforeHasNotGoneApart(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	hometest.InFormat(t, dir, clock, release.ProposalFormat)
+	hometest.ManyZones(t, dir, clock)
+	hometest.MustRelease(t, dir, clock, 2, releasing.Options{Keep: true})
+	member := newFollower(t, dir)
+	hometest.Check(t, member.follows(dir))
+	w := hometest.Begin(t, dir, clock)
+	m := w.View().Manifest
+	if m.Format != release.ProposalFormat || m.Next == nil {
+		t.Fatalf("format %d, next %v", m.Format, m.Next)
+	}
+	m.Format = release.ManifestFormat
+	hometest.Check(t, errors.Join(w.Publish(t.Context(), m, home.Event{Event: "changed"}), w.Close()))
+	before, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	r, err := home.At(dir, clock).Recover(t.Context(), []string{member.dir.Path()}, 0)
+	hometest.Check(t, err)
+	after, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	if r.From != "" || after.Digest != before.Digest || after.Versions != before.Versions {
+		t.Errorf("%+v: %+v, it was %+v", r, after.Versions, before.Versions)
+	}
+	hometest.Check(t, member.follows(dir))
+}
+
+// TestALeaseNeedsNoZones: files that name zones are damaged one after the other, and a process that has just started renews the lease, and refuses all
+// else by the file's name. With the file of a member's copy all goes on.
+func TestALeaseNeedsNoZones(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	hometest.ManyZones(t, dir, clock)
+	member := newFollower(t, dir)
+	hometest.Check(t, member.follows(dir))
+	view, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	for _, name := range slices.Sorted(view.Manifest.Nodes()) {
+		file := filepath.Join(dir, home.RepoDir, name)
+		data, err := os.ReadFile(file)
+		hometest.Check(t, err)
+		for _, damage := range []func() error{
+			func() error { return os.Remove(file) },
+			func() error { return os.WriteFile(file, data[1:], 0o600) },
+		} {
+			hometest.Check(t, damage())
+			later := hometest.At(hometest.Start.Add(time.Minute))
+			h := home.At(dir, later)
+			if _, err := h.Begin(t.Context()); !release.OfZones(err) || !strings.Contains(err.Error(), name) {
+				t.Fatalf("%s: %v", name, err)
+			}
+			var until time.Time
+			hometest.Check(t, h.WriteLease(t.Context(), func(w *home.Writer) (err error) {
+				if until, err = w.Renew(t.Context(), 0); err != nil {
+					return err
+				}
+				m := w.View().Manifest
+				m.EpsilonMS++
+				if err := w.Publish(t.Context(), m, home.Event{Event: "changed"}); !release.OfZones(err) || !strings.Contains(err.Error(), name) {
+					t.Errorf("%s: published: %v", name, err)
+				}
+				if _, err := w.RotateKey(t.Context(), keys.Lease, 0, false, rand.Reader); !release.OfZones(err) {
+					t.Errorf("%s: the key was replaced: %v", name, err)
+				}
+				return nil
+			}))
+			if want := hometest.Start.Add(time.Minute + time.Hour); !until.Equal(want) {
+				t.Errorf("%s: a lease until %v, want %v", name, until, want)
+			}
+		}
+		hometest.Check(t, os.Remove(file))
+		if _, err := home.At(dir, clock).Recover(t.Context(), []string{member.dir.Path()}, 0); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		hometest.Check(t, hometest.Begin(t, dir, clock).Close())
+	}
+	hometest.Check(t, member.follows(dir))
 }

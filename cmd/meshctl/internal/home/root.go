@@ -18,6 +18,9 @@ func (w *Writer) Trust() (release.Trust, error) { return release.TrustOf(w.Root(
 // PublishRoot puts a root in force that enough have signed, and signs what lies below it anew. Nodes follow by themselves. Where it has
 // release numbers begin higher, the release that is answered from goes on under the first of them.
 func (w *Writer) PublishRoot(ctx context.Context, draft []byte) error {
+	if w.damaged != nil {
+		return w.damaged
+	}
 	if err := release.Lacks(w.Root(), draft); err != nil {
 		return hint.Errorf("meshctl keys sign adds signatures", "the draft is not good to follow the root in force: %v", err)
 	}
@@ -85,6 +88,9 @@ func (w *Writer) mayRenumber(from uint64) error {
 // RotateKey makes a new key of a kind and puts it in the place of the old one: of all root keys at hand, or of the one that
 // signs releases or leases. It needs as many root keys at hand as must sign. Release numbers begin at from after that; 0: as before.
 func (w *Writer) RotateKey(ctx context.Context, kind string, from uint64, encrypt bool, random io.Reader) (keys.Key, error) {
+	if w.damaged != nil {
+		return keys.Key{}, w.damaged
+	}
 	if from > 0 {
 		if err := w.mayRenumber(from); err != nil {
 			return keys.Key{}, err

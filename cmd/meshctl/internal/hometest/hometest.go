@@ -173,6 +173,25 @@ func MustRelease(t testing.TB, dir string, clock home.Clock, serial uint32, o re
 	return made
 }
 
+// ManyZones makes a release of 71 zones, the one of ZoneFile among them, and has it answered.
+func ManyZones(t testing.TB, dir string, clock home.Clock) *releasing.Made {
+	t.Helper()
+	sources := []releasing.Source{ZoneFile(t, 1)}
+	file := filepath.Join(t.TempDir(), "zone")
+	Check(t, os.WriteFile(file, []byte("@ 300 SOA ns1 host 1 7200 3600 1209600 300\n@ 300 NS ns1\n@ 300 NS ns.example.net.\nns1 300 A 192.0.2.53\n"), 0o600))
+	for i := range 70 {
+		sources = append(sources, releasing.Source{Origin: fmt.Sprintf("z%d.example.", i), File: file})
+	}
+	w := Begin(t, dir, clock)
+	defer w.Close()
+	made, found, err := releasing.Make(t.Context(), w, sources, releasing.Options{Now: true})
+	Check(t, err)
+	if made == nil || len(w.View().Manifest.Current.Zones) != len(sources) {
+		t.Fatalf("no release of many zones: %v", found)
+	}
+	return made
+}
+
 // SetSwitchover commits the switchover of the staged release, whatever its members say.
 func SetSwitchover(t testing.TB, w *home.Writer, at time.Time) {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
@@ -185,7 +186,28 @@ func TestANewBaseIsWrittenBeside(t *testing.T) {
 	if rebased != 2 {
 		t.Errorf("%d new bases", rebased)
 	}
+	w.backsUp()
 }
+
+// backsUp loses a pack that only a list names while an archive is written, which must not seem whole then.
+func (w *largeWorld) backsUp() {
+	w.t.Helper()
+	repo, err := depot.Open(filepath.Join(w.dir, "repository"))
+	hometest.Check(w.t, err)
+	defer repo.Close()
+	z := w.node.Verify().Manifest.Latest().Zones[0]
+	earlier, err := depot.ReadEarlier(repo, z)
+	hometest.Check(w.t, err)
+	lost := release.BlobName(earlier[len(earlier)/2].Blob.SHA256)
+	_, err = home.At(w.dir, hometest.At(hometest.Start)).Archive(w.t.Context(), writer(func(p []byte) (int, error) { return len(p), repo.Remove(lost) }), false)
+	if err == nil || !strings.Contains(err.Error(), lost) {
+		w.t.Errorf("a pack was lost: %v", err)
+	}
+}
+
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // TestACommandWritesTheTextWhereABaseIsDue, and a process that makes release after release does where it could not be written beside.
 func TestACommandWritesTheTextWhereABaseIsDue(t *testing.T) {

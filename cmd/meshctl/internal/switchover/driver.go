@@ -4,6 +4,7 @@
 package switchover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,22 +104,22 @@ type Round struct {
 }
 
 // Round reads, asks, decides and publishes, once. A turn that another host or command has won is no error: the next round
-// decides anew.
+// decides anew. With an error of release.OfZones (home.Published) only a lease is renewed.
 func (d *Driver) Round(ctx context.Context) (Round, error) {
 	reader, err := d.Home.Read(ctx)
 	if err != nil {
 		return Round{}, err
 	}
 	defer reader.Close()
-	state, view, tag, err := reader.Published()
-	if err != nil {
-		return Round{}, err
+	state, view, tag, damaged := reader.Published()
+	if damaged != nil && !release.OfZones(damaged) {
+		return Round{}, damaged
 	}
 	d.begin(state)
 	before := home.MeshOf(state, view)
 	d.host.Read(before)
 	d.host.Ordered(d.ordered(before))
-	d.host.LeaseOnly(d.leaseOnly || !d.Home.Keys().Has(state.Published.Root, keys.Release))
+	d.host.LeaseOnly(d.leaseOnly || damaged != nil || !d.Home.Keys().Has(state.Published.Root, keys.Release))
 	began := d.now()
 	answers := d.ask(ctx, append(view.Manifest.Members[:len(view.Manifest.Members):len(view.Manifest.Members)], state.Departed...), view.Manifest.Next)
 	if ctx.Err() != nil {
@@ -129,13 +130,13 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 	d.keep(r.Decision, view.Manifest.Next != nil)
 	d.follow(ctx, view.Manifest, answers)
 	if r.Decision.Publish == nil {
-		return r, nil
+		return r, damaged
 	}
 	err = d.publish(ctx, &r, before, tag)
 	d.proposed = d.proposed || r.Done && r.Decision.Event == mesh.EventProposed
 	// A key that cannot be had must not keep the lease from being renewed: the next round does without it, and then it is tried again.
 	d.leaseOnly = errors.Is(err, keys.ErrAway) && !d.leaseOnly
-	return r, err
+	return r, cmp.Or(err, damaged)
 }
 
 // ordered is the order that counts: none once an operator has withdrawn what it proposed, else it would be proposed again.
@@ -197,7 +198,7 @@ func (d *Driver) now() instant.Instant {
 // lease meanwhile, it is decided anew by what the members said: where leases are short and a member hangs, leases are renewed as
 // often as members are asked, and a command beside "meshctl serve" would never have its turn.
 func (d *Driver) publish(ctx context.Context, r *Round, before mesh.State, tag depot.Tag) error {
-	w, err := d.Home.Begin(ctx)
+	w, err := d.Home.BeginLease(ctx)
 	if err != nil {
 		return unlessTurn(err)
 	}
@@ -319,15 +320,19 @@ func (d *Driver) Run(ctx context.Context) {
 		began := time.Now()
 		r, err := d.Round(ctx)
 		took := time.Since(began)
-		if err == nil {
-			err = d.tell(ctx, r)
+		damaged := release.OfZones(err)
+		if err == nil || damaged {
+			err = cmp.Or(d.tell(ctx, r), err)
 		}
 		if now := errorText(err); now != said && ctx.Err() == nil {
 			said = now
-			if err != nil {
-				d.Log.Error("the lease cannot be kept, and no switchover goes on; it is tried again", "error", err)
-			} else {
+			switch {
+			case err == nil:
 				d.Log.Info("the lease can be kept again")
+			case damaged:
+				d.Log.Error("leases are renewed, and no release or switchover goes on", "error", err)
+			default:
+				d.Log.Error("the lease cannot be kept, and no switchover goes on; it is tried again", "error", err)
 			}
 		}
 		wait := r.pause(took, d.now().Wall)

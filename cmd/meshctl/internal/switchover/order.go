@@ -8,6 +8,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 )
@@ -17,11 +18,14 @@ const orderAsk = time.Second
 
 // MayOrder asks members before an operator's order is carried out, and refuses it if what they say forbids this host to publish anything:
 // they have a newer lease than the state knows of, or most of their clocks differ from this host's. Members that give no answer within
-// a second forbid nothing, so a mesh of which none can be reached can still be ordered about.
+// a second forbid nothing, so a mesh of which none can be reached can still be ordered about. What zones there are does not count.
 func MayOrder(ctx context.Context, h *home.Home, ask Ask) error {
 	_, view, err := h.Published(ctx)
-	if err != nil || len(view.Manifest.Members) == 0 {
+	if err != nil && !release.OfZones(err) {
 		return err
+	}
+	if len(view.Manifest.Members) == 0 {
+		return nil
 	}
 	now := func() instant.Instant {
 		return instant.Instant{Wall: instant.WallOf(h.Now()), Mono: sysclock.Now().Mono}
@@ -36,7 +40,7 @@ func MayOrder(ctx context.Context, h *home.Home, ask Ask) error {
 	}
 	// What another host has published meanwhile may have reached members: the state is read after they have spoken.
 	state, view, err := h.Published(ctx)
-	if err != nil {
+	if err != nil && !release.OfZones(err) {
 		return err
 	}
 	host := mesh.NewHost(mesh.Policy{Lease: state.Lease()})

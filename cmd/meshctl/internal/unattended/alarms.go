@@ -34,6 +34,7 @@ const (
 	AlarmSource     = "source-failed"   // a zone cannot be received
 	AlarmUntaken    = "not-taken"       // one of the two above, for long
 	AlarmExpired    = "zone-expired"    // and no primary has confirmed it for as long as its SOA allows
+	AlarmDamaged    = "home-damaged"    // a file of the repository that names zones
 
 	// Of who asks members, which "meshctl status" alone does for every one of them:
 	AlarmUnreachable = "member-unreachable" // it gave no word
@@ -48,7 +49,7 @@ const (
 )
 
 // AlarmCodes are those of "meshctl serve".
-var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmStays, AlarmDisk, AlarmMembers, AlarmSource, AlarmUntaken, AlarmExpired,
+var AlarmCodes = []string{AlarmLease, AlarmEnded, AlarmRole, AlarmRoleSoon, AlarmSignatures, AlarmBlocked, AlarmFailed, AlarmHeld, AlarmStays, AlarmDisk, AlarmMembers, AlarmSource, AlarmUntaken, AlarmExpired, AlarmDamaged,
 	mesh.MembersAway, mesh.NotDecided, mesh.HostClock, mesh.StateRestored}
 
 // missingPatience is how long members may take to have a release ready, and to promise, before that is an alarm; so is how long
@@ -72,6 +73,11 @@ func MeshAlarms(s switchover.DriverState, now time.Time) []status.Reason {
 		all = append(all, status.Reason{Code: AlarmMembers, Detail: fmt.Sprintf("%s keeps the staged release from being switched to: %s", m.Member, m.Why)})
 	}
 	return all
+}
+
+// Damaged is the alarm of an error of home.Published that is one of release.OfZones.
+func Damaged(err error) status.Reason {
+	return status.Reason{Code: AlarmDamaged, Detail: "leases are renewed, and nothing else can be published: " + err.Error()}
 }
 
 // Alarm is an alarm with what to do about it.

@@ -174,6 +174,8 @@ type published struct {
 	guard sync.Mutex
 	state home.State
 	view  release.View
+
+	damaged error // of home.Published, and release.OfZones; nil: nothing is
 }
 
 // look reads what is in force, if it has changed.
@@ -184,14 +186,36 @@ func (p *published) look() error {
 	if err == nil && tag == p.tag {
 		return nil
 	}
+	return p.read()
+}
+
+// read reads what is in force. looking is held.
+func (p *published) read() error {
 	state, view, tag, err := p.Published()
-	if err != nil {
+	if err != nil && !release.OfZones(err) {
 		return err
 	}
 	p.guard.Lock()
 	defer p.guard.Unlock()
-	p.tag, p.state, p.view = tag, state, view
+	p.tag, p.state, p.view, p.damaged = tag, state, view, err
 	return nil
+}
+
+// mended looks whether a file that was damaged still is. Requests do not, since that takes a while.
+func (p *published) mended() error {
+	p.looking.Lock()
+	defer p.looking.Unlock()
+	if p.broken() == nil {
+		return nil
+	}
+	return p.read()
+}
+
+// broken is why zones are not known; nil: they are.
+func (p *published) broken() error {
+	p.guard.Lock()
+	defer p.guard.Unlock()
+	return p.damaged
 }
 
 func (p *published) get() (home.State, release.View) {
@@ -353,6 +377,9 @@ func (s *Server) alarms(p *published) []status.Reason {
 	}
 	state, view := p.get()
 	all := Alarms(view, state.Lease(), cycle, s.Home.Now())
+	if err := p.broken(); err != nil {
+		all = append(all, Damaged(err))
+	}
 	if s.Mesh != nil {
 		all = append(all, MeshAlarms(s.Mesh(), s.Home.Now())...)
 	}
@@ -403,7 +430,7 @@ func (s *Server) keepCertificates(ctx context.Context) {
 const certificatesEvery = time.Hour
 
 func (s *Server) renewCertificates(ctx context.Context) (names []string, err error) {
-	err = s.Home.Write(ctx, func(w *home.Writer) (err error) {
+	err = s.Home.WriteLease(ctx, func(w *home.Writer) (err error) {
 		names, err = enrol.RenewDue(ctx, w)
 		return err
 	})
@@ -412,7 +439,7 @@ func (s *Server) renewCertificates(ctx context.Context) (names []string, err err
 
 // keepOnce puts in place what is published, unless it is there.
 func (s *Server) keepOnce(ctx context.Context, p *published) error {
-	if err := p.look(); err != nil {
+	if err := errors.Join(p.look(), p.mended()); err != nil {
 		return err
 	}
 	state, _ := p.get()
@@ -420,5 +447,5 @@ func (s *Server) keepOnce(ctx context.Context, p *published) error {
 	if err != nil || complete {
 		return err
 	}
-	return s.Home.Write(ctx, func(*home.Writer) error { return nil })
+	return s.Home.WriteLease(ctx, func(*home.Writer) error { return nil })
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
+	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // logBuffer is a log that a test reads while it is written.
@@ -355,6 +357,46 @@ func TestServeRenewsTheLease(t *testing.T) {
 			return v.LeaseExpires.Equal(hometest.Start.Add(test.lease))
 		})
 	}
+}
+
+// TestServeGoesOnWithADamagedTree: it is started with a file damaged that names zones. Leases are renewed, and members let in; an alarm names the
+// file, until it is there again, and then releases are made as before.
+func TestServeGoesOnWithADamagedTree(t *testing.T) {
+	var guard sync.Mutex
+	now := hometest.Start
+	clock := func() time.Time { guard.Lock(); defer guard.Unlock(); return now }
+	dir := hometest.New(t, clock, "tyo")
+	hometest.ManyZones(t, dir, clock)
+	view, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	name := slices.Collect(view.Manifest.Nodes())[3]
+	file := filepath.Join(dir, "repository", name)
+	data, err := os.ReadFile(file)
+	hometest.Check(t, err)
+	hometest.Check(t, os.WriteFile(file, data[1:], 0o600))
+	s := serve(t, dir, clock, 10*time.Minute)
+	damaged := func() bool {
+		return slices.ContainsFunc(s.server.Alarms(), func(r status.Reason) bool {
+			return r.Code == AlarmDamaged && strings.Contains(r.Detail, name) && AlarmOf(r).Level == LevelError
+		})
+	}
+	hometest.WaitFor(t, "the alarm", damaged)
+	guard.Lock()
+	now = hometest.Start.Add(11 * time.Minute)
+	guard.Unlock()
+	hometest.WaitFor(t, "a lease", func() bool {
+		v, err := home.At(dir, clock).View(t.Context())
+		if !release.OfZones(err) {
+			t.Fatal(err)
+		}
+		return v.LeaseExpires.Equal(hometest.Start.Add(71 * time.Minute))
+	})
+	if code, err := s.get(hometest.TLS(t, hometest.Bundle(dir, "tyo")), "/"+release.TimestampName); err != nil || code != http.StatusOK {
+		t.Errorf("a member is answered %d, %v", code, err)
+	}
+	hometest.Check(t, os.WriteFile(file, data, 0o600))
+	hometest.WaitFor(t, "the end of the alarm", func() bool { return !damaged() })
+	hometest.MustRelease(t, dir, clock, 2, releasing.Options{Keep: true})
 }
 
 func TestServeEndsWhenItIsTold(t *testing.T) {
