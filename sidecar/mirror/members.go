@@ -331,8 +331,10 @@ type times []time.Duration
 
 const (
 	keptTimes = 128
-	// A round that takes hung or longer tells of a server or a line that hung. It counts when hungMost of the last hungOf did.
-	hung             = 10 * time.Second
+	// A round that takes hung or longer tells of a server, a line or a machine that stood still. It counts when hungMost of the last hungOf
+	// did. Rounds that always count must not make leads so long that a switchover under way and the next one take more than the minute in
+	// which a mesh is as it should be once all is healed (I6): eight halves of interval, one and a half rounds, a second and 4 ε.
+	hung             = 2 * time.Second
 	hungMost, hungOf = 3, 16
 )
 

@@ -139,8 +139,8 @@ func (f *findings) promised(nodes ...string) (at time.Time) {
 	return at
 }
 
-// Connections are refused here, so that a round of the mirror fails at once: what hangs makes the lead longer for as long as rounds
-// are looked back upon. TestStorm lets packets get lost.
+// Connections are refused here, so that a round of the mirror fails at once: what hangs again and again makes the lead longer for as long as
+// rounds are looked back upon. TestStorm lets packets get lost.
 
 // deaf keeps what the host publishes from a node, also by a request that the host holds, until heard is called. The host can still ask
 // it, and so can the other members, which it asks as well.
