@@ -55,7 +55,7 @@ func (c *cli) member() words {
 func (c *cli) zones() words {
 	return c.completes(func(m release.Manifest) (names []string) {
 		for r := range m.Releases() {
-			for _, z := range r.Zones {
+			for z := range r.All() {
 				names = append(names, strings.TrimSuffix(z.Origin, "."))
 			}
 		}

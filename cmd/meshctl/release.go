@@ -123,8 +123,8 @@ func (c *cli) release(ctx context.Context, w *home.Writer, from []releasing.Sour
 	if made == nil {
 		return &hint.Error{Err: err, Hint: whatNow(blocked.Request)}
 	}
-	facts := madeJSON{made.Release.Number, made.Current, made.Replaced, len(made.Release.Zones),
-		list(made.Added), list(made.Changed), list(made.Same), list(made.Withdrawn), append([]history.Held{}, made.Held...), nil, made.Request, findingsJSON(found)}
+	facts := madeJSON{made.Release.Number, made.Current, made.Replaced, made.Release.Len(),
+		list(made.Added), list(made.Changed), list(made.Same()), list(made.Withdrawn), append([]history.Held{}, made.Held...), nil, made.Request, findingsJSON(found)}
 	if by := made.Override; by != nil {
 		facts.Override = &overrideJSON{by.Who, by.Why}
 	}
@@ -193,7 +193,7 @@ func (c *cli) sayMade(made *releasing.Made) {
 	if by := made.Override; by != nil {
 		c.say("OVERRIDDEN by %s: %s", by.Who, by.Why)
 	}
-	number, zones := made.Release.Number, len(made.Release.Zones)
+	number, zones := made.Release.Number, made.Release.Len()
 	if len(made.Added)+len(made.Changed)+len(made.Withdrawn)+len(made.Held) == 0 {
 		c.say("no zone has changed: release %d has the same zones as the one before", number)
 	}

@@ -137,10 +137,13 @@ func (c *cli) tryMesh(ctx context.Context, dir string, from []releasing.Source, 
 
 func (c *cli) firstOrigin(ctx context.Context, dir string) string {
 	view, err := home.At(dir, c.clock).View(ctx)
-	if err != nil || len(view.Manifest.Current.Zones) == 0 {
+	if err != nil {
 		return "."
 	}
-	return view.Manifest.Current.Zones[0].Origin
+	for z := range view.Manifest.Current.All() {
+		return z.Origin
+	}
+	return "."
 }
 
 func findCoreDNS(named string) (string, error) {

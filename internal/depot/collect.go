@@ -36,8 +36,7 @@ func collect(s Store, view release.View) (kept, error) {
 	}
 	all := true
 	for _, r := range k.releases {
-		for i := range r.Zones {
-			z := &r.Zones[i]
+		for z := range r.All() {
 			add := func(f file) { f.names(func(name string) { keep[name] = true }) }
 			if filesOf(z, add); z.Earlier != (release.Blob{}) {
 				all = filesOfEarlier(s, z, add) && all

@@ -14,31 +14,38 @@ import (
 // Known is what a process knows of a directory that it brings up to a repository, or publishes in, again and again, so that it need not go over
 // all zones when a few have changed. It can only be lacking, and the zero value knows nothing. One goroutine uses it at a time.
 type Known struct {
-	there  map[release.Digest]bool // leaves of trees of which all zones were there
-	recent []release.Manifest      // that were in the directory lately, maxRecent at the most, the one that came last at the end; nil: not looked up yet
-	kept   kept                    // by the last Collect
-	swept  time.Time               // when all that lies there was looked at; zero: it was not
+	there  []*release.Release // all of whose zones were there
+	since  []release.Manifest // that went in after these without all their zones: what one of them does not have may have been removed
+	recent []release.Manifest // that were in the directory lately, maxRecent at the most, the one that came last at the end; nil: not looked up yet
+	kept   kept               // by the last Collect
+	swept  time.Time          // when all that lies there was looked at; zero: it was not
 }
 
 // Forget has all zones looked at again.
-func (k *Known) Forget() { k.there = nil }
+func (k *Known) Forget() { k.there, k.since = nil, nil }
 
 // toSee are the zones of a manifest of which it is not known that they are there, or all of them; the current release's come first, and
 // each content once.
-func (k *Known) toSee(m release.Manifest, all bool) []release.Zone {
+func (k *Known) toSee(m release.Manifest, all bool) (zones []release.Zone) {
+	var known [][]*release.Release // what each of these has
+	if !all && len(k.there) > 0 {
+		known = append(known, k.there)
+		for _, m := range k.since {
+			known = append(known, slices.Collect(m.Releases()))
+		}
+	} else {
+		known = append(known, nil)
+	}
 	seen := map[release.Digest]bool{}
-	var zones []release.Zone
 	for r := range m.Releases() {
-		for leaf, part := range r.Leaves() {
-			if k.there[leaf] && !all {
-				continue
-			}
-			for _, z := range part {
+		for i, has := range known {
+			for z := range r.Beside(has...) {
 				if !seen[z.Content()] {
 					seen[z.Content()] = true
-					zones = append(zones, z)
+					zones = append(zones, *z)
 				}
 			}
+			known[i] = append(has[:len(has):len(has)], r)
 		}
 	}
 	return zones
@@ -46,15 +53,15 @@ func (k *Known) toSee(m release.Manifest, all bool) []release.Zone {
 
 // saw notes that all zones of a manifest are there, or else only those of which that is known. What other manifests have, Collect may remove.
 func (k *Known) saw(m release.Manifest, all bool) {
-	there := make(map[release.Digest]bool, len(k.there))
-	for r := range m.Releases() {
-		for leaf := range r.Leaves() {
-			if leaf != (release.Digest{}) && (all || k.there[leaf]) {
-				there[leaf] = true
-			}
-		}
+	switch {
+	case all:
+		k.there, k.since = slices.Collect(m.Releases()), nil
+	case len(k.there) == 0, len(k.since) > 0 && sameNumbers(k.since[len(k.since)-1], m):
+	case len(k.since) == maxManifests:
+		k.Forget()
+	default:
+		k.since = append(k.since, m)
 	}
-	k.there = there
 }
 
 // lately are manifests that were in the directory, and at their end m.
@@ -156,25 +163,18 @@ func (k *Known) collectSince(s Store, before kept) error {
 
 // dropped are the files of zones that only releases have which are not kept any more.
 func (k *Known) dropped(s Store, before kept) map[file]bool {
-	files, origins := map[file]bool{}, map[string]bool{}
-	kept := map[release.Digest]bool{}
+	files, origins, deltas := map[file]bool{}, map[string]bool{}, false
 	for _, r := range before.releases {
 		if slices.ContainsFunc(k.kept.releases, func(o *release.Release) bool { return o.Number == r.Number }) {
 			continue
 		}
-		if len(kept) == 0 {
-			for _, r := range k.kept.releases {
-				for leaf := range r.Leaves() {
-					kept[leaf] = leaf != release.Digest{}
-				}
+		for z := range r.Beside(k.kept.releases...) {
+			if k.spared(z) {
+				continue
 			}
-		}
-		for leaf, zones := range r.Leaves() {
-			for i := 0; i < len(zones) && !kept[leaf]; i++ {
-				origins[zones[i].Origin] = true
-				filesOf(&zones[i], func(f file) { files[f] = true })
-				filesOfEarlier(s, &zones[i], func(f file) { files[f] = true })
-			}
+			origins[z.Origin], deltas = true, deltas || len(z.Deltas) > 0
+			filesOf(z, func(f file) { files[f] = true })
+			filesOfEarlier(s, z, func(f file) { files[f] = true })
 		}
 	}
 	for f := range files {
@@ -186,39 +186,36 @@ func (k *Known) dropped(s Store, before kept) map[file]bool {
 		k.swept = time.Time{}
 		return nil
 	}
+	for i := 0; deltas && i < len(k.kept.releases); i++ { // one that takes lines out may be of several zones
+		for z := range k.kept.releases[i].All() {
+			for _, d := range z.Deltas {
+				delete(files, file{blobFile, d.Blob.SHA256})
+			}
+		}
+	}
 	return files
 }
 
-// spare takes off a list of files those of zones that are kept, and those which ways to such zones and their files of earlier packs name, if
-// they are of these origins: a pack is of one zone. It reports whether these could be read.
+// spared reports whether a zone that is kept has all the files that a zone of its origin may have.
+func (k *Known) spared(z *release.Zone) bool {
+	return slices.ContainsFunc(k.kept.releases, func(r *release.Release) bool {
+		o := r.Zone(z.Origin)
+		return o != nil && o.SHA256 == z.SHA256 && o.Root == z.Root && o.Blob == z.Blob && o.BaseRoot == z.BaseRoot && o.Earlier == z.Earlier && slices.Equal(o.Packs, z.Packs) && slices.Equal(o.Deltas, z.Deltas)
+	})
+}
+
+// spare takes off a list of files of zones of some origins those of zones that are kept, and those which ways to such zones and their files of
+// earlier packs name. A text, and what leads to it, is of one origin. It reports whether these could be read.
 func (k *Known) spare(s Store, files map[file]bool, origins map[string]bool) (all bool) {
-	if len(files) == 0 {
-		return true
-	}
 	all = true
-	var begin [1 << 16]bool // how digests on the list begin: a map is asked for these only
-	at := func(d release.Digest) int { return int(d[0])<<8 | int(d[1]) }
-	for f := range files {
-		begin[at(f.digest)] = true
-	}
-	seen := map[release.Digest]bool{}
 	for _, r := range k.kept.releases {
-		for leaf, zones := range r.Leaves() {
-			if seen[leaf] {
-				continue
-			}
-			seen[leaf] = leaf != release.Digest{}
-			for i := range zones {
-				filesOf(&zones[i], func(f file) {
-					if begin[at(f.digest)] {
-						delete(files, f)
-					}
-				})
-			}
-		}
 		for origin := range origins {
 			z := r.Zone(origin)
-			if z == nil || z.Root == (release.Digest{}) {
+			if z == nil {
+				continue
+			}
+			filesOf(z, func(f file) { delete(files, f) })
+			if z.Root == (release.Digest{}) {
 				continue
 			}
 			filesOfWay(s, wayName(z.Root), func(f file) { delete(files, f) })

@@ -35,7 +35,7 @@ func (h *host) manyZones(n int, serial uint32) []release.Zone {
 
 // withNext stages a release of which every so-manieth zone is another than in the current one.
 func (h *host) withNext(number uint64, every int) []release.Zone {
-	zones := slices.Clone(h.m.Current.Zones)
+	zones := h.m.Current.List()
 	for i := every / 2; i < len(zones); i += every {
 		was := zones[i].Origin
 		zones[i] = h.zone(was, uint32(number), 100)
@@ -124,7 +124,7 @@ func TestTreesAreMirrored(t *testing.T) {
 	h.withNext(2, 1000)
 	fresh := h.put()
 	take(false)
-	if n := server.nodes(); n != len(fresh)-4 || n > 8 || len(verified().Manifest.Next.Zones) != 2000 {
+	if n := server.nodes(); n != len(fresh)-4 || n > 8 || verified().Manifest.Next.Len() != 2000 {
 		t.Fatalf("%d nodes were asked for, %d are new", n, len(fresh)-4)
 	}
 	for _, cold := range []bool{false, true} {
@@ -398,14 +398,17 @@ func TestWhatIsPutWhileFilesAreListedStays(t *testing.T) {
 	}
 }
 
-// TestWhatIsCollectedByWhatIsKnown is what is collected by looking at all that there is, over a random history of releases with packs and zones that
-// share files.
+// TestWhatIsCollectedByWhatIsKnown is what is collected by looking at all that there is, over a random history of releases with packs, deltas that zones
+// share, and zones that have come back to files that they had.
 func TestWhatIsCollectedByWhatIsKnown(t *testing.T) {
 	for seed := range uint64(6) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		h, known := newHost(t), new(Known)
-		count := []int{10, 300}[seed%2]
-		h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(count, 1)}
+		zones := make([]release.Zone, []int{10, 100}[seed%2])
+		for i := range zones {
+			zones[i] = h.zone(fmt.Sprintf("z%06d.example.", i), 1, 100)
+		}
+		h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones}
 		h.put()
 		for number := uint64(2); number < 14; number++ {
 			view, mem, err := release.Restore(h.mem, h.dir)
@@ -418,9 +421,12 @@ func TestWhatIsCollectedByWhatIsKnown(t *testing.T) {
 				t.Fatalf("seed %d, release %d: %v were left, %v are needed", seed, number, there, left)
 			}
 			for k := range h.m.Releases() {
-				for _, z := range k.Zones {
+				for z := range k.All() {
 					for _, p := range z.Packs {
 						check(t, h.dir.CheckBlob(p.Blob))
+					}
+					for _, d := range z.Deltas {
+						check(t, h.dir.CheckBlob(d.Blob))
 					}
 					check(t, h.dir.CheckBlob(z.Blob))
 				}
@@ -440,7 +446,7 @@ func TestWhatIsCollectedByWhatIsKnown(t *testing.T) {
 
 // change stages a release in which a few zones have changed, have come and have gone; some by packs.
 func (h *host) change(r *rand.Rand, number uint64) {
-	zones := slices.Clone(h.m.Current.Zones)
+	zones := h.m.Current.List()
 	if i := r.IntN(len(zones)); len(zones) > 5 {
 		zones = slices.Delete(zones, i, i+1)
 	}
@@ -448,10 +454,14 @@ func (h *host) change(r *rand.Rand, number uint64) {
 		was := zones[i]
 		zones[i] = h.zone(was.Origin, uint32(number), 200*r.IntN(3)+100)
 		if from := release.DigestOf(fmt.Append(nil, number)); r.IntN(2) == 0 && !slices.ContainsFunc(was.Packs, func(p release.Pack) bool { return p.From == from }) {
-			c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, "p"); return err })
+			c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, was.Origin+"p"); return err })
 			check(h.t, err)
 			zones[i].Root = release.DigestOf(fmt.Append(nil, number, i))
 			zones[i].Packs = append(slices.Clone(was.Packs[max(0, len(was.Packs)-3):]), release.Pack{From: from, Length: c.Length, Blob: c.Blob})
+		} else if r.IntN(2) == 0 {
+			c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, deltaHead+"-1\n=1\n"); return err })
+			check(h.t, err)
+			zones[i].Deltas = []release.Delta{{From: was.SHA256, Blob: c.Blob}}
 		}
 		if r.IntN(3) == 0 {
 			zones[r.IntN(len(zones))].Serial++ // one that shares its files
@@ -573,7 +583,7 @@ func TestATreeKilledAtAnyStepLeavesOldOrNewAndCanBeRepeated(t *testing.T) {
 	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(70, 1)}
 	h.put()
 	check(t, mirrorJob(first.Path(), h.dir.Path()))
-	zones := slices.Clone(h.m.Current.Zones)
+	zones := h.m.Current.List()
 	zones[30].Serial++
 	h.m.Current = &release.Release{Number: 2, Switchover: testNow, Zones: zones}
 	h.put()

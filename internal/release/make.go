@@ -72,7 +72,11 @@ func publish(prev Memory, last Versions, m Manifest, by Signers, ends Expiries) 
 	if prev.chain != nil {
 		older = prev.chain.parsed.read.trees()
 	}
-	manifest, nodes, err := m.encode(older)
+	manifest, m, err := m.encode(older)
+	var nodes []File
+	if err == nil {
+		nodes, err = m.fresh(older)
+	}
 	if err != nil {
 		return nil, Memory{}, fmt.Errorf("manifest: %w", err)
 	}

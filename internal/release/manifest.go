@@ -76,10 +76,12 @@ type Release struct {
 	Committed bool      `json:"committed,omitempty"` // the switchover is made, and never taken back
 	Presumed  bool      `json:"presumed,omitempty"`  // nobody is known to have taken the commit, and it is to count as taken: no member finds it void any more
 	Without   []string  `json:"without,omitempty"`   // members that it does not wait for, sorted: they follow when it is current
-	Zones     []Zone    `json:"zones,omitzero"`      // by origin in byte order, each once; a list that is in a manifest is not changed any more
-	Override  *Override `json:"override,omitempty"`  // if checks had errors against zones of it
+	// Zones are by origin in byte order, each once. They are nil where they are in a tree, as those of a large release are that was read or
+	// published; Len, All and Zone are of both. A list that is in a manifest is not changed any more.
+	Zones    []Zone    `json:"zones,omitzero"`
+	Override *Override `json:"override,omitempty"` // if checks had errors against zones of it
 
-	tree *tree // of Zones, if they have one; see grown
+	tree *tree // of the zones, if Zones is nil; see grown
 }
 
 // Zone is one zone of a release.
@@ -183,11 +185,41 @@ func (r *Release) Zone(origin string) *Zone {
 	if r == nil {
 		return nil
 	}
-	i, ok := slices.BinarySearchFunc(r.Zones, origin, func(z Zone, origin string) int { return strings.Compare(z.Origin, origin) })
+	if t := r.grown(); t != nil {
+		return t.zone(origin)
+	}
+	return zoneIn(r.Zones, origin)
+}
+
+func zoneIn(zones []Zone, origin string) *Zone {
+	i, ok := slices.BinarySearchFunc(zones, origin, func(z Zone, origin string) int { return strings.Compare(z.Origin, origin) })
 	if !ok {
 		return nil
 	}
-	return &r.Zones[i]
+	return &zones[i]
+}
+
+// Len is how many zones the release has, which may be nil.
+func (r *Release) Len() int {
+	if r == nil {
+		return 0
+	}
+	if t := r.grown(); t != nil {
+		return t.ref.Zones
+	}
+	return len(r.Zones)
+}
+
+// All yields the zones in their order. They are not to be changed.
+func (r *Release) All() iter.Seq[*Zone] { return r.Beside() }
+
+// List is a copy of all zones in their order.
+func (r *Release) List() []Zone {
+	all := make([]Zone, 0, r.Len())
+	for _, part := range r.Leaves() {
+		all = append(all, part...)
+	}
+	return all
 }
 
 // Epsilon is the clock error that members must keep.
@@ -199,17 +231,17 @@ func (m Manifest) Encode() ([]byte, error) {
 	return data, err
 }
 
-// encode is Encode, with the files of nodes that are in none of some older trees.
-func (m Manifest) encode(older []*tree) ([]byte, []File, error) {
-	m, nodes, err := m.plant(older)
+// encode is Encode, with the manifest as it is then: it has its trees, of which older ones may have parts.
+func (m Manifest) encode(older []*tree) ([]byte, Manifest, error) {
+	m, err := m.plant(older)
 	if err == nil {
 		err = m.Validate()
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, m, err
 	}
 	data, err := encodedManifest{m.Format, m.Mesh, m.EpsilonMS, m.Current.encoded(), m.Next.encoded(), m.Members, m.Operators}.line()
-	return data, nodes, err
+	return data, m, err
 }
 
 // encodedManifest is a manifest as it is encoded.

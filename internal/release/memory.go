@@ -250,14 +250,20 @@ func contentDigest(e *encodedRelease) (Digest, error) {
 // wasSeenAs reports whether r has a digest when its zones are in the other form: in a list, as in the formats before ManifestFormat, or in a tree. A
 // release keeps its number when the format goes on.
 func (r *Release) wasSeenAs(digest Digest) bool {
-	other := r.listed()
-	if t := r.grown(); t == nil && len(r.Zones) > inlineZones {
-		t, _, err := grow(r.Zones, nil)
+	var other *encodedRelease
+	switch t := r.grown(); {
+	case t != nil && t.root != nil:
+		list := *r
+		list.Zones = r.List()
+		other = list.listed()
+	case t == nil && len(r.Zones) > inlineZones:
+		t, err := grow(r.Zones, nil)
 		if err != nil {
 			return false
 		}
+		other = r.listed()
 		other.Zones, other.Tree = nil, &t.ref
-	} else if t == nil || t.root == nil {
+	default:
 		return false
 	}
 	d, err := contentDigest(other)

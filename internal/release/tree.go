@@ -65,10 +65,9 @@ func (r treeRef) validate() error {
 
 // tree is the tree of a release's zones. It is never changed, and neither are its zones.
 type tree struct {
-	ref   treeRef
-	root  *node  // nil: only its name is known
-	part  sum    // then: of zones whose files could be read all the same
-	zones []Zone // of all leaves
+	ref  treeRef
+	root *node // nil: only its name is known
+	part sum   // then: of zones whose files could be read all the same
 }
 
 // node is a part of a tree. It is never changed, and shared by trees.
@@ -145,13 +144,12 @@ func begins(level int, origin string, before int) bool {
 	return before == maxBelow || rank(origin) >= leafBits+level*nodeBits
 }
 
-// grown is the tree of r's zones; nil if there is none. It knows a list by where it lies: lists of releases are not changed.
+// grown is the tree of r's zones; nil if they are in a list.
 func (r *Release) grown() *tree {
-	t := r.tree
-	if t == nil || len(t.zones) != len(r.Zones) || len(r.Zones) > 0 && &t.zones[0] != &r.Zones[0] {
+	if r.Zones != nil {
 		return nil
 	}
-	return t
+	return r.tree
 }
 
 // isWhole reports whether the zones of all releases are known, and not only the names of their trees.
@@ -230,81 +228,122 @@ func (t *tree) leaves() (all []*node) {
 	return all
 }
 
-// plant gives the large releases of a manifest in ManifestFormat their trees, and returns the files of nodes that are in none of some older
-// trees. Zones that are in those are known to be valid.
-func (m Manifest) plant(older []*tree) (Manifest, []File, error) {
-	var files []File
-	if m.Format < ManifestFormat {
-		return m, nil, nil
-	}
+// plant gives the large releases of a manifest in ManifestFormat their trees, and those of formats before lists. What is in some older
+// trees is taken from there. Zones that are in those are known to be valid.
+func (m Manifest) plant(older []*tree) (Manifest, error) {
 	for i, r := range []**Release{&m.Current, &m.Next} {
-		if *r == nil || len((*r).Zones) <= inlineZones {
+		if *r == nil {
 			continue
 		}
-		planted := **r
-		if planted.tree = planted.grown(); planted.tree == nil {
-			t, fresh, err := grow(planted.Zones, older)
-			if err != nil {
-				return m, nil, fmt.Errorf("%s: %w", []string{"current", "next"}[i], err)
+		planted, t := **r, (*r).grown()
+		switch {
+		case m.Format < ManifestFormat && t != nil:
+			planted.Zones, planted.tree = planted.List(), nil
+		case m.Format >= ManifestFormat && t == nil && len(planted.Zones) > inlineZones:
+			var err error
+			if t, err = grow(planted.Zones, older); err != nil {
+				return m, fmt.Errorf("%s: %w", []string{"current", "next"}[i], err)
 			}
-			planted.tree, files = t, append(files, fresh...)
+			planted.Zones, planted.tree = nil, t
 		}
-		*r, older = &planted, append(older, planted.tree)
+		if *r = &planted; t != nil && t.root != nil {
+			older = append(older, t)
+		}
 	}
-	return m, files, nil
+	return m, nil
+}
+
+// fresh are the files of the nodes of a manifest's trees that are in none of some older ones.
+func (m Manifest) fresh(older []*tree) (files []File, err error) {
+	for _, t := range m.trees() {
+		for _, n := range t.beside(older) {
+			data, err := n.encode()
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, File{NodeName(n.digest), data})
+		}
+		older = append(older, t)
+	}
+	return files, nil
 }
 
 // grow makes the tree of zones. The last of the older trees is the one that is compared with.
-func grow(zones []Zone, older []*tree) (*tree, []File, error) {
-	if len(zones) > MaxZones {
-		return nil, nil, fmt.Errorf("%d zones, more than %d", len(zones), MaxZones)
-	}
-	g := grower{known: map[Digest]*node{}, roots: map[Digest]bool{}}
+func grow(zones []Zone, older []*tree) (*tree, error) {
 	var last *tree
-	for _, last = range older {
-		last.walk(func(n *node) bool {
-			switch {
-			case n == last.root: // it may have what other nodes may not
-				g.roots[n.digest] = true
-			case n.level > 0: // leaves are compared
-				g.known[n.digest] = n
-			}
-			return true
-		})
+	if len(older) > 0 {
+		last = older[len(older)-1]
 	}
-	level, err := g.leaves(zones, last.leaves())
+	level, err := cut(zones, last.leaves())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	return rise(level, last)
+}
+
+// rise makes a tree of leaves. Nodes of an older tree, which may be nil, are taken over.
+func rise(level []*node, older *tree) (*tree, error) {
+	above := map[*node]*node{} // by the first node below: those of the older tree, but for its root, which may have what other nodes may not
+	older.walk(func(n *node) bool {
+		if n.level > 0 && n != older.root {
+			above[n.nodes[0]] = n
+		}
+		return true
+	})
 	at := 1
 	for ; len(level) > rootNodes && at < maxLevels; at++ {
-		var above []*node
+		var next []*node
 		for from := 0; from < len(level); {
 			to := from + 1
 			for to < len(level) && !begins(at, level[to].first, to-from) {
 				to++
 			}
-			above = append(above, g.node(level[from:to:to], false))
+			below := level[from:to]
+			if n := above[below[0]]; n != nil && slices.Equal(n.nodes, below) {
+				next = append(next, n)
+			} else {
+				next = append(next, newNode(below))
+			}
 			from = to
 		}
-		level = above
+		level = next
 	}
-	root := g.node(level, true)
+	root := newNode(level)
+	if root.count > MaxZones {
+		return nil, fmt.Errorf("%d zones, more than %d", root.count, MaxZones)
+	}
 	if root.bytes > MaxManifestBytes {
-		return nil, nil, fmt.Errorf("the zones take %d bytes, more than %d", root.bytes, MaxManifestBytes)
+		return nil, fmt.Errorf("the zones take %d bytes, more than %d", root.bytes, MaxManifestBytes)
 	}
-	return &tree{ref: treeRef{SHA256: root.digest, Levels: at, Zones: len(zones)}, root: root, zones: zones}, g.files, nil
+	return &tree{ref: treeRef{SHA256: root.digest, Levels: at, Zones: root.count}, root: root}, nil
 }
 
-// grower makes nodes, and the files of those that are new.
-type grower struct {
-	known map[Digest]*node // but for leaves and roots
-	roots map[Digest]bool  // that are known
-	files []File
+// newNode is the node above others.
+func newNode(below []*node) *node {
+	n := &node{level: below[0].level + 1, nodes: slices.Clone(below)}
+	data, err := n.encode()
+	if err != nil {
+		panic(err) // of octets
+	}
+	n.digest, n.bytes = DigestOf(data), len(data)
+	n.settle()
+	return n
 }
 
-// leaves cuts zones into leaves, of which those that were there before are the same.
-func (g *grower) leaves(zones []Zone, before []*node) (leaves []*node, err error) {
+// encode is the node's file.
+func (n *node) encode() ([]byte, error) {
+	if n.level == 0 {
+		return encodeLine(n.zones)
+	}
+	digests := make([]byte, 0, len(n.nodes)*len(Digest{}))
+	for _, b := range n.nodes {
+		digests = append(digests, b.digest[:]...)
+	}
+	return encodeLine(innerNode{digests})
+}
+
+// cut cuts zones into leaves, of which those that were there before are the same.
+func cut(zones []Zone, before []*node) (leaves []*node, err error) {
 	last := ""
 	for i := 0; i < len(zones); {
 		if len(leaves) > 0 && zones[i].Origin <= last {
@@ -316,7 +355,7 @@ func (g *grower) leaves(zones []Zone, before []*node) (leaves []*node, err error
 		var leaf *node
 		if len(before) > 0 && before[0].isLeafOf(zones[i:]) {
 			leaf = before[0]
-		} else if leaf, err = g.leaf(zones[i:]); err != nil {
+		} else if leaf, err = firstLeaf(zones[i:]); err != nil {
 			return nil, err
 		}
 		leaves, last = append(leaves, leaf), leaf.last
@@ -342,49 +381,26 @@ func (n *node) isLeafOf(zones []Zone) bool {
 	return len(zones) == len(n.zones) || begins(0, zones[len(n.zones)].Origin, len(n.zones))
 }
 
-// leaf is the first leaf of zones.
-func (g *grower) leaf(zones []Zone) (*node, error) {
+// firstLeaf is the first leaf of zones.
+func firstLeaf(zones []Zone) (*node, error) {
 	to := 1
 	for to < len(zones) && !begins(0, zones[to].Origin, to) {
 		to++
 	}
-	zones = slices.Clone(zones[:to])
-	if err := validZones(zones); err != nil {
+	n := &node{zones: slices.Clone(zones[:to])}
+	if err := validZones(n.zones); err != nil {
 		return nil, err
 	}
-	data, err := encodeLine(zones)
+	data, err := n.encode()
 	if err == nil && len(data) > MaxNodeBytes {
 		err = fmt.Errorf("zone %q: a leaf of %d bytes, more than %d", zones[0].Origin, len(data), MaxNodeBytes)
 	}
 	if err != nil {
 		return nil, err
 	}
-	n := &node{digest: DigestOf(data), bytes: len(data), zones: zones}
+	n.digest, n.bytes = DigestOf(data), len(data)
 	n.settle()
-	g.files = append(g.files, File{NodeName(n.digest), data})
 	return n, nil
-}
-
-// node is the node above others.
-func (g *grower) node(below []*node, root bool) *node {
-	digests := make([]byte, 0, len(below)*len(Digest{}))
-	for _, b := range below {
-		digests = append(digests, b.digest[:]...)
-	}
-	data, err := encodeLine(innerNode{digests})
-	if err != nil {
-		panic(err) // of octets
-	}
-	digest := DigestOf(data)
-	if n := g.known[digest]; n != nil && !root {
-		return n
-	}
-	n := &node{digest: digest, bytes: len(data), level: below[0].level + 1, nodes: slices.Clone(below)}
-	n.settle()
-	if !root || !g.roots[digest] {
-		g.files = append(g.files, File{NodeName(digest), data})
-	}
-	return n
 }
 
 // innerNode is the encoding of what is no leaf.
@@ -528,7 +544,7 @@ func (m Manifest) load(from *source, older []*tree) (Manifest, error) {
 			return m, err
 		}
 		loaded := **r
-		loaded.tree, loaded.Zones = t, t.zones
+		loaded.tree = t
 		if err := loaded.validateOverride(); err != nil {
 			return m, refuse(NodeName(t.ref.SHA256), Format, "override: %v", err)
 		}
@@ -539,18 +555,12 @@ func (m Manifest) load(from *source, older []*tree) (Manifest, error) {
 
 // load reads a tree of which the name is known.
 func (t *tree) load(from *source, older []*tree) (*tree, error) {
-	l := loader{source: from, known: map[Digest]*node{}}
 	for _, o := range older {
 		if o.ref == t.ref {
 			return o, nil
 		}
-		o.walk(func(n *node) bool {
-			if n != o.root {
-				l.known[n.digest] = n
-			}
-			return true
-		})
 	}
+	l := loader{source: from, older: older, known: map[Digest]*node{}}
 	root, err := l.all(t.ref)
 	if err != nil {
 		return nil, err
@@ -561,9 +571,7 @@ func (t *tree) load(from *source, older []*tree) (*tree, error) {
 	if root.count != t.ref.Zones {
 		return nil, refuse(NodeName(root.digest), Format, "%d zones, the manifest says %d", root.count, t.ref.Zones)
 	}
-	loaded := &tree{ref: t.ref, root: root, zones: make([]Zone, 0, root.count)}
-	loaded.walk(func(n *node) bool { loaded.zones = append(loaded.zones, n.zones...); return true })
-	return loaded, nil
+	return &tree{ref: t.ref, root: root}, nil
 }
 
 // partly sums up those zones of the manifest's trees whose files can be read, where others cannot.
@@ -607,8 +615,9 @@ func (t *tree) readable(from *source) (s sum) {
 // loader reads nodes.
 type loader struct {
 	*source
-	known map[Digest]*node
-	bytes int // that were read
+	older []*tree
+	known map[Digest]*node // that were read, or are in the older trees, as far as the tree may have them
+	bytes int              // that were read
 }
 
 // unlinked is a node that was read, with the names of those below.
@@ -620,6 +629,11 @@ type unlinked struct {
 // all reads what is not known of a tree, level by level from the root, and then judges it from the leaves up.
 func (l *loader) all(ref treeRef) (*node, error) {
 	wanted, levels := []Digest{ref.SHA256}, make([][]unlinked, ref.Levels+1)
+	theirs := frontier{trees: l.older}
+	for level := maxLevels; level >= ref.Levels; level-- {
+		theirs.down(level, nil)
+	}
+	taken := map[Digest]bool{} // from an older tree
 	for level := ref.Levels; level >= 0 && len(wanted) > 0; level-- {
 		if len(wanted) > MaxZones {
 			return nil, refuse(NodeName(ref.SHA256), Format, "more than %d nodes of level %d", MaxZones, level)
@@ -629,10 +643,17 @@ func (l *loader) all(ref treeRef) (*node, error) {
 			return nil, err
 		}
 		levels[level], wanted = read, nil
+		theirs.down(level-1, taken)
+		for _, n := range theirs.nodes {
+			if !theirs.isRoot(n) { // which may have what other nodes may not
+				l.known[n.digest] = n
+			}
+		}
+		clear(taken)
 		seen := map[Digest]bool{}
 		for _, u := range read {
 			for _, d := range u.below {
-				if l.known[d] == nil && !seen[d] {
+				if taken[d] = l.known[d] != nil; !taken[d] && !seen[d] {
 					seen[d], wanted = true, append(wanted, d)
 				}
 			}

@@ -3,7 +3,6 @@ package meshsync
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -156,7 +155,7 @@ func benchmarkTenOf(b *testing.B, n int) {
 	number, used := uint64(1), time.Duration(0)
 	for b.Loop() {
 		number++
-		zones, fresh := slices.Clone(w.view.Manifest.Latest().Zones), text(int(number))
+		zones, fresh := w.view.Manifest.Latest().List(), text(int(number))
 		for i := n / 20; i < n; i += n / 10 {
 			fresh.Origin = zones[i].Origin
 			zones[i] = fresh
@@ -172,7 +171,9 @@ func benchmarkTenOf(b *testing.B, n int) {
 		used += spent(b)
 		h.manifest.Current.Switchover = h.manifest.Current.Switchover.Add(time.Second)
 		h.manifest.Next = nil
-		h.manifest.Current = &release.Release{Number: number, Zones: w.view.Manifest.Next.Zones, Switchover: h.manifest.Current.Switchover}
+		current := w.view.Manifest.Next.Withdrawn()
+		current.Switchover = h.manifest.Current.Switchover
+		h.manifest.Current = &current
 		h.publish()
 		used -= spent(b)
 		w.look()

@@ -102,7 +102,7 @@ func (c *imageCache) update(depot *depot.Dir, is *compiled, others known) {
 	}
 	for s, z := range is.large(c.from) {
 		name := cacheName(s.Content())
-		if stands[name] = c.before(depot, s, z, there); stands[name] != "" {
+		if stands[name] = c.before(depot, *s, z, there); stands[name] != "" {
 			continue
 		}
 		stands[name] = name

@@ -95,7 +95,7 @@ func compile(ctx context.Context, repository string, r release.Release, known kn
 	for i, z := range c.made {
 		if z == nil {
 			todo = append(todo, i)
-			shared -= r.Zones[i].Length
+			shared -= c.signed[i].Length
 		}
 	}
 	busy.octets.Add(shared)
@@ -136,7 +136,7 @@ func (w *compiler) all(c *compiled, todo []int) error {
 			}
 			for n := next.Add(1) - 1; n < int64(len(todo)) && !failed.Load(); n = next.Add(1) - 1 {
 				i := todo[n]
-				if c.made[i], errs[n] = w.zone(c.signed[i]); errs[n] != nil {
+				if c.made[i], errs[n] = w.zone(*c.signed[i]); errs[n] != nil {
 					failed.Store(true)
 				}
 				w.busy.zones.Add(1)

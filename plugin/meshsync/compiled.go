@@ -20,9 +20,9 @@ type compiled struct {
 
 	fragmented []string // origins of zones that are to be put in order, see compactor
 
-	signed []release.Zone // of the release
-	made   []*zone.Zone   // of these; nil where none could be made
-	parts  []part         // of both, in their order
+	signed []*release.Zone // of the release; not to be changed
+	made   []*zone.Zone    // of these; nil where none could be made
+	parts  []part          // of both, in their order
 }
 
 // part are zones that are signed together.
@@ -36,13 +36,15 @@ type part struct {
 
 // newCompiled is a release of which nothing was made yet.
 func newCompiled(r *release.Release) *compiled {
-	c := &compiled{signed: r.Zones, made: make([]*zone.Zone, len(r.Zones)), list: make([]status.Zone, len(r.Zones))}
-	at := 0
+	n := r.Len()
+	c := &compiled{signed: make([]*release.Zone, 0, n), made: make([]*zone.Zone, n), list: make([]status.Zone, n)}
 	for leaf, zones := range r.Leaves() {
 		if len(zones) > 0 {
-			c.parts = append(c.parts, part{leaf: leaf, at: at, n: len(zones)})
+			c.parts = append(c.parts, part{leaf: leaf, at: len(c.signed), n: len(zones)})
 		}
-		at += len(zones)
+		for i := range zones {
+			c.signed = append(c.signed, &zones[i])
+		}
 	}
 	return c
 }
@@ -76,7 +78,7 @@ func (c *compiled) share(o *compiled) {
 
 // of is the zone that was made of an origin; nil if none was, yet.
 func (c *compiled) of(origin string) *zone.Zone {
-	i, found := slices.BinarySearchFunc(c.signed, origin, func(z release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
+	i, found := slices.BinarySearchFunc(c.signed, origin, func(z *release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
 	if !found {
 		return nil
 	}
@@ -136,8 +138,8 @@ func (c *compiled) byContent() map[release.Digest]*zone.Zone {
 }
 
 // large are the zones that are kept compiled, or would be, with what was signed of them.
-func (c *compiled) large(from int) iter.Seq2[release.Zone, *zone.Zone] {
-	return func(yield func(release.Zone, *zone.Zone) bool) {
+func (c *compiled) large(from int) iter.Seq2[*release.Zone, *zone.Zone] {
+	return func(yield func(*release.Zone, *zone.Zone) bool) {
 		for _, p := range c.parts {
 			for i := p.at; i < p.at+p.n && p.large; i++ {
 				if c.made[i].ImageSize() >= from && !yield(c.signed[i], c.made[i]) {
@@ -160,7 +162,7 @@ func (k known) zone(signed release.Zone) *zone.Zone {
 		return z
 	}
 	for _, c := range k.releases {
-		i, found := slices.BinarySearchFunc(c.signed, signed.Origin, func(z release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
+		i, found := slices.BinarySearchFunc(c.signed, signed.Origin, func(z *release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
 		if found && c.signed[i].Content() == signed.Content() {
 			return c.made[i]
 		}

@@ -54,7 +54,7 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 		}
 		ctx, s.cancel = context.WithCancel(ctx)
 		now := time.Now()
-		busy := &compiling{number: number, began: now, beside: f.serving != 0, of: len(r.Zones), ofAll: r.Octets()}
+		busy := &compiling{number: number, began: now, beside: f.serving != 0, of: r.Len(), ofAll: r.Octets()}
 		s.busy, s.told = busy, now
 		known, before := f.known(), f.before(number)
 		f.running.Go(func() {

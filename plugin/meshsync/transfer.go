@@ -24,8 +24,17 @@ const (
 // since is the history of a release that follows another.
 func (c *compiled) since(before *compiled) history {
 	h := history{}
+	for origin, chain := range before.history {
+		if c.of(origin) != nil {
+			h[origin] = chain
+		}
+	}
 	at := 0
 	for i, z := range c.made {
+		if at < len(before.signed) && before.signed[at] == c.signed[i] && before.made[at] == z { // in a part that both have
+			at++
+			continue
+		}
 		origin := c.signed[i].Origin
 		for at < len(before.signed) && before.signed[at].Origin < origin {
 			at++
@@ -33,12 +42,10 @@ func (c *compiled) since(before *compiled) history {
 		if at == len(before.signed) || before.signed[at].Origin != origin {
 			continue
 		}
-		chain := before.history[origin]
 		if old := before.made[at]; old != z && (old.Serial() != z.Serial() || old.Root() != z.Root()) {
-			chain = extend(chain, old, z)
-		}
-		if len(chain) > 0 {
-			h[origin] = chain
+			if h[origin] = extend(before.history[origin], old, z); len(h[origin]) == 0 {
+				delete(h, origin)
+			}
 		}
 	}
 	return h

@@ -335,7 +335,7 @@ func TestAHistoryStaysWhenAnotherZoneChanges(t *testing.T) {
 			if z == nil {
 				t.Fatal(found)
 			}
-			c.signed, c.made = append(c.signed, release.Zone{Origin: origin, Serial: z.Serial()}), append(c.made, z)
+			c.signed, c.made = append(c.signed, &release.Zone{Origin: origin, Serial: z.Serial()}), append(c.made, z)
 		}
 		return c
 	}

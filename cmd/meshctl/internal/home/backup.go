@@ -175,7 +175,7 @@ type entry struct {
 
 // look lists the home, and reads what publications change, while none goes on.
 func (a *archive) look(h *Home) error {
-	s, err := openForWriting(a.ctx, h.dir)
+	s, err := h.openForWriting(a.ctx)
 	if err != nil {
 		return err
 	}
@@ -185,10 +185,10 @@ func (a *archive) look(h *Home) error {
 		a.made.Shared = !here
 		texts := map[string]bool{}
 		for r := range view.Manifest.Releases() {
-			for _, z := range r.Zones {
+			for z := range r.All() {
 				packs := z.Packs
 				if here { // a list that cannot be read: nothing that it may name is removed meanwhile
-					earlier, _ := depot.ReadEarlier(s.repo, z)
+					earlier, _ := depot.ReadEarlier(s.repo, *z)
 					packs = slices.Concat(packs, earlier)
 				}
 				for _, b := range append([]release.Blob{z.Blob, z.Earlier}, blobsOf(packs)...) {

@@ -43,7 +43,7 @@ func (h *Home) Create(ctx context.Context, o NewMesh, random io.Reader, prepare 
 	if err := makeRepository(ctx, h.dir, o.Bucket); err != nil {
 		return nil, err
 	}
-	s, err := openForWriting(ctx, h.dir)
+	s, err := h.openForWriting(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ type Home struct {
 	clock Clock
 
 	guard sync.Mutex
+	swept time.Time // when what killed writers have left was removed; zero: it was not
 	tag   depot.Tag // of the state that was read or written last; "" if none was
 	state State     // that state: "meshctl serve" looks every few seconds, and 100,000 zones take seconds to read
 
@@ -174,7 +175,7 @@ func (h *Home) Begin(ctx context.Context) (*Writer, error) {
 // BeginLease is Begin for who publishes leases, and is content with that where a file of the repository is damaged which names zones: the view
 // is then without them, and whatever else is to be published is an error of release.OfZones.
 func (h *Home) BeginLease(ctx context.Context) (*Writer, error) {
-	s, err := openForWriting(ctx, h.dir)
+	s, err := h.openForWriting(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -135,7 +135,7 @@ func TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas(t *testing.T) {
 			}
 			made := hometest.MustRelease(t, dir, hometest.At(hometest.Start.Add(2*time.Hour)), 3, releasing.Options{Keep: true})
 			view := member.Verify() // refuses a number that it has seen with other content
-			if view.Manifest.Next == nil || view.Manifest.Next.Number != made.Release.Number || view.Manifest.Next.Zones[0].Serial != 3 {
+			if view.Manifest.Next == nil || view.Manifest.Next.Number != made.Release.Number || view.Manifest.Next.List()[0].Serial != 3 {
 				t.Fatalf("%s, step %d: next is %+v", job, n, view.Manifest.Next)
 			}
 			if done {

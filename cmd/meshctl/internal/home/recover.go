@@ -46,7 +46,7 @@ func (w *Writer) newerZones(ctx context.Context, before, now *release.Release) (
 	if now == nil {
 		return nil, nil
 	}
-	for _, z := range now.Zones {
+	for z := range now.All() {
 		n := NewerZone{Origin: z.Origin, Serial: z.Serial, Text: release.BlobName(z.Blob.SHA256)}
 		if before != nil {
 			if had := before.Zone(z.Origin); had != nil {
@@ -57,7 +57,7 @@ func (w *Writer) newerZones(ctx context.Context, before, now *release.Release) (
 			continue
 		}
 		if !z.Whole() {
-			if n.Text, err = w.writeText(ctx, z); err != nil {
+			if n.Text, err = w.writeText(ctx, *z); err != nil {
 				return nil, err
 			}
 		}
@@ -94,7 +94,7 @@ func (w *Writer) writeText(ctx context.Context, z release.Zone) (string, error) 
 // Which leases left here since the backup cannot be known. None lasts longer than a lease from now on, or than longest if
 // that is more (one of meshctl lease --for): that is promised, so that nothing that must wait for the old leases comes early.
 func (h *Home) Recover(ctx context.Context, copies []string, longest time.Duration) (Recovered, error) {
-	s, err := openForWriting(ctx, h.dir)
+	s, err := h.openForWriting(ctx)
 	if err != nil {
 		return Recovered{}, err
 	}
@@ -270,8 +270,8 @@ func (w *Writer) takeOver(ctx context.Context, f found) error {
 		}
 	}
 	for r := range f.view.Manifest.Releases() {
-		for _, z := range r.Zones {
-			if err := w.takeZone(ctx, from, z); err != nil {
+		for z := range r.All() {
+			if err := w.takeZone(ctx, from, *z); err != nil {
 				return err
 			}
 		}

@@ -76,10 +76,31 @@ func openForWriting(ctx context.Context, home string) (storage, error) {
 			return storage{}, err
 		}
 	}
+	return s, nil
+}
+
+// sweepEvery is how often a process looks for what writers that were killed have left: there are as many files as zones.
+const sweepEvery = time.Hour
+
+// openForWriting opens the home for writing, and removes what writers that were killed have left, unless that was done lately.
+func (h *Home) openForWriting(ctx context.Context) (storage, error) {
+	s, err := openForWriting(ctx, h.dir)
+	if err != nil {
+		return s, err
+	}
+	h.guard.Lock()
+	due := h.swept.IsZero() || time.Since(h.swept) >= sweepEvery
+	h.guard.Unlock()
+	if !due {
+		return s, nil
+	}
 	if err := errors.Join(s.repo.Sweep(), s.records.Sweep()); err != nil {
 		s.close()
 		return storage{}, err
 	}
+	h.guard.Lock()
+	defer h.guard.Unlock()
+	h.swept = time.Now()
 	return s, nil
 }
 

@@ -186,7 +186,7 @@ func ManyZones(t testing.TB, dir string, clock home.Clock) *releasing.Made {
 	defer w.Close()
 	made, found, err := releasing.Make(t.Context(), w, sources, releasing.Options{Now: true})
 	Check(t, err)
-	if made == nil || len(w.View().Manifest.Current.Zones) != len(sources) {
+	if made == nil || w.View().Manifest.Current.Len() != len(sources) {
 		t.Fatalf("no release of many zones: %v", found)
 	}
 	return made
@@ -242,9 +242,9 @@ func (n *Node) Verify() release.View {
 	Check(n.t, err)
 	n.mem = mem
 	for r := range view.Manifest.Releases() {
-		for _, z := range r.Zones {
+		for z := range r.All() {
 			Check(n.t, repo.CheckBlob(z.Blob))
-			earlier, err := depot.ReadEarlier(repo, z)
+			earlier, err := depot.ReadEarlier(repo, *z)
 			Check(n.t, err)
 			chain, err := z.Chain(earlier)
 			Check(n.t, err)

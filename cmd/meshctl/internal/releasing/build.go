@@ -11,10 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -51,14 +49,14 @@ type Options struct {
 
 // Made is a release that was published, and what changed in it against the one before.
 type Made struct {
-	Release                         release.Release
-	Current                         bool // it is current already, not staged
-	Replaced                        uint64
-	Added, Changed, Same, Withdrawn []string
-	Held                            []history.Held    // zones that stay as they were, or away, because of findings
-	Override                        *release.Override // by whose word it is as it is; nil: nobody's
-	Request                         string            // file that a second person may sign so that they go all the same; "" if that cannot be
-	Changes                         []history.ZoneChange
+	Release                   release.Release
+	Current                   bool // it is current already, not staged
+	Replaced                  uint64
+	Added, Changed, Withdrawn []string
+	Held                      []history.Held    // zones that stay as they were, or away, because of findings
+	Override                  *release.Override // by whose word it is as it is; nil: nobody's
+	Request                   string            // file that a second person may sign so that they go all the same; "" if that cannot be
+	Changes                   []history.ZoneChange
 }
 
 // BlockedError says that nothing was published because of findings, and where there is what a second person may sign so
@@ -84,15 +82,18 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 		return nil, found, err
 	}
 	m := w.View().Manifest
-	v, more := judgeRelease(candidates, m, policy, o)
-	found = append(found, more...)
+	v, more, err := judgeRelease(candidates, m, policy, o)
+	if found = append(found, more...); err != nil {
+		return nil, found, err
+	}
 	request, err := ask(w, v)
 	if err != nil || v.stop {
 		return nil, found, cmp.Or[error](err, &BlockedError{request})
 	}
-	boundRoots(v.zones, maxRoots)
-	bound(v.zones)
-	made := &Made{Release: release.Release{Number: w.State().Highest + 1, Zones: v.zones}, Held: v.held, Request: request}
+	made := &Made{Held: v.held, Request: request}
+	if made.Release, err = v.release(w.State().Highest + 1); err != nil {
+		return nil, found, err
+	}
 	made.overridden(v, o.Override)
 	for _, c := range candidates {
 		if z := made.Release.Zone(c.zone.Origin); z != nil && z.Same(&c.zone) {
@@ -131,20 +132,25 @@ func Make(ctx context.Context, w *home.Writer, sources []Source, o Options) (*Ma
 }
 
 // judgeRelease says which zones are in the release, and what it finds against the withdrawal of others.
-func judgeRelease(candidates []candidate, m release.Manifest, policy *zonecheck.Config, o Options) (verdict, []zone.Finding) {
+func judgeRelease(candidates []candidate, m release.Manifest, policy *zonecheck.Config, o Options) (verdict, []zone.Finding, error) {
 	v := decide(candidates, m.Latest(), o.Override)
 	if v.stop && !o.Keep { // what would be in it otherwise is not known
-		return v, nil
+		return v, nil, nil
 	}
 	if o.Keep {
-		v.zones = keepOthers(v.zones, m.Latest())
+		v.base = m.Latest()
 	}
-	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return slices.Contains(o.Withdraw, z.Origin) })
+	v.gone = o.Withdraw
 	hold := o.Unattended && policy.Policy.Hold == zonecheck.HoldZone
-	if found := v.withdraw(m, policy, o.Override, hold); zone.HasErrors(found) || !o.Unattended || len(v.zones) > 0 {
-		return v, found
+	found, err := v.withdraw(m, policy, o.Override, hold)
+	if err != nil {
+		return v, found, err
 	}
-	return v, v.keepLast(m.Latest(), hold)
+	made, err := v.whole(0)
+	if err != nil || zone.HasErrors(found) || !o.Unattended || made.Len() > 0 {
+		return v, found, err
+	}
+	return v, v.keepLast(m.Latest(), hold), nil
 }
 
 // overridden notes by whose word the release is as it is. It is in the manifest too, for all to see, but where it lets zones go: what
@@ -296,7 +302,7 @@ func storeAndJudge(ctx context.Context, w *home.Writer, c *candidate, z *zone.Zo
 	case l != nil:
 		most := release.MaxPacks
 		if large {
-			most = mostNamed(len(m.Latest().Zones))
+			most = mostNamed(m.Latest().Len())
 		}
 		if err = l.name(&c.zone, most, large, w.Repository().PutBlob); err != nil && based {
 			return nil, err
@@ -399,62 +405,34 @@ func copyText(w io.Writer, s Source) error {
 	return nil
 }
 
-// keepOthers adds the zones of a release that are not among zones.
-func keepOthers(zones []release.Zone, from *release.Release) []release.Zone {
-	if from == nil {
-		return zones
-	}
-	all := make([]release.Zone, 0, len(zones)+len(from.Zones))
-	for z, other := range side(zones, from.Zones) {
-		all = append(all, *cmp.Or(z, other))
-	}
-	return all
-}
-
-// side yields the zones of two sorted lists by origin, each beside that of the other list, which is nil if there is none.
-func side(a, b []release.Zone) iter.Seq2[*release.Zone, *release.Zone] {
-	return func(yield func(_, _ *release.Zone) bool) {
-		for i, j := 0, 0; i < len(a) || j < len(b); {
-			order := 0
-			switch {
-			case i == len(a):
-				order = 1
-			case j == len(b):
-				order = -1
-			default:
-				order = strings.Compare(a[i].Origin, b[j].Origin)
-			}
-			var x, y *release.Zone
-			if order <= 0 {
-				x, i = &a[i], i+1
-			}
-			if order >= 0 {
-				y, j = &b[j], j+1
-			}
-			if !yield(x, y) {
-				return
-			}
-		}
-	}
-}
-
-// compare sorts the zones into added, changed, same and withdrawn against the release before, and reports whether all are the same.
+// compare sorts the zones into added, changed and withdrawn against the release before, and reports whether all are the same.
 func (m *Made) compare(before *release.Release) (same bool) {
-	var zones []release.Zone
-	if before != nil {
-		zones = before.Zones
-	}
-	for z, old := range side(m.Release.Zones, zones) {
-		switch {
-		case z == nil:
-			m.Withdrawn = append(m.Withdrawn, old.Origin)
+	for z := range m.Release.Beside(before) {
+		switch old := before.Zone(z.Origin); {
 		case old == nil:
 			m.Added = append(m.Added, z.Origin)
-		case old.Same(z):
-			m.Same = append(m.Same, z.Origin)
-		default:
+		case !old.Same(z):
 			m.Changed = append(m.Changed, z.Origin)
 		}
 	}
+	if before != nil {
+		for old := range before.Beside(&m.Release) {
+			if m.Release.Zone(old.Origin) == nil {
+				m.Withdrawn = append(m.Withdrawn, old.Origin)
+			}
+		}
+	}
 	return len(m.Added)+len(m.Changed)+len(m.Withdrawn) == 0
+}
+
+// Same are the zones that the release before has too.
+func (m *Made) Same() (same []string) {
+	for z := range m.Release.All() {
+		_, added := slices.BinarySearch(m.Added, z.Origin)
+		_, changed := slices.BinarySearch(m.Changed, z.Origin)
+		if !added && !changed {
+			same = append(same, z.Origin)
+		}
+	}
+	return same
 }

@@ -74,12 +74,12 @@ func linesOf(records zone.RRs) []string {
 	return lines
 }
 
-// boundRoots takes the roots off the zones of the smallest texts, and what leads to them, where more than most have one. Those that are
+// boundRoots are the zones of the smallest texts, without roots and what leads to them, where more than most have one. Those that are
 // known by their roots alone had one in a release before, and so are not too many.
-func boundRoots(zones []release.Zone, most int) {
+func boundRoots(r *release.Release, most int) (less []release.Zone) {
 	with := func(least int64) (n int) {
-		for i := range zones {
-			if zones[i].Root != (release.Digest{}) && (zones[i].Blob.Length >= least || !zones[i].Whole()) {
+		for z := range r.All() {
+			if z.Root != (release.Digest{}) && (z.Blob.Length >= least || !z.Whole()) {
 				n++
 			}
 		}
@@ -89,35 +89,44 @@ func boundRoots(zones []release.Zone, most int) {
 	for with(least) > most && least < release.MaxZoneBytes {
 		least *= 2
 	}
-	for i := range zones {
-		if zones[i].Blob.Length < least && zones[i].Whole() {
-			zones[i].Root, zones[i].Packs, zones[i].Earlier = release.Digest{}, nil, release.Blob{}
+	for z := range r.All() {
+		if z.Root != (release.Digest{}) && z.Blob.Length < least && z.Whole() {
+			z := *z
+			z.Root, z.Packs, z.Earlier = release.Digest{}, nil, release.Blob{}
+			less = append(less, z)
 		}
 	}
+	return less
 }
 
-// bound takes the deltas off all but the first zones, and the oldest packs off all zones alike, where there are many; but none off those
-// that are made by them.
-func bound(zones []release.Zone) {
+// bound are the zones that have too much: all but the first with deltas, without them, and where there are many packs all alike without the oldest;
+// but none of those that are made by packs.
+func bound(r *release.Release) (less []release.Zone) {
 	n, withPacks, left := 0, 0, maxDeltaZones
-	for i := range zones {
-		withPacks += min(1, len(zones[i].Packs))
+	for z := range r.All() {
+		withPacks += min(1, len(z.Packs))
 	}
-	for i := range zones {
-		z := &zones[i]
-		if !z.Whole() {
-			left = max(0, left-len(z.Packs))
+	for was := range r.All() {
+		if len(was.Packs) == 0 && len(was.Deltas) == 0 {
 			continue
 		}
+		if !was.Whole() {
+			left = max(0, left-len(was.Packs))
+			continue
+		}
+		z := *was
 		if packs := min(len(z.Packs), max(1, maxDeltaZones/max(1, withPacks)), left); packs < len(z.Packs) {
 			z.Packs, z.Earlier = z.Packs[len(z.Packs)-packs:], release.Blob{}
 		}
 		left -= len(z.Packs)
-		if len(z.Deltas) == 0 {
-			continue
+		if len(z.Deltas) > 0 {
+			if n++; n > maxDeltaZones {
+				z.Deltas = nil
+			}
 		}
-		if n++; n > maxDeltaZones {
-			z.Deltas = nil
+		if len(z.Packs) < len(was.Packs) || len(z.Deltas) < len(was.Deltas) {
+			less = append(less, z)
 		}
 	}
+	return less
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http/httptest"
-	"slices"
 	"testing"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
@@ -127,20 +126,23 @@ func TestPacksLeadFromEachReleaseBefore(t *testing.T) {
 func TestRootsAreOfTheLargestZones(t *testing.T) {
 	var zones []release.Zone
 	for i := range 100 {
-		zones = append(zones, release.Zone{Root: release.Digest{1}, Blob: release.Blob{Length: int64(i) << 10}, Packs: []release.Pack{{}}})
+		zones = append(zones, release.Zone{Origin: fmt.Sprintf("z%02d.", i), Root: release.Digest{1}, Blob: release.Blob{Length: int64(i) << 10}, Packs: []release.Pack{{}}})
 	}
-	releasing.BoundRoots(zones, 100)
+	bounded := func(zones []release.Zone, most int) []release.Zone {
+		was := &release.Release{Zones: zones}
+		is, err := was.With(1, releasing.BoundRoots(was, most), nil)
+		hometest.Check(t, err)
+		return is.Zones
+	}
 	for most, least := range map[int]int{100: 4, 96: 4, 95: 8, 68: 32, 36: 64, 10: 128} { // KiB
-		zones := slices.Clone(zones)
-		releasing.BoundRoots(zones, most)
-		for i, z := range zones {
+		for i, z := range bounded(zones, most) {
 			if want := i >= least; (z.Root != release.Digest{}) != want || (len(z.Packs) > 0) != want {
 				t.Errorf("%d of 100: the zone of %d KiB has root %s", most, i, z.Root)
 			}
 		}
 	}
-	led := []release.Zone{{Root: release.Digest{1}, BaseRoot: release.Digest{2}, Blob: release.Blob{Length: 5 << 10}}, {Root: release.Digest{3}, Blob: release.Blob{Length: 6 << 10}}}
-	releasing.BoundRoots(led, 1)
+	led := bounded([]release.Zone{{Origin: "a.", Root: release.Digest{1}, BaseRoot: release.Digest{2}, Blob: release.Blob{Length: 5 << 10}},
+		{Origin: "b.", Root: release.Digest{3}, Blob: release.Blob{Length: 6 << 10}}}, 1)
 	if led[0].Root == (release.Digest{}) || led[1].Root != (release.Digest{}) {
 		t.Errorf("%+v: the one that is known by its root alone has none, or the other has", led)
 	}

@@ -173,19 +173,25 @@ func (l *Lately) take() {
 
 // Keep takes in the large zones of what was just made, and lets go of those that no release has any more.
 func (l *Lately) Keep(sources []Source, m release.Manifest) {
-	contents, origins := map[release.Digest]bool{}, map[string]bool{}
-	for r := range m.Releases() {
-		for i := range r.Zones {
-			contents[r.Zones[i].Content()], origins[r.Zones[i].Origin] = true, true
+	has := func(origin string, is func(*release.Zone) bool) bool {
+		for r := range m.Releases() {
+			if z := r.Zone(origin); z != nil && is(z) {
+				return true
+			}
 		}
+		return false
 	}
 	for _, s := range sources {
 		if s.Zone != nil {
 			l.zones[s.Content] = s.Zone
 		}
 	}
-	maps.DeleteFunc(l.zones, func(content release.Digest, _ *zone.Zone) bool { return !contents[content] })
-	maps.DeleteFunc(l.memos, func(origin string, _ *zonecheck.Memo) bool { return !origins[origin] })
+	maps.DeleteFunc(l.zones, func(content release.Digest, made *zone.Zone) bool {
+		return !has(made.Origin(), func(z *release.Zone) bool { return z.Content() == content })
+	})
+	maps.DeleteFunc(l.memos, func(origin string, _ *zonecheck.Memo) bool {
+		return !has(origin, func(*release.Zone) bool { return true })
+	})
 	for origin := range l.due { // what is answered is on the way to all that is released after it
 		if z := m.Current.Zone(origin); z != nil && l.zones[z.Content()] != nil {
 			l.due[origin] = l.zones[z.Content()]

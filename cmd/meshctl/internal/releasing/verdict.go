@@ -12,7 +12,9 @@ import (
 
 // verdict is what becomes of the candidates.
 type verdict struct {
+	base       *release.Release // of which all is in the release but for what follows; nil: nothing
 	zones      []release.Zone
+	gone       []string             // origins of zones that are not in it
 	held       []history.Held       // zones whose last good data stays
 	overridden []release.Overridden // zones that go out by a second person's word
 	blocked    []release.Overridden // zones that could, with one, whether they hold back the release or themselves
@@ -54,18 +56,44 @@ func (v *verdict) sort() {
 	slices.SortFunc(v.zones, func(a, b release.Zone) int { return strings.Compare(a.Origin, b.Origin) })
 }
 
+// whole is the release that comes of it, with a number.
+func (v *verdict) whole(number uint64) (release.Release, error) {
+	return v.base.With(number, v.zones, v.gone)
+}
+
+// release is whole, bounded.
+func (v *verdict) release(number uint64) (release.Release, error) {
+	r, err := v.whole(number)
+	if err != nil {
+		return r, err
+	}
+	if less := boundRoots(&r, maxRoots); len(less) > 0 {
+		if r, err = r.With(number, less, nil); err != nil {
+			return r, err
+		}
+	}
+	if less := bound(&r); len(less) > 0 {
+		r, err = r.With(number, less, nil)
+	}
+	return r, err
+}
+
 // withdraw says of the zones that are answered now and would not be in the release whether they go: no more than the policy allows
 // do, but by a second person's word. What does not go stays in the release, if hold is set; otherwise it holds back all. Zones that
 // the latest release lacks already were judged with it, and count.
-func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *release.Override, hold bool) []zone.Finding {
+func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *release.Override, hold bool) ([]zone.Finding, error) {
 	if m.Current == nil {
-		return nil
+		return nil, nil
+	}
+	made, err := v.whole(0)
+	if err != nil {
+		return nil, err
 	}
 	others, latest := 0, m.Latest()
 	var all, stay []string
 	var signed, unsigned []release.Overridden
-	for is, z := range side(v.zones, m.Current.Zones) {
-		if is != nil {
+	for z := range m.Current.Beside(&made) {
+		if made.Zone(z.Origin) != nil {
 			continue
 		}
 		if latest.Zone(z.Origin) == nil {
@@ -80,21 +108,27 @@ func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *rele
 			stay, unsigned = append(stay, z.Origin), append(unsigned, bad)
 		}
 	}
-	found := policy.Withdraw(all, others, len(m.Current.Zones))
+	found := policy.Withdraw(all, others, m.Current.Len())
 	if !zone.HasErrors(found) {
-		return found
+		return found, nil
 	}
 	v.overridden = append(v.overridden, signed...)
-	if found = policy.Withdraw(stay, others, len(m.Current.Zones)); zone.HasErrors(found) {
+	if found = policy.Withdraw(stay, others, m.Current.Len()); zone.HasErrors(found) {
 		v.blocked = append(v.blocked, unsigned...)
 		v.stop = v.stop || !hold
 		for _, origin := range stay {
-			last := latest.Zone(origin)
-			v.zones, v.held = append(v.zones, *last), append(v.held, history.Held{Origin: origin, Serial: last.Serial, Withdrawn: true})
+			v.keep(latest.Zone(origin))
 		}
 	}
 	v.sort()
-	return found
+	return found, nil
+}
+
+// keep keeps a zone of the latest release that would not be in this one.
+func (v *verdict) keep(last *release.Zone) {
+	v.gone = slices.DeleteFunc(slices.Clone(v.gone), func(origin string) bool { return origin == last.Origin })
+	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return z.Origin == last.Origin })
+	v.zones, v.held = append(v.zones, *last), append(v.held, history.Held{Origin: last.Origin, Serial: last.Serial, Withdrawn: true})
 }
 
 // keepLast keeps the zones of the latest release, since none would be left (FAIL-4), whatever the policy allows: nobody would be
@@ -103,11 +137,12 @@ func (v *verdict) keepLast(latest *release.Release, hold bool) (found []zone.Fin
 	if latest == nil {
 		return nil
 	}
-	for _, z := range latest.Zones {
-		v.zones, v.held = append(v.zones, z), append(v.held, history.Held{Origin: z.Origin, Serial: z.Serial, Withdrawn: true})
+	for z := range latest.All() {
+		v.keep(z)
 		found = append(found, zone.Finding{Zone: z.Origin, Owner: z.Origin, Rule: zonecheck.WithdrawnRule, Severity: zone.Error,
 			Detail: "no zone would be left: meshctl serve makes no such release, and if it is meant: meshctl release --withdraw " + z.Origin})
 	}
+	v.sort()
 	v.stop = v.stop || !hold && len(found) > 0
 	return found
 }

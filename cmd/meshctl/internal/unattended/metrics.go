@@ -89,7 +89,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(membersDesc, float64(len(view.Manifest.Members)))
 	if latest := view.Manifest.Latest(); latest != nil {
-		gauge(zonesDesc, float64(len(latest.Zones)))
+		gauge(zonesDesc, float64(latest.Len()))
 	}
 	alarms := map[string]int{}
 	for _, a := range m.server.alarms(p) {

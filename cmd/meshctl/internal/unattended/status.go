@@ -253,7 +253,7 @@ func releaseStatus(r *release.Release) *ReleaseStatus {
 		return nil
 	}
 	s := &ReleaseStatus{Number: r.Number, Switchover: r.Switchover, Committed: r.Committed, Without: r.Without, Zones: []status.Zone{}}
-	for _, z := range r.Zones {
+	for z := range r.All() {
 		s.Zones = append(s.Zones, status.Zone{Origin: z.Origin, Serial: z.Serial})
 	}
 	return s
