@@ -178,6 +178,7 @@ func TestMain(m *testing.M) {
 }
 
 var crashJobs = map[string]func(dir, from string) error{
+	"serve": serveJob,
 	"write": func(dir, from string) error {
 		return WriteFile(dir, "floor", bytes.Repeat([]byte("new"), 1000), 0o600)
 	},
