@@ -256,6 +256,13 @@ func TestMetricNames(t *testing.T) {
 		if !strings.Contains(readme, "`"+f.GetName()) {
 			t.Errorf("%s is not in README.md", f.GetName())
 		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() != "server" && !strings.Contains(readme, "`"+l.GetValue()+"`") {
+					t.Errorf("%s: %s %q is not in README.md", f.GetName(), l.GetName(), l.GetValue())
+				}
+			}
+		}
 	}
 	if seen != 12 {
 		t.Errorf("%d metrics", seen)
