@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -177,6 +178,110 @@ func TestTheDepotStaysWithinItsRoom(t *testing.T) {
 	}
 }
 
+// gated serves a repository, and blobs when as many have been asked for as may be at once.
+type gated struct {
+	*httptest.Server
+	t             testing.TB
+	mu            sync.Mutex
+	asked         []string // blobs
+	waiting, most int
+	gate          chan struct{}
+}
+
+func newGated(h *host) *gated {
+	g := &gated{t: h.t, gate: make(chan struct{})}
+	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Path, "/")
+		if !strings.HasPrefix(name, blobDir) || g.wait(r, name) {
+			h.dir.Handler().ServeHTTP(w, r)
+		}
+	}))
+	h.t.Cleanup(g.Close)
+	return g
+}
+
+// wait reports whether so many have been asked for.
+func (g *gated) wait(r *http.Request, name string) bool {
+	g.mu.Lock()
+	g.asked = append(g.asked, name)
+	g.waiting++
+	g.most = max(g.most, g.waiting)
+	gate := g.gate
+	if g.waiting == atOnce {
+		close(gate)
+		g.gate, g.waiting = make(chan struct{}), 0
+	}
+	g.mu.Unlock()
+	select {
+	case <-gate:
+		return true
+	case <-r.Context().Done():
+	case <-time.After(10 * time.Second):
+		g.t.Error("too few are asked for at once")
+	}
+	return false
+}
+
+// again begins anew.
+func (g *gated) again() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked, g.waiting = nil, 0
+}
+
+// TestSmallZonesAreFetchedTogether, each file once. One that does not come is said by its zone, and is all that is asked for again.
+func TestSmallZonesAreFetchedTogether(t *testing.T) {
+	h := newHost(t)
+	var zones []release.Zone
+	for i := range 10 * atOnce {
+		zones = append(zones, h.zone(fmt.Sprintf("z%02d.example.", i), 1, 100))
+	}
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones}
+	h.put()
+	server, mem, notes, moved := newGated(h), h.root(), Note{}, Moved{}
+	source := Source{Client: server.Client(), URL: server.URL, Moved: func(m Moved) { moved = m }, Note: func(n Note, err error) {
+		check(t, err)
+		notes.Zone, notes.Bytes = n.Zone, notes.Bytes+n.Bytes
+	}}
+	take := func(dir *Dir) error {
+		_, _, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+		return err
+	}
+	dir := newDir(t)
+	check(t, take(dir))
+	serves(t, dir, mem)
+	bytes := int64(0)
+	for _, z := range zones {
+		bytes += z.Blob.Length
+	}
+	if want := (Note{zones[len(zones)-1].Origin, false, bytes}); len(server.asked) != len(zones) || server.most != atOnce || notes != want || moved != (Moved{1, bytes, 0}) {
+		t.Errorf("%d were asked for, %d at once, and %+v came, %+v", len(server.asked), server.most, notes, moved)
+	}
+	open := newLying(h)
+	lost := release.BlobName(zones[len(zones)-1].Blob.SHA256)
+	open.lies(func(w http.ResponseWriter, name string) bool {
+		if name == lost {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		return name == lost
+	})
+	source.Client, source.URL, dir = open.Client(), open.URL, newDir(t)
+	if err := take(dir); err == nil || !strings.Contains(err.Error(), lost) {
+		t.Errorf("error %v", err)
+	}
+	for _, z := range zones[:len(zones)-1] {
+		if !dir.HasBlob(z.Blob) {
+			t.Errorf("%s is not there", z.Origin)
+		}
+	}
+	open.lies(nil)
+	open.asked = nil
+	check(t, take(dir))
+	if got := slices.DeleteFunc(open.asked, func(name string) bool { return !strings.HasPrefix(name, blobDir) }); !slices.Equal(got, []string{lost}) {
+		t.Errorf("asked for again: %v", got)
+	}
+}
+
 // TestBlobsOfAZoneAreFetchedSeveralAtATime, in their order, each once, and no more at once than there are connections: the server
 // answers when so many have been asked for. One that does not come ends it, and what came stays.
 func TestBlobsOfAZoneAreFetchedSeveralAtATime(t *testing.T) {
@@ -189,34 +294,7 @@ func TestBlobsOfAZoneAreFetchedSeveralAtATime(t *testing.T) {
 	}
 	lost := release.BlobName(blobs[2*atOnce].SHA256)
 	check(t, os.Rename(filepath.Join(h.dir.Path(), lost), filepath.Join(h.dir.Path(), "lost")))
-	var mu sync.Mutex
-	var asked []string
-	waiting, most, gate := 0, 0, make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		asked = append(asked, strings.TrimPrefix(r.URL.Path, "/"))
-		waiting++
-		most = max(most, waiting)
-		if waiting == atOnce {
-			close(gate)
-			gate = make(chan struct{})
-			waiting = 0
-			mu.Unlock()
-		} else {
-			mine := gate
-			mu.Unlock()
-			select {
-			case <-mine:
-			case <-r.Context().Done():
-				return
-			case <-time.After(10 * time.Second):
-				t.Error("too few are asked for at once")
-				return
-			}
-		}
-		h.dir.Handler().ServeHTTP(w, r)
-	}))
-	defer server.Close()
+	server := newGated(h)
 	dir := newDir(t)
 	var moved []Moved
 	get := &getter{Source: Source{Client: server.Client(), URL: server.URL, Moved: func(m Moved) { moved = append(moved, m) }}, dir: dir, left: 7}
@@ -225,8 +303,8 @@ func TestBlobsOfAZoneAreFetchedSeveralAtATime(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	for _, b := range blobs[:atOnce] {
-		if !slices.Contains(asked[:atOnce], release.BlobName(b.SHA256)) || !dir.HasBlob(b) {
-			t.Errorf("the first that are asked for are %v", asked[:atOnce])
+		if !slices.Contains(server.asked[:atOnce], release.BlobName(b.SHA256)) || !dir.HasBlob(b) {
+			t.Errorf("the first that are asked for are %v", server.asked[:atOnce])
 		}
 	}
 	check(t, os.Rename(filepath.Join(h.dir.Path(), "lost"), filepath.Join(h.dir.Path(), lost)))
@@ -240,12 +318,11 @@ func TestBlobsOfAZoneAreFetchedSeveralAtATime(t *testing.T) {
 		check(t, os.RemoveAll(filepath.Join(dir.Path(), partName(b))))
 		check(t, dir.Remove(release.BlobName(b.SHA256)))
 	}
-	mu.Lock()
-	asked, waiting, moved = nil, 0, nil
-	mu.Unlock()
+	server.again()
+	moved = nil
 	check(t, get.fetch(t.Context(), "example.", append(blobs, blobs...)...))
-	if len(asked) != atOnce || most != atOnce {
-		t.Errorf("%d were asked for, %d at once", len(asked), most)
+	if len(server.asked) != atOnce || server.most != atOnce {
+		t.Errorf("%d were asked for, %d at once", len(server.asked), server.most)
 	}
 	for _, b := range blobs {
 		check(t, dir.CheckBlob(b))

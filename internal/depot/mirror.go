@@ -198,17 +198,40 @@ type getter struct {
 	left     int64     // bytes to come for the zones after the one that is being got
 	used     int64     // bytes of the zones' files, if counted
 	counted  bool
+
+	came  map[release.Digest]int64 // bytes that came together of zones that were not got yet, by their content
+	early int64                    // of them, those of the zone that is being got
 }
 
 // missing gets the zones that the depot lacks, up to the first that cannot be had; the current release's come first. Those
 // that are there are read through when deep is set. A damaged one is removed, so that it counts as lacking.
 func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
-	fetched, counted := false, false
+	fetched, counted, looked := false, false, 0 // at so many zones, whether they can be fetched together
 	zones := g.Known.toSee(g.manifest, deep || g.Texts)
 	for i, z := range zones {
 		there, err := g.has(z, deep)
 		if err != nil {
 			return fetched, err
+		}
+		if !there && i >= looked && !deep {
+			if !counted {
+				g.left, counted = g.toCome(zones[i:]), true
+			}
+			n, err := g.together(ctx, zones[i:])
+			if err != nil {
+				return fetched || len(g.came) > 0, err
+			}
+			looked = i + n
+			if there, err = g.has(z, false); err != nil {
+				return fetched, err
+			}
+		}
+		g.early = g.came[z.Content()]
+		delete(g.came, z.Content())
+		g.left = max(0, g.left-g.early)
+		if there && g.early > 0 { // its text
+			fetched = true
+			g.note(Note{z.Origin, false, 0}, nil)
 		}
 		if there {
 			if deep && z.Earlier != (release.Blob{}) && !g.dir.intact(z.Earlier) {
@@ -278,6 +301,53 @@ func (g *getter) ahead(z release.Zone) int64 {
 	return z.Blob.Length
 }
 
+// Small zones are fetched together: of so many zones those that take no more than smallBytes, until there is togetherBytes.
+const (
+	togetherZones = 256
+	togetherBytes = 1 << 20
+	smallBytes    = 64 << 10
+)
+
+// together fetches what the small ones among some zones are made of, several files at a time: one after the other, each would take a round
+// trip. It reports how many zones it has looked at. What does not come is asked for again with its zone, which is where it is said why.
+func (g *getter) together(ctx context.Context, zones []release.Zone) (looked int, err error) {
+	var blobs []release.Blob
+	var bytes int64
+	of := map[release.Digest][]release.Blob{} // by zone
+	for _, z := range zones[:min(len(zones), togetherZones)] {
+		if bytes >= togetherBytes {
+			break
+		}
+		looked++
+		if there, err := g.has(z, false); there || err != nil {
+			continue
+		}
+		p := g.plans(z)[0]
+		if n := p.octets(); n <= smallBytes && n == g.ahead(z) && p.err == nil { // by a delta it takes less
+			blobs, bytes, of[z.Content()] = append(blobs, p.blobs()...), bytes+n, p.blobs()
+		}
+	}
+	if len(of) < 2 {
+		return looked, nil
+	}
+	left := g.left
+	g.left = max(0, left-bytes)
+	err = g.fetch(ctx, zones[0].Origin, blobs...)
+	g.left, g.came = left, map[release.Digest]int64{}
+	for content, all := range of {
+		if !slices.ContainsFunc(all, func(b release.Blob) bool { return !g.dir.HasBlob(b) }) {
+			g.came[content] = octetsOf(all)
+		}
+	}
+	if ctx.Err() != nil {
+		return looked, context.Cause(ctx)
+	}
+	if errors.Is(err, ErrUnfinished) || errors.Is(err, errSlow) {
+		return looked, err
+	}
+	return looked, nil
+}
+
 // get has a zone by packs, or made of a delta, if that can be, and takes it whole otherwise: its text, or the text that it is made of
 // with the packs since.
 func (g *getter) get(ctx context.Context, z release.Zone) error {
@@ -328,6 +398,9 @@ func (g *getter) noted(ctx context.Context, n Note, err error) (done bool, _ err
 }
 
 func (g *getter) note(n Note, err error) {
+	if err == nil {
+		n.Bytes, g.early = n.Bytes+g.early, 0
+	}
 	if g.Note != nil {
 		g.Note(n, err)
 	}
@@ -368,11 +441,12 @@ func (g *getter) older(origin string, wanted func(*release.Zone) bool) (release.
 // fetch fetches those of some blobs of a zone that are not there yet, several at a time, and in their order. It ends with the first that does
 // not come. They share the bounds of the getter.
 func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob) error {
-	wanted, more := []release.Blob(nil), int64(0)
+	wanted, more, seen := []release.Blob(nil), int64(0), map[release.Blob]bool{}
 	for _, b := range blobs {
-		if !slices.Contains(wanted, b) && !g.dir.HasBlob(b) {
+		if !seen[b] && !g.dir.HasBlob(b) {
 			wanted, more = append(wanted, b), more+b.Length-g.dir.partSize(b)
 		}
+		seen[b] = true
 	}
 	if len(wanted) == 0 {
 		return nil

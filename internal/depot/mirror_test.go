@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
@@ -296,14 +295,14 @@ func TestFetchGivesUpWithItsContext(t *testing.T) {
 	n := newNode(t, h)
 	hang := make(chan struct{})
 	defer close(hang)
+	ctx, cancel := context.WithCancelCause(context.Background())
 	n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
 		if strings.Contains(r.URL.Path, "blobs/") {
+			cancel(context.DeadlineExceeded)
 			<-hang
 		}
 		good.ServeHTTP(w, r)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
 	_, _, _, err := mirror(ctx, Source{Client: n.server.Client(), URL: n.server.URL, Deep: true}, n.dir, n.mem)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v", err)

@@ -27,8 +27,11 @@ func (p *plan) blobs() []release.Blob {
 	return all
 }
 
-func (p *plan) octets() (n int64) {
-	for _, b := range p.blobs() {
+func (p *plan) octets() int64 { return octetsOf(p.blobs()) }
+
+// octetsOf is what some files take.
+func octetsOf(blobs []release.Blob) (n int64) {
+	for _, b := range blobs {
 		n += b.Length
 	}
 	return n
