@@ -1,4 +1,4 @@
-// Package beside does work that nobody waits for beside the answers of the same process. plugin/meshsync and internal/receive call it.
+// Package beside does work that nobody waits for beside the answers of the same process. plugin/meshsync, internal/receive and "meshctl serve" call it.
 package beside
 
 import "context"

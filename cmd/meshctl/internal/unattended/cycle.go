@@ -18,6 +18,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/internal/beside"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -170,14 +171,15 @@ func (c *Cycle) begin() {
 // turns goes round until ctx ends.
 func (c *Cycle) turns(ctx context.Context) {
 	c.tried = time.Now()
-	var beside sync.WaitGroup
-	defer beside.Wait()
+	var open sync.WaitGroup
+	defer open.Wait()
+	run := func(work func()) { open.Go(func() { beside.Run(ctx, work) }) } // behind all else, and one at a time, as what the receiver does beside
 	for c.sleep(ctx) == nil {
 		if err := c.turn(ctx); err != nil && ctx.Err() == nil {
 			c.fail(err)
 		}
-		c.lately.Daily(ctx, c.Home.Now(), beside.Go, func(found []zone.Finding) { c.report(ctx, found) })
-		c.lately.Base(ctx, beside.Go, c.putBeside(ctx), func(err error) { c.Log.Warn("the text of a zone could not be written beside", "error", err) })
+		c.lately.Daily(ctx, c.Home.Now(), run, func(found []zone.Finding) { c.report(ctx, found) })
+		c.lately.Base(ctx, run, c.putBeside(ctx), func(err error) { c.Log.Warn("the text of a zone could not be written beside", "error", err) })
 	}
 }
 
