@@ -119,7 +119,8 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 	before := home.MeshOf(state, view)
 	d.host.Read(before)
 	d.host.Ordered(d.ordered(before))
-	d.host.LeaseOnly(d.leaseOnly || damaged != nil || !d.Home.Keys().Has(state.Published.Root, keys.Release))
+	trust, err := state.Published.Trust()
+	d.host.LeaseOnly(d.leaseOnly || damaged != nil || err != nil || !d.Home.Keys().Has(trust, keys.Release))
 	began := d.now()
 	answers := d.ask(ctx, append(view.Manifest.Members[:len(view.Manifest.Members):len(view.Manifest.Members)], state.Departed...), view.Manifest.Next)
 	if ctx.Err() != nil {
