@@ -133,7 +133,10 @@ func TestFloodIsShed(t *testing.T) {
 		for range 1000 {
 			conn.Write(b)
 		}
-		mustAsk(t, "udp", server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+		lab.Eventually(t, func() error { // on a busy machine the kernel's buffer may be full, and the query lost there
+			_, err := ask("udp", server, "www.example.org.", dns.TypeA)
+			return err
+		})
 	}
 	if n := runtime.NumGoroutine() - before; n > (mostWorkers+10)*udpSockets() {
 		t.Errorf("%d goroutines more than before", n)
