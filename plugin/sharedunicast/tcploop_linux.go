@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 	"unsafe"
@@ -196,8 +195,7 @@ func (l *streamLoop) ignoreListener() {
 
 // run serves until the server stops.
 func (l *streamLoop) run() {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	ownThread()
 	l.now = time.Now()
 	for {
 		n, err := unix.EpollWait(l.epoll, l.events[:], l.timeout())

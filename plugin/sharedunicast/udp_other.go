@@ -18,7 +18,6 @@ type udpLoop struct {
 	conn  *udpSocket
 	stop  *waker
 	crew  *crew
-	over  func(error) // is called at the end
 
 	traffic *traffic
 	address string
@@ -31,9 +30,7 @@ const hasFastPath = false
 func udpSockets() int { return 1 }
 
 // run reads until the server stops.
-func (l *udpLoop) run() { l.over(l.read()) }
-
-func (l *udpLoop) read() error {
+func (l *udpLoop) run() error {
 	b := make([]byte, readUDP)
 	for !l.stop.called.Load() {
 		l.conn.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
