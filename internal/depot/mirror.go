@@ -99,7 +99,7 @@ func (f *Found) Root() int64 {
 	if f.err == nil {
 		return f.view.Versions.Root
 	}
-	t, err := f.next.Trust()
+	t, err := release.TrustOf(f.next.Root)
 	if err != nil {
 		return 0
 	}

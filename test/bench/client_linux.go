@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -38,17 +39,24 @@ func onCPU(cpu int, f func() error) error {
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
 		return err
 	}
-	if err := pinThreads(&only); err != nil {
+	if err := pinThreads("self", &only); err != nil {
 		return err
 	}
-	return errors.Join(f(), pinThreads(&before))
+	return errors.Join(f(), pinThreads("self", &before))
 }
 
-// pinThreads gives all threads of this process, and those that they start, these CPUs.
-func pinThreads(to *unix.CPUSet) error {
-	for range 2 { // one may have been started meanwhile
-		threads, err := os.ReadDir("/proc/self/task")
-		if err != nil {
+// pinThreads gives all threads of a process, and those that they start, these CPUs.
+func pinThreads(pid string, to *unix.CPUSet) error {
+	return eachThread(pid, func(id int) error { return unix.SchedSetaffinity(id, to) })
+}
+
+// eachThread calls f for each thread of a process, more than once, since one may have been started meanwhile.
+func eachThread(pid string, f func(id int) error) error {
+	for range 2 {
+		threads, err := os.ReadDir("/proc/" + pid + "/task")
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it has ended
+		} else if err != nil {
 			return err
 		}
 		for _, t := range threads {
@@ -56,7 +64,7 @@ func pinThreads(to *unix.CPUSet) error {
 			if err != nil {
 				return err
 			}
-			if err := unix.SchedSetaffinity(id, to); err != nil && err != unix.ESRCH {
+			if err := f(id); err != nil && err != unix.ESRCH {
 				return err
 			}
 		}

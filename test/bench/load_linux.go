@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +20,10 @@ type load struct {
 	fd      int
 	queries [][]byte
 	judge   func(question int, sent, got int64, answer []byte)
+	ahead   bool                  // the thread that asks has its turn before any other on its processor
 	sent    [1 << 16]atomic.Int64 // nanoseconds since the epoch, by message ID; 0: nothing is asked
+	late    atomic.Int64          // questions that were put more than a millisecond after their time: whoever asks had no processor; since the last call of window
+	lapsed  atomic.Int64          // without an answer in all the time that their ID was not used again, since the last call of window
 	paused  atomic.Bool
 	ended   atomic.Bool
 	running sync.WaitGroup
@@ -35,12 +39,12 @@ const loadQuestions = 1 << 14
 // startLoad puts so many of these questions a second to an address until stop, loadQuestions of them, each in its turn. judge, unless it
 // is nil, is given each answer: to which question, and when, in nanoseconds since the epoch, it was put and answered. A network namespace
 // is that of the thread that calls.
-func startLoad(to unix.SockaddrInet4, rate int, questions [][]byte, judge func(question int, sent, got int64, answer []byte)) (*load, error) {
+func startLoad(to unix.SockaddrInet4, rate int, ahead bool, questions [][]byte, judge func(question int, sent, got int64, answer []byte)) (*load, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	l := &load{fd: fd, queries: questions, judge: judge}
+	l := &load{fd: fd, queries: questions, judge: judge, ahead: ahead}
 	timeout := unix.Timeval{Usec: 100_000}
 	for _, err := range []error{
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
@@ -53,6 +57,8 @@ func startLoad(to unix.SockaddrInet4, rate int, questions [][]byte, judge func(q
 			return nil, fmt.Errorf("the client's socket: %w", err)
 		}
 	}
+	// The thread that asks keeps a goroutine's place. The runtime would else allow one goroutine at a time while all have one CPU (onCPU).
+	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	l.running.Go(func() { l.ask(rate) })
 	l.running.Go(l.hear)
 	return l, nil
@@ -77,24 +83,31 @@ func (l *load) rest(patience time.Duration) (unanswered int) {
 	return unanswered
 }
 
+// ask puts the questions. Its system calls are hidden from Go's scheduler, which would have the thread wait for other goroutines when it comes
+// back from one.
 func (l *load) ask(rate int) {
 	runtime.LockOSThread()
+	if l.ahead {
+		_ = unix.SchedSetAttr(0, &unix.SchedAttr{Policy: unix.SCHED_FIFO, Priority: 2}, 0) // where it is forbidden, late says what came of it
+	}
 	began := time.Now()
 	for n := 0; !l.ended.Load() && !l.paused.Load(); n++ {
 		due := began.Add(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
-		if wait := time.Until(due); wait > 0 {
+		wait := time.Until(due)
+		if wait < -time.Millisecond {
+			l.late.Add(1)
+		}
+		for ; wait > 0; wait = time.Until(due) {
 			pause := unix.NsecToTimespec(int64(wait))
-			unix.Nanosleep(&pause, nil)
+			unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
 		}
 		q := l.queries[n%len(l.queries)]
 		id := uint16(n)
 		binary.BigEndian.PutUint16(q, id)
-		l.mu.Lock()
 		if l.sent[id].Swap(time.Now().UnixNano()) != 0 {
-			l.took = append(l.took, math.Inf(1)) // no answer, in all the time that the ID was not used again
+			l.lapsed.Add(1)
 		}
-		l.mu.Unlock()
-		unix.Write(l.fd, q)
+		unix.RawSyscall(unix.SYS_WRITE, uintptr(l.fd), uintptr(unsafe.Pointer(&q[0])), uintptr(len(q)))
 	}
 }
 
@@ -128,7 +141,11 @@ func (l *load) window() []float64 {
 	l.mu.Lock()
 	taken := l.took
 	l.took, l.spare = l.spare[:0], taken
+	l.late.Store(0)
 	l.mu.Unlock()
+	for range l.lapsed.Swap(0) {
+		taken = append(taken, math.Inf(1))
+	}
 	slices.Sort(taken)
 	return taken
 }

@@ -17,18 +17,32 @@ import (
 // releaseEvery is the time between two changes of the zone.
 const releaseEvery = 3 * time.Second
 
-// sustained changes the large zone again and again while one node is asked steadily, and looks at every answer.
+// sustained changes the large zone again and again while one node is asked steadily, and looks at every answer: first with all programs on all
+// processors, where that node waits for what in production runs on other machines, then with a processor for the node.
 func (b *bench) sustained(m *large) error {
 	if err := m.forgoZONEMD(); err != nil {
 		return err
 	}
+	if err := b.spell(m, "all programs on all processors", false); err != nil {
+		return err
+	}
+	const apart = "the asked node alone on one processor"
+	if ok, err := twoProcessors(); err != nil || !ok {
+		b.lacks(apart, "needs processors 0 and 1")
+		return err
+	}
+	return m.apart(m.nodes[0], func() error { return b.spell(m, apart, true) })
+}
+
+// spell is one time of changes, with programs placed as it says. A load that is ahead has its turn before all else on its processor.
+func (b *bench) spell(m *large, placed string, ahead bool) error {
 	asks, err := m.asks()
 	if err != nil {
 		return err
 	}
 	var l *load
 	err = m.places[m.nodes[0]].Do(func() (err error) {
-		l, err = startLoad(unix.SockaddrInet4{Port: 53, Addr: [4]byte{192, 0, 2, 53}}, b.load, asks.packed, asks.judge)
+		l, err = startLoad(unix.SockaddrInet4{Port: 53, Addr: [4]byte{192, 0, 2, 53}}, b.load, ahead, asks.packed, asks.judge)
 		return err
 	})
 	if err != nil {
@@ -39,7 +53,7 @@ func (b *bench) sustained(m *large) error {
 	if err := m.groups.settle(map[string]float64{m.nodes[0]: 1}); err != nil { // it is busy answering
 		return err
 	}
-	fmt.Fprintln(b.log, "queries, and no changes")
+	fmt.Fprintf(b.log, "%s: queries, and no changes\n", placed)
 	l.window()
 	idle, err := m.groups.rest(min(30*time.Second, b.sustain))
 	if err != nil {
@@ -50,23 +64,15 @@ func (b *bench) sustained(m *large) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(b.log, "a change every %v, for %v\n", releaseEvery, b.sustain)
-	serial := uint32(0)
-	changes := 0
-	for turn := time.NewTicker(releaseEvery); time.Since(began) < b.sustain; <-turn.C {
-		if serial, err = m.primary.change(min(100, b.names/20)); err != nil {
-			return err
-		}
-		changes++
-	}
-	if _, err := m.allAnswer(patience(b.names), serial); err != nil {
+	changes, serial, err := b.changeSteadily(m, began)
+	if err != nil {
 		return err
 	}
 	after, ended, err := m.groups.spent()
 	if err != nil {
 		return err
 	}
-	lost := l.rest(lostAfter)
+	lost, late := l.rest(lostAfter), l.late.Load()
 	during := l.window()
 	asked := len(during) + lost
 	for _, took := range during {
@@ -74,6 +80,7 @@ func (b *bench) sustained(m *large) error {
 			lost++
 		}
 	}
+	fmt.Fprintf(b.log, "%s: %d questions were put more than 1 ms late, of %d\n", placed, late, asked)
 	if _, err := m.recorded(serial); err != nil {
 		return err
 	}
@@ -83,20 +90,38 @@ func (b *bench) sustained(m *large) error {
 	}
 	wrong := asks.wrong(made, m)
 	made = slices.DeleteFunc(made, func(r madeRelease) bool { return r.Switchover.Before(began) })
-	each := func(name string) figures {
-		used := after[name] - before[name] - idle[name]*ended.Sub(began).Seconds()
-		return figures{"ours": {used / max(1, float64(len(made)))}}
+	each := func(names ...string) (f figures) { // of those that are not asked: what questions cost the other differs from one release to the next by more
+		used := 0.0
+		for _, name := range names {
+			used += after[name] - before[name] - idle[name]*ended.Sub(began).Seconds()
+		}
+		return figures{"ours": {used / float64(len(names)) / max(1, float64(len(made)))}}
 	}
 	one := func(v float64) figures { return figures{"ours": {v}} }
-	b.row(fmt.Sprintf("releases made of %d changes, one every %v", changes, releaseEvery), "", fmt.Sprint(changes), one(float64(len(made))))
+	b.row(fmt.Sprintf("%s: releases made of %d changes, one every %v", placed, changes, releaseEvery), "", fmt.Sprint(changes), one(float64(len(made))))
 	b.row(fmt.Sprintf("of %d queries meanwhile, %d a second, without an answer", asked, b.load), "", "0", one(float64(lost)))
 	b.row("wrongly answered", "", "0", one(float64(wrong)))
 	b.row("p99 of answers before, quiet", "µs", "", one(quiet*1e6))
 	b.row("p99 meanwhile", "µs", "", one(p99(during)*1e6))
 	b.row("ratio of the two", "", "≤ 1.5", one(p99(during)/quiet))
-	b.row("processor of the node that is asked, for each release", "s", "", each(m.nodes[0]))
+	if others := m.nodes[1:]; len(others) > 0 {
+		b.row("processor of a node that is not asked, for each release", "s", "", each(others...))
+	}
 	b.row("processor of the distribution host, for each release", "s", "", each("host"))
 	return nil
+}
+
+// changeSteadily changes the zone for as long as it is to be, and returns how often and the serial that all nodes answer from at the end.
+func (b *bench) changeSteadily(m *large, began time.Time) (changes int, serial uint32, err error) {
+	fmt.Fprintf(b.log, "a change every %v, for %v\n", releaseEvery, b.sustain)
+	for turn := time.NewTicker(releaseEvery); time.Since(began) < b.sustain; <-turn.C {
+		if serial, err = m.primary.change(min(100, b.names/20)); err != nil {
+			return 0, 0, err
+		}
+		changes++
+	}
+	_, err = m.allAnswer(patience(b.names), serial)
+	return changes, serial, err
 }
 
 // lostAfter is how long an answer may take before it counts as lost.
