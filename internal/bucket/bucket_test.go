@@ -134,6 +134,51 @@ func TestAnswersThatAreLost(t *testing.T) {
 	}
 }
 
+// TestManyFilesAreCreatedAtATime: the server answers when as many have come as may at once. What is there is no error, unless it is something else.
+func TestManyFilesAreCreatedAtATime(t *testing.T) {
+	server := testenv.StartS3(t)
+	var mu sync.Mutex
+	var gated atomic.Bool
+	gated.Store(true)
+	waiting, gate := 0, make(chan struct{})
+	from := proxy(t, server, func(pass http.Handler, w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut && gated.Load() {
+			mu.Lock()
+			waiting++
+			mine := gate
+			if waiting == createsAtOnce {
+				close(gate)
+				waiting, gate = 0, make(chan struct{})
+			}
+			mu.Unlock()
+			select {
+			case <-mine:
+			case <-r.Context().Done():
+			case <-time.After(10 * time.Second):
+				t.Error("too few come at once")
+			}
+		}
+		pass.ServeHTTP(w, r)
+	})
+	var files []release.File
+	for i := range 2 * createsAtOnce {
+		files = append(files, release.File{Name: fmt.Sprintf("targets/%d", i), Data: []byte(strconv.Itoa(i))})
+	}
+	b := open(t, from)
+	check(t, b.CreateAll(files))
+	gated.Store(false)
+	check(t, b.CreateAll(files))
+	for _, f := range files {
+		if data, _, err := b.Read(f.Name, 10); err != nil || !bytes.Equal(data, f.Data) {
+			t.Errorf("%s: %q, %v", f.Name, data, err)
+		}
+	}
+	files[3].Data = []byte("other")
+	if err := b.CreateAll(files); !errors.Is(err, depot.ErrExists) {
+		t.Errorf("created again: %v", err)
+	}
+}
+
 // TestSwapIsGivenUpInTime: a server that does not answer keeps nobody longer than he says.
 func TestSwapIsGivenUpInTime(t *testing.T) {
 	server := testenv.StartS3(t)

@@ -99,7 +99,7 @@ func (f *Found) Root() int64 {
 	if f.err == nil {
 		return f.view.Versions.Root
 	}
-	t, err := release.TrustOf(f.next.Root)
+	t, err := f.next.Trust()
 	if err != nil {
 		return 0
 	}

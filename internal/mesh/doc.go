@@ -17,7 +17,7 @@
 //	T                                            answers from N+1
 //	T+2ε  N+1 is current, on record      ──►     forgets the promise
 //
-// T is Next.At and D is Next.Decide, half of the shortest lead before T. ε is how wrong a clock may be around T. A member
+// T is Next.At and D is Next.Decide, before T by as much as members need to ask each other and to decline. ε is how wrong a clock may be around T. A member
 // confirms what it has promised when it can also make it: N+1 is compiled, and its clock is good enough.
 //
 // Who has promised does not answer from N after T, whatever becomes of everything else, until it learns that the proposal was
@@ -80,12 +80,14 @@
 //
 //		for {
 //			h.Read(state)                        // as it is in the store now
-//			h.Asked(ask(h.Ask()), began, ended)  // all at once, each with a time limit
+//			h.Asked(ask(h.Ask()), began, ended)  // all at once, within h.Patience while a switchover is under way
+//			h.Publishing(takes, seen)            // as publications of lately were
 //			d := h.Decide(now)
 //			if d.Publish != nil {
-//				sign(d.Publish); replace(state)  // on condition that it has not changed, before d.By
+//				sign(d.Publish); replace(state)  // on condition that it has not changed, before d.By, or else
+//				h.TooLate()
 //			}
-//			wait()                               // a fraction of a second while a switchover is under way
+//			wait()                               // while a switchover is under way as long as the round took, and at most a quarter of a second
 //		}
 //
 //	 6. The state is replaced by one conditional write, and what it publishes is put in place by whoever sees that it is not.

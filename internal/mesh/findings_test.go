@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,7 +86,7 @@ func TestSidecarsStoppedWhileOneHoldsThePromise(t *testing.T) {
 
 // A lead that is too short for members to hear and to confirm is refused, with the reason, and what is needed.
 func TestALeadThatCannotWorkIsRefused(t *testing.T) {
-	for _, lead := range []time.Duration{time.Second, 3 * time.Second, 11500 * time.Millisecond} {
+	for _, lead := range []time.Duration{time.Second, 3 * time.Second, 5100 * time.Millisecond} {
 		w := newSmall(t, 2, Policy{Lead: lead})
 		w.release()
 		w.run(20 * time.Second)
@@ -95,7 +96,7 @@ func TestALeadThatCannotWorkIsRefused(t *testing.T) {
 		}
 		w.allAnswer(1, 0)
 	}
-	w := newSmall(t, 2, Policy{Lead: 11600 * time.Millisecond}) // 4 × (1.5 + 1 + 0.4) s
+	w := newSmall(t, 2, Policy{Lead: 5120 * time.Millisecond}) // 2 × 1.5 + 3 × 0.2 + 2 × 0.1 + 1 s, and twice 2 × 0.08 s
 	if got := w.hosts[0].host.Lead(); got != w.policy.Lead {
 		t.Errorf("the shortest lead is %v", got)
 	}
@@ -537,15 +538,12 @@ func TestAClockStepsAtTheInstant(t *testing.T) {
 // from the release before until its clock is certified anew, which is the one thing that is promised. What it learns of the
 // repository, or by being asked, does not wait for that.
 func TestAMachineIsFrozenAcrossTheInstant(t *testing.T) {
-	w := newSmall(t, 3, Policy{Absent: Absent{After: time.Minute}})
+	w := newSmall(t, 3, Policy{Lead: 10 * time.Second, Absent: Absent{After: time.Minute}})
 	a := w.member("a")
 	w.release()
 	at := w.proposed()
 	w.committed()
-	w.run(3 * time.Second)
-	if a.last.Holds.State != status.Committed {
-		t.Fatalf("a holds %v", a.last.Holds)
-	}
+	w.await(2*time.Second, "a has taken it", func() bool { return a.last.Holds.State == status.Committed })
 	a.frozen = w.now
 	w.past(at.At, 20*time.Second)
 	a.lied, a.blind = true, true
@@ -661,5 +659,71 @@ func TestWhatIsAboveTheFloorIsKept(t *testing.T) {
 	n.Learn(View{Lease: 1, Expires: epoch.Add(time.Hour), Epsilon: smallEpsilon, Current: status.Ref{Number: 2}, Next: Next{Ref: status.Ref{Number: 3}}})
 	if d := n.Decide(instant.Instant{Wall: epoch}); len(d.Keep) != 2 || len(d.Stage) != 2 {
 		t.Errorf("it keeps %v and stages %v", d.Keep, d.Stage)
+	}
+}
+
+// Nearly every switchover is made at the first proposal, however slow the mesh: its lead is made of what members say, and of what was
+// measured. A quick one has a short lead.
+func TestSwitchoversAreCommittedOnTheFirstProposal(t *testing.T) {
+	const releases = 10
+	for _, c := range []struct {
+		name string
+		slow func(w *small, h *smallHost)
+		lead time.Duration // at the most, in the end
+		more int           // proposals that may be withdrawn or given up, until the mesh is known
+	}{
+		{"quick", func(*small, *smallHost) {}, 2500 * time.Millisecond, 0},
+		{"a load of 20 on two cores", func(w *small, h *smallHost) {
+			h.slow, h.round = 300*time.Millisecond, 250*time.Millisecond
+			for _, m := range w.members {
+				m.write = 300 * time.Millisecond
+			}
+		}, 6 * time.Second, 1},
+		{"slow disks of members", func(w *small, _ *smallHost) {
+			for _, m := range w.members {
+				m.write = time.Second
+			}
+		}, 7 * time.Second, 3},
+		{"a dead member", func(w *small, _ *smallHost) { w.member("c").kill() }, 2500 * time.Millisecond, 0},
+		{"a member that hangs", func(w *small, h *smallHost) {
+			w.member("c").mute, w.member("c").deaf, w.member("c").alone, w.member("c").lied = true, true, true, true
+			h.round = time.Second
+		}, 8700 * time.Millisecond, 0},
+		{"a bucket as home", func(_ *small, h *smallHost) {
+			h.slow, h.notice = 600*time.Millisecond, 500*time.Millisecond
+		}, 6 * time.Second, 0},
+		{"signers of a second each", func(_ *small, h *smallHost) { h.slow = 4 * time.Second }, 15 * time.Second, 0},
+		{"a signer of which nothing is known yet", func(_ *small, h *smallHost) { h.slow, h.took = 4*time.Second, -1 }, 15 * time.Second, 1},
+		{"static mirrors", func(w *small, _ *smallHost) {
+			for _, m := range w.members {
+				m.poll, m.hears = 2*time.Second, 2200*time.Millisecond
+			}
+		}, 9 * time.Second, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newSmall(t, 3, Policy{Absent: Absent{After: 10 * time.Second}})
+			h := w.hosts[0]
+			h.every = 100 * time.Millisecond
+			for _, m := range w.members {
+				m.poll, m.hears = smallStep, 150*time.Millisecond
+			}
+			c.slow(w, h)
+			if h.took == 0 {
+				h.took.Add(h.slow) // by the publication of the release
+			}
+			h.took = max(h.took, 0)
+			w.run(30 * time.Second)
+			for range releases {
+				number := w.release()
+				w.await(time.Minute, "it is on record", func() bool { return w.state.Current.Number == number })
+				w.run(5 * time.Second)
+			}
+			if more := w.told[EventProposed] + w.late - releases; more > c.more || w.told[EventSettled] != releases {
+				t.Errorf("%d proposals, %d withdrawn and %d given up for %d switchovers\n%s", w.told[EventProposed], w.told[EventWithdrawn], w.late, releases, strings.Join(w.log, "\n"))
+			}
+			if lead := h.host.Lead(); lead > c.lead {
+				t.Errorf("the lead is %v in the end", lead)
+			}
+		})
 	}
 }

@@ -68,10 +68,25 @@ type Host struct {
 	began     instant.Instant // when the last round of questions did
 	sure      instant.Instant // when a member last said that this host's clock is right
 	order     Order
+	mine      status.Ref   // the proposal that this host made last
 	failed    status.Ref   // the proposal that this host withdrew last
 	again     instant.Mono // no proposal is made before
-	tries     int          // proposals that this host withdrew in a row
+	tries     int          // proposals in a row that this host withdrew, or could not publish in time
+
+	// What was measured, of which leads are made.
+	publishes time.Duration // how long a publication takes
+	notices   time.Duration // how much later than members reckon with it is seen by those who hold their requests
+	rounds    Lately        // how long rounds of questions took
+	confirms  Lately        // how long it took from a proposal until all had confirmed it
+	seen      status.Ref    // the proposal that is in force
+	seenAt    instant.Mono  // when this host first asked about it; 0: all have confirmed it
 }
+
+// Lately is the longest of some times that were measured one after the other: each that is shorter takes an eighth off.
+type Lately time.Duration
+
+// Add takes in another time.
+func (l *Lately) Add(took time.Duration) { *l = max(Lately(took), *l-*l/8) }
 
 // heard is what a host knows of one member in this process.
 type heard struct {
@@ -127,6 +142,24 @@ func (h *Host) Ask() []string {
 	return all
 }
 
+// Patience is how long a round of questions may take at most while a switchover is under way, so that a member that hangs holds up no
+// commit for longer. In a large mesh not all can be asked at once.
+func (h *Host) Patience() time.Duration {
+	return time.Second + time.Duration(len(h.members))*2*time.Millisecond
+}
+
+// Publishing takes in how long a publication takes from its decision until it is in place, by those of lately, and how much later than
+// members reckon with it is seen by those who hold their requests.
+func (h *Host) Publishing(takes, seen time.Duration) { h.publishes, h.notices = takes, seen }
+
+// TooLate takes in that what was decided last could not be published by HostDecision.By. If that was a proposal, the next is given more
+// time; a commit that came too late is a proposal that will be withdrawn.
+func (h *Host) TooLate() {
+	if h.state.Next.At == 0 {
+		h.tries = min(h.tries+1, triesMost)
+	}
+}
+
 // Answer is what came of one question.
 type Answer struct {
 	Word *Word  // nil: there was no answer
@@ -163,6 +196,23 @@ func (h *Host) Asked(answers map[string]Answer, began, ended instant.Instant) {
 	}
 	if h.vouched() && steps(began, ended) <= h.state.Epsilon {
 		h.sure = ended
+	}
+	h.rounds.Add(min(ended.Mono.Sub(began.Mono), h.Patience()))
+	h.measure(began.Mono, ended.Mono)
+}
+
+// measure measures how long members take to confirm what is proposed.
+func (h *Host) measure(began, ended instant.Mono) {
+	next := h.state.Next
+	if next.At == 0 || next.Committed {
+		return
+	}
+	if h.seen != next.Ref {
+		h.seen, h.seenAt = next.Ref, began
+	}
+	if h.seenAt != 0 && len(h.unconfirmed(next)) == 0 {
+		h.confirms.Add(ended.Sub(h.seenAt))
+		h.seenAt = 0
 	}
 }
 
@@ -255,7 +305,7 @@ func (h *Host) Decide(now instant.Instant) HostDecision {
 			h.propose(now, &d)
 		}
 	}
-	if d.Publish == nil {
+	if d.Publish == nil && !h.pressed(now) {
 		h.mark(now, &d)
 	}
 	if d.Publish == nil {
@@ -350,6 +400,13 @@ func (h *Host) renew(now instant.Instant, d *HostDecision) {
 	if h.state.Expires < due {
 		h.publish(d, now, h.state, EventRenewed, nil)
 	}
+}
+
+// pressed reports whether a proposal is about to be committed or withdrawn. What is only put on record waits, since another host whose publication
+// takes long would lose its turn to it, and the next might come too late.
+func (h *Host) pressed(now instant.Instant) bool {
+	next := h.state.Next
+	return next.At != 0 && !next.Committed && now.Wall >= next.At.Add(-h.timing().lead()) && now.Wall < next.At
 }
 
 // markAfter is how long a member may give no answer before that is put on record.

@@ -30,6 +30,9 @@ import (
 //	                                  an operator's orders; what they publish is published
 //	round [D [D]] | round-unwritten   members are asked and the host decides, D later; what it publishes is in force | is lost;
 //	                                  its clock steps by the second D while it asks
+//	takes D                           how long a round of questions takes from now on
+//	publishing D [D]                  how long publications take, and how much later than members reckon with it they are seen
+//	too-late                          what was decided last could not be published in time; it is not in force
 //	run T                             a round each half second until T; a line where something is new
 //
 // Orders, round and run say what came of them.
@@ -65,6 +68,7 @@ type hostWorld struct {
 	b        strings.Builder
 	last     string       // what was said of the last round of a run
 	decision HostDecision // the last one
+	takes    time.Duration
 }
 
 // said is one member as the story has it.
@@ -137,6 +141,16 @@ func (w *hostWorld) command(words []string) {
 		if wake := w.decision.Wake; wake != 0 {
 			fmt.Fprintf(&w.b, "wake: %s\n", seconds(wake))
 		}
+	case "takes":
+		w.takes = w.duration(arg(1))
+	case "publishing":
+		seen := time.Duration(0)
+		if len(words) > 2 {
+			seen = w.duration(words[2])
+		}
+		w.host.Publishing(w.duration(arg(1)), seen)
+	case "too-late":
+		w.host.TooLate()
 	case "run":
 		w.run(w.wall(arg(1)))
 	default:
@@ -306,6 +320,7 @@ func (w *hostWorld) round(written bool, late, step time.Duration) (published, re
 		}
 	}
 	began := w.clock()
+	w.moveTo(w.now.Wall.Add(w.takes))
 	w.off += step
 	w.host.Asked(answers, began, w.clock())
 	w.moveTo(w.now.Wall.Add(late))

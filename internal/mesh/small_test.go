@@ -24,6 +24,8 @@ type small struct {
 	members []*smallMember
 	first   map[uint64]time.Duration // when a release was first answered from
 	log     []string
+	late    int // proposals and commits that were given up
+	told    map[string]int
 }
 
 const (
@@ -38,7 +40,14 @@ type smallHost struct {
 	dead    bool
 	stalled time.Duration // it does nothing until then
 	slow    time.Duration // from a decision to its publication
-	pending func()        // what it publishes, at
+	took    Lately        // what publications took
+	notice  time.Duration // until who holds requests sees what is published
+	every   time.Duration // between two rounds
+	round   time.Duration // how long one takes; with a member that hangs, this long
+	asked   func()        // the round that is under way, until
+	until   time.Duration
+	placed  []State // what was published, and is not seen yet
+	pending func()  // what it publishes, at
 	due     time.Duration
 	repo    State // what members find here
 	stuck   bool  // what is published does not get there
@@ -60,7 +69,10 @@ type smallMember struct {
 	alone   bool          // no member can ask it, nor it any
 	poll    time.Duration // how often it looks for something newer
 	reached time.Duration // when it last found a repository
+	hears   time.Duration // how long it says that it takes to hear; 0: a poll and half a second
 	writes  bool          // false: its disk refuses
+	write   time.Duration // how long a write takes
+	wrote   time.Duration // when the one under way is done
 	off     time.Duration // of its clock
 	blind   bool          // nobody certifies it
 	lied    bool          // nothing is promised of the member
@@ -72,7 +84,7 @@ type smallMember struct {
 }
 
 func newSmall(t *testing.T, members int, p Policy) *small {
-	w := &small{t: t, policy: p, first: map[uint64]time.Duration{}, now: time.Second}
+	w := &small{t: t, policy: p, first: map[uint64]time.Duration{}, told: map[string]int{}, now: time.Second}
 	w.policy.Lease, w.policy.Renew, w.policy.Absent.After = time.Hour, 10*time.Minute, cmp.Or(p.Absent.After, DefaultAbsent)
 	w.state = State{Mesh: "m", Epsilon: smallEpsilon, Current: Release{Ref: status.Ref{Number: 1, At: epoch}}}
 	for i := range members {
@@ -167,7 +179,7 @@ func (w *small) turn(h *smallHost) {
 		return
 	}
 	if !h.stuck {
-		h.repo = w.state
+		h.place(w)
 	}
 	if h.pending != nil {
 		if w.now >= h.due {
@@ -176,7 +188,14 @@ func (w *small) turn(h *smallHost) {
 		}
 		return
 	}
-	if w.now%(500*time.Millisecond) != 0 {
+	if h.asked != nil {
+		if w.now >= h.until {
+			h.asked()
+			h.asked = nil
+		}
+		return
+	}
+	if every := cmp.Or(h.every, 500*time.Millisecond); w.now%every != 0 {
 		return
 	}
 	read := w.state
@@ -191,16 +210,45 @@ func (w *small) turn(h *smallHost) {
 		word := m.word(w)
 		answers[name] = Answer{Word: &word}
 	}
-	now := h.clock(w)
-	h.host.Asked(answers, now, now)
-	d := h.host.Decide(now)
+	began := h.clock(w)
+	h.asked, h.until = func() {
+		h.host.Asked(answers, began, h.clock(w))
+		h.decide(w, read)
+	}, w.now+h.round
+	if h.round == 0 {
+		h.asked()
+		h.asked = nil
+	}
+}
+
+// place puts what is in force where members find it.
+func (h *smallHost) place(w *small) {
+	if h.notice == 0 {
+		h.repo = w.state
+		return
+	}
+	if n := len(h.placed); n == 0 || h.placed[n-1].Version != w.state.Version {
+		h.placed = append(h.placed, w.state)
+	}
+	if w.now%h.notice == 0 { // it looks
+		h.repo, h.placed = h.placed[len(h.placed)-1], nil
+	}
+}
+
+func (h *smallHost) decide(w *small, read State) {
+	h.host.Publishing(time.Duration(h.took), h.notice)
+	began := w.now
+	d := h.host.Decide(h.clock(w))
 	if d.Publish == nil {
 		return
 	}
 	h.due = w.now + h.slow
 	h.pending = func() {
+		h.took.Add(w.now - began)
 		if d.By != 0 && h.clock(w).Wall >= d.By {
 			w.say("host: gave up what it had %s", d.Event)
+			w.late++
+			h.host.TooLate()
 			return
 		}
 		w.put(read, *d.Publish, d.Event)
@@ -214,6 +262,7 @@ func (w *small) put(read, next State, what string) {
 		return
 	}
 	w.state = next
+	w.told[what]++
 	w.say("host: %s: %s", what, told(next))
 }
 
@@ -245,7 +294,7 @@ func (w *small) cancel() {
 func (m *smallMember) word(w *small) Word {
 	d := m.last
 	return Word{Mesh: "m", At: m.clock(w).Wall, Lease: m.lease(), Serving: d.Serve, Floor: d.Floor, Confirms: d.Confirms, Promise: d.Holds, Clock: d.Clock,
-		Struck: slices.ContainsFunc(d.Silent, func(r status.Reason) bool { return r.Code == Struck }), Hears: m.poll + 500*time.Millisecond, Format: Format}
+		Struck: slices.ContainsFunc(d.Silent, func(r status.Reason) bool { return r.Code == Struck }), Hears: cmp.Or(m.hears, m.poll+500*time.Millisecond), Format: Format}
 }
 
 func (m *smallMember) lease() int64 {
@@ -308,8 +357,16 @@ func (w *small) decide(m *smallMember) {
 			}
 		}
 		if m.last.Persist == nil || !m.writes {
+			m.wrote = 0
 			return
 		}
+		if m.write > 0 && m.wrote == 0 {
+			m.wrote = w.now + m.write
+		}
+		if w.now < m.wrote {
+			return
+		}
+		m.wrote = 0
 		m.disk = *m.last.Persist
 		m.node.Persisted(m.disk)
 	}

@@ -10,31 +10,84 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-// timing are the times of a switchover that is proposed at now. Each half is enough for all members to hear of what is
-// published, to make it durable and to say so: one to confirm the proposal, one to hear of the commit, and two to ask each
-// other and decline, if they do not.
-type timing struct{ half time.Duration }
-
-// settleTime is what a member needs beside hearing: to write, and to be asked.
-const settleTime = time.Second
-
-func (h *Host) timing() timing {
-	hears := time.Duration(0) // if nobody answers, nobody is waited for
-	for _, name := range h.state.Members {
-		if m := h.members[name]; m.here {
-			hears = max(hears, cmp.Or(m.word.Hears, DefaultHears))
-		}
-	}
-	return timing{hears + settleTime + 4*h.state.Epsilon}
+// timing are the times that a switchover is made of. From a proposal on there is time to publish it, for all members to hear of it, to make it
+// durable and to be asked, time to publish the commit, and for all to hear of that. Then, from Decide on, there is time for members that
+// have not heard of it to ask each other and to decline.
+type timing struct {
+	hears   time.Duration // the longest that a member takes to hear of something
+	settle  time.Duration // what members need beside that, to write and to be asked
+	publish time.Duration // what a publication takes
+	clocks  time.Duration // how much clocks may add to that
 }
 
+const (
+	// settleTime and publishTime are as short as that may be. After each proposal in a row that came too late they are twice that, up to
+	// slowMost, so that a mesh that is slower than it says, and than was measured, finds the lead that it needs.
+	settleTime  = 200 * time.Millisecond
+	publishTime = 100 * time.Millisecond
+	slowMost    = 2 * time.Second
+	triesMost   = 5
+	// pauseMost is how long a host pauses between two rounds at most, while a switchover is under way, and no longer than a round takes.
+	pauseMost = 250 * time.Millisecond
+	// publishMost is the longest that a publication is reckoned to take: more than that an operator gives by a lead.
+	publishMost = 10 * time.Second
+	// asksTime is how long it takes until members have asked each other twice, and meshsync their sidecars, each four times a second, but for what
+	// they write.
+	asksTime = time.Second
+)
+
+// said are the times that members say: how long they take to hear of something, and how much their clocks and this host's may add to that.
+func (h *Host) said() (hears, clocks time.Duration) {
+	apart := time.Duration(0)
+	for _, name := range h.state.Members {
+		m := h.members[name]
+		if !m.here {
+			continue
+		}
+		hears = max(hears, cmp.Or(m.word.Hears, DefaultHears))
+		if !m.word.Clock.Known {
+			apart = 2 * h.state.Epsilon
+		}
+		apart = max(apart, m.apart+m.word.Clock.Bound)
+	}
+	if hears > 0 {
+		hears += h.notices
+	}
+	return hears, 2 * min(apart, 2*h.state.Epsilon)
+}
+
+// timing goes by what members say, and by what was measured: two rounds of questions, and the pause between them, since the word of a member may
+// come just after it was asked; a quarter more than members took to confirm, which tells how slow they are; and half as much again as a publication takes.
+func (h *Host) timing() timing {
+	hears, clocks := h.said()
+	slower := func(least time.Duration) time.Duration { return min(least<<h.tries, slowMost) }
+	settle := slower(settleTime)
+	if hears == 0 { // nobody is there to wait for
+		settle = slowMost
+	}
+	round := time.Duration(h.rounds)
+	settle = max(settle, 2*round+min(round, pauseMost), min(time.Duration(h.confirms)*5/4-hears, slowMost))
+	return timing{hears, settle, max(slower(publishTime), min(h.publishes, publishMost)*3/2), clocks}
+}
+
+// least is the shortest lead that is safe by what members say, whatever was measured.
+func (h *Host) least() time.Duration {
+	hears, clocks := h.said()
+	return timing{hears, settleTime, publishTime, clocks}.lead()
+}
+
+// confirming is the time from a proposal that is in force until all have confirmed it.
+func (t timing) confirming() time.Duration { return t.hears + t.settle + t.clocks }
+
+// deciding is the time from when members begin to ask each other to the switchover.
+func (t timing) deciding() time.Duration { return asksTime + 2*t.settle + t.clocks }
+
 // lead is the shortest time from a proposal to its switchover.
-func (t timing) lead() time.Duration { return 4 * t.half }
+func (t timing) lead() time.Duration {
+	return t.publish + t.confirming() + t.publish + t.hears + t.deciding()
+}
 
-// decide is when members begin to ask each other, for a switchover at an instant.
-func (t timing) decide(at instant.Wall) instant.Wall { return at.Add(-2 * t.half) }
-
-// Lead is the shortest time from a proposal to its switchover, by what members say of how long they take to hear of it.
+// Lead is the shortest time from a proposal to its switchover, by what members say and by what was measured.
 func (h *Host) Lead() time.Duration { return h.timing().lead() }
 
 // propose proposes a switchover to what is staged, as soon as all can make it who are waited for.
@@ -62,12 +115,13 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 	if h.order.Force {
 		without = h.forced(lacking)
 	}
-	s := h.state
+	s, t := h.state, h.timing()
 	s.Next.At = s.unused(s.Next.Number, at)
-	s.Next.Decide = wholeMicros(h.timing().decide(s.Next.At))
+	s.Next.Decide = wholeMicros(s.Next.At.Add(-t.deciding()))
 	s.Next.Without = slices.Sorted(slices.Values(without))
 	h.publish(d, now, s, EventProposed, detail)
-	d.By = now.Wall.Add(h.timing().half / 2)
+	h.mine = s.Next.Ref
+	d.By = s.Next.At.Add(t.publish + t.settle/2 - t.lead()) // what is left then is enough for all else, but for the slowest
 }
 
 // instant is when the switchover is to be, and what speaks against that.
@@ -81,9 +135,9 @@ func (h *Host) instant(now instant.Instant, without []string) (at instant.Wall, 
 		earliest = max(earliest, h.state.LapsedBy(status.Ref{}).Add(2*h.state.Epsilon))
 	}
 	at = max(earliest, now.Wall.Add(h.policy.Lead))
-	if h.policy.Lead != 0 && h.policy.Lead < h.timing().lead() {
+	if least := h.least(); h.policy.Lead != 0 && h.policy.Lead < least {
 		against = append(against, Missing{"switchover", status.Reason{Code: TooEarly, Detail: fmt.Sprintf(
-			"a lead of %v is configured, and members need %v to hear of a switchover, confirm it, and hear that it is made", h.policy.Lead, h.timing().lead())}})
+			"a lead of %v is configured, and members need %v to hear of a switchover, confirm it, and hear that it is made", h.policy.Lead, least)}})
 	}
 	if h.order.At != 0 {
 		at = h.order.At
@@ -169,7 +223,11 @@ const lacksFile = "missing"
 // carry sees a proposal through: it is committed when all have given their word, and withdrawn when that is too late.
 func (h *Host) carry(now instant.Instant, d *HostDecision) {
 	t, next := h.timing(), h.state.Next
-	last := next.Decide.Add(-t.half / 2)
+	end := next.Decide.Add(-t.hears) // a commit that comes later might be heard of by nobody before all have declined
+	last := end.Add(-publishTime)
+	if h.mine == next.Ref { // that it is withdrawn must be heard of by the instant; another host may be quicker than this one
+		last = min(last, next.At.Add(-t.publish-t.confirming()))
+	}
 	d.Against = h.unconfirmed(next)
 	declined := slices.ContainsFunc(d.Against, func(m Missing) bool { return h.members[m.Member] != nil && h.declines(m.Member) })
 	switch {
@@ -177,18 +235,16 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
 	case now.Wall >= last || declined:
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
-		if len(d.Against) > 0 {
-			h.back(now, next.Ref)
-		}
-	case len(d.Against) == 0 || h.order.Force && h.promised() && now.Wall >= last.Add(-t.half/2):
-		if from := next.Decide.Add(-2 * t.half); now.Wall < from {
+		h.back(now, next.Ref) // if nothing is against it, this host was too slow
+	case len(d.Against) == 0 || h.order.Force && h.promised() && now.Wall >= end.Add(-t.publish-t.settle/2):
+		if from := end.Add(-2*t.publish - t.confirming()); now.Wall < from {
 			d.Wake = from // until then it can be taken back
 			return
 		}
 		s := h.state
 		s.Next.Committed = true
 		h.publish(d, now, s, EventCommitted, d.Against)
-		d.By = next.Decide
+		d.By = end
 	default:
 		d.Wake = last
 	}
@@ -234,8 +290,8 @@ func (h *Host) back(now instant.Instant, ref status.Ref) {
 		return // what withdraws it was not published
 	}
 	h.failed = ref
-	h.tries = min(h.tries+1, 5)
-	h.again = now.Mono.Add(min(h.timing().half<<h.tries, backMost))
+	h.tries = min(h.tries+1, triesMost)
+	h.again = now.Mono.Add(min(h.timing().confirming()<<h.tries, backMost))
 	for _, m := range h.members {
 		if m.here && m.word.Promise.Ref() != ref {
 			m.missed++

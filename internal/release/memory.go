@@ -114,6 +114,15 @@ func (m Memory) root() (*root, error) {
 	return parseRoot("memory", m.Root)
 }
 
+// Trust is what m's root says, as TrustOf reads it.
+func (m Memory) Trust() (Trust, error) {
+	r, err := m.root()
+	if err != nil {
+		return Trust{}, err
+	}
+	return trustOf(r.signed.Signed)
+}
+
 // read hands out the remembered files under the names that the chain asks for.
 func (m Memory) read(name string, max int64) ([]byte, error) {
 	data := map[string][]byte{

@@ -84,6 +84,9 @@ func TestARootIsJudgedOnce(t *testing.T) {
 	if _, _, err := Restore(mem, nil); err != nil {
 		t.Errorf("to read the memory again: %v", err)
 	}
+	if trust, err := mem.Trust(); err != nil || trust.Version != 1 {
+		t.Errorf("to ask what it says: %v, %v", trust, err)
+	}
 	w.publish(testManifest(testRelease(1, testNow), testRelease(2, time.Time{})))
 	if view, _, err := Verify(w.repo, mem); err != nil || view.Manifest.Next == nil {
 		t.Errorf("to look again: %v, %v", err, view)

@@ -16,7 +16,13 @@ func Draw(seed uint64, class Class, nodes int) (Settings, []*Act) {
 		s.Nodes = 1 + r.IntN(7)
 	}
 	s.Epsilon = choose(r, 10*time.Millisecond, 100*time.Millisecond, 250*time.Millisecond)
-	s.Poll = choose(r, time.Second, 2*time.Second, 5*time.Second)
+	s.Poll = choose(r, 250*time.Millisecond, time.Second, 2*time.Second, 5*time.Second)
+	if r.IntN(6) == 0 {
+		s.Signing = choose(r, time.Second, 4*time.Second)
+	}
+	if r.IntN(4) == 0 {
+		s.Notice = 500 * time.Millisecond
+	}
 	s.Policy = mesh.Policy{Lease: choose(r, 2*time.Minute, 10*time.Minute, time.Hour)}
 	s.Policy.Renew = s.Policy.Lease / 3
 	s.Policy.Absent.After = choose(r, 30*time.Second, time.Minute, 10*time.Minute)

@@ -471,13 +471,22 @@ func (w *World) goodbye() {
 	}
 	w.unpause()
 	if w.Dead = w.Dead && len(w.store.state.Members) > 2; w.Dead {
-		n := w.nodes[slices.IndexFunc(w.nodes, func(n *node) bool { return contains(w.store.state.Members, n.name) })]
+		n := w.dies()
 		w.say("%s dies for good", n.name)
 		n.dead, n.touched = true, true
 		n.killPlugin()
 		n.killSidecar()
 		release(w, &Act{})
 	}
+}
+
+// dies is the member that stays dead: not the only one that decides what becomes of a switchover, after which only an operator could tell.
+func (w *World) dies() *node {
+	without := w.store.state.Next.Without
+	alone := len(without) == len(w.store.state.Members)-1
+	return w.nodes[slices.IndexFunc(w.nodes, func(n *node) bool {
+		return contains(w.store.state.Members, n.name) && (!alone || contains(without, n.name))
+	})]
 }
 
 // unpause has publication go on, also if an order to pause it lands late.

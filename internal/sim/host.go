@@ -93,6 +93,7 @@ type host struct {
 	order  mesh.Order // a standing one, and for which release
 	number uint64
 	round  int
+	takes  mesh.Lately // publications of lately
 }
 
 // order is what an operator wants from a host; it is tried again while the state changes under it.
@@ -113,7 +114,7 @@ func newHost(w *World, i int) *host {
 
 func (h *host) start() {
 	h.life++
-	h.mesh, h.order, h.late = mesh.NewHost(h.w.Policy), mesh.Order{}, nil
+	h.mesh, h.order, h.late, h.takes = mesh.NewHost(h.w.Policy), mesh.Order{}, nil, 0
 	h.loop(h.w.upTo(time.Second))
 }
 
@@ -169,7 +170,7 @@ func (h *host) place(s mesh.State) {
 	if h.repo.Version == s.Version || h.stuck > 0 {
 		return
 	}
-	h.w.after(h.w.quick(100*time.Millisecond), h.then(func() {
+	h.w.after(h.w.quick(100*time.Millisecond)+h.w.upTo(h.w.Notice), h.then(func() {
 		if h.stuck == 0 && (h.repo.Version < s.Version || h.w.Class == Lies) {
 			h.repo = &s
 		}
@@ -179,7 +180,7 @@ func (h *host) place(s mesh.State) {
 // crowd is how many members are asked one by one. In a larger mesh all their words come at once, which takes a hundredth of the events.
 const crowd = 64
 
-// askLimit is how long a host waits for members' words.
+// askLimit is how long a host waits for members' words while no switchover is under way.
 const askLimit = 2 * time.Second
 
 func (h *host) ask(s mesh.State, tag int) {
@@ -235,7 +236,11 @@ func (h *host) ask(s mesh.State, tag int) {
 			})
 		})
 	}
-	h.w.after(askLimit, h.then(finish))
+	limit := askLimit
+	if s.Next.At != 0 {
+		limit = min(limit, h.mesh.Patience())
+	}
+	h.w.after(limit, h.then(finish))
 }
 
 func (h *host) decide(s mesh.State, tag int) {
@@ -247,23 +252,27 @@ func (h *host) decide(s mesh.State, tag int) {
 		h.order = mesh.Order{}
 	}
 	h.mesh.Ordered(h.order)
+	h.mesh.Publishing(time.Duration(h.takes), h.w.Notice)
 	d := h.mesh.Decide(h.now())
 	if d.Publish == nil {
 		h.loop(h.pause(s))
 		return
 	}
-	h.w.after(h.w.quick(100*time.Millisecond), h.then(func() { // signing
-		if d.By != 0 && h.now().Wall >= d.By {
-			h.loop(h.pause(s))
-			return
-		}
-		h.publish(tag, *d.Publish, fmt.Sprint(d.Event, " ", d.Detail), func(bool) {})
-	}))
+	content := d.Event != mesh.EventRenewed && d.Event != mesh.EventMarked
+	h.publish(tag, *d.Publish, d.By, content, fmt.Sprint(d.Event, " ", d.Detail), func(bool) {})
+}
+
+// signs is how long it takes to sign a lease, or something new.
+func (h *host) signs(content bool) time.Duration {
+	if h.w.Signing > 0 && content {
+		return h.w.between(h.w.Signing*3/4, h.w.Signing)
+	}
+	return h.w.quick(100 * time.Millisecond)
 }
 
 func (h *host) pause(s mesh.State) time.Duration {
 	if s.Next.Number != 0 && len(s.Members) <= crowd {
-		return h.w.between(150*time.Millisecond, 300*time.Millisecond)
+		return h.w.between(50*time.Millisecond, 250*time.Millisecond)
 	}
 	return h.w.between(500*time.Millisecond, 1500*time.Millisecond)
 }
@@ -271,41 +280,73 @@ func (h *host) pause(s mesh.State) time.Duration {
 // giveUp is how long a host waits for the store.
 const giveUp = 10 * time.Second
 
-func (h *host) publish(tag int, next mesh.State, what string, then func(ok bool)) {
+// publish signs and replaces what is in force, if that can be done by then; 0 never comes.
+func (h *host) publish(tag int, next mesh.State, by instant.Wall, content bool, what string, then func(ok bool)) {
 	h.round++
-	round, done := h.round, false
+	round, done, began := h.round, false, h.now().Mono
+	over := func(late bool) {
+		h.round++
+		if content {
+			h.takes.Add(h.now().Mono.Sub(began))
+		}
+		if late {
+			h.w.Count.Late++
+			h.w.say("%s: it is too late for what it has %s", h.name, what)
+			h.mesh.TooLate()
+		}
+		h.loop(h.pause(next))
+	}
 	step := h.then(func() {
 		if round != h.round {
 			return // it was given up
 		}
-		h.round++
 		if done {
 			h.place(next)
 		}
 		then(done)
-		h.loop(h.pause(next))
+		over(false)
 	})
-	h.w.store.replace(h.name, tag, next, what, func(ok bool) {
-		done = ok
-		step()
-	})
-	if h.trap {
-		h.trap = false
-		h.w.after(h.w.upTo(150*time.Millisecond), h.then(func() {
-			h.w.say("%s dies as it publishes", h.name)
-			h.kill()
-			h.w.after(h.w.upTo(5*time.Second), func() {
-				if h.mesh == nil && h.server == 0 {
-					h.start()
-				}
-			})
-		}))
-	}
-	h.w.after(giveUp, h.then(func() {
-		if round == h.round {
-			h.round++
-			h.loop(0)
+	h.w.after(h.signs(content), h.then(func() {
+		left := by.Sub(h.now().Wall)
+		if by != 0 && left <= 0 {
+			over(true)
+			return
 		}
+		h.w.store.replace(h.name, tag, next, what, func(ok bool) {
+			done = ok
+			step()
+		})
+		h.dies()
+		if by == 0 {
+			left = giveUp
+		}
+		h.w.after(min(left, giveUp), h.then(func() {
+			switch {
+			case round != h.round:
+			case by != 0:
+				over(true)
+			default:
+				h.round++
+				h.loop(0)
+			}
+		}))
+	}))
+}
+
+// dies has the process die as it publishes, if that is to go wrong.
+func (h *host) dies() {
+	if !h.trap {
+		return
+	}
+	h.trap = false
+	h.w.after(h.w.upTo(150*time.Millisecond), h.then(func() {
+		h.w.say("%s dies as it publishes", h.name)
+		h.kill()
+		h.w.after(h.w.upTo(5*time.Second), func() {
+			if h.mesh == nil && h.server == 0 {
+				h.start()
+			}
+		})
 	}))
 }
 
@@ -326,7 +367,7 @@ func (h *host) obey(s mesh.State, tag int) {
 		h.loop(h.pause(s))
 		return
 	}
-	h.publish(tag, next, "operator: "+o.what, func(ok bool) {
+	h.publish(tag, next, 0, true, "operator: "+o.what, func(ok bool) {
 		if ok && len(h.orders) > 0 && h.orders[0] == o {
 			h.orders = h.orders[1:]
 		}

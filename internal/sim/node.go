@@ -298,7 +298,11 @@ func viewOf(s *mesh.State, name string) mesh.View {
 
 // relay asks the other members for the newest view and for what they hold, while the plugin wants it or no host is reached.
 func (n *node) relay() {
-	n.w.after(n.w.between(300*time.Millisecond, 700*time.Millisecond), n.beside(n.relay))
+	pause := n.w.between(300*time.Millisecond, 700*time.Millisecond)
+	if n.plugin != nil && n.plugin.next.At != 0 { // as package mirror does while a switchover is known that is to come
+		pause = n.w.between(200*time.Millisecond, 300*time.Millisecond)
+	}
+	n.w.after(pause, n.beside(n.relay))
 	asks := n.plugin != nil && n.plugin.last.Ask
 	if !asks && n.w.now-n.heardHost < 3*n.w.Poll+time.Second || n.disk.view == nil {
 		return

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +57,60 @@ func TestReplays(t *testing.T) {
 		if stories[0].String() != stories[1].String() || stories[0].Len() == 0 {
 			t.Errorf("seed %d has two stories", seed)
 		}
+	}
+}
+
+// Where nothing goes wrong, nearly every switchover is made at the first proposal: leads are made of what members say and of what was
+// measured, however often nodes look for news, however long publications take, and with a member that is dead or gives no answer. A host that
+// has published nothing yet does not know how slow its signers are: its first proposal comes too late.
+func TestProposalsAreCommitted(t *testing.T) {
+	histories := uint64(6)
+	if testing.Short() {
+		histories = 2
+	}
+	const each = 45 * time.Second
+	for _, c := range []struct {
+		name string
+		set  func(s *Settings)
+		gone string // what is wrong with one member from the beginning to the end
+		more int    // proposals withdrawn or given up in a hundred switchovers, at the most
+	}{
+		{"news at once", func(s *Settings) { s.Poll = 250 * time.Millisecond }, "", 3},
+		{"looks each second", func(s *Settings) { s.Poll = time.Second }, "", 3},
+		{"looks each five seconds", func(s *Settings) { s.Poll = 5 * time.Second }, "", 3},
+		{"a bucket", func(s *Settings) {
+			s.Poll, s.Notice, s.Signing = 250*time.Millisecond, 500*time.Millisecond, 600*time.Millisecond
+		}, "", 5},
+		{"slow signers", func(s *Settings) { s.Poll, s.Signing = 250*time.Millisecond, 4*time.Second }, "", 5},
+		{"a dead member", func(s *Settings) { s.Poll = 250 * time.Millisecond }, "machine dies", 3},
+		{"a member that hangs", func(s *Settings) { s.Poll = 250 * time.Millisecond }, "node is cut off", 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var sum Counts
+			for seed := range histories {
+				s := Settings{Seed: seed, Class: None, Nodes: 3 + int(seed%4), Hosts: 1 + int(seed%2), Epsilon: 100 * time.Millisecond, Storm: 16 * each}
+				s.Policy = mesh.Policy{Lease: time.Hour, Renew: 20 * time.Minute, Absent: mesh.Absent{After: 10 * time.Second}}
+				c.set(&s)
+				var plan []*Act
+				if i := slices.IndexFunc(faults, func(k kind) bool { return k.name == c.gone }); i >= 0 {
+					s.Class = Single
+					plan = append(plan, &Act{Kind: faults[i], At: time.Millisecond, Lasts: 2 * s.Storm, Node: 1})
+				}
+				for i := range 15 {
+					plan = append(plan, &Act{Kind: operators[0], At: time.Duration(i+1) * each, Host: i})
+				}
+				w, v := Play(s, plan, nil)
+				if v != nil {
+					t.Fatalf("seed %d: %v\n%s", seed, v, story(s, plan, v))
+				}
+				sum.Add(w.Count)
+			}
+			if sum.Switchovers != 15*int(histories) || 100*(sum.Withdrawn+sum.Late) > c.more*sum.Switchovers {
+				t.Errorf("%+v", sum)
+			}
+			t.Logf("%+v", sum)
+		})
 	}
 }
 

@@ -36,6 +36,8 @@ type Settings struct {
 	Storm    time.Duration // how long things go wrong
 	Poll     time.Duration // how often a node looks for something newer
 	Isolated time.Duration // how long a node answers that reaches nobody; 0: for ever
+	Signing  time.Duration // how long it takes at most to sign something new; 0: no time
+	Notice   time.Duration // how much later than nodes reckon with it is in place where they look
 	Slow     bool          // queries are rare, so that what the answer path may do by itself mostly is not done
 	Dead     bool          // one member stays dead when all else is healed
 }
@@ -43,27 +45,28 @@ type Settings struct {
 // World is one history.
 type World struct {
 	Settings
-	rng    *rand.Rand
-	now    time.Duration // true time since epoch
-	seq    uint64
-	queue  queue
-	net    network
-	store  store
-	hosts  []*host
-	nodes  []*node
-	watch  observer
-	plan   []*Act
-	healed time.Duration // when the last fault ended and the operators have gone home; 0: not yet
-	waits  bool          // when all was healed, a switchover without some members was proposed, which may wait for their leases
-	before bool          // a node's disk went back to what it was before
-	lapses instant.Wall  // when all leases of before surely have ended
-	tell   func(at time.Duration, line string)
-	failed *Violation
-	Count  Counts
+	rng     *rand.Rand
+	now     time.Duration // true time since epoch
+	seq     uint64
+	queue   queue
+	net     network
+	store   store
+	hosts   []*host
+	nodes   []*node
+	watch   observer
+	plan    []*Act
+	healed  time.Duration // when the last fault ended and the operators have gone home; 0: not yet
+	waits   bool          // when all was healed, a switchover without some members was proposed, which may wait for their leases
+	before  bool          // a node's disk went back to what it was before
+	slowest time.Duration // publication that a host reckons with since all was healed
+	lapses  instant.Wall  // when all leases of before surely have ended
+	tell    func(at time.Duration, line string)
+	failed  *Violation
+	Count   Counts
 }
 
 // Counts say how much happened in a history.
-type Counts struct{ Events, Decisions, Rounds, Switchovers, Withdrawn, Voids int }
+type Counts struct{ Events, Decisions, Rounds, Switchovers, Withdrawn, Late, Voids int }
 
 type event struct {
 	at  time.Duration
@@ -203,19 +206,25 @@ func (w *World) Run() *Violation {
 	return w.failed
 }
 
-// patience is how long after all is healed everything must have come true: a minute; longer where nodes look for news so rarely
-// that switchovers take most of a minute.
-func (s *Settings) patience() time.Duration {
-	return max(time.Minute, 2*s.lead())
+// patience is how long after all is healed everything must have come true: a minute; longer where nodes look for news so rarely, or
+// publications take so long, that switchovers take most of a minute.
+func (w *World) patience() time.Duration {
+	return max(time.Minute, 2*w.lead())
 }
 
-// lead is how long before its instant a switchover is proposed.
-func (s *Settings) lead() time.Duration { return 4 * (s.hears() + time.Second + 4*s.Epsilon) }
+// lead is how long before its instant a switchover is proposed at most.
+func (w *World) lead() time.Duration {
+	const slow = 2250 * time.Millisecond // neither two rounds, nor what is not measured, is taken to last longer
+	return 2*(w.hears()+w.Notice) + 3*slow + 8*w.Epsilon + max(2*slow, 3*min(w.slowest, 10*time.Second)) + 1200*time.Millisecond
+}
 
-// hears is how long a node says that it takes to hear of what is published.
-func (s *Settings) hears() time.Duration { return s.Poll*5/4 + time.Second }
+// hears is how long a node says that it takes to hear of what is published, where nothing is wrong.
+func (s *Settings) hears() time.Duration { return s.Poll*5/4 + 300*time.Millisecond }
 
 func (w *World) end() time.Duration {
+	for _, h := range w.hosts {
+		w.slowest = max(w.slowest, time.Duration(h.takes))
+	}
 	end := max(w.Storm, w.healed) + w.patience() + w.Policy.Lead
 	if w.Policy.Absent.Lapse || w.waits { // a proposal that waits for a lease is kept, unless another would be sooner by a whole lead
 		end += w.lead()
@@ -241,6 +250,7 @@ func (w *World) heal() {
 		n.steered()
 	}
 	w.healed, w.lapses = w.now, w.store.state.LapsedBy(status.Ref{}).Add(w.Policy.Lease)
+	w.slowest = 0
 	w.waits = w.store.state.Next.At != 0 && len(w.store.state.Next.Without) > 0
 	w.say("── all is healed ──")
 	w.goodbye()
@@ -269,5 +279,6 @@ func (c *Counts) Add(d Counts) {
 	c.Rounds += d.Rounds
 	c.Switchovers += d.Switchovers
 	c.Withdrawn += d.Withdrawn
+	c.Late += d.Late
 	c.Voids += d.Voids
 }

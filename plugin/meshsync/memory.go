@@ -19,9 +19,9 @@ type collector struct {
 	busy    atomic.Bool
 }
 
-// start collects beside the answers if there is much of it.
+// start collects beside the answers if there is much of it, and nobody has it who keeps zones for the next start, which takes seconds.
 func (c *collector) start(f *follower) {
-	if c.garbage < leastGarbage || !c.busy.CompareAndSwap(false, true) {
+	if c.garbage < leastGarbage || f.stager.keeping.Load() > 0 || !c.busy.CompareAndSwap(false, true) {
 		return
 	}
 	c.garbage = 0

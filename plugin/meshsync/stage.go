@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/beside"
@@ -30,6 +31,7 @@ type stager struct {
 	told    time.Time  // when the log was told last how that goes
 	cancel  context.CancelFunc
 	cache   *imageCache
+	keeping atomic.Int32                  // releases whose large zones are being kept, by who knows those before too
 	after   map[uint64]time.Time          // when a release that failed is tried again
 	right   map[release.Digest]*zone.Zone // zones of the release that failed last, not to be compiled again
 }
@@ -65,10 +67,12 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 			if err == nil && before != nil {
 				c.history = c.since(before)
 			}
+			s.keeping.Add(1)
 			s.results <- staged{number: number, compiled: c, took: time.Since(now), err: err}
 			if err == nil {
 				s.keep(f.config.repository, c, known)
 			}
+			s.keeping.Add(-1)
 		})
 		return
 	}

@@ -100,6 +100,23 @@ func TestResponsesDoNotWaitForTheNextMessage(t *testing.T) {
 	}
 }
 
+// Messages that wait in the chain do so at the same time, whether they come together or one after the other, and others are answered meanwhile.
+func TestMessagesWaitTogether(t *testing.T) {
+	const most = mostWorkers - 1
+	server, _ := chainServer(t, "")
+	c := newChainClient(t, server)
+	for n := range int32(most) {
+		c.ask(1, "wait.example.net.")
+		if n%8 == 0 || n == most-1 {
+			waitInChain(t, n+1)
+			mustAsk(t, "udp", server, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+		}
+	}
+	for range most {
+		waitingFor <- struct{}{}
+	}
+}
+
 // When the server stops, what waits in the chain keeps no message that has come from its answer.
 func TestEndAnswersWhatWaitsBehindASlowMessage(t *testing.T) {
 	server, _ := chainServer(t, "")
@@ -288,12 +305,15 @@ func TestMetricsOfAStuckChain(t *testing.T) {
 	s := lastServer()
 	loop := &udpLoop{front: s.front, conn: conn, stop: stop, address: s.group.address(), crew: newCrew(s.front, conn), traffic: new(traffic)}
 	ended := make(chan error)
-	go func() { ended <- loop.run() }()
+	loop.over = func(err error) {
+		loop.crew.end()
+		ended <- err
+	}
+	go loop.run()
 	t.Cleanup(func() { // before the server is stopped
 		release()
 		stop.wake()
 		lab.Must(t, <-ended)
-		loop.crew.end()
 		conn.Close()
 		stop.close()
 	})

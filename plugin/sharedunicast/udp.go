@@ -36,11 +36,11 @@ func (s *server) ServePacket(net.PacketConn) error {
 		inChain := s.front.guard.recorder.socket(kind, name+" chain") // for which a loop does not wait, nor it for a loop
 		l.crew = newCrew(s.front, conn)
 		l.crew.traffic, l.crew.decorate = inChain, decorate
-		go func() {
-			err := l.run()
+		l.over = func(err error) {
 			l.crew.end()
 			errs <- err
-		}()
+		}
+		go l.run()
 	}
 	var err error
 	for range s.packets {
@@ -75,7 +75,7 @@ type crew struct {
 	conn     *udpSocket
 	traffic  *traffic           // of the chain
 	decorate dns.DecorateWriter // nil, or what a plugin wants to see of responses
-	shed     bool               // what finds no room is lost; else the loop waits, and the kernel's buffer fills
+	shed     bool               // there is a fast path: what finds no room is lost; else the loop waits, and the kernel's buffer fills
 	working  sync.WaitGroup
 	owed     atomic.Int64 // responses that the plugin of decorate has not yet sent
 
@@ -134,17 +134,14 @@ func (c *crew) summon(now time.Time) {
 	if awake > 0 && now.Sub(c.taken) > quick {
 		need = awake + c.count // those that are awake wait for something
 	}
-	for ; awake < need; awake++ {
-		switch {
-		case c.idle > 0:
+	for ; awake < min(need, mostWorkers); awake++ {
+		if c.idle > 0 {
 			c.idle-- // it is awake from here on
 			c.some.Signal()
-		case c.workers < mostWorkers:
-			c.workers++
-			c.working.Go(c.work)
-		default:
-			return
+			continue
 		}
+		c.workers++
+		c.working.Go(func() { c.work(&outbox{conn: c.conn}, true) })
 	}
 }
 
@@ -168,14 +165,14 @@ func (c *crew) next(wait bool) *waiting {
 	return p
 }
 
-// work answers messages until the end. What is answered waits for the next message only if that is there, and the chain is quick.
-func (c *crew) work() {
-	box := &outbox{conn: c.conn}
+// work answers messages until the end, or until none waits. What is answered waits for the next message only if that is there, and the
+// chain is quick.
+func (c *crew) work(box *outbox, stay bool) {
 	for {
 		p := c.next(false)
 		if p == nil {
 			box.flush()
-			if p = c.next(true); p == nil {
+			if p = c.next(stay); p == nil {
 				return
 			}
 		}

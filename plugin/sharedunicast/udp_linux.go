@@ -25,14 +25,17 @@ type mmsghdr struct {
 	size uint32
 }
 
-// udpLoop reads a UDP socket in a thread of its own. It answers at once what it can, and hands the rest to its crew.
+// udpLoop reads a UDP socket in a thread of its own. It answers at once what it can, and hands the rest to its crew. Without a fast path
+// there is a leader, and no thread of its own.
 type udpLoop struct {
 	front  *front
 	conn   *udpSocket
 	stop   *waker
 	crew   *crew
-	handed [batch]int // messages of the batch that it is to get
-	hands  int        // how many these are
+	handed [batch]int  // messages of the batch that it is to get
+	hands  int         // how many these are
+	lead   *leader     // without a fast path
+	over   func(error) // is called at the end
 
 	traffic *traffic // nil without statistics
 	address string   // as metrics have it
@@ -64,8 +67,7 @@ const hasFastPath = true
 func udpSockets() int { return baseProcs() }
 
 // run reads until the server stops.
-func (l *udpLoop) run() error {
-	ownThread()
+func (l *udpLoop) run() {
 	for i := range l.in {
 		l.inIO[i].Base = &l.data[i][0]
 		l.inIO[i].SetLen(readUDP)
@@ -76,6 +78,29 @@ func (l *udpLoop) run() error {
 	}
 	l.counter = newCounter(ledgerOf(l.address, "udp", l.conn.local, l.socket))
 	l.fd, l.server = l.conn.fd, l.conn.local.AddrPort()
+	if !l.crew.shed {
+		l.lead = newLeader(l.crew, l.leading)
+		l.leading()
+		return
+	}
+	ownThread()
+	l.over(l.read(nil))
+}
+
+// leading reads until the server stops, or another goroutine does that in its place.
+func (l *udpLoop) leading() {
+	box := &outbox{conn: l.conn}
+	if err := l.read(box); err != errReplaced {
+		l.over(err)
+		return
+	}
+	l.lead.join(box)
+}
+
+var errReplaced = errors.New("another goroutine reads")
+
+// read is run and leading: with an outbox the latter.
+func (l *udpLoop) read(box *outbox) error {
 	wait := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.stop.fd), Events: unix.POLLIN}}
 	for {
 		n, errno := l.receive()
@@ -83,6 +108,9 @@ func (l *udpLoop) run() error {
 		case n > 0:
 			l.answer(n)
 			if l.handOn() {
+				if box != nil && !l.lead.answer(box) {
+					return errReplaced
+				}
 				l.crew.call(time.Now())
 			}
 			if n == batch && !l.stop.called.Load() {

@@ -18,6 +18,7 @@ type udpLoop struct {
 	conn  *udpSocket
 	stop  *waker
 	crew  *crew
+	over  func(error) // is called at the end
 
 	traffic *traffic
 	address string
@@ -30,7 +31,9 @@ const hasFastPath = false
 func udpSockets() int { return 1 }
 
 // run reads until the server stops.
-func (l *udpLoop) run() error {
+func (l *udpLoop) run() { l.over(l.read()) }
+
+func (l *udpLoop) read() error {
 	b := make([]byte, readUDP)
 	for !l.stop.called.Load() {
 		l.conn.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))

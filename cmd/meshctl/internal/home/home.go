@@ -13,6 +13,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
@@ -32,6 +33,9 @@ type Home struct {
 
 	collecting sync.Mutex
 	known      depot.Known // of the repository
+
+	taking sync.Mutex
+	took   mesh.Lately // by publications
 }
 
 // At is the home in a directory. It need not be there yet.
@@ -160,6 +164,9 @@ type Writer struct {
 	view  release.View
 
 	damaged error // why zones of the view are not known, and nothing but a lease can be published; nil: they are
+
+	beginning time.Duration // how long it took to open it
+	storing   time.Duration // how long it took to store new nodes of trees, which a proposal or commit has none of
 }
 
 // Begin opens the home for writing, and carries through what a killed command has decided, here or on another host. It waits
@@ -175,6 +182,7 @@ func (h *Home) Begin(ctx context.Context) (*Writer, error) {
 // BeginLease is Begin for who publishes leases, and is content with that where a file of the repository is damaged which names zones: the view
 // is then without them, and whatever else is to be published is an error of release.OfZones.
 func (h *Home) BeginLease(ctx context.Context) (*Writer, error) {
+	began := time.Now()
 	s, err := h.openForWriting(ctx)
 	if err != nil {
 		return nil, err
@@ -184,7 +192,22 @@ func (h *Home) BeginLease(ctx context.Context) (*Writer, error) {
 		w.Close()
 		return nil, err
 	}
+	w.beginning = time.Since(began)
 	return w, nil
+}
+
+// Publishing is how long publications of something new took lately, by this process, from Begin until they were in place. It is 0 if there was none.
+func (h *Home) Publishing() time.Duration {
+	h.taking.Lock()
+	defer h.taking.Unlock()
+	return time.Duration(h.took)
+}
+
+// takes takes in how long a publication took.
+func (h *Home) takes(took time.Duration) {
+	h.taking.Lock()
+	defer h.taking.Unlock()
+	h.took.Add(took)
 }
 
 // Path is that of something in the home.
@@ -293,6 +316,17 @@ func (r *Reader) Records() depot.Store { return r.records }
 
 // IsShared reports whether hosts elsewhere publish here too, in a bucket.
 func (r *Reader) IsShared() bool { _, here := r.records.(*depot.Dir); return !here }
+
+// SharedLook is how often a host that holds members' requests looks into a bucket for something new.
+const SharedLook = 500 * time.Millisecond
+
+// Notice is how much later what is published may be seen by the host that holds members' requests than they reckon with.
+func (r *Reader) Notice() time.Duration {
+	if r.IsShared() {
+		return SharedLook
+	}
+	return 0
+}
 
 // Tag is that of the state that is in force.
 func (r *Reader) Tag() (depot.Tag, error) { return r.records.Tag(stateName) }

@@ -69,8 +69,10 @@ func (w *Writer) Host() *mesh.Host {
 
 // Carry signs what the protocol has decided and puts it in force, unless that is not decided by end; a zero end never
 // comes. An event without a name is not put on record. change, nil for none, changes what the protocol does not see: releases that are new, members and operators.
+//
+// How long something new takes is kept (Home.Publishing), also where that was too long.
 func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, change func(m *release.Manifest), event Event) error {
-	mem, content := w.state.Published, false
+	began, mem, content := time.Now(), w.state.Published, false
 	if next.Version != w.Mesh().Version {
 		var err error
 		if mem, content, err = w.sign(ctx, next, change); err != nil {
@@ -86,6 +88,7 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 	if !end.IsZero() {
 		left := end.Sub(w.Now())
 		if left <= 0 {
+			w.took(began, content)
 			return ErrTooLate
 		}
 		var cancel context.CancelFunc
@@ -94,8 +97,12 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 	}
 	was := w.Mesh()
 	if err := w.commitBy(ctx, limited, state); err != nil {
+		if errors.Is(err, ErrTooLate) {
+			w.took(began, content)
+		}
 		return err
 	}
+	w.took(began, content)
 	if content && (was.Current.Number != next.Current.Number || was.Next.Number != next.Next.Number) {
 		return w.collect() // not between a proposal and its commit: there may be much
 	}
@@ -103,6 +110,13 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 		w.home.known.Published(w.view)
 	}
 	return nil
+}
+
+// took has it kept how long a publication took that began then. Where only the lease is new, fewer signatures are made, so that does not count.
+func (w *Writer) took(began time.Time, content bool) {
+	if content {
+		w.home.takes(w.beginning + time.Since(began) - w.storing)
+	}
 }
 
 // departed are the members that have left, as they were members last, for as long as the protocol waits for them.

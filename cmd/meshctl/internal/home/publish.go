@@ -64,7 +64,9 @@ func (w *Writer) sign(ctx context.Context, next mesh.State, change func(m *relea
 	files, mem, err := release.Publish(w.state.Published, m, by,
 		release.Expiries{Root: w.view.Expires.Root, Targets: year, Snapshot: year, Timestamp: until})
 	if err == nil {
+		began := time.Now()
 		err = w.storeNodes(files)
+		w.storing = time.Since(began)
 	}
 	return mem, true, err
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Trust is what the root in force says.
-func (w *Writer) Trust() (release.Trust, error) { return release.TrustOf(w.Root()) }
+func (w *Writer) Trust() (release.Trust, error) { return w.state.Published.Trust() }
 
 // PublishRoot puts a root in force that enough have signed, and signs what lies below it anew. Nodes follow by themselves. Where it has
 // release numbers begin higher, the release that is answered from goes on under the first of them.

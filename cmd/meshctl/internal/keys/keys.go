@@ -275,11 +275,7 @@ func (r Ring) trustedOf(t release.Trust, kind string) ([]Key, error) {
 }
 
 // Has reports whether a key of a kind that a root names is at hand.
-func (r Ring) Has(root []byte, kind string) bool {
-	t, err := release.TrustOf(root)
-	if err != nil {
-		return false
-	}
+func (r Ring) Has(t release.Trust, kind string) bool {
 	keys, err := r.trustedOf(t, kind)
 	return err == nil && len(keys) > 0
 }

@@ -101,6 +101,7 @@ type Round struct {
 	View     release.View // what is in force now
 	Answers  map[string]Answer
 	Done     bool // what was decided is published
+	Late     bool // it took too long to publish what was decided, so that was given up; the next has more time
 }
 
 // Round reads, asks, decides and publishes, once. A turn that another host or command has won is no error: the next round
@@ -119,13 +120,15 @@ func (d *Driver) Round(ctx context.Context) (Round, error) {
 	before := home.MeshOf(state, view)
 	d.host.Read(before)
 	d.host.Ordered(d.ordered(before))
-	d.host.LeaseOnly(d.leaseOnly || damaged != nil || !d.Home.Keys().Has(state.Published.Root, keys.Release))
+	trust, err := state.Published.Trust()
+	d.host.LeaseOnly(d.leaseOnly || damaged != nil || err != nil || !d.Home.Keys().Has(trust, keys.Release))
 	began := d.now()
 	answers := d.ask(ctx, append(view.Manifest.Members[:len(view.Manifest.Members):len(view.Manifest.Members)], state.Departed...), view.Manifest.Next)
 	if ctx.Err() != nil {
 		return Round{}, context.Cause(ctx)
 	}
 	d.host.Asked(words(answers), began, d.now())
+	d.host.Publishing(d.Home.Publishing(), reader.Notice())
 	r := Round{Decision: d.host.Decide(d.now()), Before: view, View: view, Answers: answers}
 	d.keep(r.Decision, view.Manifest.Next != nil)
 	d.follow(ctx, view.Manifest, answers)
@@ -147,23 +150,15 @@ func (d *Driver) ordered(state mesh.State) mesh.Order {
 	return d.Order
 }
 
-// ask asks members. While a switchover is under way one that hangs must not hold up the commit, so it has part of the time only
-// that all have to hear of something.
+// ask asks members. While a switchover is under way one that hangs must not hold up the commit for long.
 func (d *Driver) ask(ctx context.Context, members []release.Member, next *release.Release) map[string]Answer {
 	if next == nil || next.Switchover.IsZero() {
 		return d.Ask(ctx, members)
 	}
-	limited, cancel := context.WithTimeout(ctx, max(d.host.Lead()/askShare, askLeast))
+	limited, cancel := context.WithTimeout(ctx, d.host.Patience())
 	defer cancel()
 	return d.Ask(limited, members)
 }
-
-// askShare is the part of the shortest lead that a round of questions may take while a switchover is under way, and askLeast how
-// long it may take in any case.
-const (
-	askShare = 8
-	askLeast = time.Second
-)
 
 // keep keeps what was decided, and since when something speaks against a switchover.
 func (d *Driver) keep(decision mesh.HostDecision, staged bool) {
@@ -232,10 +227,23 @@ func (d *Driver) publish(ctx context.Context, r *Round, before mesh.State, tag d
 		return unlessTurn(w.Carry(ctx, renewed, time.Time{}, func(m *release.Manifest) { m.Format = newer }, home.Event{}))
 	}
 	if err := w.Carry(ctx, next, r.Decision.By.Time(), nil, event); err != nil {
+		if errors.Is(err, home.ErrTooLate) {
+			r.Late = true
+			d.tooLate(r.Decision)
+		}
 		return unlessTurn(err)
 	}
 	r.Done, r.View = true, w.View()
 	return nil
+}
+
+// tooLate says that what was decided was given up, and has more time taken for what is decided next.
+func (d *Driver) tooLate(decision mesh.HostDecision) {
+	d.host.TooLate()
+	if d.Log != nil {
+		d.Log.Warn("it took too long to publish what was decided, so it was given up, and more time is taken: see to the signing commands, the disk or the bucket",
+			"event", decision.Event, "number", decision.Publish.Next.Number, "by", decision.By.Time(), "publications take", d.Home.Publishing())
+	}
 }
 
 // formatFor is the format of the next manifest: the newest if all members have just said that they read it, both of each, CoreDNS and its
@@ -495,14 +503,18 @@ type Seen struct {
 	Results   []history.Result // how the members fared
 }
 
+// lateMost is how often a proposal that took too long to publish is made again for who waits no longer.
+const lateMost = 3
+
 // See sees the staged release through to its switchover, or to its commit if committed is set. Members may take as long as wait
 // until nothing speaks against a proposal; what then does is an *AgainstError, as is an operator's order that withdraws what was
 // proposed. tell is told of each step.
 func (d *Driver) See(ctx context.Context, wait time.Duration, committed bool, tell func(Round)) (Seen, error) {
 	var seen Seen
 	var last *AgainstError
-	proposed := false
+	proposed, late := false, 0
 	for end := d.Home.Now().Add(wait); ; {
+		began := time.Now()
 		r, err := d.Round(ctx)
 		if err != nil {
 			return seen, errors.Join(err, orNil(last))
@@ -516,13 +528,16 @@ func (d *Driver) See(ctx context.Context, wait time.Duration, committed bool, te
 			if against := r.Decision.Against; len(against) > 0 || last == nil {
 				last = &AgainstError{next.Number, against}
 			}
-			if !d.Home.Now().Before(end) || proposed && last.paused() {
+			if r.Late {
+				late++
+			}
+			if !d.Home.Now().Before(end) && (!r.Late || late > lateMost) || proposed && last.paused() {
 				return seen, last
 			}
 		} else if next != nil {
 			proposed = true
 		}
-		if err := home.Pause(ctx, roundEvery); err != nil {
+		if err := home.Pause(ctx, r.pause(time.Since(began), d.now().Wall)); err != nil {
 			return seen, errors.Join(err, orNil(last))
 		}
 	}

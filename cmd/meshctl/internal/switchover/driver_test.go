@@ -2,8 +2,14 @@ package switchover
 
 import (
 	"context"
+	"crypto"
 	"errors"
+	"fmt"
+	"io"
+	"log"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +26,26 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 )
+
+// TestMain signs what comes in, slowly, where this program is a signing command of the tests.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "sign-slowly" {
+		time.Sleep(100 * time.Millisecond)
+		data, err1 := os.ReadFile(os.Args[2])
+		private, err2 := release.ParseKey(data)
+		message, err3 := io.ReadAll(os.Stdin)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			log.Fatal(err)
+		}
+		signature, err := private.Sign(nil, message, crypto.Hash(0))
+		if err != nil {
+			log.Fatal(err)
+		}
+		os.Stdout.Write(signature)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 // hears is how long the members of these tests say that they take to hear of something.
 const hears = 100 * time.Millisecond
@@ -321,6 +347,54 @@ func TestAProposalThatIsNotPromisedIsWithdrawn(t *testing.T) {
 	}
 	if next := w.view().Manifest.Next; !next.Switchover.IsZero() || next.Committed {
 		t.Errorf("published %+v", next)
+	}
+}
+
+// TestSlowSigners: the keys are signed with by commands that take a tenth of a second for each of three signatures, which a driver does not know
+// that has just begun. Its first proposal comes too late, which it says, and it takes more time for the next. From then on each is made in time.
+func TestSlowSigners(t *testing.T) {
+	w := newWorld(t)
+	program, err := os.Executable()
+	hometest.Check(t, err)
+	for _, name := range []string{"release", "lease"} {
+		key, moved := filepath.Join(w.dir, "keys", name+".pem"), filepath.Join(t.TempDir(), name)
+		data, err := os.ReadFile(key)
+		hometest.Check(t, err)
+		private, err := release.ParseKey(data)
+		hometest.Check(t, err)
+		hometest.Check(t, os.WriteFile(moved, data, 0o600))
+		hometest.Check(t, os.WriteFile(filepath.Join(w.dir, "keys", name+".command"), fmt.Appendf(nil, "ed25519 %x\n%s sign-slowly %s\n", private.Public(), program, moved), 0o600))
+		hometest.Check(t, os.Remove(key))
+	}
+	var log strings.Builder
+	w.driver.Log = slog.New(slog.NewTextHandler(&log, nil))
+	r, err := w.driver.Round(t.Context())
+	hometest.Check(t, err)
+	if next := w.view().Manifest.Next; r.Done || !r.Late || !next.Switchover.IsZero() || !strings.Contains(log.String(), "it took too long to publish what was decided") {
+		t.Errorf("the first proposal: done %v, late %v, published %+v, log %s", r.Done, r.Late, next, &log)
+	}
+	for number := uint64(2); number <= 3; number++ {
+		if number > 2 {
+			h, err := w.driver.Home.Begin(t.Context())
+			hometest.Check(t, err)
+			_, found, err := releasing.Make(t.Context(), h, []releasing.Source{hometest.ZoneFile(t, 3)}, releasing.Options{})
+			if err := errors.Join(err, h.Close()); err != nil {
+				t.Fatal(err, found)
+			}
+		}
+		late, proposals := 0, 0
+		seen, err := w.driver.See(t.Context(), 30*time.Second, false, func(r Round) {
+			if r.Late {
+				late++
+			}
+			if r.Done && r.Decision.Event == mesh.EventProposed {
+				proposals++
+			}
+		})
+		hometest.Check(t, err)
+		if !seen.Settled || seen.Number != number || late != 0 || proposals != 1 {
+			t.Errorf("seen %+v, with %d proposals that were made and %d that came too late\n%s", seen, proposals, late, &log)
+		}
 	}
 }
 

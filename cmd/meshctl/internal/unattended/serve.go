@@ -56,11 +56,9 @@ const (
 	maxHeader     = 16 << 10
 )
 
-// While requests are held until there is a newer timestamp, it is looked whether there is one so often: in a directory, and in a bucket.
-const (
-	holdLook       = 50 * time.Millisecond
-	holdLookShared = 500 * time.Millisecond
-)
+// holdLook is how often it is looked whether there is a newer timestamp in a directory while requests are held until there is one
+// (home.SharedLook: in a bucket).
+const holdLook = 50 * time.Millisecond
 
 // places are those of the listener: some thousand members, each with a few connections for blobs and one for questions.
 var places = identity.Places{Strangers: 256, Known: 8192, OfOne: 64, Handshake: headerTimeout, Tell: true}
@@ -85,7 +83,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	s.known.Store(published)
 	look := holdLook
 	if reader.IsShared() {
-		look = holdLookShared
+		look = home.SharedLook
 	}
 	holder := depot.NewHolder(ctx, reader.Repository(), look)
 	s.holder.Store(holder)
