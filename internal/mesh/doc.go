@@ -87,7 +87,8 @@
 //				sign(d.Publish); replace(state)  // on condition that it has not changed, before d.By, or else
 //				h.TooLate()
 //			}
-//			wait()                               // while a switchover is under way as long as the round took, and at most a quarter of a second
+//			wait()                               // while a switchover is under way as long as the round took, and at most a quarter of a
+//			                                     // second; a second, but not beyond d.Wake, if that is set and nothing is against it
 //		}
 //
 //	 6. The state is replaced by one conditional write, and what it publishes is put in place by whoever sees that it is not.

@@ -333,7 +333,8 @@ const (
 	keptTimes = 128
 	// A round that takes hung or longer tells of a server, a line or a machine that stood still. It counts when hungMost of the last hungOf
 	// did. Rounds that always count must not make leads so long that a switchover under way and the next one take more than the minute in
-	// which a mesh is as it should be once all is healed (I6): eight halves of interval, one and a half rounds, a second and 4 ε.
+	// which a mesh is as it should be once all is healed (I6): a lead has twice what the slowest member needs to hear, which is the interval and one
+	// and a half rounds, and some seconds.
 	hung             = 2 * time.Second
 	hungMost, hungOf = 3, 16
 )
