@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,25 +42,69 @@ func Asker(own *identity.Identity) Ask {
 			return errors.New("it redirects, which an administrative plane never does")
 		},
 	}
-	return func(ctx context.Context, members []release.Member) map[string]Answer {
-		answers := make(map[string]Answer, len(members))
-		var guard sync.Mutex
-		var open sync.WaitGroup
-		slots := make(chan struct{}, askAtOnce)
-		for _, m := range members {
-			slots <- struct{}{}
-			open.Go(func() {
-				defer func() { <-slots }()
-				c, err := askOne(ctx, client, m)
-				answer := Answer{c, err}
-				guard.Lock()
-				defer guard.Unlock()
-				answers[m.Name] = answer
-			})
-		}
-		open.Wait()
-		return answers
+	t := &turns{one: func(ctx context.Context, m release.Member) (status.Confirmation, error) {
+		return askOne(ctx, client, m)
+	}, last: map[string]turn{}}
+	return t.ask
+}
+
+// turns asks members, askAtOnce at a time. Any number of goroutines may use it.
+type turns struct {
+	one func(ctx context.Context, m release.Member) (status.Confirmation, error)
+
+	guard sync.Mutex
+	last  map[string]turn // by member
+}
+
+// turn is when a member was asked last.
+type turn struct {
+	at   time.Time
+	mute bool // it gave no answer
+}
+
+func (t turn) compare(other turn) int {
+	switch {
+	case t.mute == other.mute:
+		return t.at.Compare(other.at)
+	case t.mute:
+		return 1
 	}
+	return -1
+}
+
+// order has those first who answered last, and of these and the others those who have waited longest. If as many hang as are asked at a time,
+// the others must not wait for them in each round: no switchover would be committed, since a round of questions is short then.
+func (t *turns) order(members []release.Member) []release.Member {
+	t.guard.Lock()
+	defer t.guard.Unlock()
+	all := slices.Clone(members)
+	slices.SortStableFunc(all, func(a, b release.Member) int { return t.last[a.Name].compare(t.last[b.Name]) })
+	return all
+}
+
+func (t *turns) ask(ctx context.Context, members []release.Member) map[string]Answer {
+	answers := make(map[string]Answer, len(members))
+	var open sync.WaitGroup
+	slots := make(chan struct{}, askAtOnce)
+	for _, m := range t.order(members) {
+		slots <- struct{}{}
+		began, asked, err := time.Now(), ctx.Err() == nil, context.Cause(ctx)
+		open.Go(func() {
+			defer func() { <-slots }()
+			var c status.Confirmation
+			if asked {
+				c, err = t.one(ctx, m)
+			}
+			t.guard.Lock()
+			defer t.guard.Unlock()
+			answers[m.Name] = Answer{c, err}
+			if asked {
+				t.last[m.Name] = turn{began, err != nil}
+			}
+		})
+	}
+	open.Wait()
+	return answers
 }
 
 // UnwellError is a member's word that it has none of its DNS server, with what it says all the same: how its route is, and why.

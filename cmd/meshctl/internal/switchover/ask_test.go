@@ -2,13 +2,16 @@ package switchover
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -89,4 +93,54 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	if got["good"].Confirmation.Serving != 7 {
 		t.Errorf("good said %+v", got["good"])
 	}
+}
+
+// TestMembersThatHangHoldUpNoOther: more hang than are asked at a time, and their names are the first. A round ends when nobody else can have a turn.
+// From the third one on who answers is asked in each, and who hangs no more is asked in one of the next.
+func TestMembersThatHangHoldUpNoOther(t *testing.T) {
+	var members []release.Member
+	for i := range 2*askAtOnce + 6 {
+		members = append(members, release.Member{Name: fmt.Sprintf("a%03d", i)})
+	}
+	const back = "a007"
+	members = append(members, release.Member{Name: "b1"}, release.Member{Name: "b2"})
+	var isBack bool
+	var hanging atomic.Int64
+	var end context.CancelFunc
+	asking := &turns{last: map[string]turn{}, one: func(ctx context.Context, m release.Member) (status.Confirmation, error) {
+		if m.Name >= "b" || isBack && m.Name == back {
+			return status.Confirmation{Node: m.Name}, nil
+		}
+		if hanging.Add(1) == askAtOnce {
+			end()
+		}
+		<-ctx.Done()
+		return status.Confirmation{}, context.Cause(ctx)
+	}}
+	round := func() map[string]Answer {
+		t.Helper()
+		var ctx context.Context
+		ctx, end = context.WithCancel(t.Context())
+		defer end()
+		hanging.Store(0)
+		answers := asking.ask(ctx, members)
+		if len(answers) != len(members) {
+			t.Fatalf("%d answers", len(answers))
+		}
+		return answers
+	}
+	round() // that they hang is not known before
+	round()
+	for range 3 {
+		if a := round(); a["b1"].Err != nil || a["b2"].Err != nil {
+			t.Fatalf("who answers was not asked: %v, %v", a["b1"].Err, a["b2"].Err)
+		}
+	}
+	isBack = true
+	for range 3 {
+		if round()[back].Err == nil {
+			return
+		}
+	}
+	t.Error("who is back was not asked")
 }

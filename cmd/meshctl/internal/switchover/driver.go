@@ -150,12 +150,17 @@ func (d *Driver) ordered(state mesh.State) mesh.Order {
 	return d.Order
 }
 
+// roundMost is the longest that a round of questions may take: the protocol does nothing by one that began ten seconds ago, not even renew the
+// lease. Where many members hang, not all of them have their turn in it.
+const roundMost = 6 * time.Second
+
 // ask asks members. While a switchover is under way one that hangs must not hold up the commit for long.
 func (d *Driver) ask(ctx context.Context, members []release.Member, next *release.Release) map[string]Answer {
-	if next == nil || next.Switchover.IsZero() {
-		return d.Ask(ctx, members)
+	patience := roundMost
+	if next != nil && !next.Switchover.IsZero() {
+		patience = min(patience, d.host.Patience())
 	}
-	limited, cancel := context.WithTimeout(ctx, d.host.Patience())
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return d.Ask(limited, members)
 }
@@ -436,7 +441,7 @@ const resultPatience = 5 * time.Second
 
 func (d *Driver) results(ctx context.Context, members []release.Member, number uint64) []history.Result {
 	for end := d.Home.Now().Add(resultPatience); ; {
-		results, all := resultsOf(members, d.Ask(ctx, members), number)
+		results, all := resultsOf(members, d.ask(ctx, members, nil), number)
 		if all || !d.Home.Now().Before(end) || home.Pause(ctx, roundEvery) != nil {
 			return results
 		}

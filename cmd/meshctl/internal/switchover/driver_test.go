@@ -226,6 +226,24 @@ func TestTheFormatGoesOnBeforeAProposal(t *testing.T) {
 	}
 }
 
+// TestARoundIsOver: where members hang, a round of questions ends while something may still be decided by it, also when no switchover is under way.
+func TestARoundIsOver(t *testing.T) {
+	w := newWorld(t)
+	rounds := 0
+	w.driver.Ask = func(ctx context.Context, members []release.Member) map[string]Answer {
+		if _, limited := ctx.Deadline(); !limited {
+			t.Error("it may last for as long as members hang")
+		}
+		rounds++
+		return w.ask(ctx, members)
+	}
+	_, err := w.driver.See(t.Context(), 10*time.Second, false, ignore)
+	hometest.Check(t, err)
+	if _, err := w.driver.Round(t.Context()); err != nil || rounds < 4 {
+		t.Errorf("%d rounds, %v", rounds, err)
+	}
+}
+
 // Members are asked again and again while their words may bring the next step, and seldom while that waits for an instant alone: of all that a release
 // costs a node, most would be to say again and again that nothing has changed.
 func TestMembersAreAskedSeldomOnceAllIsDecided(t *testing.T) {
