@@ -53,6 +53,8 @@ type DriverState struct {
 	Switched  uint64            // switchovers seen through
 	Withdrawn uint64            // proposals that were withdrawn
 	Members   []MemberState
+
+	lead time.Duration // the shortest that is safe, as of the last round
 }
 
 // making is what is known of a release's way before its switchover.
@@ -72,6 +74,9 @@ func (d *Driver) State() DriverState {
 	defer d.mu.Unlock()
 	return d.state
 }
+
+// Lead is how long before its switchover a release is proposed.
+func (d *Driver) Lead() time.Duration { return max(d.Policy.Lead, d.State().lead) }
 
 // Made says that a release was published then, whose making began then, and that it is time for a round.
 func (d *Driver) Made(number uint64, began, published time.Time) {
@@ -169,7 +174,7 @@ func (d *Driver) ask(ctx context.Context, members []release.Member, next *releas
 func (d *Driver) keep(decision mesh.HostDecision, staged bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.state.Decision = decision
+	d.state.Decision, d.state.lead = decision, d.host.Lead()
 	switch {
 	case !staged || decision.Event == mesh.EventCommitted || decision.Event == mesh.EventSettled:
 		d.state.Since = time.Time{}

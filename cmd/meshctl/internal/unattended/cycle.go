@@ -308,21 +308,25 @@ func (c *Cycle) turn(ctx context.Context) error {
 	return nil
 }
 
-// soon is how close a switchover must be for a release to wait until it is over. One that is farther away, because it waits for
-// leases to end, gives way to newer data.
+// soon is how close a switchover must be for a release to wait until it is over, beside the lead. One that is farther away, because it waits
+// for leases to end, gives way to newer data.
 const soon = time.Minute
 
 // waits reports whether the next release must wait for the one before: until its switchover is over, or, for as long as members
-// may take to have it ready, until there is one. Else zones that change all the time would never be switched to.
+// may take to have it ready, until there is one. Else zones that change all the time would never be switched to. Where members hear late, the lead
+// may be longer than a minute, and they hear of the release as late.
 func (c *Cycle) waits(m release.Manifest, now time.Time) bool {
-	next := m.Next
+	next, lead := m.Next, time.Duration(0)
+	if c.Driver != nil {
+		lead = c.Driver.Lead()
+	}
 	switch {
 	case next == nil:
 		return false
 	case next.Switchover.IsZero():
-		return c.Driver != nil && now.Before(c.Driver.Published(next.Number).Add(missingPatience))
+		return c.Driver != nil && now.Before(c.Driver.Published(next.Number).Add(missingPatience+lead))
 	}
-	return next.Committed || next.Switchover.Before(now.Add(soon))
+	return next.Committed || next.Switchover.Before(now.Add(soon+lead))
 }
 
 // todo sorts what is pending. What is in the latest release already is not pending any more. Where errors held everything

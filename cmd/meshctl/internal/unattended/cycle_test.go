@@ -17,6 +17,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/switchover"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -238,9 +239,32 @@ func TestChangesThatNeverEndAreSwitchedTo(t *testing.T) {
 		t.Errorf("release %d was replaced by %d before members could have it ready", made.Release.Number, again.Release.Number)
 	}
 	now = now.Add(time.Second)
-	if again := c.releases(t); again == nil || again.Replaced != made.Release.Number {
-		t.Errorf("newer data waits for ever: %+v", again)
+	again := c.releases(t)
+	if again == nil || again.Replaced != made.Release.Number {
+		t.Fatalf("newer data waits for ever: %+v", again)
 	}
+	const lead = 3 * time.Minute
+	c.Driver = switchover.NewDriver(c.Home, nil, mesh.Policy{Lead: lead}, c.Log)
+	c.receives(t, hometest.NamesZone(t, "a.", 4, 100))
+	propose(t, dir, now, lead)
+	if made := c.releases(t); made != nil {
+		t.Errorf("release %d was replaced by %d since its lead is long", again.Release.Number, made.Release.Number)
+	}
+	propose(t, dir, now, lead+soon)
+	if made := c.releases(t); made == nil || made.Replaced != again.Release.Number {
+		t.Errorf("newer data waits for leases to end: %+v", made)
+	}
+}
+
+// propose proposes a switchover to what is staged, as a host does.
+func propose(t *testing.T, dir string, now time.Time, lead time.Duration) {
+	t.Helper()
+	w := hometest.Begin(t, dir, hometest.At(now))
+	defer w.Close()
+	next, at := w.Mesh(), now.Add(lead)
+	next.Next.At, next.Next.Decide = instant.WallOf(at), instant.WallOf(at.Add(-time.Second))
+	next = next.Granted(instant.WallOf(now), w.State().Lease())
+	hometest.Check(t, w.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: mesh.EventProposed, Number: next.Next.Number, Switchover: at}))
 }
 
 // TestZonesThatGoAtOnceStay: what sources have no more leaves the releases, but not so many at once; that is an alarm, the others go
