@@ -203,11 +203,14 @@ func (h *Home) Publishing() time.Duration {
 	return time.Duration(h.took)
 }
 
+// tookMost is the longest that a publication counts as: leads are made of no more, and one that stood still for an hour is forgotten as soon.
+const tookMost = 10 * time.Second
+
 // takes takes in how long a publication took.
 func (h *Home) takes(took time.Duration) {
 	h.taking.Lock()
 	defer h.taking.Unlock()
-	h.took.Add(took)
+	h.took.Add(min(took, tookMost))
 }
 
 // Path is that of something in the home.

@@ -59,3 +59,17 @@ func TestTheLeaseEndsWithSignatures(t *testing.T) {
 		}
 	}
 }
+
+// TestAPublicationThatStoodStillIsForgotten after as many as one that took as long as leads are made of at the most.
+func TestAPublicationThatStoodStillIsForgotten(t *testing.T) {
+	slow, still := At("", nil), At("", nil)
+	slow.takes(tookMost)
+	still.takes(time.Hour)
+	for range 30 {
+		slow.takes(0)
+		still.takes(0)
+	}
+	if got := still.Publishing(); got != slow.Publishing() || got >= time.Second {
+		t.Errorf("publications are taken to last %v, and %v", got, slow.Publishing())
+	}
+}
