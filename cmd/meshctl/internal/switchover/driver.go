@@ -494,6 +494,9 @@ func (e *AgainstError) Error() string {
 	for _, m := range e.Against {
 		lines = append(lines, "  "+m.String())
 	}
+	if len(e.Against) == 0 {
+		lines = append(lines, "  nothing speaks against it, but it could not be published in time: see to the signing commands, the disk or the bucket")
+	}
 	return strings.Join(lines, "\n")
 }
 

@@ -613,3 +613,10 @@ func TestARestoredStatePublishesNothing(t *testing.T) {
 		t.Errorf("published %+v after %+v", after, before)
 	}
 }
+
+// TestWhatNothingSpeaksAgainstIsSaid: a command that ends since its host was too slow says so.
+func TestWhatNothingSpeaksAgainstIsSaid(t *testing.T) {
+	if err := (&AgainstError{Number: 2}).Error(); !strings.Contains(err, "release 2") || !strings.Contains(err, "signing commands") {
+		t.Error(err)
+	}
+}
