@@ -45,6 +45,10 @@ func (s *testStall) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.M
 		<-waitingFor
 		waitingNow.Add(-1)
 		return 0, w.WriteMsg(refused)
+	case "answered":
+		err := w.WriteMsg(refused)
+		<-waitingFor
+		return 0, err
 	case "panic":
 		panic("as asked")
 	case "twice":

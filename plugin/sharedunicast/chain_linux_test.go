@@ -100,6 +100,19 @@ func TestResponsesDoNotWaitForTheNextMessage(t *testing.T) {
 	}
 }
 
+// A response that is made leaves, though a plugin does something else before it returns.
+func TestResponsesDoNotWaitForTheirPlugins(t *testing.T) {
+	server, _ := chainServer(t, "")
+	c := newChainClient(t, server)
+	for id := range uint16(20) {
+		c.ask(id, "answered.example.net.")
+		if m := c.answer(); m.Id != id {
+			t.Fatal(m)
+		}
+		waitingFor <- struct{}{}
+	}
+}
+
 // Messages that wait in the chain do so at the same time, whether they come together or one after the other, and others are answered meanwhile.
 func TestMessagesWaitTogether(t *testing.T) {
 	const most = mostWorkers - 1

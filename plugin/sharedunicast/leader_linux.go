@@ -36,7 +36,6 @@ func (l *leader) answer(box *outbox) bool {
 		if p == nil {
 			break
 		}
-		box.soon()
 		l.crew.serve(p, box, now)
 		packets.Put(p)
 	}

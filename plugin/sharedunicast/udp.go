@@ -176,7 +176,6 @@ func (c *crew) work(box *outbox, stay bool) {
 				return
 			}
 		}
-		box.soon()
 		began := time.Now()
 		c.serve(p, box, began)
 		if time.Since(began) > quick {

@@ -281,7 +281,8 @@ func sendAll(fd int, out []mmsghdr) {
 	}
 }
 
-// outbox collects responses of the chain, to send them by one system call.
+// outbox collects responses of the chain, to send them by one system call. A timer sends what nobody else has sent after a while, since whoever
+// collects may be held up in the chain, by the message that was answered or by the next one.
 type outbox struct {
 	mu      sync.Mutex
 	conn    *udpSocket
@@ -312,28 +313,33 @@ func (o *outbox) add(b []byte, to netip.AddrPort) bool {
 	o.out[i] = mmsghdr{Msghdr: unix.Msghdr{Name: (*byte)(unsafe.Pointer(&o.names[i])), Namelen: setAddress(&o.names[i], to), Iov: &o.io[i]}}
 	o.out[i].SetIovlen(1)
 	o.pending++
+	o.soon()
 	return true
 }
 
-// soon has what is pending sent after a while, if nobody does before: whoever collects goes through the chain again, which may hold it up.
+// soon has what is pending sent by the timer. The caller holds mu.
 func (o *outbox) soon() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	switch {
-	case o.pending == 0 || o.due:
+	case o.due:
 		return
 	case o.timer == nil:
-		o.timer = time.AfterFunc(quick, o.flush)
+		o.timer = time.AfterFunc(quick, o.timeout)
 	default:
 		o.timer.Reset(quick)
 	}
 	o.due = true
 }
 
-func (o *outbox) flush() {
+func (o *outbox) timeout() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.due = false
+	o.send()
+}
+
+func (o *outbox) flush() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.send()
 }
 

@@ -98,8 +98,6 @@ type outbox struct {
 
 func (o *outbox) add([]byte, netip.AddrPort) bool { return false }
 
-func (o *outbox) soon() {}
-
 func (o *outbox) flush() {}
 
 // addThreads says that n threads more, or fewer, read sockets: here none has one of its own.
