@@ -405,8 +405,8 @@ func (h *Host) renew(now instant.Instant, d *HostDecision) {
 // pressed reports whether a proposal is about to be committed or withdrawn. What is only put on record waits, since another host whose publication
 // takes long would lose its turn to it, and the next might come too late.
 func (h *Host) pressed(now instant.Instant) bool {
-	next := h.state.Next
-	return next.At != 0 && !next.Committed && now.Wall >= next.At.Add(-h.timing().lead()) && now.Wall < next.At
+	next, t := h.state.Next, h.timing()
+	return next.At != 0 && !next.Committed && now.Wall >= next.Decide.Add(-t.publish-t.committing()) && now.Wall < next.At
 }
 
 // markAfter is how long a member may give no answer before that is put on record.

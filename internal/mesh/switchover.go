@@ -82,10 +82,11 @@ func (t timing) confirming() time.Duration { return t.hears + t.settle + t.clock
 // deciding is the time from when members begin to ask each other to the switchover.
 func (t timing) deciding() time.Duration { return asksTime + 2*t.settle + t.clocks }
 
-// lead is the shortest time from a proposal to its switchover.
-func (t timing) lead() time.Duration {
-	return t.publish + t.confirming() + t.publish + t.hears + t.deciding()
-}
+// committing is the time from a proposal that is in force until all have heard of the commit.
+func (t timing) committing() time.Duration { return t.confirming() + t.publish + t.hears }
+
+// lead is the shortest time from a proposal to its switchover. Of what a longer one leaves, members first have up to twice as much more to ask each other.
+func (t timing) lead() time.Duration { return t.publish + t.committing() + t.deciding() }
 
 // Lead is the shortest time from a proposal to its switchover, by what members say and by what was measured.
 func (h *Host) Lead() time.Duration { return h.timing().lead() }
@@ -117,11 +118,12 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 	}
 	s, t := h.state, h.timing()
 	s.Next.At = s.unused(s.Next.Number, at)
-	s.Next.Decide = wholeMicros(s.Next.At.Add(-t.deciding()))
+	spare := max(0, s.Next.At.Sub(now.Wall)-t.lead())
+	s.Next.Decide = wholeMicros(s.Next.At.Add(-t.deciding() - min(spare, 2*t.deciding())))
 	s.Next.Without = slices.Sorted(slices.Values(without))
 	h.publish(d, now, s, EventProposed, detail)
 	h.mine = s.Next.Ref
-	d.By = s.Next.At.Add(t.publish + t.settle/2 - t.lead()) // what is left then is enough for all else, but for the slowest
+	d.By = s.Next.Decide.Add(t.settle/2 - t.committing()) // what is left then is enough for all else, but for the slowest
 }
 
 // instant is when the switchover is to be, and what speaks against that.
@@ -237,7 +239,7 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
 		h.back(now, next.Ref) // if nothing is against it, this host was too slow
 	case len(d.Against) == 0 || h.order.Force && h.promised() && now.Wall >= end.Add(-t.publish-t.settle/2):
-		if from := end.Add(-2*t.publish - t.confirming()); now.Wall < from {
+		if from := next.Decide.Add(-t.publish - t.committing()); now.Wall < from {
 			d.Wake = from // until then it can be taken back
 			return
 		}
