@@ -39,6 +39,7 @@ type folder struct {
 	d       Directory
 	owner   string
 	files   map[string]*zoneFile
+	from    map[string]string // files that zones come from, by origin
 	others  []string          // files whose names do not fit the pattern, at the last scan
 	named   []string          // and those of them that were told of
 	ordered chan struct{}     // an order wants a scan
@@ -78,7 +79,7 @@ func printsOf(root *os.Root, names ...string) prints {
 }
 
 func newFolder(r *Receiver, d Directory) *folder {
-	return &folder{r: r, d: d, owner: refresh.DirectoryOwner(d.Path), files: map[string]*zoneFile{}, ordered: make(chan struct{}, 1)}
+	return &folder{r: r, d: d, owner: refresh.DirectoryOwner(d.Path), files: map[string]*zoneFile{}, from: map[string]string{}, ordered: make(chan struct{}, 1)}
 }
 
 // watch scans until ctx ends, or, in a Refresh, until there is nothing to wait for. It calls done when it has read what is
@@ -172,8 +173,9 @@ func (w *folder) scan(ctx context.Context) bool {
 		return true
 	}
 	defer root.Close()
-	for name := range w.files {
-		if !slices.Contains(names, name) {
+	for name, f := range w.files {
+		if _, there := slices.BinarySearch(names, name); !there { // as the directory is read
+			w.leave(f, name)
 			delete(w.files, name)
 			w.fault(w.path(name), "")
 			w.hostFault(name, "")
@@ -411,11 +413,13 @@ func (r *recorder) Open(name string) (fs.File, error) {
 // take keeps a zone that was read, and tells of it.
 func (w *folder) take(f *zoneFile, name string, z *zone.Zone, octets int64, began time.Time) error {
 	origin := z.Origin()
+	w.leave(f, name)
 	f.origin = origin
 	err := w.free(origin, name)
 	if f.blocked = err != nil; f.blocked {
 		return err
 	}
+	w.from[origin] = name
 	held := w.r.held(origin)
 	rec := record{Origin: origin, Owner: w.owner, From: w.path(name), How: File, Contact: w.r.opt.Now().UTC().Truncate(time.Second)}
 	if err := refresh.Forward(held, z.Serial()); err != nil {
@@ -446,14 +450,19 @@ func (w *folder) take(f *zoneFile, name string, z *zone.Zone, octets int64, bega
 
 // free begins to follow the zone of a file, unless it comes from elsewhere.
 func (w *folder) free(origin, name string) error {
-	for other, file := range w.files {
-		if other != name && file.origin == origin && !file.blocked {
-			return fmt.Errorf("zone %s is in %s too", origin, other)
-		}
+	if other, taken := w.from[origin]; taken && other != name {
+		return fmt.Errorf("zone %s is in %s too", origin, other)
 	}
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	return w.r.set.Claim(origin, w.owner)
+}
+
+// leave ends that the zone of a file comes from there.
+func (w *folder) leave(f *zoneFile, name string) {
+	if w.from[f.origin] == name {
+		delete(w.from, f.origin)
+	}
 }
 
 // missing says what is there, so that zones whose files are gone are withdrawn. It reports whether there is nothing to wait for.
