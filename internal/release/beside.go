@@ -170,12 +170,15 @@ type edit struct {
 
 // editsOf are those of With.
 func editsOf(put []Zone, gone []string) (edits, error) {
-	all := make(edits, 0, len(put)+len(gone))
+	all, goes := make(edits, 0, len(put)+len(gone)), make(map[string]bool, len(gone))
+	for _, origin := range gone {
+		goes[origin] = true
+	}
 	for i := range put {
 		if i > 0 && put[i].Origin <= put[i-1].Origin {
 			return nil, unsorted(put[i].Origin)
 		}
-		if !slices.Contains(gone, put[i].Origin) {
+		if !goes[put[i].Origin] {
 			all = append(all, edit{put[i].Origin, &put[i]})
 		}
 	}

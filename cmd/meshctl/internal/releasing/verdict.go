@@ -116,19 +116,28 @@ func (v *verdict) withdraw(m release.Manifest, policy *zonecheck.Config, o *rele
 	if found = policy.Withdraw(stay, others, m.Current.Len()); zone.HasErrors(found) {
 		v.blocked = append(v.blocked, unsigned...)
 		v.stop = v.stop || !hold
-		for _, origin := range stay {
-			v.keep(latest.Zone(origin))
+		kept := make([]*release.Zone, len(stay))
+		for i, origin := range stay {
+			kept[i] = latest.Zone(origin)
 		}
+		v.keep(kept)
 	}
 	v.sort()
 	return found, nil
 }
 
-// keep keeps a zone of the latest release that would not be in this one.
-func (v *verdict) keep(last *release.Zone) {
-	v.gone = slices.DeleteFunc(slices.Clone(v.gone), func(origin string) bool { return origin == last.Origin })
-	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return z.Origin == last.Origin })
-	v.zones, v.held = append(v.zones, *last), append(v.held, history.Held{Origin: last.Origin, Serial: last.Serial, Withdrawn: true})
+// keep keeps zones of the latest release that would not be in this one. It takes as long as there are zones: all may go at once, where a source
+// has lost them, and nothing else is published meanwhile.
+func (v *verdict) keep(last []*release.Zone) {
+	kept := make(map[string]bool, len(last))
+	for _, z := range last {
+		kept[z.Origin] = true
+	}
+	v.gone = slices.DeleteFunc(slices.Clone(v.gone), func(origin string) bool { return kept[origin] })
+	v.zones = slices.DeleteFunc(v.zones, func(z release.Zone) bool { return kept[z.Origin] })
+	for _, z := range last {
+		v.zones, v.held = append(v.zones, *z), append(v.held, history.Held{Origin: z.Origin, Serial: z.Serial, Withdrawn: true})
+	}
 }
 
 // keepLast keeps the zones of the latest release, since none would be left (FAIL-4), whatever the policy allows: nobody would be
@@ -137,8 +146,8 @@ func (v *verdict) keepLast(latest *release.Release, hold bool) (found []zone.Fin
 	if latest == nil {
 		return nil
 	}
+	v.keep(slices.Collect(latest.All()))
 	for z := range latest.All() {
-		v.keep(z)
 		found = append(found, zone.Finding{Zone: z.Origin, Owner: z.Origin, Rule: zonecheck.WithdrawnRule, Severity: zone.Error,
 			Detail: "no zone would be left: meshctl serve makes no such release, and if it is meant: meshctl release --withdraw " + z.Origin})
 	}
