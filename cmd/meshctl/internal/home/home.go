@@ -141,7 +141,9 @@ func writeOnce(ctx context.Context, begin func(context.Context) (*Writer, error)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(w), w.Close())
+	err = do(w)
+	w.home.makeRoom(err)
+	return errors.Join(err, w.Close())
 }
 
 // Pause waits for d, or until ctx ends: then it returns why.
@@ -189,6 +191,7 @@ func (h *Home) BeginLease(ctx context.Context) (*Writer, error) {
 	}
 	w := &Writer{home: h, storage: s}
 	if err := w.load(ctx); err != nil {
+		h.makeRoom(err)
 		w.Close()
 		return nil, err
 	}

@@ -71,10 +71,10 @@ func (w *Writer) Host() *mesh.Host {
 // comes. An event without a name is not put on record. change, nil for none, changes what the protocol does not see: releases that are new, members and operators.
 //
 // How long something new takes is kept (Home.Publishing), also where that was too long.
-func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, change func(m *release.Manifest), event Event) error {
+func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, change func(m *release.Manifest), event Event) (err error) {
+	defer func() { w.home.makeRoom(err) }()
 	began, mem, content := time.Now(), w.state.Published, false
 	if next.Version != w.Mesh().Version {
-		var err error
 		if mem, content, err = w.sign(ctx, next, change); err != nil {
 			return err
 		}
@@ -106,8 +106,9 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 	if content && (was.Current.Number != next.Current.Number || was.Next.Number != next.Next.Number) {
 		return w.collect() // not between a proposal and its commit: there may be much
 	}
-	if content {
+	if content && w.home.collecting.TryLock() { // in a bucket another may collect meanwhile, for minutes, and lists what is there
 		w.home.known.Published(w.view)
+		w.home.collecting.Unlock()
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hint"
@@ -102,6 +103,17 @@ func (h *Home) openForWriting(ctx context.Context) (storage, error) {
 	defer h.guard.Unlock()
 	h.swept = time.Now()
 	return s, nil
+}
+
+// makeRoom has who opens the home next for writing remove what killed writers have left, if an error is that there is no room: it may be what takes
+// the room, and a lease is not to wait an hour for it.
+func (h *Home) makeRoom(err error) {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return
+	}
+	h.guard.Lock()
+	defer h.guard.Unlock()
+	h.swept = time.Time{}
 }
 
 func waitForLock(ctx context.Context, dir string, patience time.Duration) (*depot.Lock, error) {
