@@ -78,8 +78,8 @@ type Holder struct {
 	next  http.Handler
 	every time.Duration
 
-	telling sync.Mutex
-	told    told // guarded by telling
+	telling chan struct{} // has one place, of who reads what is new
+	told    told          // theirs who have that place
 
 	looking sync.Mutex
 	looked  time.Time // when the last look began; guarded by looking
@@ -97,7 +97,7 @@ type Holder struct {
 // NewHolder makes a Holder. While a request is held, the repository is looked at every so often. All that are held are answered when
 // ctx ends, and none is held from then on.
 func NewHolder(ctx context.Context, repo Store, every time.Duration) *Holder {
-	return &Holder{ctx: ctx, repo: repo, next: Handler(repo), every: every, changed: make(chan struct{}), held: map[string]int{}}
+	return &Holder{ctx: ctx, repo: repo, next: Handler(repo), every: every, telling: make(chan struct{}, 1), changed: make(chan struct{}), held: map[string]int{}}
 }
 
 // Counts are how many requests are held now, and how many were answered at once since there were too many.

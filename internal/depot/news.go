@@ -2,6 +2,7 @@ package depot
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
@@ -133,8 +135,9 @@ func (n *News) file(name string) (data []byte, err error, told bool) {
 // told is news as they were sent last, which are the same for most who ask.
 type told struct {
 	root int64
-	tag  string // of the timestamp in it
+	tag  string // of the timestamp in it, or of that of which it cannot be told
 	body []byte
+	err  error // why it cannot
 }
 
 // tell answers with what is new, if that is known and not too much, and there is another timestamp than the request names.
@@ -142,7 +145,7 @@ func (h *Holder) tell(w http.ResponseWriter, r *http.Request, root int64) bool {
 	if root < 1 {
 		return false
 	}
-	n, err := h.news(root)
+	n, err := h.news(r.Context(), root)
 	if err != nil || n.tag == r.Header.Get("If-None-Match") {
 		return false
 	}
@@ -153,21 +156,35 @@ func (h *Holder) tell(w http.ResponseWriter, r *http.Request, root int64) bool {
 	return true
 }
 
-// news are those of now for who has roots up to one.
-func (h *Holder) news(root int64) (told, error) {
-	h.telling.Lock()
-	defer h.telling.Unlock()
-	if now, _ := h.current(); h.told.tag == now && h.told.root == root && now != "" {
-		return h.told, nil
+// tellWithin is how long an answer waits for another one to have read what is new.
+const tellWithin = time.Second
+
+// news are those of now for who has roots up to one. They are read once, also where that fails: who is not told looks, and a repository that is slow, or
+// in which too much is new, is not to be read for each who asks.
+func (h *Holder) news(ctx context.Context, root int64) (told, error) {
+	late := time.NewTimer(tellWithin)
+	defer late.Stop()
+	select {
+	case h.telling <- struct{}{}:
+		defer func() { <-h.telling }()
+	case <-late.C:
+		return told{}, errNotRead
+	case <-ctx.Done():
+		return told{}, context.Cause(ctx)
+	}
+	now, _ := h.current()
+	if h.told.tag == now && h.told.root == root && now != "" {
+		return h.told, h.told.err
 	}
 	n, err := newsOf(h.repo, root)
-	if err != nil {
-		return told{}, err
+	var body []byte
+	if err == nil {
+		body, err = json.Marshal(n)
 	}
-	body, err := json.Marshal(n)
-	if err != nil {
-		return told{}, err
+	if h.told = (told{root: root, tag: now, err: err}); err == nil {
+		h.told.tag, h.told.body = TimestampTag(n.Files[0].Data), body
 	}
-	h.told = told{root, TimestampTag(n.Files[0].Data), body}
-	return h.told, nil
+	return h.told, err
 }
+
+var errNotRead = errors.New("the repository is still being read")

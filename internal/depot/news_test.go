@@ -2,10 +2,13 @@ package depot
 
 import (
 	"encoding/json"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,6 +165,77 @@ func TestNewsAreForWhoAsks(t *testing.T) {
 	}
 	if told := h.news(nil, 2); told == nil || told.Root != maxNewsRoots+2 {
 		t.Errorf("%d roots: told %v", maxNewsRoots, told != nil)
+	}
+}
+
+// slowStore counts how often roots are read, and holds who opens a snapshot until free is closed.
+type slowStore struct {
+	Store
+	roots atomic.Int32
+	began chan struct{} // closed when somebody is held
+	once  sync.Once
+	free  chan struct{} // nil: nobody is held
+}
+
+func (s *slowStore) Read(name string, max int64) ([]byte, Tag, error) {
+	if strings.HasSuffix(name, ".root.json") {
+		s.roots.Add(1)
+	}
+	return s.Store.Read(name, max)
+}
+
+func (s *slowStore) Open(name string) (fs.File, error) {
+	if strings.HasSuffix(name, ".snapshot.json") && s.free != nil {
+		s.once.Do(func() { close(s.began) })
+		<-s.free
+	}
+	return s.Store.Open(name)
+}
+
+// TestWhatCannotBeToldKeepsNobodyWaiting: where too much is new, that is found once and not for each who asks; and while one waits for a repository
+// that does not answer, others get the timestamp.
+func TestWhatCannotBeToldKeepsNobodyWaiting(t *testing.T) {
+	h := newTelling(t)
+	h.release(1, 1000)
+	for range maxNewsRoots + 1 {
+		h.rotate()
+	}
+	serve := func(repo Store) {
+		holder := NewHolder(t.Context(), repo, 5*time.Millisecond)
+		holder.look(time.Now()) // as for a request that is held
+		s := httptest.NewServer(holder)
+		t.Cleanup(s.Close)
+		h.url = s.URL
+	}
+	counts := &slowStore{Store: h.dir}
+	serve(counts)
+	first := int32(0)
+	for i := range 3 {
+		if told := h.news(nil, 1); told != nil {
+			t.Fatalf("%d files were told", len(told.Files))
+		}
+		if n := counts.roots.Load(); i == 0 {
+			first = n
+		} else if n != first {
+			t.Errorf("question %d: roots were read %d times, %d for the first one", i+1, n, first)
+		}
+	}
+	if first == 0 {
+		t.Error("nothing was read")
+	}
+
+	hangs := &slowStore{Store: h.dir, began: make(chan struct{}), free: make(chan struct{})}
+	serve(hangs)
+	done := make(chan struct{})
+	go func() { defer close(done); h.news(nil, 3) }()
+	<-hangs.began
+	if told := h.news(nil, 3); told != nil {
+		t.Errorf("%d files were told", len(told.Files))
+	}
+	close(hangs.free)
+	<-done
+	if told := h.news(nil, 3); told == nil {
+		t.Error("nothing is told any more")
 	}
 }
 
