@@ -26,7 +26,7 @@ version() { git describe --tags --always --dirty 2>/dev/null || echo dev; }
 
 # lean is where no query passes but by QUIC: commands, the sidecar, Corefiles, BGP, gRPC, S3, ACME, TUF. Functions of these are not inlined into each other, which takes 1 MB
 # off the three programs.
-lean=(github.com/coredns-anycast/coredns-anycast/{cmd/meshctl,sidecar,internal/{adopt,bucket,corefiles,eventlog,identity,manpage,receive,refresh,remedy,socket,template,terminal,usage,xfr}}/... github.com/{coredns/caddy,osrg/gobgp/v4,caddyserver,gaissmai,go-viper,mholt,minio,opentracing,pelletier,quic-go,secure-systems-lab,sigstore,sourcegraph,spf13,theupdateframework,tinylib,vishvananda}/... golang.org/x/oauth2/... gopkg.in/... google.golang.org/grpc/... go.uber.org/...)
+lean=(github.com/coredns-anycast/coredns-anycast/{cmd/meshctl,sidecar,internal/{adopt,assemble,bucket,corefiles,depot,eventlog,identity,manpage,receive,refresh,remedy,socket,template,terminal,usage,xfr}}/... github.com/{coredns/caddy,osrg/gobgp/v4,caddyserver,gaissmai,go-viper,mholt,minio,opentracing,pelletier,quic-go,secure-systems-lab,sigstore,sourcegraph,spf13,theupdateframework,tinylib,vishvananda,zeebo}/... golang.org/x/oauth2/... gopkg.in/... google.golang.org/grpc/... go.uber.org/...)
 
 build() { # NAME PACKAGE [TAG…]: the tags of a program that answers no query
 	local v=${VERSION:-$(version)} tags=grpcnotrace${3:+,$3} plain=("${lean[@]}")
