@@ -15,7 +15,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/identity"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
-	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
 	"github.com/coredns-anycast/coredns-anycast/sidecar/admin"
@@ -37,12 +36,13 @@ type sidecar struct {
 	mirror   *mirror.Mirror // nil without a mirror section
 	prober   *probe.Prober
 	gate     *gate.Gate
-	zones    []probe.Question // what meshsync last said it serves
-	orders   chan order       // for the control loop
-	watchdog watchdog         // of the control loop
-	began    instant.Mono     // the process
-	draining sync.Mutex       // one order to drain or undrain at a time
-	asking   atomic.Bool      // it is being asked how many other nodes remain
+	meshsync meshsync
+	zones    asked        // what meshsync last said it serves
+	orders   chan order   // for the control loop
+	watchdog watchdog     // of the control loop
+	began    instant.Mono // the process
+	draining sync.Mutex   // one order to drain or undrain at a time
+	asking   atomic.Bool  // it is being asked how many other nodes remain
 
 	mu         sync.Mutex
 	speaker    *bgp.Speaker   // nil without a bgp section, and once it is stopped
@@ -155,14 +155,14 @@ func (s *sidecar) readMeshsync(ctx context.Context) (*status.Node, gate.Meshsync
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg().Probe.Timeout)
 	defer cancel()
-	var node status.Node
-	if err := socket.Read(ctx, s.cfg().Meshsync, &node); err != nil {
+	node, err := s.meshsync.read(ctx, s.cfg().Meshsync)
+	if err != nil {
 		return nil, gate.Unreachable, []status.Reason{{Code: "unreachable", Detail: err.Error()}}
 	}
 	if node.Serving == 0 {
-		return &node, gate.Silent, node.Silent
+		return node, gate.Silent, node.Silent
 	}
-	return &node, gate.Serving, nil
+	return node, gate.Serving, nil
 }
 
 // refused are the releases that meshsync refuses, as far as is known.
@@ -189,22 +189,36 @@ func (s *sidecar) probe(ctx context.Context, node *status.Node, state gate.Meshs
 		return probe.Round{Verdict: gate.Bad, Why: []status.Reason{{Code: gate.MeshsyncSilent, Detail: "not asked"}}}
 	}
 	if node != nil {
-		s.zones = questions(s.cfg().Probe.Zones, node)
+		s.zones.keep(s.cfg().Probe.Zones, node)
 	}
-	ask := s.zones
+	ask := s.zones.ask
 	if node == nil { // zones are known from before or from the configuration, their serials are not
 		ask = questions(s.cfg().Probe.Zones, &status.Node{})
 		if len(s.cfg().Probe.Zones) == 0 {
-			ask = withoutSerials(s.zones)
+			ask = withoutSerials(s.zones.ask)
 		}
 	}
 	return s.prober.Ask(ctx, ask, s.recheck(ctx))
 }
 
+// asked is what to ask of a node, as it last was, and what that was made of.
+type asked struct {
+	ask    []probe.Question
+	zones  []string // as configured
+	digest string   // of what the node serves; "": not known
+}
+
+// keep makes the questions, unless they would be the same: there may be 100,000, each round.
+func (a *asked) keep(zones []string, node *status.Node) {
+	if node.ZonesDigest == "" || node.ZonesDigest != a.digest || !slices.Equal(zones, a.zones) {
+		*a = asked{questions(zones, node), zones, node.ZonesDigest}
+	}
+}
+
 // questions is what to ask of a node: the configured zones, or all that it serves; its serials where it serves them.
 func questions(zones []string, node *status.Node) []probe.Question {
 	all := make([]probe.Question, 0, max(len(node.Zones), len(zones)))
-	for i := range node.Zones { // there may be 100,000, each round
+	for i := range node.Zones {
 		if z := &node.Zones[i]; len(zones) == 0 || slices.Contains(zones, z.Origin) {
 			all = append(all, probe.Question{Zone: z.Origin, Serial: &z.Serial})
 		}
@@ -226,9 +240,12 @@ func withoutSerials(zones []probe.Question) []probe.Question {
 }
 
 // recheck asks meshsync once more when an answer looks wrong: the release may have been switched between its word and the
-// answer, and then the zone has another serial, or is not served any more.
+// answer, and then the zone has another serial, or is not served any more. It asks for all zones, so that no route hangs on what was put together
+// of earlier words.
 func (s *sidecar) recheck(ctx context.Context) func(string, *uint32) bool {
 	read := sync.OnceValues(func() (*status.Node, gate.Meshsync) {
+		s.meshsync.forget()
+		s.zones.digest = ""
 		node, state, _ := s.readMeshsync(ctx)
 		return node, state
 	})

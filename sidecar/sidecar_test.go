@@ -47,6 +47,7 @@ type node struct {
 	mute   atomic.Bool                 // the name server hangs
 	refuse atomic.Bool                 // it serves no such zone
 	leave  func()                      // meshsync ends
+	wholes atomic.Int64                // times that its whole status was read
 	text   string                      // of the configuration
 	log    bytes.Buffer
 }
@@ -72,7 +73,10 @@ probe: {interval: 100ms, timeout: 100ms, rise: 1, fall: 2, port: ` + strconv.Ito
 	}
 	n.say(7, 7)
 	n.serial.Store(7)
-	server, err := socket.Serve(c.Meshsync, func() any { return n.said.Load() })
+	server, err := socket.Serve(c.Meshsync, func() any {
+		n.wholes.Add(1)
+		return n.said.Load()
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,10 @@ func Path(url string) (string, error) {
 	return path, nil
 }
 
+// Brief is the path of the socket beside that at path on which the same is said in brief: without what is long and seldom another. Whoever
+// finds nobody there, since the server is of a version before, reads the whole.
+func Brief(path string) string { return path + ".brief" }
+
 // maxPath is what the kernel takes (unix(7)).
 const maxPath = 107
 

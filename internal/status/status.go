@@ -69,10 +69,12 @@ type Node struct {
 	ConfigDigest string       `json:"config_digest"` // SHA-256 of the Corefile, DRIFT-1
 	At           instant.Wall `json:"at_ns"`
 
-	Serving      uint64       `json:"serving"`            // the release answered from; 0 is silent
-	Silent       []Reason     `json:"silent,omitempty"`   // why, when Serving is 0 (SYNC-F)
-	Warnings     []Reason     `json:"warnings,omitempty"` // what will lead to silence if nobody sees to it
-	Zones        []Zone       `json:"zones,omitempty"`    // of the release served
+	Serving      uint64       `json:"serving"`                // the release answered from; 0 is silent
+	Silent       []Reason     `json:"silent,omitempty"`       // why, when Serving is 0 (SYNC-F)
+	Warnings     []Reason     `json:"warnings,omitempty"`     // what will lead to silence if nobody sees to it
+	Zones        []Zone       `json:"zones,omitempty"`        // of the release served
+	ZonesDigest  string       `json:"zones_digest,omitempty"` // of that list: another one has another; none while nothing is served, and of a version before
+	ZonesChange  *ZonesChange `json:"zones_change,omitempty"` // how the list became of one before, if little changed
 	Switched     *Switched    `json:"switched,omitempty"`
 	Staged       uint64       `json:"staged,omitempty"`    // highest release verified, compiled and ready
 	Compiling    *Compiling   `json:"compiling,omitempty"` // the release that is being made ready
@@ -88,10 +90,44 @@ type Node struct {
 	Confirms     Confirms     `json:"confirms"`
 }
 
+// Brief is n without its list of zones, which may be 100,000, for who has the list of that digest already. Without a digest the list stays.
+func (n Node) Brief() Node {
+	if n.ZonesDigest != "" {
+		n.Zones = nil
+	}
+	return n
+}
+
 // Zone is one zone of a release.
 type Zone struct {
 	Origin string `json:"origin"`
 	Serial uint32 `json:"serial"`
+}
+
+// ZonesChange is how a list of zones became of another. Both are in order of their origins, as strings.
+type ZonesChange struct {
+	From string   `json:"from"`           // digest of the other list
+	Put  []Zone   `json:"put,omitempty"`  // zones that are new, or have another serial
+	Gone []string `json:"gone,omitempty"` // origins of those that are there no more
+}
+
+// Of is what becomes of a list, which stays as it is.
+func (c *ZonesChange) Of(list []Zone) []Zone {
+	all := make([]Zone, 0, len(list)+len(c.Put))
+	put, gone := c.Put, c.Gone
+	for _, z := range list {
+		for len(put) > 0 && put[0].Origin < z.Origin {
+			all, put = append(all, put[0]), put[1:]
+		}
+		for len(gone) > 0 && gone[0] < z.Origin {
+			gone = gone[1:]
+		}
+		replaced := len(put) > 0 && put[0].Origin == z.Origin
+		if !replaced && (len(gone) == 0 || gone[0] != z.Origin) {
+			all = append(all, z)
+		}
+	}
+	return append(all, put...)
 }
 
 // Compiling is how far a node is with making a release ready.

@@ -3,6 +3,8 @@ package status
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +16,7 @@ import (
 func full() Node {
 	ref := &Ref{Number: 2, At: 7}
 	return Node{Version: Version, Node: "tyo", Mesh: "jp", Software: "1.0", ConfigDigest: "9f", At: 1,
-		Serving: 1, Silent: []Reason{{"a", "b"}}, Zones: []Zone{{"example.org.", 3}},
+		Serving: 1, Silent: []Reason{{"a", "b"}}, Zones: []Zone{{"example.org.", 3}}, ZonesDigest: "ab", ZonesChange: &ZonesChange{"cd", []Zone{{"example.org.", 3}}, []string{"example.net."}},
 		Switched: &Switched{Number: 1, At: 2, Done: 3, Lateness: 4}, Staged: 2, Promise: Promise{2, 7, Proposed}, Asks: true, Floor: 1, LeaseExpires: 9, Compiled: &Step{Number: 2, Began: 3, Done: 4},
 		Clock: ClockState{Known: true, Bound: 1, Source: "chrony", Assumed: true, Reason: "x"},
 		Depot: Depot{Lease: 4, LastFault: &Fault{"f", "torn", "d", 5}, Faults: map[string]uint64{"torn": 1}}, Format: 2,
@@ -30,7 +32,7 @@ func TestShape(t *testing.T) {
 		want string
 	}{
 		{"node", full(), `{"version":1,"node":"tyo","mesh":"jp","software":"1.0","config_digest":"9f","at_ns":1,"serving":1,` +
-			`"silent":[{"code":"a","detail":"b"}],"zones":[{"origin":"example.org.","serial":3}],` +
+			`"silent":[{"code":"a","detail":"b"}],"zones":[{"origin":"example.org.","serial":3}],"zones_digest":"ab","zones_change":{"from":"cd","put":[{"origin":"example.org.","serial":3}],"gone":["example.net."]},` +
 			`"switched":{"number":1,"at_ns":2,"done_ns":3,"lateness_ns":4},"staged":2,` +
 			`"compiled":{"number":2,"began_ns":3,"done_ns":4},"promise":{"number":2,"at_ns":7,"state":"proposed"},"asks":true,"floor":1,"lease_expires_ns":9,"clock":{"known":true,"bound_ns":1,"source":"chrony","assumed":true,"reason":"x"},` +
 			`"depot":{"lease":4,"last_fault":{"file":"f","rule":"torn","detail":"d","at_ns":5},"faults":{"torn":1}},"format":2,` +
@@ -129,5 +131,43 @@ func TestLate(t *testing.T) {
 		if late, ok := c.s.Late(c.number); late != c.late || ok != c.ok {
 			t.Errorf("%s: %v, %v", c.name, late, ok)
 		}
+	}
+}
+
+// TestZonesChange: what is put and what is gone makes of a list the other one, wherever in it that is, and leaves the list as it was.
+func TestZonesChange(t *testing.T) {
+	list := func(zones ...string) (all []Zone) {
+		for i := 0; i < len(zones); i += 2 {
+			serial, err := strconv.ParseUint(zones[i+1], 10, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, Zone{zones[i], uint32(serial)})
+		}
+		return all
+	}
+	before := list("b.", "1", "d.", "1", "f.", "1")
+	for name, c := range map[string]struct {
+		change ZonesChange
+		want   []Zone
+	}{
+		"nothing":          {ZonesChange{}, before},
+		"first and last":   {ZonesChange{Put: list("a.", "9", "g.", "9")}, list("a.", "9", "b.", "1", "d.", "1", "f.", "1", "g.", "9")},
+		"between":          {ZonesChange{Put: list("c.", "9", "e.", "9")}, list("b.", "1", "c.", "9", "d.", "1", "e.", "9", "f.", "1")},
+		"other serials":    {ZonesChange{Put: list("b.", "2", "f.", "2")}, list("b.", "2", "d.", "1", "f.", "2")},
+		"gone":             {ZonesChange{Gone: []string{"b.", "f."}}, list("d.", "1")},
+		"gone and put":     {ZonesChange{Put: list("a.", "9", "d.", "2"), Gone: []string{"b.", "c."}}, list("a.", "9", "d.", "2", "f.", "1")},
+		"all gone":         {ZonesChange{Gone: []string{"b.", "d.", "f."}}, []Zone{}},
+		"all in one place": {ZonesChange{Put: list("c.", "9", "ca.", "9", "cb.", "9")}, list("b.", "1", "c.", "9", "ca.", "9", "cb.", "9", "d.", "1", "f.", "1")},
+	} {
+		if got := c.change.Of(before); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+		if !slices.Equal(before, list("b.", "1", "d.", "1", "f.", "1")) {
+			t.Fatalf("%s: the list is %v", name, before)
+		}
+	}
+	if got := (&ZonesChange{Put: before}).Of(nil); !slices.Equal(got, before) {
+		t.Errorf("of none: %v", got)
 	}
 }

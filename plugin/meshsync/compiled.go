@@ -1,7 +1,11 @@
 package meshsync
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,6 +19,8 @@ import (
 type compiled struct {
 	zones   *zone.Zones
 	list    []status.Zone
+	digest  string              // of list, in hexadecimal
+	change  *status.ZonesChange // from the list of the release that was compiled before; nil: it is more than a little
 	records int
 	history history
 
@@ -106,6 +112,9 @@ func (c *compiled) finish(fresh []int, base *compiled, large int) error {
 	for i := range c.parts {
 		c.records += c.parts[i].records
 	}
+	if c.digest = c.listDigest(); base != nil {
+		c.change = c.changeFrom(base)
+	}
 	if base != nil && len(base.made) == len(c.made) {
 		var others []*zone.Zone
 		for _, p := range c.parts {
@@ -124,6 +133,56 @@ func (c *compiled) finish(fresh []int, base *compiled, large int) error {
 	var err error
 	c.zones, err = zone.NewZones(c.made...)
 	return err
+}
+
+// listDigest is the digest of the list: of the parts that are signed together, for which theirs stand, and of the zones of others.
+func (c *compiled) listDigest() string {
+	h := sha256.New()
+	for _, p := range c.parts {
+		if h.Write(p.leaf[:]); p.leaf != (release.Digest{}) {
+			continue
+		}
+		for _, z := range c.list[p.at : p.at+p.n] {
+			fmt.Fprintln(h, z.Origin, z.Serial)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// maxChange is how many zones a change of the list names, since it is said in each status.
+const maxChange = 100
+
+// changeFrom is how the list became of that of base, of which it shares parts; nil if more than a little changed.
+func (c *compiled) changeFrom(base *compiled) *status.ZonesChange {
+	shared, was := map[release.Digest]bool{}, map[string]uint32{}
+	var now []status.Zone
+	for _, p := range c.parts {
+		if p.from == base {
+			shared[p.leaf] = true
+		} else {
+			now = append(now, c.list[p.at:p.at+p.n]...)
+		}
+	}
+	for _, p := range base.parts {
+		if shared[p.leaf] {
+			continue
+		}
+		for _, z := range base.list[p.at : p.at+p.n] {
+			was[z.Origin] = z.Serial
+		}
+	}
+	change := &status.ZonesChange{From: base.digest}
+	for _, z := range now {
+		if serial, had := was[z.Origin]; !had || serial != z.Serial {
+			change.Put = append(change.Put, z)
+		}
+		delete(was, z.Origin)
+	}
+	if len(change.Put)+len(was) > maxChange {
+		return nil
+	}
+	change.Gone = slices.Sorted(maps.Keys(was))
+	return change
 }
 
 // byContent are the zones that were made, by their content.

@@ -549,7 +549,7 @@ func (f *follower) publish(d mesh.Decision) {
 		n.Mesh, n.LeaseExpires, n.Depot.Lease = f.view.Manifest.Mesh, instant.WallOf(f.view.LeaseExpires), f.view.Versions.Timestamp
 	}
 	if c := f.compiled[d.Serve]; c != nil {
-		n.Zones = c.list
+		n.Zones, n.ZonesDigest, n.ZonesChange = c.list, c.digest, c.change
 	}
 	f.shown.Store(n)
 	observe(n)

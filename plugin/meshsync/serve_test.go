@@ -3,10 +3,14 @@ package meshsync
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -290,7 +294,7 @@ func TestStatusDocument(t *testing.T) {
 		data = regexp.MustCompile(hide.pattern).ReplaceAll(data, []byte(hide.with))
 	}
 	const want = `{"version":1,"node":"tyo","mesh":"jp","software":"unknown","config_digest":"","at_ns":0,` +
-		`"serving":1,"zones":[{"origin":"example.org.","serial":1}],` +
+		`"serving":1,"zones":[{"origin":"example.org.","serial":1}],"zones_digest":"8ec529ba23b0849c5a579faba13abb42372414449ffaa1e6f50d657a296c0608",` +
 		`"switched":{"number":1,"at_ns":0,"done_ns":0,"lateness_ns":0},"staged":2,` +
 		`"compiled":{"number":2,"began_ns":0,"done_ns":0},"promise":{"number":2,"at_ns":0,"state":"committed"},"floor":1,"lease_expires_ns":0,"clock":{"known":true,"bound_ns":0,"source":"assumed","assumed":true},` +
 		`"depot":{"lease":4,"last_fault":{"file":"metadata/timestamp.json","rule":"torn","detail":"","at_ns":0},` +
@@ -324,6 +328,74 @@ func TestHangingReadersOfTheStatus(t *testing.T) {
 	must(t, letGo(m))
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("closing took %v", took)
+	}
+}
+
+// TestStatusInBrief: beside the status is one without the list of zones. It says which list that is, and how it became of the one before if
+// little changed, and is no longer when there are more zones.
+func TestStatusInBrief(t *testing.T) {
+	dir, h := nodeDir(t)
+	var origins []string
+	for i := range 300 {
+		origins = append(origins, fmt.Sprintf("z%03d.example.", i))
+	}
+	zones := h.zones(1, append([]string{"example.org."}, origins...)...)
+	h.current(1, zones)
+	m := &Meshsync{config: newConfig(dir, h)}
+	m.config.status = filepath.Join(t.TempDir(), "m.sock")
+	m.config.clock.assume = time.Millisecond
+	must(t, acquire(m))
+	n := &node{Meshsync: m, t: t, f: m.follower.Load()}
+	// both are read with a release, and the octets of the brief one are bounded.
+	read := func(number uint64) (whole, brief status.Node) {
+		t.Helper()
+		n.becomes(number)
+		must(t, socket.Read(t.Context(), m.config.status, &whole))
+		conn, err := net.Dial("unix", socket.Brief(m.config.status))
+		must(t, err)
+		defer conn.Close()
+		text, err := io.ReadAll(conn)
+		must(t, err)
+		must(t, status.Decode(text, &brief))
+		if len(text) > 3000 {
+			t.Errorf("%d octets in brief", len(text))
+		}
+		if brief.Zones != nil || brief.ZonesDigest == "" || brief.ZonesDigest != whole.ZonesDigest || brief.Serving != number {
+			t.Errorf("in brief %s, as a whole %s", text, whole.ZonesDigest)
+		}
+		return whole, brief
+	}
+	first, brief := read(1)
+	if len(first.Zones) != 301 || brief.ZonesChange != nil {
+		t.Errorf("%d zones, change %v", len(first.Zones), brief.ZonesChange)
+	}
+	if again, _ := read(1); again.ZonesDigest != first.ZonesDigest {
+		t.Error("the same list has another digest")
+	}
+
+	one := slices.Concat(h.zones(2, "example.org."), zones[2:], h.zones(2, "zz.example.")) // without z000.example.
+	h.current(2, one)
+	second, brief := read(2)
+	if second.ZonesDigest == first.ZonesDigest || brief.ZonesChange == nil || brief.ZonesChange.From != first.ZonesDigest {
+		t.Fatalf("%s after %s, by %+v", second.ZonesDigest, first.ZonesDigest, brief.ZonesChange)
+	}
+	if got := brief.ZonesChange.Of(first.Zones); !slices.Equal(got, second.Zones) {
+		t.Errorf("what changed makes %v of the list, want %v", got, second.Zones)
+	}
+	if put, gone := brief.ZonesChange.Put, brief.ZonesChange.Gone; len(put) != 2 || !slices.Equal(gone, []string{"z000.example."}) {
+		t.Errorf("put %v, gone %v", put, gone)
+	}
+
+	h.current(3, h.zones(3, append([]string{"example.org."}, origins...)...))
+	third, brief := read(3)
+	if third.ZonesDigest == second.ZonesDigest || brief.ZonesChange != nil {
+		t.Errorf("%s after %s, by %+v", third.ZonesDigest, second.ZonesDigest, brief.ZonesChange)
+	}
+	must(t, letGo(m))
+	for _, path := range []string{m.config.status, socket.Brief(m.config.status)} {
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", path, err)
+		}
 	}
 }
 

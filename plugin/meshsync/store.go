@@ -22,8 +22,29 @@ type held struct {
 	follower *follower
 	holders  map[*Meshsync]int // with the epoch in which they took hold
 	setup    setup
-	stop     func()         // stops following the clock
-	shown    *socket.Server // the status socket
+	stop     func() // stops following the clock
+	shown    *shown
+}
+
+// shown is the status on its two sockets.
+type shown struct{ whole, brief *socket.Server }
+
+// show shows how a follower is, at path and in brief beside it.
+func show(path string, f *follower) (*shown, error) {
+	whole, err := socket.Serve(path, func() any { return f.said() })
+	if err != nil {
+		return nil, err
+	}
+	brief, err := socket.Serve(socket.Brief(path), func() any { return f.said().Brief() })
+	if err != nil {
+		return nil, errors.Join(err, whole.Close())
+	}
+	return &shown{whole, brief}, nil
+}
+
+func (s *shown) close() {
+	s.brief.Close()
+	s.whole.Close()
 }
 
 // setup is what may change with a reload: who certifies the clock, where the status is shown, the Corefile's digest.
@@ -85,16 +106,16 @@ func start(c config) (*held, error) {
 	return h, nil
 }
 
-// apply starts the clock's follower and the status socket anew if they are to be others.
+// apply starts the clock's follower and the status sockets anew if they are to be others.
 func (h *held) apply(s setup) error {
 	f := h.follower
 	if h.setup.status != s.status {
-		shown, err := socket.Serve(s.status, func() any { return f.said() })
+		shown, err := show(s.status, f)
 		if err != nil {
 			return fmt.Errorf("status socket: %w", err)
 		}
 		if h.shown != nil {
-			h.shown.Close()
+			h.shown.close()
 		}
 		h.shown = shown
 	}
@@ -178,6 +199,6 @@ func dropUnheld(dir string, h *held) error {
 	}
 	delete(followers.byDir, dir)
 	h.stop()
-	h.shown.Close()
+	h.shown.close()
 	return h.follower.close()
 }
