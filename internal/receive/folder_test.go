@@ -405,3 +405,95 @@ func TestWhatCannotBeWrittenIsTheHosts(t *testing.T) {
 	}
 	lab.WaitFor(t, "the fault is over", func() bool { return len(r.Faults()) == 0 })
 }
+
+// TestSomeFilesOfMany: a file that an event is about is read without a look at the others, and what tells of others has all of them looked at.
+func TestSomeFilesOfMany(t *testing.T) {
+	t.Parallel()
+	z, other := newZoneDir(t, Directory{}), newZoneDir(t, Directory{})
+	other.put("other.zone", small("other.test.", 1))
+	r, told, stop := receiver(t, other.config(), z.dir) // which does not follow z: this test looks at it
+	defer stop()
+	told.next(t)
+	w := newFolder(r, z.d)
+	w.plain = true
+	some := func(want bool, names ...string) {
+		t.Helper()
+		news := map[string]bool{}
+		for _, name := range names {
+			news[name] = true
+		}
+		if got := w.some(t.Context(), news); got && len(news) > 0 { // they may be about to change
+			if got = w.some(t.Context(), news); got != want || len(news) > 0 {
+				t.Errorf("%v: %v, want %v; left %v", names, got, want, news)
+			}
+		} else if got != want {
+			t.Errorf("%v: %v, want %v", names, got, want)
+		}
+	}
+	z.put("a.zone", small("a.test.", 1))
+	z.put("b.zone", small("b.test.", 1))
+	some(true, "b.zone")
+	if u := told.next(t); u.Origin != "b.test." || w.files["a.zone"] != nil {
+		t.Errorf("told of %s, looked at %v", u.Origin, w.files)
+	}
+	z.put("b.zone", small("b.test.", 2))
+	some(true, "b.zone", "gone.zone")
+	if u := told.next(t); u.Origin != "b.test." || u.Serial != 2 {
+		t.Errorf("told of %s %d", u.Origin, u.Serial)
+	}
+	z.put("c.zone", small("b.test.", 3))
+	some(true, "c.zone")
+	if why := r.Faults()[Fault{Source: w.owner, What: filepath.Join(z.path, "c.zone")}]; !strings.Contains(why, "zone b.test. is in b.zone too") {
+		t.Errorf("a zone that two files have: %q", why)
+	}
+	z.put("b.zone", small("d.test.", 1))
+	some(false, "b.zone") // c.zone may be taken now
+	told.next(t)
+	some(true, "c.zone")
+	if u := told.next(t); u.Origin != "b.test." || u.Serial != 3 {
+		t.Errorf("told of %s %d", u.Origin, u.Serial)
+	}
+	z.remove("b.zone")
+	some(false, "b.zone")
+	if err := os.Symlink("a.zone", filepath.Join(z.path, "link.zone")); err != nil {
+		t.Fatal(err)
+	}
+	some(false, "link.zone")
+	z.put("part", "part A 192.0.2.1\n")
+	z.put("e.zone", small("e.test.", 1)+"$INCLUDE part\n")
+	some(false, "e.zone") // part may change by itself
+	if told.next(t); w.plain {
+		t.Error("a file includes another, and each is taken to change by itself")
+	}
+}
+
+// TestADirectoryOfManyFiles: files that come, change and are gone in a directory of more than are looked at for each event.
+func TestADirectoryOfManyFiles(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{Withdraw: true, Limit: 100})
+	for i := range manyFiles {
+		if err := os.WriteFile(filepath.Join(z.path, fmt.Sprintf("bad%d.zone", i)), []byte("no zone\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	z.put("a.zone", small("a.test.", 1))
+	z.put("b.zone", small("b.test.", 1))
+	_, told, stop := receiver(t, z.config(), z.dir)
+	defer stop()
+	want := func(origin string, serial uint32, how How) {
+		t.Helper()
+		if u := told.next(t); u.Origin != origin || u.Serial != serial || u.How != how {
+			t.Errorf("told of %s %d by %s, want %s %d by %s", u.Origin, u.Serial, u.How, origin, serial, how)
+		}
+	}
+	want("a.test.", 1, File)
+	want("b.test.", 1, File)
+	for serial := uint32(2); serial < 5; serial++ {
+		z.put("b.zone", small("b.test.", serial))
+		want("b.test.", serial, File)
+	}
+	z.put("c.zone", small("c.test.", 1))
+	want("c.test.", 1, File)
+	z.remove("b.zone")
+	want("b.test.", 4, Withdrawn)
+}

@@ -334,6 +334,16 @@ func (r *Receiver) Zones() []Status {
 	return r.set.Status(r.now())
 }
 
+// Failing are those of Zones whose last refresh failed, or that are expired.
+func (r *Receiver) Failing() []Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.set == nil {
+		return []Status{}
+	}
+	return r.set.Failing(r.now())
+}
+
 // Faults is what is wrong with sources, beside what Zones says of single zones.
 func (r *Receiver) Faults() map[Fault]string {
 	r.mu.Lock()

@@ -48,6 +48,7 @@ type Config struct {
 type Secondary struct {
 	config    Config
 	zones     map[string]*followed
+	inOrder   []*followed                  // what sorted returns; nil: it is to be made
 	listings  map[string]map[string]Member // of catalogs, as last received and not broken
 	faults    map[Fault]string             // what is wrong with sources, as far as it is no zone's own
 	lines     []*line                      // in the order in which their groups were first waited for
@@ -144,7 +145,7 @@ func New(c Config, records []Record) *Secondary {
 // follow begins to receive a zone.
 func (s *Secondary) follow(origin, owner string, group *Group) *followed {
 	z := &followed{origin: origin, owner: owner, group: group}
-	s.zones[origin], s.nesting.changed = z, true
+	s.zones[origin], s.inOrder, s.nesting.changed = z, nil, true
 	delete(s.withdrawn, origin)
 	return z
 }
@@ -219,9 +220,12 @@ func (s *Secondary) Begin(now instant.Instant) {
 	}
 }
 
-// sorted are the zones in order of their names.
+// sorted are the zones in order of their names: another list once there are other zones, so who goes through it may add and withdraw some.
 func (s *Secondary) sorted() []*followed {
-	return slices.SortedFunc(maps.Values(s.zones), func(a, b *followed) int { return cmp.Compare(a.origin, b.origin) })
+	if s.inOrder == nil {
+		s.inOrder = slices.SortedFunc(maps.Values(s.zones), func(a, b *followed) int { return cmp.Compare(a.origin, b.origin) })
+	}
+	return s.inOrder
 }
 
 // Catalogs are the names of the catalogs that are held.
@@ -376,6 +380,7 @@ func (s *Secondary) withdraw(z *followed) {
 		return
 	}
 	delete(s.zones, z.origin)
+	s.inOrder = nil
 	delete(s.orphans, z.origin)
 	delete(s.faults, Fault{HostDisk, z.origin})
 	s.nesting.changed = true

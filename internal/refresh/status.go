@@ -29,25 +29,50 @@ type Status struct {
 func (s *Secondary) Status(now instant.Instant) []Status {
 	list := []Status{}
 	for _, z := range s.sorted() {
-		st := Status{Zone: z.origin, Source: z.owner, Receiving: z.running, Catalog: z.catalog != nil, Error: z.err,
-			Warning: joined(z.warning, z.undelegated)}
-		if z.unkept { // Faults says it
-			st.Error = ""
-		}
-		if z.group != nil {
-			st.Checked, st.Next = z.began.Wall.Time(), now.Wall.Add(z.due.Sub(now.Mono)).Time()
-		}
-		if z.loaded {
-			serial := z.rec.Serial
-			st.Serial, st.From, st.Records, st.Contact = &serial, z.rec.From, z.rec.Records, z.contact(now)
-		}
-		if z.loaded && z.group != nil {
-			st.Expires = z.expires(now)
-			st.Expired = z.left(now) <= 0
-		}
-		list = append(list, st)
+		list = append(list, z.status(now))
 	}
 	return list
+}
+
+// Failing are those of Status whose last refresh failed, or that are expired.
+func (s *Secondary) Failing(now instant.Instant) []Status {
+	list := []Status{}
+	for _, z := range s.sorted() {
+		if z.trouble() != "" || z.over(now) {
+			list = append(list, z.status(now))
+		}
+	}
+	return list
+}
+
+// status is how the zone is.
+func (z *followed) status(now instant.Instant) Status {
+	st := Status{Zone: z.origin, Source: z.owner, Receiving: z.running, Catalog: z.catalog != nil, Error: z.trouble(),
+		Warning: joined(z.warning, z.undelegated), Expired: z.over(now)}
+	if z.group != nil {
+		st.Checked, st.Next = z.began.Wall.Time(), now.Wall.Add(z.due.Sub(now.Mono)).Time()
+	}
+	if z.loaded {
+		serial := z.rec.Serial
+		st.Serial, st.From, st.Records, st.Contact = &serial, z.rec.From, z.rec.Records, z.contact(now)
+	}
+	if z.loaded && z.group != nil {
+		st.Expires = z.expires(now)
+	}
+	return st
+}
+
+// trouble is the error of the last refresh, unless Faults says it.
+func (z *followed) trouble() string {
+	if z.unkept {
+		return ""
+	}
+	return z.err
+}
+
+// over reports whether the zone is too old to be released anew.
+func (z *followed) over(now instant.Instant) bool {
+	return z.loaded && z.group != nil && z.left(now) <= 0
 }
 
 // Faults is what is wrong with sources, beside what Status says of single zones.

@@ -152,7 +152,7 @@ func (b *bench) tenOfMany() error {
 	if err := d.complete(limit); err != nil {
 		return err
 	}
-	t := &tollsOfMany{figures{}, figures{}, figures{}, figures{}}
+	t := &tollsOfMany{figures{}, figures{}, figures{}, figures{}, figures{}, figures{}}
 	for round := range b.rounds {
 		fmt.Fprintf(b.log, "round %d of %d: %d of %d zones are changed\n", round+1, b.rounds, changedOfMany, b.zoneCount)
 		if err := d.changeSome(t, name, round+2); err != nil {
@@ -164,6 +164,8 @@ func (b *bench) tenOfMany() error {
 	b.row("… of a node", "s", "≤ 0.05", t.node)
 	b.row("… octets to a node", "kB", "≤ 100", t.octets)
 	b.row("… files saved to answered by all nodes", "s", "", t.took)
+	b.row(fmt.Sprintf("%d zones at rest: of a processor, the distribution host", b.zoneCount), "%", "", t.hostRest)
+	b.row("… a node", "%", "", t.nodeRest)
 	return nil
 }
 
@@ -199,8 +201,9 @@ func (d *directory) idle() (idle map[string]float64, octets float64, err error) 
 	return idle, (after - before) / window.Seconds(), err
 }
 
-// tollsOfMany are what changes of many zones cost: seconds of processor, kB to the first node, and seconds.
-type tollsOfMany struct{ host, node, octets, took figures }
+// tollsOfMany are what changes of many zones cost, and that nothing happens to them: seconds of processor, kB to the first node, seconds, and
+// percent of a processor.
+type tollsOfMany struct{ host, node, octets, took, hostRest, nodeRest figures }
 
 // changeSome changes some of many zones.
 func (d *directory) changeSome(t *tollsOfMany, name func(int) string, serial int) error {
@@ -242,15 +245,19 @@ func (d *directory) changeSome(t *tollsOfMany, name func(int) string, serial int
 	if err != nil {
 		return err
 	}
-	passed, node := ended.Sub(began).Seconds(), 0.0
+	passed, node, rest := ended.Sub(began).Seconds(), 0.0, 0.0
 	used := func(name string) float64 { return after[name] - before[name] - idle[name]*passed }
 	for _, name := range d.nodes {
 		node += used(name) / float64(len(d.nodes))
+		rest += idle[name] / float64(len(d.nodes))
 	}
 	t.host.note("ours", used("host"))
 	t.node.note("ours", node)
 	t.octets.note("ours", (fetched-octets-quiet*passed)/1000)
 	t.took.note("ours", last.Sub(began).Seconds())
-	fmt.Fprintf(d.b.log, "processor: host %.3f s, node %.3f s; %.1f kB, answered after %.2f s\n", used("host"), node, (fetched-octets-quiet*passed)/1000, last.Sub(began).Seconds())
+	t.hostRest.note("ours", 100*idle["host"])
+	t.nodeRest.note("ours", 100*rest)
+	fmt.Fprintf(d.b.log, "processor: host %.3f s, node %.3f s; %.1f kB, answered after %.2f s; at rest: host %.2f %%, node %.2f %%\n",
+		used("host"), node, (fetched-octets-quiet*passed)/1000, last.Sub(began).Seconds(), 100*idle["host"], 100*rest)
 	return nil
 }

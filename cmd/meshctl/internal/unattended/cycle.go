@@ -125,7 +125,7 @@ type CycleState struct {
 	Held     []string          // zones whose last good data stays
 	Why      map[string]string // the first error of each, by its rule
 	Stay     []string          // zones that their source has no more, and that stay: too many would go
-	Sources  []receive.Status
+	Sources  []receive.Status  // that fail, or are expired
 	Faults   map[receive.Fault]string
 	Untaken  map[receive.Fault]time.Time // since when what a source has is not taken, by a fault or a zone (without Source)
 }
@@ -233,12 +233,11 @@ const (
 // watch keeps how the sources are.
 func (c *Cycle) watch(ctx context.Context, r *receive.Receiver) {
 	for home.Pause(ctx, lookEvery) == nil {
-		zones, faults := r.Zones(), r.Faults()
-		c.keepSources(zones, faults)
+		c.keepSources(r.Failing(), r.Faults())
 	}
 }
 
-// keepSources keeps how the sources are, and since when something of them is not taken.
+// keepSources keeps which zones fail, what is wrong with sources, and since when something of them is not taken.
 func (c *Cycle) keepSources(zones []receive.Status, faults map[receive.Fault]string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
