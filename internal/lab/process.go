@@ -53,7 +53,7 @@ func (c Command) cmd() *exec.Cmd {
 func (c Command) start(cmd *exec.Cmd) error {
 	at := c.At
 	if at == nil {
-		at = func(start func() error) error { return start() }
+		at = lasting
 	}
 	if err := at(cmd.Start); err != nil {
 		return fmt.Errorf("starting %s: %w", c.name(), err)

@@ -88,13 +88,8 @@ func (d *Server) Reload(origin, text string, serial uint32) {
 		time.Sleep(time.Until(fileTime(d.file(origin)).Add(1100 * time.Millisecond)))
 	}
 	d.Write(origin, text)
-	told := time.Time{}
-	d.await(origin, serial, func() {
-		if time.Since(told) > 2*time.Second { // knotd loses a signal that comes just before it waits for the next
-			told = time.Now()
-			d.Process.Signal(syscall.SIGHUP)
-		}
-	})
+	d.Process.Signal(syscall.SIGHUP)
+	d.await(origin, serial)
 }
 
 func fileTime(path string) time.Time {
@@ -111,15 +106,14 @@ func (d *Server) Start() {
 	d.Process = lab.Start(d.t, lab.Command{Name: d.kind, Argv: d.server().Argv(d.t, d.binary), Dir: d.Dir, Log: filepath.Join(d.Dir, "log")})
 	d.t.Cleanup(d.Process.Stop)
 	for origin := range d.zones {
-		d.await(origin, 0, func() {})
+		d.await(origin, 0)
 	}
 }
 
-// await waits until the server answers for a zone, with the serial if it is not 0. meanwhile is called before each look.
-func (d *Server) await(origin string, serial uint32, meanwhile func()) {
+// await waits until the server answers for a zone, with the serial if it is not 0.
+func (d *Server) await(origin string, serial uint32) {
 	d.t.Helper()
 	lab.WaitFor(d.t, fmt.Sprintf("%s has %s serial %d", d.kind, origin, serial), func() bool {
-		meanwhile()
 		m, err := dns.Exchange(new(dns.Msg).SetQuestion(origin, dns.TypeSOA), d.Addr.String())
 		if err != nil || !m.Authoritative || len(m.Answer) == 0 {
 			return false

@@ -229,7 +229,7 @@ func (f *findings) calm(heard func()) {
 
 func leadRefused(f *findings) {
 	f.stage(f.nodes...)
-	for _, lead := range []string{"1s", "3s"} {
+	for _, lead := range []string{"100ms", "1s"} {
 		said, err := f.run("dist", f.bin+"/meshctl", "--home", f.path("home"), "schedule", "--in", lead, "--wait", "0s")
 		if err == nil || !strings.Contains(said, "too-early") {
 			f.errorf("a lead of %s: %v: %s", lead, err, said)
@@ -444,7 +444,7 @@ func TestAMirrorIntervalOfEightSeconds(t *testing.T) {
 		m.awaitServing(node, m.number)
 	}
 	n, _ := m.status("tyo")
-	if took := n.Switched.At.Time().Sub(began); took < 4*8*time.Second {
+	if took := n.Switched.At.Time().Sub(began); took < 2*8*time.Second { // once for the proposal, and once for the commit
 		t.Errorf("the instant was %v after the release was made, which is too short to hear of it at that interval", took)
 	}
 	j.judge()
