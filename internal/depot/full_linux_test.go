@@ -2,8 +2,6 @@ package depot
 
 import (
 	"errors"
-	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,20 +13,10 @@ import (
 // TestAFullDiskKeepsNoLeaseOut: a zone that finds no room is an error that says so and leaves nothing; the lease goes in all
 // the same, and so does a release that fits. It runs again in a mount namespace of its own, on a small tmpfs.
 func TestAFullDiskKeepsNoLeaseOut(t *testing.T) {
-	const inside = "DEPOT_TEST_FULL_DISK"
-	if os.Getenv(inside) == "" {
-		testenv.Root(t)
-		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	full := testenv.FullDisk(t, "400k")
+	if full == "" {
 		return
 	}
-	full := t.TempDir()
-	check(t, syscall.Mount("tmpfs", full, "tmpfs", 0, "size=400k"))
-	t.Cleanup(func() { syscall.Unmount(full, syscall.MNT_DETACH) })
 	h := newHost(t)
 	h.release(1, 1000)
 	n := newNode(t, h)

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -19,20 +17,10 @@ import (
 // TestWhatAKilledWriterLeftKeepsNoLeaseOut: a command that was killed has left the disk full, just after the home was looked through for such. A lease
 // finds no room, and the next try has it. It runs again in a mount namespace of its own, on a small tmpfs.
 func TestWhatAKilledWriterLeftKeepsNoLeaseOut(t *testing.T) {
-	const inside = "HOME_TEST_FULL_DISK"
-	if os.Getenv(inside) == "" {
-		testenv.Root(t)
-		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	full := testenv.FullDisk(t, "2m")
+	if full == "" {
 		return
 	}
-	full := t.TempDir()
-	hometest.Check(t, syscall.Mount("tmpfs", full, "tmpfs", 0, "size=2m"))
-	t.Cleanup(func() { syscall.Unmount(full, syscall.MNT_DETACH) })
 	dir := filepath.Join(full, "mesh")
 	w, err := hometest.Init(dir, hometest.At(hometest.Start))
 	hometest.Check(t, err)
