@@ -104,19 +104,25 @@ func TestWholeMeshes(t *testing.T) {
 			"… of it coredns +" + aFigure + " MiB",
 			`memory of the distribution host \(PSS\) +` + aFigure + " MiB",
 			"all programs on all processors: releases made of 2 changes, one every 3s +[12] +2",
-			`of \d+ queries meanwhile, 500 a second, without an answer +0 `,
+			`of \d+ queries meanwhile, 500 a second in half of the time, without an answer +0 `,
 			"wrongly answered +0 +0",
 			"p99 of answers before, quiet +" + aFigure + " µs",
 			"p99 meanwhile +" + aFigure + " µs",
 			"ratio of the two +" + aFigure,
+			"p99 of a server that follows nothing, in turns with it, quiet +" + aFigure + " µs",
+			"… meanwhile +" + aFigure + " µs",
+			"p99 meanwhile, to that of the server that follows nothing +" + aFigure,
 			"processor of a node that is not asked, for each release +" + aFigure + " s",
 			"processor of the distribution host, for each release +" + aFigure + " s",
 			"the asked node alone on one processor: releases made of 2 changes, one every 3s +[12] +2",
-			`of \d+ queries meanwhile, 500 a second, without an answer +0 `,
+			`of \d+ queries meanwhile, 500 a second in half of the time, without an answer +0 `,
 			"wrongly answered +0 +0",
 			"p99 of answers before, quiet +" + aFigure + " µs",
 			"p99 meanwhile +" + aFigure + " µs",
 			"ratio of the two +" + aFigure,
+			"p99 of a server that follows nothing, in turns with it, quiet +" + aFigure + " µs",
+			"… meanwhile +" + aFigure + " µs",
+			"p99 meanwhile, to that of the server that follows nothing +" + aFigure,
 			"processor of a node that is not asked, for each release +" + aFigure + " s",
 			"processor of the distribution host, for each release +" + aFigure + " s",
 			"octets to a node 2 releases behind +" + aFigure + " kB",
@@ -223,6 +229,27 @@ func TestExplains(t *testing.T) {
 		if got := explains(line, s, func(version uint32) bool { return version == s.version }); got != c.right {
 			t.Errorf("%+v: %v", c, got)
 		}
+	}
+}
+
+// Two loads ask in turns, each at the whole rate, and never both.
+func TestTurns(t *testing.T) {
+	began := time.Unix(1000, 0)
+	for n, want := range map[int][2]time.Duration{
+		0:  {0, 2 * time.Second},
+		1:  {100 * time.Millisecond, 2100 * time.Millisecond},
+		19: {1900 * time.Millisecond, 3900 * time.Millisecond},
+		20: {4 * time.Second, 6 * time.Second},
+		45: {8500 * time.Millisecond, 10500 * time.Millisecond},
+	} {
+		for mine := range 2 {
+			if got := (turns{began, 10, 2 * time.Second, mine, 2}).due(n).Sub(began); got != want[mine] {
+				t.Errorf("question %d of load %d is due after %v, want %v", n, mine, got, want[mine])
+			}
+		}
+	}
+	if got := (turns{began, 10, time.Second, 0, 1}).due(25).Sub(began); got != 2500*time.Millisecond {
+		t.Errorf("alone: %v", got)
 	}
 }
 

@@ -22,6 +22,8 @@ type large struct {
 	plain  bool             // the zone has no ZONEMD
 	groups groups
 	idle   map[string]float64 // seconds of processor a second, by group, as last measured
+
+	bystanderHas uint32 // serial
 }
 
 // largeZone measures what changes of a large zone cost whole processes, from its primary to the answers.
@@ -58,7 +60,7 @@ func (b *bench) largeZone() error {
 // newLarge starts all of it, and returns when everybody has the zone.
 func (b *bench) newLarge() (*large, error) {
 	nodes := nodeNames[:b.nodes]
-	l, err := b.newLAN("large", nodes, "primary", "Knot", "NSD", joiner)
+	l, err := b.newLAN("large", nodes, "primary", "Knot", "NSD", bystander, joiner)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A load asks at a constant rate, and does not wait for answers. When an answer came is the kernel's word (SO_TIMESTAMPNS),
+// A load asks at a constant rate in its turns, and does not wait for answers. When an answer came is the kernel's word (SO_TIMESTAMPNS),
 // so that it does not matter when the bench itself gets a processor.
 type load struct {
 	fd      int
@@ -36,10 +36,28 @@ type load struct {
 // loadQuestions is how many questions a load asks in turn: as many message IDs are a multiple of it.
 const loadQuestions = 1 << 14
 
-// startLoad puts so many of these questions a second to an address until stop, loadQuestions of them, each in its turn. judge, unless it
+// turns are when a load asks, since a time: so many questions a second in each of its turns, and nothing in those of the others.
+type turns struct {
+	since     time.Time
+	rate      int
+	length    time.Duration
+	mine, all int // which of how many loads it is
+}
+
+// always is the one turn of a load that is alone.
+func always(rate int) turns { return turns{time.Now(), rate, time.Second, 0, 1} }
+
+// due is when a question is put.
+func (t turns) due(n int) time.Time {
+	each := max(1, int(float64(t.rate)*t.length.Seconds())) // questions of a turn
+	turn := n/each*t.all + t.mine
+	return t.since.Add(time.Duration(turn)*t.length + time.Duration(n%each)*t.length/time.Duration(each))
+}
+
+// startLoad puts these questions, loadQuestions of them, one after the other to an address until stop, in its turns. judge, unless it
 // is nil, is given each answer: to which question, and when, in nanoseconds since the epoch, it was put and answered. A network namespace
 // is that of the thread that calls.
-func startLoad(to unix.SockaddrInet4, rate int, ahead bool, questions [][]byte, judge func(question int, sent, got int64, answer []byte)) (*load, error) {
+func startLoad(to unix.SockaddrInet4, when turns, ahead bool, questions [][]byte, judge func(question int, sent, got int64, answer []byte)) (*load, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -59,13 +77,16 @@ func startLoad(to unix.SockaddrInet4, rate int, ahead bool, questions [][]byte, 
 	}
 	// The thread that asks keeps a goroutine's place. The runtime would else allow one goroutine at a time while all have one CPU (onCPU).
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
-	l.running.Go(func() { l.ask(rate) })
+	l.running.Go(func() { l.ask(when) })
 	l.running.Go(l.hear)
 	return l, nil
 }
 
+// stop ends it, once.
 func (l *load) stop() {
-	l.ended.Store(true)
+	if l.ended.Swap(true) {
+		return
+	}
 	l.running.Wait()
 	unix.Close(l.fd)
 }
@@ -85,21 +106,26 @@ func (l *load) rest(patience time.Duration) (unanswered int) {
 
 // ask puts the questions. Its system calls are hidden from Go's scheduler, which would have the thread wait for other goroutines when it comes
 // back from one.
-func (l *load) ask(rate int) {
+func (l *load) ask(when turns) {
 	runtime.LockOSThread()
 	if l.ahead {
-		_ = unix.SchedSetAttr(0, &unix.SchedAttr{Policy: unix.SCHED_FIFO, Priority: 2}, 0) // where it is forbidden, late says what came of it
+		_ = realTime(0, unix.SCHED_FIFO, 2)
 	}
-	began := time.Now()
 	for n := 0; !l.ended.Load() && !l.paused.Load(); n++ {
-		due := began.Add(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
+		due := when.due(n)
 		wait := time.Until(due)
 		if wait < -time.Millisecond {
 			l.late.Add(1)
 		}
-		for ; wait > 0; wait = time.Until(due) {
+		for ; wait > longWait && !l.ended.Load() && !l.paused.Load(); wait = time.Until(due) {
+			time.Sleep(longWait / 2) // it is the turn of another
+		}
+		for ; wait > 0 && wait <= longWait; wait = time.Until(due) {
 			pause := unix.NsecToTimespec(int64(wait))
 			unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
+		}
+		if wait > 0 {
+			break
 		}
 		q := l.queries[n%len(l.queries)]
 		id := uint16(n)
@@ -111,8 +137,14 @@ func (l *load) ask(rate int) {
 	}
 }
 
+// longWait is from when on a thread that asks lets others have its place in Go's scheduler.
+const longWait = 100 * time.Millisecond
+
 func (l *load) hear() {
 	runtime.LockOSThread()
+	if l.ahead {
+		_ = realTime(0, unix.SCHED_RR, 1)
+	}
 	buf, oob := make([]byte, 4096), make([]byte, 128)
 	for !l.ended.Load() {
 		n, oobn, _, _, err := unix.Recvmsg(l.fd, buf, oob, 0)

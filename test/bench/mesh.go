@@ -20,6 +20,7 @@ import (
 // mesh is a distribution host without members: it stages releases for one node, and sets switchovers.
 type mesh struct {
 	dir      string // with repository, root.json, and node, the node's own
+	address  string // that the node answers on
 	repo     *depot.Dir
 	keys     release.Keys
 	mem      release.Memory
@@ -37,7 +38,7 @@ func newMesh(dir string) (*mesh, error) {
 		return nil, err
 	}
 	day := time.Now().Add(24 * time.Hour)
-	m := &mesh{dir: dir, repo: repo, keys: keys, ends: release.Expiries{Root: day, Targets: day, Snapshot: day, Timestamp: day},
+	m := &mesh{dir: dir, address: "127.0.0.1", repo: repo, keys: keys, ends: release.Expiries{Root: day, Targets: day, Snapshot: day, Timestamp: day},
 		manifest: release.Manifest{Format: release.ManifestFormat, Mesh: "bench", EpsilonMS: release.DefaultEpsilonMS}}
 	files, mem, err := release.Init(m.manifest, keys.Signers(), m.ends)
 	if err != nil {
@@ -106,7 +107,7 @@ func (m *mesh) schedule(ahead time.Duration) error {
 // distribution host's is.
 func (m *mesh) corefile(port int, o options) (string, error) {
 	text := fmt.Sprintf(`.:%d {
-    sharedunicast 127.0.0.1 {
+    sharedunicast %s {
         %s
     }
     %s
@@ -118,7 +119,7 @@ func (m *mesh) corefile(port int, o options) (string, error) {
     }
     errors
 }
-`, port, o.properties, o.plugins, m.path("node"), m.path("repository"), m.path("root.json"), m.path("status.sock"))
+`, port, m.address, o.properties, o.plugins, m.path("node"), m.path("repository"), m.path("root.json"), m.path("status.sock"))
 	return m.path("Corefile"), os.WriteFile(m.path("Corefile"), []byte(text), 0o644)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -18,11 +19,16 @@ import (
 const releaseEvery = 3 * time.Second
 
 // sustained changes the large zone again and again while one node is asked steadily, and looks at every answer: first with all programs on all
-// processors, where that node waits for what in production runs on other machines, then with a processor for the node.
+// processors, where that node waits for what in production runs on other machines, then with a processor for the node. In turns with the node
+// a server is asked that follows nothing (bystander), and waits for the same programs: by how much more the node's answers are late, following is why.
 func (b *bench) sustained(m *large) error {
 	if err := m.forgoZONEMD(); err != nil {
 		return err
 	}
+	if err := errors.Join(m.prepareBystander(), m.startBystander()); err != nil {
+		return err
+	}
+	defer m.stop(bystander)
 	if err := b.spell(m, "all programs on all processors", false); err != nil {
 		return err
 	}
@@ -34,32 +40,26 @@ func (b *bench) sustained(m *large) error {
 	return m.apart(m.nodes[0], func() error { return b.spell(m, apart, true) })
 }
 
-// spell is one time of changes, with programs placed as it says. A load that is ahead has its turn before all else on its processor.
+// spell is one time of changes, with programs placed as it says. Loads that are ahead have their turn before all else on their processor.
 func (b *bench) spell(m *large, placed string, ahead bool) error {
-	asks, err := m.asks()
+	node, beside, err := m.ask(m.nodes[0], ahead)
 	if err != nil {
 		return err
 	}
-	var l *load
-	err = m.places[m.nodes[0]].Do(func() (err error) {
-		l, err = startLoad(unix.SockaddrInet4{Port: 53, Addr: [4]byte{192, 0, 2, 53}}, b.load, ahead, asks.packed, asks.judge)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer l.stop()
+	defer beside.stop()
+	defer node.stop()
 	m.group()
 	if err := m.groups.settle(map[string]float64{m.nodes[0]: 1}); err != nil { // it is busy answering
 		return err
 	}
 	fmt.Fprintf(b.log, "%s: queries, and no changes\n", placed)
-	l.window()
-	idle, err := m.groups.rest(min(30*time.Second, b.sustain))
+	node.window()
+	beside.window()
+	idle, err := m.groups.rest(min(4*turnTime, b.sustain))
 	if err != nil {
 		return err
 	}
-	quiet := p99(l.window())
+	t := tail{quiet: p99(node.window()), ofBystander: [2]float64{p99(beside.window())}}
 	before, began, err := m.groups.spent()
 	if err != nil {
 		return err
@@ -72,14 +72,17 @@ func (b *bench) spell(m *large, placed string, ahead bool) error {
 	if err != nil {
 		return err
 	}
-	lost, late := l.rest(lostAfter), l.late.Load()
-	during := l.window()
+	t.ofBystander[1] = p99(beside.window())
+	beside.stop()
+	lost, late := node.rest(lostAfter), node.late.Load()
+	during := node.window()
 	asked := len(during) + lost
 	for _, took := range during {
 		if took > lostAfter.Seconds() {
 			lost++
 		}
 	}
+	t.meanwhile = p99(during)
 	fmt.Fprintf(b.log, "%s: %d questions were put more than 1 ms late, of %d\n", placed, late, asked)
 	if _, err := m.recorded(serial); err != nil {
 		return err
@@ -88,27 +91,81 @@ func (b *bench) spell(m *large, placed string, ahead bool) error {
 	if err != nil {
 		return err
 	}
-	wrong := asks.wrong(made, m)
+	wrong := node.asked.wrong(made, m)
+	if beside.asked.odd > 0 {
+		return fmt.Errorf("%s: %d wrong answers of the server that follows nothing", placed, beside.asked.odd)
+	}
 	made = slices.DeleteFunc(made, func(r madeRelease) bool { return r.Switchover.Before(began) })
-	each := func(names ...string) (f figures) { // of those that are not asked: what questions cost the other differs from one release to the next by more
+	each := func(names ...string) float64 { // of those that are not asked: what questions cost the other differs from one release to the next by more
 		used := 0.0
 		for _, name := range names {
 			used += after[name] - before[name] - idle[name]*ended.Sub(began).Seconds()
 		}
-		return figures{"ours": {used / float64(len(names)) / max(1, float64(len(made)))}}
+		return used / float64(len(names)) / max(1, float64(len(made)))
 	}
-	one := func(v float64) figures { return figures{"ours": {v}} }
-	b.row(fmt.Sprintf("%s: releases made of %d changes, one every %v", placed, changes, releaseEvery), "", fmt.Sprint(changes), one(float64(len(made))))
-	b.row(fmt.Sprintf("of %d queries meanwhile, %d a second, without an answer", asked, b.load), "", "0", one(float64(lost)))
-	b.row("wrongly answered", "", "0", one(float64(wrong)))
-	b.row("p99 of answers before, quiet", "µs", "", one(quiet*1e6))
-	b.row("p99 meanwhile", "µs", "", one(p99(during)*1e6))
-	b.row("ratio of the two", "", "≤ 1.5", one(p99(during)/quiet))
+	b.one(fmt.Sprintf("%s: releases made of %d changes, one every %v", placed, changes, releaseEvery), "", fmt.Sprint(changes), float64(len(made)))
+	b.one(fmt.Sprintf("of %d queries meanwhile, %d a second in half of the time, without an answer", asked, b.load), "", "0", float64(lost))
+	b.one("wrongly answered", "", "0", float64(wrong))
+	b.tails(t)
 	if others := m.nodes[1:]; len(others) > 0 {
-		b.row("processor of a node that is not asked, for each release", "s", "", each(others...))
+		b.one("processor of a node that is not asked, for each release", "s", "", each(others...))
 	}
-	b.row("processor of the distribution host, for each release", "s", "", each("host"))
+	b.one("processor of the distribution host, for each release", "s", "", each("host"))
 	return nil
+}
+
+// tail are 99th percentiles, in seconds: of the node that follows, and of the bystander, before and meanwhile.
+type tail struct {
+	quiet, meanwhile float64
+	ofBystander      [2]float64
+}
+
+func (b *bench) tails(t tail) {
+	b.one("p99 of answers before, quiet", "µs", "", t.quiet*1e6)
+	b.one("p99 meanwhile", "µs", "", t.meanwhile*1e6)
+	b.one("ratio of the two", "", "≤ 1.5", t.meanwhile/t.quiet)
+	b.one("p99 of a server that follows nothing, in turns with it, quiet", "µs", "", t.ofBystander[0]*1e6)
+	b.one("… meanwhile", "µs", "", t.ofBystander[1]*1e6)
+	b.one("p99 meanwhile, to that of the server that follows nothing", "", "≤ 1.5", t.meanwhile/t.ofBystander[1])
+}
+
+// one adds a row of ours alone.
+func (b *bench) one(what, unit, target string, figure float64) {
+	b.row(what, unit, target, figures{"ours": {figure}})
+}
+
+// turnTime is how long one of two servers is asked, at the most, before the other is.
+const turnTime = 10 * time.Second
+
+// asking is a load, and what is learnt by it.
+type asking struct {
+	*load
+	asked *asked
+}
+
+// ask starts to ask a node and the bystander in turns.
+func (m *large) ask(name string, ahead bool) (node, beside asking, err error) {
+	when := turns{time.Now(), m.b.load, min(turnTime, m.b.sustain/6), 0, 2}
+	for _, a := range []struct {
+		*asking
+		host string
+	}{{&node, name}, {&beside, bystander}} {
+		if a.asked, err = m.asks(); err != nil {
+			break
+		}
+		err = m.places[a.host].Do(func() (err error) {
+			a.load, err = startLoad(unix.SockaddrInet4{Port: 53, Addr: [4]byte{192, 0, 2, 53}}, when, ahead, a.asked.packed, a.asked.judge)
+			return err
+		})
+		if err != nil {
+			break
+		}
+		when.mine++
+	}
+	if err != nil && node.load != nil {
+		node.stop()
+	}
+	return node, beside, err
 }
 
 // changeSteadily changes the zone for as long as it is to be, and returns how often and the serial that all nodes answer from at the end.
