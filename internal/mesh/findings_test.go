@@ -662,6 +662,29 @@ func TestWhatIsAboveTheFloorIsKept(t *testing.T) {
 	}
 }
 
+// Signers take four seconds, and one member cannot write what is proposed. What another host publishes takes the turn from the withdrawal, which is
+// published again in time: nobody else is silent at the instant.
+func TestAWithdrawalMayLoseItsTurnOnce(t *testing.T) {
+	w := newSmall(t, 3, Policy{})
+	h := w.hosts[0]
+	h.every, h.slow, h.took = 100*time.Millisecond, 4*time.Second, Lately(4*time.Second)
+	for _, m := range w.members {
+		m.poll, m.hears, m.longest = smallStep, 150*time.Millisecond, 0
+	}
+	w.release()
+	at := w.proposed().At
+	c := w.member("c")
+	c.writes, c.alone, c.lied = false, true, true
+	w.await(15*time.Second, "the host withdraws it", func() bool { return h.pending != nil })
+	w.run(h.due - w.now - smallStep)
+	w.order("renew", func(h *Host, now instant.Instant) (State, error) { return h.Renew(now, 0) })
+	w.past(at, 5*time.Second)
+	if c.longest = 0; w.told[EventWithdrawn] == 0 || w.told[EventCommitted] > 0 {
+		w.fatalf("%v", w.told)
+	}
+	w.nobodyWasSilent()
+}
+
 // Nearly every switchover is made at the first proposal, however slow the mesh: its lead is made of what members say, and of what was
 // measured. A quick one has a short lead.
 func TestSwitchoversAreCommittedOnTheFirstProposal(t *testing.T) {
@@ -692,8 +715,8 @@ func TestSwitchoversAreCommittedOnTheFirstProposal(t *testing.T) {
 		{"a bucket as home", func(_ *small, h *smallHost) {
 			h.slow, h.notice = 600*time.Millisecond, 500*time.Millisecond
 		}, 6 * time.Second, 0},
-		{"signers of a second each", func(_ *small, h *smallHost) { h.slow = 4 * time.Second }, 15 * time.Second, 0},
-		{"a signer of which nothing is known yet", func(_ *small, h *smallHost) { h.slow, h.took = 4*time.Second, -1 }, 15 * time.Second, 1},
+		{"signers of a second each", func(_ *small, h *smallHost) { h.slow = 4 * time.Second }, 15500 * time.Millisecond, 0},
+		{"a signer of which nothing is known yet", func(_ *small, h *smallHost) { h.slow, h.took = 4*time.Second, -1 }, 15500 * time.Millisecond, 1},
 		{"static mirrors", func(w *small, _ *smallHost) {
 			for _, m := range w.members {
 				m.poll, m.hears = 2*time.Second, 2200*time.Millisecond

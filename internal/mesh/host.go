@@ -69,17 +69,20 @@ type Host struct {
 	sure      instant.Instant // when a member last said that this host's clock is right
 	order     Order
 	mine      status.Ref   // the proposal that this host made last
+	until     instant.Wall // when it is withdrawn if not all have confirmed it: that may lose its turn once
 	failed    status.Ref   // the proposal that this host withdrew last
 	again     instant.Mono // no proposal is made before
-	tries     int          // proposals in a row that this host withdrew, or could not publish in time
+	tries     int          // proposals in a row that were withdrawn, or that this host could not publish in time
 
 	// What was measured, of which leads are made.
 	publishes time.Duration // how long a publication takes
 	notices   time.Duration // how much later than members reckon with it is seen by those who hold their requests
 	rounds    Lately        // how long rounds of questions took
-	confirms  Lately        // how long it took from a proposal until all had confirmed it
+	settles   Lately        // how long members took to confirm a proposal, but for what they need to hear of it
+	slowest   time.Duration // the longest that they said they need to hear of something, while proposals of this release were under way
 	seen      status.Ref    // the proposal that is in force
 	seenAt    instant.Mono  // when this host first asked about it; 0: all have confirmed it
+	writes    time.Duration // the longest that one has been known to have heard of it, and had not confirmed it
 }
 
 // Lately is the longest of some times that were measured one after the other: each that is shorter takes an eighth off.
@@ -98,6 +101,7 @@ type heard struct {
 	missed int           // switchovers in a row that it did not promise while it answered: it did not hear, or could not write
 	since  instant.Mono  // when the first of them was withdrawn
 	given  status.Ref    // the switchover that it gave its word for last
+	told   instant.Mono  // when it was first known to have heard of the proposal that is in force, and had not confirmed it; 0: it was not
 	apart  time.Duration // how far its clock and this host's are apart at the least, in the last round
 	why    string        // why it gave no answer
 }
@@ -113,6 +117,7 @@ func NewHost(p Policy) *Host { return &Host{policy: p, members: map[string]*hear
 
 // Read takes in the state that is in force. It is to be called before each round of questions.
 func (h *Host) Read(s State) {
+	h.count(s)
 	known := h.members
 	for _, a := range h.state.Away {
 		if m := known[a.Member]; m != nil && m.lost != 0 && !s.away(a.Member) {
@@ -124,6 +129,19 @@ func (h *Host) Read(s State) {
 		if h.members[name] = known[name]; known[name] == nil {
 			h.members[name] = &heard{}
 		}
+	}
+}
+
+// count counts the proposals in a row that were withdrawn since members were late, also those that other hosts withdrew. A switchover that is on
+// record ends that, whichever host put it there.
+func (h *Host) count(s State) {
+	was := h.state.Next
+	gone := was.At != 0 && was.Ref != h.failed && s.Next.Number == was.Number && s.Next.At != was.At && s.Paused == ""
+	switch {
+	case s.Current.Number > h.state.Current.Number:
+		h.tries, h.slowest = 0, 0
+	case gone && slices.Equal(s.Members, h.state.Members) && len(h.unconfirmed(was)) > 0:
+		h.failed, h.tries = was.Ref, min(h.tries+1, triesMost)
 	}
 }
 
@@ -201,19 +219,45 @@ func (h *Host) Asked(answers map[string]Answer, began, ended instant.Instant) {
 	h.measure(began.Mono, ended.Mono)
 }
 
-// measure measures how long members take to confirm what is proposed.
+// measure measures how long members take to confirm what is proposed: in all, but for what they say that they need to hear of it, and from when one
+// was known to have heard of it, which tells of a slow disk where that is long. No more counts than leads are made of, so that one which was very
+// late is forgotten as soon as one that was late.
 func (h *Host) measure(began, ended instant.Mono) {
 	next := h.state.Next
 	if next.At == 0 || next.Committed {
 		return
 	}
+	hears, _ := h.said()
+	h.slowest = max(h.slowest, hears)
 	if h.seen != next.Ref {
-		h.seen, h.seenAt = next.Ref, began
+		h.seen, h.seenAt, h.writes = next.Ref, began, 0
+		for _, m := range h.members {
+			m.told = 0
+		}
 	}
-	if h.seenAt != 0 && len(h.unconfirmed(next)) == 0 {
-		h.confirms.Add(ended.Sub(h.seenAt))
-		h.seenAt = 0
+	late := h.unconfirmed(next)
+	for _, l := range late {
+		if m := h.members[l.Member]; m.here && h.hears(m.word) {
+			m.told = cmp.Or(m.told, ended)
+			h.writes = max(h.writes, began.Sub(m.told))
+		}
 	}
+	if h.seenAt == 0 || len(late) > 0 {
+		return
+	}
+	took := ended.Sub(h.seenAt)*5/4 - hears
+	if h.writes > settleTime {
+		took = max(took, h.writes*5/4+h.asking())
+	}
+	h.settles.Add(min(took, slowMost))
+	h.seenAt = 0
+}
+
+// asking is how long it may take until a host has asked a member: two rounds of questions, and the pause between them, since the word of a member
+// may come just after it was asked.
+func (h *Host) asking() time.Duration {
+	round := time.Duration(h.rounds)
+	return 2*round + min(round, pauseMost)
 }
 
 // hears reports whether a member has heard of the lease that is in force.

@@ -18,6 +18,7 @@ type timing struct {
 	settle  time.Duration // what members need beside that, to write and to be asked
 	publish time.Duration // what a publication takes
 	clocks  time.Duration // how much clocks may add to that
+	twice   time.Duration // what two publications take of which the first loses its turn, as they were measured
 }
 
 const (
@@ -56,8 +57,9 @@ func (h *Host) said() (hears, clocks time.Duration) {
 	return hears, 2 * min(apart, 2*h.state.Epsilon)
 }
 
-// timing goes by what members say, and by what was measured: two rounds of questions, and the pause between them, since the word of a member may
-// come just after it was asked; a quarter more than members took to confirm, which tells how slow they are; and half as much again as a publication takes.
+// timing goes by what members say, and by what was measured: how long it takes to ask them; a quarter more than they took to confirm, which tells
+// how slow they are; and half as much again as a publication takes. While proposals are withdrawn, what members said meanwhile counts too: a held
+// request that is lost and made again all the time has them hear late only now and then.
 func (h *Host) timing() timing {
 	hears, clocks := h.said()
 	slower := func(least time.Duration) time.Duration { return min(least<<h.tries, slowMost) }
@@ -65,15 +67,18 @@ func (h *Host) timing() timing {
 	if hears == 0 { // nobody is there to wait for
 		settle = slowMost
 	}
-	round := time.Duration(h.rounds)
-	settle = max(settle, 2*round+min(round, pauseMost), min(time.Duration(h.confirms)*5/4-hears, slowMost))
-	return timing{hears, settle, max(slower(publishTime), min(h.publishes, publishMost)*3/2), clocks}
+	settle = max(settle, h.asking(), time.Duration(h.settles))
+	if h.tries > 0 {
+		hears = max(hears, h.slowest)
+	}
+	publishes := min(h.publishes, publishMost)
+	return timing{hears, settle, max(slower(publishTime), publishes*3/2), clocks, 2*publishes + h.asking()}
 }
 
 // least is the shortest lead that is safe by what members say, whatever was measured.
 func (h *Host) least() time.Duration {
 	hears, clocks := h.said()
-	return timing{hears, settleTime, publishTime, clocks}.lead()
+	return timing{hears: hears, settle: settleTime, publish: publishTime, clocks: clocks}.lead()
 }
 
 // confirming is the time from a proposal that is in force until all have confirmed it.
@@ -85,8 +90,15 @@ func (t timing) deciding() time.Duration { return asksTime + 2*t.settle + t.cloc
 // committing is the time from a proposal that is in force until all have heard of the commit.
 func (t timing) committing() time.Duration { return t.confirming() + t.publish + t.hears }
 
-// lead is the shortest time from a proposal to its switchover. Of what a longer one leaves, members first have up to twice as much more to ask each other.
-func (t timing) lead() time.Duration { return t.publish + t.committing() + t.deciding() }
+// withdrawing is the time from when the host that made a proposal withdraws it until all have heard of that. It may lose its turn once, to what is
+// published on another host meanwhile, and publish that again.
+func (t timing) withdrawing() time.Duration { return max(t.publish, t.twice) + t.confirming() }
+
+// lead is the shortest time from a proposal to its switchover: what a commit needs, or else what a withdrawal does, of one that not all have confirmed.
+// Of what a longer one leaves, members first have up to twice as much more to ask each other.
+func (t timing) lead() time.Duration {
+	return t.publish + max(t.committing()+t.deciding(), t.confirming()+t.withdrawing())
+}
 
 // Lead is the shortest time from a proposal to its switchover, by what members say and by what was measured.
 func (h *Host) Lead() time.Duration { return h.timing().lead() }
@@ -123,7 +135,8 @@ func (h *Host) propose(now instant.Instant, d *HostDecision) {
 	s.Next.Without = slices.Sorted(slices.Values(without))
 	h.publish(d, now, s, EventProposed, detail)
 	h.mine = s.Next.Ref
-	d.By = s.Next.Decide.Add(t.settle/2 - t.committing()) // what is left then is enough for all else, but for the slowest
+	h.until = s.Next.At.Add(-t.withdrawing())
+	d.By = min(s.Next.Decide.Add(-t.committing()), h.until.Add(-t.confirming())).Add(t.settle / 2) // what is left then is enough for all else, but for the slowest
 }
 
 // instant is when the switchover is to be, and what speaks against that.
@@ -227,10 +240,13 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 	t, next := h.timing(), h.state.Next
 	end := next.Decide.Add(-t.hears) // a commit that comes later might be heard of by nobody before all have declined
 	last := end.Add(-publishTime)
+	d.Against = h.unconfirmed(next)
 	if h.mine == next.Ref { // that it is withdrawn must be heard of by the instant; another host may be quicker than this one
 		last = min(last, next.At.Add(-t.publish-t.confirming()))
+		if len(d.Against) > 0 && !h.order.Force {
+			last = min(last, h.until)
+		}
 	}
-	d.Against = h.unconfirmed(next)
 	declined := slices.ContainsFunc(d.Against, func(m Missing) bool { return h.members[m.Member] != nil && h.declines(m.Member) })
 	switch {
 	case h.sooner(now):
@@ -380,7 +396,6 @@ func (h *Host) settle(now instant.Instant, d *HostDecision) {
 			"no member is known to have made the switchover to release %d at %v, and %s", next.Number, next.At, waits)})
 	default:
 		s.Current, s.Next = Release{next.Ref, next.Signed}, Switchover{}
-		h.tries = 0
 		h.publish(d, now, s, EventSettled, nil)
 	}
 }

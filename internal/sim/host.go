@@ -255,7 +255,7 @@ func (h *host) decide(s mesh.State, tag int) {
 	h.mesh.Publishing(time.Duration(h.takes), h.w.Notice)
 	d := h.mesh.Decide(h.now())
 	if d.Publish == nil {
-		h.loop(h.pause(s))
+		h.loop(h.sure(d, h.pause(s)))
 		return
 	}
 	content := d.Event != mesh.EventRenewed && d.Event != mesh.EventMarked
@@ -275,6 +275,14 @@ func (h *host) pause(s mesh.State) time.Duration {
 		return h.w.between(50*time.Millisecond, 250*time.Millisecond)
 	}
 	return h.w.between(500*time.Millisecond, 1500*time.Millisecond)
+}
+
+// sure is how long a host pauses that may pause so long: as "meshctl serve" does, up to a second where the next step waits for an instant alone.
+func (h *host) sure(d mesh.HostDecision, pause time.Duration) time.Duration {
+	if d.Wake == 0 || len(d.Against) > 0 {
+		return pause
+	}
+	return min(max(d.Wake.Sub(h.now().Wall), 50*time.Millisecond), time.Second)
 }
 
 // giveUp is how long a host waits for the store.
