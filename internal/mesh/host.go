@@ -320,6 +320,8 @@ const (
 	HostClock     = "host-clock"     // this host's clock is wrong, or most members' are
 	StateRestored = "state-restored" // members have a newer lease than the state: it was restored from an older copy
 	MembersAway   = "members-away"   // members were not heard from
+	HostSlow      = "host-slow"      // all members have confirmed the switchover, and the host that was to commit it was too slow
+	Sooner        = "sooner"         // it can be made long before: who was not waited for is back
 	NotDecided    = "undecided"      // a committed switchover has been declined by some, and others cannot be asked
 )
 

@@ -250,10 +250,14 @@ func (h *Host) carry(now instant.Instant, d *HostDecision) {
 	declined := slices.ContainsFunc(d.Against, func(m Missing) bool { return h.members[m.Member] != nil && h.declines(m.Member) })
 	switch {
 	case h.sooner(now):
-		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
+		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, []Missing{{"switchover", status.Reason{Code: Sooner, Detail: "members that it does not wait for are back, and it can be long before"}}})
 	case now.Wall >= last || declined:
-		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, d.Against)
-		h.back(now, next.Ref) // if nothing is against it, this host was too slow
+		why := d.Against
+		if len(why) == 0 {
+			why = []Missing{{"distribution host", status.Reason{Code: HostSlow, Detail: "all members have confirmed the switchover, and it is too late to commit it"}}}
+		}
+		h.publish(d, now, h.state.withdrawn(), EventWithdrawn, why)
+		h.back(now, next.Ref)
 	case len(d.Against) == 0 || h.order.Force && h.promised() && now.Wall >= end.Add(-t.publish-t.settle/2):
 		if from := next.Decide.Add(-t.publish - t.committing()); now.Wall < from {
 			d.Wake = from // until then it can be taken back

@@ -78,6 +78,8 @@ var table = []Entry{
 	{"not-hearing", switching, false, "The member cannot fetch the repository: its mirror's error says why."},
 	{"removed", switching, false, "Let the member hear that it was removed, or stop it; else its lease is waited for."},
 	{"too-early", switching, false, "Set a later instant, or let the lead be chosen."},
+	{"host-slow", switching, false, "It is proposed again by itself, with more time. If that repeats, see to the load of the distribution host, its disk or bucket, and the signing commands."},
+	{"sooner", switching, false, "Nothing: it is proposed again at once, since members that were not waited for are back."},
 	{"paused", switching, false, "Go on with: meshctl resume."},
 	{"too-few", switching, false, "Bring members back until half of them can switch. What all of them lack may be the release's fault."},
 

@@ -21,3 +21,6 @@ func WaitForLock(ctx context.Context, dir string, patience time.Duration) error 
 	_, err := waitForLock(ctx, dir, patience)
 	return err
 }
+
+// Waited is how long a writer waited for the lock.
+func Waited(w *Writer) time.Duration { return w.waited }

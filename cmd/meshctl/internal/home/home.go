@@ -36,6 +36,7 @@ type Home struct {
 
 	taking sync.Mutex
 	took   mesh.Lately // by publications
+	waits  int         // for so many publications more, a long wait for the lock counts
 }
 
 // At is the home in a directory. It need not be there yet.
@@ -209,10 +210,25 @@ func (h *Home) Publishing() time.Duration {
 // tookMost is the longest that a publication counts as: leads are made of no more, and one that stood still for an hour is forgotten as soon.
 const tookMost = 10 * time.Second
 
-// takes takes in how long a publication took.
-func (h *Home) takes(took time.Duration) {
+// A wait for the lock of longWait tells of a command that judges a large zone, say. It counts as part of a publication if there was another with one of
+// the last longWaitOf: else one such wait would make the leads of the next ten releases longer, half a minute at first.
+const (
+	longWait   = 2 * time.Second
+	longWaitOf = 16
+)
+
+// takes takes in how long a publication took, and how much of that was a wait for the lock.
+func (h *Home) takes(took, waited time.Duration) {
 	h.taking.Lock()
 	defer h.taking.Unlock()
+	often := h.waits > 0
+	h.waits = max(0, h.waits-1)
+	if waited >= longWait {
+		h.waits = longWaitOf
+		if !often {
+			took -= waited
+		}
+	}
 	h.took.Add(min(took, tookMost))
 }
 

@@ -268,6 +268,9 @@ func TestACommandWaitsForOthersThatWrite(t *testing.T) {
 	time.AfterFunc(4*time.Second, func() { h.Close() })
 	second, err := home.At(dir, time.Now).Begin(context.Background())
 	hometest.Check(t, err)
+	if waited := home.Waited(second); waited < time.Second { // of some four, so that it does not count as publication
+		t.Errorf("it knows of %v that it waited", waited)
+	}
 	hometest.Check(t, second.Close())
 
 	ends := make(chan bool)

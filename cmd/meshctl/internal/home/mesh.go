@@ -116,7 +116,7 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 // took has it kept how long a publication took that began then. Where only the lease is new, fewer signatures are made, so that does not count.
 func (w *Writer) took(began time.Time, content bool) {
 	if content {
-		w.home.takes(w.beginning + time.Since(began) - w.storing)
+		w.home.takes(w.beginning+time.Since(began)-w.storing, w.waited)
 	}
 }
 

@@ -63,13 +63,37 @@ func TestTheLeaseEndsWithSignatures(t *testing.T) {
 // TestAPublicationThatStoodStillIsForgotten after as many as one that took as long as leads are made of at the most.
 func TestAPublicationThatStoodStillIsForgotten(t *testing.T) {
 	slow, still := At("", nil), At("", nil)
-	slow.takes(tookMost)
-	still.takes(time.Hour)
+	slow.takes(tookMost, 0)
+	still.takes(time.Hour, 0)
 	for range 30 {
-		slow.takes(0)
-		still.takes(0)
+		slow.takes(0, 0)
+		still.takes(0, 0)
 	}
 	if got := still.Publishing(); got != slow.Publishing() || got >= time.Second {
 		t.Errorf("publications are taken to last %v, and %v", got, slow.Publishing())
 	}
+}
+
+// TestALongWaitForTheLockCounts only if there was another lately: leads are not made longer by a command that held it once.
+func TestALongWaitForTheLockCounts(t *testing.T) {
+	const quick, wait = 50 * time.Millisecond, 9 * time.Second
+	h := At("", nil)
+	take := func(waited, want time.Duration) {
+		t.Helper()
+		h.took = 0
+		if h.takes(quick+waited, waited); h.Publishing() != want {
+			t.Errorf("after a wait of %v publications are taken to last %v, not %v", waited, h.Publishing(), want)
+		}
+	}
+	take(longWait-1, quick+longWait-1)
+	take(wait, quick)
+	for range longWaitOf {
+		take(0, quick)
+	}
+	take(wait, quick)
+	for range longWaitOf - 1 {
+		take(0, quick)
+	}
+	take(wait, quick+wait)
+	take(wait, quick+wait)
 }

@@ -25,6 +25,8 @@ type storage struct {
 	repo    depot.Store // what members mirror
 	records depot.Store // state.json
 	lock    *depot.Lock // nil: by conditional writes alone
+
+	waited time.Duration // for the lock
 }
 
 // openStorage opens, until ctx ends, what HOME/repository names, without the right to write: a directory, or a file that holds the URL of a
@@ -72,10 +74,12 @@ func openForWriting(ctx context.Context, home string) (storage, error) {
 		return s, err
 	}
 	if dir, ok := s.repo.(*depot.Dir); ok {
+		began := time.Now()
 		if s.lock, err = waitForLock(ctx, dir.Path(), lockPatience); err != nil {
 			s.close()
 			return storage{}, err
 		}
+		s.waited = time.Since(began)
 	}
 	return s, nil
 }

@@ -389,7 +389,7 @@ func (d *Driver) tell(ctx context.Context, r Round) error {
 	case mesh.EventPresumed:
 		d.Log.Warn("switchover presumed made: no member is known to have made it, and those that are away may have", "number", next.Number, "away", Detail(r.Decision.Detail))
 	case mesh.EventWithdrawn:
-		d.Log.Error("switchover withdrawn", "number", next.Number, "not confirmed by", Detail(r.Decision.Detail))
+		d.Log.Error("switchover withdrawn", "number", next.Number, "why", Detail(r.Decision.Detail))
 	case mesh.EventMarked:
 		d.Log.Warn("members are away", "members", awayNames(*r.Decision.Publish))
 	case mesh.EventSettled:
