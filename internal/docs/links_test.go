@@ -16,6 +16,7 @@ var (
 	link   = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	fenced = regexp.MustCompile("(?ms)^(```|~~~).*?^(```|~~~)$")
 	title  = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	inGo   = regexp.MustCompile("`([\\w./-]+\\.go)`")
 	noSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
@@ -63,6 +64,27 @@ func TestLinksLeadSomewhere(t *testing.T) {
 				t.Errorf("%s: there is no %s", name, m[1])
 			} else if heading != "" && !hasHeading(all[to], heading) {
 				t.Errorf("%s: %s has no heading %q", name, to, heading)
+			}
+		}
+	}
+}
+
+// TestFilesThatPagesNameAreThere: each file of Go that a document names has that path, or one that ends so.
+func TestFilesThatPagesNameAreThere(t *testing.T) {
+	top, there := testenv.Top(t), map[string]bool{}
+	err := filepath.WalkDir(top, func(file string, d fs.DirEntry, err error) error {
+		for name, _ := filepath.Rel(top, file); filepath.Ext(name) == ".go"; _, name, _ = strings.Cut(name, "/") {
+			there[name] = true
+		}
+		return err
+	})
+	if err != nil || len(there) < 1000 {
+		t.Fatalf("%d paths: %v", len(there), err)
+	}
+	for name, text := range pages(t) {
+		for _, m := range inGo.FindAllStringSubmatch(text, -1) {
+			if !there[m[1]] {
+				t.Errorf("%s: there is no %s", name, m[1])
 			}
 		}
 	}

@@ -62,6 +62,8 @@ func page(name, text string) string {
 			b.WriteString(".SH " + escape(line[3:]) + "\n")
 		case strings.HasPrefix(line, "* "):
 			b.WriteString(".IP \\(bu 2\n" + inline(line[2:]) + "\n")
+		case strings.HasPrefix(line, "  * "):
+			b.WriteString(".IP \"  \\(bu\" 4\n" + inline(line[4:]) + "\n")
 		case line == "":
 			b.WriteString(".PP\n")
 		case table && strings.Trim(line, "|-: ") == "":
