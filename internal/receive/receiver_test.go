@@ -295,100 +295,136 @@ func catalogText(serial int, version string, members ...string) string {
 // a broken one changes nothing, and one that lost most of its members neither.
 func TestCatalogOfBIND(t *testing.T) {
 	t.Parallel()
+	c := newCatalogOfBIND(t)
+	c.restarts(AXFR)
+	c.membersComeAndGo()
+	c.brokenCatalog()
+	c.tooManyGone()
+	c.anotherLabel()
+	c.restarts(Kept)
+}
+
+// catalogOfBIND is a catalog zone with some of twelve zones that named has, and who receives these.
+type catalogOfBIND struct {
+	t      *testing.T
+	named  *primarytest.Server
+	config *Config
+	dir    string
+	serial int
+
+	r    *Receiver
+	told updates
+	stop func()
+}
+
+func newCatalogOfBIND(t *testing.T) *catalogOfBIND {
 	zones := map[string]string{}
-	list := func(ids ...string) (members []string) {
-		for _, id := range ids {
-			members = append(members, fmt.Sprintf("%s.zones PTR m%s.test.", id, strings.TrimPrefix(id, "other")))
-		}
-		return members
-	}
 	for i := range 12 {
 		origin := fmt.Sprintf("m%d.test.", i)
 		zones[origin] = primarytest.ZoneText(origin, 1, 3, 0)
 	}
-	all := list("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10")
-	zones["catalog.test."] = catalogText(1, "2", all...)
+	c := &catalogOfBIND{t: t, config: defaults(), dir: t.TempDir(), serial: 1, stop: func() {}}
+	zones["catalog.test."] = catalogText(1, "2", c.members("0 1 2 3 4 5 6 7 8 9 10")...)
 	notify := testenv.Local(t)
-	d := primarytest.NewServer(t, "named", zones, func(d *primarytest.Server) { d.Notify = notify })
-	group := &Group{Name: "hidden", Servers: []xfr.Primary{primary(d, key256)}}
-	c := defaults()
-	c.Notify.Listen = []netip.AddrPort{notify}
-	c.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
-	dir := t.TempDir()
-	r, told, stop := receiver(t, c, dir)
-	had := func(n int) func() bool {
-		return func() bool {
-			count := 0
-			for _, s := range r.Zones() {
-				if s.Serial != nil && !s.Catalog {
-					count++
-				}
-			}
-			return count == n
-		}
-	}
-	lab.WaitFor(t, "all members are received", had(11))
-	for range 11 {
-		if u := told.next(t); u.How != AXFR {
-			t.Errorf("%+v", u)
-		}
-	}
+	c.named = primarytest.NewServer(t, "named", zones, func(d *primarytest.Server) { d.Notify = notify })
+	group := &Group{Name: "hidden", Servers: []xfr.Primary{primary(c.named, key256)}}
+	c.config.Notify.Listen = []netip.AddrPort{notify}
+	c.config.Catalogs = []Catalog{{Name: "catalog.test.", Primaries: group, Members: group, Limit: 10}}
+	return c
+}
 
-	d.Reload("catalog.test.", catalogText(2, "2", append(list("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"), list("11")...)...), 2)
+// members are records of a catalog, by the labels of members.
+func (c *catalogOfBIND) members(labels string) (records []string) {
+	for _, label := range strings.Fields(labels) {
+		records = append(records, fmt.Sprintf("%s.zones PTR m%s.test.", label, strings.TrimPrefix(label, "other")))
+	}
+	return records
+}
+
+// becomes gives the catalog other members.
+func (c *catalogOfBIND) becomes(version, labels string) {
+	c.t.Helper()
+	c.serial++
+	c.named.Reload("catalog.test.", catalogText(c.serial, version, c.members(labels)...), uint32(c.serial))
+}
+
+// restarts ends who receives, starts it anew, and waits until it has all eleven members.
+func (c *catalogOfBIND) restarts(how How) {
+	c.t.Helper()
+	c.stop()
+	c.r, c.told, c.stop = receiver(c.t, c.config, c.dir)
+	for range 11 {
+		if u := c.told.next(c.t); u.How != how {
+			c.t.Errorf("want %v: %+v", how, u)
+		}
+	}
+	lab.WaitFor(c.t, "all members are there", func() bool { return c.had() == 11 })
+}
+
+// had is how many members are there.
+func (c *catalogOfBIND) had() (count int) {
+	for _, s := range c.r.Zones() {
+		if s.Serial != nil && !s.Catalog {
+			count++
+		}
+	}
+	return count
+}
+
+func (c *catalogOfBIND) membersComeAndGo() {
+	c.t.Helper()
+	c.becomes("2", "0 1 2 3 4 5 6 7 8 9 11")
 	seen := map[string]How{}
 	for range 2 {
-		u := told.next(t)
+		u := c.told.next(c.t)
 		seen[u.Origin] = u.How
 	}
 	if seen["m10.test."] != Withdrawn || seen["m11.test."] != AXFR {
-		t.Fatalf("told %v", seen)
+		c.t.Fatalf("told %v", seen)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "zones", "m10.test.zone")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("what was withdrawn is there: %v", err)
+	if _, err := os.Stat(filepath.Join(c.dir, "zones", "m10.test.zone")); !errors.Is(err, fs.ErrNotExist) {
+		c.t.Errorf("what was withdrawn is there: %v", err)
 	}
-	r.Forget("m10.test.")
+	c.r.Forget("m10.test.")
+}
 
-	d.Reload("catalog.test.", catalogText(3, "1", list("0")...), 3)
-	lab.WaitFor(t, "the catalog is said to be broken", func() bool {
-		return strings.Contains(r.status(t, "catalog.test.").Error, `broken catalog, not processed: version.catalog.test.: version "1"`)
-	})
-	stop()
-	r, told, stop = receiver(t, c, dir) // the last good one is what holds, also after a restart
-	for range 11 {
-		told.next(t)
+// brokenCatalog is not processed: the last good one is what holds, also after a restart.
+func (c *catalogOfBIND) brokenCatalog() {
+	c.t.Helper()
+	c.becomes("1", "0")
+	said := func() bool {
+		return strings.Contains(c.r.status(c.t, "catalog.test.").Error, `broken catalog, not processed: version.catalog.test.: version "1"`)
 	}
-	lab.WaitFor(t, "the catalog is said to be broken again", func() bool { return strings.Contains(r.status(t, "catalog.test.").Error, `version "1"`) })
-	for _, s := range r.Zones() {
+	lab.WaitFor(c.t, "the catalog is said to be broken", said)
+	c.restarts(Kept)
+	lab.WaitFor(c.t, "the catalog is said to be broken again", said)
+	for _, s := range c.r.Zones() {
 		if s.Expires.IsZero() {
-			t.Errorf("not followed: %+v", s)
+			c.t.Errorf("not followed: %+v", s)
 		}
 	}
-	d.Reload("catalog.test.", catalogText(4, "2", list("0", "1")...), 4)
-	lab.WaitFor(t, "it is said that too many are gone", func() bool {
-		return strings.Contains(r.Faults()[Fault{Source: "catalog catalog.test.", What: "members"}], "9 of 11 zones are gone at once")
+}
+
+func (c *catalogOfBIND) tooManyGone() {
+	c.t.Helper()
+	c.becomes("2", "0 1")
+	lab.WaitFor(c.t, "it is said that too many are gone", func() bool {
+		return strings.Contains(c.r.Faults()[Fault{Source: "catalog catalog.test.", What: "members"}], "9 of 11 zones are gone at once")
 	})
-	if !had(11)() {
-		t.Errorf("%+v", r.Zones())
+	if c.had() != 11 {
+		c.t.Errorf("%+v", c.r.Zones())
 	}
+}
 
-	// Another label is another zone, although its serial is the same.
-	d.Reload("catalog.test.", catalogText(5, "2", append(list("0", "1", "2", "3", "4", "5", "6", "7", "8", "11"), list("other9")...)...), 5)
-	if u := told.next(t); u.Origin != "m9.test." || !u.Reset || u.How != AXFR {
-		t.Errorf("%+v", u)
+// anotherLabel is another zone, although its serial is the same.
+func (c *catalogOfBIND) anotherLabel() {
+	c.t.Helper()
+	c.becomes("2", "0 1 2 3 4 5 6 7 8 11 other9")
+	if u := c.told.next(c.t); u.Origin != "m9.test." || !u.Reset || u.How != AXFR {
+		c.t.Errorf("%+v", u)
 	}
-	if len(r.Faults()) > 0 {
-		t.Errorf("%v", r.Faults())
-	}
-	stop()
-
-	r, told, _ = receiver(t, c, dir)
-	for range 11 {
-		if u := told.next(t); u.How != Kept {
-			t.Errorf("after a restart: %+v", u)
-		}
-	}
-	if !had(11)() {
-		t.Errorf("after a restart: %+v", r.Zones())
+	if len(c.r.Faults()) > 0 {
+		c.t.Errorf("%v", c.r.Faults())
 	}
 }
 

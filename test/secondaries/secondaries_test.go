@@ -169,91 +169,117 @@ const switchovers = 50
 func TestSecondariesFollowByIXFR(t *testing.T) {
 	testenv.Root(t)
 	paths := testenv.Need(t, "nsd", "knotd", "named", "dnssec-signzone", "dnssec-keygen")
-	plain, calm, sig := newPlain("plain.example.", 1<<32-6, 1500), newPlain("calm.example.", 1<<31-5, 300), newSigned(t, 1<<32-20)
-	texts := map[string]string{plain.origin: plain.text(0), calm.origin: calm.text(0), signedOrigin: sig.text()}
-	serials := func() map[string]uint32 {
-		return map[string]uint32{plain.origin: plain.serial, calm.origin: calm.serial, signedOrigin: sig.serial}
+	c := newChase(t, paths)
+	c.follow()
+	for n := 1; n <= switchovers; n++ {
+		c.step(n)
+		c.follow()
+		if n%25 == 0 {
+			c.hold()
+		}
 	}
+	c.counted()
+
+	// A node that was killed has its differences again from the next release on.
+	c.node.process.Kill()
+	c.node.run()
+	c.node.reaches("serving", switchovers+1, func(s *status.Node) uint64 { return s.Serving })
+	c.plain.step(switchovers + 1)
+	c.texts[c.plain.origin] = c.plain.text(switchovers + 1)
+	c.node.release(c.texts)
+	c.follow()
+	if got := c.node.counters("coredns_meshsync_transfers_total"); got["axfr"]+got["fallback"] > 0 || got["ixfr"] < len(secondaries) {
+		t.Errorf("after a restart: %v", got)
+	}
+	c.hold()
+}
+
+// chase is a node whose zones change, and the secondaries that follow it.
+type chase struct {
+	t           *testing.T
+	node        *primary
+	plain, calm *plain
+	sig         *signed
+	texts       map[string]string // of the newest release, by origin
+	changes     int               // of zones, by all releases but the first
+}
+
+func newChase(t *testing.T, paths []string) *chase {
+	c := &chase{t: t, plain: newPlain("plain.example.", 1<<32-6, 1500), calm: newPlain("calm.example.", 1<<31-5, 300), sig: newSigned(t, 1<<32-20)}
+	c.texts = map[string]string{c.plain.origin: c.plain.text(0), c.calm.origin: c.calm.text(0), signedOrigin: c.sig.text()}
 	var told []string
 	for _, s := range secondaries {
 		told = append(told, s.addr)
 	}
-	node := startPrimary(t, told)
-	node.release(texts)
+	c.node = startPrimary(t, told)
+	c.node.release(c.texts)
 	for i, s := range secondaries {
-		start(t, s.name, s.server(t.TempDir(), []string{plain.origin, calm.origin, signedOrigin}).Argv(t, paths[i])...)
+		start(t, s.name, s.server(t.TempDir(), []string{c.plain.origin, c.calm.origin, signedOrigin}).Argv(t, paths[i])...)
 	}
-	follow := func() {
-		t.Helper()
-		lab.Eventually(t, func() error {
-			var behind []error
-			for _, s := range secondaries {
-				for origin, want := range serials() {
-					if got, err := serial(s.addr, origin); err != nil || got != want {
-						behind = append(behind, fmt.Errorf("%s: %s is at %d, not %d: %v", s.name, origin, got, want, err))
-					}
+	return c
+}
+
+// step makes a release in which plain changes, and the others now and then.
+func (c *chase) step(n int) {
+	c.plain.step(n)
+	c.texts[c.plain.origin] = c.plain.text(n)
+	c.changes++
+	if n%3 == 0 {
+		c.calm.step(n)
+		c.texts[c.calm.origin] = c.calm.text(n)
+		c.changes++
+	}
+	if n%2 == 0 {
+		c.sig.step(n)
+		c.texts[signedOrigin] = c.sig.text()
+		c.changes++
+	}
+	c.node.release(c.texts)
+}
+
+// follow waits until every secondary has the serials of the newest release.
+func (c *chase) follow() {
+	c.t.Helper()
+	lab.Eventually(c.t, func() error {
+		var behind []error
+		for _, s := range secondaries {
+			for origin, want := range map[string]uint32{c.plain.origin: c.plain.serial, c.calm.origin: c.calm.serial, signedOrigin: c.sig.serial} {
+				if got, err := serial(s.addr, origin); err != nil || got != want {
+					behind = append(behind, fmt.Errorf("%s: %s is at %d, not %d: %v", s.name, origin, got, want, err))
 				}
 			}
-			return errors.Join(behind...)
-		})
-	}
-	hold := func() {
-		t.Helper()
-		for origin, text := range texts {
-			want := published(t, text)
-			compare(t, "the node", transferred(t, admin, origin, "mesh."), want)
-			for _, s := range secondaries {
-				compare(t, s.name, transferred(t, s.addr, origin, ""), want)
-			}
 		}
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
-	follow()
-	changes := 0
-	for n := 1; n <= switchovers; n++ {
-		plain.step(n)
-		texts[plain.origin] = plain.text(n)
-		changes++
-		if n%3 == 0 {
-			calm.step(n)
-			texts[calm.origin] = calm.text(n)
-			changes++
-		}
-		if n%2 == 0 {
-			sig.step(n)
-			texts[signedOrigin] = sig.text()
-			changes++
-		}
-		node.release(texts)
-		follow()
-		if n%25 == 0 {
-			hold()
-		}
-	}
-	whole := len(secondaries) * len(texts)
-	checks := switchovers / 25 * len(texts) // by hold
-	got := node.counters("coredns_meshsync_transfers_total")
-	if got["axfr"] != whole+checks || got["fallback"] != 0 || got["ixfr"] < changes*len(secondaries) {
-		t.Errorf("transfers: %v, want %d whole ones and %d by difference", got, whole+checks, changes*len(secondaries))
-	}
-	notified := node.counters("coredns_meshsync_notifies_total")
-	if notified["acknowledged"] < changes*len(secondaries) || notified["refused"] != 0 {
-		t.Errorf("NOTIFY: %v, of %d changes", notified, changes)
-	}
-	t.Logf("transfers %v, NOTIFY %v", got, notified)
+		return errors.Join(behind...)
+	})
+}
 
-	// A node that was killed has its differences again from the next release on.
-	node.process.Kill()
-	node.run()
-	node.reaches("serving", switchovers+1, func(s *status.Node) uint64 { return s.Serving })
-	plain.step(switchovers + 1)
-	texts[plain.origin] = plain.text(switchovers + 1)
-	node.release(texts)
-	follow()
-	if got := node.counters("coredns_meshsync_transfers_total"); got["axfr"]+got["fallback"] > 0 || got["ixfr"] < len(secondaries) {
-		t.Errorf("after a restart: %v", got)
+// hold compares every record of the node and of each secondary with what was released.
+func (c *chase) hold() {
+	c.t.Helper()
+	for origin, text := range c.texts {
+		want := published(c.t, text)
+		compare(c.t, "the node", transferred(c.t, admin, origin, "mesh."), want)
+		for _, s := range secondaries {
+			compare(c.t, s.name, transferred(c.t, s.addr, origin, ""), want)
+		}
 	}
-	hold()
+	if c.t.Failed() {
+		c.t.FailNow()
+	}
+}
+
+// counted looks how often zones were transferred whole: to each secondary once, and by hold.
+func (c *chase) counted() {
+	c.t.Helper()
+	whole := len(secondaries) * len(c.texts)
+	checks := switchovers / 25 * len(c.texts) // by hold
+	got := c.node.counters("coredns_meshsync_transfers_total")
+	if got["axfr"] != whole+checks || got["fallback"] != 0 || got["ixfr"] < c.changes*len(secondaries) {
+		c.t.Errorf("transfers: %v, want %d whole ones and %d by difference", got, whole+checks, c.changes*len(secondaries))
+	}
+	notified := c.node.counters("coredns_meshsync_notifies_total")
+	if notified["acknowledged"] < c.changes*len(secondaries) || notified["refused"] != 0 {
+		c.t.Errorf("NOTIFY: %v, of %d changes", notified, c.changes)
+	}
+	c.t.Logf("transfers %v, NOTIFY %v", got, notified)
 }
