@@ -28,6 +28,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/sysclock"
@@ -309,11 +310,10 @@ func TestSocketDocument(t *testing.T) {
 	}
 	defer started.close()
 	var said status.Clock
-	for deadline := time.Now().Add(5 * time.Second); said.State != "synchronised"; time.Sleep(10 * time.Millisecond) {
-		if err := socket.Read(t.Context(), n.s.cfg().Socket, &said); err != nil || time.Now().After(deadline) {
-			t.Fatalf("clock %+v, %v", said, err)
-		}
-	}
+	lab.WaitFor(t, "the clock is synchronised", func() bool {
+		lab.Must(t, socket.Read(t.Context(), n.s.cfg().Socket, &said))
+		return said.State == "synchronised"
+	})
 	if said.Sample.Source != "assumed" || said.Sample.Bound != time.Millisecond || said.Sample.At == (instant.Instant{}) {
 		t.Errorf("clock %+v", said)
 	}
@@ -361,9 +361,7 @@ func TestHowLoudTheLogIs(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var clocks sync.WaitGroup
 	clocks.Go(func() { n.s.clock.Run(ctx, time.Minute) })
-	for end := time.Now().Add(10 * time.Second); n.s.clock.Fault() != "" && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
+	lab.WaitFor(t, "the clock has no fault", func() bool { return n.s.clock.Fault() == "" })
 	cancel()
 	clocks.Wait()
 	n.mute.Store(true)
@@ -502,20 +500,13 @@ func TestAnyClockSourceCanBeScraped(t *testing.T) {
 	go n.s.clock.Run(ctx, time.Minute)
 	server := httptest.NewServer(metricsHandler(n.s))
 	defer server.Close()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	lab.Within(t, lab.Patience, "the source's metric is told", func() (bool, string) {
 		r, err := http.Get(server.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
+		defer r.Body.Close()
 		text, _ := io.ReadAll(r.Body)
-		r.Body.Close()
-		if strings.Contains(string(text), "novel_temperature_celsius 40") {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s\n%s", r.Status, text)
-		}
-	}
+		return strings.Contains(string(text), "novel_temperature_celsius 40"), fmt.Sprintf("%s\n%s", r.Status, text)
+	})
 }
 
 // fading certifies the clock once.
@@ -545,16 +536,11 @@ func TestAClockWithoutItsSourceIsAWarning(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go n.s.clock.Run(ctx, time.Millisecond)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	lab.Within(t, lab.Patience, "there is a warning", func() (bool, string) {
 		c := word()
 		said := fmt.Sprint(c.Warnings)
-		if strings.Contains(said, "clock-holdover: chronyd does not answer; it may be wrong by 1.") && strings.Contains(said, "and in 32m") && c.Serving != 0 {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("no warning, of %+v", c)
-		}
-	}
+		return strings.Contains(said, "clock-holdover: chronyd does not answer; it may be wrong by 1.") && strings.Contains(said, "and in 32m") && c.Serving != 0, fmt.Sprintf("%+v", c)
+	})
 }
 
 // neverSynchronised answers as a chronyd does that has heard of nobody yet.

@@ -210,7 +210,7 @@ func TestASignalEndsEveryCommand(t *testing.T) {
 				if serves := w.args[0] == "serve" || w.args[0] == "status"; status != exitRefused && !serves {
 					t.Errorf("status %d: %s", status, &said)
 				}
-			case <-time.After(10 * time.Second): // of what waits for ever, or for minutes
+			case <-time.After(30 * time.Second): // of what waits for ever, or for minutes
 				t.Fatal("it does not end")
 			}
 			if after, _ := os.ReadFile(filepath.Join(w.dir, "state", "state.json")); !bytes.Equal(before, after) {

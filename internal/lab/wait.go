@@ -53,3 +53,15 @@ func WaitFor(t T, what string, so func() bool) {
 	t.Helper()
 	Within(t, Patience, what, func() (bool, string) { return so(), "" })
 }
+
+// Quick fails the test unless try takes limit at the most, one time in ten: a machine that has other work may hold up any of them.
+func Quick(t T, what string, limit time.Duration, try func() (took time.Duration)) {
+	t.Helper()
+	least := try()
+	for n := 1; n < 10 && least > limit; n++ {
+		least = min(least, try())
+	}
+	if least > limit {
+		t.Errorf("%s took %v at the least, want %v at the most", what, least, limit)
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -61,14 +62,14 @@ func TestReleaseNowLosesNoQuery(t *testing.T) {
 	}
 	now(1)
 	serve(t, transferCorefile(dir, h, ""), func(addr string) {
-		eventually(t, func() error { return expect(addr, "1") })
+		lab.Eventually(t, func() error { return expect(addr, "1") })
 		whole, err := ask(t, addr, axfr("example.org."))
 		must(t, err)
 		stop := answered(t, addr)
 		for number := 2; number <= 6; number++ {
 			before := contentOf(whole)
 			now(number)
-			eventually(t, func() error { return expect(addr, fmt.Sprint(number)) })
+			lab.Eventually(t, func() error { return expect(addr, fmt.Sprint(number)) })
 			whole, err = ask(t, addr, axfr("example.org."))
 			must(t, err)
 			changes, err := ask(t, addr, ixfr("example.org.", uint32(number-1)))
@@ -146,7 +147,7 @@ func TestWhatComesWaitsForItsInstant(t *testing.T) {
 // keepsUntil waits until a release is answered from, and sees to it that the one before is until then.
 func (n *node) keepsUntil(before, number uint64) {
 	n.t.Helper()
-	eventually(n.t, func() error {
+	lab.Eventually(n.t, func() error {
 		if got := n.which(); got == before {
 			return fmt.Errorf("still %d: %+v", got, *n.status())
 		} else if got != number {
@@ -159,7 +160,7 @@ func (n *node) keepsUntil(before, number uint64) {
 // keepsNoSilence waits until a release is answered from, and sees to it that some release is until then.
 func (n *node) keepsNoSilence(number uint64) {
 	n.t.Helper()
-	eventually(n.t, func() error {
+	lab.Eventually(n.t, func() error {
 		switch got := n.which(); got {
 		case number:
 			return nil

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
@@ -49,7 +50,7 @@ func TestCompilingEndsWithItsContext(t *testing.T) {
 			t.Errorf("ended after %d records: %v", after, err)
 		}
 	}
-	eventually(t, func() error {
+	lab.Eventually(t, func() error {
 		if n := runtime.NumGoroutine(); n > before {
 			return fmt.Errorf("%d goroutines, %d before", n, before)
 		}

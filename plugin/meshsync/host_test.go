@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -50,7 +51,7 @@ func TestARefusedCorefileIsAWarning(t *testing.T) {
 	says := func(words string) {
 		t.Helper()
 		var said status.Node
-		eventually(t, func() error {
+		lab.Eventually(t, func() error {
 			said = status.Node{}
 			if err := socket.Read(context.Background(), shown, &said); err != nil {
 				return err

@@ -37,7 +37,8 @@ func TestWhatALargeReleaseTookIsGivenBack(t *testing.T) {
 	writes.Lock()
 	h.current(2, large(2))
 	n.becomes(2)
-	time.Sleep(3 * calmTick) // release 1 is let go of
+	// Release 1 was let go of by then. A collection that had begun with that would find it in use.
+	lab.WaitFor(t, "no collection is under way", func() bool { return !n.f.collector.busy.Load() })
 	writes.Unlock()
 	select {
 	case <-gone:

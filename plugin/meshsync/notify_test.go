@@ -11,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
@@ -61,7 +62,7 @@ func (s *told) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 // heard waits until the secondary was told of these zones, each once, and forgets them.
 func (s *told) heard(t *testing.T, want map[string]int) {
 	t.Helper()
-	eventually(t, func() error {
+	lab.Eventually(t, func() error {
 		s.Lock()
 		defer s.Unlock()
 		if fmt.Sprint(s.zones) != fmt.Sprint(want) {
@@ -133,7 +134,7 @@ func TestSecondariesThatDoNotHear(t *testing.T) {
 
 	before := counterOf(t, notifies, "unanswered")
 	releases <- zones
-	eventually(t, func() error {
+	lab.Eventually(t, func() error {
 		if given := counterOf(t, notifies, "unanswered") - before; given != 100_000 {
 			return fmt.Errorf("%v zones given up", given)
 		}
@@ -148,7 +149,7 @@ func TestSecondariesThatDoNotHear(t *testing.T) {
 	before = counterOf(t, notifies, "refused")
 	releases <- next
 	s.heard(t, map[string]int{"z7.": 1, "z8.": 1})
-	eventually(t, func() error {
+	lab.Eventually(t, func() error {
 		if got := counterOf(t, notifies, "refused") - before; got != 2 {
 			return fmt.Errorf("%v refused", got)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns/caddy"
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
@@ -86,7 +87,7 @@ func TestReload(t *testing.T) {
 	instance := startCorefile(t, corefile("1ms", "m.sock", ""))
 	defer func() { stopInstance(t, instance) }()
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
-	eventually(t, func() error { return expect(addr, "1") })
+	lab.Eventually(t, func() error { return expect(addr, "1") })
 	held := only(t, dir)
 	follower := held.follower
 
@@ -114,7 +115,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("%d of %d queries lost", n, asked.Load())
 	}
 	t.Logf("%d queries over %d reloads", asked.Load(), reloads)
-	eventually(t, func() error {
+	lab.Eventually(t, func() error {
 		if now := count(); now.goroutines > steady.goroutines+5 || now.files > steady.files+2 {
 			return fmt.Errorf("had %+v, has %+v", steady, now)
 		}
@@ -202,7 +203,7 @@ func TestReloadWithoutMeshsync(t *testing.T) {
 	instance := startCorefile(t, with)
 	defer func() { stopInstance(t, instance) }()
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
-	eventually(t, func() error { return expect(addr, "1") })
+	lab.Eventually(t, func() error { return expect(addr, "1") })
 	for _, c := range []struct {
 		corefile  string
 		followers int

@@ -227,10 +227,7 @@ func TestPromiseThatCannotBeWritten(t *testing.T) {
 	h.current(1, h.zones(1))
 	n.silentFor(mesh.NotDurable)
 	n.faulty(notDurable)
-	time.Sleep(2*writeRetry + writeRetry/2)
-	if tries := n.status().Depot.Faults[notDurable]; tries < 2 || tries > 5 {
-		t.Errorf("%d tries to write", tries)
-	}
+	n.triesAgain(notDurable, writeRetry, 1)
 	must(t, os.Remove(promise))
 	n.becomes(1)
 	n.sound()

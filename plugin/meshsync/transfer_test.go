@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
@@ -189,7 +190,7 @@ func TestIncrementalTransfer(t *testing.T) {
 		zones := []release.Zone{h.blob("example.org.", versionText(r, serial, number))}
 		if number > 1 {
 			h.stage(uint64(number), zones)
-			eventually(t, func() error { return stagedAt(dir, uint64(number)) })
+			lab.Eventually(t, func() error { return stagedAt(dir, uint64(number)) })
 		}
 		h.current(uint64(number), zones)
 	}
@@ -198,7 +199,7 @@ func TestIncrementalTransfer(t *testing.T) {
 		var versions []version
 		several, large := 0, 0
 		for number := 1; number <= 9; number++ {
-			eventually(t, func() error {
+			lab.Eventually(t, func() error {
 				now, err := ask(t, addr, ixfr("example.org.", serial))
 				if err == nil && now[0].(*dns.SOA).Serial != serial {
 					err = fmt.Errorf("still %v", now[0])
@@ -267,7 +268,7 @@ func TestTransfersThatFillAMessage(t *testing.T) {
 	}
 	release(1)
 	serve(t, transferCorefile(dir, h, ""), func(addr string) {
-		eventually(t, func() error { _, err := ask(t, addr, axfr("z100.")); return err })
+		lab.Eventually(t, func() error { _, err := ask(t, addr, axfr("z100.")); return err })
 		fits, alone := map[bool]bool{}, false
 		for i := 100; i < 145; i++ {
 			answer, err := ask(t, addr, axfr(fmt.Sprintf("z%d.", i)))
@@ -318,7 +319,7 @@ func TestNoTransferWithoutALease(t *testing.T) {
 			}
 		}
 		h.renew(time.Hour)
-		eventually(t, func() error { _, err := ask(t, addr, axfr("example.org.")); return err })
+		lab.Eventually(t, func() error { _, err := ask(t, addr, axfr("example.org.")); return err })
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdata"
 	"github.com/coredns-anycast/coredns-anycast/internal/rdatatest"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -93,7 +94,7 @@ func TestOctetsOfEveryTypeLeave(t *testing.T) {
 	second := text(2)
 	h.current(1, []release.Zone{h.blob("types.", first)})
 	serve(t, transferCorefile(dir, h, ""), func(addr string) {
-		eventually(t, func() error { return hasSerial(addr, 1) })
+		lab.Eventually(t, func() error { return hasSerial(addr, 1) })
 		whole := transferRaw(t, addr, axfr("types."), 2)
 		for record := range old {
 			if !whole[record] {
@@ -102,9 +103,9 @@ func TestOctetsOfEveryTypeLeave(t *testing.T) {
 		}
 		zones := []release.Zone{h.blob("types.", second)}
 		h.stage(2, zones)
-		eventually(t, func() error { return stagedAt(dir, 2) })
+		lab.Eventually(t, func() error { return stagedAt(dir, 2) })
 		h.current(2, zones)
-		eventually(t, func() error { return hasSerial(addr, 2) })
+		lab.Eventually(t, func() error { return hasSerial(addr, 2) })
 		difference := transferRaw(t, addr, ixfr("types.", 1), 4)
 		for record := range old {
 			owner, _, _ := strings.Cut(record, " ")

@@ -20,6 +20,7 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/lab/publish"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -339,6 +340,17 @@ func (n *node) sound() {
 	n.waits("no fault", func(s *status.Node) bool { return s.Depot.LastFault == nil })
 }
 
+// triesAgain waits until the node has tried two more times what comes to a fault, each of several things, and has let pause pass before each try.
+func (n *node) triesAgain(rule string, pause time.Duration, things int) {
+	n.t.Helper()
+	before, began := n.status().Depot.Faults[rule], time.Now()
+	n.waits("two more tries", func(s *status.Node) bool { return s.Depot.Faults[rule] >= before+uint64(2*things) })
+	tries, took := n.status().Depot.Faults[rule]-before, time.Since(began)
+	if most := float64(things) * (took.Seconds()/pause.Seconds() + 1); float64(tries) > most {
+		n.t.Errorf("%d tries in %v, want %.1f at the most", tries, took, most)
+	}
+}
+
 // staged waits until the node has release number ready.
 func (n *node) staged(number uint64) {
 	n.t.Helper()
@@ -348,7 +360,7 @@ func (n *node) staged(number uint64) {
 // waits waits until the status is as wished.
 func (n *node) waits(what string, holds func(*status.Node) bool) {
 	n.t.Helper()
-	eventually(n.t, func() error {
+	lab.Eventually(n.t, func() error {
 		if s := n.status(); !holds(s) {
 			return fmt.Errorf("not yet: %s: %+v", what, *s)
 		}
@@ -363,21 +375,6 @@ func (n *node) keeps(number uint64, d time.Duration) {
 		if got := n.which(); got != number && time.Now().Before(end) {
 			n.t.Fatalf("answers from %d, want %d: %+v", got, number, *n.status())
 		}
-	}
-}
-
-func eventually(t testing.TB, holds func() error) {
-	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 

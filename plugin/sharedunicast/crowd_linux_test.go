@@ -1,9 +1,11 @@
 package sharedunicast
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,34 +34,34 @@ func TestCrowdOfConnections(t *testing.T) {
 			most := mostOpen(t, cmd)
 			cmd.Signal(syscall.SIGCONT)
 			mustAsk(t, "tcp", "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
-			if n := most(); n > descriptors*3/4 {
+			n, err := most()
+			lab.Must(t, err)
+			if n > descriptors*3/4 {
 				t.Errorf("%d of %d descriptors were taken", n, descriptors)
 			}
 		})
 	}
 }
 
-// mostOpen looks how many descriptors a process has, until the function returned is called, which says how many that were at the most.
-func mostOpen(t *testing.T, p *lab.Process) func() int {
-	stop, most := make(chan struct{}), make(chan int)
-	go func() {
-		n := 0
-		for {
-			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid()))
-			if err != nil {
-				t.Error(err)
-			}
-			n = max(n, len(open))
-			select {
-			case <-stop:
-				most <- n
-				return
-			default:
-			}
+// mostOpen looks how many descriptors a process has, until the function returned is called, which says how many that were at the most, or
+// until the test ends.
+func mostOpen(t *testing.T, p *lab.Process) func() (int, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	var most int
+	var failed error
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for failed == nil && ctx.Err() == nil {
+			var open []os.DirEntry
+			open, failed = os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid()))
+			most = max(most, len(open))
 		}
-	}()
-	return func() int {
-		close(stop)
-		return <-most
+	})
+	end := func() (int, error) {
+		stop()
+		looking.Wait()
+		return most, failed
 	}
+	t.Cleanup(func() { end() })
+	return end
 }

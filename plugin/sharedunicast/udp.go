@@ -77,7 +77,8 @@ type crew struct {
 	decorate dns.DecorateWriter // nil, or what a plugin wants to see of responses
 	shed     bool               // there is a fast path: what finds no room is lost; else the loop waits, and the kernel's buffer fills
 	working  sync.WaitGroup
-	owed     atomic.Int64 // responses that the plugin of decorate has not yet sent
+	owed     atomic.Int64  // responses that the plugin of decorate has not yet sent
+	grace    time.Duration // how long the end waits for these: the plugin may have dropped some
 
 	mu       sync.Mutex
 	some     sync.Cond // messages, or the end
@@ -92,7 +93,7 @@ type crew struct {
 }
 
 func newCrew(f *front, conn *udpSocket) *crew {
-	c := &crew{front: f, conn: conn, shed: f.zones.anyFast()}
+	c := &crew{front: f, conn: conn, shed: f.zones.anyFast(), grace: 100 * time.Millisecond}
 	c.some.L, c.room.L = &c.mu, &c.mu
 	return c
 }
@@ -208,13 +209,10 @@ func (c *crew) end() {
 	c.some.Broadcast()
 	c.mu.Unlock()
 	c.working.Wait()
-	for end := time.Now().Add(owedTime); c.owed.Load() > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(c.grace); c.owed.Load() > 0 && time.Now().Before(end); {
 		time.Sleep(quick)
 	}
 }
-
-// owedTime is how long the end waits for responses that a plugin has been given to send. It may have dropped some.
-const owedTime = 100 * time.Millisecond
 
 // decorated gives responses to a plugin's writer, which may send them later, from a goroutine of its own.
 type decorated struct {

@@ -15,6 +15,8 @@ import (
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -321,16 +323,14 @@ func TestLateRouterAndNoImport(t *testing.T) {
 	r.send(update(origin, asPath, nextHop))
 	r.send(message(2, []byte{0, 4, 24, 192, 0, 2, 0, 0})) // it even withdraws ours
 	received := uint64(0)
-	for deadline := time.Now().Add(5 * time.Second); received == 0; time.Sleep(5 * time.Millisecond) {
+	lab.WaitFor(t, "the router's route has arrived", func() bool {
 		s.server.ListPeer(t.Context(), &api.ListPeerRequest{}, func(p *api.Peer) {
 			for _, a := range p.GetAfiSafis() {
 				received += a.GetState().GetReceived()
 			}
 		})
-		if time.Now().After(deadline) {
-			t.Fatal("the router's route did not arrive")
-		}
-	}
+		return received > 0
+	})
 	known := 0
 	s.server.ListPath(apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_GLOBAL, Family: packet.RF_IPv4_UC},
 		func(packet.NLRI, []*apiutil.Path) { known++ })

@@ -30,11 +30,13 @@ const (
 
 const (
 	membersEvery   = 250 * time.Millisecond // between two rounds of questions to other members, while there is need
-	membersCalm    = 5 * time.Second        // between two looks whether there is need, while no event has begun that may lead to it
 	membersTimeout = time.Second            // for one of them to say what it holds
 	membersAtOnce  = 32                     // asked at a time
 	membersIdle    = 10 * time.Second       // a connection is kept after a question; others close theirs much later
 )
+
+// membersCalm is the time between two looks whether there is need, while no event has begun that may lead to it. A test makes it longer.
+var membersCalm = 5 * time.Second
 
 // members is what is known of the other members.
 type members struct {

@@ -110,6 +110,9 @@ func TestAMemberWithANewKeyIsAskedAnew(t *testing.T) {
 // While no switchover is known and a repository is reached, this node looks seldom whether it has to ask others, since each look wakes it; at once
 // when either begins.
 func TestMembersAreNoConcernAtRest(t *testing.T) {
+	calm := membersCalm
+	t.Cleanup(func() { membersCalm = calm })
+	membersCalm = time.Hour
 	ca := testca.New(t)
 	h := newHost(t, ca)
 	admin, asked := other(t, ca, "osa1", h.dir, &status.Held{Version: status.Version, Node: "osa1"})
@@ -139,13 +142,13 @@ func TestMembersAreNoConcernAtRest(t *testing.T) {
 	select {
 	case <-asked:
 		t.Logf("asked after %v", time.Since(began))
-	case <-time.After(membersCalm - 9*membersEvery):
+	case <-time.After(lab.Patience):
 		t.Error("nobody was asked of a switchover that is undecided")
 	}
 	for range 8 { // as often as ever
 		select {
 		case <-asked:
-		case <-time.After(membersCalm):
+		case <-time.After(lab.Patience):
 			t.Fatal("the member is asked no more")
 		}
 	}

@@ -302,15 +302,10 @@ func TestSaysHowFarATransferIs(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- m.round(t.Context()) }()
 	<-half
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	lab.Within(t, lab.Patience, fmt.Sprintf("half of %d bytes have come", bytes), func() (bool, string) {
 		p := m.Status().Transferring
-		if p != nil && p.Done == bytes/2 && p.Of == bytes && p.Subject == "release 1" && p.Unit == "bytes" {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("half of %d bytes have come: %+v", bytes, p)
-		}
-	}
+		return p != nil && p.Done == bytes/2 && p.Of == bytes && p.Subject == "release 1" && p.Unit == "bytes", fmt.Sprintf("%+v", p)
+	})
 	close(rest)
 	lab.Must(t, <-done)
 	if p := m.Status().Transferring; p != nil {
@@ -455,11 +450,7 @@ func TestRenewsItsCertificate(t *testing.T) {
 	if n := asked.Load(); n != 1 {
 		t.Errorf("asked %d times in a moment, want once", n)
 	}
-	for end := time.Now().Add(10 * time.Second); !m.cfg.Identity.Certificate().NotAfter.After(before); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the new certificate is not used")
-		}
-	}
+	lab.WaitFor(t, "the new certificate is used", func() bool { return m.cfg.Identity.Certificate().NotAfter.After(before) })
 }
 
 // Another writer of the depot is not disturbed.
@@ -486,23 +477,11 @@ func TestRun(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { m.Run(ctx); close(done) }()
-	wait := func(what string, so func() bool) {
-		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: %+v", what, m.Status())
-			}
-		}
-	}
-	wait("fails", func() bool { return m.Status().LastError != "" })
+	lab.WaitFor(t, "it fails", func() bool { return m.Status().LastError != "" })
 	h.down.Store(false)
-	wait("recovers, though the interval is an hour", func() bool { return m.Status().LastError == "" })
+	lab.WaitFor(t, "it recovers, though the interval is an hour", func() bool { return m.Status().LastError == "" })
 	stop()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("does not end")
-	}
+	<-done
 }
 
 // Each distribution host says whom it has seen; one that is cut off, and a server that is none, take nothing away (FAIL-4).

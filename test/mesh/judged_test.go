@@ -16,8 +16,12 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-// heals is how long after all is healed a mesh may take to be as it should be (I6).
+// heals is how long after all is healed a mesh may take to be as it should be (I6), unless two leads are longer.
 const heals = time.Minute
+
+// patience is how long a mesh that is healed since then may take: where publications or questions take long, leads are long as well
+// (docs/design/protocol.md), and a switchover that is under way comes before the one that is waited for.
+func (s *judged) patience(since time.Time) time.Duration { return max(heals, 2*s.planned.lead(since)) }
 
 // judged is a mesh whose nodes clients ask all the time, from ask on. Each answer is judged by the schedule in the end.
 type judged struct {
@@ -31,7 +35,7 @@ type judged struct {
 }
 
 func newJudged(m *mesh) *judged {
-	s := &judged{mesh: m, loads: map[string]*lab.Load{}, planned: schedule{at: map[uint64]time.Time{}}}
+	s := &judged{mesh: m, loads: map[string]*lab.Load{}, planned: schedule{at: map[uint64]time.Time{}, leads: map[time.Time]time.Duration{}}}
 	m.top.Cleanup(func() {
 		for _, line := range s.log {
 			m.top.Log(line)
@@ -81,6 +85,9 @@ func (s *judged) watch() (stop func()) {
 				soon, cancel := context.WithTimeout(ctx, time.Second)
 				err := socket.Read(soon, s.path(node, "meshsync.sock"), &n)
 				cancel()
+				if err == nil && n.Promise.At != 0 {
+					s.planned.promised(n.Promise.At.Time(), time.Now())
+				}
 				if err == nil && n.Serving != 0 && n.Switched != nil && n.Switched.Number == n.Serving && n.Switched.At != 0 && len(n.Zones) == 1 {
 					s.planned.learn(uint64(n.Zones[0].Serial), n.Switched.At.Time(), node)
 				}
@@ -98,28 +105,32 @@ func (s *judged) say(format string, args ...any) {
 }
 
 // awaitAnswers waits until the node has answered, from a version that is not lower, a question that was put after since, and
-// fails when heals have passed since then.
+// fails when that takes longer than the mesh may.
 func (s *judged) awaitAnswers(node string, version uint64, since time.Time) {
 	s.t.Helper()
-	s.eventually(heals, fmt.Sprintf("%s answers from version %d or a later one", node, version), func() (bool, string) {
+	began := time.Now()
+	for s.newest(node, since) < max(version, 1) {
+		if took := time.Since(began); took > s.patience(since) {
+			n, _ := s.status(node)
+			said, _ := json.Marshal(n)
+			s.fatalf("%s answers from version %d, and not from %d or a later one, after %v, with leads of at most %v; it says %s; serve: %s", node, s.newest(node, since), version,
+				took, s.planned.lead(since), said, lab.Tail(s.serve.Log, 5))
+		}
 		time.Sleep(50 * time.Millisecond)
-		recent := since
-		if almost := time.Now().Add(-lostAfter); almost.After(since) {
-			recent = almost
+	}
+}
+
+// newest is the latest version of which a node has answered a question that was put after since, and lately; 0 if it has answered none.
+func (s *judged) newest(node string, since time.Time) (version uint64) {
+	if almost := time.Now().Add(-lostAfter); almost.After(since) {
+		since = almost
+	}
+	for _, a := range s.loads[node].Since(since) {
+		if a.Answered() {
+			version = max(version, a.Release)
 		}
-		var newest uint64
-		for _, a := range s.loads[node].Since(recent) {
-			if a.Answered() {
-				newest = max(newest, a.Release)
-			}
-		}
-		if newest >= max(version, 1) {
-			return true, ""
-		}
-		n, _ := s.status(node)
-		said, _ := json.Marshal(n)
-		return false, fmt.Sprintf("the newest answer is from %d; it says %s; serve: %s", newest, said, lab.Tail(s.serve.Log, 5))
-	})
+	}
+	return version
 }
 
 // judge looks at every question, with what is known of the schedule by now.
@@ -127,8 +138,7 @@ func (s *judged) judge() {
 	for _, l := range s.loads {
 		l.Stop()
 	}
-	s.learnHistory()
-	steps := s.planned.steps()
+	steps := s.allSteps()
 	for _, words := range s.planned.conflicts {
 		s.errorf("%s", words)
 	}
@@ -167,6 +177,20 @@ func (s *judged) judge() {
 	}
 }
 
+// allSteps are the switchovers by what is known when the newest one that was answered from is: answers come before a node, or the record, says so.
+func (s *judged) allSteps() (steps []step) {
+	var newest uint64
+	for _, node := range s.nodes {
+		newest = max(newest, s.newest(node, s.begun))
+	}
+	s.eventually(heals, fmt.Sprintf("it is known when version %d was switched to", newest), func() (bool, string) {
+		s.learnHistory()
+		steps = s.planned.steps()
+		return newest == 0 || len(steps) > 0 && steps[len(steps)-1].version >= newest, fmt.Sprint(steps)
+	})
+	return steps
+}
+
 func (s *judged) touched(node string, at time.Time) bool {
 	return slices.ContainsFunc(s.faults, func(t *touch) bool {
 		return slices.Contains(t.nodes, node) && at.After(t.from) && (t.to.IsZero() || at.Before(t.to))
@@ -192,7 +216,8 @@ func (s *judged) learnHistory() {
 type schedule struct {
 	mu        sync.Mutex
 	at        map[uint64]time.Time
-	conflicts []string // who says otherwise
+	conflicts []string                    // who says otherwise
+	leads     map[time.Time]time.Duration // by the instant that is proposed: how long before it a node was first seen to know of it
 }
 
 // step is one switchover.
@@ -209,6 +234,39 @@ func (s *schedule) learn(version uint64, at time.Time, who string) {
 		return
 	}
 	s.at[version] = at
+}
+
+// promised learns of an instant that a node has heard of.
+func (s *schedule) promised(at, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.leads[at]; !known {
+		s.leads[at] = at.Sub(now)
+	}
+}
+
+// lead is the longest of the proposals for an instant after since.
+func (s *schedule) lead(since time.Time) (longest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at, lead := range s.leads {
+		if at.After(since) {
+			longest = max(longest, lead)
+		}
+	}
+	return longest
+}
+
+// last is the latest instant that was proposed; zero if there was none.
+func (s *schedule) last() (at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other := range s.leads {
+		if other.After(at) {
+			at = other
+		}
+	}
+	return at
 }
 
 // steps are all switchovers, in order.
