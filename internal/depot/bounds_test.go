@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,7 +121,7 @@ func TestDownloadsShareAPace(t *testing.T) {
 		all.Go(func() {
 			stall := time.AfterFunc(time.Hour, func() {})
 			defer stall.Stop()
-			r := &paced{ctx: context.Background(), lively: &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds: Bounds{pace: pace, crowd: newCrowd()}}
+			r := &paced{ctx: context.Background(), lively: &lively{bytes.NewReader(make([]byte, bytesEach)), stall}, Bounds: Bounds{pace: pace, crowd: new(crowd)}}
 			if n, err := io.Copy(io.Discard, r); n != bytesEach || err != nil {
 				t.Errorf("%d bytes, %v", n, err)
 			}
@@ -334,20 +336,64 @@ func TestBlobsOfAZoneAreFetchedSeveralAtATime(t *testing.T) {
 
 // TestASlowLineIsSharedByDownloads: each of several at once may come slowly, as long as they do not together.
 func TestASlowLineIsSharedByDownloads(t *testing.T) {
-	together := newCrowd()
-	together.began = time.Now().Add(-2 * time.Second)
+	together := &crowd{under: 1, since: time.Now().Add(-2 * time.Second)}
 	stall := time.AfterFunc(time.Hour, func() {})
 	defer stall.Stop()
 	read := func(n int) error {
-		r := &paced{ctx: t.Context(), lively: &lively{strings.NewReader(strings.Repeat("x", 5000)), stall}, Bounds: Bounds{until: time.Now().Add(-time.Second), crowd: together}}
+		r := &paced{ctx: t.Context(), lively: &lively{strings.NewReader(strings.Repeat("x", 5000)), stall}, length: 5000,
+			Bounds: Bounds{until: time.Now().Add(-time.Second), crowd: together}}
 		_, err := r.Read(make([]byte, n))
 		return err
 	}
 	if err := read(900); !errors.Is(err, errSlow) {
 		t.Errorf("one: %v", err)
 	}
-	together.came.Store(1 << 40)
+	together.add(1 << 40)
 	if err := read(900); !errors.Is(err, ErrUnfinished) {
 		t.Errorf("several: %v", err)
+	}
+	if err := read(5000); err != nil {
+		t.Errorf("one that is whole: %v", err)
+	}
+}
+
+// TestManySmallFilesFromFarAwayAreNotSlow, though most of the time is that of questions and their ways: the budget ends them, and what
+// came stays.
+func TestManySmallFilesFromFarAwayAreNotSlow(t *testing.T) {
+	h := newHost(t)
+	var blobs []release.Blob
+	for serial := range uint32(5 * atOnce) {
+		blobs = append(blobs, h.zone("example.", serial, 40).Blob)
+	}
+	asked := atomic.Int32{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		time.Sleep(400 * time.Millisecond) // so that it takes longer than a second in all, and less than 1000 octets come in each
+		data, err := fs.ReadFile(h.dir, strings.TrimPrefix(r.URL.Path, "/"))
+		if err != nil {
+			t.Error(err)
+		}
+		for half := range slices.Chunk(data, (len(data)+1)/2) {
+			w.Write(half)
+			w.(http.Flusher).Flush()
+			time.Sleep(5 * time.Millisecond)
+		}
+	}))
+	defer server.Close()
+	dir, rounds := newDir(t), 0
+	for err := ErrUnfinished; err != nil; rounds++ {
+		get := &getter{Source: Source{Client: server.Client(), URL: server.URL}, dir: dir, until: time.Now().Add(1300 * time.Millisecond)}
+		if err = get.fetch(t.Context(), "example.", blobs...); err != nil && !errors.Is(err, ErrUnfinished) {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range blobs {
+		check(t, dir.CheckBlob(b))
+	}
+	if rounds == 1 {
+		t.Error("it took no longer than its budget")
+	}
+	if most := len(blobs) + rounds*atOnce; int(asked.Load()) > most {
+		t.Errorf("%d were asked for, there are %d", asked.Load(), len(blobs))
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"path"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -120,9 +119,11 @@ func download(ctx context.Context, client *http.Client, from string, f *os.File,
 		return err
 	}
 	if bounds.crowd == nil {
-		bounds.crowd = newCrowd()
+		bounds.crowd = new(crowd)
 	}
-	n, err := io.Copy(f, io.LimitReader(&paced{ctx: ctx, lively: &lively{response.Body, stall}, Bounds: bounds, have: have}, length-have))
+	bounds.crowd.begin()
+	defer bounds.crowd.end()
+	n, err := io.Copy(f, io.LimitReader(&paced{ctx: ctx, lively: &lively{response.Body, stall}, Bounds: bounds, have: have, length: length}, length-have))
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -213,20 +214,67 @@ type Bounds struct {
 	crowd *crowd
 }
 
-// crowd is one download, or several at once from one server, which share the line.
+// over reports whether no more may be taken.
+func (b *Bounds) over() bool { return !b.until.IsZero() && time.Now().After(b.until) }
+
+// crowd is one download, or several at once from one server, which share the line. Its zero value is one of which nothing has come.
 type crowd struct {
-	began time.Time
-	came  atomic.Int64 // bytes since
+	mu    sync.Mutex
+	came  int64         // bytes
+	under int           // files that have begun to come, and are not whole
+	since time.Time     // then: when the first of them began
+	took  time.Duration // how long such were under way before that
 }
 
-func newCrowd() *crowd { return &crowd{began: time.Now()} }
+// begin says that a file begins to come. What goes before it, a question and its way there and back, says nothing of the line: of many small files
+// from far away it is nearly all the time.
+func (c *crowd) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.under++; c.under == 1 {
+		c.since = time.Now()
+	}
+}
+
+// end says that no more comes of it.
+func (c *crowd) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.under--; c.under == 0 {
+		c.took += time.Since(c.since)
+	}
+}
+
+func (c *crowd) add(bytes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.came += int64(bytes)
+}
+
+// any reports whether something has come.
+func (c *crowd) any() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.came > 0
+}
+
+// slow reports whether less than slowest came for a second or longer in which files were under way.
+func (c *crowd) slow() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	took := c.took
+	if c.under > 0 {
+		took += time.Since(c.since)
+	}
+	return took >= time.Second && c.came < int64(slowest*took.Seconds())
+}
 
 // paced reads within bounds, at a pace in pieces of a tenth of a second at the most.
 type paced struct {
 	ctx context.Context
 	*lively
 	Bounds
-	have int64 // bytes of the file
+	have, length int64 // bytes of the file, that are here and in all
 }
 
 // slowest is how many bytes a second a server must send to be waited for beyond a budget. One that sends less, by mistake or
@@ -237,8 +285,7 @@ var errSlow = fmt.Errorf("it sends less than %d bytes a second", slowest)
 
 // slow reports whether that is so, and not our own doing.
 func (p *paced) slow() bool {
-	took := time.Since(p.crowd.began)
-	return took >= time.Second && p.crowd.came.Load() < int64(slowest*took.Seconds()) && (p.pace == nil || p.pace.perSecond >= 2*slowest)
+	return p.crowd.slow() && (p.pace == nil || p.pace.perSecond >= 2*slowest)
 }
 
 func (p *paced) Read(b []byte) (int, error) {
@@ -246,7 +293,7 @@ func (p *paced) Read(b []byte) (int, error) {
 		b = b[:min(int64(len(b)), max(p.pace.perSecond/10, 1))]
 	}
 	n, err := p.lively.Read(b)
-	p.crowd.came.Add(int64(n))
+	p.crowd.add(n)
 	if p.have += int64(n); p.moved != nil {
 		p.moved(p.have)
 	}
@@ -256,7 +303,7 @@ func (p *paced) Read(b []byte) (int, error) {
 		}
 		p.stall.Reset(stallAfter) // it was not the server that kept still
 	}
-	if n > 0 && err == nil && !p.until.IsZero() && time.Now().After(p.until) {
+	if n > 0 && err == nil && p.have < p.length && p.over() {
 		if err = ErrUnfinished; p.slow() {
 			err = errSlow
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -198,6 +199,7 @@ type getter struct {
 	left     int64     // bytes to come for the zones after the one that is being got
 	used     int64     // bytes of the zones' files, if counted
 	counted  bool
+	some     bool // something has come
 
 	came  map[release.Digest]int64 // bytes that came together of zones that were not got yet, by their content
 	early int64                    // of them, those of the zone that is being got
@@ -456,12 +458,16 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 	}
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(atOnce)
-	bounds := Bounds{pace: g.Pace, until: g.until, crowd: newCrowd()}
-	moves := g.moves(wanted)
+	bounds := Bounds{pace: g.Pace, until: g.until, crowd: new(crowd)}
+	moves, unfinished := g.moves(wanted), atomic.Bool{}
 	for i, b := range wanted {
 		all.Go(func() error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
+			}
+			if bounds.over() && (g.some || bounds.crowd.any()) { // many small ones take long though none of them does
+				unfinished.Store(true)
+				return nil // the others that are under way may end
 			}
 			bounds := bounds
 			if moves != nil {
@@ -471,6 +477,10 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 		})
 	}
 	err := all.Wait()
+	if err == nil && unfinished.Load() {
+		err = ErrUnfinished
+	}
+	g.some = g.some || bounds.crowd.any()
 	if g.used += more; err != nil {
 		g.counted = false
 	}
