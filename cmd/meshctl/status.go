@@ -189,7 +189,7 @@ func releaseLine(r *unattended.ReleaseStatus) string {
 	if r == nil {
 		return "none"
 	}
-	line := fmt.Sprintf("release %d, %d zones", r.Number, len(r.Zones))
+	line := fmt.Sprintf("release %d, %d zones", r.Number, r.Zones.Len())
 	if r.Switchover.IsZero() {
 		return line
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/receive"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
@@ -32,7 +33,8 @@ func newStory(members int) *story {
 	s := &story{made: noon.Add(-26 * time.Minute)}
 	s.Reader = Reader{"noc", identity.Observer}
 	s.Status = unattended.Status{Mesh: "jp", At: noon, EpsilonMS: 100, LeaseExpires: noon.Add(23*time.Hour + 12*time.Minute),
-		Current: &unattended.ReleaseStatus{Number: 42, Switchover: s.made.Add(9 * time.Second), Zones: []status.Zone{{Origin: "example.org.", Serial: 2026112207}, {Origin: "example.net.", Serial: 77}, {Origin: "jp.", Serial: 1764500000}}}}
+		Current: &unattended.ReleaseStatus{Number: 42, Switchover: s.made.Add(9 * time.Second), Zones: unattended.ZonesOf(&release.Release{Zones: []release.Zone{
+			{Origin: "example.org.", Serial: 2026112207}, {Origin: "example.net.", Serial: 77}, {Origin: "jp.", Serial: 1764500000}}})}}
 	for i := range members {
 		name := fmt.Sprintf("%s%d", cities[i%len(cities)], i/len(cities)+1)
 		if members <= len(cities) {

@@ -222,7 +222,7 @@ func countWords(n, all int, names []string) string {
 func factsOf(s unattended.Status, m membersView) []fact {
 	number, zones := "none", 0
 	if s.Current != nil {
-		number, zones = fmt.Sprint(s.Current.Number), len(s.Current.Zones)
+		number, zones = fmt.Sprint(s.Current.Number), s.Current.Zones.Len()
 	}
 	if s.Next != nil {
 		number += fmt.Sprintf(" → %d", s.Next.Number)

@@ -3,6 +3,7 @@ package unattended
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -67,11 +68,41 @@ func driftOf(members []MemberStatus) (all []Drift) {
 
 // ReleaseStatus is one release.
 type ReleaseStatus struct {
-	Number     uint64        `json:"number"`
-	Switchover time.Time     `json:"switchover,omitzero"`
-	Committed  bool          `json:"committed,omitempty"` // of the next release: its switchover is made; otherwise it is proposed only
-	Without    []string      `json:"without,omitempty"`   // members that it does not wait for
-	Zones      []status.Zone `json:"zones"`
+	Number     uint64    `json:"number"`
+	Switchover time.Time `json:"switchover,omitzero"`
+	Committed  bool      `json:"committed,omitempty"` // of the next release: its switchover is made; otherwise it is proposed only
+	Without    []string  `json:"without,omitempty"`   // members that it does not wait for
+	Zones      Zones     `json:"zones"`
+}
+
+// Zones are those of a release. It may have a hundred thousand, so they are listed only where they are printed as JSON: the page, which shows how many
+// there are, is made each second.
+type Zones struct {
+	of     *release.Release // nil: they are in listed
+	listed []status.Zone
+}
+
+// ZonesOf are those of a release.
+func ZonesOf(r *release.Release) Zones { return Zones{of: r} }
+
+// Len is how many there are.
+func (z Zones) Len() int { return z.of.Len() + len(z.listed) }
+
+// MarshalJSON writes a list of status.Zone.
+func (z Zones) MarshalJSON() ([]byte, error) {
+	all := append(make([]status.Zone, 0, z.Len()), z.listed...)
+	if z.of != nil {
+		for one := range z.of.All() {
+			all = append(all, status.Zone{Origin: one.Origin, Serial: one.Serial})
+		}
+	}
+	return json.Marshal(all)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (z *Zones) UnmarshalJSON(data []byte) error {
+	z.of = nil
+	return json.Unmarshal(data, &z.listed)
 }
 
 // RoleExpires is when the word of each key ends.
@@ -252,9 +283,5 @@ func releaseStatus(r *release.Release) *ReleaseStatus {
 	if r == nil {
 		return nil
 	}
-	s := &ReleaseStatus{Number: r.Number, Switchover: r.Switchover, Committed: r.Committed, Without: r.Without, Zones: []status.Zone{}}
-	for z := range r.All() {
-		s.Zones = append(s.Zones, status.Zone{Origin: z.Origin, Serial: z.Serial})
-	}
-	return s
+	return &ReleaseStatus{Number: r.Number, Switchover: r.Switchover, Committed: r.Committed, Without: r.Without, Zones: ZonesOf(r)}
 }

@@ -2,7 +2,10 @@ package unattended
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -38,6 +41,41 @@ func TestDriftIsNamed(t *testing.T) {
 	d := StatusOf(t.Context(), state, view, nil, mesh.Policy{}, nil, ask, time.Now).Drift
 	if len(d) != 1 || d[0].What != "configuration" || len(d[0].Values["aa"]) != 1 || d[0].Values["bb"][0] != "tyo" {
 		t.Errorf("got %+v", d)
+	}
+}
+
+// TestZonesAreListedWhereTheyArePrinted: a status of many takes no more memory than one of few, since the page is made each second. As JSON it has all.
+func TestZonesAreListedWhereTheyArePrinted(t *testing.T) {
+	state, view, err := home.At(hometest.New(t, time.Now, "fra"), time.Now).Published(t.Context())
+	hometest.Check(t, err)
+	ask := func(context.Context, []release.Member) map[string]switchover.Answer { return nil }
+	made := func(zones int) (s Status, octets uint64) {
+		view.Manifest.Current = &release.Release{Number: 7, Zones: make([]release.Zone, zones)}
+		for i := range view.Manifest.Current.Zones {
+			view.Manifest.Current.Zones[i] = release.Zone{Origin: fmt.Sprintf("z%d.example.", i), Serial: uint32(i)}
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		s = StatusOf(t.Context(), state, view, nil, mesh.Policy{}, nil, ask, time.Now)
+		runtime.ReadMemStats(&after)
+		return s, after.TotalAlloc - before.TotalAlloc
+	}
+	few, fewOctets := made(1)
+	many, octets := made(20_000)
+	if octets > fewOctets+64<<10 || few.Current.Zones.Len() != 1 || many.Current.Zones.Len() != 20_000 {
+		t.Errorf("%d octets for one zone, and %d for 20,000", fewOctets, octets)
+	}
+	text, err := json.Marshal(many)
+	hometest.Check(t, err)
+	var read struct {
+		Current struct{ Zones []status.Zone }
+	}
+	hometest.Check(t, json.Unmarshal(text, &read))
+	if len(read.Current.Zones) != 20_000 || read.Current.Zones[7] != (status.Zone{Origin: "z7.example.", Serial: 7}) {
+		t.Errorf("%d zones are printed", len(read.Current.Zones))
+	}
+	if text, err = json.Marshal(Zones{}); err != nil || string(text) != "[]" {
+		t.Errorf("no zones are %s, %v", text, err)
 	}
 }
 
