@@ -22,6 +22,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/keys"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 )
 
 // The crash tests run this binary again, which ends itself with SIGKILL before the step that crashStep counts.
@@ -331,9 +333,55 @@ func TestManifestsBetweenTwoReleasesGo(t *testing.T) {
 		}))
 	}
 	release(2)
-	left, err := filepath.Glob(filepath.Join(dir, "repository", "targets", "*.mesh.json"))
-	hometest.Check(t, err)
-	if len(left) > 2 {
+	if left := manifestsIn(t, dir); len(left) > 2 {
 		t.Errorf("%d manifests: %q", len(left), left)
+	}
+}
+
+func manifestsIn(t *testing.T, dir string) []string {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(dir, "repository", "targets", "*.mesh.json"))
+	hometest.Check(t, err)
+	return all
+}
+
+// TestManifestsWithoutAReleaseGo: what many publications leave is removed though no release follows them, whatever process makes which; but not between a
+// proposal and its commit.
+func TestManifestsWithoutAReleaseGo(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	hometest.MustRelease(t, dir, clock, 1, releasing.Options{Now: true})
+	h := home.At(dir, clock)
+	change := func(i int) {
+		t.Helper()
+		if i%10 == 0 {
+			h = home.At(dir, clock) // another process
+		}
+		hometest.Check(t, h.Write(t.Context(), func(w *home.Writer) error {
+			m := w.View().Manifest
+			m.EpsilonMS = 100 + (m.EpsilonMS+1)%100
+			return w.Publish(t.Context(), m, home.Event{Event: "changed"})
+		}))
+	}
+	most := 0
+	for i := range 70 {
+		change(i)
+		most = max(most, len(manifestsIn(t, dir)))
+	}
+	if most > 64+2 {
+		t.Errorf("%d manifests at a time", most)
+	}
+	hometest.MustRelease(t, dir, clock, 2, releasing.Options{})
+	w := hometest.Begin(t, dir, clock)
+	next := w.Mesh()
+	next.Next.At, next.Next.Decide = instant.WallOf(hometest.Start.Add(time.Hour)), instant.WallOf(hometest.Start.Add(time.Minute))
+	next.Version++
+	hometest.Check(t, w.Carry(t.Context(), next, time.Time{}, nil, home.Event{Event: mesh.EventProposed}))
+	hometest.Check(t, w.Close())
+	for i := range 70 {
+		change(i)
+	}
+	if n := len(manifestsIn(t, dir)); n < 70 {
+		t.Errorf("%d manifests: something was collected while a switchover is under way", n)
 	}
 }

@@ -103,7 +103,7 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 		return err
 	}
 	w.took(began, content)
-	if content && (was.Current.Number != next.Current.Number || was.Next.Number != next.Next.Number) {
+	if content && (was.Current.Number != next.Current.Number || was.Next.Number != next.Next.Number || w.manyUncollected()) {
 		return w.collect() // not between a proposal and its commit: there may be much
 	}
 	if content && w.home.collecting.TryLock() { // in a bucket another may collect meanwhile, for minutes, and lists what is there
@@ -111,6 +111,16 @@ func (w *Writer) Carry(ctx context.Context, next mesh.State, end time.Time, chan
 		w.home.collecting.Unlock()
 	}
 	return nil
+}
+
+// collectEvery is how many publications of something new there may be without a release until what they have left is removed: each new certificate, for
+// one, makes a manifest.
+const collectEvery = 64
+
+// manyUncollected reports whether there were so many, by whatever process, and no switchover is under way.
+func (w *Writer) manyUncollected() bool {
+	next := w.view.Manifest.Next
+	return w.view.Versions.Targets%collectEvery == 0 && (next == nil || next.Switchover.IsZero())
 }
 
 // took has it kept how long a publication took that began then. Where only the lease is new, fewer signatures are made, so that does not count.
