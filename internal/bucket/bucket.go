@@ -135,13 +135,14 @@ func (b *Bucket) Create(name string, data []byte) error {
 		return nil
 	}
 	there, info, read := b.get(name, int64(len(data)))
-	if read == nil && !bytes.Equal(there, data) || errors.Is(read, errTooLong) {
+	f := release.File{Name: name, Data: data}
+	if other := read == nil && !bytes.Equal(there, data) || errors.Is(read, errTooLong); other && !f.IsNamedByContent() {
 		return &fs.PathError{Op: "create", Path: b.String() + name, Err: depot.ErrExists}
 	}
-	if read != nil {
+	if read != nil && !errors.Is(read, errTooLong) {
 		return err
 	}
-	if young(info.LastModified) {
+	if read == nil && bytes.Equal(there, data) && young(info.LastModified) {
 		return nil
 	}
 	_, err = b.Swap(b.ctx, name, data, depot.Tag(info.ETag))

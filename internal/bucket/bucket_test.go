@@ -179,6 +179,21 @@ func TestManyFilesAreCreatedAtATime(t *testing.T) {
 	}
 }
 
+// TestADamagedNodeIsReplaced: what is there under the name of a node of a tree, and is not what that says, was not put there by another host.
+func TestADamagedNodeIsReplaced(t *testing.T) {
+	b := open(t, testenv.StartS3(t).URL("a"))
+	data := []byte("[]\n")
+	node := release.File{Name: release.NodeName(release.DigestOf(data)), Data: data}
+	for _, damage := range []string{"[}\n", "", "longer than it may be"} {
+		check(t, b.Remove(node.Name))
+		check(t, b.Create(node.Name, []byte(damage)))
+		check(t, b.CreateAll([]release.File{node}))
+		if there, _, err := b.Read(node.Name, 100); err != nil || !bytes.Equal(there, data) {
+			t.Errorf("%q in place of %q: %v", there, damage, err)
+		}
+	}
+}
+
 // TestSwapIsGivenUpInTime: a server that does not answer keeps nobody longer than he says.
 func TestSwapIsGivenUpInTime(t *testing.T) {
 	server := testenv.StartS3(t)

@@ -193,6 +193,13 @@ var crashJobs = map[string]func(dir, from string) error{
 		return lock.Unlock()
 	},
 	"mirror": mirrorJob,
+	"create nodes": func(dir, _ string) error {
+		d, err := Open(dir)
+		if err != nil {
+			return err
+		}
+		return d.CreateAll(nodeFiles())
+	},
 	"create all": func(dir, _ string) error {
 		d, err := Open(dir)
 		if err != nil {
@@ -303,6 +310,87 @@ func TestFilesCreatedTogetherAndKilledAtAnyStep(t *testing.T) {
 			return
 		}
 	}
+}
+
+// damagedNodes are nodes of trees in a directory that holds something else in their places.
+func damagedNodes(t testing.TB) (*Dir, []release.File) {
+	t.Helper()
+	d := newDir(t)
+	files := nodeFiles()
+	for i, damage := range []func(path string) error{
+		func(path string) error { return os.WriteFile(path, []byte("[]\n"), 0o644) },
+		func(path string) error { return os.WriteFile(path, nil, 0o644) },
+		func(path string) error { return os.WriteFile(path, make([]byte, len(files[2].Data)), 0o644) },
+		func(path string) error { return os.WriteFile(path, make([]byte, 2*len(files[3].Data)), 0o644) },
+		func(path string) error { return syscall.Mkfifo(path, 0o644) },
+	} {
+		check(t, damage(filepath.Join(d.Path(), files[i].Name)))
+	}
+	return d, files
+}
+
+// nodeFiles are nodes of trees, by their names, and a manifest.
+func nodeFiles() (files []release.File) {
+	for i := range 6 {
+		data := bytes.Repeat([]byte{byte(i)}, 1000)
+		files = append(files, release.File{Name: release.NodeName(release.DigestOf(data)), Data: data})
+	}
+	data := []byte("{}\n")
+	return append(files, release.File{Name: release.ManifestName(release.DigestOf(data)), Data: data})
+}
+
+// TestWhatIsDamagedIsReplacedByWhatItsNameSays: a node of a tree that is needed again, and what lies there is not what was written. Another file with other
+// content is another writer's.
+func TestWhatIsDamagedIsReplacedByWhatItsNameSays(t *testing.T) {
+	for name, write := range map[string]func(d *Dir, files []release.File) error{
+		"together": (*Dir).CreateAll,
+		"one by one": func(d *Dir, files []release.File) error {
+			for _, f := range files {
+				if err := d.Create(f.Name, f.Data); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, files := damagedNodes(t)
+			check(t, write(d, files))
+			for _, f := range files {
+				if there, err := fs.ReadFile(d, f.Name); err != nil || !bytes.Equal(there, f.Data) {
+					t.Errorf("%s: %d octets, %v", f.Name, len(there), err)
+				}
+			}
+			files[0].Data = []byte("not what the name says")
+			if err := write(d, files); !errors.Is(err, ErrExists) {
+				t.Errorf("created again: %v", err)
+			}
+		})
+	}
+}
+
+// TestWhatIsDamagedIsReplacedKilledAtAnyStep, and is whole when that is repeated; what is whole stays so.
+func TestWhatIsDamagedIsReplacedKilledAtAnyStep(t *testing.T) {
+	for n := 1; n < maxSteps; n++ {
+		d, files := damagedNodes(t)
+		whole := files[5]
+		check(t, d.Create(whole.Name, whole.Data))
+		done := crashed(t, "create nodes", d.Path(), "", n)
+		if there, err := fs.ReadFile(d, whole.Name); err != nil || !bytes.Equal(there, whole.Data) {
+			t.Fatalf("step %d: what was whole has %d octets, %v", n, len(there), err)
+		}
+		check(t, d.Sweep())
+		check(t, d.CreateAll(files))
+		for _, f := range files {
+			if there, err := fs.ReadFile(d, f.Name); err != nil || !bytes.Equal(there, f.Data) {
+				t.Fatalf("step %d: %s has %d octets, %v", n, f.Name, len(there), err)
+			}
+		}
+		if done {
+			return
+		}
+	}
+	t.Fatal("never done")
 }
 
 // TestFilesAreCreatedTogether: each is synced before it has its name, each directory once, and after that. What is there already is

@@ -89,12 +89,16 @@ func (d *Dir) Create(name string, data []byte) error {
 	if err := mkdirAll(d.root, path.Dir(name)); err != nil {
 		return err
 	}
-	return create(d.root, name, data, 0o644)
+	err := create(d.root, name, data, 0o644)
+	if f := (release.File{Name: name, Data: data}); errors.Is(err, ErrExists) && f.IsNamedByContent() {
+		return replace(d.root, name, data, 0o644)
+	}
+	return err
 }
 
 // CreateAll implements Store.
 func (d *Dir) CreateAll(files []release.File) error {
-	var absent []release.File
+	var absent, damaged []release.File
 	dirs := map[string]bool{} // that have some of them already
 	for _, f := range files {
 		if err := mkdirAll(d.root, path.Dir(f.Name)); err != nil {
@@ -103,6 +107,8 @@ func (d *Dir) CreateAll(files []release.File) error {
 		switch err := holds(d.root, f.Name, f.Data); {
 		case errors.Is(err, fs.ErrNotExist):
 			absent = append(absent, f)
+		case errors.Is(err, ErrExists) && f.IsNamedByContent():
+			damaged = append(damaged, f)
 		case err != nil:
 			return err
 		default:
@@ -112,6 +118,9 @@ func (d *Dir) CreateAll(files []release.File) error {
 	err := putTogether(d.root, absent, func(written, name string) error {
 		return errors.Join(d.root.Link(written, name), d.root.Remove(written))
 	})
+	if err == nil {
+		err = putTogether(d.root, damaged, d.root.Rename)
+	}
 	if err != nil {
 		return err
 	}
@@ -168,12 +177,12 @@ func (d *Dir) PutBeside(write func(io.Writer) error) (Content, error) {
 
 // Adopt implements Store.
 func (d *Dir) Adopt(b release.Blob) error {
-	if d.HasBlob(b) {
-		return nil
-	}
 	info, err := d.root.Lstat(besideName(b))
 	if err == nil && (!info.Mode().IsRegular() || info.Size() != b.Length) {
 		err = &fs.PathError{Op: "adopt", Path: besideName(b), Err: fs.ErrNotExist}
+	}
+	if errors.Is(err, fs.ErrNotExist) && d.HasBlob(b) { // it was adopted before
+		return nil
 	}
 	if err != nil {
 		return err

@@ -25,7 +25,8 @@ type Store interface {
 	// Tag is that of the content that a file has now.
 	Tag(name string) (Tag, error)
 	// Create puts a file that is not there yet. It is nil if the file holds just this already, so that a writer which was
-	// interrupted can repeat itself, and ErrExists if it holds something else.
+	// interrupted can repeat itself, and ErrExists if it holds something else. What is there in the place of a file that is named by its content is
+	// damaged, and replaced.
 	Create(name string, data []byte) error
 	// CreateAll is Create of files that nothing names yet, in any order. With an error any of them may be there.
 	CreateAll(files []release.File) error

@@ -669,6 +669,10 @@ func TestWhatIsStoredBesideIsKeptForADay(t *testing.T) {
 	if _, err := os.Stat(half); err == nil {
 		t.Error("what a killed writer left stays for ever")
 	}
+	damaged := put("damaged")
+	check(t, os.WriteFile(filepath.Join(h.dir.Path(), release.BlobName(damaged.Blob.SHA256)), make([]byte, damaged.Blob.Length), 0o600))
+	check(t, h.dir.Adopt(damaged.Blob))
+	check(t, h.dir.CheckBlob(damaged.Blob)) // and not what lay there before
 	short := put("short")
 	check(t, os.Truncate(filepath.Join(h.dir.Path(), besideName(short.Blob)), 3))
 	if err := h.dir.Adopt(short.Blob); !errors.Is(err, fs.ErrNotExist) {

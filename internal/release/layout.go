@@ -61,6 +61,13 @@ type File struct {
 // is there already with other content is a second writer's.
 func (f File) Replaces() bool { return f.Name == TimestampName }
 
+// IsNamedByContent reports whether the name of a node of a tree or of a manifest is that of its content. Nothing else can have been written there, so what
+// is there in its place is damaged.
+func (f File) IsNamedByContent() bool {
+	d := DigestOf(f.Data)
+	return f.Name == NodeName(d) || f.Name == ManifestName(d)
+}
+
 // Digest is a SHA-256. Its text form is 64 lower-case hexadecimal digits.
 type Digest [sha256.Size]byte
 
