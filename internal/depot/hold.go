@@ -65,6 +65,25 @@ func preference(lines []string, token string) (int64, bool) {
 	return 0, false
 }
 
+// parameter is that of a preference of a header's lines; "" if it has none.
+func parameter(lines []string, token, name string) string {
+	for _, line := range lines {
+		for part := range strings.SplitSeq(line, ",") {
+			preference, rest, _ := strings.Cut(part, ";")
+			if is, _, _ := strings.Cut(preference, "="); !strings.EqualFold(strings.TrimSpace(is), token) {
+				continue
+			}
+			for one := range strings.SplitSeq(rest, ";") {
+				if is, value, _ := strings.Cut(one, "="); strings.EqualFold(strings.TrimSpace(is), name) {
+					return strings.Trim(strings.TrimSpace(value), `"`)
+				}
+			}
+			return ""
+		}
+	}
+	return ""
+}
+
 // TimestampTag is the entity tag of a timestamp (RFC 9110 8.8.3): its SHA-256.
 func TimestampTag(data []byte) string { return `"` + release.DigestOf(data).String() + `"` }
 

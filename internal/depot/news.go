@@ -9,14 +9,19 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
 
-// newsToken is the preference for an answer that brings all that is new, with the version of the newest root that the asker has.
-const newsToken = "news"
+// newsToken is the preference for an answer that brings all that is new, with the version of the newest root that the asker has. Its parameter is the
+// SHA-256 of the manifest that the asker has: with most timestamps nothing is new but the lease, and the manifest of a large mesh is large.
+const (
+	newsToken     = "news"
+	manifestParam = "manifest"
+)
 
 // What a request for the timestamp is answered with at the most, so that it stays small beside what else is served: larger files are fetched as ever.
 const (
@@ -24,8 +29,8 @@ const (
 	maxNewsRoots = 16
 )
 
-// News is what a timestamp names, down to the manifest, beside itself, and the roots that the asker does not have: all that a look at the repository
-// asks for, one after the other, in the answer to a request that was held. Nothing of it is trusted before it was verified (LookWith).
+// News is what a timestamp names, down to the manifest unless the asker has that, beside itself, and the roots that the asker does not have: all that a look
+// at the repository asks for, one after the other, in the answer to a request that was held. Nothing of it is trusted before it was verified (LookWith).
 //
 //	{"root":2,"files":[{"name":"metadata/timestamp.json","data":"eyJz…"},{"name":"metadata/7.snapshot.json","data":"eyJz…"}]}
 type News struct {
@@ -52,21 +57,37 @@ func newsOf(repo Store, root int64) (n News, err error) {
 		}
 		n.Files = append(n.Files, release.File{Name: release.RootName(n.Root), Data: data})
 	}
+	return n, nil
+}
+
+// encode is the answer that brings n, but for a file of the name without.
+func (n News) encode(without string) ([]byte, error) {
+	n.Files = slices.DeleteFunc(slices.Clone(n.Files), func(f release.File) bool { return f.Name == without })
 	octets := 0
 	for _, f := range n.Files {
 		octets += len(f.Data)
 	}
 	if octets > maxNews {
-		return n, errTooMuchNews
+		return nil, errTooMuchNews
 	}
-	return n, nil
+	return json.Marshal(n)
 }
 
 var errTooMuchNews = errors.New("it is more than an answer brings")
 
-// PreferNews makes a request that is held (PreferWait) one whose answer may bring what is new to who has the mesh's roots up to one.
-func PreferNews(r *http.Request, root int64) {
-	r.Header.Set(preferHeader, fmt.Sprintf("%s, %s=%d", r.Header.Get(preferHeader), newsToken, root))
+// PreferNews makes a request that is held (PreferWait) one whose answer may bring what is new to who has the mesh's roots up to one, and a manifest in the
+// Memory that it looks with.
+func PreferNews(r *http.Request, root int64, manifest release.Digest) {
+	r.Header.Set(preferHeader, fmt.Sprintf("%s, %s=%d; %s=%s", r.Header.Get(preferHeader), newsToken, root, manifestParam, manifest))
+}
+
+// manifestOf is the name of the manifest that the sender of a request has; "" if it does not say so.
+func manifestOf(r *http.Request) string {
+	var d release.Digest
+	if d.UnmarshalText([]byte(parameter(r.Header.Values(preferHeader), newsToken, manifestParam))) != nil {
+		return ""
+	}
+	return release.ManifestName(d)
 }
 
 // ReadNews reads an answer to the end. It gives nil where that has just what the request named, as that of a static server.
@@ -134,10 +155,18 @@ func (n *News) file(name string) (data []byte, err error, told bool) {
 
 // told is news as they were sent last, which are the same for most who ask.
 type told struct {
-	root int64
-	tag  string // of the timestamp in it, or of that of which it cannot be told
-	body []byte
-	err  error // why it cannot
+	root     int64
+	tag      string // of the timestamp in it, or of that of which it cannot be told
+	manifest string // name
+	all      body
+	rest     body  // all but the manifest
+	err      error // why nothing is known
+}
+
+// body is what is sent, or why nothing can be.
+type body struct {
+	data []byte
+	err  error
 }
 
 // tell answers with what is new, if that is known and not too much, and there is another timestamp than the request names.
@@ -149,10 +178,17 @@ func (h *Holder) tell(w http.ResponseWriter, r *http.Request, root int64) bool {
 	if err != nil || n.tag == r.Header.Get("If-None-Match") {
 		return false
 	}
+	b := n.all
+	if manifestOf(r) == n.manifest {
+		b = n.rest
+	}
+	if b.err != nil {
+		return false
+	}
 	w.Header().Set(appliedHeader, fmt.Sprintf("%s, %s=%d", w.Header().Get(appliedHeader), newsToken, root))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Write(n.body)
+	w.Write(b.data)
 	return true
 }
 
@@ -177,14 +213,13 @@ func (h *Holder) news(ctx context.Context, root int64) (told, error) {
 		return h.told, h.told.err
 	}
 	n, err := newsOf(h.repo, root)
-	var body []byte
-	if err == nil {
-		body, err = json.Marshal(n)
+	if h.told = (told{root: root, tag: now, err: err}); err != nil {
+		return h.told, err
 	}
-	if h.told = (told{root: root, tag: now, err: err}); err == nil {
-		h.told.tag, h.told.body = TimestampTag(n.Files[0].Data), body
-	}
-	return h.told, err
+	h.told.tag, h.told.manifest = TimestampTag(n.Files[0].Data), n.Files[3].Name // as release.Named has them
+	h.told.all.data, h.told.all.err = n.encode("")
+	h.told.rest.data, h.told.rest.err = n.encode(h.told.manifest)
+	return h.told, nil
 }
 
 var errNotRead = errors.New("the repository is still being read")

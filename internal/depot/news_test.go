@@ -2,6 +2,7 @@ package depot
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +21,8 @@ type telling struct {
 	*host
 	url    string
 	asked  []string
-	meddle func(n *News) // with what is told; nil: nobody does
+	meddle func(n *News)  // with what is told; nil: nobody does
+	has    release.Digest // the manifest that who asks has
 }
 
 func newTelling(t *testing.T) *telling {
@@ -43,7 +45,7 @@ func (h *telling) news(timestamp []byte, root int64) *News {
 	request, err := http.NewRequest(http.MethodGet, h.url+"/"+release.TimestampName, nil)
 	check(h.t, err)
 	PreferWait(request, TimestampTag(timestamp), 10*time.Millisecond)
-	PreferNews(request, root)
+	PreferNews(request, root, h.has)
 	response, err := http.DefaultClient.Do(request)
 	check(h.t, err)
 	defer response.Body.Close()
@@ -140,6 +142,80 @@ func TestNewsAreNotBelieved(t *testing.T) {
 			t.Errorf("release %d, want 2", got)
 		}
 	})
+}
+
+// TestNewsAreWhatTheAskerDoesNotHave: a lease is told without the manifest that it is for, also where that is more than an answer brings; to who has
+// another, or does not say, the manifest is told.
+func TestNewsAreWhatTheAskerDoesNotHave(t *testing.T) {
+	h := newTelling(t)
+	h.release(1, 1000)
+	n := newNode(t, h.host)
+	n.mem = h.root()
+	manifest := func(told *News) string {
+		t.Helper()
+		if told == nil {
+			return "nothing was told"
+		}
+		for _, f := range told.Files {
+			if strings.HasSuffix(f.Name, ".mesh.json") {
+				return f.Name
+			}
+		}
+		return ""
+	}
+	now := func() string { return release.ManifestName(release.DigestOf(h.mem.Manifest)) }
+	follow := func(told *News) {
+		t.Helper()
+		if asked := h.follow(n, told); len(asked) > 0 {
+			t.Errorf("it asked for %q", asked)
+		}
+		h.has = release.DigestOf(n.mem.Manifest)
+	}
+	told := h.news(nil, 1)
+	if got := manifest(told); got != now() {
+		t.Errorf("who has nothing: %s", got)
+	}
+	follow(told)
+	for range 2 {
+		h.renew()
+		if told = h.news(n.mem.Timestamp, 1); manifest(told) != "" {
+			t.Errorf("a lease: %s", manifest(told))
+		}
+		follow(told)
+	}
+	h.release(2, 1000)
+	if told = h.news(n.mem.Timestamp, 1); manifest(told) != now() {
+		t.Errorf("a release: %s", manifest(told))
+	}
+	follow(told)
+	for i := range 9000 {
+		h.m.Members = append(h.m.Members, release.Member{Name: fmt.Sprintf("m%05d", i), Admin: "https://192.0.2.1:8443", Keys: []release.Digest{{1}}})
+	}
+	h.release(3, 1000)
+	if told = h.news(n.mem.Timestamp, 1); told != nil {
+		t.Errorf("a manifest of %d octets is told", len(h.mem.Manifest))
+	}
+	h.follow(n, nil)
+	h.has = release.DigestOf(n.mem.Manifest)
+	h.renew()
+	if told = h.news(n.mem.Timestamp, 1); manifest(told) != "" {
+		t.Errorf("a lease: %s", manifest(told))
+	}
+	follow(told)
+	if got := serves(t, n.dir, n.mem); got != 3 || n.mem.TimestampVersion(n.mem.Timestamp) != h.mem.TimestampVersion(h.mem.Timestamp) {
+		t.Errorf("release %d", got)
+	}
+}
+
+// TestAParameterIsRead of the preference that has it.
+func TestAParameterIsRead(t *testing.T) {
+	for header, want := range map[string]string{
+		"wait=1, news=2; manifest=ab": "ab", "news=2;manifest=\"ab\";x=1": "ab", "NEWS=2 ; x ; Manifest = ab": "ab", "wait=1; manifest=ab, news=2": "", "news=2": "", "": "",
+	} {
+		if got := parameter([]string{header}, newsToken, manifestParam); got != want {
+			t.Errorf("%q: %q", header, got)
+		}
+	}
 }
 
 // TestNewsAreForWhoAsks: others get the timestamp, as do those whose roots are none, or to whom too much is new.

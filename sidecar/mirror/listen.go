@@ -39,18 +39,18 @@ func (m *Mirror) listen(ctx context.Context, r *repository) {
 	retry, holds := holdRetry, false // whether the server has shown that it holds requests
 	_ = m.awaitNewer(ctx, "")        // before there is anything, the looks are enough
 	for ctx.Err() == nil {
-		known, root, wait := m.knownTag(), m.knownRoot(), time.Duration(0)
+		known, wait := m.lastKnown(), time.Duration(0)
 		if holds {
 			wait = holdFor + rand.N(holdMore)
 			m.holding(r, true)
 		}
 		began := time.Now()
-		held, news, told, err := m.hold(ctx, r.url, known, root, wait)
+		held, news, told, err := m.hold(ctx, r.url, known, wait)
 		switch early := !news && time.Since(began) < wait/2; {
 		case err == nil && !held:
 			holds = false
 			_ = m.unheld(ctx, r, unheld)
-		case err != nil, early, news && !m.lookNow(ctx, r, known, told): // it says that there is something, and a look does not find it
+		case err != nil, early, news && !m.lookNow(ctx, r, known.tag, told): // it says that there is something, and a look does not find it
 			holds = false
 			_ = m.unheld(ctx, r, retry)
 			retry = min(2*retry, max(m.every(), holdRetry))
@@ -79,21 +79,21 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// hold sends one request that is held for wait. news: the timestamp there is another one than that with the tag known. told is what came with it to who
-// has roots up to one; nil: nothing did.
-func (m *Mirror) hold(ctx context.Context, url, known string, root int64, wait time.Duration) (held, news bool, told *depot.News, err error) {
+// hold sends one request that is held for wait. news: the timestamp there is another one than that which is known. told is what came with it; nil: nothing
+// did.
+func (m *Mirror) hold(ctx context.Context, url string, known known, wait time.Duration) (held, news bool, told *depot.News, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	late := time.AfterFunc(wait+holdSlack, func() { cancel(errNotAnswered) })
 	defer late.Stop()
-	defer m.whenKnown(known, func() { cancel(errDeaf) })()
+	defer m.whenKnown(known.tag, func() { cancel(errDeaf) })()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/"+release.TimestampName, nil)
 	if err != nil {
 		return false, false, nil, err
 	}
-	depot.PreferWait(request, known, wait)
-	if root > 0 {
-		depot.PreferNews(request, root)
+	depot.PreferWait(request, known.tag, wait)
+	if known.root > 0 {
+		depot.PreferNews(request, known.root, known.manifest)
 	}
 	response, err := m.listener.Do(request)
 	if err != nil {
@@ -117,27 +117,26 @@ var (
 	errDeaf        = errors.New("what a request waits for came another way, and it was not answered")
 )
 
-// knownTag is the entity tag of the timestamp that was verified last, "" if none was.
-func (m *Mirror) knownTag() string {
+// known is what was verified last.
+type known struct {
+	tag      string // entity tag of the timestamp; "": nothing was verified
+	root     int64  // version of the root that it was verified under
+	manifest release.Digest
+}
+
+func (m *Mirror) lastKnown() known {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.known
 }
 
-// knownRoot is the version of the newest root that was verified, 0 if none was.
-func (m *Mirror) knownRoot() int64 {
+// knows keeps what was verified last.
+func (m *Mirror) knows(memory release.Memory, view release.View) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.root
-}
-
-// knows keeps which timestamp was verified last, and under which root.
-func (m *Mirror) knows(tag string, root int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.root = root
-	if tag != m.known {
-		m.known = tag
+	was := m.known.tag
+	m.known = known{depot.TimestampTag(memory.Timestamp), view.Versions.Root, view.Digest}
+	if m.known.tag != was {
 		close(m.knownNew)
 		m.knownNew = make(chan struct{})
 	}
@@ -158,7 +157,7 @@ func (m *Mirror) whenKnown(tag string, f func()) (stop func()) {
 func (m *Mirror) awaitNewer(ctx context.Context, tag string) error {
 	for {
 		m.mu.Lock()
-		known, changed := m.known, m.knownNew
+		known, changed := m.known.tag, m.knownNew
 		m.mu.Unlock()
 		if known != tag {
 			return nil

@@ -85,8 +85,12 @@ func TestWhatIsToldIsNotAskedFor(t *testing.T) {
 			h := newHost(t, ca)
 			holder := depot.NewHolder(t.Context(), h.dir, 10*time.Millisecond)
 			var asked atomic.Int64
+			var prefers atomic.Value
 			url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				wait, _, _ := strings.Cut(r.Header.Get("Prefer"), ",")
+				if wait != "" {
+					prefers.Store(r.Header.Get("Prefer"))
+				}
 				switch {
 				case wait != "" && !tells:
 					r.Header.Set("Prefer", wait)
@@ -106,6 +110,13 @@ func TestWhatIsToldIsNotAskedFor(t *testing.T) {
 			}
 			if got := asked.Load() - before; (got == 0) != tells {
 				t.Errorf("%d questions for what was told", got)
+			}
+			has := "; manifest=" + release.DigestOf(h.mem.Manifest).String()
+			lab.WaitFor(t, "it says what manifest it has", func() bool { return strings.HasSuffix(prefers.Load().(string), has) })
+			h.renew()
+			lab.WaitFor(t, "the lease", func() bool { return lease(t, m, root) == h.timestamp() })
+			if got := asked.Load() - before; tells && got > 0 {
+				t.Errorf("%d questions for a lease without its manifest", got)
 			}
 		})
 	}
@@ -209,10 +220,10 @@ func TestAHostStartsAgain(t *testing.T) {
 	}
 	end := begin()
 	url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { now.Load().ServeHTTP(w, r) }), new(atomic.Bool))
-	tag := func() string {
+	newest := func() release.Memory {
 		data, _, err := h.dir.Read(release.TimestampName, release.MaxBytes(release.TimestampName))
 		lab.Must(t, err)
-		return depot.TimestampTag(data)
+		return release.Memory{Timestamp: data}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -220,14 +231,14 @@ func TestAHostStartsAgain(t *testing.T) {
 	for i := range members {
 		m := New(Config{URLs: []string{url}, Interval: time.Second, Identity: ca.Identity(fmt.Sprintf("node%d", i), time.Hour).Load(t)}, slog.New(slog.DiscardHandler))
 		all = append(all, m)
-		m.knows(tag(), 0)
+		m.knows(newest(), release.View{})
 		running.Go(func() { m.listen(ctx, m.repositories[0]) })
 		running.Go(func() { // in the place of looks
 			for ctx.Err() == nil {
 				select {
 				case <-ctx.Done():
 				case <-m.news:
-					m.knows(tag(), 0)
+					m.knows(newest(), release.View{})
 				}
 			}
 		})
@@ -236,7 +247,7 @@ func TestAHostStartsAgain(t *testing.T) {
 		lab.WaitFor(t, "a request of each is held", func() bool { held, _ := now.Load().Counts(); return held == members })
 		h.renew()
 		lab.WaitFor(t, "all have heard", func() bool {
-			return !slices.ContainsFunc(all, func(m *Mirror) bool { return m.knownTag() != tag() })
+			return !slices.ContainsFunc(all, func(m *Mirror) bool { return m.lastKnown().tag != depot.TimestampTag(newest().Timestamp) })
 		})
 		end()
 		end = begin()

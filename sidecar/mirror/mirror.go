@@ -69,9 +69,8 @@ type Mirror struct {
 	failures int // looks in a row
 	came     arrived
 	interval time.Duration // from one look to the next
-	known    string        // entity tag of the timestamp that was verified last; "": none was
-	root     int64         // version of the root that it was verified under
-	knownNew chan struct{} // closed, and made anew, when that changes
+	known    known
+	knownNew chan struct{} // closed, and made anew, when another timestamp is
 
 	members members
 
@@ -287,7 +286,7 @@ func (m *Mirror) keep(view release.View, memory release.Memory) error {
 	if view.Manifest.Format != 0 { // verified, whatever else went wrong; and durable, or the next process knows less
 		m.learn(view.Manifest.Operators)
 		m.learnt(view)
-		m.knows(depot.TimestampTag(memory.Timestamp), view.Versions.Root)
+		m.knows(memory, view)
 	}
 	return err
 }
@@ -369,7 +368,7 @@ func (m *Mirror) recall() {
 	}
 	m.learn(view.Manifest.Operators)
 	m.learnt(view)
-	m.knows(depot.TimestampTag(memory.Timestamp), view.Versions.Root)
+	m.knows(memory, view)
 }
 
 func (m *Mirror) learn(operators []release.Operator) {
