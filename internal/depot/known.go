@@ -1,6 +1,7 @@
 package depot
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"maps"
@@ -19,6 +20,7 @@ type Known struct {
 	recent []release.Manifest // that were in the directory lately, maxRecent at the most, the one that came last at the end; nil: not looked up yet
 	kept   kept               // by the last Collect
 	swept  time.Time          // when all that lies there was looked at; zero: it was not
+	due    time.Time          // when that is to be done though looks fail; zero: none has failed yet
 }
 
 // Forget has all zones looked at again.
@@ -122,6 +124,27 @@ func (k *Known) Collect(s Store, view release.View) (err error) {
 		return named
 	})
 	return errors.Join(k.collectMetadata(s, view), k.collectSince(s, before))
+}
+
+// lookFailed removes, once in a while, what looks that fail have left, which may go on for days: nodes of trees that have changed since.
+// mem is what was verified before.
+func (k *Known) lookFailed(d *Dir, mem release.Memory) {
+	now := time.Now()
+	if k.due.IsZero() || now.Before(k.due) {
+		if k.due.IsZero() {
+			k.due = now.Add(sweepEvery)
+		}
+		return
+	}
+	k.due = now.Add(sweepEvery)
+	there, err := readAll(d.root, release.TimestampName, release.MaxBytes(release.TimestampName))
+	if err != nil || !bytes.Equal(there, mem.Timestamp) {
+		return // it is not known what is needed, and maxNodes bounds the rest
+	}
+	if view, _, err := release.Restore(mem, d); err == nil {
+		k.swept = time.Time{}
+		_ = k.Collect(d, view)
+	}
 }
 
 // Published notes a view that was published without a Collect, so that the next one finds its manifest.

@@ -86,10 +86,25 @@ func LookWith(ctx context.Context, client *http.Client, url string, mem release.
 
 func look(r *remoteFS) *Found {
 	f := &Found{remote: r, seen: r.mem}
-	if f.view, f.next, f.err = release.Verify(r, r.mem); f.err != nil && r.here != nil {
+	if f.view, f.next, f.err = release.Verify(r, r.mem); f.err != nil && r.here != nil && r.here.nodeBytes() < maxNodes {
 		_, _ = r.here.install(r.nodes()) // else they come again
 	}
 	return f
+}
+
+// maxNodes is how many bytes the nodes of trees in a depot may take for looks that fail to leave more of them. What is needed, and what is kept beside that, is
+// less: four trees.
+const maxNodes = 8 * release.MaxManifestBytes
+
+// nodeBytes is how many bytes the nodes of trees in d take.
+func (d *Dir) nodeBytes() (n int64) {
+	entries, _ := d.List("targets") // without it, nothing is written there either
+	for _, e := range entries {
+		if release.IsNode(path.Join("targets", e.Name)) {
+			n += e.Size
+		}
+	}
+	return n
 }
 
 // Timestamp is the version of the timestamp that was verified, 0 if none was.
@@ -131,16 +146,17 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 	if !bytes.Equal(mem.Timestamp, f.seen.Timestamp) || !bytes.Equal(mem.Root, f.seen.Root) {
 		view, next, err = release.Verify(f.remote.again(d), mem)
 	}
+	if from.Known == nil {
+		from.Known = new(Known)
+	}
 	if err != nil {
+		from.Known.lookFailed(d, mem)
 		// Roots that were verified go in all the same: they are not asked for again, and readers need every one of them.
 		wrote, lost := d.install(f.remote.rootsUpTo(next.Root))
 		if lost != nil {
 			return view, mem, wrote, errors.Join(err, lost)
 		}
 		return view, next, wrote, err
-	}
-	if from.Known == nil {
-		from.Known = new(Known)
 	}
 	get := &getter{Source: from, dir: d, manifest: view.Manifest}
 	if from.Budget > 0 {

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
@@ -286,6 +287,31 @@ func TestFetchGoesOnWhereItStopped(t *testing.T) {
 	n.mustMirror(true)
 	if len(ranges) != 1 || !strings.HasPrefix(ranges[0], "bytes=") || ranges[0] == "bytes=0-" {
 		t.Fatalf("ranges asked for: %q", ranges)
+	}
+}
+
+// TestADamagedPartIsFetchedAnew: what lies there of a blob is blank, of another blob, too long, or no file that could be one.
+func TestADamagedPartIsFetchedAnew(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 10_000)
+	blob := h.zonesOf(t)[0].Blob
+	for what, put := range map[string]func(path string) error{
+		"empty":       func(path string) error { return os.WriteFile(path, nil, 0o644) },
+		"blank":       func(path string) error { return os.WriteFile(path, make([]byte, blob.Length/2), 0o644) },
+		"whole":       func(path string) error { return os.WriteFile(path, make([]byte, blob.Length), 0o644) },
+		"too long":    func(path string) error { return os.WriteFile(path, make([]byte, 2*blob.Length), 0o644) },
+		"a pipe":      func(path string) error { return syscall.Mkfifo(path, 0o644) },
+		"a link":      func(path string) error { return os.Symlink("/dev/zero", path) },
+		"a directory": func(path string) error { return os.Mkdir(path, 0o755) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			n := newNode(t, h)
+			check(t, put(filepath.Join(n.dir.Path(), partName(blob))))
+			n.mustMirror(true)
+			if got := serves(t, n.dir, h.root()); got != 1 {
+				t.Errorf("release %d", got)
+			}
+		})
 	}
 }
 

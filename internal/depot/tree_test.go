@@ -257,6 +257,167 @@ func TestALookThatFailsIsGoneOnWith(t *testing.T) {
 	}
 }
 
+// TestLooksThatFailForLongLeaveNoMoreAndMore: what they leave goes in time, but for what is needed and what is young; and beyond a bound they leave nothing,
+// also where nothing was verified yet.
+func TestLooksThatFailForLongLeaveNoMoreAndMore(t *testing.T) {
+	h := newHost(t)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(300, 1)}
+	h.put()
+	server, dir, known, start := newLying(h), newDir(t), new(Known), h.root()
+	source := Source{Client: server.Client(), URL: server.URL, Known: known}
+	_, mem, _, err := Look(t.Context(), source.Client, source.URL, start, dir).Take(t.Context(), source, dir, start)
+	check(t, err)
+	needed := nodesIn(t, dir)
+	fail := func(mem release.Memory, d *Dir) {
+		t.Helper()
+		files := h.put()
+		lost := files[len(files)-5].Name // a leaf that is new
+		server.lies(func(w http.ResponseWriter, name string) bool {
+			if name == lost {
+				w.WriteHeader(http.StatusNotFound)
+			}
+			return name == lost
+		})
+		found := Look(t.Context(), source.Client, source.URL, mem, d)
+		if _, _, _, err := found.Take(t.Context(), source, d, mem); ruleOf(err) != release.Missing {
+			t.Fatalf("a node is not there: %v", err)
+		}
+	}
+	for number := uint64(2); number < 6; number++ {
+		h.withNext(number, 20)
+		fail(mem, dir)
+	}
+	left := nodesIn(t, dir)
+	if len(left) < len(needed)+8 {
+		t.Fatalf("%d nodes are left, of a tree of %d", len(left), len(needed))
+	}
+	for name := range left {
+		check(t, os.Chtimes(filepath.Join(dir.Path(), name), time.Time{}, time.Now().Add(-2*nodeGrace)))
+	}
+	h.withNext(6, 20)
+	fail(mem, dir)
+	if n := len(nodesIn(t, dir)); n < len(left) {
+		t.Errorf("%d nodes are left: they go before it is time", n)
+	}
+	known.due = time.Now()
+	h.withNext(7, 20)
+	fail(mem, dir)
+	after := nodesIn(t, dir)
+	for name := range after {
+		if !needed[name] && left[name] {
+			t.Errorf("%s is left of a look of long ago", name)
+		}
+	}
+	for name := range needed {
+		if !after[name] {
+			t.Fatalf("%s was needed", name)
+		}
+	}
+	if len(after) == len(needed) {
+		t.Error("what the last looks have left is gone")
+	}
+	if _, _, err := release.Verify(dir, start); err != nil {
+		t.Error(err)
+	}
+
+	full := newDir(t)
+	huge := filepath.Join(full.Path(), release.NodeName(release.Digest{1}))
+	check(t, os.WriteFile(huge, nil, 0o644))
+	check(t, os.Truncate(huge, maxNodes))
+	h.withNext(8, 20)
+	if fail(start, full); len(nodesIn(t, full)) != 1 {
+		t.Errorf("%d nodes are left where there are too many", len(nodesIn(t, full))-1)
+	}
+	check(t, os.Truncate(huge, maxNodes-1))
+	h.withNext(9, 20)
+	if fail(start, full); len(nodesIn(t, full)) == 1 {
+		t.Error("nothing is left")
+	}
+}
+
+// nodesIn are the nodes of trees that lie in a depot.
+func nodesIn(t testing.TB, d *Dir) map[string]bool {
+	t.Helper()
+	entries, err := d.List("targets")
+	check(t, err)
+	all := map[string]bool{}
+	for _, e := range entries {
+		if name := "targets/" + e.Name; release.IsNode(name) {
+			all[name] = true
+		}
+	}
+	return all
+}
+
+// TestNodesOfARunThatFailedAreLookedAtAgain: a run gives some nodes of a new tree their names, and then fails, or the power does, which loses or damages some of
+// them. The depot holds the old release until the next run, and then the new one, whole.
+func TestNodesOfARunThatFailedAreLookedAtAgain(t *testing.T) {
+	for what, lose := range map[string]func(path string) error{
+		"nothing": func(string) error { return nil },
+		"names":   os.Remove,
+		"content": func(path string) error { return os.Truncate(path, 0) },
+		"pages": func(path string) error {
+			data, err := os.ReadFile(path)
+			if err == nil {
+				clear(data[len(data)/2:])
+				err = os.WriteFile(path, data, 0o644)
+			}
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := newHost(t)
+			h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(300, 1)}
+			h.put()
+			server, dir, mem := newLying(h), newDir(t), h.root()
+			source := Source{Client: server.Client(), URL: server.URL, Known: new(Known)}
+			take := func() error {
+				_, next, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+				mem = next
+				return err
+			}
+			check(t, take())
+			for number := uint64(2); number < 5; number++ {
+				zones := h.withNext(number, 30)
+				var fresh []string
+				for _, f := range h.put() {
+					if release.IsNode(f.Name) {
+						fresh = append(fresh, f.Name)
+					}
+				}
+				before, mem2 := h.m.Next.Number-1, mem
+				in := filepath.Join(dir.Path(), fresh[len(fresh)/2])
+				check(t, os.MkdirAll(filepath.Join(in, "in the way"), 0o755))
+				if err := take(); err == nil {
+					t.Fatal("a node had no place, and nobody has noticed")
+				}
+				if view, _, err := release.Verify(dir, h.root()); err != nil || view.Manifest.Newest() != before {
+					t.Fatalf("after the run that failed: %v, %v", view, err)
+				}
+				mem = mem2
+				check(t, os.RemoveAll(in))
+				came := 0
+				for i, name := range fresh {
+					if path := filepath.Join(dir.Path(), name); dir.node(name) != nil {
+						if came++; i%2 == 0 {
+							check(t, lose(path))
+						}
+					}
+				}
+				if came == 0 {
+					t.Fatal("no node had its name when the run failed")
+				}
+				check(t, take())
+				view, _, err := release.Verify(dir, h.root())
+				check(t, err)
+				if view.Manifest.Newest() != number || !slices.EqualFunc(view.Manifest.Next.List(), zones, func(a, b release.Zone) bool { return a.Content() == b.Content() }) {
+					t.Fatalf("release %d: the depot holds %v", number, view)
+				}
+			}
+		})
+	}
+}
+
 // TestNodesStayForAWhile: who reads a tree while newer releases come finds it whole for as long as an hour.
 func TestNodesStayForAWhile(t *testing.T) {
 	h, known := newHost(t), new(Known)
@@ -311,15 +472,7 @@ func TestNodesStayForAWhile(t *testing.T) {
 }
 
 // nodes are the nodes of trees that lie in the repository.
-func (h *host) nodes() map[string]bool {
-	all := map[string]bool{}
-	for _, name := range h.allFiles() {
-		if release.IsNode(name) {
-			all[name] = true
-		}
-	}
-	return all
-}
+func (h *host) nodes() map[string]bool { return nodesIn(h.t, h.dir) }
 
 // TestWhatWasCollectedIsNotTakenForThere: metadata comes alone (from a member) for a while, and with it what a zone was made of goes; then the
 // zone is again what it was.

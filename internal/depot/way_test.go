@@ -1,6 +1,7 @@
 package depot
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -241,19 +242,25 @@ func TestTheTextComesWherePacksAreOfNoUse(t *testing.T) {
 	}
 }
 
-// TestWhateverIsWrongWithAPackTheTextComes: damaged, cut, absent, refused, endless, another pack, or the right pack of another zone.
-func TestWhateverIsWrongWithAPackTheTextComes(t *testing.T) {
+// wrongPacks are the ways in which a hostile mirror hands out a pack, of which it has the right one, and the one before: damaged, cut, absent, refused, endless,
+// another pack, the right pack of another zone, or what unpacks to very much.
+func wrongPacks(t *testing.T) map[string]func(w http.ResponseWriter, data, before []byte) {
 	other := newPackHost(t, 700)
 	other.release(1)
 	foreign, err := fs.ReadFile(other.dir, release.BlobName(other.release(2).Packs[0].Blob.SHA256))
 	check(t, err)
-	for name, way := range map[string]func(w http.ResponseWriter, data, before []byte){
+	var bomb bytes.Buffer
+	_, err = Pack(&bomb, func(w io.Writer) error { _, err := w.Write(make([]byte, 64<<20)); return err })
+	check(t, err)
+	return map[string]func(w http.ResponseWriter, data, before []byte){
 		"corrupted":       func(w http.ResponseWriter, data, _ []byte) { data[len(data)/2] ^= 1; w.Write(data) },
 		"truncated":       func(w http.ResponseWriter, data, _ []byte) { w.Write(data[:len(data)/2]) },
+		"empty":           func(w http.ResponseWriter, _, _ []byte) {},
 		"not here":        func(w http.ResponseWriter, _, _ []byte) { w.WriteHeader(404) },
 		"forbidden":       func(w http.ResponseWriter, _, _ []byte) { w.WriteHeader(403) },
 		"the one before":  func(w http.ResponseWriter, _, before []byte) { w.Write(before) },
 		"of another zone": func(w http.ResponseWriter, _, _ []byte) { w.Write(foreign) },
+		"a bomb":          func(w http.ResponseWriter, _, _ []byte) { w.Write(bomb.Bytes()) },
 		"endless": func(w http.ResponseWriter, _, _ []byte) {
 			for {
 				if _, err := w.Write(make([]byte, 1<<16)); err != nil {
@@ -261,7 +268,31 @@ func TestWhateverIsWrongWithAPackTheTextComes(t *testing.T) {
 				}
 			}
 		},
-	} {
+	}
+}
+
+// handsOut is a mirror that hands a pack out in such a way.
+func handsOut(pack, before release.Pack, way func(w http.ResponseWriter, data, before []byte)) func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		if r.URL.Path != "/"+release.BlobName(pack.Blob.SHA256) {
+			good.ServeHTTP(w, r)
+			return
+		}
+		get := func(b release.Blob) []byte {
+			recorded := httptest.NewRecorder()
+			r := r.Clone(r.Context())
+			r.Header.Del("Range")
+			r.URL.Path = "/" + release.BlobName(b.SHA256)
+			good.ServeHTTP(recorded, r)
+			return recorded.Body.Bytes()
+		}
+		way(w, get(pack.Blob), get(before.Blob))
+	}
+}
+
+// TestWhateverIsWrongWithAPackTheTextComes, where the zone has one of its own.
+func TestWhateverIsWrongWithAPackTheTextComes(t *testing.T) {
+	for name, way := range wrongPacks(t) {
 		t.Run(name, func(t *testing.T) {
 			h := newPackHost(t, 500)
 			h.release(1)
@@ -269,21 +300,7 @@ func TestWhateverIsWrongWithAPackTheTextComes(t *testing.T) {
 			n.mustMirror(true)
 			h.release(2)
 			z := h.release(3)
-			n.meddle = func(w http.ResponseWriter, r *http.Request, good http.Handler) {
-				if r.URL.Path != "/"+release.BlobName(z.Packs[1].Blob.SHA256) {
-					good.ServeHTTP(w, r)
-					return
-				}
-				get := func(b release.Blob) []byte {
-					recorded := httptest.NewRecorder()
-					r := r.Clone(r.Context())
-					r.Header.Del("Range")
-					r.URL.Path = "/" + release.BlobName(b.SHA256)
-					good.ServeHTTP(recorded, r)
-					return recorded.Body.Bytes()
-				}
-				way(w, get(z.Packs[1].Blob), get(z.Packs[0].Blob))
-			}
+			n.meddle = handsOut(z.Packs[1], z.Packs[0], way)
 			notes, faults, err := n.mirrorNotes()
 			check(t, err)
 			if len(notes) != 2 || !notes[0].Delta || faults[0] == nil || notes[1].Delta || faults[1] != nil {
@@ -291,6 +308,51 @@ func TestWhateverIsWrongWithAPackTheTextComes(t *testing.T) {
 			}
 			if got := serves(t, n.dir, h.root()); got != 3 {
 				t.Fatalf("release %d", got)
+			}
+		})
+	}
+}
+
+// TestWhateverIsWrongWithAPackTheBaseComes, where the zone has no text of its own, and that pack does not lead from the base. If it does, the zone is not had; what
+// lies there stays, and the zone comes with the right pack.
+func TestWhateverIsWrongWithAPackTheBaseComes(t *testing.T) {
+	for name, way := range wrongPacks(t) {
+		t.Run(name, func(t *testing.T) {
+			h := newPackHost(t, 500)
+			first := h.release(1)
+			h.rebase()
+			before, since := newNode(t, h.host), newNode(t, h.host)
+			before.mustMirror(true)
+			since.mustMirror(true)
+			h.release(2)
+			h.release(3)
+			c, err := h.dir.PutBlob(func(w io.Writer) error { return zonefile.Write(w, h.zone) })
+			check(t, err)
+			h.base = &release.Zone{SHA256: c.SHA256, Length: c.Length, Blob: c.Blob, Root: h.zone.Root()}
+			h.release(4)
+			z := h.release(5)
+			if len(z.Packs) != 4 || len(z.Since(z.Packs)) != 2 {
+				t.Fatalf("packs %v", z.Packs)
+			}
+			before.meddle, since.meddle = handsOut(z.Packs[1], z.Packs[0], way), handsOut(z.Packs[3], z.Packs[2], way)
+			notes, faults, err := before.mirrorNotes()
+			check(t, err)
+			if len(notes) != 2 || !notes[0].Delta || faults[0] == nil || notes[1].Delta || faults[1] != nil || !before.askedFor(c.Blob) {
+				t.Fatalf("notes %v, faults %v, want packs that failed and the base", notes, faults)
+			}
+			if got := made(t, before.dir, h.root()); got != 5 {
+				t.Errorf("release %d", got)
+			}
+			if _, _, err := since.mirrorNotes(); err == nil || !strings.Contains(err.Error(), release.BlobName(z.Packs[3].Blob.SHA256)) {
+				t.Errorf("a pack that is needed is wrong: %v", err)
+			}
+			if !since.dir.HasBlob(first.Blob) || since.dir.CheckBlob(first.Blob) != nil || since.dir.HasBlob(z.Packs[3].Blob) {
+				t.Errorf("files %v", since.files())
+			}
+			since.meddle = nil
+			since.mustMirror(true)
+			if got := made(t, since.dir, h.root()); got != 5 {
+				t.Errorf("healed: release %d", got)
 			}
 		})
 	}
