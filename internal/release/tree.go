@@ -589,6 +589,22 @@ func (m Manifest) partly(from *source) Manifest {
 	return m
 }
 
+// SignedAt is m with what else is known of when the first signatures end in the release of a number, and of which zone, where its zones are not known.
+func (m Manifest) SignedAt(number uint64, origin string, ends time.Time) Manifest {
+	for _, r := range []**Release{&m.Current, &m.Next} {
+		if *r == nil || (*r).Number != number {
+			continue
+		}
+		if t := (*r).grown(); t != nil && t.root == nil {
+			known, part := **r, t.part
+			part.add(sum{origin: origin, signed: ends})
+			known.tree = &tree{ref: t.ref, part: part}
+			*r = &known
+		}
+	}
+	return m
+}
+
 // readable sums up the zones of a tree whose files can be read. They are not judged.
 func (t *tree) readable(from *source) (s sum) {
 	wanted := []Digest{t.ref.SHA256}

@@ -338,6 +338,14 @@ func TestWhatCanBeReadOfADamagedTreeCounts(t *testing.T) {
 		if origin != want || ends.IsZero() != (want == "") || len(view.Manifest.Current.List()) != 0 {
 			t.Errorf("signatures of %q end at %v, want those of %q", origin, ends, want)
 		}
+		first, late := testNow.Add(700*time.Hour), testNow.Add(5000*time.Hour)
+		told := view.Manifest.SignedAt(1, "other.", testNow).SignedAt(2, "lost.", first).SignedAt(2, "late.", late)
+		if origin, ends := told.Current.SignedUntil(); origin != "lost." || !ends.Equal(first) {
+			t.Errorf("told that signatures of lost. end at %v, those of %q end at %v", first, origin, ends)
+		}
+		if again, _ := view.Manifest.Current.SignedUntil(); again != want {
+			t.Errorf("what was read is another: %q", again)
+		}
 		if _, _, err := Renew(mem, w.keys.Lease, testNow.Add(48*time.Hour)); err != nil {
 			t.Error(err)
 		}

@@ -2,6 +2,7 @@ package home
 
 import (
 	"context"
+	"io/fs"
 	"time"
 )
 
@@ -24,3 +25,14 @@ func WaitForLock(ctx context.Context, dir string, patience time.Duration) error 
 
 // Waited is how long a writer waited for the lock.
 func Waited(w *Writer) time.Duration { return w.waited }
+
+// PublishedBy is Published, with the nodes of trees from what wrap makes of the repository.
+func (h *Home) PublishedBy(ctx context.Context, wrap func(fs.FS) fs.FS) error {
+	s, err := openStorage(ctx, h.dir)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	_, _, _, err = h.readWith(s, wrap(s.repo))
+	return err
+}

@@ -26,10 +26,11 @@ type Home struct {
 	dir   string
 	clock Clock
 
-	guard sync.Mutex
-	swept time.Time // when what killed writers have left was removed; zero: it was not
-	tag   depot.Tag // of the state that was read or written last; "" if none was
-	state State     // that state: "meshctl serve" looks every few seconds, and 100,000 zones take seconds to read
+	guard  sync.Mutex
+	swept  time.Time   // when what killed writers have left was removed; zero: it was not
+	tag    depot.Tag   // of the state that was read or written last; "" if none was
+	state  State       // that state: "meshctl serve" looks every few seconds, and 100,000 zones take seconds to read
+	broken *brokenFile // what came of it while a file was damaged that names zones; nil: none was
 
 	collecting sync.Mutex
 	known      depot.Known // of the repository
@@ -283,9 +284,12 @@ func (h *Home) read(from storage) (State, release.View, depot.Tag, error) {
 // readWith is read, with the zones of trees from a repository.
 func (h *Home) readWith(from storage, nodes fs.FS) (State, release.View, depot.Tag, error) {
 	h.guard.Lock()
-	state, was := h.state, h.tag
+	state, was, broken := h.state, h.tag, h.broken
 	h.guard.Unlock()
 	tag, err := from.records.Tag(stateName)
+	if err == nil && broken.stays(tag, nodes) {
+		return broken.state, broken.view, tag, broken.err
+	}
 	if err != nil || was == "" || tag != was {
 		before := state.Published
 		if state, tag, err = readState(h.dir, from); err != nil {
@@ -293,7 +297,11 @@ func (h *Home) readWith(from storage, nodes fs.FS) (State, release.View, depot.T
 		}
 		state.Published = state.Published.Knowing(before)
 	}
-	view, published, err := release.Restore(state.Published, nodes)
+	view, published, err := state.restored(nodes)
+	file := ""
+	if e := new(release.Error); errors.As(err, &e) {
+		file = e.File
+	}
 	switch {
 	case release.OfZones(err):
 		err = hint.Errorf("take the file from a copy of the repository, such as a member's depot: stop meshctl serve, then meshctl recover COPY", "a file of the repository is lost or damaged: %w", err)
@@ -302,14 +310,34 @@ func (h *Home) readWith(from storage, nodes fs.FS) (State, release.View, depot.T
 	}
 	state.Published = published
 	h.keepRead(tag, state)
+	if err != nil {
+		h.guard.Lock()
+		defer h.guard.Unlock()
+		h.broken = &brokenFile{tag, file, state, view, err}
+	}
 	return state, view, tag, err
+}
+
+// brokenFile is a file of the repository that is damaged, and what came of the state with a tag for that.
+type brokenFile struct {
+	tag   depot.Tag
+	file  string
+	state State
+	view  release.View
+	err   error
+}
+
+// stays reports whether that is the state, and the file is damaged still. Until then there is nothing else to be known, and to read all that can be read of
+// a hundred thousand zones takes seconds.
+func (b *brokenFile) stays(tag depot.Tag, nodes fs.FS) bool {
+	return b != nil && b.tag == tag && nodeOf(nodes, b.file) == nil
 }
 
 // keepRead keeps what was read or written.
 func (h *Home) keepRead(tag depot.Tag, state State) {
 	h.guard.Lock()
 	defer h.guard.Unlock()
-	h.tag, h.state = tag, state
+	h.tag, h.state, h.broken = tag, state, nil
 }
 
 // Reader is a home that is open for reading, for who looks at it often.

@@ -1,6 +1,7 @@
 package home_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,8 +69,10 @@ var crashJobs = map[string]func(dir string) error{
 		}
 		defer h.Close()
 		file := filepath.Join(dir, "crash.zone")
-		if err := os.WriteFile(file, hometest.ZoneText(2), 0o600); err != nil {
-			return err
+		if _, err := os.Stat(file); err != nil {
+			if err := os.WriteFile(file, hometest.ZoneText(2), 0o600); err != nil {
+				return err
+			}
 		}
 		_, _, err = releasing.Make(context.Background(), h, []releasing.Source{{File: file}}, releasing.Options{Keep: true})
 		return err
@@ -146,6 +149,46 @@ func TestAPublicationKilledAtAnyStepIsCarriedThroughOrNeverWas(t *testing.T) {
 				}
 				break
 			}
+		}
+	}
+}
+
+// TestAReleaseByPacksKilledAtAnyStepIsCarriedThroughOrNeverWas: of a zone that has no text of its own, all that leads to it is there before it is named.
+func TestAReleaseByPacksKilledAtAnyStepIsCarriedThroughOrNeverWas(t *testing.T) {
+	start := hometest.New(t, hometest.At(hometest.Start), "tyo")
+	release := func(dir, file string, after time.Duration) *releasing.Made {
+		t.Helper()
+		w := hometest.Begin(t, dir, hometest.At(hometest.Start.Add(after)))
+		defer w.Close()
+		made, found, err := releasing.Make(t.Context(), w, []releasing.Source{{File: file}}, releasing.Options{Keep: true, Now: w.View().Manifest.Current == nil})
+		if err != nil {
+			t.Fatal(err, found)
+		}
+		return made
+	}
+	const names = 9_000
+	release(start, hometest.ManyNames(t, 1, names).File, 0)
+	third := hometest.ManyNames(t, 3, names).File
+	hometest.Check(t, os.Rename(hometest.ManyNames(t, 2, names).File, filepath.Join(start, "crash.zone")))
+	for n := 1; ; n++ {
+		dir := filepath.Join(t.TempDir(), "mesh")
+		hometest.Check(t, os.CopyFS(dir, os.DirFS(start)))
+		member := hometest.NewNode(t, dir)
+		done := crashed(t, "release", dir, n)
+		member.Verify()
+		made := release(dir, third, 2*time.Hour)
+		next := member.Verify().Manifest.Next
+		if next == nil || next.Number != made.Release.Number || next.Zones[0].Serial != 3 || next.Zones[0].Whole() || len(next.Zones[0].Packs) == 0 {
+			t.Fatalf("step %d: next is %+v", n, next)
+		}
+		if text := hometest.TextOf(t, dir, next.Zones[0]); !bytes.Contains(text, []byte(" 3 7200 3600 1209600 300")) {
+			t.Fatalf("step %d: the packs lead to a zone of %d octets", n, len(text))
+		}
+		if done {
+			if n <= 7 {
+				t.Fatalf("only %d steps", n-1)
+			}
+			return
 		}
 	}
 }

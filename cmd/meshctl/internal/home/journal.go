@@ -24,8 +24,11 @@ func (w *Writer) commit(ctx context.Context, state State) error { return w.commi
 
 // commitBy is commit, decided before limited ends. What is decided is carried through all the same.
 func (w *Writer) commitBy(ctx, limited context.Context, state State) error {
-	view, _, err := release.Restore(state.Published, w.repo)
-	if err != nil && (w.damaged == nil || !release.OfZones(err)) {
+	view, _, err := state.restored(w.repo)
+	switch {
+	case err == nil:
+		state.Signed = signedIn(view.Manifest)
+	case w.damaged == nil || !release.OfZones(err):
 		return err
 	}
 	data, err := state.encode()

@@ -19,6 +19,7 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
 	"github.com/coredns-anycast/coredns-anycast/internal/bucket"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -389,4 +390,102 @@ func TestALeaseNeedsNoZones(t *testing.T) {
 		hometest.Check(t, hometest.Begin(t, dir, clock).Close())
 	}
 	hometest.Check(t, member.follows(dir))
+}
+
+// signOne stages a release in which the zone in the middle has signatures that end then.
+func signOne(t *testing.T, dir string, clock home.Clock, ends time.Time) {
+	t.Helper()
+	w := hometest.Begin(t, dir, clock)
+	defer w.Close()
+	zones := w.View().Manifest.Current.List()
+	zones[len(zones)/2].SignedUntil = ends
+	next, err := w.Host().Stage(w.Instant(), 2, instant.WallOf(ends), false)
+	hometest.Check(t, err)
+	hometest.Check(t, w.Carry(t.Context(), next, time.Time{}, func(m *release.Manifest) { m.Next = &release.Release{Number: 2, Zones: zones} },
+		home.Event{Event: "released", Number: 2}))
+}
+
+// TestALeaseEndsWithSignaturesThatADamagedFileNames, though a process that has just started cannot know of them: the state says when.
+func TestALeaseEndsWithSignaturesThatADamagedFileNames(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	hometest.ManyZones(t, dir, clock)
+	ends := hometest.Start.Add(20 * time.Minute)
+	signOne(t, dir, clock, ends)
+	view, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	now := hometest.Start
+	for name := range view.Manifest.Nodes() {
+		file := filepath.Join(dir, home.RepoDir, name)
+		data, err := os.ReadFile(file)
+		hometest.Check(t, err)
+		hometest.Check(t, os.WriteFile(file, data[1:], 0o600))
+		for range 2 { // what is published while it is damaged says it too
+			now = now.Add(time.Second)
+			h := home.At(dir, hometest.At(now))
+			hometest.Check(t, h.WriteLease(t.Context(), func(w *home.Writer) error {
+				_, err := w.Renew(t.Context(), 0)
+				return err
+			}))
+			v, err := h.View(t.Context())
+			if !v.LeaseExpires.Equal(ends) || !release.OfZones(err) {
+				t.Errorf("%s: a lease until %v, signatures end at %v: %v", name, v.LeaseExpires, ends, err)
+			}
+			if _, first := home.SignedUntil(v.Manifest); !first.Equal(ends) {
+				t.Errorf("%s: signatures end at %v", name, first)
+			}
+		}
+		hometest.Check(t, os.WriteFile(file, data, 0o600))
+	}
+}
+
+// counts counts how many files are opened.
+type counts struct {
+	fs.FS
+	opened int
+}
+
+func (c *counts) Open(name string) (fs.File, error) {
+	c.opened++
+	return c.FS.Open(name)
+}
+
+// TestADamagedTreeIsReadOnce, and then its damaged file alone, until that is there again or something else is published.
+func TestADamagedTreeIsReadOnce(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	hometest.ManyZones(t, dir, clock)
+	view, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	nodes := slices.Collect(view.Manifest.Nodes())
+	damaged := nodes[len(nodes)/2]
+	file := filepath.Join(dir, home.RepoDir, damaged)
+	data, err := os.ReadFile(file)
+	hometest.Check(t, err)
+	hometest.Check(t, os.WriteFile(file, data[1:], 0o600))
+	h, c := home.At(dir, clock), &counts{}
+	read := func() (opened int, err error) {
+		err = h.PublishedBy(t.Context(), func(repo fs.FS) fs.FS { c.FS, c.opened = repo, 0; return c })
+		return c.opened, err
+	}
+	if n, err := read(); n < len(nodes) || !release.OfZones(err) {
+		t.Fatalf("%d files of %d were read: %v", n, len(nodes), err)
+	}
+	for range 3 {
+		if n, err := read(); n != 1 || !release.OfZones(err) || !strings.Contains(err.Error(), damaged) {
+			t.Errorf("%d files were read again: %v", n, err)
+		}
+	}
+	hometest.Check(t, home.At(dir, hometest.At(hometest.Start.Add(time.Minute))).WriteLease(t.Context(), func(w *home.Writer) error {
+		_, err := w.Renew(t.Context(), 0)
+		return err
+	}))
+	before := view.LeaseExpires
+	if _, now, err := h.Published(t.Context()); !release.OfZones(err) || !now.LeaseExpires.After(before) {
+		t.Errorf("a lease that another process gave is not seen: %v, %v", now.LeaseExpires, err)
+	}
+	hometest.Check(t, os.WriteFile(file, data, 0o600))
+	if _, err := read(); err != nil {
+		t.Error(err)
+	}
 }

@@ -40,9 +40,38 @@ type State struct {
 	mesh.Ledger
 	Departed []release.Member `json:"departed,omitempty"` // members that were removed and may not know: see Ledger.Leaving
 	Events   []Event          `json:"events"`             // what was done, the latest last
+	Signed   []Signed         `json:"signed,omitempty"`   // of the releases that are published, if their zones are in files of the repository
 
 	// Published is what the repository holds, or is about to: whoever sees that something of it is missing puts it there.
 	Published release.Memory `json:"published"`
+}
+
+// Signed is when the first signatures of a release's zones end. No lease goes beyond that, also while a file is damaged that names the zone.
+type Signed struct {
+	Number uint64    `json:"number"`
+	Zone   string    `json:"zone"`
+	Ends   time.Time `json:"ends"`
+}
+
+// signedIn is what there is to be known so of a manifest's releases.
+func signedIn(m release.Manifest) (all []Signed) {
+	for r := range m.Releases() {
+		if zone, ends := r.SignedUntil(); r.Zones == nil && !ends.IsZero() {
+			all = append(all, Signed{r.Number, zone, ends})
+		}
+	}
+	return all
+}
+
+// restored is what is published, by release.Restore. Where zones are not known, what the state knows of them counts.
+func (s State) restored(nodes fs.FS) (release.View, release.Memory, error) {
+	view, mem, err := release.Restore(s.Published, nodes)
+	if release.OfZones(err) {
+		for _, k := range s.Signed {
+			view.Manifest = view.Manifest.SignedAt(k.Number, k.Zone, k.Ends)
+		}
+	}
+	return view, mem, err
 }
 
 // Event is something that was done.
