@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,9 +24,10 @@ func (c *cli) recoverCommand() *cobra.Command {
 
 A COPY is a directory with a copy of the repository: best of each member's depot, /var/lib/mesh/repository, fetched from the
 node; the home's own repository is looked at too. The newest is taken over, if all follow from the state in this home by the
-keys that it knows. A member whose copy is not given may have verified something newer. While it is heard from, the distribution
-host then publishes nothing and says "state-restored"; the member says "rollback" in meshctl status, goes on answering until its
-lease ends, and is silent after that. Run this again with its copy.
+keys that it knows. Files of the home's repository that are lost or damaged are taken from whatever copy has them. A member whose
+copy is not given may have verified something newer. While it is heard from, the distribution host then publishes nothing and says
+"state-restored"; the member says "rollback" in meshctl status, goes on answering until its lease ends, and is silent after that.
+Run this again with its copy.
 
 Which leases have left since the backup cannot be known. They are taken to last as long as the longest of them could, counted from
 now. A switchover that has to wait for leases to end, because a member is away (with --absent lease) or was removed, comes no
@@ -53,6 +55,9 @@ earlier than that. A release that was made after the newest copy is gone: make i
 				c.say("the newest lease has version %d, the highest release is %d", r.Lease, r.Highest)
 				c.say("leases that are not known here are taken to live until %s", secondOf(r.Promised))
 				c.sayNewer(r.Newer)
+				if len(r.Lost) > 0 {
+					c.say("files of these zones are lost or damaged in the repository, and no copy has them: %s; give the depot of another member", strings.Join(r.Lost, ", "))
+				}
 				for _, name := range facts.Revoked {
 					c.say("the bundle of %s in this home has a key that was revoked since: do not give it to the node; for a new one: meshctl member renew --new-key %s", name, name)
 				}

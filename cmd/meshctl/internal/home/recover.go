@@ -30,6 +30,7 @@ type Recovered struct {
 	Promised time.Time `json:"promised"` // until then leases may live that nothing here knows of
 
 	Newer []NewerZone `json:"newer,omitempty"` // zones that nodes have at another serial than the state that was restored
+	Lost  []string    `json:"lost,omitempty"`  // zones of which a file is lost or damaged in the repository, and no copy has it
 }
 
 // NewerZone is a zone of which a restored home had an older version. The zone file that it is made of, if one is in the home, is as old.
@@ -100,11 +101,11 @@ func (h *Home) Recover(ctx context.Context, copies []string, longest time.Durati
 	}
 	w := &Writer{home: h, storage: s}
 	defer w.Close()
-	nodes := anyOf{s.repo}
+	nodes, dirs := anyOf{s.repo}, []*depot.Dir(nil)
 	for _, name := range copies {
 		if d, err := depot.Open(name); err == nil { // else look says what is wrong with it
 			defer d.Close()
-			nodes = append(nodes, d)
+			nodes, dirs = append(nodes, d), append(dirs, d)
 		}
 	}
 	if w.state, w.view, w.tag, err = w.home.readWith(s, nodes); err != nil {
@@ -113,7 +114,11 @@ func (h *Home) Recover(ctx context.Context, copies []string, longest time.Durati
 	if err := w.mendNodes(nodes, w.view.Manifest); err != nil {
 		return Recovered{}, err
 	}
-	return w.recover(ctx, copies, longest)
+	r, err := w.recover(ctx, copies, longest)
+	if err == nil {
+		r.Lost, err = w.mendZones(ctx, dirs, w.view.Manifest)
+	}
+	return r, err
 }
 
 func (w *Writer) recover(ctx context.Context, copies []string, longest time.Duration) (Recovered, error) {
@@ -326,6 +331,50 @@ func (w *Writer) mendNodes(from anyOf, m release.Manifest) error {
 	return w.repo.CreateAll(lacking)
 }
 
+// mendZones puts into the repository, if that is a directory, the files of a manifest's zones that it lacks, or has damaged, and says of which zones no copy
+// has them.
+func (w *Writer) mendZones(ctx context.Context, copies []*depot.Dir, m release.Manifest) (lost []string, err error) {
+	if _, here := w.repo.(*depot.Dir); !here || len(copies) == 0 {
+		return nil, nil
+	}
+	for r := range m.Releases() {
+		for z := range r.All() {
+			if ctx.Err() != nil {
+				return lost, context.Cause(ctx)
+			}
+			if !w.intact(*z) && !slices.ContainsFunc(copies, func(from *depot.Dir) bool { return w.takeZone(ctx, from, *z) == nil }) {
+				lost = append(lost, z.Origin)
+			}
+		}
+	}
+	slices.Sort(lost)
+	return slices.Compact(lost), nil
+}
+
+// intact reports whether the repository has all that a zone is made of, as it was signed.
+func (w *Writer) intact(z release.Zone) bool {
+	text, err := depot.OpenBlob(w.repo, z.Base())
+	if err != nil {
+		return false
+	}
+	text.Close()
+	if z.Whole() {
+		return true
+	}
+	earlier, err := depot.ReadEarlier(w.repo, z)
+	if err != nil {
+		return false
+	}
+	chain, err := z.Chain(earlier)
+	return err == nil && !slices.ContainsFunc(chain, func(p release.Pack) bool { return !w.holds(p.Blob) })
+}
+
+// holds reports whether the repository has a small file as it was signed.
+func (w *Writer) holds(b release.Blob) bool {
+	data, _, err := w.repo.Read(release.BlobName(b.SHA256), b.Length)
+	return err == nil && release.DigestOf(data) == b.SHA256
+}
+
 // takeText stores the text that the manifest names for a zone. A node may hold it packed its own way, or as an older text and packs, so it is
 // packed anew, which gives the file that was signed.
 func (w *Writer) takeText(ctx context.Context, from *depot.Dir, z release.Zone) error {
@@ -389,7 +438,7 @@ func (w *Writer) takeZone(ctx context.Context, from *depot.Dir, z release.Zone) 
 // takeFile stores a small file of a copy, unless it is there.
 func (w *Writer) takeFile(from *depot.Dir, b release.Blob) error {
 	name := release.BlobName(b.SHA256)
-	if there, _, err := w.repo.Read(name, b.Length); err == nil && release.DigestOf(there) == b.SHA256 {
+	if w.holds(b) {
 		return nil
 	}
 	if err := from.CheckBlob(b); err != nil {

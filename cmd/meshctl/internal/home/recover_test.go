@@ -489,3 +489,53 @@ func TestADamagedTreeIsReadOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestFilesOfZonesAreTakenFromACopy: a text, a pack and a base that are lost or damaged in the repository come back from a member's depot, which is no newer. What
+// no copy has is said.
+func TestFilesOfZonesAreTakenFromACopy(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	member := newFollower(t, dir)
+	publish := func(serial uint32) {
+		t.Helper()
+		w := hometest.Begin(t, dir, clock)
+		defer w.Close()
+		sources := []releasing.Source{hometest.ManyNames(t, serial, 9_000), hometest.NamesZone(t, "example.com.", int(serial), 10)}
+		_, found, err := releasing.Make(t.Context(), w, sources, releasing.Options{Now: serial == 1})
+		if err != nil {
+			t.Fatal(err, found)
+		}
+	}
+	for serial := range uint32(2) {
+		publish(serial + 1)
+		hometest.Check(t, member.follows(dir))
+	}
+	node := hometest.NewNode(t, dir)
+	view := node.Verify()
+	based, whole := *view.Manifest.Next.Zone("example.org."), *view.Manifest.Next.Zone("example.com.")
+	if based.Whole() || !whole.Whole() {
+		t.Fatalf("%+v, %+v", based, whole)
+	}
+	for _, b := range []release.Blob{based.Blob, based.Packs[0].Blob, whole.Blob} {
+		file := filepath.Join(dir, home.RepoDir, release.BlobName(b.SHA256))
+		for _, damage := range []func() error{
+			func() error { return os.Remove(file) },
+			func() error { return os.Truncate(file, b.Length/2) },
+			func() error { return os.WriteFile(file, make([]byte, b.Length), 0o600) },
+		} {
+			hometest.Check(t, damage())
+			r, err := home.At(dir, clock).Recover(t.Context(), []string{member.dir.Path()}, 0)
+			if err != nil || len(r.Lost) > 0 {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			node.Verify()
+		}
+	}
+	for _, repository := range []string{filepath.Join(dir, home.RepoDir), member.dir.Path()} {
+		hometest.Check(t, os.Remove(filepath.Join(repository, release.BlobName(whole.Blob.SHA256))))
+	}
+	r, err := home.At(dir, clock).Recover(t.Context(), []string{member.dir.Path()}, 0)
+	if err != nil || !slices.Equal(r.Lost, []string{"example.com."}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
