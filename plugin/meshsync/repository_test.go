@@ -1,8 +1,10 @@
 package meshsync
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -298,4 +300,57 @@ func TestNoStormOfTries(t *testing.T) {
 	h.zones(2)
 	n.becomes(1)
 	n.staged(2)
+}
+
+// TestADamagedTreeIsReadOnce, and then its damaged file alone, until that is right, or there is another timestamp.
+func TestADamagedTreeIsReadOnce(t *testing.T) {
+	dir, h := nodeDir(t)
+	var origins []string
+	for i := range 100 {
+		origins = append(origins, fmt.Sprintf("z%d.example.", i))
+	}
+	h.current(1, h.zones(1, origins...))
+	must(t, os.MkdirAll(dir, 0o755))
+	s, known, err := openState(dir, h.root, h.repo.Path())
+	must(t, err)
+	defer s.close()
+	w := &watcher{repository: h.repo.Path(), state: s, durable: known.mem, mem: known.mem, view: known.view}
+	view, _, err := release.Verify(h.repo, known.mem)
+	must(t, err)
+	nodes := slices.Collect(view.Manifest.Nodes())
+	early, late := nodes[1], nodes[len(nodes)-1]
+	found := func(want string) {
+		t.Helper()
+		file := ""
+		for _, f := range w.look() {
+			if f.fault != nil {
+				file = f.fault.File
+			}
+		}
+		if file != want {
+			t.Fatalf("what is wrong is %q, want %q", file, want)
+		}
+	}
+	data := readFile(t, h.path(late))
+	aside := h.path("aside")
+	for range 2 {
+		must(t, os.Truncate(h.path(late), 10))
+		found(late)
+		must(t, os.Rename(h.path(early), aside)) // which a look at all would find first
+		found(late)
+		must(t, os.WriteFile(h.path(late), data, 0o644))
+		found(early)
+		must(t, os.Truncate(h.path(late), 10))
+		must(t, os.Rename(aside, h.path(early)))
+		found(late)
+		must(t, os.Rename(h.path(early), aside))
+		h.renew(time.Hour)
+		found(early)
+		must(t, os.Rename(aside, h.path(early)))
+		must(t, os.WriteFile(h.path(late), data, 0o644))
+	}
+	found("")
+	if w.view == nil || w.view.Manifest.Current.Len() != len(origins) {
+		t.Errorf("the view is %v", w.view)
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -51,6 +50,24 @@ type watcher struct {
 	mem        release.Memory // what is in force: durable, or newer while the disk refuses it
 	view       *release.View  // what mem says; nil before there is any
 	owed       bool           // the view is to be handed on, for the first time or since the repository is right again
+	damaged    damaged        // what the last look has found
+}
+
+// damaged is a file of a repository that names zones, and is not what its name says, under a timestamp.
+type damaged struct {
+	file  string // "": there is none
+	stamp []byte
+	err   error
+}
+
+// stays reports whether all that is so still. Until then there is nothing else to be known, and to read the files of a hundred thousand zones up to that
+// takes seconds.
+func (d *damaged) stays(dir *depot.Dir, stamp []byte) bool {
+	if d.file == "" || !bytes.Equal(stamp, d.stamp) {
+		return false
+	}
+	data, _, err := dir.Read(d.file, release.MaxNodeBytes)
+	return err != nil || release.NodeName(release.DigestOf(data)) != d.file
 }
 
 // watch looks until ctx ends.
@@ -93,12 +110,20 @@ func (w *watcher) look() []found {
 		return w.refuse(err)
 	}
 	defer dir.Close()
-	if w.inForce(dir) {
+	stamp, _, _ := dir.Read(release.TimestampName, release.MaxBytes(release.TimestampName)) // what is wrong with it is found below
+	if w.view != nil && bytes.Equal(stamp, w.mem.Timestamp) {
 		return append(w.remember(w.mem), w.handOn()...)
+	}
+	if w.damaged.stays(dir, stamp) {
+		return append(w.remember(w.mem), w.refuse(w.damaged.err)...)
 	}
 	view, next, err := release.Verify(dir, w.mem)
 	news := w.remember(next)
+	w.damaged = damaged{}
 	if err != nil {
+		if e := new(release.Error); release.OfZones(err) && errors.As(err, &e) {
+			w.damaged = damaged{e.File, stamp, err}
+		}
 		return append(news, w.refuse(err)...)
 	}
 	w.view, w.owed = &view, true
@@ -138,20 +163,6 @@ func (w *watcher) remember(next release.Memory) []found {
 // sameMemory reports whether there is nothing to write. A memory changes only with one of these.
 func sameMemory(a, b release.Memory) bool {
 	return bytes.Equal(a.Root, b.Root) && bytes.Equal(a.Timestamp, b.Timestamp)
-}
-
-// inForce reports whether the repository has the timestamp that is in force.
-func (w *watcher) inForce(dir *depot.Dir) bool {
-	if w.view == nil {
-		return false
-	}
-	f, err := dir.Open(release.TimestampName)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	stamp, err := io.ReadAll(io.LimitReader(f, int64(len(w.mem.Timestamp))+1))
-	return err == nil && bytes.Equal(stamp, w.mem.Timestamp)
 }
 
 // openRepository opens a directory. That it is one is seen first, since opening a pipe would wait for ever.
