@@ -3,6 +3,7 @@ package depot
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -314,6 +315,22 @@ func TestWhatCannotBeToldKeepsNobodyWaiting(t *testing.T) {
 		t.Error("nothing is told any more")
 	}
 }
+
+// TestNewsThatDoNotEndAreCutOff, as is an answer without news that does not end.
+func TestNewsThatDoNotEndAreCutOff(t *testing.T) {
+	for applied, refused := range map[string]bool{"wait=1, news=1": true, "wait=1": false, "": false} {
+		read := 0
+		body := reader(func(p []byte) (int, error) { read += len(p); return len(p), nil })
+		told, err := ReadNews(&http.Response{StatusCode: http.StatusOK, Header: http.Header{appliedHeader: {applied}}, Body: io.NopCloser(body)})
+		if told != nil || (err != nil) != refused || read > 4*maxNews {
+			t.Errorf("%q: %d octets were read: %v, %v", applied, read, told, err)
+		}
+	}
+}
+
+type reader func(p []byte) (int, error)
+
+func (r reader) Read(p []byte) (int, error) { return r(p) }
 
 // FuzzNews: whatever a server tells, it is read within bounds, and has files of a look only, each once.
 func FuzzNews(f *testing.F) {
