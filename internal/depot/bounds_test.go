@@ -362,13 +362,13 @@ func TestASlowLineIsSharedByDownloads(t *testing.T) {
 func TestManySmallFilesFromFarAwayAreNotSlow(t *testing.T) {
 	h := newHost(t)
 	var blobs []release.Blob
-	for serial := range uint32(5 * atOnce) {
-		blobs = append(blobs, h.zone("example.", serial, 40).Blob)
+	for serial := range uint32(3 * atOnce) {
+		blobs = append(blobs, h.zone("example.", serial, 200).Blob)
 	}
 	asked := atomic.Int32{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
-		time.Sleep(400 * time.Millisecond) // so that it takes longer than a second in all, and less than 1000 octets come in each
+		time.Sleep(time.Second) // in which less than 1000 octets come
 		data, err := fs.ReadFile(h.dir, strings.TrimPrefix(r.URL.Path, "/"))
 		if err != nil {
 			t.Error(err)
@@ -382,7 +382,7 @@ func TestManySmallFilesFromFarAwayAreNotSlow(t *testing.T) {
 	defer server.Close()
 	dir, rounds := newDir(t), 0
 	for err := ErrUnfinished; err != nil; rounds++ {
-		get := &getter{Source: Source{Client: server.Client(), URL: server.URL}, dir: dir, until: time.Now().Add(1300 * time.Millisecond)}
+		get := &getter{Source: Source{Client: server.Client(), URL: server.URL}, dir: dir, until: time.Now().Add(1500 * time.Millisecond)}
 		if err = get.fetch(t.Context(), "example.", blobs...); err != nil && !errors.Is(err, ErrUnfinished) {
 			t.Fatal(err)
 		}
