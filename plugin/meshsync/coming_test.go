@@ -93,10 +93,7 @@ func (h *host) currentAt(number uint64, zones []release.Zone, at time.Time) {
 
 // A release that cannot be taken silences a node that is no member as well, until it is resolved (SYNC-F).
 func TestWhatComesAndCannotBeTaken(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	h.current(2, []release.Zone{h.pack("example.org.", 2, []byte("example.org. 60 IN A 192.0.2.1\n"))})
 	n.silentFor(mesh.NotReady)
 	n.waits("refused", func(s *status.Node) bool { return len(s.Refused) == 1 && s.Refused[0].Number == 2 })
@@ -126,10 +123,7 @@ func TestWhatComesIsLearntOfAtTheEndOfTheLease(t *testing.T) {
 
 // A release whose instant is ahead by this node's clock is answered from at the instant, and the one before until then.
 func TestWhatComesWaitsForItsInstant(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	at := time.Now().Add(time.Second)
 	h.currentAt(2, h.zones(2), at)
 	n.keepsUntil(1, 2)
@@ -175,11 +169,8 @@ func (n *node) keepsNoSilence(number uint64) {
 
 // The floor of what comes is on disk before the first answer from it (SYNC-G); while it cannot be written, the node is silent (SYNC-F).
 func TestFloorOfWhatComes(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
-	promise := filepath.Join(dir, "state", promiseFile)
+	h, n := answeringNode(t)
+	promise := filepath.Join(n.config.dir, "state", promiseFile)
 	must(t, os.Remove(promise))
 	must(t, mkdir(promise)) // a file cannot be renamed over it
 	h.current(2, h.zones(2))

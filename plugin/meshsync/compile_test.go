@@ -60,10 +60,7 @@ func TestCompilingEndsWithItsContext(t *testing.T) {
 
 // TestCompilingIsShown while it lasts, in the status document, and given up when nobody wants the release any more.
 func TestCompilingIsShown(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	text := bytes.Replace(manyRecords(300_000), []byte(" 1 3600"), []byte(" 2 3600"), 1)
 	h.stage(2, []release.Zone{h.pack("example.org.", 2, text)})
 	n.waits("to show that release 2 is being compiled", func(s *status.Node) bool {

@@ -48,10 +48,7 @@ func TestBadRepositories(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir, h := nodeDir(t)
-			h.current(1, h.zones(1))
-			n := startNode(t, newConfig(dir, h))
-			n.becomes(1)
+			h, n := answeringNode(t)
 			older := readFile(t, h.path(release.TimestampName))
 			h.renew(2 * time.Hour)
 			n.waits("the newer lease", func(s *status.Node) bool { return s.LeaseExpires.Time().Equal(h.leaseEnd()) })
@@ -136,10 +133,7 @@ func TestBadZones(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir, h := nodeDir(t)
-			h.current(1, h.zones(1))
-			n := startNode(t, newConfig(dir, h))
-			n.becomes(1)
+			h, n := answeringNode(t)
 			zones := []release.Zone{h.blob("example.org.", good)}
 			path := h.blobPath(zones[0])
 			packed := readFile(t, path)
@@ -200,10 +194,7 @@ func TestReleasesThatNoNodeCanServe(t *testing.T) {
 	for name, make := range zones {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir, h := nodeDir(t)
-			h.current(1, h.zones(1))
-			n := startNode(t, newConfig(dir, h))
-			n.becomes(1)
+			h, n := answeringNode(t)
 			h.stage(2, []release.Zone{make(h)})
 			n.refused(2, "format")
 			h.stage(3, h.zones(3))
@@ -242,10 +233,7 @@ func TestRepositoryThatIsNotThereAtStart(t *testing.T) {
 
 // A mirror may replace the whole directory by renaming another into its place, or remove it and copy it anew.
 func TestRepositoryReplaced(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	for number := uint64(2); number < 5; number++ {
 		place := h.repo.Path()
 		next := filepath.Join(filepath.Dir(place), "next")
@@ -262,10 +250,7 @@ func TestRepositoryReplaced(t *testing.T) {
 
 // Many files in the repository change all the time: what is right is found, and what goes wrong is told with an end.
 func TestFaultsAreShownUntilTheirPlaceIsRight(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	zones := h.zones(2)
 	blob := h.blobPath(zones[0])
 	must(t, os.Rename(blob, blob+".aside"))

@@ -83,10 +83,7 @@ func TestAnswers(t *testing.T) {
 
 // What is not a question for this node's zones goes to the next plugin if there is one.
 func TestOthers(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	_, n := answeringNode(t)
 	notify := new(dns.Msg).SetNotify("example.org.")
 	none := new(dns.Msg)
 	two := new(dns.Msg).SetQuestion("example.org.", dns.TypeA)
@@ -132,10 +129,7 @@ func TestIdentity(t *testing.T) {
 
 // RFC 6891 6.1.1: a message with more than one OPT record is a format error.
 func TestSecondOPTIsRefused(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	_, n := answeringNode(t)
 	w := &writer{}
 	n.ServeDNS(context.Background(), w, new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA).SetEdns0(4096, true).SetEdns0(512, false))
 	if w.said == nil || w.said.Rcode != dns.RcodeFormatError {
@@ -194,15 +188,12 @@ func TestRoomForNSID(t *testing.T) {
 
 // A cache in front is passed by, so that no answer outlives a switchover.
 func TestCacheIsBypassed(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
-	corefile := "example.org:0 {\n cache\n meshsync " + dir + " {\n repository " + h.repo.Path() + "\n root " + h.root + "\n clock assume 1ms\n}\n}"
+	h, n := answeringNode(t)
+	corefile := "example.org:0 {\n cache\n meshsync " + n.config.dir + " {\n repository " + h.repo.Path() + "\n root " + h.root + "\n clock assume 1ms\n}\n}"
 	n.close()
 	serve(t, corefile, func(addr string) {
 		lab.Eventually(t, func() error { return expect(addr, "1") })
-		running := &node{Meshsync: &Meshsync{config: n.config}, t: t, f: only(t, dir).follower}
+		running := &node{Meshsync: &Meshsync{config: n.config}, t: t, f: only(t, n.config.dir).follower}
 		running.follower.Store(running.f)
 		to := running.confirmed(h)
 		time.Sleep(time.Until(to.At.Time()))
@@ -276,10 +267,7 @@ func TestMetricNames(t *testing.T) {
 
 // The status is what others parse: its shape is written down here.
 func TestStatusDocument(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	zones := h.zones(2)
 	h.stage(2, zones)
 	n.staged(2)

@@ -19,10 +19,7 @@ import (
 // served makes a node that has answered from release 1 and holds the switchover to release 2, and ends it.
 func served(t *testing.T) (config, *host) {
 	t.Helper()
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	h.stage(2, h.zones(2))
 	h.schedule(time.Hour)
 	n.waits("confirmation", func(s *status.Node) bool { return s.Confirms.Scheduled != nil })

@@ -57,10 +57,7 @@ func TestFloorIsDurableBeforeTheFirstAnswer(t *testing.T) {
 // The heart of it (SYNC-E): under load no query goes unanswered, and each is answered from the release that the clock
 // names between the query and its answer.
 func TestSwitchoverUnderLoad(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	to := n.confirmed(h)
 	loadOver(t, n, to, 300*time.Millisecond)
 	s := n.status()
@@ -72,10 +69,7 @@ func TestSwitchoverUnderLoad(t *testing.T) {
 
 // The answer path switches by itself, however late the follower is.
 func TestSwitchoverWhileTheFollowerHangs(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	to := n.confirmed(h)
 	n.hangsFrom(to.At.Time())
 	loadOver(t, n, to, 500*time.Millisecond)
@@ -89,10 +83,7 @@ func TestSwitchoverWhileTheFollowerHangs(t *testing.T) {
 
 // A wall clock that steps past the instant switches nobody early, though nothing is decided anew: until it is, nobody answers.
 func TestAClockThatStepsSwitchesNothing(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	to := n.confirmed(h)
 	n.clock.held.Lock()
 	n.clock.step(time.Hour)
@@ -113,10 +104,7 @@ func TestHangingFollowerFallsSilent(t *testing.T) {
 		t.Skip("takes more than", mesh.Stall)
 	}
 	t.Parallel()
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	_, n := answeringNode(t)
 	n.clock.held.Lock()
 	decided := n.status().At.Time()
 	n.keeps(1, time.Until(decided.Add(mesh.Stall-time.Second)))
@@ -211,10 +199,7 @@ func loadOver(t *testing.T, n *node, to status.Ref, after time.Duration) {
 // A step back, too small to count as one, right after the answer path has switched and before the follower sees it,
 // takes no answer back (SYNC-G).
 func TestNoAnswerFromTheReleaseBeforeAfterASmallStepBack(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	to := n.confirmed(h)
 	at := to.At.Time()
 	n.hangsFrom(at)
@@ -241,10 +226,7 @@ func TestNoAnswerFromTheReleaseBeforeAfterASmallStepBack(t *testing.T) {
 
 // SYNC-F: without the data a node is silent from the switchover on, and recovers by itself when the data is right.
 func TestNodeWithoutTheDataIsSilentAndRecovers(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	zones := h.zones(2)
 	blob := h.blobPath(zones[0])
 	must(t, os.Rename(blob, blob+".hidden"))
@@ -270,10 +252,7 @@ func TestNodeWithoutTheDataIsSilentAndRecovers(t *testing.T) {
 
 // A node that was down at the switchover, or loses its repository, goes on from what it remembers.
 func TestRestartAfterTheSwitchover(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	to := n.confirmed(h)
 	n.close()
 	time.Sleep(time.Until(to.At.Time()) + 10*time.Millisecond)
@@ -286,10 +265,7 @@ func TestRestartAfterTheSwitchover(t *testing.T) {
 
 // A node that was away looks at its repository before it answers from what it had verified before (SYNC-H).
 func TestAStartLooksAtTheRepositoryFirst(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	n.close()
 	h.current(2, h.zones(2))
 	n = startNode(t, n.config)
@@ -310,10 +286,7 @@ func TestAStartLooksAtTheRepositoryFirst(t *testing.T) {
 }
 
 func TestProposedAnewAndCancelled(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	h.stage(2, h.zones(2))
 	first := n.proposed(h)
 	second := h.propose(time.Hour)
@@ -392,10 +365,7 @@ func TestACommitThatCountsAsTaken(t *testing.T) {
 
 // A commit that is taken back is what a state that was restored from a copy would say: it is refused, and the switchover made.
 func TestACommitIsNotTakenBack(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	h.stage(2, h.zones(2))
 	at := h.schedule(2 * time.Second)
 	n.waits("the commit on disk", func(s *status.Node) bool { return s.Promise.State == status.Committed })
@@ -479,10 +449,7 @@ func TestClockUnknownIsSilent(t *testing.T) {
 
 // The clock goes back by an hour after an activation: nothing older is answered, and the node recovers with the clock.
 func TestClockStepsBackAfterActivation(t *testing.T) {
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	to := n.confirmed(h)
 	time.Sleep(time.Until(to.At.Time()))
 	n.becomes(to.Number)
@@ -638,10 +605,7 @@ func TestInsaneSamples(t *testing.T) {
 // promised it decides ten times a second.
 func TestANodeAtRestDecidesSeldom(t *testing.T) {
 	t.Parallel()
-	dir, h := nodeDir(t)
-	h.current(1, h.zones(1))
-	n := startNode(t, newConfig(dir, h))
-	n.becomes(1)
+	h, n := answeringNode(t)
 	n.stop() // nobody certifies the clock any more: what was said ages
 	n.stop = func() {}
 	decisions := func() (count int) {

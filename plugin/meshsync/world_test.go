@@ -392,6 +392,16 @@ func nodeDir(t testing.TB) (string, *host) {
 	return filepath.Join(top, "tyo"), newHost(t, top)
 }
 
+// answeringNode makes a host, and a node that answers from its release 1.
+func answeringNode(t testing.TB) (*host, *node) {
+	t.Helper()
+	dir, h := nodeDir(t)
+	h.current(1, h.zones(1))
+	n := startNode(t, newConfig(dir, h))
+	n.becomes(1)
+	return h, n
+}
+
 // reopen opens the repository anew after its directory was replaced.
 func (h *host) reopen() {
 	h.t.Helper()

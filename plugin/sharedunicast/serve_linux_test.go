@@ -220,8 +220,9 @@ func TestServesOverTLS(t *testing.T) {
 
 const transferSecret = "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk="
 
-// XFER-1: on the administrative address there are transfers, for who is authenticated, and nothing else.
-func TestTransferOnlyBlockServesAuthenticatedTransfers(t *testing.T) {
+// startTransfers serves a zone on a shared address, and on the administrative one gives it to who has the key.
+func startTransfers(t *testing.T) (shared, admin string) {
+	t.Helper()
 	port := freePort(t)
 	start(t, fmt.Sprintf(`example.org:%[1]s {
 		sharedunicast 127.0.53.1 {
@@ -239,8 +240,12 @@ func TestTransferOnlyBlockServesAuthenticatedTransfers(t *testing.T) {
 			to *
 		}
 	}`, port, zoneFile(t), transferSecret))
-	server := "127.0.53.2:" + port
+	return "127.0.53.1:" + port, "127.0.53.2:" + port
+}
 
+// XFER-1: on the administrative address there are transfers, for who is authenticated, and nothing else.
+func TestTransferOnlyBlockServesAuthenticatedTransfers(t *testing.T) {
+	shared, server := startTransfers(t)
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeSOA, dns.TypeAXFR, dns.TypeIXFR} {
 		for _, network := range []string{"udp", "tcp"} {
 			mustAsk(t, network, server, "example.org.", qtype, dns.RcodeRefused)
@@ -274,7 +279,7 @@ func TestTransferOnlyBlockServesAuthenticatedTransfers(t *testing.T) {
 			t.Errorf("%s: nothing transferred", tc.name)
 		}
 	}
-	mustAsk(t, "udp", "127.0.53.1:"+port, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
+	mustAsk(t, "udp", shared, "www.example.org.", dns.TypeA, dns.RcodeSuccess)
 	m := new(dns.Msg).SetIxfr("example.org.", 1, "ns.", "admin.")
 	m.SetEdns0(1232, true)
 	m.SetTsig("transfer.", dns.HmacSHA256, 300, time.Now().Unix())
@@ -437,27 +442,11 @@ func TestBadSignatures(t *testing.T) {
 
 // An answer to IXFR that is the SOA alone has AA, as those of peers have.
 func TestCurrentSecondaryIsToldWithAuthority(t *testing.T) {
-	port := freePort(t)
-	start(t, fmt.Sprintf(`example.org:%[1]s {
-		sharedunicast 127.0.53.1 {
-			admin 127.0.53.2
-		}
-		file %[2]s
-	}
-	example.org:%[1]s {
-		bind 127.0.53.2
-		file %[2]s
-		tsig {
-			secret transfer. %[3]s
-		}
-		transfer {
-			to *
-		}
-	}`, port, zoneFile(t), transferSecret))
+	_, server := startTransfers(t)
 	m := new(dns.Msg).SetIxfr("example.org.", 7, "ns.", "admin.")
 	m.SetTsig("transfer.", dns.HmacSHA256, 300, time.Now().Unix())
 	for _, network := range []string{"udp", "tcp"} {
-		answer, _, err := (&dns.Client{Net: network, TsigSecret: map[string]string{"transfer.": transferSecret}}).Exchange(m.Copy(), "127.0.53.2:"+port)
+		answer, _, err := (&dns.Client{Net: network, TsigSecret: map[string]string{"transfer.": transferSecret}}).Exchange(m.Copy(), server)
 		if err != nil || len(answer.Answer) != 1 || !answer.Authoritative {
 			t.Errorf("%s: %v, %v", network, answer, err)
 		}

@@ -13,11 +13,9 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
-	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // TestANodeManyReleasesBehind comes to the newest release by packs alone, of which a file lists those that the manifest has no room for; and so
@@ -25,9 +23,8 @@ import (
 // at once; the node that is behind has the depot of the second one.
 func TestANodeManyReleasesBehind(t *testing.T) {
 	t.Parallel()
-	testenv.Need(t, "chronyd")
-	m := &mesh{world: newWorld(t), nodes: []string{"tyo", "osa"}, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
-	m.lan(append([]string{"dist", "time"}, m.nodes...), shared4+"/32", shared6+"/128")
+	m := meshOf(newWorld(t), "tyo", "osa")
+	m.machines()
 	m.startTime()
 	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
 	const newest = release.MaxPacks + 2

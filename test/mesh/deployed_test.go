@@ -43,7 +43,7 @@ func six(four string) string { return "2001:db8:100::" + four[strings.LastIndexB
 func newDeployed(w *world, nodes ...string) *deployed {
 	w.t.Helper()
 	testenv.Need(w.t, "chronyd", "ip", "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd")
-	m := &mesh{world: w, nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
+	m := meshOf(w, nodes...)
 	d := &deployed{mesh: m, router: fmt.Sprintf("198.51.100.%d", len(nodes)+3)}
 	w.lan(append(append([]string{"dist", "time"}, nodes...), "router"))
 	w.address("router", "eth0", six(d.router)+"/64")

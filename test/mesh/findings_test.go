@@ -69,18 +69,14 @@ func newFindings(t *testing.T) *findings {
 	testenv.Need(t, "chronyd", "nft")
 	seed := uint64(time.Now().UnixNano())
 	t.Cleanup(func() { t.Logf("drawn by %d", seed) })
-	nodes := []string{"tyo", "osa", "fra"}
-	m := &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
+	m := meshOf(newWorld(t), "tyo", "osa", "fra")
 	f := &findings{judged: newJudged(m), random: rand.New(rand.NewPCG(seed, 0))}
-	m.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
+	m.machines()
 	m.startTime()
-	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--lease", "1h")
-	for _, node := range nodes {
-		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
-	}
+	m.init("--lease", "1h")
 	m.world.write("home/meshctl.yaml", "serve: {listen: '198.51.100.1:8443', access: [198.51.100.0/24], renew: 1m}\n")
 	f.startServe()
-	for _, node := range nodes {
+	for _, node := range m.nodes {
 		m.configure(node)
 		m.must(m.places[node].OwnMounts())
 		m.must(m.places[node].Do(func() error { return unix.Mount(m.path(node, "mesh"), m.path(node, "mesh"), "", unix.MS_BIND, "") }))
@@ -89,11 +85,7 @@ func newFindings(t *testing.T) *findings {
 		m.startSidecar(node)
 		m.startCoreDNS(node)
 	}
-	m.number++
-	m.meshctl("release", "--now", m.world.write("example.org.zone", zoneText(m.number)))
-	for _, node := range nodes {
-		m.awaitServing(node, m.number)
-	}
+	m.firstRelease()
 	f.ask()
 	return f
 }

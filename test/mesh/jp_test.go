@@ -148,7 +148,7 @@ func (j *jp) newGroup(name string, shared pair, port, lease string, nodes ...str
 	w := *j.world
 	w.dir = j.path(name)
 	j.must(os.MkdirAll(w.dir, 0o755))
-	g := &group{&mesh{world: &w, nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}},
+	g := &group{meshOf(&w, nodes...),
 		shared, "stop-dns", port}
 	g.meshctl("init", "--mesh", name, "--san", "198.51.100.1", "--lease", lease)
 	for _, node := range nodes {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,17 +40,44 @@ type mesh struct {
 	drains int               // how many "member drain" have been given
 }
 
+// meshOf is a mesh of which nothing is there yet.
+func meshOf(w *world, nodes ...string) *mesh {
+	return &mesh{world: w, nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
+}
+
+// machines makes those of the mesh, and more.
+func (m *mesh) machines(more ...string) {
+	m.t.Helper()
+	testenv.Need(m.t, "chronyd")
+	m.lan(slices.Concat([]string{"dist", "time"}, m.nodes, more), shared4+"/32", shared6+"/128")
+}
+
+// init makes the home, with all nodes as members.
+func (m *mesh) init(options ...string) {
+	m.t.Helper()
+	m.meshctl(append([]string{"init", "--mesh", "test", "--san", "198.51.100.1"}, options...)...)
+	for _, node := range m.nodes {
+		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
+	}
+}
+
+// firstRelease makes a release that is current at once, and waits until every node answers from it.
+func (m *mesh) firstRelease() {
+	m.t.Helper()
+	m.number++
+	m.meshctl("release", "--now", m.write("example.org.zone", zoneText(m.number)))
+	for _, node := range m.nodes {
+		m.awaitServing(node, m.number)
+	}
+}
+
 // newMesh starts the mesh, releases zone data 1 and waits until every node answers from it.
 func newMesh(w *world, nodes ...string) *mesh {
 	w.t.Helper()
-	testenv.Need(w.t, "chronyd")
-	m := &mesh{world: w, nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
-	w.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
+	m := meshOf(w, nodes...)
+	m.machines()
 	m.startTime()
-	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
-	for _, node := range nodes {
-		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
-	}
+	m.init()
 	m.startHost()
 	for _, node := range nodes {
 		m.startNode(node)

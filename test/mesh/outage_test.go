@@ -31,20 +31,14 @@ const outageLease = 20 * time.Second
 
 // newServedMesh is a mesh with a distribution host whose process the test has in hand.
 func newServedMesh(t *testing.T, lease, renew string, nodes ...string) (m *mesh, serve *lab.Process) {
-	m = &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
-	m.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
+	m = meshOf(newWorld(t), nodes...)
+	m.machines()
 	m.startTime()
-	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--lease", lease)
-	for _, node := range nodes {
-		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
-	}
+	m.init("--lease", lease)
 	m.world.write("home/meshctl.yaml", "serve: {listen: '198.51.100.1:8443', access: [198.51.100.0/24], metrics: '127.0.0.1:9155', renew: "+renew+"}\n")
 	serve = m.start("dist", "serve", m.bin+"/meshctl", "--home", m.path("home"), "serve")
 	for _, node := range nodes {
-		m.configure(node)
-		m.startClock(node)
-		m.startSidecar(node)
-		m.startCoreDNS(node)
+		m.startNode(node)
 	}
 	m.number++
 	m.meshctl("release", "--now", m.write("example.org.zone", zoneText(m.number)))

@@ -159,22 +159,15 @@ func pinOf(m *mesh, file string) string {
 // release, with nobody at hand, while clients ask. Every release is confirmed, scheduled and switched to by all; what
 // clients saw, and what which-node and the history say, is the same (SYNC-A … SYNC-G). FULL=1: thirty releases.
 func TestUnattended(t *testing.T) {
-	m := &mesh{world: newWorld(t), nodes: []string{"tyo", "osa", "fra"}, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
-	testenv.Need(t, "chronyd")
-	m.lan(append(append([]string{"dist", "time"}, m.nodes...), "hidden"), shared4+"/32", shared6+"/128")
+	m := meshOf(newWorld(t), "tyo", "osa", "fra")
+	m.machines("hidden")
 	m.startTime()
 	p := m.startPrimaries()
-	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
-	for _, node := range m.nodes {
-		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
-	}
+	m.init()
 	m.world.write("home/meshctl.yaml", "releases: {every: 1s}\nserve: {listen: '198.51.100.1:8443'}\n"+p.sources())
 	serve := m.start("dist", "serve", m.bin+"/meshctl", "--home", m.path("home"), "serve")
 	for _, node := range m.nodes {
-		m.configure(node)
-		m.startClock(node)
-		m.startSidecar(node)
-		m.startCoreDNS(node)
+		m.startNode(node)
 	}
 	for _, origin := range hiddenZones {
 		m.awaitVersion(origin, 1)

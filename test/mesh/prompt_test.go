@@ -10,10 +10,8 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
-	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // TestAChangeIsAnsweredPromptly saves a zone file of which nine records changed, and prints when each of three nodes answers from it, with
@@ -70,18 +68,13 @@ func (p *prompt) keepsUp(n int) {
 type prompt struct{ *mesh }
 
 func newPrompt(t *testing.T) *prompt {
-	testenv.Need(t, "chronyd")
-	nodes := []string{"tyo", "osa", "fra"}
-	p := &prompt{&mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}}
-	p.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
+	p := &prompt{meshOf(newWorld(t), "tyo", "osa", "fra")}
+	p.machines()
 	p.startTime()
 	p.must(os.MkdirAll(p.path("zones"), 0o755))
-	p.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
-	for _, node := range nodes {
-		p.meshctl("member", "add", node, "--admin", p.admin(node)+":8443")
-	}
+	p.init()
 	p.start("dist", "serve", p.bin+"/meshctl", "--home", p.path("home"), "serve", "--listen", "198.51.100.1:8443", "--zones", p.path("zones"))
-	for _, node := range nodes {
+	for _, node := range p.nodes {
 		p.configure(node)
 		p.write(node+"/sidecar.yaml", strings.Replace(readFile(p.path(node, "sidecar.yaml")), "interval: 1s", "interval: 1h", 1))
 		p.startClock(node)

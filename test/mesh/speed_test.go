@@ -27,18 +27,15 @@ func TestTheWayOfALargeZone(t *testing.T) {
 	if os.Getenv("FULL") != "" {
 		names = 1_000_000
 	}
-	m := &mesh{world: newWorld(t), nodes: []string{"tyo", "osa", "fra"}, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
+	m := meshOf(newWorld(t), "tyo", "osa", "fra")
 	testenv.Need(t, "chronyd", "knotd")
-	m.lan(append(append([]string{"dist", "time"}, m.nodes...), "hidden"), shared4+"/32", shared6+"/128")
+	m.machines("hidden")
 	m.startTime()
 	file := m.path("hidden", "large.zone")
 	m.must(os.MkdirAll(m.path("hidden"), 0o755))
 	m.largeZone(file, names, 1)
 	knot := m.startHidden(signingKnot(m.path("hidden"), "large.", file, true))
-	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
-	for _, node := range m.nodes {
-		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
-	}
+	m.init()
 	m.world.write("home/meshctl.yaml", fmt.Sprintf(`releases: {every: 1s, absent: 10m}
 serve: {listen: '198.51.100.1:8443'}
 sources:
@@ -51,10 +48,7 @@ checks:
 `, xfrSecret, hiddenAddress))
 	serve := m.start("dist", "serve", m.bin+"/meshctl", "--home", m.path("home"), "serve")
 	for _, node := range m.nodes {
-		m.configure(node)
-		m.startClock(node)
-		m.startSidecar(node)
-		m.startCoreDNS(node)
+		m.startNode(node)
 	}
 	m.awaitLarge(1)
 	spent := map[string]float64{}

@@ -76,27 +76,23 @@ func stormSettings(t *testing.T) (length time.Duration, seed uint64) {
 // newStorm starts the mesh, and clients that ask its nodes from when these answer for the first time.
 func newStorm(t *testing.T, seed uint64) *storm {
 	testenv.Need(t, "chronyd", "nft")
-	nodes := []string{"tyo", "osa", "fra", "nyc", "lim"}
-	m := &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
+	m := meshOf(newWorld(t), "tyo", "osa", "fra", "nyc", "lim")
 	s := &storm{judged: newJudged(m), random: rand.New(rand.NewPCG(seed, 0))}
 	t.Cleanup(func() { t.Logf("STORM_SEED=%d", seed) })
-	m.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
+	m.machines()
 	m.startTime()
-	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--lease", "1h")
-	for _, node := range nodes {
-		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
-	}
+	m.init("--lease", "1h")
 	m.world.write("home/meshctl.yaml", "releases: {every: 1s}\nserve: {listen: '198.51.100.1:8443', access: [198.51.100.0/24], renew: 1m}\n")
 	s.put(1)
 	s.startServe()
-	for _, node := range nodes {
+	for _, node := range m.nodes {
 		m.configure(node)
 		s.mountDisks(node)
 		m.startClock(node)
 		m.startSidecar(node)
 		m.startCoreDNS(node)
 	}
-	for _, node := range nodes {
+	for _, node := range m.nodes {
 		m.awaitServing(node, 1)
 	}
 	s.ask()

@@ -11,7 +11,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/socket"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
-	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
 // wideEpsilon is wide enough that the clocks of a busy machine are within half of it. Without a time server, errors grow by wideDrift a second.
@@ -160,19 +159,14 @@ func (m *meshOfFive) allAnswered(before uint64) {
 
 // newMeshOfFive starts it, with a first release.
 func newMeshOfFive(t *testing.T) *meshOfFive {
-	testenv.Need(t, "chronyd")
-	nodes := []string{"tyo", "osa", "fra", "nyc", "lim"}
-	m := &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{}}
-	m.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
+	m := meshOf(newWorld(t), "tyo", "osa", "fra", "nyc", "lim")
+	m.machines()
 	m.address("time", "eth0", "198.51.100.102/24")
 	m.address("time", "eth0", "198.51.100.103/24")
 	five := &meshOfFive{mesh: m, servers: m.serveTime(), loads: map[string]*lab.Load{}}
-	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1", "--lease", "1h", "--epsilon", wideEpsilon.String())
-	for _, node := range nodes {
-		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
-	}
+	m.init("--lease", "1h", "--epsilon", wideEpsilon.String())
 	m.start("dist", "serve", m.bin+"/meshctl", "--home", m.path("home"), "serve", "--listen", "198.51.100.1:8443", "--renew", "10m")
-	for _, node := range nodes {
+	for _, node := range m.nodes {
 		m.configure(node)
 		config, source := readFile(m.path(node, "sidecar.yaml")), "source: chrony"
 		if node == "lim" {
@@ -186,7 +180,7 @@ func newMeshOfFive(t *testing.T) *meshOfFive {
 	}
 	m.number++
 	m.meshctl("release", "--now", m.write("example.org.zone", zoneText(m.number)))
-	for _, node := range nodes {
+	for _, node := range m.nodes {
 		m.awaitServing(node, m.number)
 		five.loads[node] = m.load(node, shared4, 20*time.Millisecond)
 	}

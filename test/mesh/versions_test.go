@@ -99,30 +99,20 @@ func buildVersionBefore(t *testing.T) string {
 type upgrades struct{ *judged }
 
 func newUpgrades(t *testing.T, old string) *upgrades {
-	nodes := []string{"tyo", "osa", "fra"}
-	m := &mesh{world: newWorld(t), nodes: nodes, coredn: map[string]*lab.Process{}, side: map[string]*lab.Process{}, chrony: map[string]*lab.Process{},
-		bins: map[string]string{"dist": old}}
-	testenv.Need(t, "chronyd")
-	m.lan(append([]string{"dist", "time"}, nodes...), shared4+"/32", shared6+"/128")
-	m.startTime()
-	m.meshctl("init", "--mesh", "test", "--san", "198.51.100.1")
-	for _, node := range nodes {
-		m.meshctl("member", "add", node, "--admin", m.admin(node)+":8443")
+	m := meshOf(newWorld(t), "tyo", "osa", "fra")
+	m.bins = map[string]string{"dist": old}
+	for _, node := range m.nodes {
 		m.bins[node] = old
 	}
+	m.machines()
+	m.startTime()
+	m.init()
 	v := &upgrades{newJudged(m)}
 	v.startHost()
-	for _, node := range nodes {
-		m.configure(node)
-		m.startClock(node)
-		m.startSidecar(node)
-		m.startCoreDNS(node)
+	for _, node := range m.nodes {
+		m.startNode(node)
 	}
-	m.number++
-	m.meshctl("release", "--now", m.write("example.org.zone", zoneText(m.number)))
-	for _, node := range nodes {
-		m.awaitServing(node, m.number)
-	}
+	m.firstRelease()
 	v.ask()
 	return v
 }

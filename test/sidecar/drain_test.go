@@ -129,19 +129,26 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// besideAnother makes a router, and one of two nodes, to which the route leads as long as the other has not come.
+func besideAnother(t *testing.T) *life {
+	t.Helper()
+	testenv.Root(t)
+	l := &life{world: newWorld(t), router: routers[1], family: families[0]}
+	l.addOther()
+	l.router.run(l.world, l.family, protection{})
+	l.nsd()
+	l.nsdIn(l.other, l.family.shared)
+	l.node(l.other, "med: 100")
+	l.there(l.family.other)
+	return l
+}
+
 // TestStop: SIGTERM is a short drain, in which the route moves to another node and is never gone; a second SIGTERM ends the
 // process at once.
 func TestStop(t *testing.T) {
-	testenv.Root(t)
 	t.Parallel()
-	w := newWorld(t)
-	w.addOther()
-	l := &life{world: w, router: routers[1], family: families[0]}
-	l.router.run(w, l.family, protection{})
-	l.nsd()
-	l.nsdIn(w.other, l.family.shared)
-	l.node(w.other, "med: 100")
-	l.there(l.family.other)
+	l := besideAnother(t)
+	w := l.world
 	w.stop = "1m"
 	s := l.node(w.node, "")
 	l.there(l.family.node)
@@ -165,16 +172,9 @@ func TestStop(t *testing.T) {
 // TestReload: SIGHUP takes another MED to the router, which moves the traffic to another node. The route is there all the
 // while, and the session too. A file that has errors changes nothing.
 func TestReload(t *testing.T) {
-	testenv.Root(t)
 	t.Parallel()
-	w := newWorld(t)
-	w.addOther()
-	l := &life{world: w, router: routers[1], family: families[0]}
-	l.router.run(w, l.family, protection{})
-	l.nsd()
-	l.nsdIn(w.other, l.family.shared)
-	l.node(w.other, "med: 100")
-	l.there(l.family.other)
+	l := besideAnother(t)
+	w := l.world
 	s := l.node(w.node, "med: 10")
 	l.there(l.family.node)
 	file := filepath.Join(l.dir, w.node+".yaml")
