@@ -67,8 +67,8 @@ type Found struct {
 }
 
 // Look reads the metadata of the repository at url and verifies it against what mem has seen. Any number of repositories may be looked at at
-// once. Files of the names of zones, which never change, may lie here already; nil: they do not. A look that fails leaves those that
-// came here, so that the next one goes on from there; it writes nothing else, and needs no lock for that.
+// once. Files of the names of zones, which never change, may lie here already; nil: they do not. A look leaves those that
+// came here, of many while it goes on and of few if it fails, so that the next one goes on from there; it writes nothing else, and needs no lock for that.
 func Look(ctx context.Context, client *http.Client, url string, mem release.Memory, here *Dir) *Found {
 	return look(&remoteFS{ctx: ctx, client: client, base: url, mem: mem, here: here})
 }
@@ -86,10 +86,21 @@ func LookWith(ctx context.Context, client *http.Client, url string, mem release.
 
 func look(r *remoteFS) *Found {
 	f := &Found{remote: r, seen: r.mem}
-	if f.view, f.next, f.err = release.Verify(r, r.mem); f.err != nil && r.here != nil && r.here.nodeBytes() < maxNodes {
-		_, _ = r.here.install(r.nodes()) // else they come again
+	if f.view, f.next, f.err = release.Verify(r, r.mem); f.err != nil {
+		r.keep(r.nodes())
 	}
 	return f
+}
+
+// keep leaves nodes of trees that came, or they would come again. Who verifies what lies there finds out what they are.
+func (r *remoteFS) keep(nodes []release.File) {
+	if r.here == nil {
+		return
+	}
+	r.counted.Do(func() { r.full = r.here.nodeBytes() >= maxNodes })
+	if !r.full {
+		_, _ = r.here.install(nodes)
+	}
 }
 
 // maxNodes is how many bytes the nodes of trees in a depot may take for looks that fail to leave more of them. What is needed, and what is kept beside that, is
@@ -587,6 +598,9 @@ type remoteFS struct {
 	told   *News // that need not be fetched; nil: nothing
 	read   []release.File
 	ahead  map[string]fetched // by name: fetched, and not yet asked for
+
+	counted sync.Once // sets full
+	full    bool      // there are too many nodes in here
 }
 
 // fetched is what came of a file, or why it did not.
@@ -685,7 +699,7 @@ func (r *remoteFS) Expect(names []string) {
 	var mu sync.Mutex
 	var all errgroup.Group
 	all.SetLimit(atOnce)
-	left := release.MaxManifestBytes
+	left, came := release.MaxManifestBytes, []release.File(nil) // that were not kept yet
 	for _, name := range names {
 		if r.here.node(name) != nil { // it is read when it is asked for
 			continue
@@ -699,16 +713,26 @@ func (r *remoteFS) Expect(names []string) {
 				return nil
 			}
 			mu.Lock()
-			defer mu.Unlock()
 			r.ahead[name] = fetched{data, err}
+			var keep []release.File
 			if left -= len(data); err != nil || left < 0 || release.NodeName(release.DigestOf(data)) != name {
 				stop()
+			} else if came = append(came, release.File{Name: name, Data: data}); len(came) == keepNodes {
+				keep, came = came, nil
+			}
+			mu.Unlock()
+			if keep != nil {
+				r.keep(keep)
 			}
 			return nil
 		})
 	}
 	all.Wait()
 }
+
+// keepNodes is how many nodes come before they are kept: a process that is killed in the middle of a large tree, or a machine that loses its power, goes on
+// from there.
+const keepNodes = 128
 
 // node is a node of a tree that lies in d as its name says; nil if it does not.
 func (d *Dir) node(name string) []byte {

@@ -3,8 +3,10 @@ package depot
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -254,6 +256,54 @@ func TestALookThatFailsIsGoneOnWith(t *testing.T) {
 		if name := "targets/" + e.Name; release.IsNode(name) && dir.node(name) == nil {
 			t.Errorf("%s is not what its name says", name)
 		}
+	}
+}
+
+// TestALookLeavesWhatCameWhileItGoesOn: of a large tree most is in the depot while a server keeps the last node back, so that a process that is killed then asks
+// for the rest alone.
+func TestALookLeavesWhatCameWhileItGoesOn(t *testing.T) {
+	h := newHost(t)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(4000, 1)}
+	files := h.put()
+	all, last := len(files)-4, files[len(files)-5].Name
+	server, dir, killed, held := newLying(h), newDir(t), make(chan struct{}), atomic.Bool{}
+	server.lies(func(w http.ResponseWriter, name string) bool {
+		if name == last && !held.Swap(true) {
+			<-killed
+		}
+		return false
+	})
+	defer close(killed)
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	ended := make(chan *Found)
+	apart := mustOpen(t, dir.Path())
+	go func() { ended <- Look(ctx, server.Client(), server.URL, h.root(), apart) }()
+	for end := time.Now().Add(time.Minute); len(nodesIn(t, dir)) < all/keepNodes*keepNodes-keepNodes; time.Sleep(10 * time.Millisecond) {
+		select {
+		case found := <-ended:
+			t.Fatalf("the look is over: %v", found.Err())
+		default:
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d nodes of %d are there", len(nodesIn(t, dir)), all)
+		}
+	}
+	left := newDir(t) // as it is then
+	for name := range nodesIn(t, dir) {
+		data, err := fs.ReadFile(dir, name)
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(left.Path(), name), data, 0o644))
+	}
+	there := len(nodesIn(t, left))
+	kill()
+	<-ended
+	server.nodes()
+	source, mem := Source{Client: server.Client(), URL: server.URL}, h.root()
+	_, _, _, err := Look(t.Context(), source.Client, source.URL, mem, left).Take(t.Context(), source, left, mem)
+	check(t, err)
+	if n := server.nodes(); n != all-there {
+		t.Errorf("%d nodes were asked for, and %d of %d were there", n, there, all)
 	}
 }
 
