@@ -48,6 +48,8 @@ type folder struct {
 	others  []string          // files whose names do not fit the pattern, at the last scan
 	named   []string          // and those of them that were told of
 	ordered chan struct{}     // an order wants a scan
+	settle  time.Duration     // settle, or what a test has in its place; and so is poll folderPoll
+	poll    time.Duration
 	watcher *fsnotify.Watcher // nil where the system has none to give: then there is the poll
 }
 
@@ -57,6 +59,8 @@ type zoneFile struct {
 	read     prints // as it was read
 	origin   string // of the zone in it, once it was read
 	blocked  bool   // that zone comes from elsewhere
+	waits    bool   // it is to be read when it has not changed for a while
+	open     bool   // somebody was writing it when that was over
 }
 
 // prints tell a file, and those that it includes, from themselves at another time.
@@ -94,7 +98,7 @@ func printsOf(root *os.Root, names ...string) prints {
 }
 
 func newFolder(r *Receiver, d Directory) *folder {
-	return &folder{r: r, d: d, owner: refresh.DirectoryOwner(d.Path), files: map[string]*zoneFile{}, from: map[string]string{}, ordered: make(chan struct{}, 1)}
+	return &folder{r: r, d: d, owner: refresh.DirectoryOwner(d.Path), files: map[string]*zoneFile{}, from: map[string]string{}, ordered: make(chan struct{}, 1), settle: settle, poll: folderPoll}
 }
 
 // watch scans until ctx ends, or, in a Refresh, until there is nothing to wait for. It calls done when it has read what is
@@ -109,7 +113,7 @@ func (w *folder) watch(ctx context.Context, done func()) {
 	began := time.Now()
 	for ctx.Err() == nil {
 		w.attend()
-		settled := w.scan(ctx)
+		settled, busy := w.scan(ctx)
 		switch {
 		case w.r.decide.Once && settled:
 			done()
@@ -120,9 +124,11 @@ func (w *folder) watch(ctx context.Context, done func()) {
 			return
 		case settled:
 			done()
-			w.rest(ctx)
+			w.rest(ctx, nil)
+		case w.plain && len(busy) > 0 && !w.r.decide.Once:
+			w.rest(ctx, busy)
 		default:
-			pause(ctx, settle)
+			pause(ctx, w.settle)
 		}
 	}
 }
@@ -146,13 +152,17 @@ func (w *folder) attend() {
 	w.watcher.Add(filepath.Dir(w.d.Path))
 }
 
-// manyFiles is how many files a directory has of which not all are looked at for an event about one.
+// burst is the least time between two looks at files that events are about, so that many events cost few looks.
+const burst = 20 * time.Millisecond
+
+// manyFiles is how many files a directory has that is not scanned for an event about a file whose name does not fit.
 const manyFiles = 1000
 
-// rest waits until the directory is to be scanned: there was an event about it, or its link in the one above, or an order, or it is time. Of many
-// files, only those that events are about are looked at meanwhile.
-func (w *folder) rest(ctx context.Context) {
-	poll := folderPoll
+// rest waits until the directory is to be scanned: there was an event about it, or its link in the one above, or an order, or it is time. If each file
+// changes by itself, only those that events are about are looked at meanwhile, each at once, and again until it has settled. So files that are saved
+// together are received together. It begins with those that are busy; when they have settled, the scan that found them is due again.
+func (w *folder) rest(ctx context.Context, busy []string) {
+	poll := w.poll
 	var events <-chan fsnotify.Event
 	var lost <-chan error
 	if w.watcher != nil {
@@ -161,8 +171,12 @@ func (w *folder) rest(ctx context.Context) {
 	}
 	end := time.NewTimer(poll)
 	defer end.Stop()
-	news := map[string]bool{}
-	var look <-chan time.Time
+	due := map[string]time.Time{} // when files are to be looked at
+	for _, name := range busy {
+		due[name] = time.Now().Add(w.settle)
+	}
+	looked, look := time.Time{}, w.next(due, time.Time{})
+	var others <-chan time.Time // of files whose names do not fit
 	for {
 		select {
 		case <-ctx.Done():
@@ -173,26 +187,62 @@ func (w *folder) rest(ctx context.Context) {
 			return
 		case <-w.ordered:
 			return
+		case <-others:
+			return
 		case e := <-events:
 			within := filepath.Dir(e.Name) == w.d.Path
 			switch name := filepath.Base(e.Name); {
-			case e.Name == w.d.Path, within && (len(w.files) < manyFiles || !w.plain):
+			case e.Name == w.d.Path, within && !w.plain:
 				return
 			case within && w.fits(name):
-				if news[name] = true; look == nil {
-					look = time.After(0)
+				if _, known := due[name]; !known { // else it is looked at as soon as it may have settled
+					due[name] = time.Time{}
+					look = time.After(time.Until(looked.Add(burst)))
 				}
+			case within && name[0] != '.' && others == nil && len(w.files) < manyFiles:
+				others = time.After(w.settle)
 			}
-		case <-look:
-			look = nil
-			if !w.some(ctx, news) {
+		case now := <-look:
+			if looked = now; !w.lookAt(ctx, due, now) || len(busy) > 0 && len(due) == 0 {
 				return
 			}
-			if len(news) > 0 {
-				look = time.After(settle)
-			}
+			look = w.next(due, looked)
 		}
 	}
+}
+
+// next is when a file is due, after the last look; never, if none is.
+func (w *folder) next(due map[string]time.Time, looked time.Time) <-chan time.Time {
+	if len(due) == 0 {
+		return nil
+	}
+	first := slices.MinFunc(slices.Collect(maps.Values(due)), time.Time.Compare)
+	return time.After(time.Until(later(first, looked.Add(burst))))
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// lookAt looks at the files that are due, of which those that have not settled are due again after a while. It reports what some does.
+func (w *folder) lookAt(ctx context.Context, due map[string]time.Time, now time.Time) bool {
+	names := map[string]bool{}
+	for name, at := range due {
+		if !at.After(now) {
+			names[name] = true
+			delete(due, name)
+		}
+	}
+	if !w.some(ctx, names) {
+		return false
+	}
+	for name := range names {
+		due[name] = time.Now().Add(w.settle)
+	}
+	return true
 }
 
 // some reads what has changed of some files, and leaves those that are about to change. It reports false if that tells of others, so that all
@@ -243,31 +293,33 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// scan reads what has changed, and reports whether nothing is about to.
-func (w *folder) scan(ctx context.Context) bool {
+// scan reads what has changed, and reports whether nothing is about to, or else which files are.
+func (w *folder) scan(ctx context.Context) (settled bool, busy []string) {
 	root, names, err := w.list()
 	if err != nil {
 		w.fault(w.d.Path, "cannot be read, its zones stay as they are: "+err.Error())
-		return true
+		return true, nil
 	}
 	defer root.Close()
 	for name, f := range w.files {
 		if _, there := slices.BinarySearch(names, name); !there { // as the directory is read
 			w.leave(f, name)
+			w.awaits(f, false)
 			delete(w.files, name)
 			w.there = nil
 			w.fault(w.path(name), "")
 			w.hostFault(name, "")
 		}
 	}
-	settled := true
 	for _, name := range names {
 		if ctx.Err() != nil {
-			return true
+			return true, nil
 		}
-		settled = w.file(ctx, root, name) && settled
+		if !w.file(ctx, root, name) {
+			busy = append(busy, name)
+		}
 	}
-	return settled && w.missing()
+	return len(busy) == 0 && w.missing(), busy
 }
 
 func (w *folder) list() (*os.Root, []string, error) {
@@ -351,10 +403,12 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	}
 	unblocked := f.blocked && w.free(f.origin, name) == nil
 	if f.read != nil && !unblocked && f.read.unchanged(root) {
+		w.awaits(f, false)
 		return true
 	}
 	now := printsOf(root, name)
-	if f.settling == nil || !f.settling.same(now) {
+	again := f.settling == nil || !f.settling.same(now)
+	if w.awaits(f, again && now[name] != nil && !f.open); again {
 		f.settling = now
 		if now[name] == nil {
 			w.fault(w.path(name), "a link to nowhere, or out of the directory")
@@ -372,10 +426,10 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	z, read, octets, err := w.parse(ctx, root, name, coming)
 	if errors.Is(err, errWriting) {
 		w.fault(w.path(name), err.Error())
-		f.settling = nil
+		f.settling, f.open = nil, true
 		return false
 	}
-	f.read, w.plain = read, w.plain && len(read) <= 1
+	f.read, f.open, w.plain = read, false, w.plain && len(read) <= 1
 	if err == nil {
 		err = w.take(f, name, z, octets, began)
 	}
@@ -394,6 +448,20 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	w.fault(w.path(name), "")
 	return true
 }
+
+// awaits notes whether a file is to be read when it has not changed for a while.
+func (w *folder) awaits(f *zoneFile, waits bool) {
+	switch {
+	case waits && !f.waits:
+		w.r.settling.Add(1)
+	case !waits && f.waits:
+		w.r.settling.Add(-1)
+	}
+	f.waits = waits
+}
+
+// Settling reports whether a file has come, or changed, that will be read as soon as it has not changed for a while.
+func (r *Receiver) Settling() bool { return r.settling.Load() > 0 }
 
 func namesOf(p prints) []string {
 	names := make([]string, 0, len(p))

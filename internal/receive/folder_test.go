@@ -7,9 +7,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/fsnotify/fsnotify"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/primarytest"
@@ -464,6 +468,109 @@ func TestSomeFilesOfMany(t *testing.T) {
 	some(false, "e.zone") // part may change by itself
 	if told.next(t); w.plain {
 		t.Error("a file includes another, and each is taken to change by itself")
+	}
+}
+
+// looking is a folder that another Receiver than that of its directory has, with events that a test makes.
+func looking(t *testing.T, z *zoneDir) (w *folder, told updates, event func(name string)) {
+	other := newZoneDir(t, Directory{})
+	other.put("other.zone", small("other.test.", 1))
+	r, told, _ := receiver(t, other.config(), z.dir)
+	told.next(t)
+	w = newFolder(r, z.d)
+	w.watcher = &fsnotify.Watcher{Events: make(chan fsnotify.Event), Errors: make(chan error)}
+	return w, told, func(name string) {
+		w.watcher.Events <- fsnotify.Event{Name: filepath.Join(z.path, name), Op: fsnotify.Create}
+	}
+}
+
+// TestFilesThatAreSavedTogetherSettleTogether: each is looked at when it changes, and not when the one before has settled; until all have, the
+// Receiver says so.
+func TestFilesThatAreSavedTogetherSettleTogether(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{})
+	w, told, event := looking(t, z)
+	w.plain, w.settle = true, time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	var resting sync.WaitGroup
+	defer resting.Wait()
+	defer cancel()
+	resting.Go(func() { w.rest(ctx, nil) })
+	for i, name := range []string{"a.zone", "b.zone", "c.zone"} {
+		if z.put(name, small(name[:1]+".test.", 1)); w.r.Settling() != (i > 0) {
+			t.Errorf("before %s changes, something settles: %v", name, w.r.Settling())
+		}
+		event(name)
+		lab.WaitFor(t, name+" settles", func() bool { return w.r.settling.Load() == int64(i+1) })
+	}
+	cancel()
+	resting.Wait()
+	names := map[string]bool{"a.zone": true, "b.zone": true, "c.zone": true}
+	if !w.some(t.Context(), names) || len(names) > 0 || w.r.Settling() {
+		t.Errorf("%v settle, and it is said: %v", names, w.r.Settling())
+	}
+	for range 3 {
+		told.next(t)
+	}
+	z.put("a.zone", small("a.test.", 2))
+	z.put("d.zone", small("d.test.", 1))
+	if _, busy := w.scan(t.Context()); len(busy) != 2 || w.r.settling.Load() != 2 {
+		t.Errorf("%v settle, and it is said of %d", busy, w.r.settling.Load())
+	}
+	z.remove("a.zone")
+	z.put("d.zone", small("d.test.", 2))
+	if _, busy := w.scan(t.Context()); len(busy) != 1 || w.r.settling.Load() != 1 {
+		t.Errorf("%v settle, and it is said of %d", busy, w.r.settling.Load())
+	}
+}
+
+// TestWhoeverWritesForLongHasOneFileLookedAt, and nothing else; it is no file that others wait for. When it is written, all are scanned again.
+func TestWhoeverWritesForLongHasOneFileLookedAt(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{})
+	w, told, event := looking(t, z)
+	w.settle, w.poll = time.Millisecond, time.Hour
+	f, err := os.Create(filepath.Join(z.path, "a.zone"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if !openForWriting(open(t, f.Name())) {
+		testenv.Missing(t, "this file system grants no leases, so nobody can tell who writes")
+	}
+	scan := func() (bool, []string) { return w.scan(t.Context()) }
+	scan()
+	settled, busy := scan()
+	scan()
+	if settled || !slices.Equal(busy, []string{"a.zone"}) || !w.plain {
+		t.Fatalf("settled %v, busy %v", settled, busy)
+	}
+	z.put("b.zone", small("b.test.", 1)) // no event tells of it
+	rested := make(chan bool)
+	go func() { w.rest(t.Context(), busy); close(rested) }()
+	z.put("c.zone", small("c.test.", 1))
+	event("c.zone")
+	if u := told.next(t); u.Origin != "c.test." {
+		t.Errorf("told of %s", u.Origin)
+	}
+	if w.r.Settling() {
+		t.Error("a file that is being written is waited for")
+	}
+	select {
+	case <-rested:
+		t.Error("all files are scanned while one is being written")
+	default:
+	}
+	if _, err := f.WriteString(small("a.test.", 1)); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if u := told.next(t); u.Origin != "a.test." {
+		t.Errorf("told of %s", u.Origin)
+	}
+	<-rested
+	if w.files["b.zone"] != nil {
+		t.Error("a file was looked at of which no event told")
 	}
 }
 

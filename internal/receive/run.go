@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
@@ -27,6 +28,8 @@ type Receiver struct {
 	wake  chan struct{}                                              // something has happened
 	spawn func(task func(context.Context)) (stop context.CancelFunc) // begins a task; set by run
 	ended func() bool                                                // Run is to end; set by run
+
+	settling atomic.Int64 // files that are to be read when they have not changed for a while
 
 	mu        sync.Mutex
 	set       *refresh.Secondary            // nil before run

@@ -220,7 +220,28 @@ func (c *Cycle) sleep(ctx context.Context) error {
 	case <-over:
 	case <-time.After(lookEvery):
 	}
-	return home.Pause(ctx, max(gather, c.Config.Releases.Every-time.Since(c.tried)))
+	if err := home.Pause(ctx, max(gather, c.Config.Releases.Every-time.Since(c.tried))); err != nil {
+		return err
+	}
+	return gathered(ctx, c.settling)
+}
+
+// settling reports whether files have changed that will be received as soon as they change no more.
+func (c *Cycle) settling() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.receiver != nil && c.receiver.Settling()
+}
+
+// gathered waits for what settles, which goes out together with what was received already: in a release of its own it would wait for the switchover
+// of this one. What always changes is not waited for.
+func gathered(ctx context.Context, settling func() bool) error {
+	for waited := time.Duration(0); waited < gatherMost && settling(); waited += gatherEvery {
+		if err := home.Pause(ctx, gatherEvery); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const (
@@ -228,6 +249,8 @@ const (
 	lookEvery = 5 * time.Second
 	// gather is how long a release waits for what is received together with its first zone.
 	gather = 100 * time.Millisecond
+	// gatherMost is how long it waits at the most, after that, for files that settle, and gatherEvery how often it looks.
+	gatherMost, gatherEvery = time.Second, 20 * time.Millisecond
 )
 
 // watch keeps how the sources are.

@@ -1,6 +1,7 @@
 package unattended
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/config"
@@ -79,6 +81,27 @@ func TestOneBadZoneHoldsBackTheRelease(t *testing.T) {
 	if made := c.releases(t); made != nil || c.State().Blocked {
 		t.Errorf("taken back: %+v, state %+v", made, c.State())
 	}
+}
+
+// TestAReleaseWaitsForWhatSettles, and not for long for what always changes.
+func TestAReleaseWaitsForWhatSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		looks, began := 0, time.Now()
+		hometest.Check(t, gathered(t.Context(), func() bool { looks++; return looks < 4 }))
+		if looks != 4 || time.Since(began) != 3*gatherEvery {
+			t.Errorf("it went on after %d looks, %v", looks, time.Since(began))
+		}
+		began = time.Now()
+		hometest.Check(t, gathered(t.Context(), func() bool { return true }))
+		if time.Since(began) != gatherMost {
+			t.Errorf("it went on after %v, want %v", time.Since(began), gatherMost)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if gathered(ctx, func() bool { return true }) == nil {
+			t.Error("it goes on when it is to end")
+		}
+	})
 }
 
 // TestAServerWithoutItsDotIsInTheAlarm, with the words of the check: of a zone that was never good, of one that keeps its last good
