@@ -3,10 +3,12 @@ package zone_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -157,6 +159,89 @@ func TestZonesFindsTheClosest(t *testing.T) {
 	}
 	if _, err := zone.NewZones(zones[0], zones[0]); err == nil {
 		t.Error("two zones of one origin are taken")
+	}
+}
+
+// TestZonesOfZones: over a random history a set that is made of the one before is that which is made of nothing, and the ones before stay as they were.
+func TestZonesOfZones(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	var names []string
+	for i := range 700 {
+		names = append(names, []string{"", "a.", "b.a."}[i%3]+fmt.Sprintf("z%d.example.", i/3))
+	}
+	made := func(i int, serial int) *zone.Zone {
+		return parse(t, fmt.Sprintf("%s 1 SOA ns.test. mail.test. %d 1 1 1 1\n%[1]s 1 NS ns.test.\n", names[i], serial))
+	}
+	type version struct {
+		set *zone.Zones
+		has map[string]*zone.Zone
+	}
+	same := func(step int, v version) {
+		t.Helper()
+		if v.set.Len() != len(v.has) || len(v.set.All()) != len(v.has) {
+			t.Fatalf("step %d: %d zones, want %d", step, v.set.Len(), len(v.has))
+		}
+		for _, name := range names {
+			z, want := v.set.Get(name), v.has[name]
+			if (z == nil) != (want == nil) || z != nil && (z.Origin() != name || z.Serial() != want.Serial()) {
+				t.Fatalf("step %d: %s is %v, want %v", step, name, z, want)
+			}
+			closest := ""
+			for above := "x." + name; above != ""; _, above, _ = strings.Cut(above, ".") {
+				if closest == "" && v.has[above] != nil {
+					closest = above
+				}
+			}
+			if z := v.set.Find(pack(t, "x."+name), dns.TypeA); (z == nil) != (closest == "") || z != nil && z.Origin() != closest {
+				t.Fatalf("step %d: x.%s is answered by %v, want %q", step, name, z, closest)
+			}
+		}
+	}
+	empty, err := zone.NewZones()
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions := []version{{empty, map[string]*zone.Zone{}}}
+	for step := range 60 {
+		next := version{has: maps.Clone(versions[step].has)}
+		var put []*zone.Zone
+		var gone []string
+		for _, i := range r.Perm(len(names))[:r.IntN(1+[]int{3, 40, 700}[step%3])] {
+			if step/10%2 == 1 && r.IntN(3) > 0 { // it shrinks
+				gone = append(gone, names[i])
+				delete(next.has, names[i])
+			} else {
+				z := made(i, step+1)
+				put, next.has[names[i]] = append(put, z), z
+			}
+		}
+		next.set = versions[step].set.With(put, gone)
+		same(step, next)
+		versions = append(versions, next)
+	}
+	for step, v := range versions {
+		same(step, v)
+	}
+}
+
+// TestZonesOfZonesCostWhatDiffers: what ten of many zones take is a small part of what all take.
+func TestZonesOfZonesCostWhatDiffers(t *testing.T) {
+	var zones []*zone.Zone
+	for i := range 20_000 {
+		zones = append(zones, smallZone(t, i, 1))
+	}
+	octets := func(make func()) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		make()
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	var set, next *zone.Zones
+	all := octets(func() { set, _ = zone.NewZones(zones...) })
+	ten := octets(func() { next = set.With(zones[100:110], nil) })
+	if next.Len() != len(zones) || ten > all/20 {
+		t.Errorf("ten zones take %d octets, all take %d", ten, all)
 	}
 }
 

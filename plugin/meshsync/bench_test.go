@@ -143,7 +143,7 @@ func benchmarkTenOf(b *testing.B, n int) {
 		c, err := compile(b.Context(), h.repo.Path(), *r, is, cache, &compiling{beside: true})
 		must(b, err)
 		if before != nil {
-			c.history = c.since(before)
+			c.since(before)
 		}
 		cache.update(h.repo, c, is)
 		f.compiled[r.Number] = c

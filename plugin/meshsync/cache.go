@@ -93,14 +93,14 @@ func (c *imageCache) update(depot *depot.Dir, is *compiled, others known) {
 	c.Lock()
 	defer c.Unlock()
 	there, stands := c.files(), map[string]string{}
-	for text, z := range others.large(c.from) {
+	for text, z := range others.kept(c.from) {
 		for _, name := range []string{cacheName(text), cacheName(z.Root())} {
 			if on := cmp.Or(c.stands[name], name); there[on] {
 				stands[name] = on
 			}
 		}
 	}
-	for s, z := range is.large(c.from) {
+	for s, z := range is.kept(c.from) {
 		name := cacheName(s.Content())
 		if stands[name] = c.before(depot, *s, z, there); stands[name] != "" {
 			continue

@@ -90,20 +90,10 @@ func reorder(ctx context.Context, origin string, base *zone.Zone, releases map[u
 		if made[z] == nil {
 			made[z] = base.CatchUp(z)
 		}
-		r.changed = append(r.changed, exchange{number, was, was.with(z, made[z])})
+		r.changed = append(r.changed, exchange{number, was, was.with(made[z])})
 	}
 	r.base, r.took = base, time.Since(began)
 	return r
-}
-
-// with is a release with a zone in place of one that has the same records.
-func (c *compiled) with(was, is *zone.Zone) *compiled {
-	made := *c
-	made.made = slices.Clone(c.made)
-	made.made[slices.Index(made.made, was)] = is
-	made.zones = c.zones.With(is)
-	made.fragmented = slices.DeleteFunc(slices.Clone(c.fragmented), func(origin string) bool { return origin == is.Origin() })
-	return &made
 }
 
 // reordered takes in releases with a zone put in order. What is not kept any more is passed over.

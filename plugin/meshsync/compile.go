@@ -76,34 +76,31 @@ const largeText = 4 << 20
 // what was signed and what lies there do not agree or cannot be served, or ctx's; of several it is that of the first zone.
 // With it comes what was compiled before.
 func compile(ctx context.Context, repository string, r release.Release, known known, cache *imageCache, busy *compiling) (*compiled, error) {
-	c := newCompiled(&r)
+	c := newCompiled(&r, known.releases)
 	dir, err := openRepository(repository)
 	if err != nil {
 		return c, err
 	}
 	defer dir.Close()
 	w := &compiler{ctx: ctx, dir: dir, known: known, cache: cache, kept: cache.files(), busy: busy}
-	for _, o := range known.releases {
-		c.share(o)
-	}
 	var base *compiled
 	if len(known.releases) > 0 {
 		base = known.releases[0]
 	}
-	var todo []int
+	var todo []slot
 	shared := r.Octets()
-	for i, z := range c.made {
-		if z == nil {
-			todo = append(todo, i)
-			shared -= c.signed[i].Length
+	for _, p := range c.fresh {
+		for i := range p.signed {
+			todo = append(todo, slot{p, i})
+			shared -= p.signed[i].Length
 		}
 	}
 	busy.octets.Add(shared)
-	busy.zones.Add(int64(len(c.made) - len(todo)))
-	if err := w.all(c, todo); err != nil {
+	busy.zones.Add(int64(r.Len() - len(todo)))
+	if err := w.all(todo); err != nil {
 		return c, err
 	}
-	if err := c.finish(todo, base, min(cache.from, cacheFrom)); err != nil {
+	if err := c.finish(base, min(cache.from, cacheFrom)); err != nil {
 		return c, &release.Error{File: fmt.Sprintf("release %d", r.Number), Rule: release.Format, Detail: err.Error()}
 	}
 	if w.freed.Load() {
@@ -122,9 +119,15 @@ func (w *compiler) free() {
 	}
 }
 
+// slot is where a zone is in a part.
+type slot struct {
+	*part
+	at int
+}
+
 // all makes zones until one cannot be made. Those before it are tried in any case, so that it does not hang on chance
 // which error is told.
-func (w *compiler) all(c *compiled, todo []int) error {
+func (w *compiler) all(todo []slot) error {
 	errs := make([]error, len(todo))
 	var next atomic.Int64
 	var failed atomic.Bool
@@ -135,12 +138,12 @@ func (w *compiler) all(c *compiled, todo []int) error {
 				beside.StepBack()
 			}
 			for n := next.Add(1) - 1; n < int64(len(todo)) && !failed.Load(); n = next.Add(1) - 1 {
-				i := todo[n]
-				if c.made[i], errs[n] = w.zone(*c.signed[i]); errs[n] != nil {
+				p := todo[n]
+				if p.made[p.at], errs[n] = w.zone(p.signed[p.at]); errs[n] != nil {
 					failed.Store(true)
 				}
 				w.busy.zones.Add(1)
-				w.busy.octets.Add(c.signed[i].Length)
+				w.busy.octets.Add(p.signed[p.at].Length)
 			}
 		})
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 
@@ -18,195 +17,277 @@ import (
 // before it, and so is what is known of the parts of the release that are the same.
 type compiled struct {
 	zones   *zone.Zones
-	list    []status.Zone
-	digest  string              // of list, in hexadecimal
+	parts   []*part             // in the order of their zones' origins
+	digest  string              // of the list of zones, in hexadecimal
 	change  *status.ZonesChange // from the list of the release that was compiled before; nil: it is more than a little
 	records int
-	history history
 
 	fragmented []string // origins of zones that are to be put in order, see compactor
-
-	signed []*release.Zone // of the release; not to be changed
-	made   []*zone.Zone    // of these; nil where none could be made
-	parts  []part          // of both, in their order
+	large      []*part  // that have large zones
+	fresh      []*part  // that no release has which was compiled before
 }
 
-// part are zones that are signed together.
+// part are zones that are signed together, and what was made of them. It does not change once its release is ready, and releases that have the same
+// zones there have the same part.
 type part struct {
-	leaf    release.Digest // zero: it has none
-	at, n   int            // of the first zone, and how many there are
-	from    *compiled      // the release that they are shared with, while this one is compiled; nil: none
-	records int            // in all of them
-	large   bool           // one of them is kept compiled, or would be
+	*leaf
+	made    []*zone.Zone       // nil where none could be made
+	history map[string]history // of zones that have one, by origin
+	records int                // in all of them
+	large   bool               // one of them is kept compiled, or would be
 }
 
-// newCompiled is a release of which nothing was made yet.
-func newCompiled(r *release.Release) *compiled {
-	n := r.Len()
-	c := &compiled{signed: make([]*release.Zone, 0, n), made: make([]*zone.Zone, n), list: make([]status.Zone, n)}
-	for leaf, zones := range r.Leaves() {
-		if len(zones) > 0 {
-			c.parts = append(c.parts, part{leaf: leaf, at: len(c.signed), n: len(zones)})
+// leaf is what was signed of them.
+type leaf struct {
+	digest release.Digest // zero: they are in no tree, and no other release has the same part
+	signed []release.Zone // not to be changed
+}
+
+// newCompiled is a release of which nothing was made yet but the parts that others have too, of which the first is the one that it may have the
+// most in common with.
+func newCompiled(r *release.Release, others []*compiled) *compiled {
+	c := &compiled{}
+	if len(others) > 0 {
+		c.parts = make([]*part, 0, len(others[0].parts)+8)
+	}
+	theirs := make([][]*part, len(others))
+	for i, o := range others {
+		theirs[i] = o.parts
+	}
+	for digest, zones := range r.Leaves() {
+		if len(zones) == 0 {
+			continue
 		}
-		for i := range zones {
-			c.signed = append(c.signed, &zones[i])
+		p := shared(theirs, digest, zones[0].Origin)
+		if p == nil {
+			p = &part{leaf: &leaf{digest, zones}, made: make([]*zone.Zone, len(zones))}
+			c.fresh = append(c.fresh, p)
+		}
+		c.parts = append(c.parts, p)
+	}
+	for _, o := range others {
+		for _, origin := range o.fragmented {
+			if z := c.of(origin); z != nil && z.Fragmented() && !slices.Contains(c.fragmented, origin) {
+				c.fragmented = append(c.fragmented, origin)
+			}
 		}
 	}
 	return c
 }
 
-// share takes over the parts that another release has too.
-func (c *compiled) share(o *compiled) {
-	i := 0
-	for j := range c.parts {
-		p := &c.parts[j]
-		if p.leaf == (release.Digest{}) || p.from != nil {
-			continue
+// shared is the part with a leaf in the first of several lists that has it; nil if none has. The lists are cut to what is not before origin.
+func shared(theirs [][]*part, leaf release.Digest, origin string) *part {
+	if leaf == (release.Digest{}) {
+		return nil
+	}
+	for i, parts := range theirs {
+		for len(parts) > 0 && parts[0].digest != leaf && parts[0].first() < origin {
+			parts = parts[1:]
 		}
-		for i < len(o.parts) && o.signed[o.parts[i].at].Origin < c.signed[p.at].Origin {
-			i++
-		}
-		if i == len(o.parts) {
-			break
-		}
-		if same := o.parts[i]; same.leaf == p.leaf {
-			p.from, p.records, p.large = o, same.records, same.large
-			copy(c.made[p.at:p.at+p.n], o.made[same.at:])
-			copy(c.list[p.at:p.at+p.n], o.list[same.at:])
+		if theirs[i] = parts; len(parts) > 0 && parts[0].digest == leaf {
+			return parts[0]
 		}
 	}
-	for _, origin := range o.fragmented {
-		if z := c.of(origin); z != nil && z.Fragmented() && !slices.Contains(c.fragmented, origin) {
-			c.fragmented = append(c.fragmented, origin)
-		}
+	return nil
+}
+
+// first is the first origin.
+func (l *leaf) first() string { return l.signed[0].Origin }
+
+// index is where an origin is; -1 if it is not.
+func (l *leaf) index(origin string) int {
+	i, found := slices.BinarySearchFunc(l.signed, origin, func(z release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
+	if !found {
+		return -1
 	}
+	return i
+}
+
+// find is the part that has an origin, and where; nil if none has.
+func (c *compiled) find(origin string) (*part, int) {
+	after, _ := slices.BinarySearchFunc(c.parts, origin, func(p *part, origin string) int {
+		if p.first() <= origin {
+			return -1
+		}
+		return 1
+	})
+	if after == 0 {
+		return nil, 0
+	}
+	p := c.parts[after-1]
+	if i := p.index(origin); i >= 0 {
+		return p, i
+	}
+	return nil, 0
 }
 
 // of is the zone that was made of an origin; nil if none was, yet.
 func (c *compiled) of(origin string) *zone.Zone {
-	i, found := slices.BinarySearchFunc(c.signed, origin, func(z *release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
-	if !found {
-		return nil
+	if p, i := c.find(origin); p != nil {
+		return p.made[i]
 	}
-	return c.made[i]
+	return nil
 }
 
-// finish puts together what was made, of which those that are fresh are not shared, and which may have the most in common with base. large is
-// how many octets an image has from which it is large.
-func (c *compiled) finish(fresh []int, base *compiled, large int) error {
-	for _, i := range fresh {
-		c.list[i] = status.Zone{Origin: c.signed[i].Origin, Serial: c.signed[i].Serial}
+// list are the zones as a status tells of them.
+func (c *compiled) list() []status.Zone {
+	list := make([]status.Zone, 0, c.zones.Len())
+	for _, p := range c.parts {
+		list = append(list, p.list()...)
 	}
-	at := 0
-	for _, i := range fresh {
-		for c.parts[at].at+c.parts[at].n <= i {
-			at++
+	return list
+}
+
+func (l *leaf) list() []status.Zone {
+	list := make([]status.Zone, len(l.signed))
+	for i := range l.signed {
+		list[i] = status.Zone{Origin: l.signed[i].Origin, Serial: l.signed[i].Serial}
+	}
+	return list
+}
+
+// beside are the parts that another release does not have.
+func (c *compiled) beside(o *compiled) []*part { return onlyIn(c.parts, o.parts) }
+
+// onlyIn are those of mine that are not among theirs; both are in the order of their first origins.
+func onlyIn[P interface {
+	comparable
+	first() string
+}](mine, theirs []P) (only []P) {
+	for _, p := range mine {
+		for len(theirs) > 0 && theirs[0] != p && theirs[0].first() < p.first() {
+			theirs = theirs[1:]
 		}
-		p := &c.parts[at]
-		p.records += c.made[i].Len()
-		if c.made[i].Fragmented() {
-			c.fragmented = append(c.fragmented, c.signed[i].Origin)
+		if len(theirs) > 0 && theirs[0] == p {
+			theirs = theirs[1:]
+		} else {
+			only = append(only, p)
 		}
-		p.large = p.large || c.made[i].ImageSize() >= large
 	}
-	for i := range c.parts {
-		c.records += c.parts[i].records
+	return only
+}
+
+// finish puts together what was made. base is what it may have the most in common with; nil: nothing. large is how many octets an image has from
+// which it is large.
+func (c *compiled) finish(base *compiled, large int) (err error) {
+	if base == nil {
+		base = new(compiled)
+		if base.zones, err = zone.NewZones(); err != nil {
+			return err
+		}
 	}
-	if c.digest = c.listDigest(); base != nil {
-		c.change = c.changeFrom(base)
+	for _, p := range c.fresh {
+		p.settle(large)
 	}
-	if base != nil && len(base.made) == len(c.made) {
-		var others []*zone.Zone
-		for _, p := range c.parts {
-			if p.from != base {
-				others = append(others, c.made[p.at:p.at+p.n]...)
+	c.change = &status.ZonesChange{From: base.digest}
+	var put []*zone.Zone
+	seen := map[string]bool{}
+	for _, p := range c.beside(base) {
+		for i, z := range p.made {
+			signed := &p.signed[i]
+			if seen[signed.Origin] = true; z.Fragmented() && !slices.Contains(c.fragmented, signed.Origin) {
+				c.fragmented = append(c.fragmented, signed.Origin)
+			}
+			was, at := base.find(signed.Origin)
+			if was == nil || was.made[at] != z {
+				put = append(put, z)
+			}
+			if was == nil || was.signed[at].Serial != signed.Serial {
+				c.change.Put = append(c.change.Put, status.Zone{Origin: signed.Origin, Serial: signed.Serial})
 			}
 		}
-		c.zones = base.zones.With(others...)
 	}
-	for i := range c.parts {
-		c.parts[i].from = nil // not to be kept for ever
-	}
-	if c.zones != nil {
-		return nil
-	}
-	var err error
-	c.zones, err = zone.NewZones(c.made...)
-	return err
-}
-
-// listDigest is the digest of the list: of the parts that are signed together, for which theirs stand, and of the zones of others.
-func (c *compiled) listDigest() string {
-	h := sha256.New()
-	for _, p := range c.parts {
-		if h.Write(p.leaf[:]); p.leaf != (release.Digest{}) {
-			continue
-		}
-		for _, z := range c.list[p.at : p.at+p.n] {
-			fmt.Fprintln(h, z.Origin, z.Serial)
+	for _, p := range base.beside(c) {
+		for i := range p.signed {
+			if origin := p.signed[i].Origin; !seen[origin] {
+				c.change.Gone = append(c.change.Gone, origin)
+			}
 		}
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	c.zones = base.zones.With(put, c.change.Gone)
+	if base.digest == "" || len(c.change.Put)+len(c.change.Gone) > maxChange {
+		c.change = nil
+	}
+	if n := c.sum(); n != c.zones.Len() {
+		return fmt.Errorf("%d zones are of %d origins", n, c.zones.Len())
+	}
+	return nil
 }
 
 // maxChange is how many zones a change of the list names, since it is said in each status.
 const maxChange = 100
 
-// changeFrom is how the list became of that of base, of which it shares parts; nil if more than a little changed.
-func (c *compiled) changeFrom(base *compiled) *status.ZonesChange {
-	shared, was := map[release.Digest]bool{}, map[string]uint32{}
-	var now []status.Zone
+// settle counts what was made, once.
+func (p *part) settle(large int) {
+	p.records, p.large = 0, false
+	for _, z := range p.made {
+		p.records += z.Len()
+		p.large = p.large || z.ImageSize() >= large
+	}
+}
+
+// sum puts together what is known of the parts, and counts their zones. The digest is that of the leaves, and of zones that are in none.
+func (c *compiled) sum() (zones int) {
+	h := sha256.New()
 	for _, p := range c.parts {
-		if p.from == base {
-			shared[p.leaf] = true
-		} else {
-			now = append(now, c.list[p.at:p.at+p.n]...)
+		zones += len(p.signed)
+		if c.records += p.records; p.large {
+			c.large = append(c.large, p)
+		}
+		if h.Write(p.digest[:]); p.digest == (release.Digest{}) {
+			for _, z := range p.list() {
+				fmt.Fprintln(h, z.Origin, z.Serial)
+			}
 		}
 	}
-	for _, p := range base.parts {
-		if shared[p.leaf] {
-			continue
-		}
-		for _, z := range base.list[p.at : p.at+p.n] {
-			was[z.Origin] = z.Serial
-		}
-	}
-	change := &status.ZonesChange{From: base.digest}
-	for _, z := range now {
-		if serial, had := was[z.Origin]; !had || serial != z.Serial {
-			change.Put = append(change.Put, z)
-		}
-		delete(was, z.Origin)
-	}
-	if len(change.Put)+len(was) > maxChange {
-		return nil
-	}
-	change.Gone = slices.Sorted(maps.Keys(was))
-	return change
+	c.digest = hex.EncodeToString(h.Sum(nil))
+	return zones
 }
 
 // byContent are the zones that were made, by their content.
 func (c *compiled) byContent() map[release.Digest]*zone.Zone {
 	all := map[release.Digest]*zone.Zone{}
-	for i, z := range c.made {
-		if z != nil {
-			all[c.signed[i].Content()] = z
+	for _, p := range c.parts {
+		for i, z := range p.made {
+			if z != nil {
+				all[p.signed[i].Content()] = z
+			}
 		}
 	}
 	return all
 }
 
-// large are the zones that are kept compiled, or would be, with what was signed of them.
-func (c *compiled) large(from int) iter.Seq2[*release.Zone, *zone.Zone] {
+// kept are the zones that are kept compiled, or would be, with what was signed of them.
+func (c *compiled) kept(from int) iter.Seq2[*release.Zone, *zone.Zone] {
 	return func(yield func(*release.Zone, *zone.Zone) bool) {
-		for _, p := range c.parts {
-			for i := p.at; i < p.at+p.n && p.large; i++ {
-				if c.made[i].ImageSize() >= from && !yield(c.signed[i], c.made[i]) {
+		for _, p := range c.large {
+			for i, z := range p.made {
+				if z.ImageSize() >= from && !yield(&p.signed[i], z) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// with is the release with a zone in place of that of its origin, which has the same records.
+func (c *compiled) with(z *zone.Zone) *compiled {
+	of, at := c.find(z.Origin())
+	changed := *of
+	changed.made = slices.Clone(of.made)
+	changed.made[at] = z
+	replaced := func(parts []*part) []*part {
+		parts = slices.Clone(parts)
+		if i := slices.Index(parts, of); i >= 0 {
+			parts[i] = &changed
+		}
+		return parts
+	}
+	made := *c
+	made.parts, made.large, made.fresh = replaced(c.parts), replaced(c.large), nil
+	made.zones = c.zones.With([]*zone.Zone{z}, nil)
+	made.fragmented = slices.DeleteFunc(slices.Clone(c.fragmented), func(origin string) bool { return origin == z.Origin() })
+	return &made
 }
 
 // known are zones that are compiled already.
@@ -221,9 +302,8 @@ func (k known) zone(signed release.Zone) *zone.Zone {
 		return z
 	}
 	for _, c := range k.releases {
-		i, found := slices.BinarySearchFunc(c.signed, signed.Origin, func(z *release.Zone, origin string) int { return strings.Compare(z.Origin, origin) })
-		if found && c.signed[i].Content() == signed.Content() {
-			return c.made[i]
+		if p, i := c.find(signed.Origin); p != nil && p.signed[i].Content() == signed.Content() {
+			return p.made[i]
 		}
 	}
 	return nil
@@ -244,8 +324,8 @@ func (k known) of(origin string) (all []*zone.Zone) {
 	return all
 }
 
-// large are those that are kept compiled, or would be, by their content.
-func (k known) large(from int) iter.Seq2[release.Digest, *zone.Zone] {
+// kept are those that are kept compiled, or would be, by their content.
+func (k known) kept(from int) iter.Seq2[release.Digest, *zone.Zone] {
 	return func(yield func(release.Digest, *zone.Zone) bool) {
 		for text, z := range k.others {
 			if z.ImageSize() >= from && !yield(text, z) {
@@ -253,7 +333,7 @@ func (k known) large(from int) iter.Seq2[release.Digest, *zone.Zone] {
 			}
 		}
 		for _, c := range k.releases {
-			for signed, z := range c.large(from) {
+			for signed, z := range c.kept(from) {
 				if !yield(signed.Content(), z) {
 					return
 				}

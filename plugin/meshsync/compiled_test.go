@@ -39,18 +39,25 @@ func TestAReleaseIsMadeOfTheLeavesOfThoseBefore(t *testing.T) {
 			return c
 		}
 		is, anew := make(known{releases: before}), make(known{})
-		if !slices.Equal(is.list, anew.list) || is.records != anew.records || len(is.zones.All()) != len(zones) {
-			t.Fatalf("release %d: %d zones and %d records, want %d and %d", number, len(is.list), is.records, len(anew.list), anew.records)
+		if !slices.Equal(is.list(), anew.list()) || is.digest != anew.digest || is.records != anew.records || is.zones.Len() != len(zones) {
+			t.Fatalf("release %d: %d zones and %d records, want %d and %d", number, len(is.list()), is.records, len(anew.list()), anew.records)
 		}
+		if len(before) > 0 && !slices.Equal(is.change.Of(before[0].list()), is.list()) {
+			t.Fatalf("release %d: %+v is no change from the one before", number, is.change)
+		}
+		all := anew.zones.All()
 		for i, z := range is.zones.All() {
-			if o := anew.zones.All()[i]; z.Origin() != o.Origin() || z.Root() != o.Root() || is.zones.Get(z.Origin()).Root() != z.Root() || is.of(z.Origin()) != z {
+			if o := all[i]; z.Origin() != o.Origin() || z.Root() != o.Root() || is.zones.Get(z.Origin()).Root() != z.Root() || is.of(z.Origin()).Root() != z.Root() {
 				t.Fatalf("release %d: another zone %s", number, z.Origin())
 			}
 		}
-		for i, z := range is.signed {
-			if len(before) > 0 && before[0].of(z.Origin) != nil && before[0].of(z.Origin).Serial() == z.Serial && before[0].of(z.Origin) != is.made[i] {
+		for _, z := range is.list() {
+			if len(before) > 0 && before[0].of(z.Origin) != nil && before[0].of(z.Origin).Serial() == z.Serial && before[0].of(z.Origin) != is.of(z.Origin) {
 				t.Fatalf("release %d: zone %s was made again", number, z.Origin)
 			}
+		}
+		if len(before) > 0 && len(is.beside(before[0])) > 20 {
+			t.Fatalf("release %d: %d of %d parts are not shared", number, len(is.beside(before[0])), len(is.parts))
 		}
 		before = append([]*compiled{is}, before[:min(len(before), 1)]...)
 		zones, one = slices.Clone(zones), text(int(number)+1)

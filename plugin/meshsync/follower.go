@@ -72,7 +72,7 @@ type follower struct {
 	config     config
 	clocks     clocks
 	active     atomic.Pointer[answering]
-	shown      atomic.Pointer[status.Node]
+	shown      atomic.Pointer[shownNode]
 	assumed    atomic.Bool                   // the clock is certified by the operator's word only
 	digest     atomic.Pointer[string]        // of the Corefile
 	unwritable atomic.Pointer[status.Reason] // why nothing can be written in the state directory; nil: it can be
@@ -196,7 +196,7 @@ const answerWithin = 500 * time.Millisecond
 
 // said is how the node is for who asks, decided anew: what it confirms holds in this moment, and others compare its clock with theirs. A
 // follower that hangs is shown as it was.
-func (f *follower) said() *status.Node {
+func (f *follower) said() *shownNode {
 	late := time.NewTimer(answerWithin)
 	defer late.Stop()
 	shown := make(chan struct{})
@@ -380,7 +380,7 @@ func (f *follower) stagedResult(r staged) {
 	f.node.Ready(r.number)
 	done := f.clocks.now().Wall
 	f.readied = &status.Step{Number: r.number, Began: done.Add(-r.took), Done: done}
-	log.Infof("release %d is staged: %d zones, %d records, in %v", r.number, len(r.compiled.list), r.compiled.records, r.took.Round(time.Millisecond))
+	log.Infof("release %d is staged: %d zones, %d records, in %v", r.number, r.compiled.zones.Len(), r.compiled.records, r.took.Round(time.Millisecond))
 }
 
 // writeRetry is how long a disk that refused a promise is left alone.
@@ -471,7 +471,7 @@ func (f *follower) activated(d mesh.Decision) {
 		switchoverLateness.Observe(f.switched.Lateness.Seconds())
 	}
 	switchovers.Inc()
-	f.audience.activated(f.compiled[d.Serve].list)
+	f.audience.activated(f.compiled[d.Serve])
 	log.Infof("release %d is active, %s", d.Serve, lateness)
 }
 
@@ -548,11 +548,27 @@ func (f *follower) publish(d mesh.Decision) {
 	if f.view != nil {
 		n.Mesh, n.LeaseExpires, n.Depot.Lease = f.view.Manifest.Mesh, instant.WallOf(f.view.LeaseExpires), f.view.Versions.Timestamp
 	}
-	if c := f.compiled[d.Serve]; c != nil {
-		n.Zones, n.ZonesDigest, n.ZonesChange = c.list, c.digest, c.change
+	c := f.compiled[d.Serve]
+	if c != nil {
+		n.ZonesDigest, n.ZonesChange = c.digest, c.change
 	}
-	f.shown.Store(n)
+	f.shown.Store(&shownNode{n, c})
 	observe(n)
+}
+
+// shownNode is the status without its list of zones, and the release that it tells of; nil: none.
+type shownNode struct {
+	*status.Node
+	of *compiled
+}
+
+// whole is the status with the list of zones, which is made for who asks for it.
+func (s *shownNode) whole() *status.Node {
+	n := *s.Node
+	if s.of != nil {
+		n.Zones = s.of.list()
+	}
+	return &n
 }
 
 // Version is what the status says of the software (DRIFT-1).

@@ -11,24 +11,22 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/mesh"
+	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
-	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 	"github.com/coredns-anycast/coredns-anycast/internal/zonefile"
 )
 
 // large is a follower, not running, that answers from a release of n zones.
 func large(b *testing.B, n int) *follower {
 	b.Helper()
-	c := &compiled{}
-	zones := make([]*zone.Zone, n)
-	for i := range zones {
-		origin := fmt.Sprintf("z%d.example.", i)
-		zones[i], _ = zonefile.Parse(strings.NewReader(zoneText(origin, 1)), zonefile.Options{Origin: origin})
-		c.list = append(c.list, status.Zone{Origin: origin, Serial: 1})
+	p := &part{leaf: new(leaf)}
+	for i := range n {
+		origin := fmt.Sprintf("z%06d.example.", i)
+		z, _ := zonefile.Parse(strings.NewReader(zoneText(origin, 1)), zonefile.Options{Origin: origin})
+		p.made, p.signed = append(p.made, z), append(p.signed, release.Zone{Origin: origin, Serial: 1})
 	}
-	var err error
-	c.zones, err = zone.NewZones(zones...)
-	must(b, err)
+	c := &compiled{parts: []*part{p}, fresh: []*part{p}}
+	must(b, c.finish(nil, cacheFrom))
 	now := machine.now()
 	f := &follower{clocks: machine, node: mesh.NewNode(mesh.Durable{Floor: 1}), compiled: map[uint64]*compiled{1: c}}
 	f.digest.Store(new(string))

@@ -1,11 +1,11 @@
 package meshsync
 
 import (
+	"math"
 	"runtime"
 	"sync/atomic"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/beside"
-	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 // leastGarbage is how many octets of zones have to be let go of until they are collected at once. The runtime alone would wait until the
@@ -34,7 +34,10 @@ func (c *collector) start(f *follower) {
 
 // alone are the octets of zones of a release that no release has that is kept.
 func (f *follower) alone(c *compiled) int {
-	least := c.apart(&compiled{})
+	if len(f.compiled) == 0 {
+		return c.apart(new(compiled))
+	}
+	least := math.MaxInt
 	for _, o := range f.compiled {
 		least = min(least, c.apart(o))
 	}
@@ -43,10 +46,11 @@ func (f *follower) alone(c *compiled) int {
 
 // apart are the octets of zones that a release has and another one has not.
 func (c *compiled) apart(o *compiled) (octets int) {
-	has := func(i int, z *zone.Zone) bool { return i < len(o.made) && o.made[i] == z } // most are in the same place
-	for i, z := range c.made {
-		if z != nil && !has(i, z) {
-			octets += z.Apart(o.of(z.Origin()))
+	for _, p := range c.beside(o) {
+		for i, z := range p.made {
+			if was := o.of(p.signed[i].Origin); was != z {
+				octets += z.Apart(was)
+			}
 		}
 	}
 	return octets

@@ -13,8 +13,6 @@ import (
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
-
-	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
 // secondary is a server outside the mesh that is told of zones with a new serial (RFC 1996, XFER-1).
@@ -45,7 +43,7 @@ type audience struct {
 
 // listener is what leads to a secondary's goroutine.
 type listener struct {
-	releases chan []status.Zone // the newest one only
+	releases chan []*leaf // the newest one only
 	leave    context.CancelFunc
 }
 
@@ -68,16 +66,20 @@ func (a *audience) set(wanted []secondary) {
 			continue
 		}
 		ctx, leave := context.WithCancel(a.ctx)
-		l := &listener{releases: make(chan []status.Zone, 1), leave: leave}
+		l := &listener{releases: make(chan []*leaf, 1), leave: leave}
 		a.told[s] = l
 		a.running.Go(func() { s.follow(ctx, l.releases, notifyBackoff) })
 	}
 }
 
 // activated has everybody told of a release. It waits for nobody.
-func (a *audience) activated(zones []status.Zone) {
+func (a *audience) activated(c *compiled) {
 	a.Lock()
 	defer a.Unlock()
+	if len(a.told) == 0 {
+		return
+	}
+	zones := c.leaves()
 	for _, l := range a.told {
 		select {
 		case <-l.releases: // an older one that was not yet looked at
@@ -87,9 +89,18 @@ func (a *audience) activated(zones []status.Zone) {
 	}
 }
 
+// leaves are those of a release: of what was signed, without the zones that were made, which nobody is to keep here.
+func (c *compiled) leaves() []*leaf {
+	all := make([]*leaf, len(c.parts))
+	for i, p := range c.parts {
+		all[i] = p.leaf
+	}
+	return all
+}
+
 // follow tells a secondary of each release's zones that are new to it, at first of all.
-func (s secondary) follow(ctx context.Context, releases <-chan []status.Zone, backoff time.Duration) {
-	var known []status.Zone
+func (s secondary) follow(ctx context.Context, releases <-chan []*leaf, backoff time.Duration) {
+	var known []*leaf
 	var queue []string
 	failures, refusals := 0, 0
 	for {
@@ -128,20 +139,25 @@ func pause(failures int, backoff time.Duration) time.Duration {
 	return backoff << (failures - 1)
 }
 
-// changed adds to a queue the zones that are the secondary's business and have another serial than in the list known.
-func (s secondary) changed(queue []string, known, zones []status.Zone) []string {
+// changed adds to a queue the zones that are the secondary's business and have another serial than among those known.
+func (s secondary) changed(queue []string, known, zones []*leaf) []string {
 	served := plugin.Zones(strings.Fields(s.zones))
-	serials := make(map[string]uint32, len(known))
-	for _, z := range known {
-		serials[z.Origin] = z.Serial
+	serials := map[string]uint32{}
+	for _, l := range onlyIn(known, zones) {
+		for i := range l.signed {
+			serials[l.signed[i].Origin] = l.signed[i].Serial
+		}
 	}
 	queued := make(map[string]bool, len(queue))
 	for _, origin := range queue {
 		queued[origin] = true
 	}
-	for _, z := range zones {
-		if serial, ok := serials[z.Origin]; (!ok || serial != z.Serial) && !queued[z.Origin] && served.Matches(z.Origin) != "" {
-			queue = append(queue, z.Origin)
+	for _, l := range onlyIn(zones, known) {
+		for i := range l.signed {
+			z := &l.signed[i]
+			if serial, ok := serials[z.Origin]; (!ok || serial != z.Serial) && !queued[z.Origin] && served.Matches(z.Origin) != "" {
+				queue = append(queue, z.Origin)
+			}
 		}
 	}
 	return queue

@@ -13,7 +13,6 @@ import (
 
 	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
-	"github.com/coredns-anycast/coredns-anycast/internal/status"
 	"github.com/coredns-anycast/coredns-anycast/internal/testenv"
 )
 
@@ -116,16 +115,21 @@ func compareOrigins(a, b string) int {
 
 // A secondary that refuses or does not answer is left alone after a while, and told again of the next release.
 func TestSecondariesThatDoNotHear(t *testing.T) {
-	zones := make([]status.Zone, 100_000)
-	for i := range zones {
-		zones[i] = status.Zone{Origin: fmt.Sprintf("z%d.", i), Serial: 1}
+	var zones []*leaf
+	for i := range 100_000 {
+		if i%10 == 0 {
+			zones = append(zones, new(leaf))
+		}
+		last := zones[len(zones)-1]
+		last.signed = append(last.signed, release.Zone{Origin: fmt.Sprintf("z%06d.", i), Serial: 1})
 	}
 	next := slices.Clone(zones)
-	next[7].Serial, next[8].Serial = 2, 2
+	next[0] = &leaf{signed: slices.Clone(zones[0].signed)}
+	next[0].signed[7].Serial, next[0].signed[8].Serial = 2, 2
 	s := listen(t)
 	s.deaf = 1 << 30
 	ctx, cancel := context.WithCancel(context.Background())
-	releases := make(chan []status.Zone, 1)
+	releases := make(chan []*leaf, 1)
 	to := secondary{addr: netip.MustParseAddrPort(s.addr), key: "k.", secret: transferSecret, zones: "."}
 	var done sync.WaitGroup
 	defer done.Wait()
@@ -148,7 +152,7 @@ func TestSecondariesThatDoNotHear(t *testing.T) {
 	s.Unlock()
 	before = counterOf(t, notifies, "refused")
 	releases <- next
-	s.heard(t, map[string]int{"z7.": 1, "z8.": 1})
+	s.heard(t, map[string]int{"z000007.": 1, "z000008.": 1})
 	lab.Eventually(t, func() error {
 		if got := counterOf(t, notifies, "refused") - before; got != 2 {
 			return fmt.Errorf("%v refused", got)
@@ -160,15 +164,17 @@ func TestSecondariesThatDoNotHear(t *testing.T) {
 // A block's secondaries are told of the block's zones alone, and of no release twice.
 func TestWhatASecondaryIsToldOf(t *testing.T) {
 	s := secondary{zones: "org. example.net."}
-	list := func(serial uint32, origins ...string) (zones []status.Zone) {
+	list := func(serial uint32, origins ...string) []*leaf {
+		l := new(leaf)
 		for _, o := range origins {
-			zones = append(zones, status.Zone{Origin: o, Serial: serial})
+			l.signed = append(l.signed, release.Zone{Origin: o, Serial: serial})
 		}
-		return zones
+		return []*leaf{l}
 	}
+	one, other := list(1, "a.org.")[0], list(1, "org.")[0]
 	for _, c := range []struct {
 		queue       []string
-		known, now  []status.Zone
+		known, now  []*leaf
 		want, about string
 	}{
 		{nil, nil, list(1, "com.", "org.", "example.org.", "example.net.", "net."), "[org. example.org. example.net.]", "all of its own at first"},
@@ -176,6 +182,8 @@ func TestWhatASecondaryIsToldOf(t *testing.T) {
 		{nil, list(1, "org."), list(0, "org."), "[org.]", "any other serial"},
 		{[]string{"org."}, list(1, "org."), list(2, "org.", "a.org."), "[org. a.org.]", "what waits already, once"},
 		{[]string{"org."}, list(1, "org."), nil, "[org.]", "a zone that is gone"},
+		{nil, []*leaf{one, other}, []*leaf{one, list(2, "org.")[0]}, "[org.]", "what differs"},
+		{nil, []*leaf{one}, []*leaf{one, other}, "[org.]", "what is new"},
 	} {
 		if got := fmt.Sprint(s.changed(c.queue, c.known, c.now)); got != c.want {
 			t.Errorf("%s: %s, want %s", c.about, got, c.want)

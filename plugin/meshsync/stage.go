@@ -65,7 +65,7 @@ func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 			}
 			c, err := compile(ctx, f.config.repository, *r, known, s.cache, busy)
 			if err == nil && before != nil {
-				c.history = c.since(before)
+				c.since(before)
 			}
 			s.keeping.Add(1)
 			s.results <- staged{number: number, compiled: c, took: time.Since(now), err: err}

@@ -31,7 +31,7 @@ type shown struct{ whole, brief *socket.Server }
 
 // show shows how a follower is, at path and in brief beside it.
 func show(path string, f *follower) (*shown, error) {
-	whole, err := socket.Serve(path, func() any { return f.said() })
+	whole, err := socket.Serve(path, func() any { return f.said().whole() })
 	if err != nil {
 		return nil, err
 	}

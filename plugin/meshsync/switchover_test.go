@@ -30,7 +30,7 @@ func TestFirstStartStatesWhyItIsSilentUntilThereIsARelease(t *testing.T) {
 	}
 	h.current(1, h.zones(1))
 	n.becomes(1)
-	if s := n.status(); s.Serving != 1 || s.Floor != 1 || s.Mesh != "jp" || s.Node != "tyo" || len(s.Zones) != 1 {
+	if s := n.status(); s.Serving != 1 || s.Floor != 1 || s.Mesh != "jp" || s.Node != "tyo" || len(n.f.shown.Load().whole().Zones) != 1 {
 		t.Errorf("status %+v", s)
 	}
 }

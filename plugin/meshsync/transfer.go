@@ -10,9 +10,9 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
-// history has the differences that lead to the zones of a release from those of the releases before, by origin, the
-// oldest first. Each ends where the next one begins, and the last one at the release's own zone.
-type history map[string][]*zone.Delta
+// history are the differences that lead to a zone from those of the releases before, the oldest first. Each ends where the next one begins, and the
+// last one at the zone itself.
+type history []*zone.Delta
 
 // Bounds of a zone's history: its differences may take half the room of the zone itself. To send more than that takes
 // no less than to send the zone.
@@ -21,39 +21,38 @@ const (
 	historyShare = 2 // the zone's part
 )
 
-// since is the history of a release that follows another.
-func (c *compiled) since(before *compiled) history {
-	h := history{}
-	for origin, chain := range before.history {
-		if c.of(origin) != nil {
-			h[origin] = chain
-		}
-	}
-	at := 0
-	for i, z := range c.made {
-		if at < len(before.signed) && before.signed[at] == c.signed[i] && before.made[at] == z { // in a part that both have
-			at++
-			continue
-		}
-		origin := c.signed[i].Origin
-		for at < len(before.signed) && before.signed[at].Origin < origin {
-			at++
-		}
-		if at == len(before.signed) || before.signed[at].Origin != origin {
-			continue
-		}
-		if old := before.made[at]; old != z && (old.Serial() != z.Serial() || old.Root() != z.Root()) {
-			if h[origin] = extend(before.history[origin], old, z); len(h[origin]) == 0 {
-				delete(h, origin)
+// since notes the histories of a release that follows another. Parts that a release has which was compiled before have theirs.
+func (c *compiled) since(before *compiled) {
+	for _, p := range c.fresh {
+		p.history = map[string]history{}
+		for i, z := range p.made {
+			origin := p.signed[i].Origin
+			was, at := before.find(origin)
+			if was == nil {
+				continue
+			}
+			old, chain := was.made[at], was.history[origin]
+			if old != z && (old.Serial() != z.Serial() || old.Root() != z.Root()) {
+				chain = extend(chain, old, z)
+			}
+			if len(chain) > 0 {
+				p.history[origin] = chain
 			}
 		}
 	}
-	return h
+}
+
+// historyOf is that of the zone of an origin, none if it has none.
+func (c *compiled) historyOf(origin string) history {
+	if p, _ := c.find(origin); p != nil {
+		return p.history[origin]
+	}
+	return nil
 }
 
 // extend returns a history with the difference from old to z at its end, and as much of what was before as the bounds
 // allow; none of it if the serial does not say that z is newer (RFC 1982 3.2).
-func extend(chain []*zone.Delta, old, z *zone.Zone) []*zone.Delta {
+func extend(chain history, old, z *zone.Zone) history {
 	if !zone.Newer(z.Serial(), old.Serial()) {
 		return nil
 	}
@@ -71,7 +70,7 @@ func extend(chain []*zone.Delta, old, z *zone.Zone) []*zone.Delta {
 }
 
 // from is the part of a zone's history that begins with a serial, none if it does not go back to that.
-func from(chain []*zone.Delta, serial uint32) []*zone.Delta {
+func from(chain history, serial uint32) history {
 	i := slices.IndexFunc(chain, func(d *zone.Delta) bool { return d.From == serial })
 	if i < 0 {
 		return nil
@@ -99,7 +98,7 @@ func (m *Meshsync) Transfer(name string, serial uint32) (<-chan []dns.RR, error)
 	send := func() { out.whole(z) }
 	kind := "axfr"
 	if serial != 0 {
-		switch chain := from(a.history[z.Origin()], serial); {
+		switch chain := from(a.historyOf(z.Origin()), serial); {
 		case !zone.Newer(z.Serial(), serial):
 			kind, send = "current", func() { out.add(soaOf(z)) } // RFC 1995 2
 		case chain == nil:
@@ -155,7 +154,7 @@ func (s *sender) whole(z *zone.Zone) {
 
 // changes sends differences one after the other between the new SOA and the new SOA (RFC 1995 4): each is the old SOA
 // with what is taken out, then the new SOA with what is put in.
-func (s *sender) changes(z *zone.Zone, chain []*zone.Delta) {
+func (s *sender) changes(z *zone.Zone, chain history) {
 	s.add(soaOf(z))
 	for _, d := range chain {
 		for rr := range d.Removed.All() {

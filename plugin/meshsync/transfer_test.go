@@ -326,7 +326,7 @@ func TestNoTransferWithoutALease(t *testing.T) {
 // A zone keeps its history when another one changes.
 func TestAHistoryStaysWhenAnotherZoneChanges(t *testing.T) {
 	made := func(a, b uint64) *compiled {
-		c := &compiled{}
+		p := &part{leaf: new(leaf)}
 		for i, origin := range []string{"a.example.", "b.example."} {
 			text := zoneText(origin, []uint64{a, b}[i])
 			for i := range 100 { // of which a difference takes less than half the room
@@ -336,15 +336,15 @@ func TestAHistoryStaysWhenAnotherZoneChanges(t *testing.T) {
 			if z == nil {
 				t.Fatal(found)
 			}
-			c.signed, c.made = append(c.signed, &release.Zone{Origin: origin, Serial: z.Serial()}), append(c.made, z)
+			p.signed, p.made = append(p.signed, release.Zone{Origin: origin, Serial: z.Serial()}), append(p.made, z)
 		}
-		return c
+		return &compiled{parts: []*part{p}, fresh: []*part{p}}
 	}
 	first, second, third := made(1, 1), made(2, 1), made(2, 2)
-	second.history = second.since(first)
-	third.history = third.since(second)
-	if n := len(third.history["a.example."]); n != 1 || len(third.history["b.example."]) != 1 {
-		t.Errorf("%d differences of the zone that stayed: %v", n, third.history)
+	second.since(first)
+	third.since(second)
+	if n := len(third.historyOf("a.example.")); n != 1 || len(third.historyOf("b.example.")) != 1 || third.historyOf("c.example.") != nil {
+		t.Errorf("%d differences of the zone that stayed: %v", n, third.parts[0].history)
 	}
 }
 

@@ -269,7 +269,7 @@ func (n *node) restart() *node {
 }
 
 // status is what the node would say on its socket.
-func (n *node) status() *status.Node { return n.f.shown.Load() }
+func (n *node) status() *status.Node { return n.f.shown.Load().Node }
 
 // writer keeps what a handler does with a query.
 type writer struct {
