@@ -105,6 +105,7 @@ func download(ctx context.Context, client *http.Client, from string, f *os.File,
 	if err != nil {
 		return err
 	}
+	askPacked(request, false) // it is packed
 	if have > 0 {
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
 	}

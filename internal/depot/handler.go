@@ -16,8 +16,8 @@ import (
 var known = regexp.MustCompile(`^(metadata/(timestamp|[1-9][0-9]{0,18}\.(root|snapshot|targets))\.json|` +
 	`targets/[0-9a-f]{64}\.(mesh|zones)\.json|blobs/sha256/[0-9a-f]{64})$`)
 
-// Handler serves a repository: GET and HEAD of the files it has, ranges included, nothing else; the timestamp has an entity tag. Who
-// may ask is the server's concern.
+// Handler serves a repository: GET and HEAD of the files it has, ranges included, nothing else; the timestamp has an entity tag, and nodes of trees
+// are packed for who takes that. Who may ask is the server's concern.
 func Handler(repo Store) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -77,6 +77,18 @@ func serveFile(w http.ResponseWriter, r *http.Request, repo Store, name string) 
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", TimestampTag(data))
 		content = bytes.NewReader(data)
+	}
+	if release.IsNode(name) && r.Header.Get("Range") == "" {
+		data, err := io.ReadAll(io.LimitReader(f, release.MaxNodeBytes+1))
+		if err != nil {
+			http.Error(w, "the repository cannot be read", http.StatusInternalServerError)
+			return
+		}
+		var short []byte
+		if takesPacked(r) {
+			short = packed(data)
+		}
+		content = bytes.NewReader(sendable(w, r, data, short))
 	}
 	http.ServeContent(w, r, "", info.ModTime(), content)
 }

@@ -777,6 +777,7 @@ func (r *remoteFS) fetch(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	askPacked(request, release.IsNode(name))
 	response, err := r.client.Do(request)
 	if err != nil {
 		return nil, unreached(err)
@@ -789,7 +790,7 @@ func (r *remoteFS) fetch(ctx context.Context, name string) ([]byte, error) {
 		return nil, refusalOf(response)
 	}
 	// One byte more than any file may have is enough for release to see that this one is too long.
-	data, err := io.ReadAll(io.LimitReader(response.Body, release.MaxBytes(name)+1))
+	data, err := readContent(response, release.MaxBytes(name))
 	if err != nil {
 		return nil, unreached(err)
 	}

@@ -79,6 +79,7 @@ var errTooMuchNews = errors.New("it is more than an answer brings")
 // Memory that it looks with.
 func PreferNews(r *http.Request, root int64, manifest release.Digest) {
 	r.Header.Set(preferHeader, fmt.Sprintf("%s, %s=%d; %s=%s", r.Header.Get(preferHeader), newsToken, root, manifestParam, manifest))
+	askPacked(r, true)
 }
 
 // manifestOf is the name of the manifest that the sender of a request has; "" if it does not say so.
@@ -97,7 +98,7 @@ func ReadNews(r *http.Response) (*News, error) {
 		_, err := io.Copy(io.Discard, io.LimitReader(r.Body, release.MaxBytes(release.TimestampName)+1))
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(r.Body, 2*maxNews+1))
+	data, err := readContent(r, 2*maxNews)
 	if err != nil {
 		return nil, err
 	}
@@ -163,10 +164,18 @@ type told struct {
 	err      error // why nothing is known
 }
 
-// body is what is sent, or why nothing can be.
+// body is what is sent, as it is and packed, or why nothing can be.
 type body struct {
-	data []byte
-	err  error
+	data, packed []byte
+	err          error
+}
+
+// body is what is told of n but for a file.
+func (n News) body(without string) (b body) {
+	if b.data, b.err = n.encode(without); b.err == nil {
+		b.packed = packed(b.data)
+	}
+	return b
 }
 
 // tell answers with what is new, if that is known and not too much, and there is another timestamp than the request names.
@@ -188,7 +197,7 @@ func (h *Holder) tell(w http.ResponseWriter, r *http.Request, root int64) bool {
 	w.Header().Set(appliedHeader, fmt.Sprintf("%s, %s=%d", w.Header().Get(appliedHeader), newsToken, root))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Write(b.data)
+	w.Write(sendable(w, r, b.data, b.packed))
 	return true
 }
 
@@ -217,8 +226,7 @@ func (h *Holder) news(ctx context.Context, root int64) (told, error) {
 		return h.told, err
 	}
 	h.told.tag, h.told.manifest = TimestampTag(n.Files[0].Data), n.Files[3].Name // as release.Named has them
-	h.told.all.data, h.told.all.err = n.encode("")
-	h.told.rest.data, h.told.rest.err = n.encode(h.told.manifest)
+	h.told.all, h.told.rest = n.body(""), n.body(h.told.manifest)
 	return h.told, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -99,6 +100,36 @@ func TestNewsNeedNoFurtherQuestion(t *testing.T) {
 	}
 	if root != 3 {
 		t.Errorf("root %d, want 3", root)
+	}
+}
+
+// TestNewsComePacked: in fewer octets, and the same, to who takes that.
+func TestNewsComePacked(t *testing.T) {
+	h := newTelling(t)
+	h.release(1, 1000)
+	holder := NewHolder(t.Context(), h.dir, 5*time.Millisecond)
+	answer := func(accepts string) (*News, *httptest.ResponseRecorder) {
+		r := httptest.NewRequest(http.MethodGet, "/"+release.TimestampName, nil)
+		PreferWait(r, `"another"`, time.Second)
+		PreferNews(r, 1, release.Digest{})
+		if accepts != packedCoding {
+			r.Header.Set(acceptHeader, accepts)
+		} else if got := r.Header.Get(acceptHeader); got != packedCoding {
+			t.Errorf("who asks for news takes %q", got)
+		}
+		w := httptest.NewRecorder()
+		holder.ServeHTTP(w, r)
+		told, err := ReadNews(w.Result())
+		check(t, err)
+		return told, w
+	}
+	long, plain := answer("gzip")
+	short, less := answer(packedCoding)
+	if plain.Header().Get(codingHeader) != "" || less.Header().Get(codingHeader) != packedCoding || less.Body.Len() > plain.Body.Len()*3/4 {
+		t.Errorf("%d octets in %q, and %d", less.Body.Len(), less.Header().Get(codingHeader), plain.Body.Len())
+	}
+	if short == nil || !reflect.DeepEqual(short, long) {
+		t.Error("other news are told")
 	}
 }
 

@@ -3,6 +3,7 @@ package depot
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -170,16 +172,45 @@ func TestNodesOfAHostileMirror(t *testing.T) {
 	check(t, err)
 	h.withNext(2, 100)
 	files := h.put()
-	leaf := files[0].Name
+	node := slices.MaxFunc(files[:len(files)-4], func(a, b release.File) int { return cmp.Compare(len(a.Data), len(b.Data)) })
+	forever := func(w http.ResponseWriter, begin string, chunk []byte) {
+		w.Header().Set(codingHeader, packedCoding)
+		for _, err := w.Write([]byte(begin)); err == nil; _, err = w.Write(chunk) {
+		}
+	}
+	inCoding := func(coding string, content ...[]byte) func(w http.ResponseWriter) {
+		return func(w http.ResponseWriter) {
+			w.Header().Set(codingHeader, coding)
+			w.Write(slices.Concat(content...))
+		}
+	}
+	good := packed(node.Data)
 	for name, c := range map[string]struct {
 		rule release.Rule
 		lie  func(w http.ResponseWriter)
 	}{
+		"packed, another node":   {release.Mismatch, inCoding(packedCoding, packed(first[0].Data))},
+		"packed, a part":         {release.Unreadable, inCoding(packedCoding, good[:len(good)-5])},
+		"packed, an octet":       {release.Unreadable, inCoding(packedCoding, good[:20], []byte{good[20] ^ 1}, good[21:])},
+		"packed, and more":       {release.Unreadable, inCoding(packedCoding, good, []byte("more"))},
+		"packed, twice":          {release.Mismatch, inCoding(packedCoding, good, good)},
+		"packed, nothing":        {release.Mismatch, inCoding(packedCoding)},
+		"not packed, it is said": {release.Unreadable, inCoding(packedCoding, node.Data)},
+		"a coding not asked for": {release.Unreadable, inCoding("gzip", good)},
+		"packed twice":           {release.Unreadable, inCoding("zstd, zstd", good)},
+		"a bomb":                 {release.Oversize, inCoding(packedCoding, packed(make([]byte, 64<<20)))},
+		"a large window":         {release.Unreadable, inCoding(packedCoding, []byte("\x28\xb5\x2f\xfd\x00\xff\x01\x00\x00"))},
+		"endless blocks of none": {release.Unreadable, func(w http.ResponseWriter) {
+			forever(w, "\x28\xb5\x2f\xfd\x00\x58", make([]byte, 3*10_000))
+		}},
+		"endless frames of none": {release.Unreadable, func(w http.ResponseWriter) {
+			forever(w, "", bytes.Repeat([]byte("\x50\x2a\x4d\x18\x00\x00\x00\x00"), 10_000))
+		}},
 		"nothing":      {release.Missing, func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) }},
 		"an error":     {release.Unreadable, func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) }},
 		"another node": {release.Mismatch, func(w http.ResponseWriter) { w.Write(first[0].Data) }},
-		"a part":       {release.Mismatch, func(w http.ResponseWriter) { w.Write(files[0].Data[:10]) }},
-		"one more":     {release.Mismatch, func(w http.ResponseWriter) { w.Write(append(bytes.Clone(files[0].Data), 0)) }},
+		"a part":       {release.Mismatch, func(w http.ResponseWriter) { w.Write(node.Data[:10]) }},
+		"one more":     {release.Mismatch, func(w http.ResponseWriter) { w.Write(append(bytes.Clone(node.Data), 0)) }},
 		"endless": {release.Oversize, func(w http.ResponseWriter) {
 			for chunk := bytes.Repeat([]byte("x"), 1<<20); ; {
 				if _, err := w.Write(chunk); err != nil {
@@ -189,10 +220,10 @@ func TestNodesOfAHostileMirror(t *testing.T) {
 		}},
 	} {
 		server.lies(func(w http.ResponseWriter, asked string) bool {
-			if asked == leaf {
+			if asked == node.Name {
 				c.lie(w)
 			}
-			return asked == leaf
+			return asked == node.Name
 		})
 		found := Look(t.Context(), source.Client, source.URL, mem, dir)
 		if rule, _ := release.RuleOf(found.Err()); rule != c.rule {
@@ -211,6 +242,65 @@ func TestNodesOfAHostileMirror(t *testing.T) {
 	server.lies(nil)
 	if _, _, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestNodesComePacked: in fewer octets than they have, to who takes that, and as they are to all others and from other servers. They are the same.
+func TestNodesComePacked(t *testing.T) {
+	h := newHost(t)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: h.manyZones(2000, 1)}
+	files := h.put()
+	var came, are atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := httptest.NewRecorder()
+		h.dir.Handler().ServeHTTP(answer, r)
+		if name := strings.TrimPrefix(r.URL.Path, "/"); release.IsNode(name) {
+			came.Add(int64(answer.Body.Len()))
+			info, err := os.Stat(filepath.Join(h.dir.Path(), name))
+			check(t, err)
+			are.Add(info.Size())
+			if length := answer.Header().Get("Content-Length"); length != strconv.Itoa(answer.Body.Len()) {
+				t.Errorf("%s: %q octets are announced, %d are sent", name, length, answer.Body.Len())
+			}
+		}
+		maps.Copy(w.Header(), answer.Header())
+		w.WriteHeader(answer.Code)
+		w.Write(answer.Body.Bytes())
+	}))
+	defer server.Close()
+	static := httptest.NewServer(http.FileServer(http.Dir(h.dir.Path())))
+	defer static.Close()
+	for _, url := range []string{server.URL, static.URL} {
+		dir := newDir(t)
+		source := Source{Client: http.DefaultClient, URL: url}
+		_, _, _, err := Look(t.Context(), source.Client, source.URL, h.root(), dir).Take(t.Context(), source, dir, h.root())
+		check(t, err)
+		for _, f := range files {
+			if release.IsNode(f.Name) && !bytes.Equal(dir.node(f.Name), f.Data) {
+				t.Errorf("%s: %s is another one", url, f.Name)
+			}
+		}
+	}
+	if came.Load() == 0 || came.Load() > are.Load()*3/4 {
+		t.Errorf("%d octets came for %d", came.Load(), are.Load())
+	}
+	node := slices.MaxFunc(files[:len(files)-4], func(a, b release.File) int { return cmp.Compare(len(a.Data), len(b.Data)) })
+	for accepts, coding := range map[string]string{"": "", "gzip": "", "gzip, ZSTD;q=0.5": packedCoding, "zstd;q=0": "", "zstd; q=0.000": "", "*": "", "zstd": packedCoding} {
+		for _, part := range []string{"", "bytes=1-"} {
+			r := httptest.NewRequest(http.MethodGet, "/"+node.Name, nil)
+			r.Header.Set(acceptHeader, accepts)
+			if r.Header.Set("Range", part); part == "" {
+				r.Header.Del("Range")
+			} else {
+				coding = ""
+			}
+			w := httptest.NewRecorder()
+			h.dir.Handler().ServeHTTP(w, r)
+			data, err := readContent(w.Result(), release.MaxNodeBytes)
+			if want := node.Data[min(1, len(part)):]; err != nil || w.Header().Get(codingHeader) != coding || !bytes.Equal(data, want) {
+				t.Errorf("%q, range %q: in %q, %d octets, want %d: %v", accepts, part, w.Header().Get(codingHeader), len(data), len(want), err)
+			}
+		}
 	}
 }
 
