@@ -12,6 +12,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
@@ -114,20 +116,23 @@ type ZonesChange struct {
 // Of is what becomes of a list, which stays as it is.
 func (c *ZonesChange) Of(list []Zone) []Zone {
 	all := make([]Zone, 0, len(list)+len(c.Put))
-	put, gone := c.Put, c.Gone
-	for _, z := range list {
-		for len(put) > 0 && put[0].Origin < z.Origin {
-			all, put = append(all, put[0]), put[1:]
+	upTo := func(origin string) { // what comes before it, and nothing of it
+		n, there := slices.BinarySearchFunc(list, origin, func(z Zone, origin string) int { return strings.Compare(z.Origin, origin) })
+		if all = append(all, list[:n]...); there {
+			n++
 		}
-		for len(gone) > 0 && gone[0] < z.Origin {
-			gone = gone[1:]
-		}
-		replaced := len(put) > 0 && put[0].Origin == z.Origin
-		if !replaced && (len(gone) == 0 || gone[0] != z.Origin) {
-			all = append(all, z)
-		}
+		list = list[n:]
 	}
-	return append(all, put...)
+	for put, gone := c.Put, c.Gone; len(put)+len(gone) > 0; {
+		if len(put) == 0 || len(gone) > 0 && gone[0] < put[0].Origin {
+			upTo(gone[0])
+			gone = gone[1:]
+			continue
+		}
+		upTo(put[0].Origin)
+		all, put = append(all, put[0]), put[1:]
+	}
+	return append(all, list...)
 }
 
 // Compiling is how far a node is with making a release ready.
