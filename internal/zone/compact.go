@@ -229,7 +229,7 @@ func (r *relocation) writeNode(n *node, at ref, from int) {
 	hash := r.enter(n.label, depth)
 	r.path[depth].ref = at
 	if depth > r.labels {
-		r.mark(hash, at)
+		r.mark(hash)
 	}
 	next := at + ref(sizeOfNode(len(n.label), n.count())/unit)
 	b := append(r.from(at)[:nodeHead], n.label...)

@@ -50,8 +50,11 @@ type pathNode struct {
 }
 
 const (
-	// bucketFill is how many octets of nodes there are to a bucket on average.
-	bucketFill = 230
+	// bucketFill is how many octets of nodes there are to a bucket on average: more than there is room for, since what finds none costs another
+	// read, and room that nothing fits into costs memory.
+	bucketFill = 300
+	// smallNode is how many units a node has at most that is placed before others: two fit where a signed one would.
+	smallNode = 128 / unit
 	// oneBucket is how many octets of nodes there may be in the only bucket of a small zone.
 	oneBucket = 512
 	// fullBucket is how many units of nodes to a bucket make another seed be tried: a registrant chooses names, not seeds.
@@ -229,17 +232,30 @@ func (e *encoder) fill() bool {
 	}
 	e.buckets = make([]filling, count)
 	even := true
-	for i := range e.nodes[1:] {
-		n := &e.nodes[1+i]
-		size := e.sizeOf(n)
+	e.bySize(func(n *listed, size uint32) {
 		if bucket := &e.buckets[e.bucketOf(n.hash)]; bucket.fits(size, e.size) {
 			bucket.used += size
 		} else {
 			bucket.overflow += ref(size)
 			even = even && (bucket.overflow < fullBucket || size > fullBucket/2)
 		}
-	}
+	})
 	return even
+}
+
+// bySize calls place for every node but the apex, with its units: those that are small first, so that more are in their buckets.
+func (e *encoder) bySize(place func(n *listed, size uint32)) {
+	var large []uint32
+	for i := 1; i < len(e.nodes); i++ {
+		if size := e.sizeOf(&e.nodes[i]); size <= smallNode {
+			place(&e.nodes[i], size)
+		} else {
+			large = append(large, uint32(i))
+		}
+	}
+	for _, i := range large {
+		place(&e.nodes[i], e.sizeOf(&e.nodes[i]))
+	}
 }
 
 // fits reports whether a bucket has room for so many units more.
@@ -257,21 +273,30 @@ func (e *encoder) placeNodes() {
 		bucket := &e.buckets[i]
 		bucket.used = 0
 		if units := bucket.overflow; units > 0 {
-			bucket.overflow = e.place(bucketHead+unit*int(units)+unit) + bucketHead/unit
+			run := e.place(bucketHead + unit*int(units) + unit)
+			if e.tooLarge() {
+				return
+			}
+			binary.LittleEndian.PutUint32(e.from(e.bucket(uint32(i))), uint32(run))
+			bucket.overflow = run + bucketHead/unit
 		}
 	}
 	e.nodes[0].at = uint32(e.z.apexRef)
-	for i := range e.nodes[1:] {
-		n := &e.nodes[1+i]
-		number, size := e.bucketOf(n.hash), e.sizeOf(n)
+	e.bySize(func(n *listed, size uint32) {
+		number := e.bucketOf(n.hash)
 		if bucket := &e.buckets[number]; bucket.fits(size, e.size) {
-			n.at = uint32(e.z.bucketsAt) + number*uint32(e.size/unit) + bucketHead/unit + bucket.used
+			n.at = uint32(e.bucket(number)) + bucketHead/unit + bucket.used
 			bucket.used += size
 		} else {
 			n.at = uint32(bucket.overflow)
 			bucket.overflow += ref(size)
 		}
-	}
+	})
+}
+
+// bucket is where the bucket of a number begins.
+func (e *encoder) bucket(number uint32) ref {
+	return e.z.bucketsAt + ref(e.size/unit)*ref(number)
 }
 
 // enter makes a node the last one of the path, and returns its hash.
@@ -406,7 +431,7 @@ func (e *encoder) writeNodes() {
 		hash := e.enter(label, depth)
 		e.path[depth].ref = at
 		if depth > e.labels {
-			e.mark(hash, at)
+			e.mark(hash)
 		}
 		e.writeNode(label, depth, from, records)
 		binary.LittleEndian.PutUint32(item[:], uint32(at))
@@ -444,15 +469,10 @@ func (z *Zone) hashedLister() lister {
 		}}
 }
 
-// mark makes a node known to its bucket.
-func (e *encoder) mark(hash uint64, at ref) {
-	put := binary.LittleEndian
-	number := ref(bucketOf(hash, e.z.buckets))
-	marks, bucket := e.from(e.z.marksAt+number), e.z.bucketsAt+ref(e.size/unit)*number
-	put.PutUint32(marks, put.Uint32(marks)|markOf(hash))
-	if run := e.from(bucket); (at < bucket || at >= bucket+ref(e.size/unit)) && put.Uint32(run) == 0 {
-		put.PutUint32(run, uint32(at-bucketHead/unit)) // the first node of it
-	}
+// mark makes a name known that its bucket has, by its hash.
+func (e *encoder) mark(hash uint64) {
+	marks := e.from(e.z.marksAt + ref(bucketOf(hash, e.z.buckets)))
+	binary.LittleEndian.PutUint32(marks, binary.LittleEndian.Uint32(marks)|markOf(hash))
 }
 
 // writeNode writes the last node of the path and the sets that are kept with it, and the flag of its parent if it is a

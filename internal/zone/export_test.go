@@ -51,3 +51,16 @@ func New(origin string, records []Record) (*Zone, []Finding) {
 
 // Loose is how many octets of the image are not where a Builder would have put them, or of no use.
 func Loose(z *Zone) uint64 { return z.loose }
+
+// Spread counts the nodes that are in their buckets, and the octets of buckets that nothing is in.
+func Spread(z *Zone) (nodes, empty int) {
+	for i := range ref(z.buckets) {
+		rest := z.from(z.bucketsAt + ref(z.bucketSize/unit)*i)[bucketHead:z.bucketSize]
+		for len(rest) >= nodeHead && refAt(rest, 0)>>8 > 0 {
+			nodes++
+			rest = rest[unit*(refAt(rest, 0)>>8):]
+		}
+		empty += len(rest)
+	}
+	return nodes, empty
+}

@@ -99,3 +99,16 @@ func TestEqualRRsetsAreKeptOnce(t *testing.T) {
 		t.Errorf("the RRset is there %d times", n)
 	}
 }
+
+// TestBucketsAreFilled: in a large zone most names are found without a read more, and little room is left over for that.
+func TestBucketsAreFilled(t *testing.T) {
+	w := benchWorld{names: 20_000}
+	w.make(t)
+	nodes, empty := zone.Spread(w.zone)
+	if all := w.zone.Names(); nodes < all*7/10 {
+		t.Errorf("%d of %d names are in their buckets", nodes, all)
+	}
+	if size := w.zone.ImageSize(); empty > size*3/20 {
+		t.Errorf("nothing is in %d octets of %d", empty, size)
+	}
+}

@@ -16,7 +16,7 @@ import (
 // growing are releases of a zone whose names get longer texts, a tenth of them at a time, each behind the zone as it was built; and another one.
 func growing(h *host, releases int) (*packed, release.Zone) {
 	p := packedOf(h, "example.org.", releases, 20_000, func(n, i int) string {
-		return fmt.Sprint(n, strings.Repeat("x", 30+150*min(1, max(0, i-n%10)))) // no two share theirs
+		return fmt.Sprint(n, strings.Repeat("x", 30+100*min(1, max(0, i-n%10)))) // no two share theirs
 	})
 	return p, h.blob("other.example.", zoneText("other.example.", 1))
 }

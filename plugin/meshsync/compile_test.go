@@ -100,7 +100,7 @@ func TestTheFirstBadZoneIsTold(t *testing.T) {
 // one before what did not change. What is not the text that was signed, or no zone, is refused as ever.
 func TestALargeZoneIsMadeOfTheOneBefore(t *testing.T) {
 	_, h := nodeDir(t)
-	first := manyRecords(30_000)
+	first := manyRecords(40_000)
 	second := bytes.Replace(bytes.Replace(first, []byte(" 1 3600"), []byte(" 2 3600"), 1), []byte("d77.example.org."), []byte("new.example.org."), 1)
 	third := bytes.Replace(bytes.Replace(second, []byte(" 2 3600"), []byte(" 3 3600"), 1), []byte("\t300\tIN\tNS\tns5"), []byte("\t600\tIN\tNS\tns5"), -1)
 	releases := []release.Release{}
