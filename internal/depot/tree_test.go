@@ -312,12 +312,12 @@ func TestALookThatFailsIsGoneOnWith(t *testing.T) {
 	all := len(h.put()) - 4
 	server, dir, mem := newLying(h), newDir(t), h.root()
 	source := Source{Client: server.Client(), URL: server.URL, Known: new(Known)}
-	came := 0
+	var came atomic.Int64
 	server.lies(func(w http.ResponseWriter, name string) bool {
 		if !release.IsNode(name) {
 			return false
 		}
-		if came++; came%20 == 0 {
+		if came.Add(1)%20 == 0 {
 			w.Write([]byte("[]\n"))
 			return true
 		}
