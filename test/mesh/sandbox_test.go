@@ -225,6 +225,7 @@ var directives = map[string]func(*testing.T, unit, *spec){
 	"ProtectHome":          yes(nil), // there are no homes,
 	"ProtectControlGroups": yes(nil), // and no control groups, in the sandbox's world;
 	"MemoryMax":            nothing,  // what is one of them systemd judges
+	"CPUWeight":            nothing,  // as this
 	"KeyringMode":          nothing,  // a key ring of its own, which nobody here can use: @keyring
 
 	// The filter's, and of these the ones that take more than it: ProtectClock= takes a device and capabilities,
