@@ -428,7 +428,11 @@ func (d *Driver) tellOver() {
 // seen collects how a switchover that is on record went, and records that.
 func (d *Driver) seen(ctx context.Context, r Round) ([]history.Result, error) {
 	current := *r.View.Manifest.Current
-	results := d.results(ctx, r.View.Manifest.Members, current.Number)
+	var without []string
+	if next := r.Before.Manifest.Next; next != nil {
+		without = next.Without
+	}
+	results := d.results(ctx, r.View.Manifest.Members, without, current.Number)
 	var missed []string
 	for _, one := range results {
 		if !one.Switched {
@@ -444,9 +448,10 @@ func (d *Driver) seen(ctx context.Context, r Round) ([]history.Result, error) {
 // resultPatience is how long after the switchover members may take to say how it went.
 const resultPatience = 5 * time.Second
 
-func (d *Driver) results(ctx context.Context, members []release.Member, number uint64) []history.Result {
+// results are how members fared. Those that the switchover was made without may be away, and keep nobody waiting: the next release, for one.
+func (d *Driver) results(ctx context.Context, members []release.Member, without []string, number uint64) []history.Result {
 	for end := d.Home.Now().Add(resultPatience); ; {
-		results, all := resultsOf(members, d.ask(ctx, members, nil), number)
+		results, all := resultsOf(members, without, d.ask(ctx, members, nil), number)
 		if all || !d.Home.Now().Before(end) || home.Pause(ctx, roundEvery) != nil {
 			return results
 		}
@@ -586,7 +591,7 @@ func (d *Driver) look(ctx context.Context, r Round, seen *Seen, committed bool) 
 	case r.Done && r.Decision.Event == mesh.EventSettled:
 		seen.Results, err = d.seen(ctx, r)
 	default: // another host or command has put it on record
-		seen.Results = d.results(ctx, m.Members, seen.Number)
+		seen.Results = d.results(ctx, m.Members, seen.Without, seen.Number)
 	}
 	seen.Committed, seen.Settled, seen.At = true, true, m.Current.Switchover
 	return true, err

@@ -466,6 +466,40 @@ func TestForce(t *testing.T) {
 	}
 }
 
+// TestAMemberThatIsGoneWithoutKeepsNobodyWaiting: once the switchover is on record it is asked once more how it fared, and that is all, since the
+// next release waits meanwhile. A member that was to make the switchover has its time to say so.
+func TestAMemberThatIsGoneWithoutKeepsNobodyWaiting(t *testing.T) {
+	w := newWorld(t)
+	w.members["tyo"].lost = errors.New("connection refused")
+	w.driver.Order.Force = true
+	asked := 0
+	w.driver.Ask = func(ctx context.Context, members []release.Member) map[string]Answer {
+		if w.view().Manifest.Next == nil {
+			asked++
+		}
+		return w.ask(ctx, members)
+	}
+	seen, err := w.driver.See(t.Context(), 0, false, ignore)
+	hometest.Check(t, err)
+	if len(seen.Results) != 2 || seen.Results[1].Switched || asked != 1 {
+		t.Errorf("asked %d times: %+v", asked, seen)
+	}
+	w.release(hometest.ZoneFile(t, 3), releasing.Options{})
+	w.members["tyo"].lost = nil
+	asked = 0
+	w.members["fra"].lies = func(c *status.Confirmation) {
+		if c.Serving == 3 && asked < 3 {
+			c.Serving = 2 // it is late to say so
+		}
+	}
+	w.driver.Order.Force = false
+	seen, err = w.driver.See(t.Context(), 0, false, ignore)
+	hometest.Check(t, err)
+	if len(seen.Results) != 2 || !seen.Results[0].Switched || asked < 3 {
+		t.Errorf("asked %d times: %+v", asked, seen)
+	}
+}
+
 // One host proposes and dies. Another finishes, though it has never heard of the members before.
 func TestAnotherHostFinishes(t *testing.T) {
 	w := newWorld(t)

@@ -2,18 +2,20 @@ package switchover
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
-func resultsOf(members []release.Member, answers map[string]Answer, number uint64) (results []history.Result, all bool) {
+// resultsOf are how members fared with a release, and whether all are known that the switchover was not made without.
+func resultsOf(members []release.Member, without []string, answers map[string]Answer, number uint64) (results []history.Result, all bool) {
 	all = true
 	for _, m := range members {
 		r := resultOf(m.Name, answers[m.Name], number)
 		results = append(results, r)
-		all = all && r.Switched
+		all = all && (r.Switched || slices.Contains(without, m.Name))
 	}
 	return results, all
 }
