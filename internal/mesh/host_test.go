@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -100,6 +101,34 @@ func TestAnAlarmSaysWhetherPublicationGoesOn(t *testing.T) {
 			if a.Code != MembersAway || !strings.Contains(a.Detail, c.want) {
 				t.Errorf("%v of %v: %s", c.away, c.members, a)
 			}
+		}
+	}
+}
+
+// A member that hangs makes leads longer by what docs/operate/releases.md says: it makes rounds of questions as long as a host is patient.
+func TestWhatAMemberThatHangsAddsToALead(t *testing.T) {
+	for _, c := range []struct {
+		members int
+		want    time.Duration
+	}{{3, 6 * time.Second}, {1000, 18 * time.Second}} {
+		s := State{Mesh: "m", Epsilon: smallEpsilon, Next: Switchover{Ref: status.Ref{Number: 1}}}
+		answers := map[string]Answer{}
+		for i := range c.members {
+			name := fmt.Sprint("n", i)
+			s.Members = append(s.Members, name)
+			answers[name] = Answer{Word: &Word{Mesh: "m", At: epoch, Hears: 150 * time.Millisecond, Clock: status.ClockState{Known: true}}}
+		}
+		h, began := NewHost(Policy{Lease: time.Hour}), instant.Instant{Wall: epoch, Mono: 1}
+		after := func(d time.Duration) instant.Instant {
+			return instant.Instant{Wall: epoch.Add(d), Mono: began.Mono.Add(d)}
+		}
+		h.Read(s)
+		h.Asked(answers, began, began)
+		quick := h.Lead()
+		answers["n0"] = Answer{Why: "it gave no answer"}
+		h.Asked(answers, began, after(time.Minute))
+		if more := h.Lead() - quick; (more - c.want).Abs() > 500*time.Millisecond {
+			t.Errorf("of %d members one that hangs makes the lead of %v longer by %v", c.members, quick, more)
 		}
 	}
 }
