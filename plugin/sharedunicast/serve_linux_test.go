@@ -15,6 +15,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/query"
 )
 
@@ -107,7 +108,8 @@ func TestClientThatNeverReadsIsLeft(t *testing.T) {
 			break
 		}
 	}
-	time.Sleep(writeTimeout + time.Second)
+	lab.WaitFor(t, "the connection is taken", func() bool { return connections(t, port) == 1 })
+	lab.WaitFor(t, "the client is left", func() bool { return connections(t, port) == 0 })
 	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if n, err := io.Copy(io.Discard, conn); n > queries*45000 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("after %v without reading there were still %d octets of answers: %v", writeTimeout, n, err)

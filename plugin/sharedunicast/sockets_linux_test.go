@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,9 +22,10 @@ import (
 
 // kernelSocket is a socket of this process, as the kernel has it.
 type kernelSocket struct {
-	fd    int
-	kind  int // unix.SOCK_STREAM (listening) or unix.SOCK_DGRAM
-	local netip.AddrPort
+	fd       int
+	kind     int // unix.SOCK_STREAM or unix.SOCK_DGRAM
+	local    netip.AddrPort
+	accepted bool // a connection, and no listening socket
 }
 
 func (s kernelSocket) String() string {
@@ -33,6 +35,17 @@ func (s kernelSocket) String() string {
 // kernelSockets returns the sockets of this process that are bound to a port, one descriptor of each: found among the
 // process's descriptors, not by asking the code under test.
 func kernelSockets(t *testing.T, port string) []kernelSocket {
+	t.Helper()
+	return slices.DeleteFunc(socketsAt(t, port), func(s kernelSocket) bool { return s.accepted })
+}
+
+// connections is how many this process has taken at a port, and not yet closed.
+func connections(t *testing.T, port string) int {
+	t.Helper()
+	return len(slices.DeleteFunc(socketsAt(t, port), func(s kernelSocket) bool { return !s.accepted }))
+}
+
+func socketsAt(t *testing.T, port string) []kernelSocket {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -49,7 +62,8 @@ func kernelSockets(t *testing.T, port string) []kernelSocket {
 		s := kernelSocket{fd: fd, local: localAddress(fd)}
 		s.kind, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 		listening, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-		if fmt.Sprint(s.local.Port()) == port && (s.kind == unix.SOCK_DGRAM || listening == 1) {
+		if fmt.Sprint(s.local.Port()) == port {
+			s.accepted = s.kind == unix.SOCK_STREAM && listening == 0
 			seen[link] = true
 			found = append(found, s)
 		}
