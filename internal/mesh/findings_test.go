@@ -685,6 +685,28 @@ func TestAWithdrawalMayLoseItsTurnOnce(t *testing.T) {
 	w.nobodyWasSilent()
 }
 
+// One host has heard a member say that it hears late, while a proposal was withdrawn. Another one, which began after that, has not: what it proposes is
+// not withdrawn for that, again and again.
+func TestWhatOneHostHasHeardWithdrawsNothingOfAnother(t *testing.T) {
+	w := newSmall(t, 3, Policy{})
+	for _, m := range w.members {
+		m.poll, m.hears = smallStep, 150*time.Millisecond
+	}
+	w.host()
+	c := w.member("c")
+	c.writes, c.lied, c.hears = false, true, 9*time.Second
+	w.release()
+	w.await(time.Minute, "a proposal is withdrawn", func() bool { return w.told[EventWithdrawn] > 0 })
+	w.hosts[0].dead = true
+	w.host()
+	c.writes, c.hears = true, 150*time.Millisecond
+	withdrawn := w.told[EventWithdrawn]
+	w.await(time.Minute, "a commit", func() bool { return w.state.Next.Committed })
+	if again := w.told[EventWithdrawn] - withdrawn; again > 1 {
+		w.fatalf("%d more were withdrawn", again)
+	}
+}
+
 // Nearly every switchover is made at the first proposal, however slow the mesh: its lead is made of what members say, and of what was
 // measured. A quick one has a short lead.
 func TestSwitchoversAreCommittedOnTheFirstProposal(t *testing.T) {

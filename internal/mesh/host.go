@@ -228,7 +228,7 @@ func (h *Host) measure(began, ended instant.Mono) {
 		return
 	}
 	hears, _ := h.said()
-	h.slowest = max(h.slowest, hears)
+	h.slowest = max(h.slowest, min(hears, slowestMost))
 	if h.seen != next.Ref {
 		h.seen, h.seenAt, h.writes = next.Ref, began, 0
 		for _, m := range h.members {

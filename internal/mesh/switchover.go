@@ -32,6 +32,8 @@ const (
 	pauseMost = 250 * time.Millisecond
 	// publishMost is the longest that a publication is reckoned to take: more than that an operator gives by a lead.
 	publishMost = 10 * time.Second
+	// slowestMost is the longest that is remembered of what members said. One whose held request is lost for a moment may say an hour: its next look.
+	slowestMost = 10 * time.Second
 	// asksTime is how long it takes until members have asked each other twice, and meshsync their sidecars, each four times a second, but for what
 	// they write.
 	asksTime = time.Second
@@ -238,6 +240,9 @@ const lacksFile = "missing"
 // carry sees a proposal through: it is committed when all have given their word, and withdrawn when that is too late.
 func (h *Host) carry(now instant.Instant, d *HostDecision) {
 	t, next := h.timing(), h.state.Next
+	if h.mine != next.Ref { // the host that proposed it may not know what members said before
+		t.hears, _ = h.said()
+	}
 	end := next.Decide.Add(-t.hears) // a commit that comes later might be heard of by nobody before all have declined
 	last := end.Add(-publishTime)
 	d.Against = h.unconfirmed(next)
