@@ -20,7 +20,6 @@ type load struct {
 	fd      int
 	queries [][]byte
 	judge   func(question int, sent, got int64, answer []byte)
-	ahead   bool                  // the thread that asks has its turn before any other on its processor
 	sent    [1 << 16]atomic.Int64 // nanoseconds since the epoch, by message ID; 0: nothing is asked
 	late    atomic.Int64          // questions that were put more than a millisecond after their time: whoever asks had no processor; since the last call of window
 	lapsed  atomic.Int64          // without an answer in all the time that their ID was not used again, since the last call of window
@@ -57,12 +56,12 @@ func (t turns) due(n int) time.Time {
 // startLoad puts these questions, loadQuestions of them, one after the other to an address until stop, in its turns. judge, unless it
 // is nil, is given each answer: to which question, and when, in nanoseconds since the epoch, it was put and answered. A network namespace
 // is that of the thread that calls.
-func startLoad(to unix.SockaddrInet4, when turns, ahead bool, questions [][]byte, judge func(question int, sent, got int64, answer []byte)) (*load, error) {
+func startLoad(to unix.SockaddrInet4, when turns, questions [][]byte, judge func(question int, sent, got int64, answer []byte)) (*load, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	l := &load{fd: fd, queries: questions, judge: judge, ahead: ahead}
+	l := &load{fd: fd, queries: questions, judge: judge}
 	timeout := unix.Timeval{Usec: 100_000}
 	for _, err := range []error{
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
@@ -108,9 +107,6 @@ func (l *load) rest(patience time.Duration) (unanswered int) {
 // back from one.
 func (l *load) ask(when turns) {
 	runtime.LockOSThread()
-	if l.ahead {
-		_ = realTime(0, unix.SCHED_FIFO, 2)
-	}
 	for n := 0; !l.ended.Load() && !l.paused.Load(); n++ {
 		due := when.due(n)
 		wait := time.Until(due)
@@ -141,10 +137,6 @@ func (l *load) ask(when turns) {
 const longWait = 100 * time.Millisecond
 
 func (l *load) hear() {
-	runtime.LockOSThread()
-	if l.ahead {
-		_ = realTime(0, unix.SCHED_RR, 1)
-	}
 	buf, oob := make([]byte, 4096), make([]byte, 128)
 	for !l.ended.Load() {
 		n, oobn, _, _, err := unix.Recvmsg(l.fd, buf, oob, 0)

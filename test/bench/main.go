@@ -566,7 +566,7 @@ func (b *bench) compiling() error {
 	if err != nil {
 		return err
 	}
-	l, err := startLoad(unix.SockaddrInet4{Port: r.port, Addr: [4]byte{127, 0, 0, 1}}, always(b.rate), false, all, nil)
+	l, err := startLoad(unix.SockaddrInet4{Port: r.port, Addr: [4]byte{127, 0, 0, 1}}, always(b.rate), all, nil)
 	if err != nil {
 		return err
 	}

@@ -18,9 +18,9 @@ import (
 // releaseEvery is the time between two changes of the zone.
 const releaseEvery = 3 * time.Second
 
-// sustained changes the large zone again and again while one node is asked steadily, and looks at every answer: first with all programs on all
-// processors, where that node waits for what in production runs on other machines, then with a processor for the node. In turns with the node
-// a server is asked that follows nothing (bystander), and waits for the same programs: by how much more the node's answers are late, following is why.
+// sustained changes the large zone again and again while one node is asked steadily, and looks at every answer. The node waits for what in
+// production runs on other machines. So in turns with it a server is asked that follows nothing (bystander), and waits for the same programs: by how
+// much more the node's answers are late, following is why.
 func (b *bench) sustained(m *large) error {
 	if err := m.forgoZONEMD(); err != nil {
 		return err
@@ -29,20 +29,7 @@ func (b *bench) sustained(m *large) error {
 		return err
 	}
 	defer m.stop(bystander)
-	if err := b.spell(m, "all programs on all processors", false); err != nil {
-		return err
-	}
-	const apart = "the asked node alone on one processor"
-	if ok, err := twoProcessors(); err != nil || !ok {
-		b.lacks(apart, "needs processors 0 and 1")
-		return err
-	}
-	return m.apart(m.nodes[0], func() error { return b.spell(m, apart, true) })
-}
-
-// spell is one time of changes, with programs placed as it says. Loads that are ahead have their turn before all else on their processor.
-func (b *bench) spell(m *large, placed string, ahead bool) error {
-	node, beside, err := m.ask(m.nodes[0], ahead)
+	node, beside, err := m.ask(m.nodes[0])
 	if err != nil {
 		return err
 	}
@@ -52,7 +39,7 @@ func (b *bench) spell(m *large, placed string, ahead bool) error {
 	if err := m.groups.settle(map[string]float64{m.nodes[0]: 1}); err != nil { // it is busy answering
 		return err
 	}
-	fmt.Fprintf(b.log, "%s: queries, and no changes\n", placed)
+	fmt.Fprintln(b.log, "queries, and no changes")
 	node.window()
 	beside.window()
 	idle, err := m.groups.rest(min(4*turnTime, b.sustain))
@@ -83,7 +70,7 @@ func (b *bench) spell(m *large, placed string, ahead bool) error {
 		}
 	}
 	t.meanwhile = p99(during)
-	fmt.Fprintf(b.log, "%s: %d questions were put more than 1 ms late, of %d\n", placed, late, asked)
+	fmt.Fprintf(b.log, "%d questions were put more than 1 ms late, of %d\n", late, asked)
 	if _, err := m.recorded(serial); err != nil {
 		return err
 	}
@@ -93,7 +80,7 @@ func (b *bench) spell(m *large, placed string, ahead bool) error {
 	}
 	wrong := node.asked.wrong(made, m)
 	if beside.asked.odd > 0 {
-		return fmt.Errorf("%s: %d wrong answers of the server that follows nothing", placed, beside.asked.odd)
+		return fmt.Errorf("%d wrong answers of the server that follows nothing", beside.asked.odd)
 	}
 	made = slices.DeleteFunc(made, func(r madeRelease) bool { return r.Switchover.Before(began) })
 	each := func(names ...string) float64 { // of those that are not asked: what questions cost the other differs from one release to the next by more
@@ -103,7 +90,7 @@ func (b *bench) spell(m *large, placed string, ahead bool) error {
 		}
 		return used / float64(len(names)) / max(1, float64(len(made)))
 	}
-	b.one(fmt.Sprintf("%s: releases made of %d changes, one every %v", placed, changes, releaseEvery), "", fmt.Sprint(changes), float64(len(made)))
+	b.one(fmt.Sprintf("releases made of %d changes, one every %v", changes, releaseEvery), "", fmt.Sprint(changes), float64(len(made)))
 	b.one(fmt.Sprintf("of %d queries meanwhile, %d a second in half of the time, without an answer", asked, b.load), "", "0", float64(lost))
 	b.one("wrongly answered", "", "0", float64(wrong))
 	b.tails(t)
@@ -144,7 +131,7 @@ type asking struct {
 }
 
 // ask starts to ask a node and the bystander in turns.
-func (m *large) ask(name string, ahead bool) (node, beside asking, err error) {
+func (m *large) ask(name string) (node, beside asking, err error) {
 	when := turns{time.Now(), m.b.load, min(turnTime, m.b.sustain/6), 0, 2}
 	for _, a := range []struct {
 		*asking
@@ -154,7 +141,7 @@ func (m *large) ask(name string, ahead bool) (node, beside asking, err error) {
 			break
 		}
 		err = m.places[a.host].Do(func() (err error) {
-			a.load, err = startLoad(unix.SockaddrInet4{Port: 53, Addr: [4]byte{192, 0, 2, 53}}, when, ahead, a.asked.packed, a.asked.judge)
+			a.load, err = startLoad(unix.SockaddrInet4{Port: 53, Addr: [4]byte{192, 0, 2, 53}}, when, a.asked.packed, a.asked.judge)
 			return err
 		})
 		if err != nil {
