@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -111,9 +112,14 @@ func (w *folder) watch(ctx context.Context, done func()) {
 		defer w.watcher.Close()
 	}
 	began := time.Now()
-	for ctx.Err() == nil {
+	gone := sync.OnceFunc(func() { w.r.unread.Add(-1) })
+	defer gone()
+	for scans := 1; ctx.Err() == nil; scans++ {
 		w.attend()
 		settled, busy := w.scan(ctx)
+		if settled || scans == 2 { // what has not changed between two scans was read; a file may change for ever
+			gone()
+		}
 		switch {
 		case w.r.decide.Once && settled:
 			done()
@@ -462,6 +468,9 @@ func (w *folder) awaits(f *zoneFile, waits bool) {
 
 // Settling reports whether a file has come, or changed, that will be read as soon as it has not changed for a while.
 func (r *Receiver) Settling() bool { return r.settling.Load() > 0 }
+
+// Beginning reports whether there is a directory that was not gone through yet: zones are in it that were not received.
+func (r *Receiver) Beginning() bool { return r.unread.Load() > 0 }
 
 func namesOf(p prints) []string {
 	names := make([]string, 0, len(p))

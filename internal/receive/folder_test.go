@@ -524,6 +524,44 @@ func TestFilesThatAreSavedTogetherSettleTogether(t *testing.T) {
 	}
 }
 
+// TestADirectoryIsGoneThroughAtTheBeginning: until then the Receiver says that zones are to come, though one file is written for ever.
+func TestADirectoryIsGoneThroughAtTheBeginning(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{})
+	r, err := New(z.config(), Options{Zones: filepath.Join(t.TempDir(), "zones"), State: filepath.Join(t.TempDir(), "received")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		z.put(name+".zone", small(name+".test.", 1))
+	}
+	w := newFolder(r, z.d)
+	if _, busy := w.scan(t.Context()); len(busy) != 3 || !r.Beginning() {
+		t.Fatalf("%v settle, and it begins: %v", busy, r.Beginning())
+	}
+	w, told, _ := looking(t, z)
+	lab.WaitFor(t, "the receiver's own directory was gone through", func() bool { return !w.r.Beginning() })
+	w.r.unread.Store(1)
+	w.settle, w.poll = 20*time.Millisecond, 50*time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	serial := uint32(2)
+	running.Go(func() {
+		for ; ctx.Err() == nil; serial++ {
+			z.put("a.zone", small("a.test.", serial))
+			time.Sleep(time.Millisecond)
+		}
+	})
+	running.Go(func() { w.watch(ctx, func() {}) })
+	lab.WaitFor(t, "the directory was gone through", func() bool { return !w.r.Beginning() })
+	seen := map[string]bool{}
+	for !seen["b.test."] || !seen["c.test."] {
+		seen[told.next(t).Origin] = true
+	}
+}
+
 // TestWhoeverWritesForLongHasOneFileLookedAt, and nothing else; it is no file that others wait for. When it is written, all are scanned again.
 func TestWhoeverWritesForLongHasOneFileLookedAt(t *testing.T) {
 	t.Parallel()

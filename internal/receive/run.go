@@ -30,6 +30,7 @@ type Receiver struct {
 	ended func() bool                                                // Run is to end; set by run
 
 	settling atomic.Int64 // files that are to be read when they have not changed for a while
+	unread   atomic.Int64 // directories that were not gone through yet
 
 	mu        sync.Mutex
 	set       *refresh.Secondary            // nil before run
@@ -70,6 +71,7 @@ func New(c *Config, o Options) (*Receiver, error) {
 	r := &Receiver{config: c, opt: o, store: s, wake: make(chan struct{}, 1), images: map[string]*zone.Zone{}, tidying: map[string]*tidying{}, texts: map[string]*writtenText{}, stops: map[string]context.CancelFunc{},
 		whole: map[string]bool{}, unfit: map[string]Unfit{}, coming: map[*coming]bool{},
 		orders: map[string]bool{}, badOrders: map[string]bool{}, left: map[string]error{}}
+	r.unread.Store(int64(len(c.Directories)))
 	r.decide, r.groups = c.deciding()
 	r.decide.Spread = 1 + rand.Uint64N(math.MaxUint64)
 	return r, nil

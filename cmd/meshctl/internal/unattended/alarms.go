@@ -70,6 +70,9 @@ func MeshAlarms(s switchover.DriverState, now time.Time) []status.Reason {
 		return all
 	}
 	for _, m := range s.Decision.Against {
+		if m.Why.Code == string(release.Missing) {
+			m.Why.Detail = "not all of its files have come" // which one is next changes all the time, and an alarm would end and begin with each
+		}
 		all = append(all, status.Reason{Code: AlarmMembers, Detail: fmt.Sprintf("%s keeps the staged release from being switched to: %s", m.Member, m.Why)})
 	}
 	return all

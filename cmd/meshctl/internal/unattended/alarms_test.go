@@ -1,6 +1,7 @@
 package unattended
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -74,5 +75,13 @@ func TestMeshAlarms(t *testing.T) {
 		if !slices.Contains(AlarmCodes, a.Code) {
 			t.Errorf("%s is counted by no metric", a.Code)
 		}
+	}
+	var said [2]string
+	for i, file := range []string{"blobs/1: no such file", "blobs/2: no such file"} {
+		s.Decision.Against[0].Why = status.Reason{Code: "missing", Detail: file}
+		said[i] = fmt.Sprint(MeshAlarms(s, hometest.Start.Add(missingPatience)))
+	}
+	if said[0] != said[1] {
+		t.Errorf("while files come, one alarm ends and another begins: %v", said)
 	}
 }

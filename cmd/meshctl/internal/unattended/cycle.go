@@ -223,20 +223,25 @@ func (c *Cycle) sleep(ctx context.Context) error {
 	if err := home.Pause(ctx, max(gather, c.Config.Releases.Every-time.Since(c.tried))); err != nil {
 		return err
 	}
-	return gathered(ctx, c.settling)
+	if err := gathered(ctx, beginMost, c.is((*receive.Receiver).Beginning)); err != nil {
+		return err
+	}
+	return gathered(ctx, gatherMost, c.is((*receive.Receiver).Settling))
 }
 
-// settling reports whether files have changed that will be received as soon as they change no more.
-func (c *Cycle) settling() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.receiver != nil && c.receiver.Settling()
+// is asks the receiver, if there is one.
+func (c *Cycle) is(so func(*receive.Receiver) bool) func() bool {
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.receiver != nil && so(c.receiver)
+	}
 }
 
-// gathered waits for what settles, which goes out together with what was received already: in a release of its own it would wait for the switchover
+// gathered waits for what comes, which goes out together with what was received already: in a release of its own it would wait for the switchover
 // of this one. What always changes is not waited for.
-func gathered(ctx context.Context, settling func() bool) error {
-	for waited := time.Duration(0); waited < gatherMost && settling(); waited += gatherEvery {
+func gathered(ctx context.Context, most time.Duration, comes func() bool) error {
+	for waited := time.Duration(0); waited < most && comes(); waited += gatherEvery {
 		if err := home.Pause(ctx, gatherEvery); err != nil {
 			return err
 		}
@@ -251,6 +256,8 @@ const (
 	gather = 100 * time.Millisecond
 	// gatherMost is how long it waits at the most, after that, for files that settle, and gatherEvery how often it looks.
 	gatherMost, gatherEvery = time.Second, 20 * time.Millisecond
+	// beginMost is how long it waits at the most for directories of which nothing was read yet, or not all: a mesh's first release has all of their zones.
+	beginMost = 5 * time.Minute
 )
 
 // watch keeps how the sources are.

@@ -87,18 +87,18 @@ func TestOneBadZoneHoldsBackTheRelease(t *testing.T) {
 func TestAReleaseWaitsForWhatSettles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		looks, began := 0, time.Now()
-		hometest.Check(t, gathered(t.Context(), func() bool { looks++; return looks < 4 }))
+		hometest.Check(t, gathered(t.Context(), gatherMost, func() bool { looks++; return looks < 4 }))
 		if looks != 4 || time.Since(began) != 3*gatherEvery {
 			t.Errorf("it went on after %d looks, %v", looks, time.Since(began))
 		}
 		began = time.Now()
-		hometest.Check(t, gathered(t.Context(), func() bool { return true }))
+		hometest.Check(t, gathered(t.Context(), gatherMost, func() bool { return true }))
 		if time.Since(began) != gatherMost {
 			t.Errorf("it went on after %v, want %v", time.Since(began), gatherMost)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if gathered(ctx, func() bool { return true }) == nil {
+		if gathered(ctx, gatherMost, func() bool { return true }) == nil {
 			t.Error("it goes on when it is to end")
 		}
 	})
