@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -87,7 +88,7 @@ func (c *cli) sayNewer(zones []home.NewerZone) {
 		if z.Had != 0 {
 			had = fmt.Sprint(z.Had)
 		}
-		c.say("  %s serial %s → %d: %s", z.Origin, had, z.Serial, z.Text)
+		c.say("  %s serial %s → %d: %s", z.Origin, had, z.Serial, cmp.Or(z.Text, "lost"))
 	}
 	c.say("zone files in a restored home are as old as its backup: bring those of these zones up before meshctl serve runs (docs/operate/backup.md)")
 }

@@ -1,6 +1,7 @@
 package home
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -38,12 +39,12 @@ type NewerZone struct {
 	Origin string `json:"origin"`
 	Had    uint32 `json:"had,omitempty"` // serial; 0 if it had none
 	Serial uint32 `json:"serial"`
-	Text   string `json:"text"` // file with its text, compressed with zstd: of the repository, or of the home in recovered/
+	Text   string `json:"text"` // file with its text, compressed with zstd: of the repository, or of the home in recovered/; "" if that is lost
 }
 
 // newerZones are the zones of the latest release of now that before had at another serial, or not at all. Of those whose text is not in the
-// repository it is written.
-func (w *Writer) newerZones(ctx context.Context, before, now *release.Release) (all []NewerZone, err error) {
+// repository it is written, but for those of which files are lost.
+func (w *Writer) newerZones(ctx context.Context, before, now *release.Release, lost []string) (all []NewerZone, err error) {
 	if now == nil {
 		return nil, nil
 	}
@@ -57,7 +58,10 @@ func (w *Writer) newerZones(ctx context.Context, before, now *release.Release) (
 		if n.Had == n.Serial {
 			continue
 		}
-		if !z.Whole() {
+		switch {
+		case slices.Contains(lost, z.Origin):
+			n.Text = ""
+		case !z.Whole():
 			if n.Text, err = w.writeText(ctx, *z); err != nil {
 				return nil, err
 			}
@@ -111,22 +115,36 @@ func (h *Home) Recover(ctx context.Context, copies []string, longest time.Durati
 	if w.state, w.view, w.tag, err = w.home.readWith(s, nodes); err != nil {
 		return Recovered{}, err
 	}
-	if err := w.mendNodes(nodes, w.view.Manifest); err != nil {
+	if err := errors.Join(w.mendNodes(nodes, w.view.Manifest), w.mendMetadata()); err != nil {
 		return Recovered{}, err
 	}
-	r, err := w.recover(ctx, copies, longest)
-	if err == nil {
-		r.Lost, err = w.mendZones(ctx, dirs, w.view.Manifest)
+	best, seen, highest, err := w.best(copies, nodes)
+	if err != nil {
+		return Recovered{}, err
 	}
-	return r, err
+	if best.from != "" {
+		if err := w.takeOver(ctx, best, dirs); err != nil {
+			return Recovered{}, fmt.Errorf("%s: %w", best.from, err)
+		}
+	}
+	if err := w.mendNodes(nodes, best.view.Manifest); err != nil {
+		return Recovered{}, err
+	}
+	lost, err := w.mendZones(ctx, dirs, best.view.Manifest)
+	if err != nil {
+		return Recovered{}, err
+	}
+	return w.recover(ctx, best, seen, highest, lost, longest)
 }
 
-func (w *Writer) recover(ctx context.Context, copies []string, longest time.Duration) (Recovered, error) {
-	best, seen, highest := found{memory: w.state.Published, view: w.view}, w.view.Versions, w.state.Highest
+// best is the newest of the state, the repository and some copies, above which versions nobody has seen anything, and the highest release number in them. Nodes
+// of trees are taken from whichever has them.
+func (w *Writer) best(copies []string, nodes anyOf) (best found, seen release.Versions, highest uint64, err error) {
+	best, seen, highest = found{memory: w.state.Published, view: w.view}, w.view.Versions, w.state.Highest
 	for _, name := range append([]string{""}, copies...) {
-		f, err := w.look(name)
+		f, err := w.look(name, nodes)
 		if err != nil {
-			return Recovered{}, fmt.Errorf("%s: %w", cmp.Or(name, "the repository"), err) // it might be the newest
+			return best, seen, highest, fmt.Errorf("%s: %w", cmp.Or(name, "the repository"), err) // it might be the newest
 		}
 		if newer(f, best) {
 			best = f
@@ -136,11 +154,11 @@ func (w *Writer) recover(ctx context.Context, copies []string, longest time.Dura
 		}
 		seen = above(seen, f.view.Versions)
 	}
-	if best.from != "" {
-		if err := w.takeOver(ctx, best); err != nil {
-			return Recovered{}, fmt.Errorf("%s: %w", best.from, err)
-		}
-	}
+	return best, seen, highest, nil
+}
+
+// recover publishes what is the newest. Of lost zones, files are lacking.
+func (w *Writer) recover(ctx context.Context, best found, seen release.Versions, highest uint64, lost []string, longest time.Duration) (Recovered, error) {
 	state := w.state
 	if best.apart {
 		var err error
@@ -152,11 +170,11 @@ func (w *Writer) recover(ctx context.Context, copies []string, longest time.Dura
 	for _, known := range state.Published.Known {
 		state.Highest = max(state.Highest, known.Number)
 	}
-	newer, err := w.newerZones(ctx, w.view.Manifest.Latest(), best.view.Manifest.Latest())
+	newer, err := w.newerZones(ctx, w.view.Manifest.Latest(), best.view.Manifest.Latest(), lost)
 	if err != nil {
 		return Recovered{}, err
 	}
-	r := Recovered{From: best.from, Newer: newer, Lease: best.view.Versions.Timestamp, Highest: state.Highest,
+	r := Recovered{From: best.from, Newer: newer, Lost: lost, Lease: best.view.Versions.Timestamp, Highest: state.Highest,
 		Promised: w.Now().Add(max(longest, state.Lease())).UTC().Truncate(time.Second)}
 	now := instant.WallOf(w.Now())
 	state.Ledger = MeshOf(state, best.view).Recorded(now).Owed(mesh.Lease{Expires: instant.WallOf(r.Promised)}, now)
@@ -208,16 +226,16 @@ func (w *Writer) overtake(ctx context.Context, f found, seen release.Versions) (
 	return memory, view, err
 }
 
-// look verifies a copy. What is behind the state is found to hold nothing.
-func (w *Writer) look(name string) (found, error) {
-	var copied fs.FS = w.repo
+// look verifies a copy, with nodes of trees from whichever has them. What is behind the state is found to hold nothing.
+func (w *Writer) look(name string, nodes anyOf) (found, error) {
+	copied := withNodes{w.repo, nodes}
 	if name != "" {
 		d, err := depot.Open(name)
 		if err != nil {
 			return found{}, err
 		}
 		defer d.Close()
-		copied = d
+		copied.FS = d
 	}
 	view, memory, err := release.Verify(copied, w.state.Published)
 	switch rule, _ := release.RuleOf(err); {
@@ -250,8 +268,8 @@ func (w *Writer) apart(name string, copied fs.FS) (found, error) {
 	return found{name, memory, view, true}, nil
 }
 
-// takeOver puts into the repository what a copy has and it lacks: roots, and the zones' files.
-func (w *Writer) takeOver(ctx context.Context, f found) error {
+// takeOver puts into the repository what a copy has and it lacks: roots, and the zones' files, of which others may have those that it lacks.
+func (w *Writer) takeOver(ctx context.Context, f found, others []*depot.Dir) error {
 	from, err := depot.Open(f.from)
 	if err != nil {
 		return err
@@ -276,12 +294,27 @@ func (w *Writer) takeOver(ctx context.Context, f found) error {
 	}
 	for r := range f.view.Manifest.Releases() {
 		for z := range r.All() {
-			if err := w.takeZone(ctx, from, *z); err != nil {
+			err := w.takeZone(ctx, from, *z)
+			if err != nil && !slices.ContainsFunc(others, func(other *depot.Dir) bool { return w.takeZone(ctx, other, *z) == nil }) {
 				return err
 			}
 		}
 	}
-	return w.mendNodes(anyOf{w.repo, from}, f.view.Manifest)
+	return nil
+}
+
+// withNodes is a copy of the repository with nodes of trees from elsewhere, which are what their names say wherever they lie.
+type withNodes struct {
+	fs.FS
+	nodes anyOf
+}
+
+// Open implements fs.FS.
+func (c withNodes) Open(name string) (fs.File, error) {
+	if release.IsNode(name) {
+		return c.nodes.Open(name)
+	}
+	return c.FS.Open(name)
 }
 
 // anyOf is nodes of trees, each from the first of some repositories that has it as its name says.
@@ -329,6 +362,27 @@ func (w *Writer) mendNodes(from anyOf, m release.Manifest) error {
 		seen[name], lacking = true, append(lacking, release.File{Name: name, Data: data})
 	}
 	return w.repo.CreateAll(lacking)
+}
+
+// mendMetadata puts into the repository what the state has of its metadata, if they have the same timestamp: other content is damaged then.
+func (w *Writer) mendMetadata() error {
+	timestamp, _, err := w.repo.Read(release.TimestampName, release.MaxBytes(release.TimestampName))
+	if err != nil || !bytes.Equal(timestamp, w.state.Published.Timestamp) {
+		return nil // it is looked at later
+	}
+	for _, f := range w.files() {
+		data, _, err := w.repo.Read(f.Name, release.MaxBytes(f.Name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil && bytes.Equal(data, f.Data) {
+			continue
+		}
+		if err := errors.Join(w.repo.Remove(f.Name), w.repo.Create(f.Name, f.Data)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mendZones puts into the repository, if that is a directory, the files of a manifest's zones that it lacks, or has damaged, and says of which zones no copy

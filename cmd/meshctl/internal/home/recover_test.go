@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http/httptest"
 	"os"
@@ -537,5 +538,104 @@ func TestFilesOfZonesAreTakenFromACopy(t *testing.T) {
 	r, err := home.At(dir, clock).Recover(t.Context(), []string{member.dir.Path()}, 0)
 	if err != nil || !slices.Equal(r.Lost, []string{"example.com."}) {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestWhatOneCopyLacksIsTakenFromAnother: the newest copy may be of a node to which a zone is still coming; and of two that are as new, either may lack it.
+func TestWhatOneCopyLacksIsTakenFromAnother(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	hometest.MustRelease(t, dir, clock, 1, releasing.Options{Now: true})
+	backup := filepath.Join(t.TempDir(), "backup")
+	hometest.Check(t, os.CopyFS(backup, os.DirFS(dir)))
+	made := hometest.MustRelease(t, dir, clock, 2, releasing.Options{})
+	lacks, has := newFollower(t, dir), newFollower(t, dir)
+	hometest.Check(t, errors.Join(lacks.follows(dir), has.follows(dir)))
+	hometest.Check(t, lacks.dir.Remove(release.BlobName(made.Release.Zones[0].Blob.SHA256)))
+	r, err := home.At(backup, clock).Recover(t.Context(), []string{lacks.dir.Path(), has.dir.Path()}, 0)
+	if err != nil || r.From != lacks.dir.Path() || len(r.Lost) > 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	hometest.Check(t, newFollower(t, backup).follows(backup))
+}
+
+// TestAnOldStateBesideADamagedRepositoryIsBroughtUp: the state alone was restored, and files of the repository, which is ahead of it, are damaged. Copies have them,
+// or what is lost is said.
+func TestAnOldStateBesideADamagedRepositoryIsBroughtUp(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	publish := func(serial uint32, o releasing.Options) {
+		t.Helper()
+		w := hometest.Begin(t, dir, clock)
+		defer w.Close()
+		sources := []releasing.Source{hometest.ManyNames(t, serial, 9_000)}
+		for i := range 100 {
+			sources = append(sources, hometest.NamesZone(t, fmt.Sprintf("z%d.example.", i), int(serial), 1))
+		}
+		if _, found, err := releasing.Make(t.Context(), w, sources, o); err != nil {
+			t.Fatal(err, found)
+		}
+	}
+	publish(1, releasing.Options{Now: true})
+	state := filepath.Join(dir, home.StateDir, home.StateName)
+	old, err := os.ReadFile(state)
+	hometest.Check(t, err)
+	publish(2, releasing.Options{})
+	member := newFollower(t, dir)
+	hometest.Check(t, member.follows(dir))
+	view, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	based := view.Manifest.Next.Zone("example.org.")
+	if based.Whole() || view.Manifest.Next.Len() != 101 {
+		t.Fatalf("%+v", based)
+	}
+	pack := release.BlobName(based.Packs[0].Blob.SHA256)
+	nodes := slices.Collect(view.Manifest.Nodes())
+	for _, c := range []struct {
+		name, damaged string
+		lost          []string
+		copied        bool
+	}{
+		{"a pack", pack, nil, true},
+		{"a node of the tree", nodes[len(nodes)-1], nil, true},
+		{"a pack that no copy has", pack, []string{"example.org."}, false},
+	} {
+		hometest.Check(t, os.WriteFile(state, old, 0o600))
+		hometest.Check(t, os.WriteFile(filepath.Join(dir, home.RepoDir, c.damaged), []byte("damaged"), 0o600))
+		if !c.copied {
+			hometest.Check(t, member.dir.Remove(c.damaged))
+		}
+		r, err := home.At(dir, clock).Recover(t.Context(), []string{member.dir.Path()}, 0)
+		if err != nil || r.Highest != 2 || !slices.Equal(r.Lost, c.lost) {
+			t.Errorf("%s: %+v, %v", c.name, r, err)
+		}
+		if err := newFollower(t, dir).follows(dir); (err == nil) != c.copied {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// TestDamagedMetadataIsMended of what the state knows, if the repository has the same timestamp: no copy is needed for that.
+func TestDamagedMetadataIsMended(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	hometest.MustRelease(t, dir, clock, 1, releasing.Options{Now: true})
+	view, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	v := view.Versions
+	for _, name := range []string{release.ManifestName(view.Digest), fmt.Sprintf("metadata/%d.targets.json", v.Targets), fmt.Sprintf("metadata/%d.snapshot.json", v.Snapshot)} {
+		file := filepath.Join(dir, home.RepoDir, name)
+		for _, damage := range []func() error{
+			func() error { return os.Remove(file) },
+			func() error { return os.WriteFile(file, []byte("damaged"), 0o600) },
+		} {
+			hometest.Check(t, damage())
+			if _, err := home.At(dir, clock).Recover(t.Context(), nil, 0); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err := newFollower(t, dir).follows(dir); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
 	}
 }
