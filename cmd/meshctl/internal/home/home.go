@@ -304,7 +304,7 @@ func (h *Home) readWith(from storage, nodes fs.FS) (State, release.View, depot.T
 	}
 	switch {
 	case release.OfZones(err):
-		err = hint.Errorf("take the file from a copy of the repository, such as a member's depot: stop meshctl serve, then meshctl recover COPY", "a file of the repository is lost or damaged: %w", err)
+		err = lacking(err)
 	case err != nil:
 		return State{}, release.View{}, "", err
 	}
@@ -316,6 +316,11 @@ func (h *Home) readWith(from storage, nodes fs.FS) (State, release.View, depot.T
 		h.broken = &brokenFile{tag, file, state, view, err}
 	}
 	return state, view, tag, err
+}
+
+// lacking says what to do about an error of release.OfZones.
+func lacking(err error) error {
+	return hint.Errorf("take the file from a copy of the repository, such as a member's depot: stop meshctl serve, then meshctl recover COPY", "a file of the repository is lost or damaged: %w", err)
 }
 
 // brokenFile is a file of the repository that is damaged, and what came of the state with a tag for that.

@@ -30,7 +30,7 @@ type Recovered struct {
 	Highest  uint64    `json:"highest"`  // release number that is never used again
 	Promised time.Time `json:"promised"` // until then leases may live that nothing here knows of
 
-	Newer []NewerZone `json:"newer,omitempty"` // zones that nodes have at another serial than the state that was restored
+	Newer []NewerZone `json:"newer,omitempty"` // zones that nodes have at another serial than the state that was restored; none if it is not known which that had
 	Lost  []string    `json:"lost,omitempty"`  // zones of which a file is lost or damaged in the repository, and no copy has it
 }
 
@@ -112,15 +112,22 @@ func (h *Home) Recover(ctx context.Context, copies []string, longest time.Durati
 			nodes, dirs = append(nodes, d), append(dirs, d)
 		}
 	}
-	if w.state, w.view, w.tag, err = w.home.readWith(s, nodes); err != nil {
-		return Recovered{}, err
+	// Zones of a state that was restored alone may be gone everywhere since: then it is enough that they are known of what is newer.
+	var unknown error
+	if w.state, w.view, w.tag, unknown = w.home.readWith(s, nodes); unknown != nil && !release.OfZones(unknown) {
+		return Recovered{}, unknown
 	}
 	if err := errors.Join(w.mendNodes(nodes, w.view.Manifest), w.mendMetadata()); err != nil {
 		return Recovered{}, err
 	}
 	best, seen, highest, err := w.best(copies, nodes)
-	if err != nil {
+	switch {
+	case release.OfZones(err):
+		return Recovered{}, lacking(err)
+	case err != nil:
 		return Recovered{}, err
+	case bytes.Equal(best.memory.Timestamp, w.state.Published.Timestamp) && unknown != nil:
+		return Recovered{}, unknown
 	}
 	if best.from != "" {
 		if err := w.takeOver(ctx, best, dirs); err != nil {
@@ -134,7 +141,15 @@ func (h *Home) Recover(ctx context.Context, copies []string, longest time.Durati
 	if err != nil {
 		return Recovered{}, err
 	}
-	return w.recover(ctx, best, seen, highest, lost, longest)
+	var newer []NewerZone
+	if unknown == nil {
+		if newer, err = w.newerZones(ctx, w.view.Manifest.Latest(), best.view.Manifest.Latest(), lost); err != nil {
+			return Recovered{}, err
+		}
+	}
+	r, err := w.recover(ctx, best, seen, highest, longest)
+	r.Newer, r.Lost = newer, lost
+	return r, err
 }
 
 // best is the newest of the state, the repository and some copies, above which versions nobody has seen anything, and the highest release number in them. Nodes
@@ -157,8 +172,8 @@ func (w *Writer) best(copies []string, nodes anyOf) (best found, seen release.Ve
 	return best, seen, highest, nil
 }
 
-// recover publishes what is the newest. Of lost zones, files are lacking.
-func (w *Writer) recover(ctx context.Context, best found, seen release.Versions, highest uint64, lost []string, longest time.Duration) (Recovered, error) {
+// recover publishes what is the newest.
+func (w *Writer) recover(ctx context.Context, best found, seen release.Versions, highest uint64, longest time.Duration) (Recovered, error) {
 	state := w.state
 	if best.apart {
 		var err error
@@ -170,11 +185,7 @@ func (w *Writer) recover(ctx context.Context, best found, seen release.Versions,
 	for _, known := range state.Published.Known {
 		state.Highest = max(state.Highest, known.Number)
 	}
-	newer, err := w.newerZones(ctx, w.view.Manifest.Latest(), best.view.Manifest.Latest(), lost)
-	if err != nil {
-		return Recovered{}, err
-	}
-	r := Recovered{From: best.from, Newer: newer, Lost: lost, Lease: best.view.Versions.Timestamp, Highest: state.Highest,
+	r := Recovered{From: best.from, Lease: best.view.Versions.Timestamp, Highest: state.Highest,
 		Promised: w.Now().Add(max(longest, state.Lease())).UTC().Truncate(time.Second)}
 	now := instant.WallOf(w.Now())
 	state.Ledger = MeshOf(state, best.view).Recorded(now).Owed(mesh.Lease{Expires: instant.WallOf(r.Promised)}, now)
@@ -229,6 +240,9 @@ func (w *Writer) overtake(ctx context.Context, f found, seen release.Versions) (
 // look verifies a copy, with nodes of trees from whichever has them. What is behind the state is found to hold nothing.
 func (w *Writer) look(name string, nodes anyOf) (found, error) {
 	copied := withNodes{w.repo, nodes}
+	if name == "" && w.isPublished() {
+		return found{}, nil
+	}
 	if name != "" {
 		d, err := depot.Open(name)
 		if err != nil {
@@ -239,7 +253,7 @@ func (w *Writer) look(name string, nodes anyOf) (found, error) {
 	}
 	view, memory, err := release.Verify(copied, w.state.Published)
 	switch rule, _ := release.RuleOf(err); {
-	case name == "" && (rule == release.Rollback || rule == release.Missing):
+	case name == "" && !release.OfZones(err) && (rule == release.Rollback || rule == release.Missing):
 		return found{}, nil
 	case rule == release.Rollback || rule == release.Replay || rule == release.NumberReused:
 		return w.apart(name, copied)
@@ -364,10 +378,15 @@ func (w *Writer) mendNodes(from anyOf, m release.Manifest) error {
 	return w.repo.CreateAll(lacking)
 }
 
+// isPublished reports whether the repository has the timestamp that the state has.
+func (w *Writer) isPublished() bool {
+	timestamp, _, err := w.repo.Read(release.TimestampName, release.MaxBytes(release.TimestampName))
+	return err == nil && bytes.Equal(timestamp, w.state.Published.Timestamp)
+}
+
 // mendMetadata puts into the repository what the state has of its metadata, if they have the same timestamp: other content is damaged then.
 func (w *Writer) mendMetadata() error {
-	timestamp, _, err := w.repo.Read(release.TimestampName, release.MaxBytes(release.TimestampName))
-	if err != nil || !bytes.Equal(timestamp, w.state.Published.Timestamp) {
+	if !w.isPublished() {
 		return nil // it is looked at later
 	}
 	for _, f := range w.files() {

@@ -615,6 +615,60 @@ func TestAnOldStateBesideADamagedRepositoryIsBroughtUp(t *testing.T) {
 	}
 }
 
+// TestAnOldStateWhoseZonesAreGoneIsBroughtUp: the state alone was restored, of a release whose files that name zones were removed since, from the repository and from
+// every member's depot. What is newer is known; without that, or if it is damaged everywhere, nothing is published.
+func TestAnOldStateWhoseZonesAreGoneIsBroughtUp(t *testing.T) {
+	clock := hometest.At(hometest.Start)
+	dir := hometest.New(t, clock, "tyo")
+	publish := func(serial int) {
+		t.Helper()
+		w := hometest.Begin(t, dir, clock)
+		defer w.Close()
+		var sources []releasing.Source
+		for i := range 100 {
+			sources = append(sources, hometest.NamesZone(t, fmt.Sprintf("z%d.example.", i), serial, 1))
+		}
+		if _, found, err := releasing.Make(t.Context(), w, sources, releasing.Options{}); err != nil {
+			t.Fatal(err, found)
+		}
+	}
+	publish(1)
+	was, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	state := filepath.Join(dir, home.StateDir, home.StateName)
+	old, err := os.ReadFile(state)
+	hometest.Check(t, err)
+	publish(2)
+	is, err := home.At(dir, clock).View(t.Context())
+	hometest.Check(t, err)
+	needed := slices.Collect(is.Manifest.Nodes())
+	for name := range was.Manifest.Nodes() {
+		if !slices.Contains(needed, name) {
+			hometest.Check(t, os.Remove(filepath.Join(dir, home.RepoDir, name)))
+		}
+	}
+	one := filepath.Join(dir, home.RepoDir, needed[len(needed)-1])
+	data, err := os.ReadFile(one)
+	hometest.Check(t, err)
+	hometest.Check(t, os.WriteFile(state, old, 0o600))
+	for _, damage := range []func() error{func() error { return os.Remove(one) }, func() error { return os.WriteFile(one, data[1:], 0o600) }} {
+		hometest.Check(t, damage())
+		if r, err := home.At(dir, clock).Recover(t.Context(), nil, 0); !release.OfZones(err) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if now, err := os.ReadFile(state); err != nil || string(now) != string(old) {
+			t.Errorf("the state has changed: %v", err)
+		}
+	}
+	hometest.Check(t, os.WriteFile(one, data, 0o600))
+	if r, err := home.At(dir, clock).Recover(t.Context(), nil, 0); err != nil || r.Highest != 2 || r.Lease != is.Versions.Timestamp {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	hometest.Check(t, newFollower(t, dir).follows(dir))
+	publish(3)
+	hometest.Check(t, newFollower(t, dir).follows(dir))
+}
+
 // TestDamagedMetadataIsMended of what the state knows, if the repository has the same timestamp: no copy is needed for that.
 func TestDamagedMetadataIsMended(t *testing.T) {
 	clock := hometest.At(hometest.Start)
