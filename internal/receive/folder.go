@@ -56,12 +56,13 @@ type folder struct {
 
 // zoneFile is a file that was there at the last scan.
 type zoneFile struct {
-	settling prints // as it was at the last scan
-	read     prints // as it was read
-	origin   string // of the zone in it, once it was read
-	blocked  bool   // that zone comes from elsewhere
-	waits    bool   // it is to be read when it has not changed for a while
-	open     bool   // somebody was writing it when that was over
+	settling prints    // as it was when it was looked at last
+	since    time.Time // when it was seen so first
+	read     prints    // as it was read
+	origin   string    // of the zone in it, once it was read
+	blocked  bool      // that zone comes from elsewhere
+	waits    bool      // it is to be read when it has not changed for a while
+	open     bool      // somebody was writing it when that was over
 }
 
 // prints tell a file, and those that it includes, from themselves at another time.
@@ -414,12 +415,16 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	}
 	now := printsOf(root, name)
 	again := f.settling == nil || !f.settling.same(now)
-	if w.awaits(f, again && now[name] != nil && !f.open); again {
-		f.settling = now
-		if now[name] == nil {
-			w.fault(w.path(name), "a link to nowhere, or out of the directory")
-			return true
-		}
+	early := again || time.Since(f.since) < w.settle // an event about another file may have all looked at
+	w.awaits(f, early && now[name] != nil && !f.open)
+	if again {
+		f.settling, f.since = now, time.Now()
+	}
+	switch {
+	case again && now[name] == nil:
+		w.fault(w.path(name), "a link to nowhere, or out of the directory")
+		return true
+	case early:
 		return false
 	}
 	began := time.Now()

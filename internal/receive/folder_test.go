@@ -419,7 +419,7 @@ func TestSomeFilesOfMany(t *testing.T) {
 	defer stop()
 	told.next(t)
 	w := newFolder(r, z.d)
-	w.plain = true
+	w.plain, w.settle = true, 0
 	some := func(want bool, names ...string) {
 		t.Helper()
 		news := map[string]bool{}
@@ -506,7 +506,7 @@ func TestFilesThatAreSavedTogetherSettleTogether(t *testing.T) {
 	cancel()
 	resting.Wait()
 	names := map[string]bool{"a.zone": true, "b.zone": true, "c.zone": true}
-	if !w.some(t.Context(), names) || len(names) > 0 || w.r.Settling() {
+	if w.settle = 0; !w.some(t.Context(), names) || len(names) > 0 || w.r.Settling() {
 		t.Errorf("%v settle, and it is said: %v", names, w.r.Settling())
 	}
 	for range 3 {
@@ -521,6 +521,29 @@ func TestFilesThatAreSavedTogetherSettleTogether(t *testing.T) {
 	z.put("d.zone", small("d.test.", 2))
 	if _, busy := w.scan(t.Context()); len(busy) != 1 || w.r.settling.Load() != 1 {
 		t.Errorf("%v settle, and it is said of %d", busy, w.r.settling.Load())
+	}
+}
+
+// TestNothingIsReadBeforeItHasSettled: a file that somebody writes in pieces is not read though others have all files looked at meanwhile.
+func TestNothingIsReadBeforeItHasSettled(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{})
+	w, told, _ := looking(t, z)
+	w.plain, w.settle = true, time.Hour
+	z.put("a.zone", small("a.test.", 1))
+	if settled, busy := w.scan(t.Context()); settled || !slices.Equal(busy, []string{"a.zone"}) || !w.r.Settling() {
+		t.Fatalf("settled %v, busy %v", settled, busy)
+	}
+	names := map[string]bool{"a.zone": true}
+	if !w.some(t.Context(), names) || !names["a.zone"] || !w.r.Settling() {
+		t.Error("it is read at once")
+	}
+	w.settle = 0
+	if !w.some(t.Context(), names) || names["a.zone"] || w.r.Settling() {
+		t.Error("it is not read")
+	}
+	if u := told.next(t); u.Origin != "a.test." {
+		t.Errorf("told of %s", u.Origin)
 	}
 }
 
@@ -567,7 +590,7 @@ func TestWhoeverWritesForLongHasOneFileLookedAt(t *testing.T) {
 	t.Parallel()
 	z := newZoneDir(t, Directory{})
 	w, told, event := looking(t, z)
-	w.settle, w.poll = time.Millisecond, time.Hour
+	w.settle, w.poll = 0, time.Hour
 	f, err := os.Create(filepath.Join(z.path, "a.zone"))
 	if err != nil {
 		t.Fatal(err)
@@ -585,6 +608,7 @@ func TestWhoeverWritesForLongHasOneFileLookedAt(t *testing.T) {
 	}
 	z.put("b.zone", small("b.test.", 1)) // no event tells of it
 	rested := make(chan bool)
+	w.settle = time.Millisecond
 	go func() { w.rest(t.Context(), busy); close(rested) }()
 	z.put("c.zone", small("c.test.", 1))
 	event("c.zone")
