@@ -115,11 +115,16 @@ func (w *folder) watch(ctx context.Context, done func()) {
 	began := time.Now()
 	gone := sync.OnceFunc(func() { w.r.unread.Add(-1) })
 	defer gone()
-	for scans := 1; ctx.Err() == nil; scans++ {
+	var ready time.Time // when what was there at the first scan has settled
+	for ctx.Err() == nil {
 		w.attend()
+		at := time.Now()
 		settled, busy := w.scan(ctx)
-		if settled || scans == 2 { // what has not changed between two scans was read; a file may change for ever
+		if settled || !ready.IsZero() && !at.Before(ready) { // what has not changed since was read; a file may change for ever
 			gone()
+		}
+		if ready.IsZero() {
+			ready = time.Now().Add(w.settle)
 		}
 		switch {
 		case w.r.decide.Once && settled:
