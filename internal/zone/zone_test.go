@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/miekg/dns"
 
@@ -221,6 +222,23 @@ func TestZonesOfZones(t *testing.T) {
 	}
 	for step, v := range versions {
 		same(step, v)
+	}
+}
+
+// TestAZoneOfASetIsInOneLine of the processor's cache: among very many zones a lookup waits for that, and for the image.
+func TestAZoneOfASetIsInOneLine(t *testing.T) {
+	var zones []*zone.Zone
+	for i := range 1000 {
+		zones = append(zones, smallZone(t, i, 1))
+	}
+	set, err := zone.NewZones(zones...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, z := range set.With(zones[:10], nil).All() {
+		if at := uintptr(unsafe.Pointer(z)) % 64; at+unsafe.Sizeof(*z) > 64 {
+			t.Fatalf("%s has %d octets from %d on of a line", z.Origin(), unsafe.Sizeof(*z), at)
+		}
 	}
 }
 
