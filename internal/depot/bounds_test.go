@@ -397,3 +397,27 @@ func TestManySmallFilesFromFarAwayAreNotSlow(t *testing.T) {
 		t.Errorf("%d were asked for, there are %d", asked.Load(), len(blobs))
 	}
 }
+
+// TestABudgetIsForDownloads: where it takes longer than that to find out what is missing, as of very many zones, as long may be spent on getting it.
+func TestABudgetIsForDownloads(t *testing.T) {
+	h := newHost(t)
+	var blobs []release.Blob
+	for serial := range uint32(5 * atOnce) {
+		blobs = append(blobs, h.zone("example.", serial, 40).Blob)
+	}
+	server := httptest.NewServer(http.FileServerFS(h.dir))
+	defer server.Close()
+	get := func(looked time.Duration) (dir *Dir, err error) {
+		dir = newDir(t)
+		g := &getter{Source: Source{Client: server.Client(), URL: server.URL, Budget: time.Nanosecond}, dir: dir, began: time.Now().Add(-looked)}
+		return dir, g.fetch(t.Context(), "example.", blobs...)
+	}
+	dir, err := get(time.Hour)
+	check(t, err)
+	for _, b := range blobs {
+		check(t, dir.CheckBlob(b))
+	}
+	if _, err := get(0); !errors.Is(err, ErrUnfinished) {
+		t.Errorf("without a look it took %v", err)
+	}
+}

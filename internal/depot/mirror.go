@@ -148,8 +148,8 @@ func (f *Found) Err() error { return f.err }
 // cannot take part in, to be silent after it (SYNC-F), and a release to come must not keep it from the lease of the one
 // that it answers from (FAIL-4).
 //
-// No more time than the budget is spent on downloads before that, so that neither a lease nor a switchover waits for a large
-// zone; and none on reading zones through, which comes last.
+// No more time than the budget, or than it took to find out what is missing, is spent on downloads before that, so that neither a lease nor a switchover
+// waits for a large zone; and none on reading zones through, which comes last.
 //
 // What was interrupted is repeated by looking and taking again; blobs go on where they stopped.
 func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memory) (release.View, release.Memory, bool, error) {
@@ -169,10 +169,7 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 		}
 		return view, next, wrote, err
 	}
-	get := &getter{Source: from, dir: d, manifest: view.Manifest}
-	if from.Budget > 0 {
-		get.until = time.Now().Add(from.Budget)
-	}
+	get := &getter{Source: from, dir: d, manifest: view.Manifest, began: time.Now()}
 	fetched, missing := false, error(nil)
 	if !from.Metadata {
 		fetched, missing = get.missing(ctx, false)
@@ -222,7 +219,8 @@ type getter struct {
 	Source
 	dir      *Dir
 	manifest release.Manifest
-	until    time.Time // downloads end then; zero: when they are done
+	began    time.Time // when it began to look for what is to be got
+	until    time.Time // downloads end then, see spend; zero: when they are done
 	left     int64     // bytes to come for the zones after the one that is being got
 	used     int64     // bytes of the zones' files, if counted
 	counted  bool
@@ -483,6 +481,7 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 	if err := g.fits(origin, more); err != nil {
 		return err
 	}
+	g.spend()
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(atOnce)
 	bounds := Bounds{pace: g.Pace, until: g.until, crowd: new(crowd)}
@@ -512,6 +511,15 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 		g.counted = false
 	}
 	return err
+}
+
+// spend begins the budget with the first download. To find out what is missing of 100,000 zones takes longer than the budget, so as long as that took may
+// be spent as well: or nearly all the time would go by in looking.
+func (g *getter) spend() {
+	if g.Budget > 0 && g.until.IsZero() {
+		now := time.Now()
+		g.until = now.Add(max(g.Budget, now.Sub(g.began)))
+	}
 }
 
 // moves tells how far the transfer of some blobs is, when so many bytes of one of them are here; nil if nobody wants to know.
