@@ -103,16 +103,18 @@ func (d *Dir) hasZone(z release.Zone, deep bool) (bool, error) {
 
 // hasText is hasZone of the text that a zone names: as the blob that was published, or made of a delta.
 func (d *Dir) hasText(z release.Zone, deep bool) (bool, error) {
-	if d.HasBlob(z.Blob) {
-		if !deep || d.CheckBlob(z.Blob) == nil {
-			return true, nil
+	name := release.BlobName(z.Blob.SHA256)
+	info, err := d.root.Lstat(name)
+	if isBlob(info, err, z.Blob) && (!deep || d.CheckBlob(z.Blob) == nil) {
+		return true, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) { // as for nearly all of very many zones that are new
+		if err := d.Remove(name); err != nil { // or OpenBlob would take it
+			return false, err
 		}
 	}
-	if err := d.Remove(release.BlobName(z.Blob.SHA256)); err != nil { // or OpenBlob would take it
-		return false, err
-	}
 	if !deep {
-		return d.showsText(z), nil
+		return d.hasMade(z), nil
 	}
 	r, err := d.OpenBlob(z.Base())
 	if err == nil {
@@ -127,9 +129,11 @@ func (d *Dir) hasText(z release.Zone, deep bool) (bool, error) {
 
 // showsText reports whether there are files with the text that a zone names; what is in them is checked when they are read.
 func (d *Dir) showsText(z release.Zone) bool {
-	if d.HasBlob(z.Blob) {
-		return true
-	}
+	return d.HasBlob(z.Blob) || d.hasMade(z)
+}
+
+// hasMade reports whether there is a file with the text of a zone that was made of a delta.
+func (d *Dir) hasMade(z release.Zone) bool {
 	info, err := d.root.Lstat(textName(z.SHA256))
 	return err == nil && info.Mode().IsRegular()
 }
@@ -137,6 +141,10 @@ func (d *Dir) showsText(z release.Zone) bool {
 // HasBlob reports whether a blob is there with its length; what is in it is checked when it is read.
 func (d *Dir) HasBlob(b release.Blob) bool {
 	info, err := d.root.Lstat(release.BlobName(b.SHA256))
+	return isBlob(info, err, b)
+}
+
+func isBlob(info fs.FileInfo, err error, b release.Blob) bool {
 	return err == nil && info.Mode().IsRegular() && info.Size() == b.Length
 }
 
