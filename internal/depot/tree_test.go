@@ -173,10 +173,13 @@ func TestNodesOfAHostileMirror(t *testing.T) {
 	h.withNext(2, 100)
 	files := h.put()
 	node := slices.MaxFunc(files[:len(files)-4], func(a, b release.File) int { return cmp.Compare(len(a.Data), len(b.Data)) })
-	forever := func(w http.ResponseWriter, begin string, chunk []byte) {
-		w.Header().Set(codingHeader, packedCoding)
+	endless := func(w http.ResponseWriter, begin string, chunk []byte) {
 		for _, err := w.Write([]byte(begin)); err == nil; _, err = w.Write(chunk) {
 		}
+	}
+	forever := func(w http.ResponseWriter, begin string, chunk []byte) {
+		w.Header().Set(codingHeader, packedCoding)
+		endless(w, begin, chunk)
 	}
 	inCoding := func(coding string, content ...[]byte) func(w http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
@@ -211,13 +214,7 @@ func TestNodesOfAHostileMirror(t *testing.T) {
 		"another node": {release.Mismatch, func(w http.ResponseWriter) { w.Write(first[0].Data) }},
 		"a part":       {release.Mismatch, func(w http.ResponseWriter) { w.Write(node.Data[:10]) }},
 		"one more":     {release.Mismatch, func(w http.ResponseWriter) { w.Write(append(bytes.Clone(node.Data), 0)) }},
-		"endless": {release.Oversize, func(w http.ResponseWriter) {
-			for chunk := bytes.Repeat([]byte("x"), 1<<20); ; {
-				if _, err := w.Write(chunk); err != nil {
-					return
-				}
-			}
-		}},
+		"endless":      {release.Oversize, func(w http.ResponseWriter) { endless(w, "x", bytes.Repeat([]byte("x"), 1<<20)) }},
 	} {
 		server.lies(func(w http.ResponseWriter, asked string) bool {
 			if asked == node.Name {
