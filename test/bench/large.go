@@ -324,8 +324,14 @@ func (b *bench) changes(m *large) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := b.memories(m, ""); err != nil {
+		return err
+	}
 	share, err := m.rounds(fmt.Sprintf("%d names change", many), many)
 	if err != nil {
+		return err
+	}
+	if err := b.memories(m, ", after 0.5 % changed"); err != nil {
 		return err
 	}
 	if err := m.forgoZONEMD(); err != nil {
@@ -353,11 +359,11 @@ func (b *bench) changes(m *large) (err error) {
 	b.row("… of the distribution host", "s", "", share.host)
 	b.row("last octet of the IXFR to ready on all nodes, 0.5 %", "s", "≤ 4", share.ready)
 	b.row("given to the primary, to answered by all, 0.5 %", "s", "", share.seen)
-	return b.memories(m)
+	return nil
 }
 
-// memories are the rows of what everybody takes of memory.
-func (b *bench) memories(m *large) error {
+// memories are the rows of what everybody takes of memory at a time.
+func (b *bench) memories(m *large, when string) error {
 	pss, err := m.groups.memory()
 	if err != nil {
 		return err
@@ -377,9 +383,9 @@ func (b *bench) memories(m *large) error {
 	if b.names >= atTenMillion {
 		bound = "≤ 1229"
 	}
-	b.row("memory of a node that follows it (PSS)", "MiB", bound, node)
-	b.row("… of it coredns", "MiB", "", figures{"ours": {coredns["coredns"] / (1 << 20)}})
-	b.row("memory of the distribution host (PSS)", "MiB", "", figures{"ours": {pss["host"]}})
+	b.row("memory of a node that follows it (PSS)"+when, "MiB", bound, node)
+	b.row("… of it coredns"+when, "MiB", "", figures{"ours": {coredns["coredns"] / (1 << 20)}})
+	b.row("memory of the distribution host (PSS)"+when, "MiB", "", figures{"ours": {pss["host"]}})
 	return nil
 }
 
