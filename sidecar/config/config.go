@@ -201,8 +201,8 @@ type Mirror struct {
 	CA    map[string]string // by URL: SystemCA or a PEM file, of a server that has no certificate of the mesh's
 	Depot string            // directory that meshsync reads
 	Root  string            // trusted root of the mesh
-	// Interval is from one look to the next. The node tells distribution hosts how long it may take to hear of something new,
-	// which is this and a little more, and the lead of a switchover is no shorter than twice that and some seconds.
+	// Interval is from one look to the next. The node tells distribution hosts how long it may take to hear of something new, and the lead of a
+	// switchover is no shorter than twice that and some seconds. That is this and a little more where no host holds a request of the node.
 	Interval time.Duration
 	// Bandwidth is how many bytes a second the zones of releases may take, and Disk how many bytes their files may take in
 	// the depot, where the current release, the next and the one before have their place; 0: unbounded.

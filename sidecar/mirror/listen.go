@@ -1,11 +1,13 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,50 +26,136 @@ const (
 	holdSlack = 10 * time.Second
 	// deafAfter is how long a held request may go unanswered when the timestamp that it waits for has come another way.
 	deafAfter = 2 * time.Second
-	// A server that does not hold requests is asked again after unheld; one that answers too early, or with what a look does not find,
-	// after holdRetry, and twice that each time, up to the interval between looks.
+	// A server that does not hold requests is asked again after unheld; one whose request was lost, that answers too early, or with what a look
+	// does not find, after holdRetry, and twice that each time, up to the interval between looks and no longer than unheld.
 	unheld    = time.Minute
 	holdRetry = time.Second
+	// doubtsMost is how many answers in a row that were worth nothing show that a server is not to be relied on.
+	doubtsMost = 2
 	// spread is how long nodes wait on average for each member of the mesh before they look, since all hear at once.
 	spread = 100 * time.Microsecond
 	// notice is how long it takes a host to see what is new in its repository, and its word to come.
 	notice = 100 * time.Millisecond
 )
 
+// listening is what the answers of a server have shown of whether it holds requests.
+type listening struct {
+	ready  bool          // the next request is to be held: the last was answered as one of a server that holds them
+	asked  bool          // the server has answered one
+	holds  bool          // it said in its last answer that it holds them
+	doubts int           // answers in a row that were worth nothing: at once, with what a look does not find, or none when there was something
+	lost   time.Time     // since when requests come to nothing; zero: the last did not
+	retry  time.Duration // from one that comes to nothing to the next, on average
+}
+
+// kept takes in that a request was answered as it should be.
+func (l *listening) kept(held bool) {
+	if held {
+		l.retry, l.doubts = holdRetry, 0
+	}
+	l.ready, l.asked, l.holds, l.lost = true, true, true, time.Time{}
+}
+
+// missed takes in that a request came to nothing: it was lost, or let go of, as by a host that ends, or the answer was worth nothing.
+func (l *listening) missed(answered, doubt bool) {
+	if answered {
+		l.asked, l.holds = true, true
+	}
+	if doubt {
+		l.doubts++
+	}
+	if l.lost.IsZero() {
+		l.lost = time.Now()
+	}
+	l.ready = false
+}
+
+// refused takes in that a request would not have been held, and reports whether that is to be believed of the server. It is not of one that held them
+// until now: a host that ends, or that has as many of this node as it takes, since it does not know yet that they are lost, says so for a moment.
+func (l *listening) refused() bool {
+	if l.holds && l.doubts+1 < doubtsMost {
+		return false
+	}
+	*l = listening{asked: true, retry: l.retry}
+	return true
+}
+
 // listen holds requests open at a repository, one after the other, until ctx ends, and has all looked at when one brings news.
 func (m *Mirror) listen(ctx context.Context, r *repository) {
-	retry, holds := holdRetry, false // whether the server has shown that it holds requests
-	_ = m.awaitNewer(ctx, "")        // before there is anything, the looks are enough
+	l := listening{retry: holdRetry}
+	_ = m.awaitNewer(ctx, "") // before there is anything, the looks are enough
 	for ctx.Err() == nil {
 		known, wait := m.lastKnown(), time.Duration(0)
-		if holds {
+		if l.ready {
 			wait = holdFor + rand.N(holdMore)
-			m.holding(r, true)
+			m.hearing(r, hearing{held: true, relied: l.doubts < doubtsMost})
 		}
 		began := time.Now()
 		held, news, told, err := m.hold(ctx, r.url, known, wait)
-		switch early := !news && time.Since(began) < wait/2; {
-		case err == nil && !held:
-			holds = false
-			_ = m.unheld(ctx, r, unheld)
-		case err != nil, early, news && !m.lookNow(ctx, r, known.tag, told): // it says that there is something, and a look does not find it
-			holds = false
-			_ = m.unheld(ctx, r, retry)
-			retry = min(2*retry, max(m.every(), holdRetry))
+		lasted := time.Since(began)
+		found := err == nil && held && news && m.lookNow(ctx, r, known.tag, told)
+		switch {
+		case err == nil && !held && l.refused():
+			_ = m.unheld(ctx, r, &l, unheld)
+		case found, err == nil && held && !news && lasted >= wait/2:
+			l.kept(wait > 0)
 		default:
-			if holds {
-				retry = holdRetry
-			}
-			holds = true
+			l.missed(err == nil && held, errors.Is(err, errDeaf) || err == nil && (!held || news || lasted < holdRetry))
+			_ = m.unheld(ctx, r, &l, l.retry)
+			l.retry = min(2*l.retry, max(min(m.every(), unheld), holdRetry))
 		}
 	}
 }
 
 // unheld says that no request is held at a repository, and waits for half of d to one and a half of it: a host that is started again lets go of all
 // members in one moment, and they must not all come back in one.
-func (m *Mirror) unheld(ctx context.Context, r *repository, d time.Duration) error {
-	m.holding(r, false)
-	return sleep(ctx, d/2+rand.N(d))
+func (m *Mirror) unheld(ctx context.Context, r *repository, l *listening, d time.Duration) error {
+	wait := d/2 + rand.N(d)
+	m.hearing(r, hearing{relied: m.relied(r, l), within: wait, long: !l.lost.IsZero() && time.Since(l.lost) >= unheld})
+	return sleep(ctx, wait)
+}
+
+// hearing is how soon a repository tells of what is new, beside the looks at it.
+type hearing struct {
+	held   bool          // a request is held there
+	relied bool          // the answer to that request, or to the next one, is to be relied on
+	within time.Duration // when the next one is made at the latest
+	long   bool          // requests have come to nothing for long
+}
+
+// relied reports whether the next request at a repository, of which the last came to nothing, is to be relied on: it is answered at once if there is
+// something new, and held then. The server has shown that it holds requests, and a request was lost, as when a host is started again. If a look was
+// good since and requests are still lost, or if it never answered one and the last look at it was good, it is a server that is there and holds none.
+func (m *Mirror) relied(r *repository, l *listening) bool {
+	if l.asked && !l.holds || l.doubts >= doubtsMost {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	there := r.last != nil && r.err == nil
+	return !there || l.asked && !r.good.Add(-r.took).After(l.lost)
+}
+
+// hearing keeps how soon a repository tells of what is new.
+func (m *Mirror) hearing(r *repository, now hearing) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r.hearing = now
+}
+
+// soonest is the longest until a host's answer or a look begins to bring what is published. The answer of a host that has been lost for
+// long does not count where there is another repository to look at: what is published may come by that one alone.
+func (m *Mirror) soonest() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	looks := slices.ContainsFunc(m.repositories, func(r *repository) bool { return !r.hearing.relied && r.last != nil && r.err == nil })
+	wait := m.interval + m.interval/10
+	for _, r := range m.repositories {
+		if h := r.hearing; h.relied && !(h.long && looks) {
+			wait = min(wait, h.within+notice)
+		}
+	}
+	return wait
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -97,11 +185,11 @@ func (m *Mirror) hold(ctx context.Context, url string, known known, wait time.Du
 	}
 	response, err := m.listener.Do(request)
 	if err != nil {
-		return false, false, nil, err
+		return false, false, nil, cmp.Or(context.Cause(ctx), err)
 	}
 	defer response.Body.Close()
 	if told, err = depot.ReadNews(response); err != nil {
-		return false, false, nil, err
+		return false, false, nil, cmp.Or(context.Cause(ctx), err)
 	}
 	switch response.StatusCode {
 	case http.StatusOK:
@@ -192,23 +280,4 @@ func (m *Mirror) tell(r *repository, told *depot.News) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r.brought = told
-}
-
-// holding keeps whether a request is held at a repository.
-func (m *Mirror) holding(r *repository, is bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r.held = is
-}
-
-// isHeld reports whether a request is held anywhere.
-func (m *Mirror) isHeld() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, r := range m.repositories {
-		if r.held {
-			return true
-		}
-	}
-	return false
 }

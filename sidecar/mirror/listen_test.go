@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strings"
@@ -44,7 +45,7 @@ func held(m *Mirror, url string) func() bool {
 }
 
 // TestNewsComeInARoundTrip: where a request is held, what is published is in the depot long before the next look is due, again and
-// again; and the node says that it hears at once, until the host is away.
+// again; and the node says that it hears at once, or soon while the host is away.
 func TestNewsComeInARoundTrip(t *testing.T) {
 	ca := testca.New(t)
 	h := newHost(t, ca)
@@ -70,9 +71,165 @@ func TestNewsComeInARoundTrip(t *testing.T) {
 	}
 	down.Store(true)
 	h.renew() // which answers the request that is held; the next one fails
-	lab.WaitFor(t, "no request is held", func() bool { return !held(m, url)() && m.Hears() >= time.Hour })
+	lab.WaitFor(t, "no request is held", func() bool { return !held(m, url)() })
+	if m.Hears() >= time.Minute {
+		t.Errorf("it hears after %v, and asks again in a moment", m.Hears())
+	}
 	down.Store(false)
 	lab.WaitFor(t, "the newest again", func() bool { return held(m, url)() && lease(t, m, root) == h.timestamp() })
+}
+
+// TestALostRequestIsMadeAgain: a host that is started again, by itself or behind a proxy, does not have a node say that it hears as late as its next
+// look, in an hour: it asks again within seconds, and says so until it does. The lead of a switchover is no less than twice that.
+func TestALostRequestIsMadeAgain(t *testing.T) {
+	for name, lose := range map[string]func(h *lossy){
+		"the host ends":          func(h *lossy) { h.end(); h.away.Store(true) },
+		"a proxy finds it away":  func(h *lossy) { h.away.Store(true); h.server.CloseClientConnections() },
+		"it ends before news do": func(h *lossy) { h.away.Store(true); h.renew() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newLossy(t)
+			m := h.mirror(h.ca, h.server.URL)
+			root := h.mem.Root
+			run(t, m)
+			lab.WaitFor(t, "a request is held", held(m, h.server.URL))
+			var late atomic.Int64
+			go func() {
+				for t.Context().Err() == nil {
+					late.Store(max(late.Load(), int64(m.Hears())))
+					time.Sleep(time.Millisecond)
+				}
+			}()
+			for range 2 {
+				lose(h)
+				lab.WaitFor(t, "the request is lost", func() bool { return !held(m, h.server.URL)() })
+				h.begin()
+				for _, when := range []string{"meanwhile", "then"} {
+					h.renew()
+					lab.WaitFor(t, "what was published "+when, func() bool { return lease(t, m, root) == h.timestamp() })
+					lab.WaitFor(t, "a request is held again", held(m, h.server.URL))
+				}
+			}
+			if got := time.Duration(late.Load()); got >= time.Minute {
+				t.Errorf("it said that it hears after up to %v", got)
+			}
+		})
+	}
+}
+
+// lossy is a host that holds requests and can be away.
+type lossy struct {
+	*host
+	ca     *testca.CA
+	away   atomic.Bool
+	server *httptest.Server
+	holder atomic.Pointer[depot.Holder]
+	end    context.CancelFunc // of those that are held
+}
+
+func newLossy(t *testing.T) *lossy {
+	ca := testca.New(t)
+	h := &lossy{host: newHost(t, ca), ca: ca}
+	h.begin()
+	h.server = serving(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.holder.Load().ServeHTTP(w, r) }), &h.away)
+	return h
+}
+
+// begin has it serve, and hold requests.
+func (h *lossy) begin() {
+	ctx, end := context.WithCancel(context.Background())
+	h.t.Cleanup(end)
+	h.holder.Store(depot.NewHolder(ctx, h.dir, 10*time.Millisecond))
+	h.end = end
+	h.away.Store(false)
+}
+
+// TestWhoIsReliedOn: what a node says of how soon it hears is what the hosts that it asks can be relied on for, by their answers.
+func TestWhoIsReliedOn(t *testing.T) {
+	const soon, later = time.Second, time.Hour + 6*time.Minute
+	lost := hearing{relied: true, within: soon}
+	for name, test := range map[string]struct {
+		all   []hearing // of repositories; a look at each was good
+		unfit bool      // but for the last
+		want  time.Duration
+	}{
+		"none":                               {nil, false, later},
+		"none is held":                       {[]hearing{{}, {}}, false, later},
+		"one is held":                        {[]hearing{{held: true, relied: true}, {}}, false, notice},
+		"one is held by who misled":          {[]hearing{{held: true}, {}}, false, later},
+		"one was lost":                       {[]hearing{lost}, false, soon + notice},
+		"one was lost, another is looked at": {[]hearing{lost, {}}, false, soon + notice},
+		"one was lost for long":              {[]hearing{{relied: true, within: soon, long: true}}, false, soon + notice},
+		"and another is looked at":           {[]hearing{{relied: true, within: soon, long: true}, {}}, false, later},
+		"and another cannot be":              {[]hearing{{relied: true, within: soon, long: true}, {}}, true, soon + notice},
+		"and another is held":                {[]hearing{{relied: true, within: soon, long: true}, {held: true, relied: true}}, false, notice},
+		"all were lost for long":             {[]hearing{{relied: true, within: 2 * soon, long: true}, {relied: true, within: soon, long: true}}, false, soon + notice},
+		"it is asked after the next look":    {[]hearing{{relied: true, within: 2 * time.Hour}}, false, later},
+	} {
+		m := &Mirror{interval: time.Hour}
+		for _, h := range test.all {
+			m.repositories = append(m.repositories, &repository{hearing: h, last: &depot.Found{}})
+		}
+		if test.unfit {
+			m.repositories[len(m.repositories)-1].err = errNotLookedAt
+		}
+		if got := m.Hears(); got != test.want {
+			t.Errorf("%s: it hears after %v, want %v", name, got, test.want)
+		}
+	}
+}
+
+// TestWhatAnswersShow: a server is relied on for what its answers have shown, and no longer.
+func TestWhatAnswersShow(t *testing.T) {
+	const answered, lost, doubt, sure = true, false, true, false
+	kept := func(l *listening) { l.kept(true) }
+	would := func(l *listening) { l.kept(false) }
+	missed := func(answered, doubt bool) func(*listening) { return func(l *listening) { l.missed(answered, doubt) } }
+	plain := func(l *listening) {
+		if !l.refused() {
+			l.missed(false, true)
+		}
+	}
+	for name, test := range map[string]struct {
+		looked string // "never", "before" or "since" the first request that came to nothing, or "in vain"
+		so     []func(*listening)
+		want   bool
+	}{
+		"it is not there yet":                    {"never", []func(*listening){missed(lost, sure)}, true},
+		"it is there, and answers none":          {"before", []func(*listening){missed(lost, sure)}, false},
+		"it cannot be looked at":                 {"in vain", []func(*listening){missed(lost, sure)}, true},
+		"it holds none":                          {"before", []func(*listening){plain}, false},
+		"it held none, and is away":              {"in vain", []func(*listening){plain, missed(lost, sure)}, false},
+		"it holds none for a moment":             {"before", []func(*listening){would, plain}, true},
+		"it holds none any more":                 {"before", []func(*listening){kept, plain, plain}, false},
+		"it held none, and holds again":          {"before", []func(*listening){kept, plain, plain, would, plain}, true},
+		"one is lost":                            {"before", []func(*listening){would, missed(lost, sure)}, true},
+		"all are lost, and it is away":           {"in vain", []func(*listening){kept, missed(lost, sure), missed(lost, sure), missed(lost, sure)}, true},
+		"all are lost, and it is there":          {"since", []func(*listening){kept, missed(lost, sure), missed(lost, sure)}, false},
+		"it lets go of one":                      {"before", []func(*listening){would, missed(answered, sure)}, true},
+		"it answers one too early":               {"before", []func(*listening){would, missed(answered, doubt)}, true},
+		"it answers all too early":               {"before", []func(*listening){would, missed(answered, doubt), would, missed(answered, doubt)}, false},
+		"it is deaf again and again":             {"before", []func(*listening){would, missed(lost, doubt), would, missed(lost, doubt)}, false},
+		"it was deaf again and again, and holds": {"before", []func(*listening){missed(lost, doubt), would, missed(lost, doubt), would, kept, missed(lost, sure)}, true},
+	} {
+		l := listening{retry: holdRetry}
+		for _, f := range test.so {
+			f(&l)
+		}
+		r := &repository{}
+		switch test.looked {
+		case "before":
+			r.last, r.good, r.took = &depot.Found{}, time.Now(), time.Hour
+		case "since":
+			r.last, r.good = &depot.Found{}, time.Now().Add(time.Second)
+		case "in vain":
+			r.last, r.err, r.good = &depot.Found{}, errNotLookedAt, time.Now().Add(time.Second)
+		}
+		if got := new(Mirror).relied(r, &l); got != test.want {
+			t.Errorf("%s: relied on is %v", name, got)
+		}
+	}
 }
 
 // TestWhatIsToldIsNotAskedFor: a host whose request is held tells all that is new in its answer, so that a release takes one round trip, and another for

@@ -367,12 +367,10 @@ func (t times) usual() time.Duration {
 }
 
 // Hears is the longest that this node may take to hear of what is published, by its last rounds, with half as much again to spare: the
-// interval between looks, or, where a request is held, the time until a host answers it.
+// interval between looks, or, where a request is held, the time until a host answers it. Where one was lost, as when a host is started again, it
+// is the time until the next one is made. One that is too short for a request that is lost once more costs a proposal, which is made again.
 func (m *Mirror) Hears() time.Duration {
-	wait := m.every() + m.every()/10
-	if m.isHeld() {
-		wait = notice + 2*spread*time.Duration(m.Members())
-	}
+	wait := min(m.soonest()+2*spread*time.Duration(m.Members()), m.every()+m.every()/10)
 	m.members.mu.Lock()
 	defer m.members.mu.Unlock()
 	took := max(m.members.quiet.usual(), m.members.newly.usual())

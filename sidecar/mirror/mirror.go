@@ -469,7 +469,7 @@ func (m *Mirror) Status() status.Mirroring {
 	now := m.state
 	now.Repositories = slices.Clone(now.Repositories) // in the order of m.repositories
 	for i := range now.Repositories {
-		now.Repositories[i].Held = m.repositories[i].held
+		now.Repositories[i].Held = m.repositories[i].hearing.held
 	}
 	return now
 }

@@ -95,7 +95,11 @@ func (h *host) copy(ca *testca.CA) string {
 	return serve(h.t, ca, d.Handler(), new(atomic.Bool))
 }
 
-func serve(t *testing.T, ca *testca.CA, handler http.Handler, down *atomic.Bool) string {
+func serve(t *testing.T, ca *testca.CA, handler http.Handler, down *atomic.Bool) (url string) {
+	return serving(t, ca, handler, down).URL
+}
+
+func serving(t *testing.T, ca *testca.CA, handler http.Handler, down *atomic.Bool) *httptest.Server {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if down.Load() {
 			http.Error(w, "down", http.StatusBadGateway)
@@ -107,7 +111,7 @@ func serve(t *testing.T, ca *testca.CA, handler http.Handler, down *atomic.Bool)
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	return s.URL
+	return s
 }
 
 func (h *host) mirror(ca *testca.CA, urls ...string) *Mirror {

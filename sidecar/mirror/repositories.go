@@ -53,7 +53,7 @@ type repository struct {
 	good    time.Time    // when the last good look ended
 	took    time.Duration
 	behind  time.Time // since when it is older than others; zero: it is not
-	held    bool      // a request is held there until there is something new
+	hearing hearing   // how soon it tells of what is new
 	told    string    // the state that was logged last
 
 	tried uint64  // the release of which zones were fetched from it last
