@@ -348,6 +348,9 @@ const (
 	StateUnwritable = "state-unwritable" // nothing can be written in a state directory
 )
 
+// Implausible is the code of a warning that a distribution host adds to a Confirmation: the member says of itself what cannot be.
+const Implausible = "implausible"
+
 // Held is what a member holds of a switchover that was proposed, at /v1/promise of its administrative plane.
 type Held struct {
 	Version int     `json:"version"`

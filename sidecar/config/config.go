@@ -195,6 +195,9 @@ type Drain struct {
 // SystemCA stands for the certificates that the machine trusts.
 const SystemCA = "system"
 
+// MaxMirrorInterval is the longest Mirror.Interval.
+const MaxMirrorInterval = time.Hour
+
 // Mirror is the repository that is followed (DELIV-1 to DELIV-3).
 type Mirror struct {
 	URLs  []string          // all are looked at, and the newest is taken

@@ -466,7 +466,7 @@ func (r *reader) mirror(n *yaml.Node) *Mirror {
 		"urls":      func(n *yaml.Node) { r.repositories(n, m) },
 		"depot":     fields.Parsed(&r.Reader, &m.Depot, fields.Path),
 		"root":      fields.Parsed(&r.Reader, &m.Root, fields.Path),
-		"interval":  fields.Parsed(&r.Reader, &m.Interval, fields.DurationIn(time.Second, time.Hour)),
+		"interval":  fields.Parsed(&r.Reader, &m.Interval, fields.DurationIn(time.Second, MaxMirrorInterval)),
 		"bandwidth": fields.Parsed(&r.Reader, &m.Bandwidth, bytesIn("/s", 10_000, 100e9)),
 		"disk":      fields.Parsed(&r.Reader, &m.Disk, bytesIn("", 1e6, 100e12)),
 	}, "urls", "depot", "root")

@@ -2,6 +2,7 @@ package page
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -67,15 +68,16 @@ func lately(records []history.Record) (all []history.Record) {
 	return all
 }
 
-// scale is a round number of units that is no less than the largest value.
+// scale is a round number of units that is no less than the largest value, of centuries at the most.
 func scale(largest time.Duration) time.Duration {
-	for unit := time.Microsecond; ; unit *= 10 {
+	for unit := time.Microsecond; unit < math.MaxInt64/16; unit *= 10 {
 		for _, n := range []time.Duration{1, 2, 3, 4, 5, 6, 8} {
 			if unit*n*2 >= largest {
 				return unit * n * 2
 			}
 		}
 	}
+	return math.MaxInt64
 }
 
 func grid(top time.Duration) (lines []gridLine) {

@@ -2,6 +2,7 @@ package page
 
 import (
 	"encoding/json"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/unattended"
 	"github.com/coredns-anycast/coredns-anycast/internal/gate"
+	"github.com/coredns-anycast/coredns-anycast/internal/instant"
+	"github.com/coredns-anycast/coredns-anycast/internal/lab"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
@@ -235,6 +238,37 @@ func TestCharts(t *testing.T) {
 	for _, c := range []chart{latencyChart(nil), latenessChart(nil)} {
 		if !c.Empty {
 			t.Error("there is a chart of nothing")
+		}
+	}
+}
+
+// TestAPageOfWhatCannotBe: numbers that no member is well with, of one that is not or of a record, end no program and hold up no page.
+func TestAPageOfWhatCannotBe(t *testing.T) {
+	for _, wrong := range []int64{math.MinInt64, math.MinInt64 + 1, -1, 1, math.MaxInt64 / 2, math.MaxInt64 - 1, math.MaxInt64} {
+		s := newStory(3)
+		c := s.member(1).Confirmation
+		c.Clock.Bound, c.LeaseExpires, c.Untold = time.Duration(wrong), instant.Wall(wrong), time.Duration(wrong)
+		c.Switched.Lateness = time.Duration(wrong)
+		c.Mirrored = &status.Step{Number: 42, Began: instant.Wall(wrong), Done: instant.WallOf(noon)}
+		c.Compiled = &status.Step{Number: 42, Began: instant.WallOf(noon), Done: instant.Wall(wrong), Bytes: wrong}
+		c.Compiling = &status.Compiling{Zones: int(wrong), Of: 1, Octets: wrong, OfAll: 1, Seconds: math.MaxFloat64}
+		c.Transferring = &status.Progress{Done: 1, Of: wrong, Seconds: -math.MaxFloat64}
+		for i := range s.History {
+			one := &s.History[i].Results[1]
+			one.Lateness, one.Mirrored, one.Compiled = time.Duration(wrong), history.SpanOf(c.Mirrored, 42), history.SpanOf(c.Compiled, 42)
+		}
+		drawn := make(chan error, 1)
+		go func() {
+			_, err := Render(s.Document)
+			drawn <- err
+		}()
+		select {
+		case err := <-drawn:
+			if err != nil {
+				t.Errorf("%d: %v", wrong, err)
+			}
+		case <-time.After(lab.Patience):
+			t.Fatalf("%d: the page is not drawn", wrong)
 		}
 	}
 }

@@ -268,7 +268,11 @@ func (v *releaseView) draw(now time.Time, r *history.Record, fates []fate) {
 		whole = whole * 4 / 5 // the axis goes on to the switchover, and tells no time there
 	}
 	step := scale(whole) / 4
-	for d := time.Duration(0); d <= whole; d += step {
+	for i := range time.Duration(5) {
+		d := i * step
+		if d > whole {
+			break
+		}
 		if x := a.x(a.from.Add(d)); v.Instant == nil || v.Instant.X-x > tickRoom || x-v.Instant.X > tickRoom {
 			v.Ticks = append(v.Ticks, mark{x, offset(d)})
 		}

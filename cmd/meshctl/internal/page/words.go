@@ -32,7 +32,7 @@ func span(d time.Duration) string {
 	}
 	switch {
 	case d < 0:
-		return "−" + span(-d)
+		return "−" + span(d.Abs())
 	case d >= 24*time.Hour:
 		return two(24*time.Hour, "d", time.Hour, "h")
 	case d >= time.Hour:

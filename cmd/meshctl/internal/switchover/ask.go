@@ -124,6 +124,7 @@ func (e *UnwellError) Error() string {
 func refusal(m release.Member, code string, data []byte) error {
 	var said status.Confirmation
 	if status.Decode(data, &said) == nil && said.Node == m.Name {
+		bounded(&said)
 		return &UnwellError{said}
 	}
 	return fmt.Errorf("%s said %s: %.200s", m.Admin, code, bytes.TrimSpace(data))
@@ -148,9 +149,12 @@ func askOne(ctx context.Context, client *http.Client, m release.Member) (status.
 	if !m.Has(identity.PinOf(certificate)) {
 		return c, fmt.Errorf("%s has a certificate of %s that was revoked", m.Admin, m.Name)
 	}
-	data, err := io.ReadAll(io.LimitReader(response.Body, status.MaxBytes+1))
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxWord+1))
 	if err != nil {
 		return c, err
+	}
+	if len(data) > maxWord {
+		return c, fmt.Errorf("%s says more than %d octets", m.Admin, maxWord)
 	}
 	if response.StatusCode != http.StatusOK {
 		return c, refusal(m, response.Status, data)
@@ -159,8 +163,9 @@ func askOne(ctx context.Context, client *http.Client, m release.Member) (status.
 		return c, err
 	}
 	if c.Node != m.Name {
-		return c, fmt.Errorf("%s calls itself %q", m.Admin, c.Node)
+		return c, fmt.Errorf("%s calls itself %.100q", m.Admin, c.Node)
 	}
+	bounded(&c)
 	return c, nil
 }
 

@@ -40,10 +40,16 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 		"liar": func(w http.ResponseWriter) {
 			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good"})
 		},
+		"boaster": func(w http.ResponseWriter) {
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "boaster", Hears: 365 * 24 * time.Hour})
+		},
+		"talker": func(w http.ResponseWriter) { // 16 times as much memory would be taken
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "talker", Refused: make([]status.Refused, maxWord/8)})
+		},
 		"garbage": func(w http.ResponseWriter) { w.Write([]byte("<html>")) },
 		"dead": func(w http.ResponseWriter) {
 			w.WriteHeader(http.StatusServiceUnavailable)
-			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "dead", Announced: true,
+			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "dead", Announced: true, Untold: -1,
 				Why: []status.Reason{{Code: gate.RouteStays}, {Code: gate.ProbeDead, Detail: "connection refused"}}})
 		},
 		"broken": func(w http.ResponseWriter) { w.WriteHeader(500) },
@@ -78,16 +84,22 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	own, err := enrol.Identity(home.At(dir, time.Now), slog.New(slog.DiscardHandler))
 	hometest.Check(t, err)
 	got := Asker(own)(t.Context(), h.View().Manifest.Members)
-	if len(got) != 10 {
+	if len(got) != 12 {
 		t.Fatalf("%d answers", len(got))
 	}
 	for name, a := range got {
-		if (a.Err == nil) != (name == "good") {
+		if (a.Err == nil) != (name == "good" || name == "boaster") {
 			t.Errorf("%s: %+v", name, a)
 		}
 	}
+	if c := got["boaster"].Confirmation; c.Hears != 0 || len(c.Warnings) != 1 || c.Warnings[0].Code != status.Implausible {
+		t.Errorf("a member that hears within a year: %+v", c)
+	}
+	if err := got["talker"].Err; err == nil || !strings.Contains(err.Error(), "says more than") {
+		t.Errorf("a member that says too much: %v", err)
+	}
 	unwell := new(UnwellError)
-	if err := got["dead"].Err; !errors.As(err, &unwell) || !unwell.Said.Announced || !strings.Contains(err.Error(), "probe-dead: connection refused") {
+	if err := got["dead"].Err; !errors.As(err, &unwell) || !unwell.Said.Announced || unwell.Said.Untold != 0 || !strings.Contains(err.Error(), "probe-dead: connection refused") {
 		t.Errorf("a member whose DNS server is dead: %v", err)
 	}
 	if got["good"].Confirmation.Serving != 7 {

@@ -215,13 +215,16 @@ func memberAlarms(members []MemberStatus, released bool) (all []status.Reason) {
 			continue
 		}
 		for _, r := range m.Confirmation.Warnings {
-			if r.Code == status.ClockHoldover && m.Confirmation.Serving > 0 || r.Code == status.CorefileRefused || r.Code == status.StateUnwritable {
+			if r.Code == status.ClockHoldover && m.Confirmation.Serving > 0 || slices.Contains(warned, r.Code) {
 				all = append(all, status.Reason{Code: r.Code, Detail: m.Name + ": " + r.Detail})
 			}
 		}
 	}
 	return append(all, routeAlarms(members)...)
 }
+
+// warned are the codes of a member's warnings that are alarms, whatever it answers.
+var warned = []string{status.CorefileRefused, status.StateUnwritable, status.Implausible}
 
 // removedAlarms are the members of before that say that a router has their route, and takes their answers out. One that says nothing is as good as
 // gone.

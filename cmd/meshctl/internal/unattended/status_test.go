@@ -263,7 +263,7 @@ func TestARouteThatNoRouterKnowsIsAnAlarm(t *testing.T) {
 func TestAMachineThatWouldEndItsMemberIsAWarning(t *testing.T) {
 	said := status.Confirmation{Serving: 1, Warnings: []status.Reason{{Code: status.CorefileRefused, Detail: "Corefile:7"},
 		{Code: "lease-not-renewed", Detail: "which this host judges itself"}, {Code: status.StateUnwritable, Detail: "/state: no space left on device"}}}
-	silent := status.Confirmation{Warnings: said.Warnings[:1]}
+	silent := status.Confirmation{Warnings: append(said.Warnings[:1:1], status.Reason{Code: status.Implausible, Detail: "hears_ns"})}
 	all := memberAlarms([]MemberStatus{{Name: "tyo", Confirmation: &said}, {Name: "fra", Confirmation: &silent}, {Name: "osa", Error: "no word"}}, false)
 	var got []string
 	for _, r := range all {
@@ -272,7 +272,7 @@ func TestAMachineThatWouldEndItsMemberIsAWarning(t *testing.T) {
 			t.Errorf("got %+v", a)
 		}
 	}
-	want := []string{"corefile-refused: tyo: Corefile:7", "state-unwritable: tyo: /state: no space left on device", "corefile-refused: fra: Corefile:7", "member-unreachable: osa: no word"}
+	want := []string{"corefile-refused: tyo: Corefile:7", "state-unwritable: tyo: /state: no space left on device", "corefile-refused: fra: Corefile:7", "implausible: fra: hears_ns", "member-unreachable: osa: no word"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
