@@ -445,14 +445,12 @@ func (d *Driver) seen(ctx context.Context, r Round) ([]history.Result, error) {
 	return results, d.record(ctx, current, results)
 }
 
-// resultPatience is how long after the switchover members may take to say how it went.
-const resultPatience = 5 * time.Second
-
-// results are how members fared. Those that the switchover was made without may be away, and keep nobody waiting: the next release, for one.
+// results are how members fared. Those that the switchover was made without may be away, and keep nobody waiting, the next release for one; but
+// one of them that lives and has the release is given a moment, or it would stand as missed in the record.
 func (d *Driver) results(ctx context.Context, members []release.Member, without []string, number uint64) []history.Result {
-	for end := d.Home.Now().Add(resultPatience); ; {
-		results, all := resultsOf(members, without, d.ask(ctx, members, nil), number)
-		if all || !d.Home.Now().Before(end) || home.Pause(ctx, roundEvery) != nil {
+	for began := d.Home.Now(); ; {
+		results, patience := resultsOf(members, without, d.ask(ctx, members, nil), number)
+		if d.Home.Now().Sub(began) >= patience || home.Pause(ctx, roundEvery) != nil {
 			return results
 		}
 	}

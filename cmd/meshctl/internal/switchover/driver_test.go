@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/enrol"
+	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/history"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/home"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/hometest"
 	"github.com/coredns-anycast/coredns-anycast/cmd/meshctl/internal/releasing"
@@ -497,6 +498,53 @@ func TestAMemberThatIsGoneWithoutKeepsNobodyWaiting(t *testing.T) {
 	hometest.Check(t, err)
 	if len(seen.Results) != 2 || !seen.Results[0].Switched || asked < 3 {
 		t.Errorf("asked %d times: %+v", asked, seen)
+	}
+}
+
+// TestALiveMemberThatWasLeftOutHasAMoment: one that a switchover was made without, and that has the release by now and answers, is asked again for a
+// second, since it is as quick as others. One that is not about to make it is asked once.
+func TestALiveMemberThatWasLeftOutHasAMoment(t *testing.T) {
+	members := []release.Member{{Name: "fra"}, {Name: "tyo"}}
+	old := status.Confirmation{Serving: 1, Confirms: status.Confirms{Staged: 2}}
+	for name, test := range map[string]struct {
+		says  func(asked int) Answer
+		tick  time.Duration // that passes between two looks at the clock
+		asked int
+		want  history.Result
+	}{
+		"it comes": {func(asked int) Answer {
+			c := old
+			if asked == 3 {
+				c.Serving = 2
+			}
+			return Answer{Confirmation: c}
+		}, 0, 3, history.Result{Member: "tyo", Switched: true, Joined: true}},
+		"it does not come": {func(int) Answer { return Answer{Confirmation: old} }, leftPatience / 2, 2,
+			history.Result{Member: "tyo", Why: "the switchover was made without it: it answers from release 1"}},
+		"it lacks the release": {func(int) Answer {
+			return Answer{Confirmation: status.Confirmation{Serving: 1, Confirms: status.Confirms{Staged: 1}}}
+		}, 0,
+			1, history.Result{Member: "tyo", Why: "the switchover was made without it: it answers from release 1"}},
+		"it is silent": {func(int) Answer { return Answer{Confirmation: status.Confirmation{Confirms: old.Confirms}} }, 0,
+			1, history.Result{Member: "tyo", Why: "the switchover was made without it: it is silent"}},
+		"it is away": {func(int) Answer { return Answer{Err: errors.New("connection refused")} }, 0,
+			1, history.Result{Member: "tyo", Why: "the switchover was made without it: it gave no answer: connection refused"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			asked, now := 0, time.Now()
+			clock := func() time.Time {
+				now = now.Add(test.tick)
+				return now
+			}
+			d := NewDriver(home.At(t.TempDir(), clock), func(context.Context, []release.Member) map[string]Answer {
+				asked++
+				return map[string]Answer{"fra": {Confirmation: status.Confirmation{Serving: 2}}, "tyo": test.says(asked)}
+			}, mesh.Policy{}, nil)
+			if got := d.results(t.Context(), members, []string{"tyo"}, 2); len(got) != 2 || !got[0].Switched || got[1] != test.want || asked != test.asked {
+				t.Errorf("asked %d times: %+v", asked, got)
+			}
+		})
 	}
 }
 
