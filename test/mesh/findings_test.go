@@ -404,7 +404,7 @@ func restored(f *findings) {
 	f.must(os.Rename(f.path("home"), f.path("lost")))
 	f.mustRun("dist", "cp", "-a", f.path("backup"), f.path("home"))
 	f.startServe()
-	f.eventually(heals, "serve says that its state is old", func() (bool, string) {
+	f.by(heals, "serve says that its state is old", func() (bool, string) {
 		return strings.Contains(readFile(f.serve.Log), "state-restored"), lab.Tail(f.serve.Log, 5)
 	})
 	dies(f.serve)

@@ -183,7 +183,7 @@ func (s *judged) allSteps() (steps []step) {
 	for _, node := range s.nodes {
 		newest = max(newest, s.newest(node, s.begun))
 	}
-	s.eventually(heals, fmt.Sprintf("it is known when version %d was switched to", newest), func() (bool, string) {
+	s.by(heals, fmt.Sprintf("it is known when version %d was switched to", newest), func() (bool, string) {
 		s.learnHistory()
 		steps = s.planned.steps()
 		return newest == 0 || len(steps) > 0 && steps[len(steps)-1].version >= newest, fmt.Sprint(steps)

@@ -225,7 +225,7 @@ func (m *mesh) awaitSilent(node, code string) {
 
 func (m *mesh) await(node, what string, holds func(status.Node) bool) {
 	m.t.Helper()
-	m.eventually(60*time.Second, what, func() (bool, string) {
+	m.eventually(lab.Patience, what, func() (bool, string) {
 		n, ok := m.status(node)
 		said, _ := json.Marshal(n)
 		return ok && holds(n), string(said)

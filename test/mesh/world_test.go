@@ -174,8 +174,14 @@ func (w *world) mustRun(host string, argv ...string) string {
 	return out
 }
 
-// eventually waits until what holds, or fails the test with what last said instead.
+// eventually waits until what holds, or fails the test with what last said instead. A machine that has other work is given longer than limit.
 func (w *world) eventually(limit time.Duration, what string, holds func() (ok bool, saw string)) {
+	w.t.Helper()
+	w.must(lab.Patiently(context.Background(), limit, what, holds))
+}
+
+// by is eventually with a limit that is the mesh's.
+func (w *world) by(limit time.Duration, what string, holds func() (ok bool, saw string)) {
 	w.t.Helper()
 	w.must(lab.Until(context.Background(), limit, what, holds))
 }
