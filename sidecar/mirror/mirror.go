@@ -62,6 +62,8 @@ type Mirror struct {
 	depot   depot.Known // what is known of the depot
 	taken   stamp       // the newest that was taken
 	read    time.Time   // when the zones are to be read through next
+	found   wrongs      // what all zones were looked at for last
+	search  time.Time   // not before then are they for the same
 	renewed time.Time   // when a newer certificate was asked for last
 
 	mu       sync.Mutex
@@ -113,6 +115,8 @@ const (
 	// Zones that are there are read through, for damage by the disk, in a hundredth of the time, but no more often than
 	// readLeast and no less often than readMost: large ones take seconds.
 	readLeast, readMost, readShare = 10 * time.Second, time.Hour, 100
+	// While meshsync finds something wrong, they are looked at for that in a tenth of the time: of a hundred thousand each look takes seconds.
+	searchShare = 10
 )
 
 // Run follows the repository until ctx ends. What goes wrong is in the status and in the log, and is tried again.
@@ -249,13 +253,14 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 		return false, false, cmp.Or(err, errNotLookedAt)
 	}
 	began, before := time.Now(), m.Status().ZoneBytes
-	deep = !began.Before(m.read) || m.cfg.Damaged != nil && m.cfg.Damaged()
-	if m.cfg.Refused != nil && len(m.cfg.Refused()) > 0 { // something that was here may have gone
+	wrong := m.wrong(began)
+	deep = !began.Before(m.read) || wrong.damaged
+	if wrong.refused { // something that was here may have gone
 		m.depot.Forget()
 	}
 	from, came := m.source(r, found.Number()), transfer{first: -1}
 	view, memory, changed, err := found.Take(ctx, depot.Source{Client: from.client, URL: from.url, Note: m.note,
-		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk, Known: &m.depot, Texts: m.wantsTexts()}, dir, memory)
+		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk, Known: &m.depot, Texts: wrong.packs}, dir, memory)
 	if came.first >= 0 {
 		m.measure(from, found.Number(), came.last-came.first, time.Since(began))
 	}
@@ -265,6 +270,9 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	if deep && err == nil {
 		m.read = time.Now().Add(min(max(readShare*time.Since(began), readLeast), readMost))
 	}
+	if wrong != (wrongs{}) && err == nil {
+		m.found, m.search = wrong, time.Now().Add(min(searchShare*time.Since(began), readMost))
+	}
 	if !errors.Is(err, depot.ErrUnfinished) {
 		m.still()
 	}
@@ -272,9 +280,24 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	return changed, deep, errors.Join(err, m.keep(view, memory))
 }
 
-// wantsTexts reports whether meshsync could not make a zone of the packs that are here, and so needs its text.
-func (m *Mirror) wantsTexts() bool {
-	return m.cfg.Refused != nil && slices.ContainsFunc(m.cfg.Refused(), func(r status.Refused) bool { return r.Reason.Code == string(release.Packs) })
+// wrongs are what meshsync finds wrong, as far as all zones are to be looked at again for it.
+type wrongs struct {
+	refused bool // a release
+	packs   bool // it could not make a zone of the packs that are here, and so needs its text
+	damaged bool // a file of the names of zones
+}
+
+func (m *Mirror) wrong(now time.Time) (w wrongs) {
+	if m.cfg.Refused != nil {
+		refused := m.cfg.Refused()
+		w.refused = len(refused) > 0
+		w.packs = slices.ContainsFunc(refused, func(r status.Refused) bool { return r.Reason.Code == string(release.Packs) })
+	}
+	w.damaged = m.cfg.Damaged != nil && m.cfg.Damaged()
+	if w == m.found && now.Before(m.search) {
+		return wrongs{}
+	}
+	return w
 }
 
 // keep makes durable what was learnt, and takes it in.

@@ -3,6 +3,7 @@ package mirror
 import (
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -67,5 +68,26 @@ func TestTheTextComesWhereMeshsyncCanMakeNothingOfPacks(t *testing.T) {
 	}
 	if s := m.Status(); s.Wholes != 2 || s.Deltas != 1 {
 		t.Errorf("%d texts and %d by packs", s.Wholes, s.Deltas)
+	}
+}
+
+// TestAllZonesAreLookedAtInATenthOfTheTime while meshsync refuses a release: of a hundred thousand zones each look takes seconds, and a release may
+// be refused for minutes, until all of its zones are made.
+func TestAllZonesAreLookedAtInATenthOfTheTime(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	z := h.put(1, nil)
+	lab.Must(t, m.round(t.Context()))
+	file := filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256))
+	m.cfg.Refused = func() []status.Refused { return []status.Refused{{Number: 1, Reason: status.Reason{Code: "missing"}}} }
+	lab.Must(t, os.Remove(file))
+	for _, due := range []time.Time{time.Now().Add(time.Hour), time.Now()} {
+		m.found, m.search = wrongs{refused: true}, due
+		lab.Must(t, m.round(t.Context()))
+		_, err := os.Stat(file)
+		if searched := m.search.After(due); searched != (err == nil) || searched != time.Now().After(due) {
+			t.Errorf("due in %v: all were looked at: %v, and the file: %v", time.Until(due), searched, err)
+		}
 	}
 }
