@@ -67,7 +67,7 @@ var table = []Entry{
 	{"clock-holdover", alarm, false, "The member answers on, and its clock is compared with nobody: start chronyd there if it does not run, then see chronyc tracking. It ends by itself once the source has been good three times."},
 	{"member-silent", alarm, true, "The member's reasons are beside its name in meshctl status; each has what to do."},
 	{"host-clock", "alarm, switchover", true, "Nothing is published meanwhile. Set this host's clock right, or start its NTP client: chronyc tracking. If this clock is right, the members' are not."},
-	{"state-restored", "alarm, switchover", true, "Members have verified something newer than this home knows, so nothing is published. Fetch their depots, stop meshctl serve, and run: meshctl recover COPY... (docs/operate/backup.md)."},
+	{"state-restored", "alarm, switchover", true, "Members have verified something newer than this home knows, so nothing is published. Fetch their depots, stop meshctl serve, and run: meshctl recover COPY... (docs/operate/backup.md). If one member alone says so, and its depot has nothing newer, its word is false: filter its administrative address, and run: meshctl member remove NAME."},
 	{"undecided", "alarm, silence", true, "Bring a distribution host back, or the member that cannot be asked. When that member is lost for good: meshctl schedule --force."},
 
 	{"unreachable", "switchover, BGP session", false, "Start the member's sidecar, or the router; then look at routing and filters between the two: there was no answer."},
