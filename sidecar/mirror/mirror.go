@@ -112,9 +112,9 @@ const (
 	// fetchBudget is how long zones are fetched before what came with them is looked at again: a lease or a switchover
 	// waits no longer for a large zone.
 	fetchBudget = 3 * time.Second
-	// Zones that are there are read through, for damage by the disk, in a hundredth of the time, but no more often than
+	// Zones that are there are read through, for damage by the disk, in a thousandth of the time, but no more often than
 	// readLeast and no less often than readMost: large ones take seconds.
-	readLeast, readMost, readShare = 10 * time.Second, time.Hour, 100
+	readLeast, readMost, readShare = 10 * time.Second, time.Hour, 1000
 	// While meshsync finds something wrong, they are looked at for that in a tenth of the time: of a hundred thousand each look takes seconds.
 	searchShare = 10
 )
