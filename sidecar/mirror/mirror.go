@@ -284,16 +284,21 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 type wrongs struct {
 	refused bool // a release
 	packs   bool // it could not make a zone of the packs that are here, and so needs its text
-	damaged bool // a file of the names of zones
+	damaged bool // a file is not what was signed, so that all are read through
 }
+
+// ofDamage are the codes of a release that is refused for a file that is there, and is not what was signed.
+var ofDamage = []string{string(release.Torn), string(release.Length), string(release.Mismatch), string(release.Unreadable)}
 
 func (m *Mirror) wrong(now time.Time) (w wrongs) {
 	if m.cfg.Refused != nil {
-		refused := m.cfg.Refused()
-		w.refused = len(refused) > 0
-		w.packs = slices.ContainsFunc(refused, func(r status.Refused) bool { return r.Reason.Code == string(release.Packs) })
+		for _, r := range m.cfg.Refused() {
+			w.refused = true
+			w.packs = w.packs || r.Reason.Code == string(release.Packs)
+			w.damaged = w.damaged || slices.Contains(ofDamage, r.Reason.Code)
+		}
 	}
-	w.damaged = m.cfg.Damaged != nil && m.cfg.Damaged()
+	w.damaged = w.damaged || m.cfg.Damaged != nil && m.cfg.Damaged()
 	if w == m.found && now.Before(m.search) {
 		return wrongs{}
 	}

@@ -1,10 +1,13 @@
 package mirror
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +91,29 @@ func TestAllZonesAreLookedAtInATenthOfTheTime(t *testing.T) {
 		_, err := os.Stat(file)
 		if searched := m.search.After(due); searched != (err == nil) || searched != time.Now().After(due) {
 			t.Errorf("due in %v: all were looked at: %v, and the file: %v", time.Until(due), searched, err)
+		}
+	}
+}
+
+// TestADamagedFileIsMendedOnceAReleaseIsRefusedForIt, and not only when all are read through again, which may be in an hour.
+func TestADamagedFileIsMendedOnceAReleaseIsRefusedForIt(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m := h.mirror(ca, h.url)
+	z := h.put(1, nil)
+	lab.Must(t, m.round(t.Context()))
+	file := filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256))
+	good, err := os.ReadFile(file)
+	lab.Must(t, err)
+	for _, code := range ofDamage {
+		m.cfg.Refused = func() []status.Refused { return []status.Refused{{Number: 1, Reason: status.Reason{Code: code}}} }
+		m.read, m.found = time.Now().Add(time.Hour), wrongs{}
+		bad := slices.Clone(good)
+		bad[len(bad)/2] ^= 1
+		lab.Must(t, errors.Join(os.Remove(file), os.WriteFile(file, bad, 0o644)))
+		lab.Must(t, m.round(t.Context()))
+		if now, err := os.ReadFile(file); err != nil || !bytes.Equal(now, good) {
+			t.Errorf("refused for %q: %v, and the file is as it should be: %v", code, err, bytes.Equal(now, good))
 		}
 	}
 }
