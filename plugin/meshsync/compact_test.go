@@ -42,8 +42,8 @@ func TestAFragmentedZoneIsPutInOrder(t *testing.T) {
 		lab.Eventually(t, func() error {
 			a := n.answering()
 			z := a.zones.Get("example.org.")
-			known := a.byContent()[p.signed[i].Content()]
-			if z.Root() != p.signed[i].Root || known.Root() != z.Root() || a.zones.Get("other.example.") == nil || len(a.byContent()) != 2 {
+			known := a.signed(p.signed[i])
+			if z.Root() != p.signed[i].Root || known.Root() != z.Root() || a.zones.Get("other.example.") == nil || a.zones.Len() != 2 {
 				t.Fatalf("release %d has other zones", i+1)
 			}
 			if z.Fragmented() || known.Fragmented() || len(a.fragmented) > 0 {
@@ -66,9 +66,9 @@ func TestAFragmentedZoneIsPutInOrder(t *testing.T) {
 func TestAReleaseThatIsMadeMeanwhileIsPutInOrder(t *testing.T) {
 	_, h := nodeDir(t)
 	p, other := growing(h, 7)
-	compiledOf := func(i int, others map[release.Digest]*zone.Zone) *compiled {
+	compiledOf := func(i int, before *compiled) *compiled {
 		t.Helper()
-		c, err := compile(t.Context(), h.repo.Path(), release.Release{Number: uint64(i + 1), Zones: []release.Zone{p.signed[i], other}}, known{others: others},
+		c, err := compile(t.Context(), h.repo.Path(), release.Release{Number: uint64(i + 1), Zones: []release.Zone{p.signed[i], other}}, known{failed: before},
 			&imageCache{dir: t.TempDir()}, &compiling{})
 		must(t, err)
 		return c
@@ -78,18 +78,20 @@ func TestAReleaseThatIsMadeMeanwhileIsPutInOrder(t *testing.T) {
 	i := 0
 	for len(last.fragmented) == 0 {
 		i++
-		last = compiledOf(i, last.byContent())
+		last = compiledOf(i, last)
 	}
-	next := compiledOf(i+1, last.byContent())
+	next := compiledOf(i+1, last)
 	releases := map[uint64]*compiled{uint64(i + 1): last}
 	r := reorder(t.Context(), "example.org.", nil, releases)
 	if len(r.changed) != 1 || r.changed[0].was != last || r.base == nil {
 		t.Fatalf("%+v", r)
 	}
 	is := r.changed[0].is
-	for digest, z := range is.byContent() {
-		if at := is.zones.Get(z.Origin()); z.Root() != last.byContent()[digest].Root() || at.Root() != z.Root() || z.Fragmented() || at.Fragmented() {
-			t.Errorf("zone %s is another one", z.Origin())
+	for _, part := range is.parts {
+		for _, z := range part.made {
+			if at := is.zones.Get(z.Origin()); z.Root() != last.of(z.Origin()).Root() || at.Root() != z.Root() || z.Fragmented() || at.Fragmented() {
+				t.Errorf("zone %s is another one", z.Origin())
+			}
 		}
 	}
 	releases = maps.Clone(releases)

@@ -76,7 +76,7 @@ const largeText = 4 << 20
 // what was signed and what lies there do not agree or cannot be served, or ctx's; of several it is that of the first zone.
 // With it comes what was compiled before.
 func compile(ctx context.Context, repository string, r release.Release, known known, cache *imageCache, busy *compiling) (*compiled, error) {
-	c := newCompiled(&r, known.releases)
+	c := newCompiled(&r, known.releases, known.failed)
 	dir, err := openRepository(repository)
 	if err != nil {
 		return c, err
@@ -91,8 +91,10 @@ func compile(ctx context.Context, repository string, r release.Release, known kn
 	shared := r.Octets()
 	for _, p := range c.fresh {
 		for i := range p.signed {
-			todo = append(todo, slot{p, i})
-			shared -= p.signed[i].Length
+			if p.made[i] == nil {
+				todo = append(todo, slot{p, i})
+				shared -= p.signed[i].Length
+			}
 		}
 	}
 	busy.octets.Add(shared)

@@ -90,8 +90,59 @@ func TestTheFirstBadZoneIsTold(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "zone z11.example.") {
 			t.Fatal(err)
 		}
-		if n := len(c.byContent()); n < 11 {
+		n := 0
+		for _, z := range r.Zones {
+			if c.of(z.Origin) != nil {
+				n++
+			}
+		}
+		if n < 11 {
 			t.Errorf("only %d zones before the 12th are kept", n)
+		}
+	}
+}
+
+// TestWhatIsRightOfAReleaseIsMadeOnce: of a release whose zones come one after the other, what is there is made, and is not made again when more of
+// them have come, in a tree or without.
+func TestWhatIsRightOfAReleaseIsMadeOnce(t *testing.T) {
+	_, h := nodeDir(t)
+	var origins []string
+	for i := range 300 {
+		origins = append(origins, fmt.Sprintf("z%03d.example.", i))
+	}
+	flat := release.Release{Number: 1, Zones: h.zones(1, origins...)}
+	grown, err := (&release.Release{}).With(1, flat.Zones, nil)
+	must(t, err)
+	for what, r := range map[string]release.Release{"a list": flat, "a tree": grown} {
+		var before known
+		made := map[string]*zone.Zone{}
+		for _, lost := range []int{250, 120, 120, 299, -1} {
+			path := ""
+			if lost >= 0 {
+				path = h.blobPath(flat.Zones[lost])
+				must(t, os.Rename(path, path+"-away"))
+			}
+			busy := &compiling{of: r.Len(), ofAll: r.Octets()}
+			c, err := compile(t.Context(), h.repo.Path(), r, before, &imageCache{dir: t.TempDir()}, busy)
+			if lost >= 0 {
+				must(t, os.Rename(path+"-away", path))
+			}
+			if known := len(made); (err == nil) != (lost < 0 || made[origins[lost]] != nil) {
+				t.Fatalf("%s, without %d, when %d are made: %v", what, lost, known, err)
+			}
+			for _, origin := range origins {
+				z := c.of(origin)
+				if z == nil && made[origin] != nil || made[origin] != nil && z != made[origin] {
+					t.Fatalf("%s, without %d: %s is made again", what, lost, origin)
+				}
+				if z != nil {
+					made[origin] = z
+				}
+			}
+			if len(made) < lost || err == nil && (int(busy.zones.Load()) != len(origins) || busy.octets.Load() != r.Octets() || c.zones.Len() != len(origins)) {
+				t.Errorf("%s: %d zones are made, %d are said to be of %d octets", what, len(made), busy.zones.Load(), busy.octets.Load())
+			}
+			before = known{failed: c}
 		}
 	}
 }
@@ -114,9 +165,9 @@ func TestALargeZoneIsMadeOfTheOneBefore(t *testing.T) {
 		text = b.Bytes()
 		releases = append(releases, release.Release{Number: uint64(i + 1), Zones: []release.Zone{h.pack("example.org.", uint32(i+1), text)}})
 	}
-	make := func(r release.Release, texts map[release.Digest]*zone.Zone) (*zone.Zone, *compiling) {
+	make := func(r release.Release, before known) (*zone.Zone, *compiling) {
 		busy := &compiling{}
-		c, err := compile(t.Context(), h.repo.Path(), r, known{others: texts}, &imageCache{dir: t.TempDir()}, busy)
+		c, err := compile(t.Context(), h.repo.Path(), r, before, &imageCache{dir: t.TempDir()}, busy)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,10 +178,10 @@ func TestALargeZoneIsMadeOfTheOneBefore(t *testing.T) {
 		must(t, z.WriteImage(&b, release.Digest{}))
 		return b.Bytes()
 	}
-	texts := map[release.Digest]*zone.Zone{}
+	before := known{}
 	for i, r := range releases {
-		fresh, _ := make(r, nil)
-		z, busy := make(r, texts)
+		fresh, _ := make(r, known{})
+		z, busy := make(r, before)
 		if z.Root() != fresh.Root() || z.Serial() != fresh.Serial() || z.Len() != fresh.Len() {
 			t.Errorf("release %d: another zone", r.Number)
 		}
@@ -140,18 +191,18 @@ func TestALargeZoneIsMadeOfTheOneBefore(t *testing.T) {
 		if n := busy.records.Load(); n != int64(z.Len()) || busy.octets.Load() != r.Zones[0].Length {
 			t.Errorf("release %d: %d records and %d octets are shown", r.Number, n, busy.octets.Load())
 		}
-		texts[r.Zones[0].SHA256] = z
+		before = madeBefore(r.Zones[0], z)
 	}
 	for _, wrong := range []string{"other.org.\t300\tIN\tNS\tns.test.\n", "d5.example.org.\t300\tIN\tCNAME\td6.example.org.\n"} {
 		r := release.Release{Number: 9, Zones: []release.Zone{h.pack("example.org.", 3, append(bytes.Clone(third), wrong...))}}
-		if _, err := compile(t.Context(), h.repo.Path(), r, known{others: texts}, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
+		if _, err := compile(t.Context(), h.repo.Path(), r, before, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
 			t.Errorf("%q is served", wrong)
 		}
 	}
 	torn := releases[1]
 	torn.Zones = slices.Clone(torn.Zones)
 	torn.Zones[0].SHA256[3]++
-	if _, err := compile(t.Context(), h.repo.Path(), torn, known{others: texts}, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
+	if _, err := compile(t.Context(), h.repo.Path(), torn, before, &imageCache{dir: t.TempDir()}, &compiling{}); err == nil {
 		t.Error("a text that is not the one that was signed is served")
 	}
 }

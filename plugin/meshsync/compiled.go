@@ -44,8 +44,9 @@ type leaf struct {
 }
 
 // newCompiled is a release of which nothing was made yet but the parts that others have too, of which the first is the one that it may have the
-// most in common with.
-func newCompiled(r *release.Release, others []*compiled) *compiled {
+// most in common with, and what was right of one that failed (nil: none has): of a first release, whose zones come one after the other, that is
+// nearly all of it again and again.
+func newCompiled(r *release.Release, others []*compiled, failed *compiled) *compiled {
 	c := &compiled{}
 	if len(others) > 0 {
 		c.parts = make([]*part, 0, len(others[0].parts)+8)
@@ -54,6 +55,10 @@ func newCompiled(r *release.Release, others []*compiled) *compiled {
 	for i, o := range others {
 		theirs[i] = o.parts
 	}
+	var right [][]*part
+	if failed != nil {
+		right = [][]*part{failed.parts}
+	}
 	for digest, zones := range r.Leaves() {
 		if len(zones) == 0 {
 			continue
@@ -61,6 +66,9 @@ func newCompiled(r *release.Release, others []*compiled) *compiled {
 		p := shared(theirs, digest, zones[0].Origin)
 		if p == nil {
 			p = &part{leaf: &leaf{digest, zones}, made: make([]*zone.Zone, len(zones))}
+			if was := shared(right, digest, zones[0].Origin); was != nil {
+				copy(p.made, was.made)
+			}
 			c.fresh = append(c.fresh, p)
 		}
 		c.parts = append(c.parts, p)
@@ -244,19 +252,6 @@ func (c *compiled) sum() (zones int) {
 	return zones
 }
 
-// byContent are the zones that were made, by their content.
-func (c *compiled) byContent() map[release.Digest]*zone.Zone {
-	all := map[release.Digest]*zone.Zone{}
-	for _, p := range c.parts {
-		for i, z := range p.made {
-			if z != nil {
-				all[p.signed[i].Content()] = z
-			}
-		}
-	}
-	return all
-}
-
 // kept are the zones that are kept compiled, or would be, with what was signed of them.
 func (c *compiled) kept(from int) iter.Seq2[*release.Zone, *zone.Zone] {
 	return func(yield func(*release.Zone, *zone.Zone) bool) {
@@ -292,27 +287,37 @@ func (c *compiled) with(z *zone.Zone) *compiled {
 
 // known are zones that are compiled already.
 type known struct {
-	others   map[release.Digest]*zone.Zone // of a release that failed, by content
-	releases []*compiled                   // the newest first
+	failed   *compiled   // a release that could not be made: what is right of it; nil: none
+	releases []*compiled // the newest first
 }
 
 // zone is the one that was signed; nil if it is not among them.
 func (k known) zone(signed release.Zone) *zone.Zone {
-	if z := k.others[signed.Content()]; z != nil && z.Origin() == signed.Origin {
-		return z
+	if k.failed != nil {
+		if z := k.failed.signed(signed); z != nil {
+			return z
+		}
 	}
 	for _, c := range k.releases {
-		if p, i := c.find(signed.Origin); p != nil && p.signed[i].Content() == signed.Content() {
-			return p.made[i]
+		if z := c.signed(signed); z != nil {
+			return z
 		}
+	}
+	return nil
+}
+
+// signed is the zone that was made of what was signed; nil if none was.
+func (c *compiled) signed(as release.Zone) *zone.Zone {
+	if p, i := c.find(as.Origin); p != nil && p.signed[i].Content() == as.Content() {
+		return p.made[i]
 	}
 	return nil
 }
 
 // of are all zones of an origin.
 func (k known) of(origin string) (all []*zone.Zone) {
-	for _, z := range k.others {
-		if z.Origin() == origin {
+	if k.failed != nil {
+		if z := k.failed.of(origin); z != nil {
 			all = append(all, z)
 		}
 	}
@@ -327,9 +332,13 @@ func (k known) of(origin string) (all []*zone.Zone) {
 // kept are those that are kept compiled, or would be, by their content.
 func (k known) kept(from int) iter.Seq2[release.Digest, *zone.Zone] {
 	return func(yield func(release.Digest, *zone.Zone) bool) {
-		for text, z := range k.others {
-			if z.ImageSize() >= from && !yield(text, z) {
-				return
+		if k.failed != nil {
+			for _, p := range k.failed.parts {
+				for i, z := range p.made {
+					if z != nil && z.ImageSize() >= from && !yield(p.signed[i].Content(), z) {
+						return
+					}
+				}
 			}
 		}
 		for _, c := range k.releases {

@@ -86,7 +86,12 @@ func (p *packed) without(zones ...release.Zone) {
 }
 
 func (p *packed) known(i int) known {
-	return known{others: map[release.Digest]*zone.Zone{p.signed[i].Content(): p.zones[i]}}
+	return madeBefore(p.signed[i], p.zones[i])
+}
+
+// madeBefore is what is known when one zone of a release that failed is right.
+func madeBefore(signed release.Zone, z *zone.Zone) known {
+	return known{failed: &compiled{parts: []*part{{leaf: &leaf{signed: []release.Zone{signed}}, made: []*zone.Zone{z}}}}}
 }
 
 func (p *packed) compile(signed release.Zone, known known) (*zone.Zone, *compiling, error) {

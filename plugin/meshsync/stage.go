@@ -10,7 +10,6 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/beside"
 	"github.com/coredns-anycast/coredns-anycast/internal/depot"
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
-	"github.com/coredns-anycast/coredns-anycast/internal/zone"
 )
 
 // staged is the outcome of compiling one release.
@@ -31,16 +30,16 @@ type stager struct {
 	told    time.Time  // when the log was told last how that goes
 	cancel  context.CancelFunc
 	cache   *imageCache
-	keeping atomic.Int32                  // releases whose large zones are being kept, by who knows those before too
-	after   map[uint64]time.Time          // when a release that failed is tried again
-	right   map[release.Digest]*zone.Zone // zones of the release that failed last, not to be compiled again
+	keeping atomic.Int32         // releases whose large zones are being kept, by who knows those before too
+	after   map[uint64]time.Time // when a release that failed is tried again
+	failed  *compiled            // the release that failed last, of which what is right is not to be compiled again
 }
 
 // start begins with the most urgent of the wanted releases that did not just fail. Work on a release that nobody wants
 // any more is given up.
 func (s *stager) start(ctx context.Context, wanted []uint64, f *follower) {
 	if len(wanted) == 0 {
-		s.after, s.right = nil, nil
+		s.after, s.failed = nil, nil
 	}
 	if s.busy != nil {
 		if !slices.Contains(wanted, s.busy.number) {
@@ -100,7 +99,7 @@ func (s *stager) done(r staged) {
 		s.after = map[uint64]time.Time{}
 	}
 	s.after[r.number] = time.Now().Add(retry)
-	s.right = r.compiled.byContent()
+	s.failed = r.compiled
 }
 
 // tellEvery is how often the log is told how compiling goes. What takes no longer is not mentioned.
@@ -128,7 +127,7 @@ func (f *follower) release(number uint64) *release.Release {
 
 // known are the zones that are compiled already.
 func (f *follower) known() known {
-	k := known{others: f.stager.right}
+	k := known{failed: f.stager.failed}
 	for _, number := range slices.Backward(slices.Sorted(maps.Keys(f.compiled))) {
 		k.releases = append(k.releases, f.compiled[number])
 	}
