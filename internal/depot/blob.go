@@ -52,15 +52,16 @@ func Pack(to io.Writer, write func(io.Writer) error) (Content, error) {
 
 func pack(to io.Writer, level zstd.EncoderLevel, write func(io.Writer) error) (Content, error) {
 	text, packed := newMeter(), newMeter()
-	// One goroutine: the same text gives the same bytes, and so the same blob.
-	z, err := zstd.NewWriter(io.MultiWriter(to, packed), zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
-		zstd.WithWindowSize(windowBytes))
+	z, err := newPacker(io.MultiWriter(to, packed), level)
 	if err != nil {
 		return Content{}, err
 	}
 	err = write(io.MultiWriter(z, text))
 	if closed := z.Close(); err == nil {
 		err = closed
+	}
+	if err == nil {
+		usedPacker(z, level, text.n)
 	}
 	return Content{text.digest(), text.n, release.Blob{SHA256: packed.digest(), Length: packed.n}}, err
 }
@@ -104,7 +105,7 @@ func (d *Dir) hasZone(z release.Zone, deep bool) (bool, error) {
 // hasText is hasZone of the text that a zone names: as the blob that was published, or made of a delta.
 func (d *Dir) hasText(z release.Zone, deep bool) (bool, error) {
 	name := release.BlobName(z.Blob.SHA256)
-	info, err := d.root.Lstat(name)
+	info, err := d.lstat(name)
 	if isBlob(info, err, z.Blob) && (!deep || d.CheckBlob(z.Blob) == nil) {
 		return true, nil
 	}
@@ -134,13 +135,13 @@ func (d *Dir) showsText(z release.Zone) bool {
 
 // hasMade reports whether there is a file with the text of a zone that was made of a delta.
 func (d *Dir) hasMade(z release.Zone) bool {
-	info, err := d.root.Lstat(textName(z.SHA256))
+	info, err := d.lstat(textName(z.SHA256))
 	return err == nil && info.Mode().IsRegular()
 }
 
 // HasBlob reports whether a blob is there with its length; what is in it is checked when it is read.
 func (d *Dir) HasBlob(b release.Blob) bool {
-	info, err := d.root.Lstat(release.BlobName(b.SHA256))
+	info, err := d.lstat(release.BlobName(b.SHA256))
 	return isBlob(info, err, b)
 }
 
@@ -149,11 +150,16 @@ func isBlob(info fs.FileInfo, err error, b release.Blob) bool {
 }
 
 func checkPacked(r io.Reader, b release.Blob) error {
-	name := release.BlobName(b.SHA256)
 	m := newMeter()
 	if _, err := io.Copy(m, io.LimitReader(r, b.Length+1)); err != nil {
-		return &release.Error{File: name, Rule: release.Unreadable, Detail: err.Error()}
+		return &release.Error{File: release.BlobName(b.SHA256), Rule: release.Unreadable, Detail: err.Error()}
 	}
+	return m.is(b)
+}
+
+// is compares what was read of a blob with what was signed.
+func (m *meter) is(b release.Blob) error {
+	name := release.BlobName(b.SHA256)
 	if m.n != b.Length {
 		return &release.Error{File: name, Rule: release.Length, Detail: fmt.Sprintf("%s, %d are announced", atMost(m.n, b.Length), b.Length)}
 	}
@@ -229,15 +235,11 @@ func newTextReader(f io.ReadCloser, name string, packed int64, z release.Zone) (
 	return &textReader{file: f, name: name, unpacker: unpacker, zone: z, seen: newMeter()}, nil
 }
 
-func unpack(r io.Reader) (*zstd.Decoder, error) {
-	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(windowBytes))
-}
-
 // textReader unpacks and checks.
 type textReader struct {
 	file     io.Closer
 	name     string
-	unpacker *zstd.Decoder
+	unpacker *unpacker
 	zone     release.Zone
 	seen     *meter
 	err      error // what Read said last, once it said one

@@ -94,7 +94,11 @@ func (h *host) zonesOf(t *testing.T) []release.Zone {
 	t.Helper()
 	view, _, err := release.Verify(h.dir, h.root())
 	check(t, err)
-	return new(Known).toSee(view.Manifest, true)
+	var zones []release.Zone
+	for _, z := range new(Known).toSee(view.Manifest, true) {
+		zones = append(zones, *z)
+	}
+	return zones
 }
 
 // trickle sends in small pieces, with a pause after each.
@@ -419,5 +423,125 @@ func TestABudgetIsForDownloads(t *testing.T) {
 	}
 	if _, err := get(0); !errors.Is(err, ErrUnfinished) {
 		t.Errorf("without a look it took %v", err)
+	}
+}
+
+// TestALookGoesOnWithWhatTheOneBeforeHasLeft: to find out what is missing of very many zones takes longer than a budget, so each look would do that
+// and get little. Who hears that something else is missing has all looked at again, but not all the time.
+func TestALookGoesOnWithWhatTheOneBeforeHasLeft(t *testing.T) {
+	h := newHost(t)
+	var zones []release.Zone
+	for i := range 30 * atOnce {
+		zones = append(zones, h.zone(fmt.Sprintf("z%04d.example.", i), 1, 40))
+	}
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones}
+	h.put()
+	server := httptest.NewServer(h.dir.Handler())
+	defer server.Close()
+	dir, mem, known := newDir(t), h.root(), new(Known)
+	take := func() (err error) {
+		source := Source{Client: server.Client(), URL: server.URL, Known: known, Budget: time.Nanosecond}
+		_, mem, _, err = Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+		return err
+	}
+	if err := take(); !errors.Is(err, ErrUnfinished) {
+		t.Fatalf("error %v", err)
+	}
+	there := func() (n int) {
+		for _, z := range zones {
+			if dir.HasBlob(z.Blob) {
+				n++
+			}
+		}
+		return n
+	}
+	lost := zones[0].Blob
+	left := func() int64 {
+		sum := int64(0)
+		for _, z := range known.rest.zones {
+			if dir.HasBlob(z.Blob) {
+				t.Fatalf("%s is there, and is to be got", z.Origin)
+			}
+			sum += z.octets
+		}
+		if sum != known.rest.left || len(known.rest.zones)+there() != len(zones) {
+			t.Fatalf("%d zones of %d octets are left, and %d octets are said to be", len(known.rest.zones), sum, known.rest.left)
+		}
+		return sum
+	}
+	before, looked := left(), known.began
+	check(t, takeAll(take, left, before))
+	if known.rest != nil || there() != len(zones) {
+		t.Fatalf("%d are there, of %d", there(), len(zones))
+	}
+	if known.began != looked {
+		t.Error("all zones were looked at again")
+	}
+	check(t, dir.Remove(release.BlobName(lost.SHA256)))
+	known.took = time.Hour
+	known.Doubt()
+	check(t, take())
+	if dir.HasBlob(lost) {
+		t.Fatal("all are looked at again, which takes an hour, and was done just now")
+	}
+	known.took = 0
+	known.Doubt()
+	for err := ErrUnfinished; err != nil; {
+		if err = take(); err != nil && !errors.Is(err, ErrUnfinished) {
+			t.Fatal(err)
+		}
+	}
+	if !dir.HasBlob(lost) {
+		t.Error("what was lost does not come")
+	}
+}
+
+// takeAll takes until all has come. Less must be left each time.
+func takeAll(take func() error, left func() int64, before int64) error {
+	for {
+		err := take()
+		if !errors.Is(err, ErrUnfinished) {
+			return err
+		}
+		if now := left(); now >= before {
+			return fmt.Errorf("%d octets are left after %d", now, before)
+		} else {
+			before = now
+		}
+	}
+}
+
+// TestWhatIsLeftIsOfOneManifest: what a newer one has is found out anew.
+func TestWhatIsLeftIsOfOneManifest(t *testing.T) {
+	h := newHost(t)
+	zones := func(serial uint32) (all []release.Zone) {
+		for i := range 12 * atOnce {
+			all = append(all, h.zone(fmt.Sprintf("z%04d.example.", i), serial, 40))
+		}
+		return all
+	}
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones(1)}
+	h.put()
+	server := httptest.NewServer(h.dir.Handler())
+	defer server.Close()
+	dir, start, known := newDir(t), h.root(), new(Known)
+	mem := start
+	take := func() (err error) {
+		source := Source{Client: server.Client(), URL: server.URL, Known: known, Budget: time.Nanosecond}
+		_, mem, _, err = Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+		return err
+	}
+	if err := take(); !errors.Is(err, ErrUnfinished) {
+		t.Fatalf("error %v", err)
+	}
+	h.m.Current = &release.Release{Number: 2, Switchover: testNow, Zones: zones(2)}
+	h.put()
+	for err := ErrUnfinished; err != nil; {
+		if err = take(); err != nil && !errors.Is(err, ErrUnfinished) {
+			t.Fatal(err)
+		}
+	}
+	if got := serves(t, dir, start); got != 2 {
+		t.Errorf("release %d", got)
 	}
 }

@@ -17,7 +17,8 @@ import (
 // Dir is a repository in a directory: a Store. Any number of processes may read; one writes, and holds a Lock while it
 // does.
 type Dir struct {
-	root *os.Root
+	root  *os.Root
+	blobs *os.Root // the directory blobDir of root, while many of its files are looked at; nil: they are reached from root
 }
 
 // Open opens a repository that exists.
@@ -26,7 +27,30 @@ func Open(dir string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dir{root}, nil
+	return &Dir{root: root}, nil
+}
+
+// near is d for who looks at many blobs one after the other: from its root the system goes through the directories above for each. It is to be closed with
+// away, and soon: it does not see a directory that is put in the place of that of the blobs.
+func (d *Dir) near() (near *Dir, away func(), err error) {
+	blobs, err := d.root.OpenRoot(blobDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Dir{d.root, blobs}, func() { blobs.Close() }, nil
+}
+
+// at is from where a file is reached, and its name there.
+func (d *Dir) at(name string) (*os.Root, string) {
+	if d.blobs != nil && path.Dir(name) == blobDir {
+		return d.blobs, path.Base(name)
+	}
+	return d.root, name
+}
+
+func (d *Dir) lstat(name string) (fs.FileInfo, error) {
+	root, name := d.at(name)
+	return root.Lstat(name)
 }
 
 // Create opens a repository, and makes the directories that are missing.
@@ -73,7 +97,7 @@ func (d *Dir) Read(name string, max int64) ([]byte, Tag, error) {
 
 // Tag implements Store. Each content has a file of its own, which was renamed to its place.
 func (d *Dir) Tag(name string) (Tag, error) {
-	info, err := d.root.Lstat(name)
+	info, err := d.lstat(name)
 	if err != nil {
 		return "", err
 	}

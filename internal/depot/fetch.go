@@ -23,33 +23,46 @@ const stallAfter = 30 * time.Second
 // partPrefix marks the part of a blob that came so far.
 const partPrefix = ".part-"
 
-// Fetch downloads a blob from base, the URL of a repository, into d. A download that was cut off goes on where it
-// stopped, unless that was for want of room. No more than the blob's length is taken; the file gets its name only after its digest was checked.
-func (d *Dir) Fetch(ctx context.Context, client *http.Client, base string, b release.Blob, bounds Bounds) error {
-	name := release.BlobName(b.SHA256)
-	part := partName(b)
-	resumed, err := d.fetchPart(ctx, client, url(base, name), part, b.Length, bounds)
+// fetch downloads a blob from base, the URL of a repository. A download that was cut off goes on where it
+// stopped, unless that was for want of room. No more than the blob's length is taken; the file gets its name only after its digest was checked, and is
+// on disk then; its name is when the directory is synced. came is called once no more comes.
+func (d *Dir) fetch(ctx context.Context, client *http.Client, base string, b release.Blob, bounds Bounds, came func()) error {
+	name, part := release.BlobName(b.SHA256), partName(b)
+	p, err := d.fetchPart(ctx, client, url(base, name), part, b, bounds)
+	came()
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		d.root.Remove(part) // or it would take the room that the next lease needs
+		d.removePart(part) // or it would take the room that the next lease needs
 	}
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}
-	if err := d.checkPart(part, b); err != nil {
-		d.root.Remove(part)
-		if resumed { // the part that lay here may have been the wrong one
-			return d.Fetch(ctx, client, base, b, bounds)
+	if err := d.checkPart(p, b); err != nil {
+		d.removePart(part)
+		if p.resumed { // the part that lay here may have been the wrong one
+			return d.fetch(ctx, client, base, b, bounds, came)
 		}
 		return err
 	}
-	return rename(d.root, part, name)
+	step("rename")
+	root, from := d.at(part)
+	_, to := d.at(name)
+	if err := root.Rename(from, to); err != nil {
+		d.removePart(part)
+		return err
+	}
+	return nil
+}
+
+func (d *Dir) removePart(part string) {
+	root, name := d.at(part)
+	root.Remove(name)
 }
 
 func partName(b release.Blob) string { return path.Join(blobDir, partPrefix+b.SHA256.String()) }
 
 // partSize is how much of a blob came so far.
 func (d *Dir) partSize(b release.Blob) int64 {
-	info, err := d.root.Lstat(partName(b))
+	info, err := d.lstat(partName(b))
 	if err != nil {
 		return 0
 	}
@@ -58,47 +71,79 @@ func (d *Dir) partSize(b release.Blob) int64 {
 
 func url(base, name string) string { return strings.TrimSuffix(base, "/") + "/" + name }
 
-// fetchPart appends to part what is missing to length bytes, and syncs it. resumed: something of it was there already.
-func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, part string, length int64, bounds Bounds) (resumed bool, err error) {
-	f, have, err := d.openPart(part, length)
-	if err != nil {
-		return false, err
+// part is a blob that comes, in a file of its own.
+type part struct {
+	file    *os.File
+	seen    *meter // what was written; nil: something was here before
+	resumed bool   // something was
+}
+
+// Write implements io.Writer.
+func (p *part) Write(b []byte) (int, error) {
+	n, err := p.file.Write(b)
+	if p.seen != nil {
+		p.seen.Write(b[:n])
 	}
-	defer f.Close()
-	if have < length {
-		if err := download(ctx, client, from, f, have, length, bounds); err != nil {
-			return false, err
+	return n, err
+}
+
+// restart empties it.
+func (p *part) restart() error {
+	if err := p.file.Truncate(0); err != nil {
+		return err
+	}
+	p.seen = newMeter()
+	_, err := p.file.Seek(0, io.SeekStart)
+	return err
+}
+
+// fetchPart appends to a part what is missing of a blob, and syncs it. It is closed then.
+func (d *Dir) fetchPart(ctx context.Context, client *http.Client, from, name string, b release.Blob, bounds Bounds) (*part, error) {
+	p, have, err := d.openPart(name, b.Length)
+	if err != nil {
+		return nil, err
+	}
+	defer p.file.Close()
+	if have < b.Length {
+		if err := download(ctx, client, from, p, have, b.Length, bounds); err != nil {
+			return nil, err
 		}
 	}
 	step("sync")
-	return have > 0, f.Sync()
+	return p, p.file.Sync()
 }
 
 // openPart opens the part for appending, and says how much of it there is. What cannot be a part is removed first.
-func (d *Dir) openPart(part string, length int64) (*os.File, int64, error) {
-	info, err := d.root.Lstat(part)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+func (d *Dir) openPart(name string, length int64) (*part, int64, error) {
+	root, name := d.at(name)
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	if err == nil { // as nearly always
+		return &part{file: f, seen: newMeter()}, 0, nil
+	}
+	if !errors.Is(err, fs.ErrExist) {
 		return nil, 0, err
-	case !info.Mode().IsRegular() || info.Size() > length:
-		if err := d.root.Remove(part); err != nil {
+	}
+	info, err := root.Lstat(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > length {
+		if err := root.Remove(name); err != nil {
 			return nil, 0, err
 		}
 	}
-	f, err := d.root.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
+	if f, err = root.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644); err != nil {
 		return nil, 0, err
 	}
 	have, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		f.Close()
 	}
-	return f, have, err
+	return &part{file: f, resumed: have > 0}, have, err
 }
 
 // download asks for the bytes from have on, and writes what comes to f.
-func download(ctx context.Context, client *http.Client, from string, f *os.File, have, length int64, bounds Bounds) error {
+func download(ctx context.Context, client *http.Client, from string, f *part, have, length int64, bounds Bounds) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
@@ -144,7 +189,7 @@ func cause(ctx context.Context, err error) error {
 }
 
 // startOf is the offset that the response's body starts at; f is cut to it.
-func startOf(response *http.Response, f *os.File, have int64) (int64, error) {
+func startOf(response *http.Response, f *part, have int64) (int64, error) {
 	switch response.StatusCode {
 	case http.StatusPartialContent:
 		if !strings.HasPrefix(response.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", have)) {
@@ -152,11 +197,10 @@ func startOf(response *http.Response, f *os.File, have int64) (int64, error) {
 		}
 		return have, nil
 	case http.StatusOK:
-		if err := f.Truncate(0); err != nil {
-			return 0, err
+		if have == 0 {
+			return 0, nil
 		}
-		_, err := f.Seek(0, io.SeekStart)
-		return 0, err
+		return 0, f.restart()
 	}
 	return 0, fmt.Errorf("the server said %s", response.Status)
 }
@@ -312,8 +356,13 @@ func (p *paced) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (d *Dir) checkPart(part string, b release.Blob) error {
-	f, err := openRegular(d.root, part)
+// checkPart compares what came with what was signed: as it was written, or as it is read where something was there before.
+func (d *Dir) checkPart(p *part, b release.Blob) error {
+	if p.seen != nil {
+		return p.seen.is(b)
+	}
+	root, name := d.at(partName(b))
+	f, err := openRegular(root, name)
 	if err != nil {
 		return err
 	}

@@ -21,14 +21,42 @@ type Known struct {
 	kept   kept               // by the last Collect
 	swept  time.Time          // when all that lies there was looked at; zero: it was not
 	due    time.Time          // when that is to be done though looks fail; zero: none has failed yet
+
+	rest  *rest         // what was to be got when the last look at the zones ended; nil: that is not known
+	began time.Time     // when all zones that are not in there were looked at last
+	took  time.Duration // and how long that took
+}
+
+// rest is what is yet to be got of a manifest's zones. A look goes on with what the one before has left: where a hundred thousand zones are missing, each
+// would find out about all of them anew, and get some.
+type rest struct {
+	of    release.Manifest
+	zones []lack // in the order in which they are to be got
+	left  int64  // octets that are to be fetched for all of them
+}
+
+// lack is a zone that is missing, and how many octets are to be fetched for it.
+type lack struct {
+	*release.Zone
+	octets int64
 }
 
 // Forget has all zones looked at again.
-func (k *Known) Forget() { k.there, k.since = nil, nil }
+func (k *Known) Forget() { k.there, k.since, k.rest = nil, nil, nil }
+
+// Doubt is Forget of who has heard that something is missing, as it does as long as zones come: to look at all of them takes no more than a
+// twentieth of the time.
+func (k *Known) Doubt() {
+	if time.Since(k.began) >= doubtShare*k.took {
+		k.Forget()
+	}
+}
+
+const doubtShare = 20
 
 // toSee are the zones of a manifest of which it is not known that they are there, or all of them; the current release's come first, and
 // each content once.
-func (k *Known) toSee(m release.Manifest, all bool) (zones []release.Zone) {
+func (k *Known) toSee(m release.Manifest, all bool) (zones []*release.Zone) {
 	var known [][]*release.Release // what each of these has
 	if !all && len(k.there) > 0 {
 		known = append(known, k.there)
@@ -44,7 +72,7 @@ func (k *Known) toSee(m release.Manifest, all bool) (zones []release.Zone) {
 			for z := range r.Beside(has...) {
 				if !seen[z.Content()] {
 					seen[z.Content()] = true
-					zones = append(zones, *z)
+					zones = append(zones, z)
 				}
 			}
 			known[i] = append(has[:len(has):len(has)], r)
@@ -55,6 +83,9 @@ func (k *Known) toSee(m release.Manifest, all bool) (zones []release.Zone) {
 
 // saw notes that all zones of a manifest are there, or else only those of which that is known. What other manifests have, Collect may remove.
 func (k *Known) saw(m release.Manifest, all bool) {
+	if all || k.rest != nil && !sameNumbers(k.rest.of, m) {
+		k.rest = nil
+	}
 	switch {
 	case all:
 		k.there, k.since = slices.Collect(m.Releases()), nil

@@ -172,7 +172,7 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 	get := &getter{Source: from, dir: d, manifest: view.Manifest, began: time.Now()}
 	fetched, missing := false, error(nil)
 	if !from.Metadata {
-		fetched, missing = get.missing(ctx, false)
+		fetched, missing = get.missing(ctx)
 	}
 	if from.Metadata || missing != nil {
 		from.Known.saw(view.Manifest, false)
@@ -191,7 +191,7 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 	}
 	if from.Deep && missing == nil {
 		var repaired bool
-		repaired, missing = get.missing(ctx, true)
+		repaired, missing = get.repair(ctx)
 		fetched = fetched || repaired
 	}
 	return view, next, fetched || installed, errors.Join(missing, err)
@@ -226,54 +226,92 @@ type getter struct {
 	counted  bool
 	some     bool // something has come
 
-	came  map[release.Digest]int64 // bytes that came together of zones that were not got yet, by their content
-	early int64                    // of them, those of the zone that is being got
+	early int64 // bytes that came before, together with others', of the zone that is being got
 }
 
-// missing gets the zones that the depot lacks, up to the first that cannot be had; the current release's come first. Those
-// that are there are read through when deep is set. A damaged one is removed, so that it counts as lacking.
-func (g *getter) missing(ctx context.Context, deep bool) (bool, error) {
-	fetched, counted, looked := false, false, 0 // at so many zones, whether they can be fetched together
-	zones := g.Known.toSee(g.manifest, deep || g.Texts)
-	for i, z := range zones {
-		there, err := g.has(z, deep)
+// missing gets the zones that the depot lacks, up to the first that cannot be had; the current release's come first.
+func (g *getter) missing(ctx context.Context) (fetched bool, err error) {
+	if near, away, err := g.dir.near(); err == nil {
+		defer func(dir *Dir) {
+			g.dir = dir
+			away()
+		}(g.dir)
+		g.dir = near
+	}
+	rest := g.missed()
+	for len(rest.zones) > 0 {
+		some, err := g.first(ctx, rest)
+		if fetched = fetched || some; err != nil {
+			return fetched, err
+		}
+	}
+	if !g.Texts {
+		g.Known.saw(g.manifest, true)
+	}
+	return fetched, nil
+}
+
+// missed is what the depot lacks: what the look before has left of that, or else what is found out now.
+func (g *getter) missed() *rest {
+	if r := g.Known.rest; r != nil && !g.Texts && sameNumbers(r.of, g.manifest) {
+		return r
+	}
+	began, r := time.Now(), &rest{of: g.manifest}
+	for _, z := range g.Known.toSee(g.manifest, g.Texts) {
+		if there, err := g.has(*z, false); !there || err != nil { // the error comes again when it is got
+			octets := g.ahead(*z)
+			r.zones, r.left = append(r.zones, lack{z, octets}), r.left+octets
+		}
+	}
+	if !g.Texts {
+		g.Known.rest, g.Known.began, g.Known.took = r, time.Now(), time.Since(began)
+	}
+	return r
+}
+
+// first gets the first zones of the rest: small ones together, as far as they come, and each of the others by itself.
+func (g *getter) first(ctx context.Context, rest *rest) (fetched bool, err error) {
+	looked, came, err := g.together(ctx, rest)
+	var left []lack
+	for _, z := range rest.zones[:looked] {
+		p, there := came[z.Content()]
+		switch g.early = p.octets(); {
+		case there && p.whole:
+			g.note(Note{z.Origin, false, 0}, nil)
+		case err != nil:
+			left = append(left, z)
+			continue
+		default:
+			g.left = max(0, rest.left-z.octets)
+			if err = g.get(ctx, *z.Zone); err != nil {
+				left = append(left, z)
+				continue
+			}
+		}
+		fetched, rest.left = true, rest.left-z.octets
+	}
+	if rest.zones = rest.zones[looked:]; len(left) > 0 {
+		rest.zones = append(left, rest.zones...)
+	}
+	return fetched, err
+}
+
+// repair reads through the zones that are there, and gets those that are damaged, up to the first that cannot be had.
+func (g *getter) repair(ctx context.Context) (fetched bool, err error) {
+	g.left = 0
+	for _, z := range g.Known.toSee(g.manifest, true) {
+		there, err := g.has(*z, true)
 		if err != nil {
 			return fetched, err
 		}
-		if !there && i >= looked && !deep {
-			if !counted {
-				g.left, counted = g.toCome(zones[i:]), true
-			}
-			n, err := g.together(ctx, zones[i:])
-			if err != nil {
-				return fetched || len(g.came) > 0, err
-			}
-			looked = i + n
-			if there, err = g.has(z, false); err != nil {
-				return fetched, err
-			}
-		}
-		g.early = g.came[z.Content()]
-		delete(g.came, z.Content())
-		g.left = max(0, g.left-g.early)
-		if there && g.early > 0 { // its text
-			fetched = true
-			g.note(Note{z.Origin, false, 0}, nil)
-		}
 		if there {
-			if deep && z.Earlier != (release.Blob{}) && !g.dir.intact(z.Earlier) {
-				g.getEarlier(ctx, z) // nothing here needs it
+			if z.Earlier != (release.Blob{}) && !g.dir.intact(z.Earlier) {
+				g.getEarlier(ctx, *z) // nothing here needs it
 			}
 			continue
 		}
-		if !counted {
-			g.left, counted = g.toCome(zones[i:]), true
-		}
-		if deep { // the next pass must not go by what it knows, should this one be cut short
-			g.Known.Forget()
-		}
-		g.left = max(0, g.left-g.ahead(z))
-		if err := g.get(ctx, z); err != nil {
+		g.Known.Forget() // the next pass must not go by what it knows, should this one be cut short
+		if err := g.get(ctx, *z); err != nil {
 			return fetched, err
 		}
 		fetched = true
@@ -301,20 +339,6 @@ func (g *getter) has(z release.Zone, deep bool) (bool, error) {
 	return there && g.dir.hasPacks(w.Packs, true), err
 }
 
-// toCome counts the bytes that are to be fetched for the zones that are not there. A zone that is found damaged later on is
-// not among them.
-func (g *getter) toCome(zones []release.Zone) (bytes int64) {
-	if g.Moved == nil {
-		return 0
-	}
-	for _, z := range zones {
-		if there, err := g.has(z, false); !there && err == nil {
-			bytes += g.ahead(z)
-		}
-	}
-	return bytes
-}
-
 // ahead is how much is fetched first for a zone: packs or a delta if there are any from what lies here, or all of it.
 func (g *getter) ahead(z release.Zone) int64 {
 	if p := g.plans(z)[0]; !p.whole {
@@ -335,44 +359,42 @@ const (
 	smallBytes    = 64 << 10
 )
 
-// together fetches what the small ones among some zones are made of, several files at a time: one after the other, each would take a round
-// trip. It reports how many zones it has looked at. What does not come is asked for again with its zone, which is where it is said why.
-func (g *getter) together(ctx context.Context, zones []release.Zone) (looked int, err error) {
+// together fetches what the small ones among the first zones of the rest are made of, several files at a time: one after the other, each would take a round
+// trip. It reports how many zones it has looked at, and by which plan of a zone all has come. What does not come is asked for again with its zone,
+// which is where it is said why.
+func (g *getter) together(ctx context.Context, rest *rest) (looked int, came map[release.Digest]plan, err error) {
 	var blobs []release.Blob
 	var bytes int64
-	of := map[release.Digest][]release.Blob{} // by zone
-	for _, z := range zones[:min(len(zones), togetherZones)] {
+	came = map[release.Digest]plan{}
+	for _, z := range rest.zones[:min(len(rest.zones), togetherZones)] {
 		if bytes >= togetherBytes {
 			break
 		}
 		looked++
-		if there, err := g.has(z, false); there || err != nil {
-			continue
-		}
-		p := g.plans(z)[0]
-		if n := p.octets(); n <= smallBytes && n == g.ahead(z) && p.err == nil { // by a delta it takes less
-			blobs, bytes, of[z.Content()] = append(blobs, p.blobs()...), bytes+n, p.blobs()
+		p := g.plans(*z.Zone)[0]
+		if n := p.octets(); n <= smallBytes && n == z.octets && p.err == nil { // by a delta it takes less
+			blobs, bytes, came[z.Content()] = append(blobs, p.blobs()...), bytes+n, p
 		}
 	}
-	if len(of) < 2 {
-		return looked, nil
+	if len(came) < 2 {
+		return looked, nil, nil
 	}
-	left := g.left
-	g.left = max(0, left-bytes)
-	err = g.fetch(ctx, zones[0].Origin, blobs...)
-	g.left, g.came = left, map[release.Digest]int64{}
-	for content, all := range of {
-		if !slices.ContainsFunc(all, func(b release.Blob) bool { return !g.dir.HasBlob(b) }) {
-			g.came[content] = octetsOf(all)
+	g.left = max(0, rest.left-bytes)
+	if err = g.fetch(ctx, rest.zones[0].Origin, blobs...); err == nil {
+		return looked, came, nil
+	}
+	for content, p := range came {
+		if slices.ContainsFunc(p.blobs(), func(b release.Blob) bool { return !g.dir.HasBlob(b) }) {
+			delete(came, content)
 		}
 	}
-	if ctx.Err() != nil {
-		return looked, context.Cause(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return looked, came, context.Cause(ctx)
+	case errors.Is(err, ErrUnfinished), errors.Is(err, errSlow):
+		return looked, came, err
 	}
-	if errors.Is(err, ErrUnfinished) || errors.Is(err, errSlow) {
-		return looked, err
-	}
-	return looked, nil
+	return looked, came, nil
 }
 
 // get has a zone by packs, or made of a delta, if that can be, and takes it whole otherwise: its text, or the text that it is made of
@@ -471,7 +493,10 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 	wanted, more, seen := []release.Blob(nil), int64(0), map[release.Blob]bool{}
 	for _, b := range blobs {
 		if !seen[b] && !g.dir.HasBlob(b) {
-			wanted, more = append(wanted, b), more+b.Length-g.dir.partSize(b)
+			wanted, more = append(wanted, b), more+b.Length
+			if g.Room > 0 {
+				more -= g.dir.partSize(b)
+			}
 		}
 		seen[b] = true
 	}
@@ -483,11 +508,15 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 	}
 	g.spend()
 	all, ctx := errgroup.WithContext(ctx)
-	all.SetLimit(atOnce)
+	all.SetLimit(syncsAtOnce)
+	under := make(chan struct{}, atOnce) // a place for each that comes; after that a file takes none, while it goes to the disk
 	bounds := Bounds{pace: g.Pace, until: g.until, crowd: new(crowd)}
-	moves, unfinished := g.moves(wanted), atomic.Bool{}
+	moves, unfinished, named := g.moves(wanted), atomic.Bool{}, atomic.Bool{}
 	for i, b := range wanted {
+		under <- struct{}{}
+		came := sync.OnceFunc(func() { <-under })
 		all.Go(func() error {
+			defer came()
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -499,10 +528,19 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 			if moves != nil {
 				bounds.moved = func(came int64) { moves(i, came) }
 			}
-			return g.dir.Fetch(ctx, g.Client, g.URL, b, bounds)
+			err := g.dir.fetch(ctx, g.Client, g.URL, b, bounds, came)
+			if err == nil {
+				named.Store(true)
+			}
+			return err
 		})
 	}
 	err := all.Wait()
+	if named.Load() {
+		if lost := syncDir(g.dir.root, blobDir); err == nil {
+			err = lost
+		}
+	}
 	if err == nil && unfinished.Load() {
 		err = ErrUnfinished
 	}

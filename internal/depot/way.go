@@ -150,6 +150,9 @@ func readPacked(repo fs.FS, origin string, b release.Blob, most int64) ([]byte, 
 // hasWay reports whether all is here by which a zone can be made without its text. What is in it is read through when deep is set, and
 // what is damaged is removed.
 func (d *Dir) hasWay(z release.Zone, deep bool) bool {
+	if z.Root == (release.Digest{}) {
+		return false
+	}
 	w, err := readWay(d, wayName(z.Root))
 	if err != nil || w.Base.Origin == "" {
 		return false

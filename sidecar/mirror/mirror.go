@@ -256,7 +256,7 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	wrong := m.wrong(began)
 	deep = !began.Before(m.read) || wrong.damaged
 	if wrong.refused { // something that was here may have gone
-		m.depot.Forget()
+		m.depot.Doubt()
 	}
 	from, came := m.source(r, found.Number()), transfer{first: -1}
 	view, memory, changed, err := found.Take(ctx, depot.Source{Client: from.client, URL: from.url, Note: m.note,
