@@ -199,40 +199,96 @@ func (m *Made) record(o Options, at time.Time) history.Record {
 
 // build reads, stores and checks the zones. What is stored and not published after all is collected with a later
 // publication.
-func build(ctx context.Context, w *home.Writer, sources []Source, policy *zonecheck.Config, lately *Lately, took *laps) ([]candidate, []zone.Finding, error) {
-	var list []candidate
-	var found []zone.Finding
+func build(ctx context.Context, w *home.Writer, sources []Source, policy *zonecheck.Config, lately *Lately, took *laps) (list []candidate, found []zone.Finding, err error) {
 	files := map[string]string{}
 	defer lately.checks(nil)
-	for i, s := range sources {
-		z, findings := Load(ctx, s)
-		took.lap("read")
-		c := candidate{source: s, nth: i + 1, of: len(sources), zone: release.Zone{Origin: originOf(s, findings)}}
-		if z != nil {
-			c.zone.Origin = z.Origin()
+	for at := 0; at < len(sources); {
+		some := make([]building, alike(sources[at:]))
+		for i := range some {
+			some[i].candidate = candidate{source: sources[at+i], nth: at + i + 1, of: len(sources)}
 		}
-		other, twice := files[c.zone.Origin]
-		switch c.policy = policy.For(c.zone.Origin); {
-		case twice && c.zone.Origin != "":
-			s.Origin, c.policy.Hold = c.zone.Origin, zonecheck.HoldRelease // which of the two would be held?
-			findings = append(findings, s.finding("zone-twice", "%s has this zone too", other))
-			c.rules = []string{"zone-twice"}
-		case z == nil:
-			c.rules = []string{"unreadable"}
-		default:
-			judged, err := storeAndJudge(ctx, w, &c, z, lately, took)
-			if err != nil {
-				return nil, found, fmt.Errorf("%s: %w", s.File, err)
+		at += len(some)
+		took.together(len(some), func(i int, took *laps) { some[i].read(ctx, took) })
+		for i := range some {
+			some[i].named(policy, files)
+		}
+		took.together(len(some), func(i int, took *laps) { some[i].judge(ctx, w, lately, took) })
+		for i := range some {
+			if b := &some[i]; b.err != nil {
+				return nil, found, fmt.Errorf("%s: %w", b.source.File, b.err)
 			}
-			findings = c.take(append(c.policy.Apply(findings), judged...))
+			list, found = append(list, some[i].candidate), append(found, some[i].findings...)
 		}
 		if ctx.Err() != nil { // what was found then is not the zones' fault
 			return nil, nil, context.Cause(ctx)
 		}
-		files[c.zone.Origin] = s.File
-		list, found = append(list, c), append(found, findings...)
 	}
 	return list, found, nil
+}
+
+const (
+	// zonesAtOnce is how many small zones are read, stored and checked at a time: a disk, or a bucket, takes many together.
+	zonesAtOnce = 32
+	// smallFile is how many octets the file of a small zone has at the most.
+	smallFile = 64 << 10
+)
+
+// alike is how many of the first zone files are built at a time: small ones, or one.
+func alike(sources []Source) (n int) {
+	for n < min(zonesAtOnce, len(sources)) && sources[n].small() {
+		n++
+	}
+	return max(n, 1)
+}
+
+// small reports whether the zone in a file is a small one that is to be read.
+func (s *Source) small() bool {
+	if s.Zone != nil {
+		return false
+	}
+	info, err := os.Stat(s.File)
+	return err == nil && info.Mode().IsRegular() && info.Size() <= smallFile
+}
+
+// building is a candidate in the making.
+type building struct {
+	candidate
+	made     *zone.Zone // nil if the file makes none, or it is not to be judged
+	findings []zone.Finding
+	err      error
+}
+
+// read reads the zone.
+func (b *building) read(ctx context.Context, took *laps) {
+	b.made, b.findings = Load(ctx, b.source)
+	took.lap("read")
+}
+
+// named says which zone it is. Others that were named before have files.
+func (b *building) named(policy *zonecheck.Config, files map[string]string) {
+	s := b.source
+	if b.zone.Origin = originOf(s, b.findings); b.made != nil {
+		b.zone.Origin = b.made.Origin()
+	}
+	b.policy = policy.For(b.zone.Origin)
+	if other, twice := files[b.zone.Origin]; twice && b.zone.Origin != "" {
+		s.Origin, b.policy.Hold = b.zone.Origin, zonecheck.HoldRelease // which of the two would be held?
+		b.made, b.findings, b.rules = nil, append(b.findings, s.finding("zone-twice", "%s has this zone too", other)), []string{"zone-twice"}
+	} else if b.made == nil {
+		b.rules = []string{"unreadable"}
+	}
+	files[b.zone.Origin] = s.File
+}
+
+// judge stores the zone and judges it.
+func (b *building) judge(ctx context.Context, w *home.Writer, lately *Lately, took *laps) {
+	if b.made == nil {
+		return
+	}
+	var judged []zone.Finding
+	if judged, b.err = storeAndJudge(ctx, w, &b.candidate, b.made, lately, took); b.err == nil {
+		b.findings = b.take(append(b.policy.Apply(b.findings), judged...))
+	}
 }
 
 // originOf is the origin of a zone whose file has errors, as far as it is known.
