@@ -265,6 +265,17 @@ func (w *folder) some(ctx context.Context, names map[string]bool) bool {
 		return false
 	}
 	defer root.Close()
+	all := true
+	had := map[string]string{} // origins, by file
+	reads := w.reading(ctx, root, func(name string, settled bool) {
+		if !settled {
+			return
+		}
+		delete(names, name)
+		if has := w.files[name].origin; !w.plain || had[name] != "" && has != had[name] {
+			all = false
+		}
+	})
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		f := w.files[name]
 		info, err := root.Lstat(name)
@@ -275,21 +286,18 @@ func (w *folder) some(ctx context.Context, names map[string]bool) bool {
 			delete(names, name)
 			continue
 		case err != nil || !info.Mode().IsRegular():
+			reads.end()
 			return false
 		}
-		had := ""
 		if f != nil {
-			had = f.origin
+			had[name] = f.origin
 		}
-		if !w.file(ctx, root, name) {
-			continue
-		}
-		delete(names, name)
-		if has := w.files[name].origin; !w.plain || had != "" && has != had {
-			return false
+		if reads.add(name); !all {
+			break
 		}
 	}
-	return true
+	reads.end()
+	return all
 }
 
 // fits reports whether a file of that name is taken in.
@@ -323,14 +331,18 @@ func (w *folder) scan(ctx context.Context) (settled bool, busy []string) {
 			w.hostFault(name, "")
 		}
 	}
+	reads := w.reading(ctx, root, func(name string, settled bool) {
+		if !settled {
+			busy = append(busy, name)
+		}
+	})
 	for _, name := range names {
 		if ctx.Err() != nil {
 			return true, nil
 		}
-		if !w.file(ctx, root, name) {
-			busy = append(busy, name)
-		}
+		reads.add(name)
 	}
+	reads.end()
 	return len(busy) == 0 && w.missing(), busy
 }
 
@@ -406,8 +418,8 @@ func (r *Receiver) Unfit() (all []Unfit) {
 
 func (w *folder) path(name string) string { return filepath.Join(w.d.Path, name) }
 
-// file reads a file if it has changed and changes no more. It reports whether it need not be looked at again soon.
-func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
+// look looks whether a file has changed and changes no more: then it is to be read. Otherwise it reports whether it need not be looked at again soon.
+func (w *folder) look(root *os.Root, name string) (read, settled bool) {
 	f := w.files[name]
 	if f == nil {
 		f = &zoneFile{}
@@ -416,7 +428,7 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	unblocked := f.blocked && w.free(f.origin, name) == nil
 	if f.read != nil && !unblocked && f.read.unchanged(root) {
 		w.awaits(f, false)
-		return true
+		return false, true
 	}
 	now := printsOf(root, name)
 	again := f.settling == nil || !f.settling.same(now)
@@ -425,44 +437,11 @@ func (w *folder) file(ctx context.Context, root *os.Root, name string) bool {
 	if again {
 		f.settling, f.since = now, time.Now()
 	}
-	switch {
-	case again && now[name] == nil:
+	if again && now[name] == nil {
 		w.fault(w.path(name), "a link to nowhere, or out of the directory")
-		return true
-	case early:
-		return false
+		return false, true
 	}
-	began := time.Now()
-	expected := 0
-	if held := w.r.held(f.origin); held != nil {
-		expected = held.Records
-	}
-	coming := w.r.comes(w.path(name), expected)
-	defer w.r.came(coming)
-	z, read, octets, err := w.parse(ctx, root, name, coming)
-	if errors.Is(err, errWriting) {
-		w.fault(w.path(name), err.Error())
-		f.settling, f.open = nil, true
-		return false
-	}
-	f.read, f.open, w.plain = read, false, w.plain && len(read) <= 1
-	if err == nil {
-		err = w.take(f, name, z, octets, began)
-	}
-	disk := new(unkeptError)
-	if errors.As(err, &disk) {
-		w.hostFault(name, err.Error())
-		w.fault(w.path(name), "")
-		f.read = nil // at the next scan it is tried again
-		return true
-	}
-	w.hostFault(name, "")
-	if err != nil {
-		w.fault(w.path(name), err.Error())
-		return true
-	}
-	w.fault(w.path(name), "")
-	return true
+	return !early, false
 }
 
 // awaits notes whether a file is to be read when it has not changed for a while.
@@ -495,6 +474,17 @@ var errWriting = errors.New("it is being written")
 
 // saidFindings bounds what is logged of one file.
 const saidFindings = 5
+
+// read reads a file.
+func (w *folder) read(ctx context.Context, root *os.Root, r *reading) {
+	r.began = time.Now()
+	expected := 0
+	if held := w.r.held(w.files[r.name].origin); held != nil {
+		expected = held.Records
+	}
+	r.coming = w.r.comes(w.path(r.name), expected)
+	r.zone, r.prints, r.octets, r.err = w.parse(ctx, root, r.name, r.coming)
+}
 
 // parse reads a zone file, and the prints of all that was read.
 func (w *folder) parse(ctx context.Context, root *os.Root, name string, coming *coming) (*zone.Zone, prints, int64, error) {
@@ -581,41 +571,67 @@ func (r *recorder) Open(name string) (fs.File, error) {
 	return f, nil
 }
 
-// take keeps a zone that was read, and tells of it.
-func (w *folder) take(f *zoneFile, name string, z *zone.Zone, octets int64, began time.Time) error {
-	origin := z.Origin()
-	w.leave(f, name)
-	err := w.free(origin, name)
+// claim begins to follow the zone that was read, and fills in what is to be kept of it.
+func (w *folder) claim(f *zoneFile, r *reading) error {
+	origin := r.zone.Origin()
+	w.leave(f, r.name)
+	err := w.free(origin, r.name)
 	if f.origin, f.blocked, w.there = origin, err != nil, nil; f.blocked {
 		return err
 	}
-	w.from[origin] = name
-	held := w.r.held(origin)
-	rec := record{Origin: origin, Owner: w.owner, From: w.path(name), How: File, Contact: w.r.opt.Now().UTC().Truncate(time.Second)}
-	if err := refresh.Forward(held, z.Serial()); err != nil {
-		return err
-	}
+	w.from[origin] = r.name
+	r.rec = record{Origin: origin, Owner: w.owner, From: w.path(r.name), How: File, Contact: w.r.opt.Now().UTC().Truncate(time.Second)}
+	r.held = w.r.held(origin)
+	return refresh.Forward(r.held, r.zone.Serial())
+}
+
+// keep keeps a zone that was read.
+func (w *folder) keep(r *reading) {
 	was := ""
-	if held != nil {
-		was = held.SHA256
+	if r.held != nil {
+		was = r.held.SHA256
 	}
-	if held != nil && held.Serial == z.Serial() {
-		same, err := sameText(z, was)
+	if r.held != nil && r.held.Serial == r.zone.Serial() {
+		same, err := sameText(r.zone, was)
 		if err != nil || !same {
-			return cmp.Or(err, fmt.Errorf("it has changed, and serial %d has not: not taken", z.Serial()))
+			r.err = cmp.Or(err, fmt.Errorf("it has changed, and serial %d has not: not taken", r.zone.Serial()))
+			return
 		}
 	}
-	changed, err := w.r.store.put(&rec, z, was)
-	if err != nil {
-		return &unkeptError{err}
+	var err error
+	if r.changed, err = w.r.store.put(&r.rec, r.zone, was); err != nil {
+		r.err = &unkeptError{err}
 	}
-	found := refresh.Found{Good: true, New: changed, Record: rec, Noted: rec.Contact}
+}
+
+// ended tells of a file that was read, and of its zone. It reports whether it need not be looked at again soon.
+func (w *folder) ended(f *zoneFile, r *reading) bool {
+	w.r.came(r.coming)
+	path, disk := w.path(r.name), new(unkeptError)
+	switch {
+	case errors.Is(r.err, errWriting):
+		w.fault(path, r.err.Error())
+		f.settling, f.open = nil, true
+		return false
+	case errors.As(r.err, &disk):
+		w.hostFault(r.name, r.err.Error())
+		w.fault(path, "")
+		f.read = nil // at the next scan it is tried again
+		return true
+	case r.err != nil:
+		w.hostFault(r.name, "")
+		w.fault(path, r.err.Error())
+		return true
+	}
+	found := refresh.Found{Good: true, New: r.changed, Record: r.rec, Noted: r.rec.Contact}
 	w.r.do(func(now instant.Instant) {
 		if received, reset := w.r.set.Filed(now, found); received {
-			w.r.took(found, arrival{zone: z, octets: octets, began: began, whole: began, duration: time.Since(began), reset: reset})
+			w.r.took(found, arrival{zone: r.zone, octets: r.octets, began: r.began, whole: r.began, duration: time.Since(r.began), reset: reset})
 		}
 	})
-	return nil
+	w.hostFault(r.name, "")
+	w.fault(path, "")
+	return true
 }
 
 // free begins to follow the zone of a file, unless it comes from elsewhere.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -665,4 +666,69 @@ func TestADirectoryOfManyFiles(t *testing.T) {
 	want("c.test.", 1, File)
 	z.remove("b.zone")
 	want("b.test.", 4, Withdrawn)
+}
+
+// TestFilesThatAreReadTogether, of which some are no zones, some have the same zone, and one is large: each is told of as if it came alone, a zone is in
+// the file whose name comes first, and what is kept is there for the next start.
+func TestFilesThatAreReadTogether(t *testing.T) {
+	t.Parallel()
+	z := newZoneDir(t, Directory{})
+	const count = 3*filesAtOnce + 5
+	want := map[string]uint32{}
+	for i := range count {
+		name, origin := fmt.Sprintf("f%03d.zone", i), fmt.Sprintf("z%03d.test.", i)
+		switch {
+		case i%10 == 3:
+			z.put(name, "no zone\n")
+		case i%10 == 7: // as the one before
+			z.put(name, small(fmt.Sprintf("z%03d.test.", i-1), 9))
+		case i == filesAtOnce:
+			z.put(name, primarytest.ZoneText(origin, 1, 5000, 1))
+			want[origin] = 1
+		default:
+			z.put(name, small(origin, uint32(1+i%5)))
+			want[origin] = uint32(1 + i%5)
+		}
+	}
+	for start := range 2 {
+		c := z.config()
+		r, err := New(c, Options{Zones: filepath.Join(z.dir, "zones"), State: filepath.Join(z.dir, "state")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := r.Refresh(ctx, RefreshOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]uint32{}
+		for _, s := range r.Zones() {
+			if s.Serial != nil {
+				got[s.Zone] = *s.Serial
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("start %d: %v", start, got)
+		}
+		for i := range count {
+			name, why := fmt.Sprintf("f%03d.zone", i), ""
+			switch i % 10 {
+			case 3:
+				why = "no zone"
+			case 7:
+				why = fmt.Sprintf("zone z%03d.test. is in f%03d.zone too", i-1, i-1)
+			}
+			if is := z.fault(r, name); (is == "") != (why == "") || i%10 == 7 && is != why {
+				t.Errorf("start %d: %s: %q, want %q", start, name, is, why)
+			}
+		}
+		for origin := range want {
+			if _, err := os.Stat(r.store.path(origin, false)); err != nil {
+				t.Error(err)
+			}
+		}
+		if left, _ := filepath.Glob(filepath.Join(z.dir, "*", ".*")); len(left) > 1 { // the lock
+			t.Errorf("left are %v", left)
+		}
+	}
 }
