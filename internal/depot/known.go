@@ -41,14 +41,14 @@ type lack struct {
 	octets int64
 }
 
-// Forget has all zones looked at again.
-func (k *Known) Forget() { k.there, k.since, k.rest = nil, nil, nil }
+// forget has all zones looked at again.
+func (k *Known) forget() { k.there, k.since, k.rest = nil, nil, nil }
 
-// Doubt is Forget of who has heard that something is missing, as it does as long as zones come: to look at all of them takes no more than a
+// Doubt is forget of who has heard that something is missing, as it does as long as zones come: to look at all of them takes no more than a
 // twentieth of the time.
 func (k *Known) Doubt() {
 	if time.Since(k.began) >= doubtShare*k.took {
-		k.Forget()
+		k.forget()
 	}
 }
 
@@ -91,7 +91,7 @@ func (k *Known) saw(m release.Manifest, all bool) {
 		k.there, k.since = slices.Collect(m.Releases()), nil
 	case len(k.there) == 0, len(k.since) > 0 && sameNumbers(k.since[len(k.since)-1], m):
 	case len(k.since) == maxManifests:
-		k.Forget()
+		k.forget()
 	default:
 		k.since = append(k.since, m)
 	}

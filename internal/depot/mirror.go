@@ -310,7 +310,7 @@ func (g *getter) repair(ctx context.Context) (fetched bool, err error) {
 			}
 			continue
 		}
-		g.Known.Forget() // the next pass must not go by what it knows, should this one be cut short
+		g.Known.forget() // the next pass must not go by what it knows, should this one be cut short
 		if err := g.get(ctx, *z); err != nil {
 			return fetched, err
 		}
