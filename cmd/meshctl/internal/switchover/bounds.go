@@ -13,7 +13,8 @@ import (
 
 // What a member says of itself is not signed, and may come of a fault of its, or of who stole its key. It is bounded here, where it comes in, to what
 // a member can say that is well, so that a host that reckons with it, or draws it, is held up by none. What is out of bounds counts as not said,
-// and is a warning of that member (status.Implausible).
+// and is a warning of that member (status.Implausible). Two instants of its clock that contradict each other count as not said, and are no warning: the
+// clock was set between them, as that of a machine which begins in 1970 is.
 const (
 	maxWord = 1 << 20 // octets of a confirmation; that of a member with many sessions has some ten thousand
 	maxList = 256     // entries of a list in it, as of sessions
@@ -45,13 +46,19 @@ func bounded(c *status.Confirmation) {
 		c.Clock = status.ClockState{Reason: fmt.Sprintf("it says that its clock is wrong by %v at the most", b)}
 	}
 	if s := c.Switched; s != nil && !timely(*s) {
-		implausible("it switched to release %d at %v for %v, %v late", s.Number, s.Done, s.At, s.Lateness)
+		if !sane(s.At) || !sane(s.Done) || s.Done >= s.At {
+			implausible("it switched to release %d at %v for %v, %v late", s.Number, s.Done, s.At, s.Lateness)
+		}
 		c.Switched = nil
 	}
 	for i, step := range []**status.Step{&c.Mirrored, &c.Compiled} {
 		what := []string{"got", "compiled"}[i]
-		if s := *step; s != nil && (!sane(s.Began) || !sane(s.Done) || s.Done < s.Began || s.Done.Sub(s.Began) > maxStep || s.Bytes < 0) {
+		switch s := *step; {
+		case s == nil:
+		case !sane(s.Began), !sane(s.Done), s.Bytes < 0:
 			implausible("it %s release %d from %v to %v, %d bytes", what, s.Number, s.Began, s.Done, s.Bytes)
+			*step = nil
+		case s.Done < s.Began, s.Done.Sub(s.Began) > maxStep:
 			*step = nil
 		}
 	}
