@@ -21,14 +21,14 @@ const patienceMost = 5
 
 // Until waits until ok, looking often, and fails with what it said last when the time is over, or with ctx's cause.
 func Until(ctx context.Context, limit time.Duration, what string, ok func() (yes bool, saw string)) error {
-	return until(ctx, func() time.Duration { return limit }, what, ok)
+	return until(ctx, limit, func() time.Duration { return limit }, what, ok)
 }
 
-// Patiently is Until with a limit that holds where each program has a processor. Where more of them are ready to run when it is over, it is as many
+// Patiently is Until with a limit that holds where each program has a processor. Where more of them are ready to run when it is over, and not before, it is as many
 // times as long as there are of them for each processor, five times at the most: the test is one of them. So what does not come at all is found out
 // within the limit on a machine that has no other work.
 func Patiently(ctx context.Context, limit time.Duration, what string, ok func() (yes bool, saw string)) error {
-	return until(ctx, func() time.Duration {
+	return until(ctx, limit, func() time.Duration {
 		load, _ := os.ReadFile("/proc/loadavg") // Linux alone has it
 		return stretched(limit, string(load), runtime.NumCPU())
 	}, what, ok)
@@ -44,9 +44,10 @@ func stretched(limit time.Duration, load string, processors int) time.Duration {
 	return time.Duration(float64(limit) * min(ready/float64(processors), patienceMost))
 }
 
-func until(ctx context.Context, limit func() time.Duration, what string, ok func() (yes bool, saw string)) error {
+// until is Until with a limit that is asked for once least is over, and again when it is: it may be another one then.
+func until(ctx context.Context, least time.Duration, limit func() time.Duration, what string, ok func() (yes bool, saw string)) error {
 	began := time.Now()
-	late := time.NewTimer(limit())
+	late := time.NewTimer(least)
 	defer late.Stop()
 	again := time.NewTicker(often)
 	defer again.Stop()
@@ -59,10 +60,10 @@ func until(ctx context.Context, limit func() time.Duration, what string, ok func
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-late.C:
-			most := limit()
-			left := most - time.Since(began)
+			waited := time.Since(began)
+			left := limit() - waited
 			if left <= 0 {
-				return fmt.Errorf("%s: not within %v; %s", what, most, saw)
+				return fmt.Errorf("%s: not within %v; %s", what, waited.Round(time.Millisecond), saw)
 			}
 			late.Reset(left)
 		case <-again.C:
