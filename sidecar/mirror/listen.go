@@ -30,7 +30,7 @@ const (
 	// does not find, after holdRetry, and twice that each time, up to the interval between looks and no longer than unheld.
 	unheld    = time.Minute
 	holdRetry = time.Second
-	// doubtsMost is how many answers in a row that were worth nothing show that a server is not to be relied on.
+	// doubtsMost is how many requests in a row that were worth nothing show that a server is not to be relied on.
 	doubtsMost = 2
 	// spread is how long nodes wait on average for each member of the mesh before they look, since all hear at once.
 	spread = 100 * time.Microsecond
@@ -43,7 +43,7 @@ type listening struct {
 	ready  bool          // the next request is to be held: the last was answered as one of a server that holds them
 	asked  bool          // the server has answered one
 	holds  bool          // it said in its last answer that it holds them
-	doubts int           // answers in a row that were worth nothing: at once, with what a look does not find, or none when there was something
+	doubts int           // requests in a row that were worth nothing: answered at once, with what a look does not find, or not though they were held
 	lost   time.Time     // since when requests come to nothing; zero: the last did not
 	retry  time.Duration // from one that comes to nothing to the next, on average
 }
@@ -54,6 +54,15 @@ func (l *listening) kept(held bool) {
 		l.retry, l.doubts = holdRetry, 0
 	}
 	l.ready, l.asked, l.holds, l.lost = true, true, true, time.Time{}
+}
+
+// worthless reports of a request that came to nothing whether it speaks against the server. One that is held and gets no answer at all does: what is
+// between it and this node, as a translator of addresses, may drop a connection that is still, and say so to neither, while all others are answered at once.
+func worthless(held, news bool, wait, lasted time.Duration, err error) bool {
+	if err != nil {
+		return errors.Is(err, errDeaf) || wait > 0 && errors.Is(err, errNotAnswered)
+	}
+	return !held || news || lasted < holdRetry
 }
 
 // missed takes in that a request came to nothing: it was lost, or let go of, as by a host that ends, or the answer was worth nothing.
@@ -100,7 +109,7 @@ func (m *Mirror) listen(ctx context.Context, r *repository) {
 		case found, err == nil && held && !news && lasted >= wait/2:
 			l.kept(wait > 0)
 		default:
-			l.missed(err == nil && held, errors.Is(err, errDeaf) || err == nil && (!held || news || lasted < holdRetry))
+			l.missed(err == nil && held, worthless(held, news, wait, lasted, err))
 			_ = m.unheld(ctx, r, &l, l.retry)
 			l.retry = min(2*l.retry, max(min(m.every(), unheld), holdRetry))
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -228,6 +229,31 @@ func TestWhatAnswersShow(t *testing.T) {
 		}
 		if got := new(Mirror).relied(r, &l); got != test.want {
 			t.Errorf("%s: relied on is %v", name, got)
+		}
+	}
+}
+
+// TestWhatSpeaksAgainstAServer: with an interval of an hour, a node behind what drops still connections would else say all the time that it hears at once
+// or soon, and be asked to switch within seconds again and again. A host that is away, or is started again, is answered for by the next request.
+func TestWhatSpeaksAgainstAServer(t *testing.T) {
+	const held, news = true, true
+	for name, test := range map[string]struct {
+		held, news   bool
+		wait, lasted time.Duration
+		err          error
+		want         bool
+	}{
+		"one that is held has no answer":     {!held, !news, holdFor, holdFor + holdSlack, errNotAnswered, true},
+		"nor when there is something":        {!held, !news, holdFor, deafAfter, errDeaf, true},
+		"one that is not held has no answer": {!held, !news, 0, holdSlack, errNotAnswered, false},
+		"it is reset":                        {!held, !news, holdFor, holdFor / 2, io.ErrUnexpectedEOF, false},
+		"it is let go of":                    {held, !news, holdFor, holdFor / 3, nil, false},
+		"it is answered at once":             {held, !news, holdFor, holdRetry / 2, nil, true},
+		"what it tells is not found":         {held, news, holdFor, holdFor, nil, true},
+		"it is not held":                     {!held, !news, holdFor, 0, nil, true},
+	} {
+		if got := worthless(test.held, test.news, test.wait, test.lasted, test.err); got != test.want {
+			t.Errorf("%s: it speaks against the server: %v", name, got)
 		}
 	}
 }
