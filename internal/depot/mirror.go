@@ -28,6 +28,7 @@ type Source struct {
 	Note   func(Note, error) // is told of each zone that came; the error is why a delta was of no use. nil: nobody
 	Moved  func(Moved)       // is told of what comes, as it comes; nil: nobody
 	Deep   bool              // zones that are there are read through, and fetched again if they are damaged
+	Urgent bool              // so they are though others do not come, which may be for hours: who reads them has found one damaged
 
 	Pace   *Pace         // of downloads of zones; nil: unbounded
 	Budget time.Duration // for downloads of zones, before the rest goes in without them; 0: unbounded
@@ -189,10 +190,9 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 		mended, err = f.remote.mend(d, view.Manifest)
 		installed = installed || mended
 	}
-	if from.Deep && missing == nil {
-		var repaired bool
-		repaired, missing = get.repair(ctx)
-		fetched = fetched || repaired
+	if from.Deep && (missing == nil || from.Urgent && ctx.Err() == nil) {
+		repaired, damaged := get.repair(ctx)
+		fetched, missing = fetched || repaired, errors.Join(missing, damaged)
 	}
 	return view, next, fetched || installed, errors.Join(missing, err)
 }
@@ -296,10 +296,20 @@ func (g *getter) first(ctx context.Context, rest *rest) (fetched bool, err error
 	return fetched, err
 }
 
-// repair reads through the zones that are there, and gets those that are damaged, up to the first that cannot be had.
+// repair reads through the zones that are there, and gets those that are damaged, up to the first that cannot be had. It has a budget of its own. Those
+// that are known to be lacking stay so.
 func (g *getter) repair(ctx context.Context) (fetched bool, err error) {
-	g.left = 0
+	g.left, g.until, g.some = 0, time.Time{}, false
+	lacking := map[release.Digest]bool{}
+	if rest := g.Known.rest; rest != nil {
+		for _, z := range rest.zones {
+			lacking[z.Content()] = true
+		}
+	}
 	for _, z := range g.Known.toSee(g.manifest, true) {
+		if lacking[z.Content()] {
+			continue
+		}
 		there, err := g.has(*z, true)
 		if err != nil {
 			return fetched, err
@@ -311,12 +321,13 @@ func (g *getter) repair(ctx context.Context) (fetched bool, err error) {
 			continue
 		}
 		g.Known.forget() // the next pass must not go by what it knows, should this one be cut short
+		g.began = time.Now()
 		if err := g.get(ctx, *z); err != nil {
 			return fetched, err
 		}
 		fetched = true
 	}
-	if !g.Texts {
+	if !g.Texts && len(lacking) == 0 {
 		g.Known.saw(g.manifest, true)
 	}
 	return fetched, nil

@@ -260,7 +260,7 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	}
 	from, came := m.source(r, found.Number()), transfer{first: -1}
 	view, memory, changed, err := found.Take(ctx, depot.Source{Client: from.client, URL: from.url, Note: m.note,
-		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk, Known: &m.depot, Texts: wrong.packs}, dir, memory)
+		Moved: func(n depot.Moved) { came.at(m.moved(n)) }, Deep: deep, Urgent: wrong.damaged, Pace: m.pace, Budget: fetchBudget, Room: m.cfg.Disk, Known: &m.depot, Texts: wrong.packs}, dir, memory)
 	if came.first >= 0 {
 		m.measure(from, found.Number(), came.last-came.first, time.Since(began))
 	}
@@ -270,7 +270,7 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	if deep && err == nil {
 		m.read = time.Now().Add(min(max(readShare*time.Since(began), readLeast), readMost))
 	}
-	if wrong != (wrongs{}) && err == nil {
+	if wrong != (wrongs{}) && (err == nil || wrong.damaged && view.Manifest.Format != 0) { // what is damaged is looked for though others do not come
 		m.found, m.search = wrong, time.Now().Add(min(searchShare*time.Since(began), readMost))
 	}
 	if !errors.Is(err, depot.ErrUnfinished) {
