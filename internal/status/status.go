@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 )
@@ -24,6 +25,21 @@ const Version = 1
 
 // MaxBytes bounds a document: 100,000 zones fit.
 const MaxBytes = 32 << 20
+
+// MaxText is how many octets a text has at the most that comes of what another program says, as an error of a server.
+const MaxText = 2048
+
+// Cut is a text, or of one that is longer than MaxText as much as that.
+func Cut(text string) string {
+	if len(text) <= MaxText {
+		return text
+	}
+	end := MaxText - len("…")
+	for last := end - utf8.UTFMax; end > last && !utf8.RuneStart(text[end]); { // it need not be UTF-8
+		end--
+	}
+	return text[:end] + "…"
+}
 
 // Reason is why something is not as one would wish: a fixed code to count and compare, and words for an operator.
 type Reason struct {

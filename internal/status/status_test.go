@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 )
@@ -169,5 +170,23 @@ func TestZonesChange(t *testing.T) {
 	}
 	if got := (&ZonesChange{Put: before}).Of(nil); !slices.Equal(got, before) {
 		t.Errorf("of none: %v", got)
+	}
+}
+
+// TestCut: a text of another program is bounded, and stays UTF-8 if it is.
+func TestCut(t *testing.T) {
+	for _, text := range []string{"", "x", strings.Repeat("x", MaxText), strings.Repeat("é", MaxText/2)} {
+		if got := Cut(text); got != text {
+			t.Errorf("of %d octets %d are left", len(text), len(got))
+		}
+	}
+	for _, part := range []string{"x", "é", "…", "😀", "\x80", "\xff"} {
+		for before := range 5 {
+			text := strings.Repeat("x", before) + strings.Repeat(part, MaxText+1)
+			got := Cut(text)
+			if kept, cut := strings.CutSuffix(got, "…"); !cut || !strings.HasPrefix(text, kept) || len(got) > MaxText || len(got) <= MaxText-2*utf8.UTFMax || utf8.ValidString(got) != utf8.ValidString(text) {
+				t.Errorf("%q after %d octets: %d octets, ending in %q", part, before, len(got), got[len(got)-8:])
+			}
+		}
 	}
 }

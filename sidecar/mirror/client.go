@@ -12,7 +12,7 @@ import (
 
 func newTransport() *http.Transport {
 	return &http.Transport{TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 10 * time.Second, IdleConnTimeout: 2 * time.Minute,
-		MaxConnsPerHost: 4, MaxIdleConnsPerHost: 4}
+		MaxConnsPerHost: 4, MaxIdleConnsPerHost: 4, MaxResponseHeaderBytes: 64 << 10}
 }
 
 func newClient(t http.RoundTripper) *http.Client {

@@ -476,14 +476,15 @@ func (m *Mirror) failed(ctx context.Context, err error) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	text := status.Cut(err.Error()) // a server may say much
 	if m.failures++; m.state.LastGood.IsZero() && m.failures < startup {
 		if m.failures == 1 {
-			m.log.Info("the repository cannot be followed yet", "error", err)
+			m.log.Info("the repository cannot be followed yet", "error", text)
 		}
-	} else if m.state.LastError != err.Error() || m.failures == startup {
-		m.log.Error("the repository cannot be followed", "error", err)
+	} else if m.state.LastError != text || m.failures == startup {
+		m.log.Error("the repository cannot be followed", "error", text)
 	}
-	m.state.LastError = err.Error()
+	m.state.LastError = text
 	return err
 }
 

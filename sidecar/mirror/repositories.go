@@ -227,7 +227,7 @@ func (r *repository) status(rule release.Rule) status.Repository {
 	case !r.behind.IsZero() && time.Since(r.behind) >= behindAfter:
 		one.State, one.Detail = Behind, fmt.Sprintf("it stands still: it has been older than others since %s", r.behind.UTC().Format(time.RFC3339))
 	case r.err != nil && rule != release.Rollback:
-		one.State, one.Detail = Unusable, r.err.Error()
+		one.State, one.Detail = Unusable, status.Cut(r.err.Error())
 	case took >= slowLook:
 		one.State, one.Detail = Slow, fmt.Sprintf("it takes %v to say what there is", took.Round(100*time.Millisecond))
 	case r.good.IsZero() && r.err == nil:

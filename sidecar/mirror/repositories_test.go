@@ -283,3 +283,32 @@ func TestANewerRootGoesBeforeAHigherTimestamp(t *testing.T) {
 		}
 	}
 }
+
+// TestAServerThatSaysMuch has no node say much: a host takes no word of a member that is longer than a megabyte, and so one server, which need not be
+// trusted for what it serves, could keep all that follow it from switching.
+func TestAServerThatSaysMuch(t *testing.T) {
+	ca := testca.New(t)
+	for name, says := range map[string]string{"more than a header may be": strings.Repeat("x", 2<<20), "less": strings.Repeat("x", 50_000), "no UTF-8": strings.Repeat("\x80", 50_000)} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, ca)
+			much := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err == nil {
+					fmt.Fprintf(conn, "HTTP/1.1 500 %s\r\nContent-Length: 0\r\n\r\n", says)
+					conn.Close()
+				}
+			}), new(atomic.Bool))
+			for _, urls := range [][]string{{much}, {much, h.url}} {
+				m := h.mirror(ca, urls...)
+				err := m.round(t.Context())
+				s := m.Status()
+				if said := len(s.LastError) + len(s.Repositories[0].Detail); (err == nil) != (len(urls) == 2) || said < 20 || said > 2*status.MaxText {
+					t.Errorf("%d repositories: %d octets are said, and the error has %d", len(urls), said, len(fmt.Sprint(err)))
+				}
+				if err != nil && len(err.Error()) > 1<<20 {
+					t.Errorf("an error of %d octets", len(err.Error()))
+				}
+			}
+		})
+	}
+}

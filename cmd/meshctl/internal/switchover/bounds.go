@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/instant"
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
@@ -18,7 +17,6 @@ import (
 const (
 	maxWord = 1 << 20 // octets of a confirmation; that of a member with many sessions has some ten thousand
 	maxList = 256     // entries of a list in it, as of sessions
-	maxText = 2048    // octets of a text in it; a longer one is cut
 	// maxHears is the longest that a member may say that it needs to hear of something: its mirror looks once in an hour at the least
 	// (config.MaxMirrorInterval) and a tenth later, and a round takes minutes at the most.
 	maxHears = 75 * time.Minute
@@ -72,7 +70,7 @@ func bounded(c *status.Confirmation) {
 	}
 	bound("", reflect.ValueOf(c).Elem(), implausible)
 	if len(faults) > 0 {
-		c.Warnings = append(c.Warnings, status.Reason{Code: status.Implausible, Detail: cut("what it says of itself cannot be, and counts as not said: " + strings.Join(faults, "; "))})
+		c.Warnings = append(c.Warnings, status.Reason{Code: status.Implausible, Detail: status.Cut("what it says of itself cannot be, and counts as not said: " + strings.Join(faults, "; "))})
 	}
 }
 
@@ -105,7 +103,7 @@ func bound(name string, v reflect.Value, implausible func(format string, args ..
 	}
 	switch v.Kind() {
 	case reflect.String:
-		v.SetString(cut(v.String()))
+		v.SetString(status.Cut(v.String()))
 	case reflect.Slice:
 		if n := v.Len(); n > maxList {
 			implausible("%s has %d entries", name, n)
@@ -124,16 +122,4 @@ func bound(name string, v reflect.Value, implausible func(format string, args ..
 			bound(strings.TrimPrefix(name+"."+field, "."), v.Field(i), implausible)
 		}
 	}
-}
-
-// cut is a text, or of one that is longer than maxText as much as that.
-func cut(text string) string {
-	if len(text) <= maxText {
-		return text
-	}
-	end := maxText - len("…")
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + "…"
 }

@@ -29,7 +29,7 @@ func wellWord() status.Confirmation {
 		Compiled:     &status.Step{Number: 7, Began: now, Done: now},
 		Compiling:    &status.Compiling{Number: 8, Zones: 3, Of: 100_000, Records: 5, Seconds: 3600},
 		Transferring: &status.Progress{What: "transferring", Done: 5, Unit: "bytes", Began: now, Seconds: 0.1},
-		Warnings:     []status.Reason{{Code: status.ClockHoldover, Detail: strings.Repeat("é", maxText/2)}},
+		Warnings:     []status.Reason{{Code: status.ClockHoldover, Detail: strings.Repeat("é", status.MaxText/2)}},
 		Refused:      []status.Refused{{Number: 8, Reason: status.Reason{Code: "checks", Detail: "a zone"}}},
 		Sessions:     []status.Session{{Neighbor: "192.0.2.1", Announced: []string{"198.51.100.1/32"}}}}
 }
@@ -99,8 +99,8 @@ func TestWhatAMemberSaysIsBounded(t *testing.T) {
 		t.Errorf("of a clock that was set is left %+v, %+v and %+v, and it is warned of in %v", c.Mirrored, c.Compiled, c.Switched, c.Warnings)
 	}
 	c = wellWord()
-	c.MirrorError = strings.Repeat("é", maxText)
-	if bounded(&c); len(c.MirrorError) > maxText || !utf8.ValidString(c.MirrorError) || !strings.HasSuffix(c.MirrorError, "é…") || len(c.Warnings) != 1 {
+	c.MirrorError = strings.Repeat("é", status.MaxText)
+	if bounded(&c); len(c.MirrorError) > status.MaxText || !utf8.ValidString(c.MirrorError) || !strings.HasSuffix(c.MirrorError, "é…") || len(c.Warnings) != 1 {
 		t.Errorf("a long text is %d octets, and warned of in %v", len(c.MirrorError), c.Warnings)
 	}
 }
