@@ -299,6 +299,9 @@ func (m *Mirror) wrong(now time.Time) (w wrongs) {
 		}
 	}
 	w.damaged = w.damaged || m.cfg.Damaged != nil && m.cfg.Damaged()
+	if w == (wrongs{}) {
+		m.found = w // what is wrong after that is something else
+	}
 	if w == m.found && now.Before(m.search) {
 		return wrongs{}
 	}

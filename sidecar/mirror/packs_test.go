@@ -118,6 +118,38 @@ func TestADamagedFileIsMendedOnceAReleaseIsRefusedForIt(t *testing.T) {
 	}
 }
 
+// TestWhatIsWrongAnewIsLookedForAtOnce: another kind of it, or the same once nothing was wrong meanwhile.
+func TestWhatIsWrongAnewIsLookedForAtOnce(t *testing.T) {
+	var refused []status.Refused
+	m := &Mirror{cfg: Config{Refused: func() []status.Refused { return refused }}}
+	now := time.Now()
+	for i, step := range []struct {
+		code string // "": none is refused
+		want wrongs
+	}{
+		{"missing", wrongs{refused: true}},
+		{"missing", wrongs{}},
+		{"digest", wrongs{refused: true, damaged: true}},
+		{"digest", wrongs{}},
+		{"packs", wrongs{refused: true, packs: true}},
+		{"", wrongs{}},
+		{"packs", wrongs{refused: true, packs: true}},
+		{"packs", wrongs{}},
+	} {
+		refused = nil
+		if step.code != "" {
+			refused = []status.Refused{{Number: 1, Reason: status.Reason{Code: step.code}}}
+		}
+		got := m.wrong(now)
+		if got != step.want {
+			t.Errorf("step %d, refused for %q: looked at for %+v", i, step.code, got)
+		}
+		if got != (wrongs{}) {
+			m.found, m.search = got, now.Add(time.Hour)
+		}
+	}
+}
+
 // TestADamagedFileIsMendedThoughAnotherCannotBeHad: a release to come that comes for hours, or not at all, does not keep a node from mending what it
 // answers from. All is read through in a tenth of the time, and not in each round.
 func TestADamagedFileIsMendedThoughAnotherCannotBeHad(t *testing.T) {
