@@ -82,7 +82,8 @@ func (d *Dir) Open(name string) (fs.File, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
 	}
-	return openRegular(d.root, name)
+	root, name := d.at(name)
+	return openRegular(root, name)
 }
 
 // Read implements Store.

@@ -164,6 +164,9 @@ func download(ctx context.Context, client *http.Client, from string, f *part, ha
 	if have, err = startOf(response, f, have); err != nil {
 		return err
 	}
+	if response.Header.Get(togetherHeader) != "" && bounds.offered != nil {
+		bounds.offered()
+	}
 	if bounds.crowd == nil {
 		bounds.crowd = new(crowd)
 	}
@@ -251,12 +254,13 @@ func (p *Pace) wait(ctx context.Context, n int) error {
 
 // Bounds are those of a download: its pace, nil for none, and until when it may take what comes, zero for no end. moved is
 // told how many bytes of the file are there, as they come; nil for nobody. crowd is what it shares with others that are under way from the same
-// server; nil: there are none.
+// server; nil: there are none. offered is called where the server says that it gives blobs many at a time; nil: nobody wants to know.
 type Bounds struct {
-	pace  *Pace
-	until time.Time
-	moved func(bytes int64)
-	crowd *crowd
+	pace    *Pace
+	until   time.Time
+	moved   func(bytes int64)
+	crowd   *crowd
+	offered func()
 }
 
 // over reports whether no more may be taken.

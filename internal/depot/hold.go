@@ -90,7 +90,7 @@ func TimestampTag(data []byte) string { return `"` + release.DigestOf(data).Stri
 // Holder serves a repository as Handler does, and holds a GET of the timestamp that asks for it by "Prefer: wait=N" (PreferWait)
 // until there is another one than its "If-None-Match" names, for N seconds and no longer than MaxWait. The answer is that of Handler, and
 // says by "Preference-Applied" that the request was held. Who asks for news as well (PreferNews) gets what the timestamp names with it. Of too many, of all or of one certificate's name, the rest is answered at once,
-// without that word. So a publication reaches who asks in a round trip, and who asks a server without this polls.
+// without that word. So a publication reaches who asks in a round trip, and who asks a server without this polls. It gives small blobs many at a time (togetherPath).
 type Holder struct {
 	ctx   context.Context
 	repo  Store
@@ -128,8 +128,16 @@ func (h *Holder) Counts() (held int, refused uint64) {
 
 // ServeHTTP implements http.Handler.
 func (h *Holder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := strings.TrimPrefix(r.URL.Path, "/")
+	if path == togetherPath {
+		h.together(w, r)
+		return
+	}
+	if strings.HasPrefix(path, blobDir) {
+		w.Header().Set(togetherHeader, togetherPath)
+	}
 	wait, asked := waitOf(r.Header.Values(preferHeader))
-	if asked && r.Method == http.MethodGet && strings.TrimPrefix(r.URL.Path, "/") == release.TimestampName {
+	if asked && r.Method == http.MethodGet && path == release.TimestampName {
 		wait = min(wait, MaxWait)
 		if name := ownerOf(r); h.enter(name) {
 			w.Header().Set(appliedHeader, fmt.Sprintf("%s=%d", waitToken, wait/time.Second))

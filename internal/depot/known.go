@@ -22,6 +22,8 @@ type Known struct {
 	swept  time.Time          // when all that lies there was looked at; zero: it was not
 	due    time.Time          // when that is to be done though looks fail; zero: none has failed yet
 
+	offers map[string]bool // servers, by URL, that have said that they give blobs many at a time (Holder)
+
 	rest  *rest         // what was to be got when the last look at the zones ended; nil: that is not known
 	began time.Time     // when all zones that are not in there were looked at last
 	took  time.Duration // and how long that took

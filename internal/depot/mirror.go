@@ -365,7 +365,7 @@ func (g *getter) ahead(z release.Zone) int64 {
 
 // Small zones are fetched together: of so many zones those that take no more than smallBytes, until there is togetherBytes.
 const (
-	togetherZones = 256
+	togetherZones = maxTogether
 	togetherBytes = 1 << 20
 	smallBytes    = 64 << 10
 )
@@ -518,12 +518,34 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 		return err
 	}
 	g.spend()
+	bounds, moves := Bounds{pace: g.Pace, until: g.until, crowd: new(crowd)}, g.moves(wanted)
+	there, err := g.inOne(ctx, wanted, bounds, moves)
+	if err == nil {
+		err = g.oneByOne(ctx, wanted, there, bounds, moves)
+	}
+	if slices.Contains(there, true) {
+		if lost := syncDir(g.dir.root, blobDir); err == nil {
+			err = lost
+		}
+	}
+	g.some = g.some || bounds.crowd.any()
+	if g.used += more; err != nil {
+		g.counted = false
+	}
+	return err
+}
+
+// oneByOne asks for those of the wanted blobs that are not there by themselves, and notes which are then.
+func (g *getter) oneByOne(ctx context.Context, wanted []release.Blob, there []bool, bounds Bounds, moves func(i int, came int64)) error {
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(syncsAtOnce)
 	under := make(chan struct{}, atOnce) // a place for each that comes; after that a file takes none, while it goes to the disk
-	bounds := Bounds{pace: g.Pace, until: g.until, crowd: new(crowd)}
-	moves, unfinished, named := g.moves(wanted), atomic.Bool{}, atomic.Bool{}
+	var unfinished, offered atomic.Bool
+	bounds.offered = func() { offered.Store(true) }
 	for i, b := range wanted {
+		if there[i] {
+			continue
+		}
 		under <- struct{}{}
 		came := sync.OnceFunc(func() { <-under })
 		all.Go(func() error {
@@ -540,24 +562,16 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 				bounds.moved = func(came int64) { moves(i, came) }
 			}
 			err := g.dir.fetch(ctx, g.Client, g.URL, b, bounds, came)
-			if err == nil {
-				named.Store(true)
-			}
+			there[i] = err == nil
 			return err
 		})
 	}
 	err := all.Wait()
-	if named.Load() {
-		if lost := syncDir(g.dir.root, blobDir); err == nil {
-			err = lost
-		}
+	if offered.Load() {
+		g.Known.offered(g.URL, true)
 	}
 	if err == nil && unfinished.Load() {
 		err = ErrUnfinished
-	}
-	g.some = g.some || bounds.crowd.any()
-	if g.used += more; err != nil {
-		g.counted = false
 	}
 	return err
 }
