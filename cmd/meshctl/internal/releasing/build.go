@@ -212,15 +212,22 @@ func build(ctx context.Context, w *home.Writer, sources []Source, policy *zonech
 		for i := range some {
 			some[i].named(policy, files)
 		}
-		took.together(len(some), func(i int, took *laps) { some[i].judge(ctx, w, lately, took) })
+		judge := func(i int, took *laps) { some[i].judge(ctx, w, lately, took) }
+		if slices.ContainsFunc(some, func(b building) bool { return len(b.policy.Command) > 0 }) { // it may take all of the machine
+			for i := range some {
+				judge(i, took)
+			}
+		} else {
+			took.together(len(some), judge)
+		}
+		if ctx.Err() != nil { // what was found then is not the zones' fault
+			return nil, nil, context.Cause(ctx)
+		}
 		for i := range some {
 			if b := &some[i]; b.err != nil {
 				return nil, found, fmt.Errorf("%s: %w", b.source.File, b.err)
 			}
 			list, found = append(list, some[i].candidate), append(found, some[i].findings...)
-		}
-		if ctx.Err() != nil { // what was found then is not the zones' fault
-			return nil, nil, context.Cause(ctx)
 		}
 	}
 	return list, found, nil
