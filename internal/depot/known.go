@@ -27,7 +27,12 @@ type Known struct {
 	rest  *rest         // what was to be got when the last look at the zones ended; nil: that is not known
 	began time.Time     // when all zones that are not in there were looked at last
 	took  time.Duration // and how long that took
+
+	read time.Time // when all that is there was read through last, and was as it should be at the end
 }
+
+// Read is when all that is there was read through last (Source.Deep), and what was damaged had come again; the zero time if it was not.
+func (k *Known) Read() time.Time { return k.read }
 
 // rest is what is yet to be got of a manifest's zones. A look goes on with what the one before has left: where a hundred thousand zones are missing, each
 // would find out about all of them anew, and get some.

@@ -192,7 +192,9 @@ func (f *Found) Take(ctx context.Context, from Source, d *Dir, mem release.Memor
 	}
 	if from.Deep && (missing == nil || from.Urgent && ctx.Err() == nil) {
 		repaired, damaged := get.repair(ctx)
-		fetched, missing = fetched || repaired, errors.Join(missing, damaged)
+		if fetched, missing = fetched || repaired, errors.Join(missing, damaged); err == nil && damaged == nil {
+			from.Known.read = time.Now()
+		}
 	}
 	return view, next, fetched || installed, errors.Join(missing, err)
 }

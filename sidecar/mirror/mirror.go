@@ -270,7 +270,7 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	if deep && err == nil {
 		m.read = time.Now().Add(min(max(readShare*time.Since(began), readLeast), readMost))
 	}
-	if wrong != (wrongs{}) && (err == nil || wrong.damaged && view.Manifest.Format != 0) { // what is damaged is looked for though others do not come
+	if wrong != (wrongs{}) && (err == nil || wrong.damaged && m.depot.Read().After(began)) { // though others do not come
 		m.found, m.search = wrong, time.Now().Add(min(searchShare*time.Since(began), readMost))
 	}
 	if !errors.Is(err, depot.ErrUnfinished) {

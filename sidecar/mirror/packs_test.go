@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -190,6 +192,50 @@ func TestADamagedFileIsMendedThoughAnotherCannotBeHad(t *testing.T) {
 		}
 		if due && m.found != (wrongs{refused: true, damaged: true}) {
 			t.Errorf("it was looked at for %+v", m.found)
+		}
+	}
+}
+
+// TestWhatCouldNotBeMendedIsAskedForAgain in the next round: the server was away for a moment.
+func TestWhatCouldNotBeMendedIsAskedForAgain(t *testing.T) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	var fails atomic.Bool
+	url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if fails.Load() && release.IsNode(strings.TrimPrefix(r.URL.Path, "/")) {
+			http.Error(w, "in a moment", http.StatusServiceUnavailable)
+			return
+		}
+		h.dir.Handler().ServeHTTP(w, r)
+	}), new(atomic.Bool))
+	m := h.mirror(ca, url)
+	z := h.put(1, nil)
+	var zones []release.Zone
+	for i := range 200 {
+		z.Origin, z.Root = fmt.Sprintf("z%03d.example.", i), release.DigestOf(fmt.Append(nil, i))
+		zones = append(zones, z)
+	}
+	files, mem, err := release.Publish(h.mem, release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100,
+		Current: &release.Release{Number: 2, Switchover: time.Now().UTC().Truncate(time.Microsecond), Zones: zones}}, h.by, ends())
+	lab.Must(t, err)
+	h.publish(files, mem)
+	lab.Must(t, m.round(t.Context()))
+	nodes, err := filepath.Glob(filepath.Join(m.cfg.Depot, "targets", "*"))
+	lab.Must(t, err)
+	i := slices.IndexFunc(nodes, func(name string) bool { return release.IsNode("targets/" + filepath.Base(name)) })
+	if i < 0 {
+		t.Fatalf("no nodes among %q", nodes)
+	}
+	good, err := os.ReadFile(nodes[i])
+	lab.Must(t, errors.Join(err, os.WriteFile(nodes[i], good[1:], 0o644)))
+	m.cfg.Damaged = func() bool { return true }
+	for _, away := range []bool{true, false} {
+		fails.Store(away)
+		if err := m.round(t.Context()); (err != nil) != away {
+			t.Fatalf("the server is away: %v; error %v", away, err)
+		}
+		if now, err := os.ReadFile(nodes[i]); err != nil || bytes.Equal(now, good) == away || m.search.IsZero() != away {
+			t.Errorf("the server is away: %v; the node is %v, and as it should be: %v; it is looked for again at %v", away, err, bytes.Equal(now, good), m.search)
 		}
 	}
 }
