@@ -1,7 +1,6 @@
 package receive
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -394,9 +393,8 @@ func writeZone(ctx context.Context, dir string, z *zone.Zone) (w writtenZone, er
 		return w, depot.WithoutTemp(err)
 	}
 	sum := sha256.New()
-	out := bufio.NewWriterSize(&until{ctx, f}, 1<<16)
-	err = zonefile.Write(io.MultiWriter(out, sum), z)
-	err = errors.Join(err, out.Flush(), f.Chmod(0o644), f.Sync())
+	err = zonefile.Write(io.MultiWriter(&until{ctx, f}, sum), z)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync())
 	if info, statErr := f.Stat(); statErr == nil {
 		w.length = info.Size()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/miekg/dns"
 
@@ -16,7 +17,12 @@ import (
 // Write writes a zone as canonical text: a record a line in the order of Zone.Records, every name absolute, TTL and class
 // on every line, no directive. Zones with equal records give equal octets, and Parse makes an equal zone of them.
 func Write(w io.Writer, z *zone.Zone) error {
-	out := bufio.NewWriterSize(w, 1<<16)
+	out := outputs.Get().(*bufio.Writer)
+	out.Reset(w)
+	defer func() {
+		out.Reset(nil)
+		outputs.Put(out)
+	}()
 	var p plainWriter
 	for r := range z.WireRecords() {
 		line, ok := p.line(&r)
@@ -29,6 +35,9 @@ func Write(w io.Writer, z *zone.Zone) error {
 	}
 	return out.Flush()
 }
+
+// outputs are used again, as buffers are.
+var outputs = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferSize) }}
 
 // Line is a record as Write puts it, without the newline. The presentation form of a type counts only if it reads back as what it was; otherwise
 // the generic form does (RFC 3597 5).
