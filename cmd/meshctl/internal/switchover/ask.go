@@ -31,21 +31,31 @@ type Ask func(ctx context.Context, members []release.Member) map[string]Answer
 const (
 	AskTimeout = 2 * time.Second // one member, connection included
 	askAtOnce  = 64              // members asked at a time
+	maxHeader  = 64 << 10        // octets of the header of an answer, of which an error may have any
 )
 
 // Asker asks members at /v1/confirmations of their administrative plane (SYNC-D).
 func Asker(own *identity.Identity) Ask {
 	client := &http.Client{
 		Timeout:   AskTimeout,
-		Transport: own.Transport(&http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute}),
+		Transport: own.Transport(&http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: maxHeader}),
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("it redirects, which an administrative plane never does")
 		},
 	}
 	t := &turns{one: func(ctx context.Context, m release.Member) (status.Confirmation, error) {
-		return askOne(ctx, client, m)
+		c, err := askOne(ctx, client, m)
+		return c, brief(err)
 	}, last: map[string]turn{}}
 	return t.ask
+}
+
+// brief is an error, or of one whose words are too long, as a member may choose some of them, what is to be told of it.
+func brief(err error) error {
+	if unwell := new(UnwellError); err == nil || errors.As(err, &unwell) || len(err.Error()) <= status.MaxText {
+		return err
+	}
+	return errors.New(status.Cut(err.Error()))
 }
 
 // turns asks members, askAtOnce at a time. Any number of goroutines may use it.

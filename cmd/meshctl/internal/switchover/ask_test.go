@@ -24,6 +24,14 @@ import (
 	"github.com/coredns-anycast/coredns-anycast/internal/status"
 )
 
+// shout answers with a status line that has so many octets.
+func shout(w http.ResponseWriter, octets int) {
+	if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+		fmt.Fprintf(conn, "HTTP/1.1 500 %s\r\nContent-Length: 0\r\n\r\n", strings.Repeat("x", octets))
+		conn.Close()
+	}
+}
+
 // TestMembersAreAskedOverMutualTLS asks real servers, one of each kind.
 func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "mesh")
@@ -46,6 +54,8 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 		"talker": func(w http.ResponseWriter) { // 16 times as much memory would be taken
 			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "talker", Refused: make([]status.Refused, maxWord/8)})
 		},
+		"shouter": func(w http.ResponseWriter) { shout(w, 50_000) },
+		"roarer":  func(w http.ResponseWriter) { shout(w, 2<<20) },
 		"garbage": func(w http.ResponseWriter) { w.Write([]byte("<html>")) },
 		"dead": func(w http.ResponseWriter) {
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -84,12 +94,15 @@ func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	own, err := enrol.Identity(home.At(dir, time.Now), slog.New(slog.DiscardHandler))
 	hometest.Check(t, err)
 	got := Asker(own)(t.Context(), h.View().Manifest.Members)
-	if len(got) != 12 {
+	if len(got) != 14 {
 		t.Fatalf("%d answers", len(got))
 	}
 	for name, a := range got {
 		if (a.Err == nil) != (name == "good" || name == "boaster") {
 			t.Errorf("%s: %+v", name, a)
+		}
+		if a.Err != nil && len(a.Err.Error()) > status.MaxText {
+			t.Errorf("%s: an error of %d octets", name, len(a.Err.Error()))
 		}
 	}
 	if c := got["boaster"].Confirmation; c.Hears != 0 || len(c.Warnings) != 1 || c.Warnings[0].Code != status.Implausible {
