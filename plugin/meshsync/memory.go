@@ -11,7 +11,7 @@ import (
 // leastGarbage is how many octets of zones have to be let go of until they are collected at once. The runtime alone would wait until the
 // heap has grown by a share of all zones, or two minutes: a node at rest allocates nearly nothing, and would keep two releases. To collect
 // costs little, since zones have no pointers.
-const leastGarbage = 32 << 20
+const leastGarbage = 8 << 20
 
 // collector gives back what releases took that were let go of. The follower's goroutine owns it.
 type collector struct {
