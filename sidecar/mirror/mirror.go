@@ -267,10 +267,10 @@ func (m *Mirror) follow(ctx context.Context, dir *depot.Dir, r *repository) (cha
 	if err != nil && from != r {
 		err = fmt.Errorf("zones from %s: %w", from.url, err)
 	}
-	switch unfinished := errors.Is(err, depot.ErrUnfinished); {
+	switch {
 	case deep && err == nil:
 		m.read = time.Now().Add(min(max(readShare*time.Since(began), readLeast), readMost))
-	case deep && unfinished: // the names of the zones were read through; not with each look until all have come
+	case deep: // the names of the zones were read through; not with each look until all have come, which may be never
 		m.read = time.Now().Add(readLeast)
 	}
 	if wrong != (wrongs{}) && (err == nil || wrong.damaged && m.depot.Read().After(began)) { // though others do not come

@@ -184,8 +184,12 @@ func TestADamagedFileIsMendedThoughAnotherCannotBeHad(t *testing.T) {
 		if !due {
 			m.search = time.Now().Add(time.Hour)
 		}
+		m.read = time.Time{}
 		if err := m.round(t.Context()); err == nil || !strings.Contains(err.Error(), other.Blob.SHA256.String()) {
 			t.Fatalf("error %v", err)
+		}
+		if !m.read.After(time.Now()) {
+			t.Error("names are read through again with the next look")
 		}
 		if now, err := os.ReadFile(file); err != nil || bytes.Equal(now, good) != due {
 			t.Errorf("reading through is due: %v; the file is %v, and as it should be: %v", due, err, bytes.Equal(now, good))
