@@ -322,8 +322,8 @@ func (g *getter) repair(ctx context.Context) (fetched bool, err error) {
 			}
 			continue
 		}
-		g.Known.forget() // the next pass must not go by what it knows, should this one be cut short
-		g.began = time.Now()
+		g.Known.forget()                       // the next pass must not go by what it knows, should this one be cut short
+		g.began, g.counted = time.Now(), false // it took room
 		if err := g.get(ctx, *z); err != nil {
 			return fetched, err
 		}

@@ -156,46 +156,55 @@ func TestWhatIsWrongAnewIsLookedForAtOnce(t *testing.T) {
 // answers from. All is read through in a tenth of the time, and not in each round.
 func TestADamagedFileIsMendedThoughAnotherCannotBeHad(t *testing.T) {
 	ca := testca.New(t)
-	h := newHost(t, ca)
-	m := h.mirror(ca, h.url)
-	z := h.put(1, nil)
-	lab.Must(t, m.round(t.Context()))
-	other := z
-	other.Origin, other.Root = "example.com.", release.DigestOf([]byte("other"))
-	c, err := h.dir.PutBlob(func(w io.Writer) error { _, err := io.WriteString(w, "it is lost on the server"); return err })
-	lab.Must(t, err)
-	other.SHA256, other.Length, other.Blob = c.SHA256, c.Length, c.Blob
-	current := &release.Release{Number: 1, Switchover: time.Now().UTC().Truncate(time.Microsecond), Zones: []release.Zone{z}}
-	files, mem, err := release.Publish(h.mem, release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100, Current: current,
-		Next: &release.Release{Number: 2, Zones: []release.Zone{other, z}}}, h.by, ends())
-	lab.Must(t, err)
-	h.publish(files, mem)
-	lab.Must(t, h.dir.Remove(release.BlobName(other.Blob.SHA256)))
-	file := filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256))
-	good, err := os.ReadFile(file)
-	lab.Must(t, err)
-	m.cfg.Refused = func() []status.Refused {
-		return []status.Refused{{Number: 1, Reason: status.Reason{Code: string(release.Mismatch)}}}
-	}
-	for _, due := range []bool{true, false} {
-		bad := slices.Clone(good)
-		bad[len(bad)/2] ^= 1
-		lab.Must(t, errors.Join(os.Remove(file), os.WriteFile(file, bad, 0o644)))
-		if !due {
-			m.search = time.Now().Add(time.Hour)
+	for why, room := range map[string]bool{"404 Not Found": false, "it is not fetched": true} {
+		h := newHost(t, ca)
+		m := h.mirror(ca, h.url)
+		z := h.put(1, nil)
+		lab.Must(t, m.round(t.Context()))
+		other := z
+		other.Origin, other.Root = "example.com.", release.DigestOf([]byte("other"))
+		c, err := h.dir.PutBlob(func(w io.Writer) error {
+			_, err := io.WriteString(w, "it is lost on the server, or there is no room for it")
+			return err
+		})
+		lab.Must(t, err)
+		other.SHA256, other.Length, other.Blob = c.SHA256, c.Length, c.Blob
+		current := &release.Release{Number: 1, Switchover: time.Now().UTC().Truncate(time.Microsecond), Zones: []release.Zone{z}}
+		files, mem, err := release.Publish(h.mem, release.Manifest{Format: release.ManifestFormat, Mesh: "jp", EpsilonMS: 100, Current: current,
+			Next: &release.Release{Number: 2, Zones: []release.Zone{other, z}}}, h.by, ends())
+		lab.Must(t, err)
+		h.publish(files, mem)
+		if room {
+			m.cfg.Disk = z.Blob.Length + other.Blob.Length - 1
+		} else {
+			lab.Must(t, h.dir.Remove(release.BlobName(other.Blob.SHA256)))
 		}
-		m.read = time.Time{}
-		if err := m.round(t.Context()); err == nil || !strings.Contains(err.Error(), other.Blob.SHA256.String()) {
-			t.Fatalf("error %v", err)
+		file := filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256))
+		good, err := os.ReadFile(file)
+		lab.Must(t, err)
+		m.cfg.Refused = func() []status.Refused {
+			return []status.Refused{{Number: 1, Reason: status.Reason{Code: string(release.Mismatch)}}}
 		}
-		if !m.read.After(time.Now()) {
-			t.Error("names are read through again with the next look")
-		}
-		if now, err := os.ReadFile(file); err != nil || bytes.Equal(now, good) != due {
-			t.Errorf("reading through is due: %v; the file is %v, and as it should be: %v", due, err, bytes.Equal(now, good))
-		}
-		if due && m.found != (wrongs{refused: true, damaged: true}) {
-			t.Errorf("it was looked at for %+v", m.found)
+		for _, due := range []bool{true, false} {
+			bad := slices.Clone(good)
+			bad[len(bad)/2] ^= 1
+			lab.Must(t, errors.Join(os.Remove(file), os.WriteFile(file, bad, 0o644)))
+			if !due {
+				m.search = time.Now().Add(time.Hour)
+			}
+			m.read = time.Time{}
+			if err := m.round(t.Context()); err == nil || !strings.Contains(err.Error(), why) {
+				t.Fatalf("error %v", err)
+			}
+			if !m.read.After(time.Now()) {
+				t.Error("names are read through again with the next look")
+			}
+			if now, err := os.ReadFile(file); err != nil || bytes.Equal(now, good) != due {
+				t.Errorf("reading through is due: %v; the file is %v, and as it should be: %v", due, err, bytes.Equal(now, good))
+			}
+			if due && m.found != (wrongs{refused: true, damaged: true}) {
+				t.Errorf("it was looked at for %+v", m.found)
+			}
 		}
 	}
 }
