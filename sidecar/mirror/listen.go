@@ -279,9 +279,39 @@ func (m *Mirror) lookNow(ctx context.Context, r *repository, known string, told 
 	case m.news <- struct{}{}:
 	default:
 	}
-	ctx, cancel := context.WithTimeout(ctx, holdSlack)
-	defer cancel()
-	return m.awaitNewer(ctx, known) == nil
+	return m.comes(ctx, known, holdSlack)
+}
+
+// comes waits until another timestamp than that with the tag was verified, and reports whether that was within slack, or within the round that is under way
+// then or the one after it: a round in which all zones are read through takes longer, and a server is not to be doubted for that.
+func (m *Mirror) comes(ctx context.Context, tag string, slack time.Duration) bool {
+	for before, _ := m.roundsSoFar(); ; {
+		within, cancel := context.WithTimeout(ctx, slack)
+		err := m.awaitNewer(within, tag)
+		cancel()
+		if err == nil {
+			return true
+		}
+		if now, under := m.roundsSoFar(); !under || now-before >= 2 || ctx.Err() != nil {
+			return false
+		}
+	}
+}
+
+// roundsSoFar is how many rounds have ended, and whether one is under way.
+func (m *Mirror) roundsSoFar() (ended int, under bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ends, m.rounding
+}
+
+// rounds notes that a round begins or ends.
+func (m *Mirror) rounds(begins bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rounding = begins; !begins {
+		m.ends++
+	}
 }
 
 // tell keeps for the next look at a repository what it has told of itself.

@@ -258,6 +258,61 @@ func TestWhatSpeaksAgainstAServer(t *testing.T) {
 	}
 }
 
+// TestALongRoundIsNoDoubt: what a server has told of is waited for until the round that takes it has ended, in which ten million names may be read
+// through. One that tells of what is not there is found out by the next.
+func TestALongRoundIsNoDoubt(t *testing.T) {
+	const slack = 5 * time.Millisecond
+	comes := func(m *Mirror) { m.known.tag = "new"; close(m.knownNew) }
+	next := func(m *Mirror) { m.ends++ }
+	for name, test := range map[string]struct {
+		under bool              // a round is, when it is asked
+		then  []func(m *Mirror) // one after the other, each long after the one before
+		want  bool
+	}{
+		"none is under way":        {false, nil, false},
+		"one brings it":            {true, []func(*Mirror){comes}, true},
+		"the one after it does":    {true, []func(*Mirror){next, comes}, true},
+		"one ends without it":      {true, []func(*Mirror){func(m *Mirror) { m.rounding = false }}, false},
+		"so does the one after it": {true, []func(*Mirror){next, next}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := &Mirror{knownNew: make(chan struct{}), known: known{tag: "old"}, rounding: test.under}
+			came := make(chan bool, 1)
+			go func() { came <- m.comes(t.Context(), "old", slack) }()
+			for _, then := range test.then {
+				time.Sleep(20 * slack)
+				m.mu.Lock()
+				then(m)
+				m.mu.Unlock()
+			}
+			select {
+			case got := <-came:
+				if got != test.want {
+					t.Errorf("it comes: %v", got)
+				}
+			case <-time.After(lab.Patience):
+				t.Error("it is waited for without end")
+			}
+		})
+	}
+	// Rounds say when they begin and end.
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	var under atomic.Bool
+	var m *Mirror
+	m = h.mirror(ca, serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, is := m.roundsSoFar(); is {
+			under.Store(true)
+		}
+		h.dir.Handler().ServeHTTP(w, r)
+	}), new(atomic.Bool)))
+	lab.Must(t, m.round(t.Context()))
+	if ended, is := m.roundsSoFar(); ended != 1 || is || !under.Load() {
+		t.Errorf("%d rounds have ended, one is under way: %v, one was: %v", ended, is, under.Load())
+	}
+}
+
 // TestWhatIsToldIsNotAskedFor: a host whose request is held tells all that is new in its answer, so that a release takes one round trip, and another for
 // its zone. A host of the version before, or a server between, that leaves that out is asked for the rest.
 func TestWhatIsToldIsNotAskedFor(t *testing.T) {

@@ -73,6 +73,8 @@ type Mirror struct {
 	interval time.Duration // from one look to the next
 	known    known
 	knownNew chan struct{} // closed, and made anew, when another timestamp is
+	rounding bool          // a round is under way
+	ends     int           // rounds that have ended
 
 	members members
 
@@ -188,6 +190,8 @@ func (m *Mirror) rest(ctx context.Context, wait time.Duration) {
 
 // round looks at all repositories and brings the depot up to the newest that is good.
 func (m *Mirror) round(ctx context.Context) error {
+	m.rounds(true)
+	defer m.rounds(false)
 	dir, err := depot.Create(m.cfg.Depot)
 	if err != nil {
 		return m.failed(ctx, err)
