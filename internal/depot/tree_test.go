@@ -913,7 +913,7 @@ func serveJob(dir, _ string) error {
 		return err
 	}
 	var octets atomic.Int64
-	server := httptest.NewUnstartedServer(d.Handler())
+	server := httptest.NewUnstartedServer(NewHolder(context.Background(), d, time.Minute))
 	server.Listener = counted{server.Listener, &octets}
 	server.StartTLS()
 	fmt.Println(server.URL)
