@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/coredns-anycast/coredns-anycast/internal/release"
 )
@@ -364,7 +365,9 @@ func mirrorJob(dir, from string) error {
 	if err != nil {
 		return err
 	}
-	server := httptest.NewServer(source.Handler())
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	server := httptest.NewServer(NewHolder(ctx, source, time.Second))
 	defer server.Close()
 	d, err := Create(dir)
 	if err != nil {
@@ -378,7 +381,8 @@ func mirrorJob(dir, from string) error {
 	if err != nil {
 		return err
 	}
-	_, _, _, err = mirror(context.Background(), Source{Client: server.Client(), URL: server.URL}, d, mem)
+	known := &Known{offers: map[string]bool{server.URL: true}}
+	_, _, _, err = mirror(ctx, Source{Client: server.Client(), URL: server.URL, Known: known}, d, mem)
 	return err
 }
 

@@ -181,6 +181,17 @@ func TestABudgetEndsBlobsThatComeTogether(t *testing.T) {
 	}
 }
 
+// TestBlobsThatComeTogetherKilledAtAnyStep: what has its name is whole, and the rest comes when that is repeated.
+func TestBlobsThatComeTogetherKilledAtAnyStep(t *testing.T) {
+	killedAtAnyStep(t, 2, serves, func(dir *Dir) *host {
+		h := newHost(t)
+		h.many(1, 2)
+		check(t, mirrorJob(dir.Path(), h.dir.Path()))
+		h.many(2, 5)
+		return h
+	})
+}
+
 // TestWhoAsksForManyBlobs gets small ones that are there, and no more at a time than is said.
 func TestWhoAsksForManyBlobs(t *testing.T) {
 	h := newHost(t)
