@@ -303,7 +303,7 @@ func TestBlobsOfAZoneAreFetchedSeveralAtATime(t *testing.T) {
 	server := newGated(h)
 	dir := newDir(t)
 	var moved []Moved
-	get := &getter{Source: Source{Client: server.Client(), URL: server.URL, Moved: func(m Moved) { moved = append(moved, m) }}, dir: dir, left: 7}
+	get := &getter{Source: Source{Known: new(Known), Client: server.Client(), URL: server.URL, Moved: func(m Moved) { moved = append(moved, m) }}, dir: dir, left: 7}
 	err := get.fetch(t.Context(), "example.", append(blobs, blobs[0], blobs[1])...)
 	if err == nil || !strings.Contains(err.Error(), lost) {
 		t.Fatalf("error %v", err)
@@ -386,7 +386,7 @@ func TestManySmallFilesFromFarAwayAreNotSlow(t *testing.T) {
 	defer server.Close()
 	dir, rounds := newDir(t), 0
 	for err := ErrUnfinished; err != nil; rounds++ {
-		get := &getter{Source: Source{Client: server.Client(), URL: server.URL}, dir: dir, until: time.Now().Add(1500 * time.Millisecond)}
+		get := &getter{Source: Source{Known: new(Known), Client: server.Client(), URL: server.URL}, dir: dir, until: time.Now().Add(1500 * time.Millisecond)}
 		if err = get.fetch(t.Context(), "example.", blobs...); err != nil && !errors.Is(err, ErrUnfinished) {
 			t.Fatal(err)
 		}
@@ -413,7 +413,7 @@ func TestABudgetIsForDownloads(t *testing.T) {
 	defer server.Close()
 	get := func(looked time.Duration) (dir *Dir, err error) {
 		dir = newDir(t)
-		g := &getter{Source: Source{Client: server.Client(), URL: server.URL, Budget: time.Nanosecond}, dir: dir, began: time.Now().Add(-looked)}
+		g := &getter{Source: Source{Known: new(Known), Client: server.Client(), URL: server.URL, Budget: time.Nanosecond}, dir: dir, began: time.Now().Add(-looked)}
 		return dir, g.fetch(t.Context(), "example.", blobs...)
 	}
 	dir, err := get(time.Hour)

@@ -22,7 +22,8 @@ type Known struct {
 	swept  time.Time          // when all that lies there was looked at; zero: it was not
 	due    time.Time          // when that is to be done though looks fail; zero: none has failed yet
 
-	offers map[string]bool // servers, by URL, that have said that they give blobs many at a time (Holder)
+	offers map[string]offer // by URL of the server, of blobs many at a time (Holder)
+	named  bool             // the names of all blobs that are there are on disk: a process that was killed may have left some that are not
 
 	rest  *rest         // what was to be got when the last look at the zones ended; nil: that is not known
 	began time.Time     // when all zones that are not in there were looked at last
@@ -182,6 +183,7 @@ func (k *Known) lookFailed(d *Dir, mem release.Memory) {
 	if view, _, err := release.Restore(mem, d); err == nil {
 		k.swept = time.Time{}
 		_ = k.Collect(d, view)
+		k.forget() // what came for a release that could not be installed may have gone
 	}
 }
 

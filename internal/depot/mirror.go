@@ -241,16 +241,18 @@ func (g *getter) missing(ctx context.Context) (fetched bool, err error) {
 		g.dir = near
 	}
 	rest := g.missed()
-	for len(rest.zones) > 0 {
-		some, err := g.first(ctx, rest)
-		if fetched = fetched || some; err != nil {
-			return fetched, err
-		}
+	for len(rest.zones) > 0 && err == nil {
+		var some bool
+		some, err = g.first(ctx, rest)
+		fetched = fetched || some
 	}
-	if !g.Texts {
+	if lost := g.name(); err == nil {
+		err = lost
+	}
+	if err == nil && !g.Texts {
 		g.Known.saw(g.manifest, true)
 	}
-	return fetched, nil
+	return fetched, err
 }
 
 // missed is what the depot lacks: what the look before has left of that, or else what is found out now.
@@ -521,12 +523,13 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 	}
 	g.spend()
 	bounds, moves := Bounds{pace: g.Pace, until: g.until, crowd: new(crowd)}, g.moves(wanted)
+	g.Known.named = false
 	there, err := g.inOne(ctx, wanted, bounds, moves)
 	if err == nil {
 		err = g.oneByOne(ctx, wanted, there, bounds, moves)
 	}
 	if slices.Contains(there, true) {
-		if lost := syncDir(g.dir.root, blobDir); err == nil {
+		if lost := g.name(); err == nil {
 			err = lost
 		}
 	}
@@ -534,6 +537,16 @@ func (g *getter) fetch(ctx context.Context, origin string, blobs ...release.Blob
 	if g.used += more; err != nil {
 		g.counted = false
 	}
+	return err
+}
+
+// name has the names of the blobs that are here on disk.
+func (g *getter) name() error {
+	if g.Known.named {
+		return nil
+	}
+	err := syncDir(g.dir.root, blobDir)
+	g.Known.named = err == nil
 	return err
 }
 
@@ -570,7 +583,7 @@ func (g *getter) oneByOne(ctx context.Context, wanted []release.Blob, there []bo
 	}
 	err := all.Wait()
 	if offered.Load() {
-		g.Known.offered(g.URL, true)
+		g.Known.offered(g.URL)
 	}
 	if err == nil && unfinished.Load() {
 		err = ErrUnfinished

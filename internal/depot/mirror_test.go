@@ -381,7 +381,7 @@ func mirrorJob(dir, from string) error {
 	if err != nil {
 		return err
 	}
-	known := &Known{offers: map[string]bool{server.URL: true}}
+	known := &Known{offers: map[string]offer{server.URL: {made: true}}}
 	_, _, _, err = mirror(ctx, Source{Client: server.Client(), URL: server.URL, Known: known}, d, mem)
 	return err
 }

@@ -31,6 +31,8 @@ const (
 	togetherHeader = "Blobs-Together"
 	maxTogether    = 256 // blobs of a request
 	readAhead      = 8   // blobs that are read at a time
+
+	endAfter = time.Second // how long the end of an answer is waited for, without which the connection is not used again
 )
 
 // together answers a request for blobs.
@@ -66,12 +68,17 @@ func (h *Holder) together(w http.ResponseWriter, r *http.Request) {
 		}
 		all.Wait()
 		for _, b := range blobs {
-			if b == nil {
-				io.WriteString(w, "-\n")
-				continue
+			head := "-\n"
+			if b != nil {
+				head = strconv.Itoa(len(b)) + "\n"
 			}
-			io.WriteString(w, strconv.Itoa(len(b))+"\n")
-			w.Write(b)
+			_, err := io.WriteString(w, head)
+			if err == nil {
+				_, err = w.Write(b)
+			}
+			if err != nil { // nobody takes the rest
+				return
+			}
 		}
 	}
 }
@@ -97,24 +104,49 @@ func readSmall(repo Store, name string) []byte {
 		return nil
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, smallBytes+1))
-	if err != nil || len(data) == 0 || len(data) > smallBytes {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 || info.Size() > smallBytes {
+		return nil
+	}
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
 		return nil
 	}
 	return data
 }
 
-// offering reports whether a server has said that it gives blobs many at a time.
-func (k *Known) offering(url string) bool { return k != nil && k.offers[url] }
+// offer is that of a server to give blobs many at a time.
+type offer struct {
+	made bool
+	from time.Time // before that it is not taken up, since it came to nothing
+}
 
-func (k *Known) offered(url string, does bool) {
-	if k == nil {
-		return
-	}
+// offering reports whether a server is to be asked for blobs many at a time.
+func (k *Known) offering(url string) bool {
+	o := k.offers[url]
+	return o.made && !time.Now().Before(o.from)
+}
+
+// offered notes that a server has said that it gives blobs many at a time.
+func (k *Known) offered(url string) { k.offer(url, offer{true, k.offers[url].from}) }
+
+// An offer that came to nothing is not taken up for so many times as long as that took, and no shorter than a while: what is between here and a server may
+// let through that it is made, and swallow each request that takes it up.
+const (
+	refusedShare = 100
+	refusedLeast = time.Minute
+)
+
+// refused notes that the offer of a server came to nothing, which took so long. It counts when it is made again, and then after a while.
+func (k *Known) refused(url string, took time.Duration) {
+	k.offer(url, offer{from: time.Now().Add(max(refusedShare*took, refusedLeast))})
+}
+
+func (k *Known) offer(url string, o offer) {
 	if k.offers == nil {
-		k.offers = map[string]bool{}
+		k.offers = map[string]offer{}
 	}
-	k.offers[url] = does
+	k.offers[url] = o
 }
 
 // inOne asks for the small ones among some blobs many at a time, if the server gives them so. It reports which are there then. An error is one of time; whatever
@@ -135,14 +167,16 @@ func (g *getter) inOne(ctx context.Context, wanted []release.Blob, bounds Bounds
 		if bounds.over() && (g.some || bounds.crowd.any()) {
 			return there, ErrUnfinished
 		}
+		began := time.Now()
 		came, err := g.askTogether(ctx, wanted, some, there, bounds, moves)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return there, context.Cause(ctx)
-		case err != nil:
-			g.Known.offered(g.URL, came && (errors.Is(err, ErrUnfinished) || errors.Is(err, errSlow))) // what comes too slowly for all stays if it comes by itself
 		}
-		if errors.Is(err, ErrUnfinished) || errors.Is(err, errSlow) {
+		slow := errors.Is(err, ErrUnfinished) || errors.Is(err, errSlow)
+		if !came || err != nil && !slow { // what comes too slowly for all stays if it comes by itself
+			g.Known.refused(g.URL, time.Since(began))
+		}
+		if slow {
 			return there, err
 		}
 	}
@@ -170,7 +204,10 @@ func (g *getter) askTogether(ctx context.Context, wanted []release.Blob, some []
 	if err != nil {
 		return false, cause(ctx, err)
 	}
-	defer Finish(response)
+	defer func() {
+		stall.Reset(endAfter)
+		Finish(response)
+	}()
 	if response.StatusCode != http.StatusOK {
 		return false, fmt.Errorf("the server said %s", response.Status)
 	}

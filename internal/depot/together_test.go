@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -137,7 +138,7 @@ func TestNothingButWhatIsSignedComesTogether(t *testing.T) {
 				lie(w, recorded.Body.Bytes())
 				return true
 			}
-			dir, mem, known := newDir(t), h.root(), &Known{offers: map[string]bool{c.URL: true}}
+			dir, mem, known := newDir(t), h.root(), &Known{offers: map[string]offer{c.URL: {made: true}}}
 			source := Source{Client: c.Client(), URL: c.URL, Known: known}
 			_, _, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
 			check(t, err)
@@ -162,7 +163,7 @@ func TestABudgetEndsBlobsThatComeTogether(t *testing.T) {
 		trickle{w}.Write(recorded.Body.Bytes())
 		return true
 	}
-	dir, mem, known, rounds := newDir(t), h.root(), &Known{offers: map[string]bool{c.URL: true}}, 0
+	dir, mem, known, rounds := newDir(t), h.root(), &Known{offers: map[string]offer{c.URL: {made: true}}}, 0
 	for err := ErrUnfinished; err != nil; rounds++ {
 		source := Source{Client: c.Client(), URL: c.URL, Known: known, Budget: time.Nanosecond}
 		_, mem, _, err = Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
@@ -255,4 +256,128 @@ func FuzzBlobsTogether(f *testing.F) {
 			t.Fatalf("%d digests", len(digests))
 		}
 	})
+}
+
+// TestAnOfferThatComesToNothing is not taken up again soon, though it is made with each blob: each time might take as long as a server may send nothing.
+func TestAnOfferThatComesToNothing(t *testing.T) {
+	for name, answer := range map[string]func(w http.ResponseWriter){
+		"refused": func(w http.ResponseWriter) { w.WriteHeader(http.StatusForbidden) },
+		"empty":   func(w http.ResponseWriter) { io.WriteString(w, strings.Repeat("-\n", maxTogether)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			c := newCounter(h)
+			h.many(1, 2*togetherZones)
+			c.meddle = func(w http.ResponseWriter, _ *http.Request) bool {
+				answer(w)
+				return true
+			}
+			dir, mem, known := newDir(t), h.root(), &Known{offers: map[string]offer{c.URL: {made: true}}}
+			source := Source{Client: c.Client(), URL: c.URL, Known: known}
+			began := time.Now()
+			_, _, _, err := Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+			check(t, err)
+			o := known.offers[c.URL]
+			if n := c.asked["POST v1"]; n != 1 && time.Since(began) < refusedLeast || !o.made || o.from.Before(began.Add(refusedLeast)) {
+				t.Errorf("asked %d times, %+v", n, o)
+			}
+			o.from = time.Now()
+			known.offers[c.URL] = o
+			if !known.offering(c.URL) {
+				t.Error("it is never taken up again")
+			}
+		})
+	}
+	known := new(Known)
+	known.refused("https://host", time.Hour)
+	if o := known.offers["https://host"]; o.made || time.Until(o.from) < 99*time.Hour {
+		t.Errorf("%+v", o)
+	}
+}
+
+// TestAnAnswerThatDoesNotEnd is not waited for: all that was asked for has come.
+func TestAnAnswerThatDoesNotEnd(t *testing.T) {
+	h := newHost(t)
+	c := newCounter(h)
+	h.many(1, 20)
+	c.meddle = func(w http.ResponseWriter, r *http.Request) bool {
+		NewHolder(t.Context(), h.dir, time.Second).ServeHTTP(w, r)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return true
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), stallAfter)
+	defer cancel()
+	dir, mem, known := newDir(t), h.root(), &Known{offers: map[string]offer{c.URL: {made: true}}}
+	source := Source{Client: c.Client(), URL: c.URL, Known: known}
+	_, _, _, err := Look(ctx, source.Client, source.URL, mem, dir).Take(ctx, source, dir, mem)
+	check(t, err)
+	if ctx.Err() != nil || c.asked["POST v1"] != 1 || !known.offering(c.URL) {
+		t.Errorf("%v, %v", ctx.Err(), c.asked)
+	}
+}
+
+// TestNamesThatAreNotOnDisk are an error, also of blobs that came together: they would be gone after a power cut. The next look goes on with that.
+func TestNamesThatAreNotOnDisk(t *testing.T) {
+	h := newHost(t)
+	c := newCounter(h)
+	h.m.Current = &release.Release{Number: 1, Switchover: testNow}
+	for i := range 20 {
+		h.m.Current.Zones = append(h.m.Current.Zones, h.zone(fmt.Sprintf("z%04d.example.", i), 1, 100))
+	}
+	h.put()
+	dir, mem, known := newDir(t), h.root(), &Known{offers: map[string]offer{c.URL: {made: true}}}
+	take := func() (err error) {
+		source := Source{Client: c.Client(), URL: c.URL, Known: known}
+		_, mem, _, err = Look(t.Context(), source.Client, source.URL, mem, dir).Take(t.Context(), source, dir, mem)
+		return err
+	}
+	failed := 0
+	var mu sync.Mutex
+	step = func(name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if name != "sync directory" || failed == 2 { // when they come, and when all have come
+			_ = dir.root.Rename("away", blobDir)
+			return
+		}
+		failed++
+		_ = dir.root.Rename(blobDir, "away") // it cannot be opened then
+	}
+	defer func() { step = func(string) {} }()
+	if err := take(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+	synced := 0
+	step = func(name string) {
+		if name == "sync directory" {
+			synced++
+		}
+	}
+	check(t, take())
+	if synced == 0 || !known.named {
+		t.Error("the names are not on disk")
+	}
+	for _, z := range h.m.Current.Zones {
+		check(t, dir.CheckBlob(z.Blob))
+	}
+	synced = 0
+	if check(t, take()); synced > 0 {
+		t.Errorf("%d directories are synced though nothing came", synced)
+	}
+}
+
+// TestWhatAFailedLookRemoves may be of a release that could not be installed: what is left to be got of that is found out anew.
+func TestWhatAFailedLookRemoves(t *testing.T) {
+	h := newHost(t)
+	h.release(1, 100)
+	came := h.zone("example.org.", 2, 100) // of a release that is not installed
+	known := &Known{due: time.Now(), rest: &rest{}}
+	known.lookFailed(h.dir, h.mem)
+	if h.dir.HasBlob(came.Blob) {
+		t.Fatal("it is not removed")
+	}
+	if known.rest != nil {
+		t.Error("nothing is left to be got, as far as it knows")
+	}
 }
