@@ -14,8 +14,8 @@ var (
 	unpackers sync.Pool
 )
 
-// maxReused is how many octets of text may have gone through what is used again: after more it has a large window.
-const maxReused = 1 << 20
+// maxReused is how many octets of text may have gone through what is used again: after more, a packer has a window of 16 MiB.
+const maxReused = 64<<10 - 1
 
 // newPacker packs what is written to it, and writes that to to. It has one goroutine: the same text gives the same bytes, and so the same blob.
 func newPacker(to io.Writer, level zstd.EncoderLevel) (*zstd.Encoder, error) {

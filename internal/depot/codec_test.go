@@ -60,3 +60,23 @@ func TestWhatPacksIsUsedAgain(t *testing.T) {
 	}
 	broken.Close()
 }
+
+// TestWhatHasALargeWindowIsNotKept: of each that packed at a time, 16 MiB would stay.
+func TestWhatHasALargeWindowIsNotKept(t *testing.T) {
+	for _, size := range []int{64 << 10, 256 << 10} {
+		for level, pool := range packers {
+			for pool.Get() != nil || unpackers.Get() != nil {
+			}
+			var made bytes.Buffer
+			_, err := pack(&made, level, func(w io.Writer) error { _, err := w.Write(bytes.Repeat([]byte("x"), size)); return err })
+			check(t, err)
+			u, err := unpack(&made)
+			check(t, err)
+			_, err = io.Copy(io.Discard, u)
+			check(t, err)
+			if u.Close(); pool.Get() != nil || unpackers.Get() != nil {
+				t.Errorf("one that had %d octets is kept", size)
+			}
+		}
+	}
+}
