@@ -132,3 +132,25 @@ func TestWhatAMemberThatHangsAddsToALead(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyRenewed: a lease and who is away may differ, and nothing else.
+func TestOnlyRenewed(t *testing.T) {
+	before := State{Version: 4, Members: []string{"tyo"}, Next: Switchover{Ref: status.Ref{Number: 2}}}
+	before.Expires, before.Away = 10, []Away{{Member: "tyo"}}
+	after := before
+	after.Version, after.Expires, after.At, after.Away = 5, 20, 3, nil
+	if !after.OnlyRenewed(before) {
+		t.Error("a lease that was renewed is taken for more than that")
+	}
+	for what, change := range map[string]func(s *State){
+		"a release": func(s *State) { s.Next.Number++ },
+		"a commit":  func(s *State) { s.Next.Committed = true },
+		"a member":  func(s *State) { s.Members = nil },
+		"a pause":   func(s *State) { s.Paused = "lunch" },
+	} {
+		other := after
+		if change(&other); other.OnlyRenewed(before) {
+			t.Errorf("%s is taken for a lease that was renewed", what)
+		}
+	}
+}

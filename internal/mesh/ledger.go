@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"reflect"
 	"slices"
 	"time"
 
@@ -145,6 +146,13 @@ func (s State) away(member string) bool {
 func (s State) withdrawn() State {
 	s.Next.At, s.Next.Decide, s.Next.Committed, s.Next.Presumed, s.Next.Without = 0, 0, false, false, nil
 	return s
+}
+
+// OnlyRenewed reports whether nothing has changed since another state was in force but the lease, and who is known to be away: what was decided on
+// that one can be decided anew by what members said.
+func (s State) OnlyRenewed(since State) bool {
+	since.Version, since.Expires, since.At, since.Leases, since.Away = s.Version, s.Expires, s.At, s.Leases, s.Away
+	return reflect.DeepEqual(since, s)
 }
 
 // unused is the first instant from at on, in whole microseconds, that no switchover to a release was ever proposed for: what

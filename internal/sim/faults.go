@@ -495,7 +495,7 @@ func (w *World) unpause() {
 		w.healed = w.now
 		w.order(&Act{}, "resume", func(h *mesh.Host, s mesh.State, now instant.Instant) (mesh.State, error) { return h.Resume(now), nil })
 	}
-	if w.now < w.Storm+20*time.Second {
+	if w.now < w.Storm+time.Minute {
 		w.after(4*time.Second, w.unpause)
 	}
 }

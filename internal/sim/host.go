@@ -258,8 +258,42 @@ func (h *host) decide(s mesh.State, tag int) {
 		h.loop(h.sure(d, h.pause(s)))
 		return
 	}
-	content := d.Event != mesh.EventRenewed && d.Event != mesh.EventMarked
-	h.publish(tag, *d.Publish, d.By, content, fmt.Sprint(d.Event, " ", d.Detail), func(bool) {})
+	h.again(s, tag, func(tag int, renewed bool) {
+		if renewed {
+			d = h.mesh.Decide(h.now())
+		}
+		if d.Publish == nil {
+			h.loop(h.pause(s))
+			return
+		}
+		content := d.Event != mesh.EventRenewed && d.Event != mesh.EventMarked
+		h.publish(tag, *d.Publish, d.By, content, fmt.Sprint(d.Event, " ", d.Detail), func(bool) {})
+	})
+}
+
+// again reads what is in force again, as "meshctl serve" does before it signs: words may have been waited for. If another has only renewed the lease
+// since, that is taken in, and else all begins anew.
+func (h *host) again(s mesh.State, tag int, then func(tag int, renewed bool)) {
+	var state mesh.State
+	var t int
+	var ok bool
+	step := h.then(func() {
+		switch renewed := t != tag; {
+		case !ok:
+			h.loop(time.Second)
+		case renewed && !state.OnlyRenewed(s):
+			h.loop(h.pause(state))
+		default:
+			if renewed {
+				h.mesh.Read(state)
+			}
+			then(t, renewed)
+		}
+	})
+	h.w.store.read(func(now mesh.State, at int, read bool) {
+		state, t, ok = now, at, read
+		step()
+	})
 }
 
 // signs is how long it takes to sign a lease, or something new.

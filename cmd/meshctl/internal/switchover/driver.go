@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -209,7 +208,7 @@ func (d *Driver) publish(ctx context.Context, r *Round, before mesh.State, tag d
 	}
 	defer w.Close()
 	if w.Tag() != tag {
-		if !onlyRenewed(before, w.Mesh()) {
+		if !w.Mesh().OnlyRenewed(before) {
 			return nil
 		}
 		d.host.Read(w.Mesh())
@@ -268,12 +267,6 @@ func formatFor(format int, members []release.Member, answers map[string]Answer) 
 		return format
 	}
 	return release.ManifestFormat
-}
-
-// onlyRenewed reports whether nothing has changed from one state to the next but the lease, and who is known to be away.
-func onlyRenewed(before, after mesh.State) bool {
-	before.Version, before.Expires, before.At, before.Leases, before.Away = after.Version, after.Expires, after.At, after.Leases, after.Away
-	return reflect.DeepEqual(before, after)
 }
 
 // unlessTurn is err, unless it says only that another was first, or that it is too late: then the next round decides anew.
