@@ -6,15 +6,23 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 )
 
+// given are the ports that this program was given.
+var given sync.Map
+
 // FreePort is a port that is free on all addresses, for UDP and TCP. It is below those that the kernel gives to clients, of
 // which there are many in these tests: a client that connects holds its port on every address for a while. It is drawn, so
-// that programs that run at the same time do not get the same one.
+// that programs that run at the same time do not get the same one, and is given once by a program: what it is for may not listen yet
+// when the next one is drawn.
 func FreePort() (int, error) {
 	for range 100 {
 		port := 10000 + rand.IntN(20000)
+		if _, given := given.LoadOrStore(port, true); given {
+			continue
+		}
 		l, pc, err := listenBoth(fmt.Sprintf(":%d", port))
 		if err == nil {
 			l.Close()

@@ -88,6 +88,12 @@ func TestWholeMeshes(t *testing.T) {
 	}{
 		{"changes,sustained,behind", []string{
 			"2000 names +ours +target +Knot .* +NSD .*",
+			`memory of a node that follows it \(PSS\) +` + aFigure + " MiB .* MiB .* MiB",
+			"… of it coredns +" + aFigure + " MiB",
+			`memory of the distribution host \(PSS\) +` + aFigure + " MiB",
+			`memory of a node that follows it \(PSS\), after 0\.5 % changed +` + aFigure + " MiB .* MiB .* MiB",
+			"… of it coredns, after 0.5 % changed +" + aFigure + " MiB",
+			`memory of the distribution host \(PSS\), after 0\.5 % changed +` + aFigure + " MiB",
 			"100 names of a signed zone changed, by IXFR: processor of a node +" + aFigure + " s .* Knot +" + aFigure + " s .* s ",
 			"… of it coredns +" + aFigure + " s",
 			"… of the distribution host, with ZONEMD +" + aFigure + " s",
@@ -100,9 +106,6 @@ func TestWholeMeshes(t *testing.T) {
 			"… of the distribution host +" + aFigure + " s",
 			`last octet of the IXFR to ready on all nodes, 0\.5 % +` + aFigure + " s",
 			`given to the primary, to answered by all, 0\.5 % +` + aFigure + " s .* s .* s ",
-			`memory of a node that follows it \(PSS\) +` + aFigure + " MiB .* MiB .* MiB",
-			"… of it coredns +" + aFigure + " MiB",
-			`memory of the distribution host \(PSS\) +` + aFigure + " MiB",
 			"releases made of 2 changes, one every 3s +[12] +2",
 			`of \d+ queries meanwhile, 500 a second in half of the time, without an answer +0 `,
 			"wrongly answered +0 +0",
