@@ -238,10 +238,7 @@ func (g *gated) again() {
 // TestSmallZonesAreFetchedTogether, each file once. One that does not come is said by its zone, and is all that is asked for again.
 func TestSmallZonesAreFetchedTogether(t *testing.T) {
 	h := newHost(t)
-	var zones []release.Zone
-	for i := range 10 * atOnce {
-		zones = append(zones, h.zone(fmt.Sprintf("z%02d.example.", i), 1, 100))
-	}
+	zones := h.zones(10*atOnce, 1, 100)
 	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones}
 	h.put()
 	server, mem, notes, moved := newGated(h), h.root(), Note{}, Moved{}
@@ -430,10 +427,7 @@ func TestABudgetIsForDownloads(t *testing.T) {
 // and get little. Who hears that something else is missing has all looked at again, but not all the time.
 func TestALookGoesOnWithWhatTheOneBeforeHasLeft(t *testing.T) {
 	h := newHost(t)
-	var zones []release.Zone
-	for i := range 30 * atOnce {
-		zones = append(zones, h.zone(fmt.Sprintf("z%04d.example.", i), 1, 40))
-	}
+	zones := h.zones(30*atOnce, 1, 40)
 	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones}
 	h.put()
 	server := httptest.NewServer(h.dir.Handler())
@@ -514,12 +508,7 @@ func takeAll(take func() error, left func() int64, before int64) error {
 // TestWhatIsLeftIsOfOneManifest: what a newer one has is found out anew.
 func TestWhatIsLeftIsOfOneManifest(t *testing.T) {
 	h := newHost(t)
-	zones := func(serial uint32) (all []release.Zone) {
-		for i := range 12 * atOnce {
-			all = append(all, h.zone(fmt.Sprintf("z%04d.example.", i), serial, 40))
-		}
-		return all
-	}
+	zones := func(serial uint32) []release.Zone { return h.zones(12*atOnce, serial, 40) }
 	h.m.Current = &release.Release{Number: 1, Switchover: testNow, Zones: zones(1)}
 	h.put()
 	server := httptest.NewServer(h.dir.Handler())

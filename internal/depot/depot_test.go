@@ -78,6 +78,15 @@ func publish(d *Dir, files []release.File) error {
 	return nil
 }
 
+// zones are so many small ones.
+func (h *host) zones(n int, serial uint32, size int) (all []release.Zone) {
+	h.t.Helper()
+	for i := range n {
+		all = append(all, h.zone(fmt.Sprintf("z%04d.example.", i), serial, size))
+	}
+	return all
+}
+
 func (h *host) zone(origin string, serial uint32, size int) release.Zone {
 	h.t.Helper()
 	c, err := h.dir.PutBlob(text(origin, serial, size))

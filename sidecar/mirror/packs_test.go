@@ -76,16 +76,34 @@ func TestTheTextComesWhereMeshsyncCanMakeNothingOfPacks(t *testing.T) {
 	}
 }
 
+// withOneZone is a mirror of a release with one zone, which has come, and the file that it is in.
+func withOneZone(t *testing.T) (m *Mirror, file string) {
+	ca := testca.New(t)
+	h := newHost(t, ca)
+	m = h.mirror(ca, h.url)
+	z := h.put(1, nil)
+	lab.Must(t, m.round(t.Context()))
+	return m, filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256))
+}
+
+// spoil puts a file in the place of another that differs from it in one bit.
+func spoil(t *testing.T, file string, good []byte) {
+	t.Helper()
+	bad := slices.Clone(good)
+	bad[len(bad)/2] ^= 1
+	lab.Must(t, errors.Join(os.Remove(file), os.WriteFile(file, bad, 0o644)))
+}
+
+// refuses has meshsync refuse release 1 by a code.
+func refuses(m *Mirror, code string) {
+	m.cfg.Refused = func() []status.Refused { return []status.Refused{{Number: 1, Reason: status.Reason{Code: code}}} }
+}
+
 // TestAllZonesAreLookedAtInATenthOfTheTime while meshsync refuses a release: of a hundred thousand zones each look takes seconds, and a release may
 // be refused for minutes, until all of its zones are made.
 func TestAllZonesAreLookedAtInATenthOfTheTime(t *testing.T) {
-	ca := testca.New(t)
-	h := newHost(t, ca)
-	m := h.mirror(ca, h.url)
-	z := h.put(1, nil)
-	lab.Must(t, m.round(t.Context()))
-	file := filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256))
-	m.cfg.Refused = func() []status.Refused { return []status.Refused{{Number: 1, Reason: status.Reason{Code: "missing"}}} }
+	m, file := withOneZone(t)
+	refuses(m, "missing")
 	lab.Must(t, os.Remove(file))
 	for _, due := range []time.Time{time.Now().Add(time.Hour), time.Now()} {
 		m.found, m.search = wrongs{refused: true}, due
@@ -99,20 +117,13 @@ func TestAllZonesAreLookedAtInATenthOfTheTime(t *testing.T) {
 
 // TestADamagedFileIsMendedOnceAReleaseIsRefusedForIt, and not only when all are read through again, which may be in an hour.
 func TestADamagedFileIsMendedOnceAReleaseIsRefusedForIt(t *testing.T) {
-	ca := testca.New(t)
-	h := newHost(t, ca)
-	m := h.mirror(ca, h.url)
-	z := h.put(1, nil)
-	lab.Must(t, m.round(t.Context()))
-	file := filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256))
+	m, file := withOneZone(t)
 	good, err := os.ReadFile(file)
 	lab.Must(t, err)
 	for _, code := range ofDamage {
-		m.cfg.Refused = func() []status.Refused { return []status.Refused{{Number: 1, Reason: status.Reason{Code: code}}} }
+		refuses(m, code)
 		m.read, m.found = time.Now().Add(time.Hour), wrongs{}
-		bad := slices.Clone(good)
-		bad[len(bad)/2] ^= 1
-		lab.Must(t, errors.Join(os.Remove(file), os.WriteFile(file, bad, 0o644)))
+		spoil(t, file, good)
 		lab.Must(t, m.round(t.Context()))
 		if now, err := os.ReadFile(file); err != nil || !bytes.Equal(now, good) {
 			t.Errorf("refused for %q: %v, and the file is as it should be: %v", code, err, bytes.Equal(now, good))
@@ -182,13 +193,9 @@ func TestADamagedFileIsMendedThoughAnotherCannotBeHad(t *testing.T) {
 		file := filepath.Join(m.cfg.Depot, release.BlobName(z.Blob.SHA256))
 		good, err := os.ReadFile(file)
 		lab.Must(t, err)
-		m.cfg.Refused = func() []status.Refused {
-			return []status.Refused{{Number: 1, Reason: status.Reason{Code: string(release.Mismatch)}}}
-		}
+		refuses(m, string(release.Mismatch))
 		for _, due := range []bool{true, false} {
-			bad := slices.Clone(good)
-			bad[len(bad)/2] ^= 1
-			lab.Must(t, errors.Join(os.Remove(file), os.WriteFile(file, bad, 0o644)))
+			spoil(t, file, good)
 			if !due {
 				m.search = time.Now().Add(time.Hour)
 			}

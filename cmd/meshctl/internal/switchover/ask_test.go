@@ -32,47 +32,49 @@ func shout(w http.ResponseWriter, octets int) {
 	}
 }
 
+// kinds are members by how they answer.
+var kinds = map[string]func(w http.ResponseWriter){
+	"good": func(w http.ResponseWriter) {
+		json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good", At: instant.WallOf(time.Now().Add(-time.Minute)), Serving: 7})
+	},
+	"impostor": func(w http.ResponseWriter) { // with the certificate of another member of that address
+		json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "impostor"})
+	},
+	"liar": func(w http.ResponseWriter) {
+		json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good"})
+	},
+	"boaster": func(w http.ResponseWriter) {
+		json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "boaster", Hears: 365 * 24 * time.Hour})
+	},
+	"talker": func(w http.ResponseWriter) { // 16 times as much memory would be taken
+		json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "talker", Refused: make([]status.Refused, maxWord/8)})
+	},
+	"shouter": func(w http.ResponseWriter) { shout(w, 50_000) },
+	"roarer":  func(w http.ResponseWriter) { shout(w, 2<<20) },
+	"garbage": func(w http.ResponseWriter) { w.Write([]byte("<html>")) },
+	"dead": func(w http.ResponseWriter) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "dead", Announced: true, Untold: -1,
+			Why: []status.Reason{{Code: gate.RouteStays}, {Code: gate.ProbeDead, Detail: "connection refused"}}})
+	},
+	"broken": func(w http.ResponseWriter) { w.WriteHeader(500) },
+	"away":   func(w http.ResponseWriter) { w.Header().Set("Location", "https://127.0.0.1:1/"); w.WriteHeader(302) },
+	"endless": func(w http.ResponseWriter) {
+		for {
+			if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
+				return
+			}
+		}
+	},
+}
+
 // TestMembersAreAskedOverMutualTLS asks real servers, one of each kind.
 func TestMembersAreAskedOverMutualTLS(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "mesh")
 	h, err := hometest.InitWith(dir, enrol.InitOptions{Mesh: "jp", Epsilon: time.Millisecond, Lease: time.Hour}, time.Now)
 	hometest.Check(t, err)
 	defer h.Close()
-	answers := map[string]func(w http.ResponseWriter){
-		"good": func(w http.ResponseWriter) {
-			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good", At: instant.WallOf(time.Now().Add(-time.Minute)), Serving: 7})
-		},
-		"impostor": func(w http.ResponseWriter) { // with the certificate of another member of that address
-			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "impostor"})
-		},
-		"liar": func(w http.ResponseWriter) {
-			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "good"})
-		},
-		"boaster": func(w http.ResponseWriter) {
-			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "boaster", Hears: 365 * 24 * time.Hour})
-		},
-		"talker": func(w http.ResponseWriter) { // 16 times as much memory would be taken
-			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "talker", Refused: make([]status.Refused, maxWord/8)})
-		},
-		"shouter": func(w http.ResponseWriter) { shout(w, 50_000) },
-		"roarer":  func(w http.ResponseWriter) { shout(w, 2<<20) },
-		"garbage": func(w http.ResponseWriter) { w.Write([]byte("<html>")) },
-		"dead": func(w http.ResponseWriter) {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			json.NewEncoder(w).Encode(status.Confirmation{Version: status.Version, Node: "dead", Announced: true, Untold: -1,
-				Why: []status.Reason{{Code: gate.RouteStays}, {Code: gate.ProbeDead, Detail: "connection refused"}}})
-		},
-		"broken": func(w http.ResponseWriter) { w.WriteHeader(500) },
-		"away":   func(w http.ResponseWriter) { w.Header().Set("Location", "https://127.0.0.1:1/"); w.WriteHeader(302) },
-		"endless": func(w http.ResponseWriter) {
-			for {
-				if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
-					return
-				}
-			}
-		},
-	}
-	for name, answer := range answers {
+	for name, answer := range kinds {
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.TLS.PeerCertificates[0].Subject.CommonName != enrol.HostName || r.URL.Path != "/v1/confirmations" {
 				t.Errorf("%s was asked for %s by %s", name, r.URL.Path, r.TLS.PeerCertificates[0].Subject)
