@@ -147,6 +147,15 @@ func (h *host) now() instant.Instant { return h.clock.at(h.w.now) }
 func (h *host) loop(pause time.Duration) { h.w.after(pause, h.then(h.look)) }
 
 func (h *host) look() {
+	h.read(func(s mesh.State, tag int) {
+		h.mesh.Read(s)
+		h.place(s)
+		h.ask(s, tag)
+	})
+}
+
+// read reads what is in force. If that cannot be read, all begins anew in a second.
+func (h *host) read(then func(s mesh.State, tag int)) {
 	var s mesh.State
 	var tag int
 	var ok bool
@@ -155,9 +164,7 @@ func (h *host) look() {
 			h.loop(time.Second)
 			return
 		}
-		h.mesh.Read(s)
-		h.place(s)
-		h.ask(s, tag)
+		then(s, tag)
 	})
 	h.w.store.read(func(state mesh.State, t int, read bool) {
 		s, tag, ok = state, t, read
@@ -274,25 +281,16 @@ func (h *host) decide(s mesh.State, tag int) {
 // again reads what is in force again, as "meshctl serve" does before it signs: words may have been waited for. If another has only renewed the lease
 // since, that is taken in, and else all begins anew.
 func (h *host) again(s mesh.State, tag int, then func(tag int, renewed bool)) {
-	var state mesh.State
-	var t int
-	var ok bool
-	step := h.then(func() {
-		switch renewed := t != tag; {
-		case !ok:
-			h.loop(time.Second)
-		case renewed && !state.OnlyRenewed(s):
+	h.read(func(state mesh.State, t int) {
+		renewed := t != tag
+		if renewed && !state.OnlyRenewed(s) {
 			h.loop(h.pause(state))
-		default:
-			if renewed {
-				h.mesh.Read(state)
-			}
-			then(t, renewed)
+			return
 		}
-	})
-	h.w.store.read(func(now mesh.State, at int, read bool) {
-		state, t, ok = now, at, read
-		step()
+		if renewed {
+			h.mesh.Read(state)
+		}
+		then(t, renewed)
 	})
 }
 
